@@ -1,0 +1,40 @@
+# Everything sets itself up: `make demo` and `make test` are all there is to know.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint types check format real clean
+
+demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, nothing is downloaded
+	$(BIN)/l2kd plan tune_configs/quickstart.yaml
+	$(BIN)/l2kd sweep tune_configs/quickstart.yaml
+
+test: $(INSTALLED)  ## the tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check l2kd_ray tests
+	$(BIN)/ruff format --check l2kd_ray tests
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+check: lint types test
+
+real: $(INSTALLED)  ## the study on real data and weights; L2KD_DATA and L2KD_MODELS say where
+	$(BIN)/l2kd sweep tune_configs/nlg_real.yaml data_dir=$(L2KD_DATA) \
+	    student.model=$(L2KD_MODELS)/stories15M
+
+format: $(INSTALLED)
+	$(BIN)/ruff format l2kd_ray tests
+	$(BIN)/ruff check --fix l2kd_ray tests
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,244 @@
+"""From the long form of R (`scores.parquet`) to one row of metrics a trial (`results.parquet`)."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis import matrix
+from l2kd_ray.analysis.matrix import FloatArray
+
+COLUMNS = (
+    *("trial", "method", "setting", "order", "seed", "i", "j"),
+    *("task", "split", "metric", "score", "key", "model"),
+)
+MULTITASK, SINGLE = "multitask", "single"
+REFERENCES = (MULTITASK, SINGLE)
+_IDENTITY = ("method", "setting", "order", "seed")
+METRICS = (
+    *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),
+    *("cl/intransigence", "gap/abs", "gap/rel"),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial's identity and its score matrix on one split."""
+
+    trial: str
+    method: str
+    setting: str
+    order: str
+    seed: str
+    tasks: tuple[str, ...]
+    """By place: the order; for multitask and single, sorted by name."""
+    R: FloatArray
+    """Scores `[n + 1, n]`, see `matrix`; multitask and single fill only the last row."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The searched settings, by dotted name."""
+        return dict(json.loads(self.setting))
+
+    @property
+    def complete(self) -> bool:
+        return not np.isnan(matrix.final(self.R)).any()
+
+
+def train_seed(seed: str) -> str:
+    """The training seed of a replicate: "531" of "531" and of the crossed "531x7"."""
+    return seed.partition("x")[0]
+
+
+def tasks_of(scores: pd.DataFrame) -> tuple[str, ...]:
+    """All tasks of the study, sorted: those scored and those that the orders still promise."""
+    named = {task for order in scores["order"].unique() for task in order.split(">") if task}
+    return tuple(sorted(named | set(scores["task"])))
+
+
+def check(scores: pd.DataFrame) -> None:
+    """Refuse a frame that is not the long form of R.
+
+    Raises:
+        ValueError: a column is missing, there is no row, a cell has two scores, or a task two
+            metrics.
+    """
+    missing = [name for name in COLUMNS if name not in scores.columns]
+    if missing:
+        raise ValueError(f"scores: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+    if scores.empty:
+        raise ValueError("scores: no rows; no evaluation of this study has finished yet")
+    cell = ["trial", "split", "i", "j"]
+    twice = scores[scores.duplicated(cell)]
+    if len(twice):
+        raise ValueError(
+            f"scores: two scores for one cell: {dict(twice.iloc[0][cell])}; "
+            "expected one row for each (trial, split, i, j)"
+        )
+    metrics = scores.groupby("task")["metric"].agg(lambda names: sorted(set(names)))
+    for task, names in metrics.items():
+        if len(names) > 1:
+            found = " and ".join(names)
+            raise ValueError(f"scores: task {task} has the metrics {found}; expected one")
+
+
+def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
+    """Every trial of the frame with its matrix on `split`, sorted by id.
+
+    A trial without a row of that split is there too, its matrix all NaN.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    check(scores)
+    every = tasks_of(scores)
+    # Arrays sorted by trial and cut where it changes: a group's frame costs more than its metrics.
+    ids, names = pd.factorize(scores["trial"], sort=True)
+    by_trial = np.argsort(ids, kind="stable")
+    cuts = np.searchsorted(ids[by_trial], np.arange(1, len(names)))
+    columns = {
+        name: np.split(scores[name].to_numpy()[by_trial], cuts)
+        for name in ("method", "setting", "order", "seed", "task", "i", "score")
+    }
+    wanted = np.split((scores["split"] == split).to_numpy(dtype=bool)[by_trial], cuts)
+    found = []
+    for k, trial in enumerate(names):
+        own = {name: values[k] for name, values in columns.items()}
+        method, setting, order, seed = (str(own[name][0]) for name in _IDENTITY)
+        if order:
+            tasks = tuple(order.split(">"))
+        else:
+            tasks = tuple(sorted(set(own["task"]))) if method == SINGLE else every
+        place = {task: position for position, task in enumerate(tasks)}
+        strange = sorted(set(own["task"]) - set(place))
+        if strange:
+            raise ValueError(f"scores: trial {trial} of order {order} has the task {strange[0]}")
+        R = np.full((len(tasks) + 1, len(tasks)), np.nan)
+        i = own["i"][wanted[k]].astype(int) if order else len(tasks)
+        R[i, [place[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
+        found.append(Trial(str(trial), method, setting, order, seed, tasks, R))
+    return found
+
+
+def results(
+    scores: pd.DataFrame, searched: Sequence[str] = (), *, split: str = "test"
+) -> pd.DataFrame:
+    """One row a trial: who it is, its final scores and its metrics (`docs/metrics.md`).
+
+    Columns: method, setting (JSON), one for each searched setting (dotted), order, seed, trial,
+    `score/<task>/<metric>`, the names in `METRICS`, `gap/<task>`, complete. What is undefined is
+    NaN. Rows are sorted, and the frame is a function of the set of rows of `scores`.
+
+    Args:
+        scores: the long form of R.
+        searched: settings that get a column even where no trial names them.
+        split: "test", or "dev" for what selection reads.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    every = trials(scores, split)
+    bounds = {method: _by_seed(every, method) for method in REFERENCES}
+    tasks = tasks_of(scores)
+    metrics = scores.drop_duplicates("task").set_index("task")["metric"]
+    score_column = {task: f"score/{task}/{metrics[task]}" for task in tasks if task in metrics}
+    rows = [_row(trial, bounds, score_column) for trial in every]
+
+    settings = [trial.settings for trial in every]
+    names = sorted({name for setting in settings for name in setting} | set(searched))
+    columns = [
+        *("method", "setting", *names, "order", "seed", "trial"),
+        *score_column.values(),
+        *METRICS,
+        *(f"gap/{task}" for task in tasks),
+        "complete",
+    ]
+    frame = pd.DataFrame(rows)
+    for name in names:
+        frame[name] = _column([setting.get(name) for setting in settings])
+    by = ["method", *names, "order", "seed", "trial"]
+    return frame.reindex(columns=columns).sort_values(by, ignore_index=True)
+
+
+def _row(
+    trial: Trial,
+    bounds: Mapping[str, Mapping[str, Sequence[Trial]]],
+    score_column: Mapping[str, str],
+) -> dict[str, object]:
+    R = trial.R
+    row: dict[str, object] = {
+        "method": trial.method,
+        "setting": trial.setting,
+        "order": trial.order,
+        "seed": trial.seed,
+        "trial": trial.trial,
+        "complete": trial.complete,
+        "cl/avg": matrix.average(R),
+    }
+    for task, score in zip(trial.tasks, matrix.final(R), strict=True):
+        if task in score_column:
+            row[score_column[task]] = score
+    if trial.method in REFERENCES:
+        return row
+    multitask = _reference(trial, bounds[MULTITASK])
+    gap = matrix.gap(R, multitask)
+    row |= {f"gap/{task}": value for task, value in zip(trial.tasks, gap, strict=True)}
+    row["gap/abs"] = float(gap.mean())
+    row["gap/rel"] = matrix.relative_gap(R, multitask)
+    if trial.order:
+        row["cl/bwt"] = matrix.backward_transfer(R)
+        row["cl/fwt"] = matrix.forward_transfer(R)
+        row["cl/forgetting_max"] = matrix.forgetting_max(R)
+        row["cl/forgetting_first"] = matrix.forgetting_first(R)
+        row["cl/intransigence"] = matrix.intransigence(R, _reference(trial, bounds[SINGLE]))
+    return row
+
+
+def _by_seed(every: Sequence[Trial], method: str) -> dict[str, list[Trial]]:
+    found: defaultdict[str, list[Trial]] = defaultdict(list)
+    for trial in every:
+        if trial.method == method:
+            found[train_seed(trial.seed)].append(trial)
+    return dict(found)
+
+
+def _reference(trial: Trial, bounds: Mapping[str, Sequence[Trial]]) -> FloatArray:
+    """Scores `[n]` of a reference on the trial's tasks, from its own training seed; NaN if none.
+
+    A reference knows only the settings it reads, so it fits where those agree with the trial's;
+    where several fit, the one that agrees in most.
+    """
+    settings = trial.settings.items()
+    fitting = [
+        bound
+        for bound in bounds.get(train_seed(trial.seed), ())
+        if bound.settings.items() <= settings
+    ]
+    fitting.sort(key=lambda bound: (len(bound.settings), bound.seed == trial.seed))
+    known = {
+        task: score
+        for bound in fitting
+        for task, score in zip(bound.tasks, matrix.final(bound.R), strict=True)
+        if not np.isnan(score)
+    }
+    return np.array([known.get(task, np.nan) for task in trial.tasks])
+
+
+def _column(values: Sequence[object]) -> pd.Series:
+    """A setting as floats where every value is a number, else as text: Parquet needs one type."""
+    given = [value for value in values if value is not None]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in given):
+        return pd.Series(values, dtype=float)
+    return pd.Series(
+        [
+            value if value is None or isinstance(value, str) else json.dumps(value, sort_keys=True)
+            for value in values
+        ],
+        dtype="string",
+    )

@@ -1,0 +1,330 @@
+"""The verbs of the command, for Python: what a notebook calls and what `l2kd` is made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from l2kd_ray.config import InputError, StudyConfig
+from l2kd_ray.store import Manifest, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from l2kd_ray.study import Plan, Study, Trial
+
+DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
+
+
+def load_study(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, /, **more: Any
+) -> Experiment:
+    """A study by its file, or by the name of one that was swept before.
+
+    Overrides are dotted keys: `load_study(path, {"kd.temperature": 2})`; plain ones may be named:
+    `load_study(path, seeds=[1, 2])`.
+
+    Raises: InputError for anything in it that cannot be used as it is; nothing is started.
+    """
+    from l2kd_ray.study import load
+
+    changes = {**(overrides or {}), **more}
+    file = _find(path, changes)
+    study = load(file, changes)
+    words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
+    return Experiment(study, Store(study.config.storage), command)
+
+
+def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
+    """The file of a study named by path or by name."""
+    if Path(path).exists() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
+        return Path(path)
+    storage = str(overrides.get("storage", DEFAULT_STORAGE))
+    named = Store(storage).read(f"studies/{path}/study.yaml")
+    if named is None:
+        raise InputError(
+            "no such study",
+            where=str(path),
+            expected=f"a YAML file, or the name of a study in {storage}",
+        )
+    file = Path(tempfile.mkdtemp(prefix="l2kd-study-"), f"{path}.yaml")
+    file.write_bytes(named)
+    return file
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is: finished and wanted stages and trials, a live sweep, failures."""
+
+    trials: int
+    trials_done: int
+    stages: Mapping[str, tuple[int, int]]
+    """Role -> (in the store, in all)."""
+    live: str | None
+    failures: Sequence[Mapping[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Experiment:
+    """A study with its store: plan it, sweep it, report it, again and again."""
+
+    def __init__(self, study: Study, store: Store, command: str) -> None:
+        self.study, self.store, self.command = study, store, command
+
+    @property
+    def name(self) -> str:
+        return self.study.config.name
+
+    def plan(self) -> Plan:
+        """What the study costs, and what of it is in the store."""
+        from l2kd_ray.study import plan
+
+        return plan(self.trials(), self.store)
+
+    def trials(self) -> list[Trial]:
+        """The trials; of an adaptive search, those of the settings tried so far."""
+        return self.study.trials(self._tried() if self._is_adaptive else None)
+
+    def sweep(self, executor: Literal["ray", "inline"] = "ray") -> Sequence[Mapping[str, str]]:
+        """Run what is missing, then write scores.parquet, results.parquet and the report.
+
+        Returns the failures: kind, key, error and traceback of each stage that failed.
+        `inline` runs everything in this process, without Ray, and stops at the first failure.
+        """
+        self.store.check_writable()
+        self._keep_study()
+        with self._live():
+            if executor == "inline":
+                failures = self._sweep_inline()
+            else:
+                from l2kd_ray.cluster.sweep import sweep
+
+                outcome = sweep(self.study, self.store, known=self._tried())
+                failures = [vars(failure) for failure in outcome.failures]
+                if outcome.settings is not None:
+                    self._write_json("settings.json", outcome.settings)
+        self._write_json("failures.json", failures)
+        if len(self.scores()):
+            self.report()
+        return failures
+
+    def status(self) -> Status:
+        """How far the study is, whether or not a sweep of it is alive."""
+        trials, plan = self.trials(), self.plan()
+        done = [t for t in trials if not any(cell.stage in plan.missing for cell in t.cells)]
+        stages = {
+            role: (count.unique - count.todo, count.unique)
+            for role, count in plan.stages.items()
+            if count.unique
+        }
+        return Status(
+            len(trials),
+            len(done),
+            stages,
+            self._who_is_live(),
+            self._read_json("failures.json", []),
+        )
+
+    def scores(self) -> pd.DataFrame:
+        """The long form of the score matrices, of what is in the store."""
+        return self.study.scores(self.store, self.trials())
+
+    def results(self) -> pd.DataFrame:
+        """One row per trial: setting, order, seed, scores, continual-learning metrics, gap."""
+        from l2kd_ray.analysis import results
+
+        return results(self.scores(), list(self.study.config.search))
+
+    def report(self, *, wandb: bool = True) -> list[Path]:
+        """Write the result files, the report and the W&B mirror of what is in the store.
+
+        Returns the report's files (in a temporary folder where the storage is remote; they are
+        uploaded). Raises: InputError where nothing is finished yet.
+        """
+        from l2kd_ray.report import write_report
+        from l2kd_ray.report.mirror import mirror
+
+        scores, status = self.scores(), self.status()
+        done = [finished for finished, _ in status.stages.values()]
+        planned = {
+            "trials": status.trials,
+            "trials_done": status.trials_done,
+            "stages": sum(total for _, total in status.stages.values()),
+            "stages_done": sum(done),
+        }
+        config = self.study.config.model_dump(mode="json", exclude_unset=True)
+        with self._folder() as folder:
+            written = write_report(
+                folder,
+                scores,
+                study=config,
+                planned=planned,
+                failures=status.failures,
+                costs=self._costs(),
+                command=self.command,
+            )
+            scores.to_parquet(folder / "scores.parquet", index=False)
+            self.results().to_parquet(folder / "results.parquet", index=False)
+            if wandb and self.study.config.wandb.mode != "disabled":
+                said = mirror(
+                    folder,
+                    self.study.config.wandb,
+                    study=self.name,
+                    config=config,
+                    curves=self._curves(set(scores["model"])),
+                )
+                print(said)
+        return written
+
+    def export(self, trial: str, folder: str | Path) -> Path:
+        """Copy a trial's final student to `folder`, a Hugging Face model folder.
+
+        `trial` is a trial's id (or the start of one), as the result files have it.
+        Raises: InputError where there is no such trial, or its student is not finished.
+        """
+        chosen = [one for one in self.trials() if one.id.startswith(trial)]
+        if len(chosen) != 1:
+            raise InputError(
+                "no such trial" if not chosen else "several trials begin like this",
+                where=self.name,
+                got=trial,
+                expected="an id of the column `trial` of results.parquet",
+            )
+        model = chosen[0].steps[-1][0].stage.model
+        if self.store.manifest(model.kind, model.key) is None:
+            raise InputError(
+                "the trial's student is not finished",
+                where=self.name,
+                got=trial,
+                mend=self.command,
+            )
+        target = Path(folder)
+        shutil.copytree(self.store.fetch(model.kind, model.key), target, dirs_exist_ok=True)
+        return target
+
+    # The study's own folder in the storage
+
+    @property
+    def folder(self) -> str:
+        """Where the study's result files lie."""
+        return f"{self.store.root.rstrip('/')}/{self._base}"
+
+    @property
+    def _base(self) -> str:
+        return f"studies/{self.name}"
+
+    @property
+    def _is_adaptive(self) -> bool:
+        return bool(self.study.config.search) and self.study.config.tune.searcher == "optuna"
+
+    def _tried(self) -> dict[str, list[dict[str, Any]]]:
+        tried: dict[str, list[dict[str, Any]]] = self._read_json("settings.json", {})
+        return tried
+
+    def _sweep_inline(self) -> list[Mapping[str, str]]:
+        from l2kd_ray.stages.execute import obtain
+
+        if self._is_adaptive:
+            raise InputError(
+                "adaptive search needs Ray",
+                where=self.name,
+                key="tune.searcher",
+                got="optuna",
+                mend="leave the executor at ray, or set tune.searcher=random",
+            )
+        for trial in self.trials():
+            for cell in trial.cells:
+                obtain(cell.stage, self.store)
+        return []
+
+    def _keep_study(self) -> None:
+        """Write the resolved study and the keys of its stages; a changed study's old file stays."""
+        text, former = self.study.to_yaml(), self.store.read(f"{self._base}/study.yaml")
+        if former is not None and former.decode() != text:
+            kept = f"study-until-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
+            self.store.write(f"{self._base}/{kept}", former)
+            print(
+                f"{self.name} has changed since its last sweep; the former file is kept as {kept}"
+            )
+        self.store.write(f"{self._base}/study.yaml", text.encode())
+        stages = {stage for trial in self.trials() for stage in trial.stages()}
+        lines = sorted(f"{stage.kind} {stage.key}\n" for stage in stages)
+        self.store.write(f"{self._base}/keys", "".join(lines).encode())
+
+    @contextmanager
+    def _live(self) -> Iterator[None]:
+        """A note of this sweep in the study's folder, for `status`."""
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        self._write_json("live.json", note)
+        try:
+            yield
+        finally:
+            self.store.remove(f"{self._base}/live.json")
+
+    def _who_is_live(self) -> str | None:
+        note = self._read_json("live.json", None)
+        if note is None:
+            return None
+        if note["host"] == socket.gethostname() and not Path(f"/proc/{note['pid']}").exists():
+            return None
+        return f"process {note['pid']} on {note['host']} since {note['since']}"
+
+    @contextmanager
+    def _folder(self) -> Iterator[Path]:
+        """A local folder that is, or becomes, the study's folder in the storage."""
+        if self.store.is_local:
+            folder = Path(self.store.base, self._base)
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+            return
+        folder = Path(tempfile.mkdtemp(prefix=f"l2kd-{self.name}-"))
+        yield folder
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.store.upload(path, f"{self._base}/{path.relative_to(folder)}")
+
+    def _manifests(self) -> Iterator[Manifest]:
+        for stage in {stage for trial in self.trials() for stage in trial.stages()}:
+            manifest = self.store.manifest(stage.kind, stage.key)
+            if manifest is not None:
+                yield manifest
+
+    def _costs(self) -> pd.DataFrame:
+        """Finished stages and their seconds, by kind."""
+        import pandas as pd
+
+        rows = [(manifest.kind, manifest.seconds) for manifest in self._manifests()]
+        frame = pd.DataFrame(rows, columns=["kind", "seconds"])
+        costs = frame.groupby("kind")["seconds"].agg(["count", "sum"]).reset_index()
+        return costs.rename(columns={"count": "stages", "sum": "seconds"})
+
+    def _curves(self, models: set[str]) -> dict[str, list[dict[str, float]]]:
+        """The training curves of finished models, by key."""
+        from l2kd_ray.stages.learn import CURVE
+
+        curves = {}
+        for manifest in self._manifests():
+            if manifest.key in models and CURVE in manifest.files:
+                path = self.store.fetch(manifest.kind, manifest.key) / CURVE
+                curves[manifest.key] = json.loads(path.read_text())
+        return curves
+
+    def _write_json(self, name: str, value: object) -> None:
+        self.store.write(f"{self._base}/{name}", json.dumps(value, indent=1).encode())
+
+    def _read_json(self, name: str, default: Any) -> Any:
+        data = self.store.read(f"{self._base}/{name}")
+        return default if data is None else json.loads(data)

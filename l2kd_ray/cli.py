@@ -1,0 +1,219 @@
+"""The `l2kd` command: what it is asked, what it prints, its exit codes. No logic.
+
+0 done, 2 bad input, 3 budget reached, 4 some stages failed (the rest is kept), 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from l2kd_ray.config import InputError, parse_override
+
+if TYPE_CHECKING:
+    from l2kd_ray.api import Experiment
+
+BAD_INPUT, FAILED, INTERRUPTED = 2, 4, 130
+
+app = typer.Typer(
+    help="Lifelong language knowledge distillation on Ray: the gap to multi-task, over all orders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or a study's name.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as kd.temperature=2."),
+]
+Json = Annotated[bool, typer.Option("--json", help="For programs.")]
+Storage = Annotated[str | None, typer.Option(help="Where the stages lie.")]
+
+
+def _load(study: str, overrides: list[str] | None) -> Experiment:
+    from l2kd_ray.api import load_study
+
+    return load_study(study, dict(map(parse_override, overrides or [])))
+
+
+@app.command()
+def plan(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Count a study's stages: all, shared, in the store, to do; time and disk."""
+    planned = _load(study, overrides).plan()
+    if as_json:
+        print(json.dumps(planned.to_json()))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, title=f"{planned.trials} trials", title_justify="left")
+    for column in ("stages", "unshared", "shared", "stored", "to do"):
+        table.add_column(column, justify="left" if column == "stages" else "right")
+    for role, count in planned.stages.items():
+        if count.unique:
+            numbers = (count.naive, count.unique, count.stored, count.todo)
+            table.add_row(role, *map(str, numbers))
+    counts = planned.stages.values()
+    totals = [sum(column) for column in zip(*(vars(c).values() for c in counts), strict=True)]
+    table.add_row("[b]all[/b]", *map(str, totals))
+    Console().print(table)
+    print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
+
+
+def _cost(seconds: float | None, size: int | None, missing: bool) -> str:
+    if not missing:
+        return "Everything is in the store."
+    if seconds is None or size is None:
+        return "Time and disk: not known before a first stage of each kind is in the store."
+    return f"To do: about {seconds / 60:.1f} minutes on one worker, {size / 1e6:.0f} MB of disk."
+
+
+@app.command()
+def sweep(
+    study: StudyFile,
+    overrides: Overrides = None,
+    inline: Annotated[bool, typer.Option(help="In this process, without Ray.")] = False,
+) -> None:
+    """Run a study; again: finish what is missing."""
+    experiment = _load(study, overrides)
+    failures = experiment.sweep("inline" if inline else "ray")
+    _show(experiment)
+    for failure in failures:
+        print(f"failed: {failure['kind']} {failure['key']}: {failure['error']}", file=sys.stderr)
+    if failures:
+        print(
+            f"{len(failures)} stages failed; what is finished is kept. Tracebacks: "
+            f"l2kd status {study}. To try them again: {experiment.command}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Say how far a study is, live or not."""
+    state = _load(study, overrides).status()
+    if as_json:
+        print(json.dumps(state.to_json()))
+        return
+    print(f"A sweep is running: {state.live}" if state.live else "No sweep is running.")
+    print(f"{state.trials_done} of {state.trials} trials are finished.")
+    for role, (done, wanted) in state.stages.items():
+        print(f"  {role:<10} {done} of {wanted}")
+    for failure in state.failures:
+        print(f"failed: {failure['kind']} {failure['key']}: {failure['error']}")
+        print(failure["traceback"])
+
+
+@app.command()
+def report(
+    study: StudyFile,
+    overrides: Overrides = None,
+    wandb: Annotated[bool, typer.Option(help="Also write the W&B mirror.")] = False,
+) -> None:
+    """Draw what is finished: tables, figures, one HTML page."""
+    experiment = _load(study, overrides)
+    experiment.report(wandb=wandb)
+    _show(experiment)
+
+
+def _show(experiment: Experiment) -> None:
+    from rich.console import Console
+
+    from l2kd_ray.report import terminal_table
+
+    scores = experiment.scores()
+    if len(scores):
+        Console().print(terminal_table(scores))
+        print(f"Report: {experiment.folder}/report.html")
+
+
+@app.command()
+def explain(
+    key: Annotated[str, typer.Argument(help="A stage's key, or its beginning.")],
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a stage computed, from what, when, by which version, in how long."""
+    from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.store import Store
+
+    where = storage or DEFAULT_STORAGE
+    found = Store(where).find(key)
+    if len(found) != 1:
+        raise InputError(
+            "no finished stage has this key" if not found else "several keys begin like this",
+            where=where,
+            got=key,
+            expected="a key of scores.parquet or of the report",
+            mend="name the storage: --storage",
+        )
+    body = json.loads(found[0].to_json())
+    if as_json:
+        print(json.dumps(body))
+        return
+    import yaml
+
+    print(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), end="")
+
+
+@app.command()
+def export(
+    trial: Annotated[str, typer.Argument(help="A trial's id, from results.parquet.")],
+    folder: Annotated[Path, typer.Argument(help="Where to put the model.")],
+    study: Annotated[str, typer.Option(help="The trial's study: a file or a name.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
+) -> None:
+    """Copy a trial's final student: a Hugging Face folder."""
+    print(f"Exported to {_load(study, overrides).export(trial, folder)}")
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that are known by name."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from l2kd_ray.tasks import registered
+
+    table = Table(box=None)
+    for column in ("task", "kind", "metric", "hub", "what"):
+        table.add_column(column)
+    for name, task in sorted(registered().items()):
+        table.add_row(name, task.kind, task.metric, task.hub or "", task.description)
+    Console().print(table)
+
+
+@app.command()
+def doctor(storage: Storage = None) -> None:
+    """Check this machine: versions, storage, GPU, W&B; each line says what to do."""
+    from l2kd_ray.doctor import examine
+
+    findings = list(examine(storage))
+    for finding in findings:
+        print(finding)
+    if any(not finding.good for finding in findings):
+        raise typer.Exit(BAD_INPUT)
+
+
+def main() -> None:
+    """The entry point: one-screen messages instead of tracebacks for what the user can mend."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        print(
+            "\nstopped; what is finished is kept. Run the same command to go on.", file=sys.stderr
+        )
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

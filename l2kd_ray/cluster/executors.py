@@ -1,0 +1,137 @@
+"""How a stage is run: `inline` in this process, as a Ray `task`, or by Ray Train (`train`).
+
+Three executors, one contract: after one returns, the stage's manifest stands in the store, and the
+scores that it returns are the manifest's. Each may be asked for a stage that is there already.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from l2kd_ray.config import Scale, Workers
+from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.execute import execute
+from l2kd_ray.store import Damaged, Store
+
+Scores = Mapping[str, float]
+
+COLLECTIVE_TIMEOUT_S = 300  # ranks that disagree by a step would hang for ever without one
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage with the machine it asks for."""
+
+    stage: Stage
+    workers: Workers
+    checkpoint_seconds: float
+
+    @classmethod
+    def of(cls, stage: Stage, scale: Scale) -> Job:
+        return cls(stage, scale.of(stage.kind), scale.checkpoint_seconds)
+
+    @property
+    def distributed(self) -> bool:
+        return self.workers.maximum > 1 and self.stage.distributable
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What `execute` is told of the machine; threads match the CPUs that a worker holds."""
+        return {
+            "threads": max(1, int(self.workers.cpus_per_worker)),
+            "device": "cuda" if self.workers.gpus_per_worker > 0 else "cpu",
+            "checkpoint_seconds": self.checkpoint_seconds,
+        }
+
+    @property
+    def cpus(self) -> float:
+        """What it needs at once, at least, of the cluster's CPUs."""
+        count = self.workers.workers if self.distributed else 1
+        least = count if isinstance(count, int) else count[0]
+        return least * self.workers.cpus_per_worker
+
+
+def run_inline(job: Job, store: Store) -> Scores:
+    """Run the stage in this process, on one worker."""
+    manifest = execute(job.stage, store, **job.how)
+    assert manifest is not None  # rank 0 publishes
+    return manifest.scores
+
+
+def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
+    """Start the stage on the cluster; the reference is of its scores.
+
+    A distributed stage is driven by a task without a CPU of its own; Ray Train's workers have
+    the resources. Ray runs a task again whose worker died; the loop resumes from its checkpoint.
+    """
+    if job.distributed:
+        return _drive.options(num_cpus=0, max_retries=3).remote(job, store)
+    return _task.options(
+        num_cpus=job.workers.cpus_per_worker,
+        num_gpus=job.workers.gpus_per_worker,
+        max_retries=3,
+    ).remote(job, store)
+
+
+@ray.remote
+def _task(job: Job, store: Store) -> Scores:
+    return run_inline(job, store)
+
+
+@ray.remote
+def _drive(job: Job, store: Store) -> Scores:
+    return run_train(job, store)
+
+
+def run_train(job: Job, store: Store) -> Scores:
+    """Run the stage by Ray Train's TorchTrainer (DDP; gloo on CPU, nccl on GPU) and wait for it.
+
+    Raises: RuntimeError with the workers' error where it failed.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    stage, workers = job.stage, job.workers
+    use_gpu = workers.gpus_per_worker > 0
+    resources = {"CPU": workers.cpus_per_worker}
+    if use_gpu:
+        resources["GPU"] = workers.gpus_per_worker
+    with tempfile.TemporaryDirectory(prefix="l2kd-train-") as folder:
+        trainer = TorchTrainer(
+            _train_worker,
+            train_loop_config={"job": job, "store": store},
+            scaling_config=ScalingConfig(
+                num_workers=workers.workers,  # type: ignore[arg-type]  # (min, max): elastic
+                use_gpu=use_gpu,
+                resources_per_worker=resources,
+            ),
+            torch_config=TorchConfig(
+                backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+            ),
+            run_config=RunConfig(
+                name=f"{stage.key}-{uuid.uuid4().hex[:8]}",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=3),
+            ),
+        )
+        result = trainer.fit()
+    if result.error is not None:
+        raise result.error
+    manifest = store.manifest(stage.kind, stage.key)
+    if manifest is None:
+        raise Damaged(stage.kind, stage.key, "its workers ended and published nothing")
+    return manifest.scores
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    """One of the processes of a distributed stage."""
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    execute(job.stage, config["store"], rank=rank, world_size=world_size, **job.how)

@@ -1,0 +1,95 @@
+"""How far a sweep is: a table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from l2kd_ray.stages.base import Stage
+
+_LINE_EVERY_S = 10.0
+_KINDS = ("tokenizer", "initial", "learn", "replay", "multitask", "evaluate")
+
+
+class Display:
+    """Asks the pool every half second, from a thread of its own, and shows what it says.
+
+    `open_ended`: an adaptive search adds stages as it goes, so there are no totals.
+    """
+
+    def __init__(self, pool: Any, missing: Iterable[Stage], *, open_ended: bool = False) -> None:
+        self._pool = pool
+        self._totals = Counter(stage.kind for stage in missing)
+        self._open_ended = open_ended
+        self._console = Console(file=sys.stderr)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Display:
+        self._started = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _watch(self) -> None:
+        if self._console.is_terminal:
+            with Live(console=self._console, refresh_per_second=2, transient=True) as live:
+                while not self._stop.wait(0.5):
+                    if (progress := self._ask()) is not None:
+                        live.update(self._table(progress))
+        else:
+            while not self._stop.wait(_LINE_EVERY_S):
+                if (progress := self._ask()) is not None:
+                    print(self._line(progress), file=sys.stderr, flush=True)
+
+    def _ask(self) -> dict[str, Any] | None:
+        try:
+            answer: dict[str, Any] = ray.get(self._pool.progress.remote(), timeout=5)
+        except Exception:  # the pool is busy or being restarted: the next look will tell
+            return None
+        return answer
+
+    def _kinds(self, progress: dict[str, Any]) -> Iterable[tuple[str, int, int, int]]:
+        """(kind, done, total, running) of the kinds that have stages at all."""
+        done, running = progress["done"], progress["running"]
+        for kind in _KINDS:
+            total = max(self._totals[kind], done.get(kind, 0) + running.get(kind, 0))
+            if total:
+                yield kind, done.get(kind, 0), total, running.get(kind, 0)
+
+    def _line(self, progress: dict[str, Any]) -> str:
+        kinds = [
+            f"{kind} {done}" if self._open_ended else f"{kind} {done}/{total}"
+            for kind, done, total, _ in self._kinds(progress)
+        ]
+        failed = f", {len(progress['failures'])} failed" if progress["failures"] else ""
+        return f"[{self._elapsed()}] " + ", ".join(kinds) + failed
+
+    def _table(self, progress: dict[str, Any]) -> Table:
+        failures = len(progress["failures"])
+        title = f"{self._elapsed()}" + (f"   {failures} stages failed" if failures else "")
+        table = Table(title=title, title_justify="left", box=None)
+        for column in ("stages", "", "done", "running"):
+            table.add_column(column, justify="left" if column in ("stages", "") else "right")
+        for kind, done, total, running in self._kinds(progress):
+            bar = ProgressBar(total=total, completed=done, width=30)
+            share = str(done) if self._open_ended else f"{done} of {total}"
+            table.add_row(kind, bar, share, str(running) if running else "")
+        return table
+
+    def _elapsed(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self._started), 60)
+        return f"{minutes}:{seconds:02d}"

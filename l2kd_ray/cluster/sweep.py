@@ -1,0 +1,253 @@
+"""A sweep: Tune starts a cursor for each trial, and cursors ask the pool for their stages.
+
+A cursor holds no CPU and knows no torch: it walks its trial's path and reports the scores. The
+machine's resources belong to the stages.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Any
+
+import ray
+from ray import tune
+
+from l2kd_ray.cluster.executors import COLLECTIVE_TIMEOUT_S, Job
+from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
+from l2kd_ray.cluster.progress import Display
+from l2kd_ray.config import Arm, InputError, Range
+from l2kd_ray.stages.base import Stage
+from l2kd_ray.store import Store
+from l2kd_ray.study import Study, Trial, plan
+from l2kd_ray.study.search import Setting
+from l2kd_ray.study.study import Settings
+
+POOL = "l2kd-stage-pool"
+DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU
+OBJECTIVE = "dev/mean"
+
+ENVIRONMENT = {
+    # Worker groups start and end seconds earlier with these; nobody reads Train's own metrics.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
+    # Tune's own files are not kept: the store is the truth.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Cursors are many and small: no warning for more processes than CPUs.
+    "RAY_maximum_startup_concurrency": "16",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep leaves besides the store."""
+
+    settings: Settings | None = None
+    """The settings that an adaptive search tried, by arm; None where the study names them."""
+    failures: Sequence[Failure] = field(default_factory=tuple)
+
+
+def sweep(study: Study, store: Store, *, known: Settings | None = None) -> Outcome:
+    """Run every stage that the study needs and the store has not.
+
+    `known`: what an adaptive search has tried before; it goes on from there.
+    Raises: InputError where a stage asks for more CPUs than there are.
+    """
+    adaptive = study.config.tune.searcher == "optuna" and bool(study.config.search)
+    trials = study.trials(known or {}) if adaptive else study.trials()
+    missing = plan(trials, store).missing
+    if not missing and not adaptive:
+        return Outcome()
+    with _cluster(study, missing) as cpus:
+        pool = _start_pool(study, store, cpus)
+        with Display(pool, missing, open_ended=adaptive):
+            unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
+            _run(study, pool, tune.grid_search([_name(trial) for trial in unfinished]), cpus)
+            settings = _search(study, store, pool, known or {}, cpus) if adaptive else None
+        return Outcome(settings, ray.get(pool.progress.remote())["failures"])
+
+
+@contextmanager
+def _cluster(study: Study, missing: Iterable[Stage]) -> Iterator[float]:
+    """A Ray of our own on this machine; yields its CPUs.
+
+    `address="local"` never joins a cluster that another user left behind.
+    """
+    jobs = [Job.of(stage, study.config.scale) for stage in missing]
+    os.environ.update(ENVIRONMENT)
+    cpus = len(os.sched_getaffinity(0))
+    for job in jobs:
+        if job.cpus > cpus:
+            raise InputError(
+                "a stage asks for more CPUs than this machine has",
+                where=study.config.name,
+                key=f"scale ({job.stage.kind})",
+                got=job.cpus,
+                expected=f"at most {cpus} workers x cpus_per_worker",
+                mend=f"set scale.{job.stage.kind}.workers={cpus} or fewer",
+            )
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        resources={DRIVER: 1000},
+        # Train's placement groups are freed after an ungraceful stop by way of the dashboard.
+        include_dashboard=any(job.distributed for job in jobs),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    try:
+        yield float(cpus)
+    finally:
+        ray.shutdown()
+
+
+def _start_pool(study: Study, store: Store, cpus: float) -> Any:
+    """The pool outlives its own death, a cursor's and a worker's: it is asked again."""
+    actor = ray.remote(StagePool).options(
+        name=POOL,
+        num_cpus=0,
+        resources={DRIVER: 1},
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=10_000,
+        scheduling_strategy="DEFAULT",
+    )
+    return actor.remote(store, study.config.scale, cpus)
+
+
+def _name(trial: Trial) -> dict[str, Any]:
+    """What a cursor finds its trial by."""
+    return {
+        "method": trial.method,
+        "setting": dict(trial.setting),
+        "order": trial.order,
+        "seed": str(trial.seed),
+    }
+
+
+def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
+    """Run cursors by Tune, so many at once that every CPU finds a stage to do."""
+    at_once = study.config.tune.max_concurrent or min(64, 2 * int(cpus) + 2)
+    cursor = tune.with_parameters(_cursor, study=study, pool=pool)
+    with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
+        tuner = tune.Tuner(
+            tune.with_resources(cursor, tune.PlacementGroupFactory([{DRIVER: 1}])),
+            param_space={"trial": trials},
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True, **tuning),
+            run_config=tune.RunConfig(
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=3),
+            ),
+        )
+        return tuner.fit()
+
+
+def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
+    """Walk the path of a trial (of every instance of a setting, where the search is adaptive).
+
+    A failed stage ends the trial and not the sweep: the pool remembers it for the report.
+    """
+    wanted = config["trial"]
+    if "order" in wanted:
+        trials = [study.trial(wanted["method"], wanted["setting"], wanted["order"], wanted["seed"])]
+    else:
+        trials = study.instances(study.arm(wanted["method"]), wanted["setting"])
+    finals = []
+    for trial in trials:
+        for number, step in enumerate(trial.steps):
+            asked = [pool.scores.remote(cell.stage) for cell in step]
+            try:
+                found = ray.get(asked)
+            except StageFailed:
+                tune.report({"failed": True, OBJECTIVE: float("nan")})
+                return
+            values = {
+                f"{cell.split}/{cell.task}": scores[cell.stage.metric]
+                for cell, scores in zip(step, found, strict=True)
+            }
+            dev = [value for name, value in values.items() if name.startswith("dev/")]
+            if len(trials) == 1:
+                tune.report({"stage": number, OBJECTIVE: mean(dev) if dev else 0.0, **values})
+        finals.append(mean(dev) if dev else 0.0)
+    if len(trials) > 1:
+        tune.report({OBJECTIVE: mean(finals)})
+
+
+def _search(
+    study: Study, store: Store, pool: Any, known: Settings, cpus: float
+) -> dict[str, list[Setting]]:
+    """Adaptive search, an arm after another: Optuna proposes settings, each is run on every
+    (order, seed), and its mean dev score is told back."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    tried = {arm: list(settings) for arm, settings in known.items()}
+    for arm in study.config.methods:
+        if not study.reads_search(arm):
+            continue
+        former = tried.setdefault(arm.name, [])
+        rewards = [_reward(study, store, arm, setting) for setting in former]
+        left = study.config.tune.num_samples - len(former)
+        if left <= 0:
+            continue
+        told: dict[str, Any] = {
+            "points_to_evaluate": [{f"trial/setting/{k}": v for k, v in s.items()} for s in former],
+            "evaluated_rewards": rewards,
+        }
+        space = {
+            f"trial/setting/{key}": _distribution(space)
+            for key, space in study.config.search.items()
+            if isinstance(space, Range)
+        }
+        searcher = OptunaSearch(
+            space=space,
+            metric=OBJECTIVE,
+            mode="max",
+            seed=study.config.tune.seed,
+            **(told if former else {}),
+        )
+        results = _run(
+            study, pool, {"method": arm.name}, cpus, search_alg=searcher, num_samples=left
+        )
+        former += [result.config["trial"]["setting"] for result in results if not result.error]
+    return tried
+
+
+def _reward(study: Study, store: Store, arm: Arm, setting: Setting) -> float:
+    """The mean dev score of a setting that was tried before."""
+    finals = [trial.steps[-1] for trial in study.instances(arm, setting)]
+    manifests = [
+        (cell, store.manifest(cell.stage.kind, cell.stage.key))
+        for step in finals
+        for cell in step
+        if cell.split == "dev"
+    ]
+    scores = [manifest.scores[cell.stage.metric] for cell, manifest in manifests if manifest]
+    return mean(scores) if len(scores) == len(manifests) else float("nan")
+
+
+def _distribution(space: Range) -> Any:
+    import optuna
+
+    if space.uniform is not None:
+        return optuna.distributions.FloatDistribution(*space.uniform)
+    if space.loguniform is not None:
+        return optuna.distributions.FloatDistribution(*space.loguniform, log=True)
+    if space.randint is not None:
+        low, high = space.randint
+        return optuna.distributions.IntDistribution(low, high - 1)
+    return optuna.distributions.CategoricalDistribution(list(space.choice or ()))

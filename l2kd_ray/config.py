@@ -1,0 +1,610 @@
+"""What a study may say: one YAML file as frozen, checked values. Unknown keys are refused.
+
+Everything here is about the *form* of a study; what its tasks and models resolve to (digests,
+commits, row counts) is found by `l2kd_ray.tasks` and written into the resolved study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+
+class InputError(ValueError):
+    """Bad input, refused at the door (exit code 2). `str()` is what the user reads.
+
+    `where` is the file (and line) or the study; `key` the dotted key in it; `got` the value found;
+    `expected` what would do; `mend` the way out.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        where: str = "",
+        key: str = "",
+        got: object = None,
+        expected: str = "",
+        mend: str = "",
+    ) -> None:
+        self.problem, self.where, self.key = problem, where, key
+        self.got, self.expected, self.mend = got, expected, mend
+        place = ": ".join(part for part in (where, key) if part)
+        lines = [f"{place}: {problem}" if place else problem]
+        if got is not None:
+            lines.append(f"  got:      {_short(got)}")
+        if expected:
+            lines.append(f"  expected: {expected}")
+        if mend:
+            lines.append(f"  mend:     {mend}")
+        super().__init__("\n".join(lines))
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+class Section(BaseModel):
+    """A frozen mapping of the study file that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+# One name of a task, of a study, of an arm: it becomes part of paths, columns and tokens.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
+TaskKind = Literal["text-to-text", "classify"]
+Format = Literal["squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql"]
+Split = Literal["train", "dev", "test"]
+Metric = Literal["em", "nf1", "rouge", "bleu", "dsem", "lfem"]
+Objective = Literal["word"]
+
+
+class TaskSpec(Section):
+    """A task of the study: a name of the registry, or a user's own files, or a hub dataset."""
+
+    name: Name
+    kind: TaskKind | None = None
+    train: Path | None = None
+    dev: Path | None = None
+    test: Path | None = None
+    format: Format | None = None
+    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    config: str | None = None
+    revision: str | None = None
+    splits: Mapping[Split, str] = Field(default_factory=dict)
+    """The hub's names of the splits, where they differ from train, dev (validation) and test."""
+    columns: Mapping[Literal["context", "question", "answer", "text", "label", "id"], str] = Field(
+        default_factory=dict
+    )
+    labels: tuple[str, ...] = ()
+    """Texts of integer labels, by number."""
+    question: str | None = None
+    metric: Metric | None = None
+    max_train: int | None = Field(None, ge=1)
+    max_dev: int | None = Field(None, ge=1)
+    max_test: int | None = Field(None, ge=1)
+    dev_fraction: float = Field(0.1, gt=0, lt=1)
+    """Share of train that becomes dev where upstream has no dev split."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class ModelSpec(Section):
+    """A causal LM: a hub id or folder (`model`), or an architecture trained from scratch.
+
+    `{arch: gpt2, n_layer: 2, n_embd: 128}`: every key but `arch` is a field of that architecture's
+    transformers config.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    model: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    arch: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.model is None) == (self.arch is None):
+            raise ValueError("exactly one of `model` (hub id or folder) and `arch` is needed")
+        if self.model is not None and self.overrides:
+            raise ValueError(f"unknown keys beside `model`: {', '.join(sorted(self.overrides))}")
+        return self
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Distillation(Section):
+    """Distillation of the teacher of the new task into the student (L2KD)."""
+
+    objective: Objective = "word"
+    temperature: float = Field(2.0, gt=0)
+    weight: float = Field(1.0, ge=0, le=1)
+    """`w * KD + (1 - w) * cross-entropy` on samples of the new task; 1 is the paper."""
+    answer_weight: Literal["keep", "drop"] = "drop"
+    """Whether the class weight of `<ans>` also weighs the KD term (drop: the paper's)."""
+
+
+class ReplaySettings(Section):
+    """Pseudo-samples of former tasks, written by the student itself (LAMOL)."""
+
+    ratio: float = Field(0.2, ge=0, le=10)
+    top_k: int = Field(20, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    weight: Literal["natural", "separate"] | Annotated[float, Field(ge=0)] = "natural"
+    """`natural`: one mean over the batch; `separate`: replay has a mean of its own (the paper's
+    L2KD); a number: how many times a replayed sample counts in the one mean."""
+
+
+class Training(Section):
+    """Optimisation of every training stage. Batch sizes are of the global batch."""
+
+    epochs: int = Field(9, ge=1)
+    batch_size: int = Field(16, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    """Examples a forward pass holds at most; smaller batches are accumulated."""
+    lr: float = Field(6.25e-5, gt=0)
+    adam_eps: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.005, ge=0, lt=1)
+    clip: float = Field(1.0, gt=0)
+    lm_weight: float = Field(0.25, ge=0)
+    answer_weight: float = Field(5.0, gt=0)
+    """Class weight of the token `<ans>` in cross-entropy."""
+    max_length: int | None = Field(None, ge=8)
+    """Tokens of a training sequence at most (the model's context where not set)."""
+
+
+class MultitaskOverrides(Section):
+    """The multi-task bound has one setting, whatever is searched; these differ from `train`."""
+
+    epochs: int | None = Field(None, ge=1)
+    lr: float | None = Field(None, gt=0)
+    batch_size: int | None = Field(None, ge=1)
+
+
+class Evaluation(Section):
+    max_new_tokens: int = Field(64, ge=1)
+    """Tokens of a decoded answer at most."""
+
+
+class TokenizerSettings(Section):
+    """The tokenizer trained for a student from scratch."""
+
+    tasks: tuple[TaskSpec, ...] | None = None
+    """Whose training text it is trained on (default: the study's tasks; where all of those are
+    generated tasks, their whole family, so that the study can gain a task)."""
+    vocab_size: int = Field(1024, ge=260)
+
+
+class Arm(Section):
+    """A method of the study; `settings` lets one study hold several versions of a method."""
+
+    name: Name
+    method: str
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value, "method": value}
+        if isinstance(value, Mapping) and "method" not in value and "name" in value:
+            return {**value, "method": value["name"]}
+        return value
+
+
+class Grid(Section):
+    grid: tuple[Any, ...] = Field(min_length=1)
+
+
+class Range(Section):
+    """A continuous or integer range to draw from; exactly one of the fields."""
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    randint: tuple[int, int] | None = None
+    choice: tuple[Any, ...] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        given = self.model_fields_set
+        if len(given) != 1:
+            raise ValueError("exactly one of grid, uniform, loguniform, randint, choice is needed")
+        for name in ("uniform", "loguniform", "randint"):
+            bounds = getattr(self, name)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(f"{name}: the first bound must be below the second")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError("loguniform: bounds must be above 0")
+        return self
+
+
+class TuneSettings(Section):
+    num_samples: int = Field(1, ge=1)
+    """Settings drawn (with a grid: draws per point of the grid)."""
+    searcher: Literal["random", "optuna"] = "random"
+    scheduler: Literal["none"] = "none"
+    seed: int = Field(0, ge=0)
+    max_concurrent: int | None = Field(None, ge=1)
+
+
+class Workers(Section):
+    """The machine a kind of stage asks for."""
+
+    workers: (
+        Annotated[int, Field(ge=1)]
+        | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    ) = 1
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError("workers: [minimum, maximum] with minimum <= maximum")
+        return self
+
+    @property
+    def maximum(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class Scale(Workers):
+    """Workers of every stage, and by kind of stage where it differs."""
+
+    learn: Workers | None = None
+    multitask: Workers | None = None
+    checkpoint_seconds: float = Field(60.0, gt=0)
+    """A training stage saves itself this often, to resume after a fault."""
+
+    def of(self, kind: str) -> Workers:
+        own: Workers | None = getattr(self, kind, None) if kind in ("learn", "multitask") else None
+        if own is not None:
+            unset = {
+                name: getattr(self, name)
+                for name in Workers.model_fields
+                if name not in own.model_fields_set
+            }
+            return own.model_copy(update=unset)
+        plain = {name: getattr(self, name) for name in Workers.model_fields}
+        if kind not in ("learn", "multitask"):
+            plain["workers"] = 1
+        return Workers(**plain)
+
+
+class WandbSettings(Section):
+    project: str = "l2kd"
+    entity: str | None = None
+    mode: Literal["auto", "offline", "online", "disabled"] = "auto"
+    """auto: online where a key is set, else offline."""
+
+
+class Seed(Section):
+    """The seeds of one replicate."""
+
+    train: int = Field(ge=0)
+    replay: int = Field(ge=0)
+
+    def __str__(self) -> str:
+        return str(self.train) if self.train == self.replay else f"{self.train}x{self.replay}"
+
+
+class CrossedSeeds(Section):
+    train: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    replay: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+
+
+class RandomOrders(Section):
+    random: int = Field(ge=1)
+
+
+def _split_orders(value: object) -> object:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [item.split(">") if isinstance(item, str) else item for item in value]
+    return value
+
+
+Orders = Annotated[
+    Literal["all", "williams"] | RandomOrders | tuple[tuple[str, ...], ...],
+    BeforeValidator(_split_orders),
+]
+
+# The names that users of the original code know, and ours.
+ALIASES = {
+    "gen_lm_sample_percentage": "replay.ratio",
+    "top_k_lm": "replay.top_k",
+    "temperature_lm": "replay.temperature",
+    "lm_lambda": "train.lm_weight",
+    "temperature_kd": "kd.temperature",
+    "tokens_weight": "train.answer_weight",
+    "n_train_epochs": "train.epochs",
+    "learning_rate": "train.lr",
+    "adam_epsilon": "train.adam_eps",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.clip",
+    "n_warmup_ratio": "train.warmup",
+    "train_batch_size": "train.batch_size",
+    "max_len": "train.max_length",
+    "model_name": "student.model",
+    "seq_train_type": "methods",
+}
+
+
+class StudyConfig(Section):
+    """A study file."""
+
+    name: Name
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    data_dir: Path | None = None
+    orders: Orders = "all"
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] | CrossedSeeds = (531,)
+    data_seed: int = Field(0, ge=0)
+    methods: tuple[Arm, ...] = (
+        Arm(name="finetune", method="finetune"),
+        Arm(name="lamol", method="lamol"),
+        Arm(name="l2kd", method="l2kd"),
+    )
+    student: ModelSpec
+    teacher: ModelSpec | None = None
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    task_prompt: Literal["token", "text"] = "token"
+    kd: Distillation = Distillation()
+    replay: ReplaySettings = ReplaySettings()
+    train: Training = Training()
+    multitask: MultitaskOverrides = MultitaskOverrides()
+    evaluate: Evaluation = Evaluation()
+    max_train: int | None = Field(None, ge=1)
+    max_dev: int | None = Field(None, ge=1)
+    max_test: int | None = Field(None, ge=1)
+    search: Mapping[str, Grid | Range] = Field(default_factory=dict)
+    tune: TuneSettings = TuneSettings()
+    scale: Scale = Scale()
+    storage: str = "./l2kd_results"
+    wandb: WandbSettings = WandbSettings()
+
+    @field_validator("seeds", "tasks", "methods", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, int | str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [task.name for task in self.tasks]
+        _refuse_twice(names, "tasks")
+        _refuse_twice([arm.name for arm in self.methods], "methods")
+        _refuse_twice([str(seed) for seed in self.replicates], "seeds")
+        if isinstance(self.orders, tuple):
+            _refuse_twice([">".join(order) for order in self.orders], "orders")
+            for order in self.orders:
+                _refuse_twice(list(order), f"orders: {'>'.join(order)}")
+                if sorted(order) != sorted(names):
+                    raise ValueError(
+                        f"orders: {'>'.join(order)} is not an order of the tasks {', '.join(names)}"
+                    )
+        adaptive = self.tune.searcher == "optuna"
+        grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
+        if adaptive and grids:
+            raise ValueError(
+                f"search.{grids[0]}: optuna draws settings and takes no grid; write choice: [...]"
+            )
+        return self
+
+    @property
+    def replicates(self) -> tuple[Seed, ...]:
+        """The seeds of the study, each an independent replicate (or a crossed pair)."""
+        if isinstance(self.seeds, CrossedSeeds):
+            return tuple(
+                Seed(train=train, replay=replay)
+                for train in self.seeds.train
+                for replay in self.seeds.replay
+            )
+        return tuple(Seed(train=seed, replay=seed) for seed in self.seeds)
+
+
+def _refuse_twice(values: Sequence[str], what: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{what}: {value} is named twice")
+
+
+def read_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read and check a study file; `overrides` are dotted keys, as on the command line.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or says what a study may not say.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "cannot read the study file",
+            where=str(path),
+            got=getattr(error, "strerror", None) or str(error),
+            expected="a YAML file; the shipped ones lie in tune_configs/",
+        ) from None
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}", where=line
+        ) from None
+    if not isinstance(data, dict):
+        raise InputError("a study is a mapping", where=str(path), got=data, expected="key: value")
+    return parse_study(data, overrides, where=str(path))
+
+
+def parse_study(
+    data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, where: str = "study"
+) -> StudyConfig:
+    """Check a study given as a mapping. A searched key that is overridden is fixed."""
+    merged = _expand_aliases(dict(data))
+    for key, value in _expand_aliases(dict(overrides or {})).items():
+        _assign(merged, key, value, where)
+    try:
+        study = StudyConfig.model_validate(merged)
+        for key in study.search:
+            candidate = study.search[key]
+            values = candidate.grid if isinstance(candidate, Grid) else (candidate.choice or ())
+            with_settings(study, {key: value for value in values[:1]})
+            for value in values:
+                with_settings(study, {key: value})
+        for arm in study.methods:
+            with_settings(study, arm.settings)
+    except ValidationError as error:
+        raise _as_input_error(error, where) from None
+    except KeyError as error:
+        raise InputError(
+            "no such setting", where=where, key=str(error.args[0]), expected=_SEARCHABLE
+        ) from None
+    return study
+
+
+# What may be searched or differ between the arms of one study: settings, not the study's frame.
+SETTINGS = ("student", "teacher", "kd", "replay", "train")
+_SEARCHABLE = f"a dotted key below {', '.join(SETTINGS)}, such as kd.temperature"
+
+
+def with_settings(study: StudyConfig, settings: Mapping[str, Any]) -> StudyConfig:
+    """The study with dotted settings put in place, checked again.
+
+    Raises:
+        KeyError: a key that is no setting.
+        ValidationError: a value that the setting does not take.
+    """
+    data = study.model_dump(exclude_unset=True)
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        if section not in SETTINGS or not name:
+            raise KeyError(key)
+        data[section] = {**(data.get(section) or {}), name: value}
+    return StudyConfig.model_validate(data)
+
+
+def _expand_aliases(data: dict[str, Any]) -> dict[str, Any]:
+    for alias, key in ALIASES.items():
+        if alias in data:
+            value = data.pop(alias)
+            if key not in data:
+                _assign(data, key, value, alias)
+    return data
+
+
+def _assign(data: dict[str, Any], dotted: str, value: object, where: str) -> None:
+    search = data.get("search")
+    if isinstance(search, Mapping) and dotted in search:
+        data["search"] = {key: space for key, space in search.items() if key != dotted}
+    *parents, last = dotted.split(".")
+    if parents and parents[0] == "search":  # search keys are themselves dotted
+        parents, last = ["search"], dotted.partition(".")[2]
+    for parent in parents:
+        below = data.get(parent)
+        if below is not None and not isinstance(below, Mapping):
+            raise InputError("has no keys below it", where=where, key=dotted, got=below)
+        data[parent] = dict(below or {})
+        data = data[parent]
+    data[last] = value
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` of the command line; the value is YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(
+            "an override is key=value", got=text, expected="for instance kd.temperature=2"
+        )
+    try:
+        return key.strip(), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError("the value is not valid YAML", key=key, got=value) from None
+
+
+def _as_input_error(error: ValidationError, where: str) -> InputError:
+    problems = error.errors(include_url=False)
+    # A union reports each branch; the deepest location is the branch that the user meant.
+    first = max(problems, key=lambda problem: len(problem["loc"]))
+    location = [part for part in first["loc"] if not _is_branch(part)]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return InputError(
+            "unknown key",
+            where=where,
+            key=".".join(map(str, location)),
+            got=first["input"],
+            expected=_known_keys(location),
+        )
+    if first["type"] == "missing":
+        return InputError("a key is missing", where=where, key=".".join(map(str, location)))
+    got = None if isinstance(first["input"], dict) and not location else first["input"]
+    return InputError(
+        "not accepted", where=where, key=".".join(map(str, location)), got=got, expected=message
+    )
+
+
+def _is_branch(part: object) -> bool:
+    """Whether a part of a pydantic location names a branch of a union and not a key."""
+    return isinstance(part, str) and (
+        "[" in part
+        or part in {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid"}
+        or part in {"Range", "Workers"}
+    )
+
+
+def _known_keys(location: Sequence[object]) -> str:
+    model: Any = StudyConfig
+    for part in location[:-1]:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        found = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not found:
+            return ""
+        model = found[0]
+    return "one of " + ", ".join(getattr(model, "model_fields", {}))
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    __import__("re").compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.[0-9]+(?:[eE][-+]?[0-9]+)?|\.inf|\.nan)$".replace(r"\.inf|\.nan", r"\.inf")
+    ),
+    list("-+0123456789."),
+)

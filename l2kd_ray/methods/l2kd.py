@@ -1,0 +1,15 @@
+"""L2KD (Chuang, Su, Chen, EMNLP 2020): LAMOL, each new task distilled from a teacher of its own."""
+
+from l2kd_ray.config import Seed
+from l2kd_ray.methods.builder import Builder, Order
+from l2kd_ray.stages.learn import Learn
+
+
+def l2kd(build: Builder, order: Order, seed: Seed) -> Learn:
+    """Learns the last task of `order` from its teacher; replayed samples keep their labels."""
+    *former, task = order
+    previous = build.student(l2kd, tuple(former), seed)
+    replay = build.replay(previous, tuple(former), task, seed)
+    return build.learn(
+        previous, task, seed, replay=replay, teacher=build.teacher(task, seed), kd=build.config.kd
+    )

@@ -1,0 +1,139 @@
+"""Causal language models: loading, saving, and logits only where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.sequences import Tokens
+
+
+logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
+
+
+class CausalLM(nn.Module):
+    """A transformers causal LM whose output layer sees the wanted positions alone.
+
+    For a small model the output layer is most of the work, and most positions carry no loss.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+
+    @classmethod
+    def load(cls, folder: Path) -> CausalLM:
+        """A model from a folder of `save`, in float32."""
+        from transformers import AutoModelForCausalLM
+
+        lm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+        return cls(lm)
+
+    def save(self, folder: Path) -> None:
+        """A Hugging Face folder: config.json, model.safetensors."""
+        self.lm.save_pretrained(folder)
+
+    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Logits [P, V] at flat `positions` [P] of `input_ids` [R, n].
+
+        Rows are padded on the right: under causal attention no real token sees the padding, so
+        no mask is needed.
+        """
+        hidden = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        logits: Tensor = self.head(hidden.flatten(0, 1)[positions])
+        return logits
+
+    @property
+    def head(self) -> nn.Module:
+        layer: nn.Module = self.lm.get_output_embeddings()
+        return layer
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model takes, in tokens."""
+        config = self.lm.config
+        return int(getattr(config, "max_position_embeddings", 0) or config.n_positions)
+
+    def freeze(self) -> CausalLM:
+        """As a teacher: no dropout, no gradients."""
+        return self.eval().requires_grad_(False)
+
+
+def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> CausalLM:
+    """A model from scratch, its weights drawn from `seed`.
+
+    Raises:
+        ValueError: no such architecture, or a field that its config does not have.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    ids = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(arch)
+    for name in overrides:
+        if name not in config.attribute_map and not hasattr(config, name):
+            raise ValueError(f"a {arch} config has no field {name}")
+    config = AutoConfig.for_model(arch, **{**ids, **overrides, "vocab_size": len(tokenizer)})
+    torch.manual_seed(seed)
+    return CausalLM(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+
+
+def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
+    """A model from a hub id or folder, in float32, from safetensors only."""
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(
+        source.location,
+        revision=source.revision,
+        trust_remote_code=trust_remote_code,
+        dtype=torch.float32,
+        use_safetensors=True,
+    )
+    return CausalLM(lm)
+
+
+@torch.no_grad()
+def add_vocabulary(model: CausalLM, size: int) -> None:
+    """Give the model embeddings for a vocabulary of `size`; new rows start at the old ones' mean.
+
+    Rows drawn at random make GPT-2 emit special tokens from the start.
+    """
+    lm = model.lm
+    old = lm.get_input_embeddings().num_embeddings
+    if size <= old:
+        return
+    lm.resize_token_embeddings(size, mean_resizing=False)
+    layers = [lm.get_input_embeddings()]
+    if lm.get_output_embeddings().weight is not layers[0].weight:
+        layers.append(lm.get_output_embeddings())
+    for layer in layers:
+        layer.weight[old:] = layer.weight[:old].mean(dim=0)
+
+
+@torch.no_grad()
+def check_head(model: CausalLM) -> None:
+    """Raises: ValueError where output layer after body is not what the whole model computes.
+
+    Some architectures scale or cap their logits afterwards; selecting positions first would then
+    train another model.
+    """
+    model.eval()
+    input_ids = torch.arange(4).unsqueeze(0)
+    whole = model.lm(input_ids=input_ids).logits[0]
+    parts = model(input_ids, torch.arange(4))
+    if not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
+        name = type(model.lm).__name__
+        raise ValueError(f"{name} changes its logits after the output layer; it is not supported")
+
+
+def pad_right(rows: Sequence[Tokens], filler: int) -> Tensor:
+    """[R, longest]: rows of token ids, filled up on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])

@@ -1,0 +1,55 @@
+"""Tokenizers: loaded with a pretrained model, or trained from text for a student from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.sequences import ANSWER_TOKEN, task_token
+
+END_TOKEN = "<eos>"
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Any:
+    """A byte-level BPE tokenizer: any text goes through it and back unchanged."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_TOKEN],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END_TOKEN, pad_token=END_TOKEN
+    )
+
+
+def load(source: Pretrained) -> tuple[Any, int | None]:
+    """A pretrained model's tokenizer, and the bos that its texts start with (None: with none).
+
+    A bos that is the eos (GPT-2) only ends texts.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {source.location} has no end-of-text token")
+    bos = tokenizer.bos_token_id
+    return tokenizer, None if bos == tokenizer.eos_token_id else bos
+
+
+def with_tokens(tokenizer: Any, prompts: Sequence[str] | None) -> None:
+    """Add `<ans>` and, in sorted order, a token a task."""
+    from tokenizers import AddedToken
+
+    names = [ANSWER_TOKEN, *map(task_token, sorted(prompts or ()))]
+    tokenizer.add_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
+    )

@@ -1,0 +1,7 @@
+"""Tables, figures and the HTML page of a study; the W&B mirror lives in `mirror`."""
+
+from l2kd_ray.report.headline import headline
+from l2kd_ray.report.terminal import terminal_table
+from l2kd_ray.report.write import write_report
+
+__all__ = ["headline", "terminal_table", "write_report"]

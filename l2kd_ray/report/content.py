@@ -1,0 +1,126 @@
+"""What a report says, from its headline down, of what the study has so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from l2kd_ray.analysis import MULTITASK
+from l2kd_ray.report.blocks import Document, text
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.gap_section import gap_section
+from l2kd_ray.report.headline import best_row, count, headline
+from l2kd_ray.report.labels import method_label, row_labels
+from l2kd_ray.report.provenance import (
+    cost_section,
+    failure_section,
+    reproduce_section,
+    trace_section,
+    words_section,
+)
+from l2kd_ray.report.setting_section import setting_section
+from l2kd_ray.report.stream_sections import forgetting_section, matrix_section, order_section
+from l2kd_ray.report.style import looks
+
+
+def document(
+    found: Findings | None,
+    *,
+    study: Mapping[str, Any],
+    planned: Mapping[str, int] | None = None,
+    failures: Sequence[Mapping[str, Any]] = (),
+    costs: pd.DataFrame | None = None,
+    command: str = "",
+    order: str | None = None,
+) -> Document:
+    """The whole report; `found` is None where no score is there yet. See `write_report`."""
+    title = str(study.get("name") or "study")
+    undone = _undone(planned or {})
+    ends = (*cost_section(costs), *failure_section(failures))
+    reproduce = reproduce_section(study, command)
+    if found is None:
+        words = "No evaluation has finished yet, so there is no gap to tell."
+        notices = (*_half_way(undone), *_failed(failures))
+        return Document(title, "", words, (), notices, (*ends, reproduce))
+    look = looks(found.gap["method"].tolist())
+    methods = count(found.arms["method"].nunique(), "method")
+    return Document(
+        title=title,
+        subtitle=f"{methods}, {count(len(found.tasks), 'task')}: {', '.join(found.tasks)}",
+        headline=headline(found.gap, half_way=bool(undone) or found.half_way),
+        facts=_facts(found),
+        notices=(*_half_way(undone), *_caveats(found, undone), *_failed(failures)),
+        sections=(
+            gap_section(found, look),
+            *order_section(found, look),
+            *matrix_section(found, order),
+            *forgetting_section(found, look),
+            *setting_section(found, look),
+            *ends,
+            trace_section(found),
+            reproduce,
+            words_section(),
+        ),
+    )
+
+
+def _facts(found: Findings) -> tuple[tuple[str, str], ...]:
+    best = best_row(found.gap)
+    bound = found.gap[found.gap["method"] == MULTITASK]["cl/avg"]
+    facts = []
+    if bound.notna().any():
+        facts.append((text(float(bound.iloc[0])), "multi-task score, mean of tasks"))
+    if best is not None:
+        name = method_label(best["method"])
+        facts.append((text(float(best["gap/abs"])), f"points below it, {name}"))
+        facts.append((f"{text(100 * float(best['gap/rel']))} %", "of the multi-task score"))
+        if pd.notna(best["closed/value"]):
+            share = f"{text(100 * float(best['closed/value']), 0)} %"
+            facts.append((share, "of LAMOL's gap closed"))
+    done = int(found.gap[~found.gap["reference"]]["n_complete"].sum())
+    facts.append((text(done), "complete trials"))
+    return tuple(facts)
+
+
+def _undone(planned: Mapping[str, int]) -> list[str]:
+    """`12 of 24 trials` and the like, of what is planned and not done."""
+    return [
+        f"{planned[f'{things}_done']:,} of {planned[things]:,} {things}"
+        for things in ("trials", "stages")
+        if planned.get(f"{things}_done", planned.get(things, 0)) < planned.get(things, 0)
+    ]
+
+
+def _half_way(undone: Sequence[str]) -> list[str]:
+    if not undone:
+        return []
+    return [f"**Half-way:** {' and '.join(undone)} are done; the numbers are of what is complete."]
+
+
+def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [f"**{count(len(failures), 'stage')} failed:** see Failures."] if failures else []
+
+
+def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
+    """What a reader must know before comparing the numbers."""
+    arms, notices = found.arms, []
+    lacking = int((arms["n_trials"] - arms["n_complete"]).sum())
+    if lacking and not undone:
+        notices.append(f"**Half-way:** {count(lacking, 'trial')} shown here lack a final score.")
+    if arms["n_complete"].nunique() > 1:
+        each = ", ".join(
+            f"{name} {done}"
+            for name, done in zip(row_labels(arms), arms["n_complete"], strict=True)
+        )
+        notices.append(
+            f"**Not yet comparable:** methods have different numbers of complete trials ({each}), "
+            "so their means are over different orders and seeds."
+        )
+    if MULTITASK not in set(found.gap["method"]):
+        notices.append("**No multi-task score yet:** every gap is undefined until it is there.")
+    reasons = found.gap[found.gap["select/note"] != ""].drop_duplicates("method")
+    for method, note in zip(reasons["method"], reasons["select/note"], strict=True):
+        notices.append(f"**{method_label(method)}:** {note}.")
+    return notices

@@ -1,0 +1,79 @@
+"""Names as a reader sees them: methods, settings, tasks and orders, short where they are long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from string import ascii_uppercase
+
+import pandas as pd
+
+from l2kd_ray.analysis import MULTITASK, SINGLE
+from l2kd_ray.report.blocks import text
+
+ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
+LONGEST_ORDER = 40
+"""Characters of an order's label, above which tasks are written as letters."""
+
+
+def method_label(method: str) -> str:
+    return {MULTITASK: "multi-task", SINGLE: "single-task"}.get(method, method)
+
+
+def setting_label(setting: str | Mapping[str, object]) -> str:
+    """`temperature 2, weight 0.5` of the searched settings (JSON or mapping); "" of none."""
+    values = json.loads(setting) if isinstance(setting, str) else setting
+    last = [key.rpartition(".")[2] for key in values]
+    names = [end if last.count(end) == 1 else key for key, end in zip(values, last, strict=True)]
+    return ", ".join(
+        f"{name} {short(value)}" for name, value in zip(names, values.values(), strict=True)
+    )
+
+
+def short(value: object) -> str:
+    """A setting's value: at most four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def row_labels(table: pd.DataFrame) -> list[str]:
+    """One label a row of the gap table: the method, and its setting where a method has several."""
+    several = set(table["method"][table.duplicated("method", keep=False)])
+    return [
+        f"{method_label(method)} ({setting_label(setting)})"
+        if method in several and setting != "{}"
+        else method_label(method)
+        for method, setting in zip(table["method"], table["setting"], strict=True)
+    ]
+
+
+def task_labels(tasks: Sequence[str]) -> dict[str, str]:
+    """Tasks without the family's name that all of them begin with (`rnnlg.`)."""
+    families = {task.partition(".")[0] for task in tasks if "." in task}
+    shared = len(tasks) > 1 and len(families) == 1 and all("." in task for task in tasks)
+    return {task: task.partition(".")[2] if shared else task for task in tasks}
+
+
+def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
+    """A label for each order, and the legend that reads it ("" where the label needs none).
+
+    Long orders are written in letters, one a task: `A › C › B`.
+    """
+    orders = list(orders)
+    tasks = sorted({task for order in orders for task in order.split(">")})
+    names, legend = task_labels(tasks), ""
+
+    def label(order: str) -> str:
+        return ARROW.join(names[task] for task in order.split(">"))
+
+    longest = max((len(label(order)) for order in orders), default=0)
+    if longest > LONGEST_ORDER and len(tasks) <= len(ascii_uppercase):
+        names = dict(zip(tasks, ascii_uppercase, strict=False))
+        legend = ", ".join(f"{letter} = {task}" for task, letter in names.items())
+    return {order: label(order) for order in orders}, legend
+
+
+def interval_label(low: float, high: float, digits: int = 1, scale: float = 1) -> str:
+    """`2.4 to 3.8`, or a dash."""
+    if pd.isna(low):
+        return text(low)
+    return f"{text(scale * low, digits)} to {text(scale * high, digits)}"

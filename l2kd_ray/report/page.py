@@ -1,0 +1,133 @@
+"""A document as one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from html import escape
+
+from l2kd_ray.report import style
+from l2kd_ray.report.blocks import (
+    NOTHING,
+    Block,
+    Document,
+    Fold,
+    Listing,
+    Picture,
+    Prose,
+    Section,
+    Table,
+)
+from l2kd_ray.report.theme import CSS, SORT_JS
+
+
+def html(document: Document, drawings: Mapping[str, bytes]) -> str:
+    """The page; `drawings` are the SVG files of the document's pictures, by name."""
+    facts = "".join(
+        f"<div><dd>{escape(value)}</dd><dt>{escape(what)}</dt></div>"
+        for value, what in document.facts
+    )
+    notices = "".join(f'<p class="notice">{_marks(notice)}</p>' for notice in document.notices)
+    links = "".join(
+        f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>'
+        for section in document.sections
+    )
+    sections = "\n".join(_section(section, drawings) for section in document.sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(document.title)}: gap to multi-task</title>
+<style>{_variables()}{CSS}</style>
+</head>
+<body>
+<header>
+<p class="kind">l2kd study</p>
+<h1>{escape(document.title)}</h1>
+<p class="subtitle">{escape(document.subtitle)}</p>
+<p class="headline">{_marks(document.headline)}</p>
+{f'<dl class="facts">{facts}</dl>' if facts else ""}
+{notices}
+<nav aria-label="Sections">{links}</nav>
+</header>
+<main>
+{sections}
+</main>
+<script>{SORT_JS}</script>
+</body>
+</html>
+"""
+
+
+def _section(section: Section, drawings: Mapping[str, bytes]) -> str:
+    anchor = _anchor(section.title)
+    blocks = "\n".join(_block(block, drawings) for block in section.blocks)
+    return (
+        f'<section aria-labelledby="{anchor}">\n<h2 id="{anchor}">{escape(section.title)}</h2>\n'
+        f"{blocks}\n</section>"
+    )
+
+
+def _block(block: Block, drawings: Mapping[str, bytes]) -> str:
+    if isinstance(block, Prose):
+        return f"<p>{_marks(block.words)}</p>"
+    if isinstance(block, Listing):
+        return f'<pre tabindex="0"><code>{escape(block.text)}</code></pre>'
+    if isinstance(block, Fold):
+        inner = "\n".join(_block(inner, drawings) for inner in block.blocks)
+        return f"<details><summary>{escape(block.summary)}</summary>\n{inner}\n</details>"
+    if isinstance(block, Picture):
+        drawing = style.inline(drawings[block.name], block.name, block.alt)
+        caption = f"<figcaption>{_marks(block.caption)}</figcaption>"
+        return f'<figure><div class="scroll" tabindex="0">{drawing}</div>{caption}</figure>'
+    return _table(block)
+
+
+def _table(table: Table) -> str:
+    names = [str(name) for name in table.frame.columns]
+    kinds = ["num" if table.is_number(name) else "" for name in table.frame.columns]
+    head = "".join(
+        f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
+        for name, kind in zip(names, kinds, strict=True)
+    )
+    values = [table.frame[name].tolist() for name in table.frame.columns]
+    rows = []
+    for k, cells in enumerate(table.cells()):
+        parts = []
+        for column, (name, kind, cell) in enumerate(zip(names, kinds, cells, strict=True)):
+            shown = escape(cell)
+            if name in table.codes and cell:
+                shown = f"<code>{shown}</code>"
+            if (k, name) in table.strong:
+                shown = f"<strong>{shown}</strong>"
+            tag = 'th scope="row"' if column == 0 else "td"
+            known = f' data-value="{values[column][k]}"' if kind and cell != NOTHING else ""
+            parts.append(f'<{tag} class="{kind}"{known}>{shown}</{tag[:2]}>')
+        rows.append(f"<tr>{''.join(parts)}</tr>")
+    label = f"table-{table.name}"
+    return (
+        f'<p class="caption" id="{label}">{_marks(table.caption)}</p>\n'
+        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{label}">'
+        f'<table aria-labelledby="{label}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _marks(words: str) -> str:
+    """The two marks of `Prose` as HTML."""
+    words = escape(words, quote=False)
+    words = re.sub(r"`([^`]+)`", r"<code>\1</code>", words)
+    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", words)
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _variables() -> str:
+    light, dark = (
+        ";".join(f"--{name}:{pair[k]}" for name, pair in style.COLOURS.items()) for k in (0, 1)
+    )
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"

@@ -1,0 +1,125 @@
+"""The sections on where the numbers come from: keys, failures, cost, the command, the words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from l2kd_ray.report.blocks import Block, Fold, Listing, Prose, Section, Table
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.headline import count
+from l2kd_ray.report.labels import method_label, order_labels, setting_label, task_labels
+
+MOST_TRACED = 300
+"""Trials that the page itself traces; the CSV file traces all."""
+
+WORDS = (
+    "**Gap**: a task's multi-task score less its score at the end of the stream, of the same seed; "
+    "then the mean over tasks, orders and seeds.",
+    "**Relative gap**: the mean gap over the mean multi-task score.",
+    "**95 % interval**: Student's t over the means of the seeds, for the orders that ran.",
+    "**Gap closed**: 1 - gap / LAMOL's gap, on the instances that both have complete, with "
+    "Fieller's interval.",
+    "**Forgetting (max)**: a task's best score on the way less its final one; **(first)**: its "
+    "score right after it was learned less its final one. The last task is not counted.",
+    "**BWT**: final score less the score right after learning, negative where forgotten.",
+    "**FWT**: score just before a task is learned less the untrained model's.",
+    "**Intransigence**: single-task score less the score right after learning.",
+)
+
+
+def trace_section(found: Findings) -> Section:
+    """The student and the evaluations behind every final score."""
+    scores = found.scores[found.scores["split"] == "test"]
+    final = scores[scores["i"] == scores.groupby("trial")["i"].transform("max")]
+    keys = final.pivot(index="trial", columns="task", values="key")
+    students = final.groupby("trial")["model"].first()
+    rows = found.results[found.results["trial"].isin(keys.index)]
+    shown = rows.head(MOST_TRACED).reset_index(drop=True)
+    orders, legend = order_labels(sorted(set(shown["order"]) - {""}))
+    frame = pd.DataFrame(
+        {
+            "Method": [method_label(method) for method in shown["method"]],
+            "Setting": [setting_label(setting) for setting in shown["setting"]],
+            "Order": [orders.get(order, "") for order in shown["order"]],
+            "Seed": shown["seed"],
+            "Trial": shown["trial"],
+            "Student": students.reindex(shown["trial"]).to_numpy(),
+        }
+    )
+    evaluations = task_labels(found.tasks)
+    for task, label in evaluations.items():
+        if task in keys:
+            frame[label] = keys[task].reindex(shown["trial"]).to_numpy()
+    cut = f"The first {len(shown):,} of {len(rows):,} trials. " if len(shown) < len(rows) else ""
+    table = Table(
+        "trace",
+        f"{cut}The stages of every final score: its student, and its evaluation on each task. A "
+        "gap is such a cell of multi-task less that of the trial of the same seed. "
+        f"`tables/trace.csv` has every cell.{f' Orders: {legend}.' if legend else ''}",
+        frame,
+        codes=frozenset(["Trial", "Student", *evaluations.values()]),
+    )
+    example = str(final["key"].min()) if len(final) else "KEY"
+    return Section(
+        "Where each number comes from",
+        (
+            Prose(
+                "Every cell has a key, and a key tells what it is, from what, when and how long:"
+            ),
+            Listing(f"l2kd explain {example}"),
+            Fold(f"The keys of {count(len(rows), 'trial')}", (table,)),
+        ),
+    )
+
+
+def cost_section(costs: pd.DataFrame | None) -> list[Section]:
+    if costs is None or costs.empty:
+        return []
+    total = costs.select_dtypes("number").sum().to_dict() | {"kind": "total"}
+    frame = pd.concat([costs, pd.DataFrame([total])], ignore_index=True)
+    frame = frame.astype({name: int for name in ("stages",) if name in frame})
+    frame.columns = pd.Index([str(name).capitalize() for name in frame.columns])
+    table = Table(
+        "costs",
+        "What the stages took. Each is counted once, however many trials share it.",
+        frame,
+        strong=frozenset((len(frame) - 1, name) for name in frame.columns),
+    )
+    return [Section("Cost", (table,))]
+
+
+def failure_section(failures: Sequence[Mapping[str, Any]]) -> list[Section]:
+    if not failures:
+        return []
+    folds = [_failure(failure) for failure in failures]
+    words = "These stages failed, and trials that need them are missing. The rest is kept."
+    return [Section("Failures", (Prose(words), *folds))]
+
+
+def _failure(failure: Mapping[str, Any]) -> Fold:
+    key, error = str(failure.get("key") or ""), str(failure.get("error") or "failed").strip()
+    blocks: list[Block] = [Listing(f"l2kd explain {key}")] if key else []
+    blocks.append(Listing(str(failure.get("traceback") or error)))
+    last_line = error.splitlines()[-1][:200]
+    return Fold(f"{failure.get('kind') or 'stage'} {key[:12]}: {last_line}", tuple(blocks))
+
+
+def reproduce_section(study: Mapping[str, Any], command: str) -> Section:
+    resolved = yaml.safe_dump(
+        json.loads(json.dumps(study, default=str)), sort_keys=False, allow_unicode=True
+    )
+    blocks: list[Block] = [Listing(command)] if command else []
+    blocks += [
+        Prose("Finished stages answer from the store: running it again computes only what is new."),
+        Fold("The resolved study", (Listing(resolved),)),
+    ]
+    return Section("How to reproduce", tuple(blocks))
+
+
+def words_section() -> Section:
+    return Section("What the words mean", tuple(Prose(paragraph) for paragraph in WORDS))

@@ -1,0 +1,76 @@
+"""The section on the searched settings: what each gave, and which was selected on dev."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.report import figures, heatmaps
+from l2kd_ray.report.blocks import SETTING, Block, Picture, Section, Table, text
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.labels import interval_label, method_label, setting_label
+from l2kd_ray.report.style import Look
+
+
+def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+    lifelong = found.gap[~found.gap["reference"]]
+    table = lifelong[lifelong["setting"] != "{}"].reset_index(drop=True)
+    keys = sorted({key for setting in table["setting"] for key in json.loads(setting)})
+    if not keys:
+        return []
+    frame = pd.DataFrame({"Method": [method_label(method) for method in table["method"]]})
+    for key in keys:
+        frame[key] = table[key]
+    frame["Dev score"] = table["dev"].astype(float)
+    frame["Gap (test)"] = table["gap/abs"].astype(float)
+    frame["95 % interval"] = [
+        interval_label(*bounds) for bounds in zip(table["gap/low"], table["gap/high"], strict=True)
+    ]
+    frame["Trials"] = table["n_complete"].astype(int)
+    frame["Selected"] = ["selected" if chosen else "" for chosen in table["selected"]]
+    chosen_rows = np.flatnonzero(table["selected"])
+    blocks: list[Block] = []
+    drawn = table[table["gap/abs"].notna()]
+    if len(drawn):
+        blocks += _pictures(drawn, keys, look)
+    blocks.append(
+        Table(
+            "settings",
+            "Every setting that ran. A method's setting is selected by its mean dev score; the "
+            "test gap beside it had no part in that.",
+            frame,
+            digits={**dict.fromkeys(keys, SETTING), "Dev score": 2, "Gap (test)": 2},
+            strong=frozenset((int(k), name) for k in chosen_rows for name in frame.columns),
+        )
+    )
+    return [Section("Settings", tuple(blocks))]
+
+
+def _pictures(table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, Look]) -> list[Block]:
+    """A heat map of two settings on a grid, else the gap against each setting in turn."""
+    chosen = "; ".join(
+        f"{row['method']}: {setting_label(row['setting'])}, gap {text(float(row['gap/abs']))}"
+        for _, row in table[table["selected"]].iterrows()
+    )
+    sizes = [table[key].nunique() for key in keys]
+    if len(keys) == 2 and max(sizes) <= 10 and len(table) >= 0.5 * sizes[0] * sizes[1]:
+        return [
+            Picture(
+                "gap_by_setting",
+                f"Mean gap of each pair of {keys[0]} and {keys[1]}. Selected on dev: {chosen}.",
+                "Mean gap in points; lower and paler is better. Outlined: selected on dev.",
+                heatmaps.gap_by_two_settings(table, (keys[0], keys[1]), look),
+            )
+        ]
+    return [
+        Picture(
+            f"gap_by_{key.replace('.', '_')}",
+            f"Mean gap against {key}. Selected on dev: {chosen}.",
+            f"Mean gap against `{key}`, a marker a setting. Ringed: selected on dev.",
+            figures.gap_by_setting(table, key, look),
+        )
+        for key in keys
+    ]

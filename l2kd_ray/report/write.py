@@ -1,0 +1,106 @@
+"""A report as files: the page, its Markdown, its figures and its tables."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from l2kd_ray.config import InputError
+from l2kd_ray.report import style
+from l2kd_ray.report.content import document
+from l2kd_ray.report.findings import find
+from l2kd_ray.report.markdown import markdown
+from l2kd_ray.report.page import html
+
+
+def write_report(
+    folder: str | Path,
+    scores: pd.DataFrame,
+    *,
+    study: Mapping[str, Any],
+    planned: Mapping[str, int] | None = None,
+    failures: Sequence[Mapping[str, Any]] = (),
+    costs: pd.DataFrame | None = None,
+    command: str = "",
+    order: str | None = None,
+) -> list[Path]:
+    """Write report.html, report.md, figures/ and tables/ below `folder`, whatever is there so far.
+
+    Each file appears whole or not at all, and the same input gives the same pages.
+
+    Args:
+        folder: made where it is missing.
+        scores: the long form of R, finished or half-way (`scores.parquet`).
+        study: the resolved study file.
+        planned: how far the study is: trials, trials_done, stages, stages_done; all optional.
+        failures: of failed stages: key, kind, error, traceback.
+        costs: a row a kind of stage: kind, stages, seconds.
+        command: what to type to have this study again.
+        order: draw the score matrices of this order ("a>b>c") and not the mean by place.
+
+    Returns:
+        The files written, report.html first.
+
+    Raises:
+        InputError: there is no score and no failure to report, or no trial of `order`.
+        ValueError: `scores` is not the long form of R.
+    """
+    folder = Path(folder)
+    if scores.empty and not failures:
+        raise InputError(
+            "no scores yet, so there is nothing to report",
+            where=str(study.get("name") or folder),
+            expected="at least one finished evaluation",
+            mend="run `l2kd sweep` with this study first",
+        )
+    if order is not None and (scores.empty or order not in set(scores["order"])):
+        raise InputError(
+            "no trial has this order", key="order", got=order, expected="tasks as a>b>c"
+        )
+    found = None if scores.empty else find(scores, list(study.get("search") or {}))
+    report = document(
+        found,
+        study=study,
+        planned=planned,
+        failures=failures,
+        costs=costs,
+        command=command,
+        order=order,
+    )
+    pictures = report.pictures()
+    drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in pictures}
+    files = {
+        "report.html": html(report, drawings).encode(),
+        "report.md": markdown(report).encode(),
+    }
+    for picture in pictures:
+        files[f"figures/{picture.name}.png"] = style.png(picture.figure)
+        files[f"figures/{picture.name}.svg"] = drawings[picture.name]
+    tables = {} if found is None else {
+        "gap": found.gap, "results": found.results, "orders": found.orders, "trace": found.trace,
+    }  # fmt: skip
+    if costs is not None:
+        tables["costs"] = costs
+    for name, frame in tables.items():
+        files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
+    return [_write(folder / name, content) for name, content in files.items()]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Write beside the place, then rename: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp's own mode hides the file from everyone else
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

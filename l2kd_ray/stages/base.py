@@ -1,0 +1,116 @@
+"""A stage: one unit of work, a pure function of its own fields, named by their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import BaseModel
+
+from l2kd_ray.store import Store
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a stage runs: its inputs' files, an empty folder for its own, and its co-workers.
+
+    With `world_size` above 1 the processes of the stage stand in one torch.distributed group;
+    rank 0 alone leaves files.
+    """
+
+    store: Store
+    out: Path
+    rank: int = 0
+    world_size: int = 1
+    device: str = "cpu"
+    checkpoint_seconds: float = 60.0
+
+    def files_of(self, stage: Stage) -> Path:
+        """The verified files of an input. Raises: store.Damaged."""
+        return self.store.fetch(stage.kind, stage.key)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Frozen settings and inputs; `run` sees nothing else.
+
+    Two stages are equal when their keys are. A field with `metadata={"identity": False}` says
+    where a thing lies, not what it is, and does not enter the key.
+    """
+
+    kind: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Raised when the same fields would give another result."""
+    distributable: ClassVar[bool] = False
+    """Whether more than one worker may run it."""
+
+    def run(self, context: Context) -> Scores:
+        """Do the work: leave files in `context.out`, return the scores.
+
+        Raises whatever goes wrong; nothing is published then.
+        """
+        raise NotImplementedError
+
+    @cached_property
+    def key(self) -> str:
+        """The content address: 32 hexadecimal digits."""
+        body = {"kind": self.kind, "version": self.version, **self.settings}
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields as they enter the key; inputs by their keys."""
+        return {field.name: identity(getattr(self, field.name)) for field in _identifying(self)}
+
+    def inputs(self) -> Iterator[tuple[str, Stage]]:
+        """The stages that this one reads, by field."""
+        for field in _identifying(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Stage):
+                yield field.name, value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+def _identifying(value: Any) -> Iterator[Any]:
+    return (field for field in fields(value) if field.metadata.get("identity", True))
+
+
+def identity(value: object) -> Any:
+    """A field's value as plain JSON: a stage is its key, a dataclass its identifying fields."""
+    if isinstance(value, Stage):
+        return value.key
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: identity(getattr(value, field.name)) for field in _identifying(value)}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {str(name): identity(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [identity(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"{type(value).__name__} cannot be part of a stage's key: {value!r}")
+
+
+def generator(seed: int, stream: str, *place: object) -> np.random.Generator:
+    """The random numbers of (seed, stream, place...): never from a key or a running stream.
+
+    Methods and settings that share a seed so see the same batches and draws.
+    """
+    text = json.dumps([seed, stream, *map(str, place)])
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))

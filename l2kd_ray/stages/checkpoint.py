@@ -1,0 +1,83 @@
+"""The state of a training between two steps, saved by rank 0 alone, without a collective.
+
+Randomness is a function of (seed, stream, task, step), so there is no generator to keep: the
+parameters, the optimizer's moments and the step are the whole state.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from l2kd_ray.models.causal_lm import CausalLM
+from l2kd_ray.stages.base import Context, Stage
+
+
+@dataclass
+class Progress:
+    """Steps done, and the curve so far: losses stay tensors until someone reads them."""
+
+    losses: list[Tensor] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        return len(self.losses)
+
+    def add(self, loss: Tensor, lr: float) -> None:
+        self.losses.append(loss)
+        self.rates.append(lr)
+
+    def curve(self) -> list[dict[str, float]]:
+        losses = torch.stack(self.losses).tolist() if self.losses else []
+        return [
+            {"step": step, "loss": loss, "lr": lr}
+            for step, (loss, lr) in enumerate(zip(losses, self.rates, strict=True), start=1)
+        ]
+
+
+def save(
+    stage: Stage,
+    model: CausalLM,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    context: Context,
+) -> None:
+    """Keep the state as the stage's newest checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.named_parameters():
+        tensors[f"model.{name}"] = value
+        for moment, tensor in optimizer.state.get(value, {}).items():
+            tensors[f"optimizer.{moment}.{name}"] = tensor
+    tensors["losses"] = torch.stack(progress.losses)
+    file = context.out.parent / "checkpoint"
+    save_file(tensors, file, metadata={"rates": json.dumps(progress.rates)})
+    context.store.save_checkpoint(stage.kind, stage.key, progress.step, file)
+    file.unlink()
+
+
+def restore(
+    stage: Stage, model: CausalLM, optimizer: torch.optim.Optimizer, context: Context
+) -> Progress | None:
+    """Put the newest whole checkpoint in place; None where there is none."""
+    file = context.out.parent / "checkpoint"
+    if not context.store.load_checkpoint(stage.kind, stage.key, file):
+        return None
+    with safe_open(file, framework="pt", device=context.device) as tensors, torch.no_grad():
+        names = list(tensors.keys())
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors.get_tensor(f"model.{name}"))
+            optimizer.state[parameter] = {
+                key.split(".")[1]: tensors.get_tensor(key)
+                for key in names
+                if key.startswith("optimizer.") and key.split(".", 2)[2] == name
+            }
+        losses = list(tensors.get_tensor("losses").unbind())
+        rates = json.loads(tensors.metadata()["rates"])
+    file.unlink()
+    return Progress(losses, rates)

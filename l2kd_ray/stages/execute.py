@@ -1,0 +1,104 @@
+"""Run one stage in this process and publish it: what every executor does in the end."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from l2kd_ray.stages.base import Context, Scores, Stage
+from l2kd_ray.store import Damaged, Manifest, Store
+
+
+def execute(
+    stage: Stage,
+    store: Store,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int = 1,
+    device: str = "cpu",
+    checkpoint_seconds: float = 60.0,
+) -> Manifest | None:
+    """Do `stage` (as one of `world_size` processes); rank 0 publishes and returns its manifest.
+
+    Raises:
+        store.Damaged: an input is not what was published (it has been withdrawn).
+        Exception: whatever the stage raises; nothing is published then.
+    """
+    import torch
+
+    if stage.distributable is False and world_size > 1:
+        raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
+    torch.set_num_threads(threads)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="l2kd-stage-") as folder:
+        out = Path(folder, "out")
+        out.mkdir()
+        context = Context(store, out, rank, world_size, device, checkpoint_seconds)
+        scores = stage.run(context)
+        if rank > 0:
+            return None
+        manifest = Manifest(
+            kind=stage.kind,
+            key=stage.key,
+            version=stage.version,
+            settings=stage.settings,
+            inputs={name: source.key for name, source in stage.inputs()},
+            scores={name: float(score) for name, score in scores.items()},
+            files={},
+            attempt=uuid.uuid4().hex[:12],
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - clock, 3),
+            host=socket.gethostname(),
+            environment={
+                **environment(),
+                "threads": threads,
+                "world_size": world_size,
+                "device": device,
+            },
+        )
+        return store.publish(manifest, out)
+
+
+def obtain(stage: Stage, store: Store, **how: Any) -> Scores:
+    """The scores of a stage: from the store, or by running what is missing, here and in turn.
+
+    The executor `inline`: no Ray, one process, the debugger's friend. `how` goes to `execute`.
+    """
+    manifest = store.manifest(stage.kind, stage.key)
+    while manifest is None:
+        for _, source in stage.inputs():
+            obtain(source, store, **how)
+        # An input that turns out damaged is withdrawn: the next round computes it again.
+        with suppress(Damaged):
+            manifest = execute(stage, store, **how)
+    return manifest.scores
+
+
+@cache
+def environment() -> Mapping[str, Any]:
+    """What bit-for-bit repetition depends on."""
+    packages = ("l2kd-ray", "torch", "transformers", "tokenizers", "numpy", "ray")
+    return {
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")

@@ -1,0 +1,357 @@
+"""Finished stages by key, on any filesystem that pyarrow or fsspec reaches.
+
+<root>/stages/<kind>/<ab>/<key>/manifest.json        written last: there is a stage, or there is none
+                                <attempt>/...        its files
+                                checkpoint/...       of a training that has not ended
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+
+from l2kd_ray.config import InputError
+
+MANIFEST = "manifest.json"
+_CHUNK = 1 << 20
+
+
+class Damaged(RuntimeError):
+    """A published stage whose files are not what its manifest says; it must be computed again."""
+
+    def __init__(self, kind: str, key: str, problem: str) -> None:
+        super().__init__(kind, key, problem)
+        self.kind, self.key, self.problem = kind, key, problem
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A published file: its size in bytes and the digest of its content."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage is, what it read, what it left, and how it came about."""
+
+    kind: str
+    key: str
+    version: int
+    settings: Mapping[str, Any]
+    """The stage's fields, as they entered its key."""
+    inputs: Mapping[str, str]
+    """Keys of the stages that it read, by field."""
+    scores: Mapping[str, float]
+    files: Mapping[str, FileRecord]
+    attempt: str
+    started: str
+    seconds: float
+    host: str
+    environment: Mapping[str, Any]
+    """Versions of packages, CPU type, threads and world size."""
+
+    def to_json(self) -> bytes:
+        """The manifest with a digest of its own, so that an altered one is found."""
+        body = asdict(self)
+        return json.dumps({**body, "sha256": _digest_of(body)}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """Raises: ValueError where the bytes are no whole, unaltered manifest."""
+        body = json.loads(data)
+        if not isinstance(body, dict) or body.pop("sha256", None) != _digest_of(body):
+            raise ValueError("the manifest is altered")
+        files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
+        return cls(files=files, **body)
+
+
+def _digest_of(body: object) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class Store:
+    """The contract, which `tests/test_store.py` holds on every filesystem.
+
+    Atomic: a reader sees a whole stage or none. Files go under an attempt's own name first, the
+    manifest goes last; a local file is written aside and renamed, an object appears on close.
+    Visible: what `publish` returned is seen by every process that asks afterwards.
+    Owned by no one: any number of processes and clusters may publish one key; the first manifest
+    stays, the loser's files are left to `l2kd gc`. Nothing published is ever changed.
+    Checked: `fetch` compares every file with its digest before anyone reads it. No pickle.
+
+    A store is a location and may be pickled; `root` is a path or a URI (s3://, gs://, memory://).
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.filesystem, self.base = _open(root)
+        self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        self._verified: dict[tuple[str, str], Path] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.root,)
+
+    # Finished stages
+
+    def manifest(self, kind: str, key: str) -> Manifest | None:
+        """The manifest of a finished stage; None where it is not finished (or not whole)."""
+        data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
+        if data is None:
+            return None
+        try:
+            return Manifest.from_json(data)
+        except (ValueError, TypeError, KeyError):
+            self.withdraw(Damaged(kind, key, "the manifest is torn or altered"))
+            return None
+
+    def keys(self) -> dict[str, str]:
+        """Key -> kind of every finished stage, by one listing."""
+        found = self._list("stages")
+        paths = (path.split("/") for path in found if path.endswith(f"/{MANIFEST}"))
+        return {parts[-2]: parts[-4] for parts in paths if len(parts) >= 4}
+
+    def find(self, prefix: str) -> list[Manifest]:
+        """The finished stages whose key starts with `prefix`."""
+        hits = [(kind, key) for key, kind in self.keys().items() if key.startswith(prefix)]
+        return [found for kind, key in sorted(hits) if (found := self.manifest(kind, key))]
+
+    def fetch(self, kind: str, key: str) -> Path:
+        """A local folder with the stage's files, each compared with its digest.
+
+        Raises:
+            Damaged: the stage is not there, or a file of it is not what was published. It has
+                been withdrawn, and whoever needs it computes it again.
+        """
+        manifest = self.manifest(kind, key)
+        if manifest is None:
+            raise Damaged(kind, key, "it is not in the store")
+        with self._lock:
+            known = self._verified.get((key, manifest.attempt))
+        if known is not None and known.exists():
+            return known
+        remote = f"{_folder(kind, key)}/{manifest.attempt}"
+        folder = Path(self.base, remote) if self.is_local else self._download(remote, manifest)
+        for name, record in manifest.files.items():
+            path = folder / name
+            if not path.is_file():
+                problem = f"{name} is missing"
+            elif path.stat().st_size != record.size:
+                problem = f"{name} has {path.stat().st_size} bytes, {record.size} were published"
+            elif sha256_of(path) != record.sha256:
+                problem = f"{name} is altered: its digest is not the published one"
+            else:
+                continue
+            damage = Damaged(kind, key, problem)
+            self.withdraw(damage)
+            raise damage
+        with self._lock:
+            self._verified[key, manifest.attempt] = folder
+        return folder
+
+    def publish(self, manifest: Manifest, folder: Path) -> Manifest:
+        """Make the files in `folder` the finished stage of `manifest` (whose `files` are set here).
+
+        Returns the manifest that stands: another's, where another was first.
+        """
+        stage = _folder(manifest.kind, manifest.key)
+        names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+        records = {}
+        for name in names:
+            records[name] = FileRecord((folder / name).stat().st_size, sha256_of(folder / name))
+            self.upload(folder / name, f"{stage}/{manifest.attempt}/{name}")
+        standing = self.manifest(manifest.kind, manifest.key)
+        if standing is not None:
+            return standing
+        manifest = replace(manifest, files=records)
+        self.write(f"{stage}/{MANIFEST}", manifest.to_json())
+        self.remove(f"{stage}/checkpoint")
+        return manifest
+
+    def withdraw(self, damage: Damaged) -> None:
+        """Take a damaged stage's manifest away: the stage is not finished any more."""
+        print(f"store: {damage}; it will be computed again", flush=True)
+        self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
+
+    # Checkpoints of a stage that has not ended
+
+    def save_checkpoint(self, kind: str, key: str, step: int, file: Path) -> None:
+        """Keep `file` as the stage's checkpoint at `step`; older ones go once it stands."""
+        folder = f"{_folder(kind, key)}/checkpoint"
+        name = f"{step:09d}-{uuid.uuid4().hex[:8]}"
+        self.upload(file, f"{folder}/{name}.safetensors")
+        record = FileRecord(file.stat().st_size, sha256_of(file))
+        self.write(f"{folder}/{name}.json", json.dumps(asdict(record)).encode())
+        for old in self._list(folder):
+            if Path(old).name.split("-")[0] < name.split("-")[0]:
+                self.remove(old)
+
+    def load_checkpoint(self, kind: str, key: str, target: Path) -> bool:
+        """Copy the newest whole checkpoint to `target`; False where there is none."""
+        folder = f"{_folder(kind, key)}/checkpoint"
+        for path in sorted(self._list(folder), reverse=True):
+            if not path.endswith(".json"):
+                continue
+            try:
+                record = FileRecord(**json.loads(self.read(path) or b""))
+                self.download(path.removesuffix(".json") + ".safetensors", target)
+            except (ValueError, TypeError, OSError):
+                continue
+            if target.stat().st_size == record.size and sha256_of(target) == record.sha256:
+                return True
+        return False
+
+    # Plain files below the root
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a file, None where there is no such file."""
+        try:
+            with self.filesystem.open_input_stream(f"{self.base}/{path}") as stream:
+                return bytes(stream.read())
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file whole: a reader sees the old bytes or the new."""
+        with self._writing(path) as stream:
+            stream.write(data)
+
+    def upload(self, source: Path, path: str) -> None:
+        with source.open("rb") as file, self._writing(path) as stream:
+            shutil.copyfileobj(file, stream, _CHUNK)
+
+    def download(self, path: str, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source = self.filesystem.open_input_stream(f"{self.base}/{path}")
+        with source as stream, target.open("wb") as file:
+            shutil.copyfileobj(stream, file, _CHUNK)
+
+    def remove(self, path: str) -> None:
+        """Remove a file or a folder below the root; nothing where there is none."""
+        full = f"{self.base}/{path}"
+        info = self.filesystem.get_file_info(full)
+        try:
+            if info.type == pafs.FileType.Directory:
+                self.filesystem.delete_dir(full)
+            elif info.type == pafs.FileType.File:
+                self.filesystem.delete_file(full)
+        except FileNotFoundError:
+            pass  # another process was quicker
+
+    def check_writable(self) -> None:
+        """Raises: InputError where nothing can be written below the root."""
+        probe = f"probe-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except OSError as error:
+            raise InputError(
+                "the storage cannot be written",
+                key="storage",
+                got=self.root,
+                expected=f"a folder or bucket that this user may write ({error})",
+                mend="set storage=... to one",
+            ) from None
+
+    def _list(self, path: str) -> Iterable[str]:
+        """The files below a folder, relative to the root."""
+        selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
+        start = len(self.base.rstrip("/")) + 1
+        return [
+            info.path[start:]
+            for info in self.filesystem.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        ]
+
+    def _writing(self, path: str) -> _AtomicFile:
+        return _AtomicFile(self.filesystem, f"{self.base}/{path}", self.is_local)
+
+    def _download(self, remote: str, manifest: Manifest) -> Path:
+        folder = Path(_scratch(), manifest.key, manifest.attempt)
+        for name in manifest.files:
+            self.download(f"{remote}/{name}", folder / name)
+        return folder
+
+
+class _AtomicFile:
+    """A binary file that appears at its path whole, on leaving the context without an error."""
+
+    def __init__(self, filesystem: pafs.FileSystem, path: str, is_local: bool) -> None:
+        self._filesystem, self._path = filesystem, path
+        self._aside = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if is_local else path
+
+    def __enter__(self) -> Any:
+        self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
+        self._stream = self._filesystem.open_output_stream(self._aside)
+        return self._stream
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stream.close()
+        if self._aside == self._path:
+            return
+        if kind is None:
+            self._filesystem.move(self._aside, self._path)
+        else:
+            self._filesystem.delete_file(self._aside)
+
+
+def _folder(kind: str, key: str) -> str:
+    return f"stages/{kind}/{key[:2]}/{key}"
+
+
+def _open(root: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in root:
+        return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
+    try:
+        if root.startswith(("s3://", "gs://", "gcs://", "file://")):
+            filesystem, base = pafs.FileSystem.from_uri(root)
+        else:
+            import fsspec
+
+            inner, base = fsspec.core.url_to_fs(root)
+            filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(inner))
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(
+            "no such storage", key="storage", got=root, expected=f"a path or a URI ({error})"
+        ) from None
+    return filesystem, base.rstrip("/")
+
+
+_scratch_folder: tempfile.TemporaryDirectory[str] | None = None
+
+
+def _scratch() -> str:
+    """This process's folder for copies of remote files, removed when it ends."""
+    global _scratch_folder
+    if _scratch_folder is None:
+        _scratch_folder = tempfile.TemporaryDirectory(prefix=f"l2kd-{os.getpid()}-")
+    return _scratch_folder.name
+
+
+def names_of(folder: Path) -> Iterator[str]:
+    """The files below a local folder, relative to it, sorted."""
+    yield from sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,7 @@
+"""A study: its trials, the trie that their paths make, its plan and its scores."""
+
+from l2kd_ray.study.plan import Plan, plan
+from l2kd_ray.study.study import Study, load
+from l2kd_ray.study.trial import Cell, Trial
+
+__all__ = ["Cell", "Plan", "Study", "Trial", "load", "plan"]

@@ -1,0 +1,80 @@
+"""Task orders: all of them, a seeded sample, a balanced square, or a list."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+
+import numpy as np
+
+from l2kd_ray.config import InputError, Orders, RandomOrders
+
+Order = tuple[str, ...]
+SEPARATOR = ">"
+
+
+def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Order]:
+    """The orders of a study.
+
+    `random: k` is the prefix of one seeded permutation of all orders: a larger k keeps the former
+    orders. `williams` is a design balanced for carry-over: every task stands once at each place
+    and follows every other task equally often (n orders for even n, 2 n for odd n).
+
+    Raises: InputError where more orders are asked for than there are.
+    """
+    if isinstance(orders, RandomOrders):
+        possible = math.factorial(len(tasks))
+        if orders.random > possible:
+            raise InputError(
+                "more orders than there are",
+                key="orders.random",
+                got=orders.random,
+                expected=f"at most {possible} for {len(tasks)} tasks",
+                mend="write orders: all",
+            )
+        return _sample(tasks, orders.random, data_seed)
+    if orders == "williams":
+        return williams(tasks)
+    if orders == "all":
+        return list(permutations(tasks))
+    return list(orders)
+
+
+def _sample(tasks: Sequence[str], wanted: int, seed: int) -> list[Order]:
+    """`wanted` distinct orders, uniformly without replacement, whatever the study's task list's
+    own order is."""
+    drawn: dict[Order, None] = {}
+    stream = _permutations(sorted(tasks), seed)
+    while len(drawn) < wanted:
+        drawn[next(stream)] = None
+    return list(drawn)
+
+
+def _permutations(tasks: Sequence[str], seed: int) -> Iterator[Order]:
+    if len(tasks) <= 8:  # few enough to shuffle them all: no drawing twice
+        every = list(permutations(tasks))
+        for index in np.random.default_rng([seed, len(tasks)]).permutation(len(every)):
+            yield every[index]
+    stream = np.random.default_rng([seed, len(tasks)])
+    while True:
+        yield tuple(tasks[index] for index in stream.permutation(len(tasks)))
+
+
+def williams(tasks: Sequence[str]) -> list[Order]:
+    """Williams's design (1949): the first row goes 0, 1, n-1, 2, n-2, ..., the others add 1."""
+    n = len(tasks)
+    first = [0] + [(k + 1) // 2 if k % 2 else n - k // 2 for k in range(1, n)]
+    square = [tuple(tasks[(place + shift) % n] for place in first) for shift in range(n)]
+    mirrored = [order[::-1] for order in square] if n % 2 else []
+    return list(dict.fromkeys(square + mirrored))
+
+
+def spread(orders: Sequence[Order]) -> list[Order]:
+    """The orders such that neighbours begin with different tasks: the first wave of trials then
+    does not wait for one shared first stage."""
+    queues: dict[str, list[Order]] = {}
+    for order in orders:
+        queues.setdefault(order[0], []).append(order)
+    longest = max(map(len, queues.values()), default=0)
+    return [queue[k] for k in range(longest) for queue in queues.values() if k < len(queue)]

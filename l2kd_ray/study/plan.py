@@ -1,0 +1,106 @@
+"""What a study costs: stages in all, shared, in the store and to do; time and disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+from l2kd_ray.stages.base import Stage
+from l2kd_ray.store import Manifest, Store
+from l2kd_ray.study.trial import Trial
+
+ROLES = ("tokenizer", "initial", "teacher", "replay", "learn", "multitask", "evaluate")
+_LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
+
+
+@dataclass
+class Count:
+    """Stages of one role: without sharing, with it, of those in the store, and still to do."""
+
+    naive: int = 0
+    unique: int = 0
+    stored: int = 0
+    todo: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The counts of a study, and what is still to be done for it."""
+
+    trials: int
+    stages: Mapping[str, Count]
+    missing: frozenset[Stage] = field(repr=False)
+    """The stages that a sweep will run: not in the store, and needed by one that is not."""
+    seconds: float | None
+    """Work to do on one worker, from the times of stored stages of the kinds; None: not known."""
+    bytes: int | None
+    """Disk to be filled, likewise."""
+
+    def to_json(self) -> dict[str, Any]:
+        stages = {role: asdict(count) for role, count in self.stages.items()}
+        return {
+            "trials": self.trials,
+            "stages": stages,
+            "seconds": self.seconds,
+            "bytes": self.bytes,
+        }
+
+
+def plan(trials: Iterable[Trial], store: Store) -> Plan:
+    """Count the stages of `trials`; reads the store's listing and a few manifests."""
+    counts = {role: Count() for role in ROLES}
+    roles: dict[Stage, str] = {}
+    number = 0
+    for number, trial in enumerate(trials, start=1):
+        for stage, role in trial.stages().items():
+            counts[role].naive += 1
+            if roles.get(stage) != "teacher":
+                roles[stage] = role
+    stored = store.keys()
+    missing = _missing(roles, stored)
+    for stage, role in roles.items():
+        counts[role].unique += 1
+        counts[role].stored += stage.key in stored
+        counts[role].todo += stage in missing
+    manifests = _examples(store, stored, {stage.kind for stage in missing})
+    work = Counter(stage.kind for stage in missing)
+    known = all(manifests.get(kind) for kind in work)
+    seconds = [n * median(m.seconds for m in manifests[kind]) for kind, n in work.items() if known]
+    sizes = [
+        n * median(sum(file.size for file in m.files.values()) for m in manifests[kind])
+        for kind, n in work.items()
+        if known
+    ]
+    return Plan(
+        number,
+        counts,
+        frozenset(missing),
+        round(sum(seconds), 1) if known else None,
+        int(sum(sizes)) if known else None,
+    )
+
+
+def _missing(stages: Iterable[Stage], stored: Mapping[str, str]) -> set[Stage]:
+    """What must be run to have every evaluation: what is not stored, and its missing inputs."""
+    missing: set[Stage] = set()
+    waiting = [stage for stage in stages if stage.kind == "evaluate"]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in missing and stage.key not in stored:
+            missing.add(stage)
+            waiting += [source for _, source in stage.inputs()]
+    return missing
+
+
+def _examples(
+    store: Store, stored: Mapping[str, str], kinds: set[str]
+) -> dict[str, list[Manifest]]:
+    """A few stored stages of each kind."""
+    found: dict[str, list[Manifest]] = {}
+    for kind in kinds:
+        keys = [key for key, of_kind in stored.items() if of_kind == kind][:_LOOKED_AT]
+        found[kind] = [m for key in keys if (m := store.manifest(kind, key)) is not None]
+    return found

@@ -1,0 +1,50 @@
+"""The settings that a study tries: points of its grid, seeded draws from its ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from l2kd_ray.config import Grid, Range, StudyConfig
+
+Setting = Mapping[str, Any]
+
+
+def settings_of(config: StudyConfig) -> list[Setting]:
+    """Every setting of a grid or random search.
+
+    `num_samples` draws of the ranges, the same at every point of the grid, so that points of the
+    grid are compared on equal draws. One empty setting where nothing is searched.
+    """
+    grids = {key: space for key, space in config.search.items() if isinstance(space, Grid)}
+    ranges = {key: space for key, space in config.search.items() if isinstance(space, Range)}
+    points = [
+        dict(zip(grids, values, strict=True))
+        for values in product(*(space.grid for space in grids.values()))
+    ]
+    count = config.tune.num_samples if ranges else 1
+    draws = [
+        {key: _draw(space, _stream(config.tune.seed, key, number)) for key, space in ranges.items()}
+        for number in range(count)
+    ]
+    return [{**point, **draw} for draw in draws for point in points]
+
+
+def _stream(seed: int, key: str, number: int) -> np.random.Generator:
+    """A key's draws depend on its name and number: another searched key does not move them."""
+    return np.random.default_rng([seed, number, *key.encode()])
+
+
+def _draw(space: Range, stream: np.random.Generator) -> Any:
+    if space.uniform is not None:
+        return float(stream.uniform(*space.uniform))
+    if space.loguniform is not None:
+        low, high = np.log(space.loguniform)
+        return float(np.exp(stream.uniform(low, high)))
+    if space.randint is not None:
+        return int(stream.integers(*space.randint))
+    choices = space.choice or ()
+    return choices[int(stream.integers(len(choices)))]

@@ -1,0 +1,74 @@
+"""A trial: one method, one setting, one task order, one seed, as a path of stages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from l2kd_ray.config import Seed, Split
+from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.evaluate import Evaluate
+from l2kd_ray.study.orders import SEPARATOR, Order
+from l2kd_ray.study.search import Setting
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the score matrix: R[i, j] on a split, and the stage that gives it."""
+
+    i: int
+    j: int
+    task: str
+    split: Split
+    stage: Evaluate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`steps[i]` are the evaluations after the i-th task of the order (0: of the untrained model).
+
+    The references `multitask` and `single` have no order and one step.
+    """
+
+    method: str
+    setting: Setting
+    order: Order
+    seed: Seed
+    steps: tuple[tuple[Cell, ...], ...]
+
+    @cached_property
+    def id(self) -> str:
+        """12 hexadecimal digits, the same in every run of the study."""
+        body = [self.method, dict(self.setting), list(self.order), str(self.seed)]
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """For people: `l2kd a>b>c seed 531 kd.weight=1`."""
+        setting = [f"{key}={value}" for key, value in self.setting.items()]
+        order = [SEPARATOR.join(self.order)] if self.order else []
+        return " ".join([self.method, *order, f"seed {self.seed}", *setting])
+
+    @property
+    def cells(self) -> Iterator[Cell]:
+        return (cell for step in self.steps for cell in step)
+
+    def stages(self) -> dict[Stage, str]:
+        """Every stage of the path with its role: `teacher` where it is one, else its kind."""
+        roles: dict[Stage, str] = {}
+        waiting: list[tuple[Stage, str]] = [(cell.stage, cell.stage.kind) for cell in self.cells]
+        while waiting:
+            stage, role = waiting.pop()
+            if stage not in roles:
+                waiting += [(source, self._role(name, source)) for name, source in stage.inputs()]
+            if roles.get(stage) != "teacher":
+                roles[stage] = role
+        return roles
+
+    def _role(self, field: str, stage: Stage) -> str:
+        """A teacher is what a student learns from, and what `single` measures."""
+        teaches = field == "teacher" or (self.method == "single" and stage.kind == "learn")
+        return "teacher" if teaches else stage.kind

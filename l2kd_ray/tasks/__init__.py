@@ -1,0 +1,25 @@
+"""The floor of the data: readers, the named tasks, the generated tasks, metrics.
+
+task = resolve(spec, data_dir=..., data_seed=0, caps={}, where="study.yaml")
+examples = task.splits["dev"].examples()
+aggregate, per_example = score(task.metric, predictions, examples)
+"""
+
+from l2kd_ray.tasks.data import Source, Task, TaskData
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.metrics import METRICS, score
+from l2kd_ray.tasks.registry import Registered, family, registered
+from l2kd_ray.tasks.resolution import resolve
+
+__all__ = [
+    "METRICS",
+    "Example",
+    "Registered",
+    "Source",
+    "Task",
+    "TaskData",
+    "family",
+    "registered",
+    "resolve",
+    "score",
+]

@@ -1,0 +1,139 @@
+"""Scores of decoded answers, 0 to 100.
+
+| metric | an example's score | references |
+|---|---|---|
+| em | exact match, after lower-casing and collapsing white space | any |
+| nf1 | F of the bag of words, as SQuAD's: no case, punctuation or articles | best |
+| rouge | mean F of ROUGE-1, -2 and -L, stemmed | best mean |
+| bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
+| dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
+| lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
+
+The aggregate is the mean over examples, but for bleu.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from l2kd_ray.config import Metric
+from l2kd_ray.tasks import sql
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.rouge import f_score, rouge_average
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def score(
+    metric: Metric, predictions: Sequence[str], examples: Sequence[Example]
+) -> tuple[float, list[float]]:
+    """(aggregate, score of each example), 0 to 100.
+
+    `predictions[i]` is the decoded answer of `examples[i]`; the aggregate of no examples is 0.
+    """
+    if len(predictions) != len(examples):
+        raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
+    if not examples:
+        return 0.0, []
+    return METRICS[metric](predictions, examples)
+
+
+Scores = tuple[float, list[float]]
+
+
+def _mean_of_best(compare: Callable[[str, str], float]) -> Callable[..., Scores]:
+    """The metric that compares a prediction with each reference and takes the best."""
+
+    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
+        return _mean(
+            [
+                100 * max(compare(prediction, answer) for answer in example.answers)
+                for prediction, example in zip(predictions, examples, strict=True)
+            ]
+        )
+
+    return metric
+
+
+def _mean(scores: list[float]) -> Scores:
+    return sum(scores) / len(scores), scores
+
+
+def exact_match(prediction: str, reference: str) -> float:
+    return float(prediction.lower().split() == reference.lower().split())
+
+
+def normalised_f1(prediction: str, reference: str) -> float:
+    """F of the words two texts share; two texts of no words are equal."""
+    predicted, target = _plain_words(prediction), _plain_words(reference)
+    if not predicted or not target:
+        return float(predicted == target)
+    common = (Counter(predicted) & Counter(target)).total()
+    return f_score(common, len(predicted), len(target))
+
+
+def _plain_words(text: str) -> list[str]:
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def logical_form_match(prediction: str, reference: str) -> float:
+    predicted, target = sql.parse(prediction), sql.parse(reference)
+    return float(predicted is not None and predicted == target)
+
+
+def parse_state(text: str) -> dict[str, str]:
+    """The slots that an answer informs: "food: thai, area: north; phone" -> food and area.
+
+    As decaNLP reads it: `slot: value` pairs before the semicolon, requests after it. What is not of
+    this form informs nothing.
+    """
+    parts = text.lower().split(";")
+    pairs = [pair.split(":") for pair in parts[0].split(",")] if len(parts) == 2 else []
+    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
+
+
+def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
+    """Turns whose accumulated predicted state equals the accumulated gold state.
+
+    Turns of a group come in the dialogue's order; an example of no group is a dialogue of its own.
+    """
+    states: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
+    scores = []
+    for prediction, example in zip(predictions, examples, strict=True):
+        fresh: tuple[dict[str, str], dict[str, str]] = ({}, {})
+        predicted, gold = states.setdefault(example.group, fresh) if example.group else fresh
+        predicted.update(parse_state(prediction))
+        gold.update(parse_state(example.answers[0]))
+        scores.append(100.0 * (predicted == gold))
+    return _mean(scores)
+
+
+def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
+    import sacrebleu
+
+    most = max(len(example.answers) for example in examples)
+    # Streams of references, one a column; sacreBLEU takes None where an example has fewer.
+    streams: list[list[Any]] = [
+        [example.answers[i] if i < len(example.answers) else None for example in examples]
+        for i in range(most)
+    ]
+    aggregate = sacrebleu.corpus_bleu(list(predictions), streams).score
+    return aggregate, [
+        sacrebleu.sentence_bleu(prediction, list(example.answers)).score
+        for prediction, example in zip(predictions, examples, strict=True)
+    ]
+
+
+METRICS: Mapping[Metric, Callable[[Sequence[str], Sequence[Example]], Scores]] = {
+    "em": _mean_of_best(exact_match),
+    "nf1": _mean_of_best(normalised_f1),
+    "rouge": _mean_of_best(rouge_average),
+    "bleu": _bleu,
+    "dsem": _joint_goal,
+    "lfem": _mean_of_best(logical_form_match),
+}

@@ -1,0 +1,38 @@
+"""Readers of upstream data, one a format: `READERS[name].read(location, options)`.
+
+A reader sees a location and its options and nothing else; what it returns is a function of the
+file's bytes and the options. Its `version` is raised when that function changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from l2kd_ray.tasks import generated
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers import hub, nlg, squad, tables, wikisql, woz
+
+
+@dataclass(frozen=True)
+class Reader:
+    version: int
+    read: Callable[[str, Mapping[str, str]], list[Example]]
+    """(location, options) -> examples in upstream order."""
+    of_file: bool = True
+    """Whether the location is a file."""
+    per_split: bool = False
+    """Whether it must be told the split (the option `split`)."""
+
+
+READERS: Mapping[str, Reader] = {
+    "squad": Reader(1, squad.read),
+    "jsonl": Reader(1, tables.read_jsonl),
+    "csv": Reader(1, tables.read_csv),
+    "rnnlg": Reader(1, nlg.read_rnnlg, per_split=True),
+    "e2e": Reader(1, nlg.read_e2e, per_split=True),
+    "woz": Reader(1, woz.read),
+    "wikisql": Reader(1, wikisql.read, per_split=True),
+    "hub": Reader(1, hub.read, of_file=False),
+    "generated": Reader(generated.VERSION, generated.read, of_file=False, per_split=True),
+}

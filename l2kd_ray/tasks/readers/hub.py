@@ -1,0 +1,86 @@
+"""Datasets of the Hugging Face hub, read as tables at one commit.
+
+Options: those of `tables`, and `hub` (the id), `config`, `split` and `commit`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from l2kd_ray.config import InputError
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers import tables
+
+TIMEOUT = 5.0
+"""Seconds that the hub has to answer which commit a revision is."""
+
+
+def read(location: str, options: Mapping[str, str]) -> list[Example]:
+    return tables.read_rows(rows(options), options)
+
+
+def rows(options: Mapping[str, str]) -> Iterator[tables.Row]:
+    import datasets
+
+    hub, split = options["hub"], options["split"]
+    try:
+        table = datasets.load_dataset(
+            hub, options.get("config"), split=split, revision=options["commit"]
+        )
+    except Exception as error:  # the libraries below raise what they like
+        raise _unreachable(hub, error, key=split) from None
+    names = {
+        column: feature.names
+        for column, feature in table.features.items()
+        if isinstance(feature, datasets.ClassLabel)
+    }
+    for number, row in enumerate(table):
+        cells: dict[str, Any] = dict(row)
+        for column, labels in names.items():
+            # A user's own texts of the labels go before those of the hub.
+            if f"label.{cells[column]}" not in options and 0 <= cells[column] < len(labels):
+                cells[column] = labels[cells[column]]
+        yield f"{hub}: {split}[{number}]", cells
+
+
+def commit(hub: str, revision: str | None) -> str:
+    """The commit (40 hex digits) of a hub dataset's revision.
+
+    The hub is asked for a full commit, too: where it does not answer, this says so in seconds, and
+    `datasets` in half a minute. With HF_HUB_OFFLINE set, a full commit is taken from the cache.
+
+    Raises:
+        InputError: there is no such dataset or revision, or the hub cannot be reached.
+    """
+    import huggingface_hub
+
+    if huggingface_hub.is_offline_mode() and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        return str(revision)
+    try:
+        info = huggingface_hub.HfApi().dataset_info(hub, revision=revision, timeout=TIMEOUT)
+    except Exception as error:
+        raise _unreachable(hub, error, key=revision or "") from None
+    return str(info.sha)
+
+
+def splits(hub: str, config: str | None, revision: str) -> list[str]:
+    """Names of the dataset's splits."""
+    import datasets
+
+    try:
+        return list(datasets.get_dataset_split_names(hub, config, revision=revision))
+    except Exception as error:
+        raise _unreachable(hub, error, key=config or "") from None
+
+
+def _unreachable(hub: str, error: Exception, key: str) -> InputError:
+    return InputError(
+        "the hub dataset cannot be read",
+        where=hub,
+        key=key,
+        got=f"{type(error).__name__}: {error}".split("\n")[0],
+        expected="a dataset of the Hugging Face hub, and a network connection to it",
+        mend="name local files instead (train, dev, test), or data_dir, a folder that holds them",
+    )

@@ -1,0 +1,90 @@
+"""Data-to-text as released: RNNLG (shawnwun/RNNLG) and the E2E challenge (tuetschek/e2e-dataset).
+
+Both hold several texts for one meaning. Training unfolds them, one example a text; dev and test
+keep them together as references. This is how the original L2KD files were made: RNNLG's second
+text is the output of a handcrafted system, and they take it like the first.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+
+from l2kd_ray.config import InputError
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, read_text
+
+QUESTION = "what is the natural language form ?"
+_E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
+
+
+def read_rnnlg(location: str, options: Mapping[str, str]) -> list[Example]:
+    """A list of [act, text, text] behind lines of comment."""
+    lines = read_text(location).split("\n")
+    # Comments become blank, so that an error still names the line of the file.
+    text = "\n".join("" if line.startswith("#") else line for line in lines)
+    rows = parse_json(text, location)
+    if not isinstance(rows, list):
+        raise InputError("not RNNLG's form", where=location, expected="a list of [act, text, ...]")
+    for number, row in enumerate(rows):
+        strings = isinstance(row, list) and all(isinstance(cell, str) for cell in row)
+        if not strings or len(row) < 2 or not all(cell.strip() for cell in row):
+            raise InputError(
+                "not RNNLG's form",
+                where=f"{location}: record {number}",
+                got=row,
+                expected="[act, text, ...], no text empty",
+            )
+    return _examples(((row[0], row[1:]) for row in rows), options["split"])
+
+
+def read_e2e(location: str, options: Mapping[str, str]) -> list[Example]:
+    """The released zip, or one of its CSV files (columns mr and ref)."""
+    texts_of: dict[str, list[str]] = {}
+    pairs = list(_e2e_pairs(location, options["split"]))
+    if options["split"] == "train":
+        return _examples(((meaning, [text]) for meaning, text in pairs), "train")
+    for meaning, text in pairs:
+        texts_of.setdefault(meaning, []).append(text)
+    return _examples(texts_of.items(), options["split"])
+
+
+def _examples(items: Iterable[tuple[str, list[str]]], split: str) -> list[Example]:
+    unfolded = [
+        (meaning, answers)
+        for meaning, texts in items
+        for answers in ([(text,) for text in texts] if split == "train" else [tuple(texts)])
+    ]
+    return [
+        Example(str(number), meaning, QUESTION, answers)
+        for number, (meaning, answers) in enumerate(unfolded)
+    ]
+
+
+def _e2e_pairs(location: str, split: str) -> Iterable[tuple[str, str]]:
+    data = read_bytes(location)
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [n for n in archive.namelist() if n.rpartition("/")[2] == _E2E_FILES[split]]
+            if not names:
+                raise InputError(
+                    "not the E2E archive",
+                    where=location,
+                    got=archive.namelist(),
+                    expected=_E2E_FILES[split],
+                )
+            data = archive.read(names[0])
+            location = f"{location}: {names[0]}"
+    reader = csv.DictReader(io.StringIO(decode(data, location), newline=""))
+    for row in reader:
+        meaning, text = row.get("mr"), row.get("ref")
+        if not meaning or not text or not text.strip():
+            raise InputError(
+                "not E2E's form",
+                where=f"{location}:{reader.line_num}",
+                got=row,
+                expected="the columns mr and ref, none empty",
+            )
+        yield meaning, text

@@ -1,0 +1,68 @@
+"""SQuAD-like JSON, the form of the original L2KD and LAMOL data.
+
+    {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text"}]}]}]}]}
+
+Several answers are references. An id such as `en_3_1` (decaNLP's WOZ: language, dialogue, turn)
+puts the example into the group `en_3`. The original's files repeat some ids; the repeated one
+gets "#2".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from l2kd_ray.config import InputError
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers.files import parse_json, read_text
+
+_FORM = '{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}'
+_TURN = re.compile(r"(.*_\d+)_\d+")
+
+
+def read(location: str, options: Mapping[str, str]) -> list[Example]:
+    document = parse_json(read_text(location), location)
+    examples: list[Example] = []
+    times: Counter[str] = Counter()
+    for i, entry in enumerate(_list(document, "data", location)):
+        for j, paragraph in enumerate(_list(entry, "paragraphs", f"{location}: data[{i}]")):
+            place = f"{location}: data[{i}].paragraphs[{j}]"
+            context = _text(paragraph, "context", place)
+            for k, qa in enumerate(_list(paragraph, "qas", place)):
+                example = _example(qa, context, len(examples), f"{place}.qas[{k}]")
+                times[example.id] += 1
+                if (n := times[example.id]) > 1:
+                    example = replace(example, id=f"{example.id}#{n}")
+                examples.append(example)
+    return examples
+
+
+def _example(qa: Any, context: str, number: int, place: str) -> Example:
+    question = _text(qa, "question", place)
+    answers = tuple(_text(answer, "text", place) for answer in _list(qa, "answers", place))
+    if not answers or not all(answer.strip() for answer in answers):
+        raise InputError(
+            "an answer is empty", where=place, key="answers", expected="at least one, none empty"
+        )
+    identity = str(qa.get("id", number))
+    turn = _TURN.fullmatch(identity)
+    return Example(identity, context, question, answers, turn.group(1) if turn else None)
+
+
+def _list(value: Any, key: str, place: str) -> list[Any]:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        raise InputError(
+            "not in the form of SQuAD", where=place, key=key, got=found, expected=_FORM
+        )
+    return found
+
+
+def _text(value: Any, key: str, place: str) -> str:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, str):
+        raise InputError("text is missing", where=place, key=key, got=found, expected=_FORM)
+    return found

@@ -1,0 +1,96 @@
+"""WikiSQL as text2sql-data releases it (jkkummerfeld/text2sql-data), one bz2 file of JSON.
+
+    context   "The table has columns ... and key words ... -- how many ...?"   as decaNLP's
+    answer    "SELECT COUNT col FROM table WHERE col = value"                  see `tasks.sql`
+
+That release holds no tables: a table's columns are those that some query of the file names (a
+partial schema, in alphabetical order, so that their order tells nothing).
+"""
+
+from __future__ import annotations
+
+import bz2
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from l2kd_ray.config import InputError
+from l2kd_ray.tasks import sql
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes
+
+QUESTION = "What is the translation from English to SQL?"
+_KEYWORDS = ", ".join((*sql.AGGREGATES, *sql.OPERATORS, "SELECT", "WHERE", "AND"))
+_QUERY = re.compile(
+    r"SELECT (?:(MAX|MIN|COUNT|SUM|AVG) )?(?:TABLEalias0\.)?(.+?)_FIELD"
+    r" FROM (?:TABLE AS TABLEalias0|table)(?: WHERE (.*))? ;"
+)
+_NEXT = r"(?: AND (?=(?:TABLEalias0\.)?\S+_FIELD [=<>] )|$)"
+_CONDITION = re.compile(r"(?:TABLEalias0\.)?(.+?)_FIELD ([=<>]) (.*?)" + _NEXT)
+_VARIABLE = re.compile(r"\"?\b(var\d+)\b\"?")
+
+
+def read(location: str, options: Mapping[str, str]) -> list[Example]:
+    """The split `options["split"]`; the columns of a table are gathered over all splits."""
+    data = read_bytes(location)
+    try:
+        text = decode(bz2.decompress(data) if data[:3] == b"BZh" else data, location)
+    except (OSError, ValueError) as error:
+        raise InputError("not a whole bz2 file", where=location, got=str(error)) from None
+    columns: dict[str, set[str]] = defaultdict(set)
+    questions = []
+    for column, aggregate, conditions, sentence in _queries(parse_json(text, location), location):
+        table = sentence["table-id"]
+        columns[table].update((column, *(name for name, _, _ in conditions)))
+        if sentence["question-split"] == options["split"]:
+            answer = sql.render(column, aggregate, conditions)
+            questions.append((table, sentence["original"].strip(), answer))
+    return [
+        Example(
+            id=str(number),
+            context=f"The table has columns {', '.join(sorted(columns[table]))}"
+            f" and key words {_KEYWORDS} -- {question}",
+            question=QUESTION,
+            answers=(answer,),
+        )
+        for number, (table, question, answer) in enumerate(questions)
+    ]
+
+
+Parsed = tuple[str, str, list[tuple[str, str, str]], Mapping[str, Any]]
+"""(column, aggregate, [(column, operator, value)], the question's record)"""
+
+
+def _queries(entries: Any, location: str) -> Iterator[Parsed]:
+    """Each question of the release with its query."""
+    for number, entry in enumerate(entries):
+        try:
+            found = _QUERY.fullmatch(entry["sql"][0])
+            if found is None:
+                raise ValueError(entry["sql"][0])
+            aggregate, column, where = found.groups(default="")
+            clauses = _CONDITION.findall(where)
+            examples = {variable["name"]: variable["example"] for variable in entry["variables"]}
+            for sentence in entry["sentences"]:
+                # A question that uses one value twice lists it under one of its names only.
+                values = {**examples, **sentence["variables"]}
+                conditions = [(_name(c), op, _value(text, values)) for c, op, text in clauses]
+                yield _name(column), aggregate, conditions, sentence
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                "not the form of text2sql-data's WikiSQL",
+                where=f"{location}: record {number}",
+                got=f"{type(error).__name__}: {error}",
+                expected="{sql, variables, sentences: [{original, table-id, question-split}]}",
+            ) from None
+
+
+def _name(field: str) -> str:
+    return " ".join(field.lower().replace("_", " ").split())
+
+
+def _value(text: str, values: Mapping[str, str]) -> str:
+    """A condition's value; the release's renaming of tables also hit the word "table" in values."""
+    text = _VARIABLE.sub(lambda found: values[found[1]], text.replace("TABLEalias0", "table"))
+    return " ".join(text.split())

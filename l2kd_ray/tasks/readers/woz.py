@@ -1,0 +1,50 @@
+"""WOZ 2.0 dialogues (nmrksic/neural-belief-tracker), one example a turn, as decaNLP's woz.en.
+
+    context   "food, price range -- north please"   what the system asked or confirmed, the user
+    answer    "area: north, food: thai; phone"      slots informed; requested ("None": neither)
+
+Slots come from `turn_label`, which is the authority; decaNLP takes the difference of belief states,
+which differs in 3 % of the turns. The group is the dialogue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from l2kd_ray.config import InputError
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers.files import parse_json, read_text
+
+QUESTION = "What is the change in state?"
+
+
+def read(location: str, options: Mapping[str, str]) -> list[Example]:
+    dialogues = parse_json(read_text(location), location)
+    examples = []
+    try:
+        for i, dialogue in enumerate(dialogues):
+            for j, turn in enumerate(dialogue["dialogue"]):
+                context, answer = _context(turn), _answer(turn["turn_label"])
+                examples.append(Example(f"{i}_{j}", context, QUESTION, (answer,), str(i)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            "not WOZ's form",
+            where=f"{location}: turn {len(examples)} of all",
+            got=f"{type(error).__name__}: {error}",
+            expected="[{dialogue: [{transcript, system_acts, turn_label}]}]",
+        ) from None
+    return examples
+
+
+def _context(turn: Mapping[str, Any]) -> str:
+    """A system act is a slot asked for, or a [slot, value] to confirm."""
+    acts = [act if isinstance(act, str) else ": ".join(act) for act in turn["system_acts"]]
+    said = " ".join(turn["transcript"].split())
+    return f"{', '.join(acts)} -- {said}" if acts else said
+
+
+def _answer(labels: list[tuple[str, str]]) -> str:
+    informed = ", ".join(f"{slot}: {value}" for slot, value in labels if slot != "request")
+    requested = ", ".join(value for slot, value in labels if slot == "request")
+    return f"{informed}; {requested}".strip() if labels else "None"

@@ -1,0 +1,229 @@
+"""The named tasks: what they are, the hub dataset, and the files tried below `data_dir`.
+
+The tasks and their metrics are those of Chuang et al., EMNLP 2020 (arXiv 2010.02123), and Sun et
+al., ICLR 2020 (arXiv 1909.03329). A task without a hub id is read from files only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from l2kd_ray.config import Format, Metric, Split, TaskKind
+from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.readers import nlg, wikisql, woz
+
+Files = Mapping[Split, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named task."""
+
+    kind: TaskKind
+    metric: Metric
+    description: str
+    files: tuple[tuple[Format, Files], ...] = ()
+    """Sets of files, the first that is found is read; a set needs its train and test files."""
+    hub: str | None = None
+    config: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    question: str | None = None
+    """For rows that bring none."""
+
+
+def _squad(name: str) -> tuple[Format, Files]:
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in splits}
+
+
+def _jsonl(folder: str) -> tuple[Format, Files]:
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in splits}
+
+
+def _rnnlg(domain: str, folder: str) -> Entry:
+    files: Files = {
+        "train": f"rnnlg/{folder}/train.json",
+        "dev": f"rnnlg/{folder}/valid.json",
+        "test": f"rnnlg/{folder}/test.json",
+    }
+    return Entry(
+        "text-to-text",
+        "rouge",
+        f"dialogue acts in words: {folder} (RNNLG)",
+        (_squad(f"rnnlg.{domain}"), ("rnnlg", files)),
+        question=nlg.QUESTION,
+    )
+
+
+def _same(path: str) -> Files:
+    return {"train": path, "dev": path, "test": path}
+
+
+def _classify(
+    description: str, name: str, folder: str, labels: tuple[str, ...], **hub: str
+) -> Entry:
+    text = hub.pop("text", None)
+    return Entry(
+        "classify",
+        "em",
+        description,
+        (_squad(name), _jsonl(folder)),
+        hub=hub.get("hub"),
+        columns={"text": text} if text else {},
+        labels=labels,
+        question=f"Is this sentence {', '.join(labels[:-1])}, or {labels[-1]}?",
+    )
+
+
+_STARS = ("very negative", "negative", "neutral", "positive", "very positive")
+REGISTRY: Mapping[str, Entry] = {
+    "e2enlg": Entry(
+        "text-to-text",
+        "rouge",
+        "restaurant descriptions from slots (E2E challenge)",
+        (_squad("e2enlg"), ("e2e", _same("e2e/e2e-dataset.zip"))),
+        question=nlg.QUESTION,
+    ),
+    "rnnlg.rest": _rnnlg("rest", "restaurant"),
+    "rnnlg.hotel": _rnnlg("hotel", "hotel"),
+    "rnnlg.tv": _rnnlg("tv", "tv"),
+    "rnnlg.laptop": _rnnlg("laptop", "laptop"),
+    "woz.en": Entry(
+        "text-to-text",
+        "dsem",
+        "dialogue state tracking (WOZ 2.0, English)",
+        (
+            _squad("woz.en"),
+            (
+                "woz",
+                {
+                    "train": "woz/woz_train_en.json",
+                    "dev": "woz/woz_validate_en.json",
+                    "test": "woz/woz_test_en.json",
+                },
+            ),
+        ),
+        question=woz.QUESTION,
+    ),
+    "wikisql": Entry(
+        "text-to-text",
+        "lfem",
+        "questions to SQL (WikiSQL)",
+        (_squad("wikisql"), ("wikisql", _same("wikisql/wikisql.json.bz2"))),
+        question=wikisql.QUESTION,
+    ),
+    "sst": Entry(
+        "classify",
+        "em",
+        "sentiment of film reviews (SST, two classes)",
+        (_squad("sst"), _jsonl("sst2")),
+        hub="SetFit/sst2",
+        labels=("negative", "positive"),
+        question="Is this review negative or positive?",
+    ),
+    "ag": _classify(
+        "topic of news (AG News)",
+        "ag",
+        "agnews",
+        ("World", "Sports", "Business", "Science or Technology"),
+        hub="fancyzhx/ag_news",
+    ),
+    "amazon": _classify("stars of product reviews (Amazon full)", "amazon", "amazon_full", _STARS),
+    "yelp": _classify(
+        "stars of reviews (Yelp full)", "yelp", "yelp_full", _STARS, hub="Yelp/yelp_review_full"
+    ),
+    "dbpedia": _classify(
+        "category of encyclopedia articles (DBpedia)",
+        "dbpedia",
+        "dbpedia",
+        (
+            "Company",
+            "Educational Institution",
+            "Artist",
+            "Athlete",
+            "Office Holder",
+            "Mean of Transportation",
+            "Building",
+            "Natural Place",
+            "Village",
+            "Animal",
+            "Plant",
+            "Album",
+            "Film",
+            "Written Work",
+        ),
+        hub="fancyzhx/dbpedia_14",
+        text="title + content",
+    ),
+    "yahoo": Entry(
+        "classify",
+        "em",
+        "topic of questions and answers (Yahoo)",
+        (_squad("yahoo"), _jsonl("yahoo")),
+        hub="community-datasets/yahoo_answers_topics",
+        columns={
+            "text": "question_title + question_content + best_answer",
+            "label": "topic",
+        },
+        question="What is the topic of this question?",
+    ),
+    "cnn_dailymail": Entry(
+        "text-to-text",
+        "rouge",
+        "summaries of news (CNN / Daily Mail)",
+        (_squad("cnn_dailymail"), _jsonl("cnn_dailymail")),
+        hub="abisee/cnn_dailymail",
+        config="3.0.0",
+        columns={"context": "article", "answer": "highlights"},
+        question="What is the summary?",
+    ),
+    "srl": Entry(
+        "text-to-text",
+        "nf1",
+        "semantic roles as questions (QA-SRL)",
+        (_squad("srl"), _jsonl("srl")),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A named task, as it is listed."""
+
+    name: str
+    kind: TaskKind
+    metric: Metric
+    hub: str | None
+    files: tuple[str, ...]
+    """Paths tried below `data_dir`, or the file alone in `data_dir` itself."""
+    description: str
+
+
+def registered() -> dict[str, Registered]:
+    """The named tasks, the generated ones last."""
+    named = {
+        name: Registered(
+            name,
+            entry.kind,
+            entry.metric,
+            entry.hub,
+            tuple(dict.fromkeys(path for _, files in entry.files for path in files.values())),
+            entry.description,
+        )
+        for name, entry in REGISTRY.items()
+    }
+    made = {
+        name: Registered(
+            name, grammar.kind, grammar.metric, None, (), f"{grammar.description} (generated)"
+        )
+        for name, grammar in GRAMMARS.items()
+    }
+    return named | made
+
+
+def family(name: str) -> tuple[str, ...]:
+    """All generated tasks where `name` is one of them, else nothing."""
+    return tuple(GRAMMARS) if name in GRAMMARS else ()

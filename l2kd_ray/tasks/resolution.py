@@ -1,0 +1,286 @@
+"""From what a study says of a task to data that can be read: files found, digested and checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from l2kd_ray.config import Format, InputError, Metric, Split, TaskKind, TaskSpec
+from l2kd_ray.tasks import generated
+from l2kd_ray.tasks.data import Source, Task, TaskData
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.readers import READERS, hub, tables
+from l2kd_ray.tasks.readers.files import digest
+from l2kd_ray.tasks.registry import REGISTRY, Entry
+
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+_SUFFIXES: Mapping[str, Format] = {
+    ".json": "squad",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".zip": "e2e",
+    ".bz2": "wikisql",
+}
+_METRICS: Mapping[TaskKind, Metric] = {"classify": "em", "text-to-text": "rouge"}
+_HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train",),
+    "dev": ("validation", "dev", "valid"),
+    "test": ("test",),
+}
+Sources = dict[Split, Source]
+
+
+def resolve(
+    spec: TaskSpec,
+    *,
+    data_dir: Path | None,
+    data_seed: int,
+    caps: Mapping[Split, int | None],
+    where: str,
+    base: Path | None = None,
+) -> Task:
+    """Find, read and check a task's data.
+
+    Args:
+        data_dir: a folder with the files of named tasks; without one they come from the hub.
+        data_seed: of the dev split where upstream has none, of caps and of generated tasks.
+        caps: at most so many examples of a split, where `spec` does not say (`max_train` ...).
+        where: the study, for messages.
+        base: where relative paths lie that are not found from the working directory.
+
+    Raises:
+        InputError: something is missing, unreadable or not in its form.
+    """
+    entry = REGISTRY.get(spec.name, _generated_entry(spec.name))
+    sources = _sources(spec, entry, data_dir, data_seed, where, base)
+    read = {source: source.read() for source in dict.fromkeys(sources.values())}
+    kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
+    splits = {}
+    for split in SPLITS:
+        carved = "dev" not in sources and split != "test"
+        source = sources["train" if carved else split]
+        data = TaskData(
+            task=spec.name,
+            split=split,
+            source=source,
+            carve=(spec.dev_fraction, "dev" if split == "dev" else "train") if carved else None,
+            cap=None,
+            data_seed=data_seed if carved else None,
+        )
+        limit = getattr(spec, f"max_{split}") or caps.get(split)
+        splits[split] = _capped(data, read[source], limit, data_seed, where)
+    metric = spec.metric or (entry.metric if entry else _METRICS[kind])
+    return Task(spec.name, kind, metric, splits)
+
+
+def _capped(
+    data: TaskData, examples: list[Example], limit: int | None, data_seed: int, where: str
+) -> TaskData:
+    """The split with its number of rows, and with a cap where that takes something away."""
+    rows = len(data.select(examples))
+    if not rows:
+        raise InputError(
+            f"{len(examples)} training examples are too few to make a dev split of",
+            where=where,
+            key=data.task,
+            mend="name a dev file, or change dev_fraction",
+        )
+    if limit is None or limit >= rows:
+        return replace(data, rows=rows)
+    return replace(data, cap=limit, data_seed=data_seed, rows=limit)
+
+
+def _kind(train: Source) -> TaskKind:
+    """A task whose answers are labels is classification."""
+    options = dict(train.options)
+    if train.reader == "hub":
+        rows = hub.rows(options)
+    elif train.reader in ("jsonl", "csv"):
+        rows = tables.ROWS[train.reader](train.location)
+    else:
+        return "text-to-text"
+    return "classify" if tables.has_labels(rows, options) else "text-to-text"
+
+
+def _sources(
+    spec: TaskSpec,
+    entry: Entry | None,
+    data_dir: Path | None,
+    data_seed: int,
+    where: str,
+    base: Path | None,
+) -> Sources:
+    """Where each split comes from; dev may be left out."""
+    if spec.train or spec.dev or spec.test:
+        return _own_files(spec, entry, where, base)
+    if spec.hub:
+        return _hub(spec, entry, spec.hub, where)
+    if entry is None:
+        close = get_close_matches(spec.name, [*REGISTRY, *GRAMMARS], n=1)
+        raise InputError(
+            "no such task",
+            where=where,
+            key="tasks",
+            got=spec.name,
+            expected=f"one of {', '.join([*REGISTRY, *GRAMMARS])}",
+            mend=(f"did you mean {close[0]}? " if close else "")
+            + "your own task has files: {name: mine, train: a.jsonl, test: b.jsonl}",
+        )
+    if spec.name in GRAMMARS:
+        return _generated(spec.name, data_seed)
+    if data_dir is not None:
+        return _named_files(spec, entry, _find(data_dir, base), where)
+    if entry.hub:
+        return _hub(spec, entry, entry.hub, where)
+    raise InputError(
+        f"where are the data of {spec.name}? The hub has no copy that can be read",
+        where=where,
+        key="data_dir",
+        expected="a folder with " + " or ".join(files["train"] for _, files in entry.files),
+        mend="set data_dir, or name the task's files (train, dev, test)",
+    )
+
+
+def _own_files(spec: TaskSpec, entry: Entry | None, where: str, base: Path | None) -> Sources:
+    given = {split: getattr(spec, split) for split in SPLITS if getattr(spec, split)}
+    for split in ("train", "test"):
+        if split not in given:
+            raise InputError(
+                f"the task {spec.name} has no {split} split",
+                where=where,
+                key=f"tasks.{spec.name}.{split}",
+                expected=f"a {split} file",
+            )
+    sources: Sources = {}
+    for split, path in given.items():
+        reader = spec.format or _SUFFIXES.get(path.suffix)
+        if reader is None:
+            raise InputError(
+                "the file's name does not tell its format",
+                where=where,
+                key=f"tasks.{spec.name}.{split}",
+                got=str(path),
+                expected=f"a name ending in {', '.join(_SUFFIXES)}, or the key `format`",
+            )
+        sources[split] = _file(_find(path, base), reader, split, spec, entry)
+    return sources
+
+
+def _named_files(spec: TaskSpec, entry: Entry, data_dir: Path, where: str) -> Sources:
+    """The first of the entry's sets of files whose train and test files exist."""
+    tried = []
+    for reader, files in entry.files:
+        found = {}
+        for split, name in files.items():
+            candidates = _candidates(data_dir, name)
+            tried += candidates
+            existing = [path for path in candidates if path.is_file()]
+            if existing:
+                found[split] = existing[0]
+        if "train" in found and "test" in found:
+            return {split: _file(path, reader, split, spec, entry) for split, path in found.items()}
+    looked_for = [f"{path}{' (there)' if path.is_file() else ''}" for path in dict.fromkeys(tried)]
+    raise InputError(
+        f"the data of {spec.name} are not there",
+        where=where,
+        key="data_dir",
+        got=str(data_dir),
+        expected="a train and a test file; looked for:\n            "
+        + "\n            ".join(looked_for),
+        mend="set data_dir, name the files (train, dev, test)"
+        + (
+            f", or read the hub's copy: {{name: {spec.name}, hub: {entry.hub}}}"
+            if entry.hub
+            else ""
+        ),
+    )
+
+
+def _candidates(data_dir: Path, name: str) -> list[Path]:
+    """Where `name` may lie if `data_dir` holds all sets, or is itself one of its folders."""
+    parts = Path(name).parts
+    tails = [parts[n:] for n in range(1, len(parts)) if data_dir.parts[-n:] == parts[:n]]
+    paths = [data_dir / name, *(data_dir.joinpath(*tail) for tail in tails)]
+    # A name that says nothing (train.json) could be any task's, so it needs its folder.
+    if Path(name).stem not in ("train", "dev", "valid", "test"):
+        paths.append(data_dir / parts[-1])
+    if len(parts) == 1:
+        paths.append(data_dir / "l2kd" / name)
+    return list(dict.fromkeys(paths))
+
+
+def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry | None) -> Source:
+    options: dict[str, str] = {}
+    if READERS[reader].per_split:
+        options["split"] = split
+    if reader in tables.ROWS:
+        options |= _table_options(spec, entry, spec.columns)
+    return _source(reader, digest(path), options, str(path))
+
+
+def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Sources:
+    """The hub's splits at one commit. The registry's columns are those of its own hub id."""
+    own = entry if entry and entry.hub == hub_id else None
+    config = spec.config or (own.config if own else None)
+    commit = hub.commit(hub_id, spec.revision)
+    existing = hub.splits(hub_id, config, commit)
+    options = _table_options(spec, entry, {**(own.columns if own else {}), **spec.columns})
+    options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
+    sources: Sources = {}
+    for split in SPLITS:
+        wanted = (spec.splits[split],) if split in spec.splits else _HUB_SPLITS[split]
+        names = [name for name in wanted if name in existing]
+        if names:
+            sources[split] = _source("hub", commit, {**options, "split": names[0]}, hub_id)
+        elif split != "dev" or split in spec.splits:
+            raise InputError(
+                f"the hub dataset has no split {wanted[0]}",
+                where=where,
+                key=f"tasks.{spec.name}.splits.{split}",
+                got=existing,
+                expected=f"the hub's name of the {split} split, or local files",
+            )
+    return sources
+
+
+def _generated(name: str, data_seed: int) -> Sources:
+    options = {"task": name, "data_seed": str(data_seed)}
+    return {
+        split: _source("generated", generated.digest(name), {**options, "split": split}, "")
+        for split in SPLITS
+    }
+
+
+def _generated_entry(name: str) -> Entry | None:
+    grammar = GRAMMARS.get(name)
+    return Entry(grammar.kind, grammar.metric, grammar.description) if grammar else None
+
+
+def _table_options(
+    spec: TaskSpec, entry: Entry | None, columns: Mapping[Any, str]
+) -> dict[str, str]:
+    options = {f"column.{role}": name for role, name in columns.items()}
+    labels = spec.labels or (entry.labels if entry else ())
+    options |= {f"label.{number}": text for number, text in enumerate(labels)}
+    question = spec.question or (entry.question if entry else None)
+    return options | ({"question": question} if question is not None else {})
+
+
+def _source(reader: str, digest: str, options: Mapping[str, str], location: str) -> Source:
+    version = READERS[reader].version
+    return Source(reader, version, digest, tuple(sorted(options.items())), location)
+
+
+def _find(path: Path, base: Path | None) -> Path:
+    """`path`, absolute: from the working directory, or else from `base`."""
+    path = path.expanduser()
+    if base is not None and not path.exists() and (base / path).exists():
+        path = base / path
+    return Path(os.path.abspath(path))

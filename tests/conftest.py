@@ -1,0 +1,80 @@
+"""What the tests share: tiny studies, a store each, one Ray a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from l2kd_ray.store import Store
+from l2kd_ray.study import Study, load
+
+# A study so small that a stage takes a fraction of a second; two tasks, two orders.
+TINY: Mapping[str, Any] = {
+    "name": "tiny",
+    "tasks": ["gen.rest", "gen.intent"],
+    "methods": ["finetune", "lamol", "l2kd"],
+    "student": {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96},
+    "tokenizer": {"vocab_size": 400},
+    "train": {"epochs": 2, "batch_size": 8, "lr": 5e-3},
+    "replay": {"ratio": 0.5},
+    "evaluate": {"max_new_tokens": 6},
+    "max_train": 16,
+    "max_test": 4,
+    "max_dev": 4,
+    "wandb": {"mode": "disabled"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A test writes below its own folder, and the hub is not asked."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Any:
+    """Write a study file: the tiny one with changes (None takes a key away)."""
+
+    def write(**changes: Any) -> Path:
+        data = {**TINY, "storage": str(tmp_path / "results"), **changes}
+        path = tmp_path / "study.yaml"
+        kept = {key: value for key, value in data.items() if value is not None}
+        path.write_text(yaml.safe_dump(kept))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny(study_file: Any) -> Any:
+    def make(**changes: Any) -> Study:
+        return load(study_file(**changes))
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "results"))
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests that call executors or the pool themselves."""
+    import ray
+
+    from l2kd_ray.cluster.sweep import ENVIRONMENT
+
+    here = str(Path(__file__).parent)  # stages that tests define are found by the workers
+    os.environ.update(ENVIRONMENT, PYTHONPATH=here)
+    ray.init(address="local", num_cpus=2, resources={"driver": 100}, log_to_driver=False)
+    yield
+    ray.shutdown()

@@ -1,0 +1,178 @@
+"""Ray: three executors with one contract, the pool, and sweeps."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from l2kd_ray.cluster.executors import Job, run_inline, run_train, submit
+from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
+from l2kd_ray.config import Scale, Workers
+from l2kd_ray.stages.base import Context, Stage
+from l2kd_ray.stages.execute import obtain
+from l2kd_ray.stages.learn import CURVE, Learn
+from l2kd_ray.store import Store
+
+# No dropout: then one worker and two differ by rounding alone.
+STUDENT = {
+    "arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96,
+    "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
+}  # fmt: skip
+
+
+def student(tiny: Any, **changes: Any) -> Learn:
+    """The last student of an L2KD path: replay, a teacher, everything."""
+    study = tiny(methods=["l2kd"], student=STUDENT, **changes)
+    trial = next(trial for trial in study.trials() if trial.method == "l2kd")
+    model = trial.steps[-1][0].stage.model
+    assert isinstance(model, Learn)
+    return model
+
+
+def prepare(stage: Stage, store: Store) -> None:
+    for _, source in stage.inputs():
+        obtain(source, store)
+
+
+def on_a_cluster(job: Job, store: Store) -> Mapping[str, float]:
+    return ray.get(submit(job, store))
+
+
+EXECUTORS = {
+    "inline": (run_inline, 1),
+    "task": (on_a_cluster, 1),
+    "train": (run_train, 2),
+}
+
+
+def test_the_executors_have_one_contract(tiny: Any, tmp_path: Path, local_ray: None) -> None:
+    """The same stage by each executor: scores, manifest and files of the same form; with one
+    worker the same bits, with two the same losses but for rounding (the global batch is the
+    setting)."""
+    stage = student(tiny)
+    curves, digests = {}, {}
+    for name, (run, workers) in EXECUTORS.items():
+        store = Store(str(tmp_path / name))
+        prepare(stage, store)
+        scores = run(Job(stage, Workers(workers=workers), 60.0), store)
+        manifest = store.manifest(stage.kind, stage.key)
+        assert manifest is not None
+        assert manifest.scores == scores
+        assert manifest.environment["world_size"] == workers
+        assert {"model.safetensors", "config.json", "tokenizer.json", CURVE} <= set(manifest.files)
+        folder = store.fetch(stage.kind, stage.key)
+        curves[name] = [row["loss"] for row in json.loads((folder / CURVE).read_text())]
+        digests[name] = manifest.files["model.safetensors"].sha256
+        assert not any("checkpoint" in path for path in store._list("stages"))
+    assert digests["inline"] == digests["task"]
+    assert curves["inline"] == curves["task"]
+    assert curves["train"] == pytest.approx(curves["inline"], rel=1e-3)
+    assert curves["train"][0] == pytest.approx(curves["inline"][0], rel=1e-5)
+
+
+def test_a_stage_that_cannot_be_distributed_is_not() -> None:
+    scale = Scale(workers=4, multitask=Workers(workers=(2, 8)))
+    assert scale.of("evaluate").workers == 1
+    assert scale.of("learn").workers == 4
+    assert scale.of("multitask").maximum == 8
+
+
+@dataclass(frozen=True, eq=False)
+class Slow(Stage):
+    """Notes each of its starts in a file, and fails where it is told to."""
+
+    kind = "evaluate"
+    log: str
+    fails: bool = False
+    source: Stage | None = None
+
+    def run(self, context: Context) -> Mapping[str, float]:
+        time.sleep(0.3)
+        with open(self.log, "a") as file:
+            file.write(f"{self.key}\n")
+        if self.fails:
+            raise ValueError("it was told to fail")
+        return {"score": 1.0}
+
+
+def start_pool(store: Store) -> Any:
+    pool = ray.remote(StagePool).options(num_cpus=0, max_concurrency=1000)
+    return pool.remote(store, Scale(), 2.0)
+
+
+def test_a_stage_that_many_ask_for_is_run_once(store: Store, tmp_path: Path, local_ray: None) -> None:
+    pool, log = start_pool(store), tmp_path / "log"
+    shared = Slow(str(log))
+    above = [Slow(str(log), source=shared) for _ in range(3)]
+    asked = [pool.scores.remote(stage) for stage in [shared] * 16 + above]
+    assert [scores["score"] for scores in ray.get(asked)] == [1.0] * 19
+    assert len(log.read_text().splitlines()) == 2  # `shared`, and the one stage above it
+    again = start_pool(store)
+    assert ray.get(again.scores.remote(above[0])) == {"score": 1.0}
+    assert len(log.read_text().splitlines()) == 2  # the store answers
+
+
+def test_a_failure_is_remembered_and_takes_its_path_alone(
+    store: Store, tmp_path: Path, local_ray: None
+) -> None:
+    pool, log = start_pool(store), tmp_path / "log"
+    broken = Slow(str(log), fails=True)
+    above, beside = Slow(str(log), source=broken), Slow(str(tmp_path / "other"))
+    asked = [pool.scores.remote(stage) for stage in (above, beside, broken)]
+    assert ray.get(asked[1]) == {"score": 1.0}
+    for reference in (asked[0], asked[2], pool.scores.remote(above)):
+        with pytest.raises(StageFailed, match="told to fail"):
+            ray.get(reference)
+    assert log.read_text().splitlines() == [broken.key]
+    failures = ray.get(pool.progress.remote())["failures"]
+    assert [failure.key for failure in failures] == [broken.key]
+    assert "it was told to fail" in failures[0].traceback
+
+
+def test_a_damaged_input_is_computed_again(tiny: Any, store: Store, local_ray: None) -> None:
+    stage = student(tiny)
+    prepare(stage, store)
+    teacher = dict(stage.inputs())["teacher"]
+    first = store.manifest(teacher.kind, teacher.key)
+    assert first is not None
+    path = store.fetch(teacher.kind, teacher.key) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    pool = start_pool(store)
+    assert "loss" in ray.get(pool.scores.remote(stage))
+    second = store.manifest(teacher.kind, teacher.key)
+    assert second is not None
+    assert second.attempt != first.attempt
+    assert second.files == first.files  # the same bits
+
+
+def test_distributed_stages_are_admitted_first_and_none_beyond_the_cpus(tmp_path: Path) -> None:
+    small = Job(Slow(str(tmp_path / "a")), Workers(), 60.0)
+
+    class Wide(Slow):
+        distributable = True
+
+    wide = Job(Wide(str(tmp_path / "b")), Workers(workers=2), 60.0)
+    started: list[str] = []
+
+    async def run(admission: Admission, job: Job, name: str) -> None:
+        async with admission.of(job):
+            started.append(name)
+            await asyncio.sleep(0.01)
+
+    async def everyone() -> None:
+        admission = Admission(2)
+        jobs = [("s1", small), ("s2", small), ("s3", small), ("wide", wide), ("s4", small)]
+        await asyncio.gather(*(run(admission, job, name) for name, job in jobs))
+
+    asyncio.run(everyone())
+    assert started[:2] == ["s1", "s2"]
+    assert started[2] == "wide"
+    assert sorted(started[3:]) == ["s3", "s4"]

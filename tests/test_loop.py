@@ -1,0 +1,232 @@
+"""The training loop: against a naive reference, and equivalences that must give one result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_models import FORMAT, make_model
+from torch import Tensor
+
+from l2kd_ray.config import Training
+from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.models.causal_lm import CausalLM
+from l2kd_ray.models.sequences import Sample, TrainingSequence
+from l2kd_ray.stages import loop
+from l2kd_ray.stages.base import Context, Stage
+from l2kd_ray.stages.loop import Curriculum, fit
+from l2kd_ray.store import Store
+
+NEW = [Sample("a", [5 + k, 6, 7, 8][: 2 + k % 3], [20 + k, 30]) for k in range(7)]
+OLD = [Sample("b", [40 + k, 41], [50 + k]) for k in range(3)]
+TRAINING = Training(epochs=2, batch_size=4, lr=1e-2, lm_weight=0.25, answer_weight=5.0)
+
+
+class Dummy(Stage):
+    kind = "learn"
+
+
+def curriculum(training: Training = TRAINING, **changes: Any) -> Curriculum:
+    plain = Curriculum(NEW, OLD, "natural", FORMAT, training, seed=1, place="a")
+    return replace(plain, **changes)
+
+
+def context(tmp_path: Path, **changes: Any) -> Context:
+    out = tmp_path / "work" / "out"
+    out.mkdir(parents=True, exist_ok=True)
+    return Context(Store(str(tmp_path / "store")), out, **changes)
+
+
+def trained(tmp_path: Path, chosen: Curriculum, objective: SoftTargets, **more: Any) -> Any:
+    model = more.pop("model", None) or make_model()
+    teacher = more.pop("teacher", None)
+    curve = fit(Dummy(), model, teacher, objective, chosen, context(tmp_path, **more))
+    return curve, model
+
+
+def losses(curve: list[dict[str, float]]) -> list[float]:
+    return [row["loss"] for row in curve]
+
+
+def naive_mean(
+    model: CausalLM,
+    sequences: list[TrainingSequence],
+    answer_weight: float = 1.0,
+    teacher: CausalLM | None = None,
+    temperature: float = 2.0,
+) -> Tensor:
+    """The mean loss of some sequences, one at a time, full logits: as the papers define it."""
+    total = torch.zeros(())
+    count = 0.0
+    for sequence in sequences:
+        tokens = torch.tensor([sequence.tokens])
+        logits = model.lm(input_ids=tokens).logits[0]
+        for place in range(sequence.supervised, len(sequence.tokens)):
+            target = sequence.tokens[place]
+            if teacher is None:
+                weight = answer_weight if target == FORMAT.answer else 1.0
+                total = total - weight * logits[place - 1].log_softmax(-1)[target]
+                count += weight
+            else:
+                wanted = teacher.lm(input_ids=tokens).logits[0, place - 1]
+                p, q = [(z / temperature).softmax(-1) for z in (wanted, logits[place - 1])]
+                total = total + temperature**2 * (p * (p.log() - q.log())).sum()
+                count += 1
+    return total / count
+
+
+def first_batch(chosen: Curriculum) -> tuple[list[Sample], list[Sample]]:
+    batch = next(iter(chosen.batches(0)))
+    new = [NEW[index] for index in batch if index < len(NEW)]
+    old = [OLD[index - len(NEW)] for index in batch if index >= len(NEW)]
+    return new, old
+
+
+def test_lamols_loss_is_the_one_of_its_definition(tmp_path: Path) -> None:
+    chosen = curriculum()
+    new, old = first_batch(chosen)
+    model = make_model().train()
+    torch.manual_seed(0)
+    model.lm.eval()  # the naive reference has no dropout; neither has the first step below
+    wanted = naive_mean(model, [FORMAT.qa(s) for s in new + old]) + 0.25 * naive_mean(
+        model, [FORMAT.lm(s) for s in new + old], answer_weight=5.0
+    )
+    curve, _ = trained(tmp_path, chosen, SoftTargets(answer_weight=5.0), model=no_dropout())
+    assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_l2kds_loss_with_replay_of_its_own_mean(tmp_path: Path) -> None:
+    chosen = curriculum(replay_weight="separate")
+    new, old = first_batch(chosen)
+    assert new
+    assert old
+    model, teacher = no_dropout().eval(), no_dropout(seed=9).eval()
+    wanted = naive_mean(model, [FORMAT.qa(s) for s in new], teacher=teacher)
+    wanted = wanted + naive_mean(model, [FORMAT.qa(s) for s in old])
+    wanted = wanted + 0.25 * naive_mean(model, [FORMAT.lm(s) for s in new], teacher=teacher)
+    wanted = wanted + 0.25 * naive_mean(model, [FORMAT.lm(s) for s in old], answer_weight=5.0)
+    objective = SoftTargets(2.0, 1.0, 5.0, weigh_kd=False)
+    curve, _ = trained(tmp_path, chosen, objective, model=no_dropout(), teacher=teacher)
+    assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def no_dropout(seed: int = 0) -> CausalLM:
+    from l2kd_ray.models.causal_lm import build
+
+    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 64}
+    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    return build("gpt2", {**sizes, **off}, FORMAT.tokenizer, seed=seed)
+
+
+def test_a_replayed_sample_counted_once_is_natural(tmp_path: Path) -> None:
+    natural = trained(tmp_path / "a", curriculum(), SoftTargets(), model=no_dropout())
+    once = trained(tmp_path / "b", curriculum(replay_weight=1.0), SoftTargets(), model=no_dropout())
+    none = trained(tmp_path / "c", curriculum(replay_weight=0.0), SoftTargets(), model=no_dropout())
+    assert losses(once[0]) == losses(natural[0])
+    assert losses(none[0]) != losses(natural[0])
+
+
+@pytest.mark.parametrize("micro", [1, 3])
+@pytest.mark.parametrize("replay_weight", ["natural", "separate", 2.5])
+def test_accumulation_does_not_change_the_result(
+    tmp_path: Path, micro: int, replay_weight: Any
+) -> None:
+    objective, teacher = SoftTargets(2.0, 0.7, 5.0), no_dropout(seed=9)
+    whole = curriculum(replay_weight=replay_weight)
+    parts = replace(whole, training=TRAINING.model_copy(update={"micro_batch": micro}))
+    results = [
+        trained(tmp_path / str(k), chosen, objective, model=no_dropout(), teacher=teacher)
+        for k, chosen in enumerate((whole, parts))
+    ]
+    assert losses(results[0][0]) == pytest.approx(losses(results[1][0]), rel=1e-4)
+
+
+def test_training_twice_gives_the_same_bits_with_dropout(tmp_path: Path) -> None:
+    runs = [trained(tmp_path / str(k), curriculum(), SoftTargets()) for k in range(2)]
+    assert losses(runs[0][0]) == losses(runs[1][0])
+    for one, other in zip(runs[0][1].parameters(), runs[1][1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_training_that_was_killed_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole, model = trained(tmp_path / "whole", curriculum(), SoftTargets())
+    steps = iter(range(100))
+    accumulate = loop._accumulate
+
+    def until_stop(*args: Any) -> Tensor:
+        if next(steps) == stop:
+            raise Stopped
+        return accumulate(*args)
+
+    monkeypatch.setattr(loop, "_accumulate", until_stop)
+    with pytest.raises(Stopped):
+        trained(tmp_path / "cut", curriculum(), SoftTargets(), checkpoint_seconds=0.0)
+    done = []
+
+    def count(*args: Any) -> Tensor:
+        done.append(1)
+        return accumulate(*args)
+
+    monkeypatch.setattr(loop, "_accumulate", count)
+    resumed, other = trained(tmp_path / "cut", curriculum(), SoftTargets(), checkpoint_seconds=0.0)
+    assert len(done) == len(whole) - stop  # nothing before the checkpoint was done again
+    assert resumed == whole
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_weight_zero_is_lamol_bit_for_bit(tmp_path: Path) -> None:
+    lamol = SoftTargets(answer_weight=5.0)
+    zero = SoftTargets(temperature=3.0, weight=0.0, answer_weight=5.0)
+    runs = [
+        trained(tmp_path / "a", curriculum(), lamol),
+        trained(tmp_path / "b", curriculum(), zero, teacher=make_model()),
+    ]
+    assert losses(runs[0][0]) == losses(runs[1][0])
+
+
+def test_a_student_like_its_teacher_has_no_loss_and_no_gradient(tmp_path: Path) -> None:
+    one_step = TRAINING.model_copy(update={"epochs": 1, "batch_size": 16})
+    chosen = curriculum(replayed=[], training=one_step)
+    model, teacher = no_dropout(), no_dropout()
+    curve, _ = trained(tmp_path, chosen, SoftTargets(2.0, 1.0), model=model, teacher=teacher)
+    assert losses(curve) == pytest.approx([0.0], abs=1e-7)
+    for parameter in model.parameters():
+        assert parameter.grad is not None
+        assert float(parameter.grad.abs().max()) < 1e-7
+
+
+def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed_and_task() -> None:
+    one, other = list(curriculum().batches(0)), list(curriculum(place="b").batches(0))
+    steps = curriculum().steps_per_epoch
+    for epoch in range(2):
+        batches = one[epoch * steps : (epoch + 1) * steps]
+        assert sorted(index for batch in batches for index in batch) == list(range(10))
+    assert one != other
+    assert list(curriculum().batches(0)) == one
+    assert list(curriculum().batches(3)) == one[3:]
+
+
+def test_the_learning_rate_rises_and_falls_to_zero() -> None:
+    rates = [loop._schedule(step, 100, 0.1) for step in range(100)]
+    assert rates.index(max(rates)) == 10
+    assert max(rates) == 1.0
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.02
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    wild = curriculum(training=TRAINING.model_copy(update={"lr": 1e30}))
+    with pytest.raises(FloatingPointError, match=r"train\.lr"):
+        trained(tmp_path, wild, SoftTargets())

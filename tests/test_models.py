@@ -1,0 +1,198 @@
+"""Sequences, vocabularies and generation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2kd_ray.models.causal_lm import CausalLM, add_vocabulary, build, check_head, pad_right
+from l2kd_ray.models.generation import TopK, generate, greedy
+from l2kd_ray.models.sequences import Sample, SequenceFormat
+from l2kd_ray.models.vocabulary import train, with_tokens
+from l2kd_ray.tasks import Example
+
+TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .", "what is it ?"]
+TASKS = ("a", "b")
+
+
+def make_format(bos: int | None = None, task_prompt: str = "token") -> SequenceFormat:
+    tokenizer = train(TEXTS, 300)
+    with_tokens(tokenizer, TASKS if task_prompt == "token" else None)
+    return SequenceFormat(tokenizer, bos=bos, task_prompt=task_prompt)
+
+
+FORMAT = make_format()
+
+
+def make_model(arch: str = "gpt2", positions: int = 64) -> CausalLM:
+    sizes: dict[str, Any] = {
+        "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": positions},
+        "llama": {
+            "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
+            "num_attention_heads": 2, "max_position_embeddings": positions,
+        },
+        "qwen2": {
+            "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
+            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": positions,
+        },
+    }  # fmt: skip
+    return build(arch, sizes[arch], FORMAT.tokenizer, seed=0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=40))
+def test_any_text_goes_through_the_trained_tokenizer_unchanged(text: str) -> None:
+    text = text.strip()
+    ids = FORMAT.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not any(token in text for token in ("<ans>", "<eos>", "<task:")):
+        assert FORMAT.decode(ids) == text
+
+
+def test_training_a_tokenizer_is_deterministic(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        make_format().save(folder)
+    assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
+
+
+def test_sequences_are_those_of_lamol() -> None:
+    sample = Sample("b", [1, 2, 3], [4, 5])
+    qa, lm = FORMAT.qa(sample), FORMAT.lm(sample)
+    task = FORMAT.tokenizer.convert_tokens_to_ids("<task:b>")
+    assert qa.tokens == [1, 2, 3, FORMAT.answer, 4, 5, FORMAT.eos]
+    assert qa.tokens[qa.supervised :] == [4, 5, FORMAT.eos]
+    assert lm.tokens == [task, 1, 2, 3, FORMAT.answer, 4, 5, FORMAT.eos]
+    assert lm.tokens[lm.supervised :] == lm.tokens[1:]
+
+
+def test_a_bos_comes_first_and_a_task_may_be_spelled() -> None:
+    text = make_format(bos=7, task_prompt="text")
+    sample = Sample("a", [1], [2])
+    spelled = text.prompt("a")
+    assert spelled[0] == 7
+    assert text.decode(spelled[1:]) == "a:"
+    assert text.qa(sample).tokens[0] == 7
+    assert text.lm(sample).tokens[: len(spelled)] == spelled
+    assert "<task:a>" not in text.tokenizer.get_vocab()
+
+
+@given(st.integers(8, 60), st.integers(1, 80), st.integers(1, 80))
+@settings(max_examples=60, deadline=None)
+def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: int) -> None:
+    example = Example("1", "blue " * c, "what is it ?", ("moon " * a,))
+    whole = FORMAT.samples([example], "a", 10_000)[0]
+    cut = FORMAT.samples([example], "a", longest)[0]
+    assert len(FORMAT.lm(cut).tokens) <= longest
+    assert len(FORMAT.qa(cut).tokens) <= longest
+    assert cut.answer == whole.answer[: len(cut.answer)]
+    assert len(cut.answer) >= min(len(whole.answer), (longest - 3) // 2)
+
+
+def test_a_test_prompt_does_not_look_at_the_answer() -> None:
+    short, long = Example("1", "blue " * 50, "?", ("a",)), Example("1", "blue " * 50, "?", ("a b",))
+    assert FORMAT.test_prompts([short], 20) == FORMAT.test_prompts([long], 20)
+    assert len(FORMAT.test_prompts([short], 20)[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("generated", "parsed"),
+    [
+        ([1, 2, "ans", 3, "eos"], ([1, 2], [3])),
+        ([1, 2, "ans", 3], ([1, 2], [3])),
+        ([1, 2, 3, "eos"], None),
+        ([1, "ans", 2, "ans", 3, "eos"], None),
+        (["ans", "eos"], ([], [])),
+        ([], None),
+    ],
+)
+def test_generated_text_is_a_sample_if_it_holds_one_answer_token(
+    generated: list[Any], parsed: Any
+) -> None:
+    special = {"ans": FORMAT.answer, "eos": FORMAT.eos}
+    sample = FORMAT.parse("a", [special.get(token, token) for token in generated])
+    assert (sample and (sample.question, sample.answer)) == parsed
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2"])
+def test_selected_logits_are_those_of_the_whole_model(arch: str) -> None:
+    model = make_model(arch).eval()
+    check_head(model)
+    rows = [[5, 6, 7, 8], [9, 10]]
+    input_ids = pad_right(rows, FORMAT.eos)
+    with torch.no_grad():
+        chosen = model(input_ids, torch.tensor([3, 4, 5]))
+        first = model.lm(input_ids=torch.tensor([rows[0]])).logits[0, 3]
+        second = model.lm(input_ids=torch.tensor([rows[1]])).logits[0]
+    torch.testing.assert_close(chosen[0], first, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(chosen[1:], second, atol=1e-5, rtol=1e-4)
+
+
+def test_new_rows_start_at_the_mean_of_the_old() -> None:
+    model = make_model()
+    old = model.lm.get_input_embeddings().weight.detach().clone()
+    add_vocabulary(model, len(old) + 2)
+    new = model.lm.get_input_embeddings().weight.detach()
+    torch.testing.assert_close(new[: len(old)], old)
+    torch.testing.assert_close(new[len(old) :], old.mean(0).expand(2, -1))
+    assert model.lm.get_output_embeddings().weight is model.lm.get_input_embeddings().weight
+
+
+def test_a_field_that_the_architecture_has_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="no field n_layers"):
+        build("gpt2", {"n_layers": 2}, FORMAT.tokenizer, seed=0)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2"])
+def test_greedy_generation_is_transformers_own(arch: str) -> None:
+    model = make_model(arch).eval()
+    stream = np.random.default_rng(0)
+    prompts = [stream.integers(1, 290, size=size).tolist() for size in (3, 9, 1, 5, 9)]
+    ours = generate(model, prompts, greedy, max_new_tokens=12, eos=FORMAT.eos, batch=3)
+    for prompt, tokens in zip(prompts, ours, strict=True):
+        theirs = model.lm.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
+            eos_token_id=FORMAT.eos, pad_token_id=FORMAT.eos,
+        )[0, len(prompt) :]  # fmt: skip
+        assert tokens == theirs.tolist()
+
+
+def test_generation_ends_at_eos_and_at_the_models_context() -> None:
+    model = make_model(positions=16).eval()
+    with torch.no_grad():  # a model that wants nothing but eos after the token 5
+        model.lm.get_output_embeddings().weight.zero_()
+    assert generate(model, [[1]], greedy, max_new_tokens=3, eos=0) == [[0]]
+    long = generate(model, [[1] * 12, [1]], greedy, max_new_tokens=50, eos=3)
+    assert [len(tokens) for tokens in long] == [4, 15]
+
+
+def test_sampling_has_the_distribution_of_the_top_k() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 1.5]])
+    count = 20_000
+    streams = [np.random.default_rng(row) for row in range(count)]
+    sampler = TopK.seeded(3, 0.7, streams, 1)
+    drawn = sampler(logits.expand(count, -1), torch.arange(count), 0)
+    kept = torch.tensor([0, 1, 4])
+    wanted = (logits[0, kept] / 0.7).softmax(-1)
+    shares = torch.stack([(drawn == token).double().mean() for token in kept])
+    torch.testing.assert_close(shares, wanted.double(), atol=0.015, rtol=0)
+
+
+def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
+    model = make_model().eval()
+    prompts = [[5], [6], [7], [8]]
+
+    def sampled(rows: list[int], batch: int) -> list[list[int]]:
+        streams = [np.random.default_rng(row) for row in rows]
+        sampler = TopK.seeded(20, 1.0, streams, 10)
+        chosen = [prompts[row] for row in rows]
+        return generate(model, chosen, sampler, max_new_tokens=10, eos=0, batch=batch)
+
+    together = sampled([0, 1, 2, 3], 4)
+    assert sampled([0, 1, 2, 3], 1) == together
+    assert sampled([2, 3], 2) == together[2:]

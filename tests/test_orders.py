@@ -1,0 +1,72 @@
+"""Orders: as many as asked for, each once, the same for everyone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from l2kd_ray.config import InputError, RandomOrders
+from l2kd_ray.study.orders import orders_of, spread, williams
+
+sizes = st.integers(1, 6)
+
+
+def names(n: int) -> list[str]:
+    return [f"t{k}" for k in range(n)]
+
+
+@given(sizes)
+def test_all_are_all(n: int) -> None:
+    orders = orders_of(names(n), "all", 0)
+    assert len(orders) == len(set(orders)) == math.factorial(n)
+
+
+@given(sizes, st.data(), st.integers(0, 5))
+def test_a_sample_is_distinct_and_a_prefix_of_a_larger_one(
+    n: int, data: st.DataObject, seed: int
+) -> None:
+    k = data.draw(st.integers(1, math.factorial(n)))
+    large = orders_of(names(n), RandomOrders(random=math.factorial(n)), seed)
+    small = orders_of(names(n), RandomOrders(random=k), seed)
+    assert small == large[:k]
+    assert len(set(large)) == math.factorial(n)
+
+
+def test_a_sample_of_many_tasks_needs_no_list_of_all_orders() -> None:
+    orders = orders_of(names(12), RandomOrders(random=50), 0)
+    assert len(set(orders)) == 50
+    assert orders[:20] == orders_of(names(12), RandomOrders(random=20), 0)
+
+
+def test_a_sample_does_not_depend_on_how_the_tasks_are_listed() -> None:
+    wanted = RandomOrders(random=5)
+    assert orders_of(names(4), wanted, 1) == orders_of(names(4)[::-1], wanted, 1)
+
+
+def test_more_orders_than_there_are_is_refused() -> None:
+    with pytest.raises(InputError, match="at most 6"):
+        orders_of(names(3), RandomOrders(random=7), 0)
+
+
+@given(st.integers(2, 9))
+def test_williams_is_balanced(n: int) -> None:
+    orders = williams(names(n))
+    assert len(orders) == (2 * n if n % 2 else n) or n == 2
+    for place in range(n):
+        assert len(set(Counter(order[place] for order in orders).values())) == 1
+    follows = Counter(pair for order in orders for pair in pairwise(order))
+    assert len(follows) == n * (n - 1)
+    assert len(set(follows.values())) == 1
+
+
+@given(sizes)
+def test_neighbours_begin_with_different_tasks(n: int) -> None:
+    orders = orders_of(names(n), "all", 0)
+    mixed = spread(orders)
+    assert sorted(mixed) == sorted(orders)
+    assert {order[0] for order in mixed[:n]} == set(names(n))

@@ -1,0 +1,140 @@
+"""The store's contract, on every filesystem."""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from l2kd_ray.config import InputError
+from l2kd_ray.store import Damaged, Manifest, Store
+
+
+@pytest.fixture(params=["local", "memory"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    roots = {"local": str(tmp_path / "results"), "memory": f"memory://{uuid.uuid4().hex}"}
+    yield Store(roots[request.param])
+
+
+def manifest(key: str = "ab" * 16, attempt: str = "one") -> Manifest:
+    return Manifest(
+        kind="learn", key=key, version=1, settings={"lr": 0.1}, inputs={"start": "cd" * 16},
+        scores={"loss": 0.5}, files={}, attempt=attempt, started="2026-01-01T00:00:00+00:00",
+        seconds=1.5, host="here", environment={"torch": "2"},
+    )  # fmt: skip
+
+
+def files(folder: Path, text: str = "weights") -> Path:
+    (folder / "deep").mkdir(parents=True, exist_ok=True)
+    (folder / "model.bin").write_text(text)
+    (folder / "deep" / "more.json").write_text("{}")
+    return folder
+
+
+def test_what_is_published_is_read_back(any_store: Store, tmp_path: Path) -> None:
+    assert any_store.manifest("learn", manifest().key) is None
+    published = any_store.publish(manifest(), files(tmp_path / "out"))
+    assert any_store.manifest("learn", published.key) == published
+    assert set(published.files) == {"model.bin", "deep/more.json"}
+    folder = any_store.fetch("learn", published.key)
+    assert (folder / "model.bin").read_text() == "weights"
+    assert (folder / "deep" / "more.json").read_text() == "{}"
+    assert any_store.keys() == {published.key: "learn"}
+    assert any_store.find(published.key[:6]) == [published]
+
+
+def test_the_first_manifest_stays(any_store: Store, tmp_path: Path) -> None:
+    first = any_store.publish(manifest(), files(tmp_path / "a", "first"))
+    second = any_store.publish(manifest(attempt="two"), files(tmp_path / "b", "second"))
+    assert second == first
+    assert (any_store.fetch("learn", first.key) / "model.bin").read_text() == "first"
+
+
+def test_a_store_may_be_sent_to_another_process(any_store: Store, tmp_path: Path) -> None:
+    published = any_store.publish(manifest(), files(tmp_path / "out"))
+    other = pickle.loads(pickle.dumps(any_store))
+    assert other.manifest("learn", published.key) == published
+
+
+@pytest.mark.parametrize("harm", ["flip", "truncate", "delete"])
+def test_a_damaged_file_is_found_said_and_withdrawn(
+    store: Store, tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = store.publish(manifest(), files(tmp_path / "out"))
+    path = store.fetch("learn", published.key) / "model.bin"
+    if harm == "flip":
+        path.write_text("weighty")
+    elif harm == "truncate":
+        path.write_text("wei")
+    else:
+        path.unlink()
+    fresh = Store(store.root)
+    with pytest.raises(Damaged, match="model.bin"):
+        fresh.fetch("learn", published.key)
+    assert fresh.manifest("learn", published.key) is None
+    assert "will be computed again" in capsys.readouterr().out
+    assert fresh.publish(manifest(attempt="two"), files(tmp_path / "out")).attempt == "two"
+
+
+def test_an_altered_manifest_is_no_manifest(any_store: Store, tmp_path: Path) -> None:
+    published = any_store.publish(manifest(), files(tmp_path / "out"))
+    path = f"stages/learn/{published.key[:2]}/{published.key}/manifest.json"
+    text = any_store.read(path) or b""
+    for harmed in (text.replace(b"0.5", b"0.9"), text[:-20], b"", b"[]"):
+        any_store.write(path, harmed)
+        assert any_store.manifest("learn", published.key) is None
+
+
+def test_without_a_manifest_there_is_no_stage(any_store: Store, tmp_path: Path) -> None:
+    any_store.upload(files(tmp_path / "out") / "model.bin", "stages/learn/ab/abc/one/model.bin")
+    assert any_store.keys() == {}
+    with pytest.raises(Damaged, match="not in the store"):
+        any_store.fetch("learn", "abc")
+
+
+def test_the_newest_whole_checkpoint_is_taken(any_store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    assert not any_store.load_checkpoint("learn", "abc", target)
+    for step in (5, 10):
+        (tmp_path / "state").write_text(f"state {step}")
+        any_store.save_checkpoint("learn", "abc", step, tmp_path / "state")
+    assert any_store.load_checkpoint("learn", "abc", target)
+    assert target.read_text() == "state 10"
+
+
+def test_a_torn_checkpoint_is_passed_over(store: Store, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    (tmp_path / "state").write_text("state 5")
+    store.save_checkpoint("learn", "abc", 5, tmp_path / "state")
+    folder = Path(store.base) / "stages/learn/ab/abc/checkpoint"
+    (folder / "000000010-x.safetensors").write_text("half")
+    (folder / "000000010-x.json").write_text('{"size": 10, "sha256": "0"}')
+    assert store.load_checkpoint("learn", "abc", target)
+    assert target.read_text() == "state 5"
+
+
+def test_a_checkpoint_goes_when_its_stage_is_published(any_store: Store, tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("state")
+    any_store.save_checkpoint("learn", manifest().key, 1, tmp_path / "state")
+    any_store.publish(manifest(), files(tmp_path / "out"))
+    assert not any_store.load_checkpoint("learn", manifest().key, tmp_path / "target")
+
+
+def test_an_interrupted_write_leaves_the_old_bytes(store: Store) -> None:
+    store.write("a/b", b"old")
+    with pytest.raises(RuntimeError), store._writing("a/b") as stream:
+        stream.write(b"ne")
+        raise RuntimeError("torn")
+    assert store.read("a/b") == b"old"
+    assert [path.name for path in Path(store.base, "a").iterdir()] == ["b"]
+
+
+def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        Store(str(tmp_path / "file" / "below")).check_writable()
+    with pytest.raises(InputError, match="no such storage"):
+        Store("nonsense://bucket")

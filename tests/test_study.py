@@ -1,0 +1,251 @@
+"""Trials, keys, and the counts of the trie."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TINY
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from l2kd_ray.config import InputError, parse_study
+from l2kd_ray.stages.learn import Learn
+from l2kd_ray.store import Store
+from l2kd_ray.study import Study, load, plan
+from l2kd_ray.study.search import settings_of
+from l2kd_ray.tasks import TaskData
+
+FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]
+SHIPPED = Path(__file__).parent.parent / "tune_configs"
+
+
+def counts(study: Study) -> dict[str, tuple[int, int]]:
+    planned = plan(study.trials(), Store("memory://empty"))
+    return {role: (count.naive, count.unique) for role, count in planned.stages.items()}
+
+
+@pytest.mark.parametrize(("n", "naive", "unique"), [(3, 18, 15), (4, 96, 64)])
+def test_orders_share_their_prefixes(tiny: Any, n: int, naive: int, unique: int) -> None:
+    study = tiny(tasks=FOUR[:n], methods=["l2kd"])
+    found = counts(study)
+    assert found["learn"] == (naive, unique)
+    assert found["teacher"][1] == n
+
+
+def test_a_first_task_of_lamol_is_the_teacher(tiny: Any) -> None:
+    found = counts(tiny(tasks=FOUR[:3], methods=["lamol"]))
+    assert found["teacher"][1] == 3
+    assert found["learn"][1] == 12
+
+
+def test_temperatures_and_weights_share_teachers(tiny: Any) -> None:
+    search = {"kd.temperature": {"grid": [1, 2, 4]}, "kd.weight": {"grid": [0.5, 0.7, 1]}}
+    found = counts(tiny(tasks=FOUR[:3], methods=["l2kd"], search=search))
+    assert found["teacher"][1] == 3
+    assert found["learn"] == (9 * 18, 9 * 15)
+
+
+def test_a_method_that_reads_nothing_searched_runs_once(tiny: Any) -> None:
+    study = tiny(search={"kd.temperature": {"grid": [1, 2, 4]}})
+    by_method = {
+        name: [trial for trial in study.trials() if trial.method == name]
+        for name in ("finetune", "lamol", "l2kd")
+    }
+    assert {name: len(trials) for name, trials in by_method.items()} == {
+        "finetune": 2,
+        "lamol": 2,
+        "l2kd": 6,
+    }
+    assert by_method["lamol"][0].setting == {}
+
+
+def keys_of(study: Study) -> set[str]:
+    return {stage.key for trial in study.trials() for stage in trial.stages()}
+
+
+def test_a_study_that_grows_keeps_every_stage(tiny: Any) -> None:
+    base = keys_of(tiny(task_prompt="text"))
+    for grown in (
+        tiny(task_prompt="text", seeds=[531, 532]),
+        tiny(task_prompt="text", search={"kd.temperature": {"grid": [2.0, 3.0]}}),
+        tiny(task_prompt="text", methods=["finetune", "lamol", "l2kd", {"name": "l2kd-separate",
+             "method": "l2kd", "settings": {"replay.weight": "separate"}}]),
+    ):  # fmt: skip
+        assert base < keys_of(grown)
+    wider = keys_of(tiny(task_prompt="text", tasks=[*TINY["tasks"], "gen.tv"]))
+    students = {s.key for t in tiny(task_prompt="text").trials() for s in t.stages()
+                if s.kind in ("learn", "replay", "initial")}  # fmt: skip
+    assert students < wider
+
+
+def test_with_task_tokens_the_vocabulary_is_the_studys(tiny: Any) -> None:
+    assert keys_of(tiny()).isdisjoint(keys_of(tiny(tasks=["gen.rest", "gen.tv"])))
+
+
+def test_fields_that_do_not_matter_do_not_enter_the_key(tiny: Any) -> None:
+    def last(**changes: Any) -> str:
+        study = tiny(methods=["l2kd"], **changes)
+        return next(t for t in study.trials() if t.method == "l2kd").steps[-1][0].stage.model.key
+
+    zero = [last(kd={"weight": 0, "temperature": T}) for T in (1, 2)]
+    assert zero[0] == zero[1]
+    study = tiny(methods=["lamol"])
+    lamol = next(t for t in study.trials() if t.method == "lamol").steps[-1][0].stage.model.key
+    assert zero[0] == lamol  # L2KD at weight 0 is LAMOL: the very same stage
+    greedy = [last(replay={"top_k": 1, "temperature": T}) for T in (1, 2)]
+    assert greedy[0] == greedy[1]
+    assert last(scale={"workers": 2}) == last()
+    assert last(storage="elsewhere", name="other", wandb={"project": "p"}) == last()
+
+
+@given(
+    st.sampled_from(["kd.temperature", "train.lr", "train.epochs", "replay.ratio", "train.clip"]),
+    st.integers(3, 9),
+)
+@settings(max_examples=20, deadline=None)
+def test_fields_that_matter_change_the_key(key: str, value: int) -> None:
+    config = parse_study({**TINY, "methods": ["l2kd"]})
+    changed = parse_study({**TINY, "methods": ["l2kd"]}, {key: value})
+    resolved = _RESOLVED or _RESOLVED.setdefault("it", load_tiny().resolved)
+    students = {
+        Study(one, _RESOLVED["it"]).trials()[-1].steps[-1][0].stage.model.key
+        for one in (config, changed)
+    }
+    assert resolved is not None
+    assert len(students) == 2
+
+
+_RESOLVED: dict[str, Any] = {}
+
+
+def load_tiny() -> Study:
+    import tempfile
+
+    import yaml
+
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(dict(TINY), file)
+        file.flush()
+        return load(file.name)
+
+
+def test_keys_are_the_same_in_another_process(tiny: Any, tmp_path: Path) -> None:
+    mine = sorted(keys_of(tiny()))
+    code = (
+        "from l2kd_ray.study import load; "
+        "print(*sorted({s.key for t in load('study.yaml').trials() for s in t.stages()}))"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    output = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=True
+    )
+    assert output.stdout.decode().split() == mine
+
+
+def test_where_a_file_lies_is_not_what_it_is(tiny: Any) -> None:
+    study = tiny()
+    stages = (stage for trial in study.trials() for stage in trial.stages())
+    learn = next(s for s in stages if isinstance(s, Learn) and len(s.tasks) == 1)
+    data = learn.tasks[0]
+    moved = replace(data, source=replace(data.source, location="/elsewhere"))
+    other = replace(data, source=replace(data.source, digest="0" * 64))
+    assert replace(learn, tasks=(moved,)).key == learn.key
+    assert replace(learn, tasks=(other,)).key != learn.key
+
+
+def test_stages_see_only_the_splits_that_they_read(tiny: Any) -> None:
+    assert keys_of(tiny(max_test=3)) != keys_of(tiny())
+    learns = [
+        {s.key for t in tiny(max_test=cap).trials() for s in t.stages() if s.kind == "learn"}
+        for cap in (3, 4)
+    ]
+    assert learns[0] == learns[1]
+
+
+def test_the_first_wave_begins_with_different_tasks(tiny: Any) -> None:
+    study = tiny(tasks=FOUR[:3], methods=["l2kd"])
+    trials = study.trials()
+    assert [trial.method for trial in trials[:2]] == ["multitask", "single"]
+    assert len({trial.order[0] for trial in trials[2:5]}) == 3
+
+
+def test_the_multitask_bound_has_one_setting(tiny: Any) -> None:
+    study = tiny(search={"train.lr": {"grid": [1e-3, 1e-2]}}, multitask={"lr": 3e-3, "epochs": 4})
+    bounds = [trial for trial in study.trials() if trial.method == "multitask"]
+    assert len(bounds) == 1
+    model = bounds[0].steps[0][0].stage.model
+    assert isinstance(model, Learn)
+    assert (model.training.lr, model.training.epochs, model.training.lm_weight) == (3e-3, 4, 0)
+
+
+def test_replay_is_shared_out_as_lamol_does(tiny: Any) -> None:
+    study = tiny(tasks=FOUR[:3], methods=["lamol"], replay={"ratio": 0.2}, max_train=16)
+    sizes = {
+        (len(stage.tasks), stage.per_task)
+        for trial in study.trials()
+        for stage in trial.stages()
+        if stage.kind == "replay"
+    }
+    assert sizes == {(1, 4), (2, 2)}  # ceil(0.2 * 16) = 4: four of one task, two of each of two
+
+
+def test_random_search_draws_the_same_settings_again() -> None:
+    search = {"kd.temperature": {"loguniform": [1, 8]}, "kd.weight": {"grid": [0.5, 1]}}
+    drawn = [
+        settings_of(parse_study({**TINY, "search": search}, {"tune.num_samples": k}))
+        for k in (3, 3, 5)
+    ]
+    assert drawn[0] == drawn[1] == drawn[2][:6]
+    assert len({setting["kd.temperature"] for setting in drawn[0]}) == 3
+    assert all(1 <= setting["kd.temperature"] <= 8 for setting in drawn[0])
+
+
+def test_crossed_seeds_are_told_apart(tiny: Any) -> None:
+    study = tiny(methods=["lamol"], seeds={"train": [1, 2], "replay": [7, 8]})
+    found = {(str(trial.seed)) for trial in study.trials()}
+    assert found == {"1x7", "1x8", "2x7", "2x8"}
+    teachers = {s.key for t in study.trials() for s, role in t.stages().items() if role == "teacher"}
+    assert len(teachers) == 4  # two tasks, two training seeds: replay's seed is not theirs
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(TINY["tasks"]))
+def test_how_the_tasks_are_listed_changes_no_stage(tiny: Any, tasks: list[str]) -> None:
+    assert keys_of(tiny(tasks=tasks)) == keys_of(tiny())
+
+
+def test_shipped_studies_plan() -> None:
+    for path in sorted(SHIPPED.glob("*.yaml")):
+        study = parse_study_tasks(path)
+        if study is None:
+            continue
+        assert plan(study.trials(), Store("memory://empty")).missing
+
+
+def parse_study_tasks(path: Path) -> Study | None:
+    """The study, where its data are at hand."""
+    overrides: dict[str, Any] = {}
+    if "real" in path.stem:
+        if not (os.environ.get("L2KD_DATA") and os.environ.get("L2KD_MODELS")):
+            return None
+        overrides = {
+            "data_dir": os.environ["L2KD_DATA"],
+            "student.model": os.environ["L2KD_MODELS"] + "/stories15M",
+        }
+    return load(path, overrides)
+
+
+def test_a_method_of_another_name_is_refused(study_file: Any) -> None:
+    with pytest.raises(InputError, match="no such method"):
+        load(study_file(methods=["magic"]))
+
+
+def test_task_data_are_part_of_the_key() -> None:
+    assert "rows" not in {f for f in TaskData.__dataclass_fields__
+                          if TaskData.__dataclass_fields__[f].metadata.get("identity", True)}  # fmt: skip

@@ -1,0 +1,213 @@
+"""Metrics against hand-computed cases and against the reference implementations."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2kd_ray.config import Metric
+from l2kd_ray.tasks import METRICS, Example, score
+from l2kd_ray.tasks.metrics import parse_state
+from l2kd_ray.tasks.porter import stem
+from l2kd_ray.tasks.rouge import rouge_average, words
+from l2kd_ray.tasks.sql import Query, parse, render
+
+
+def examples(*answers: tuple[str, ...], group: str | None = None) -> list[Example]:
+    return [Example(str(n), "c", "q", texts, group) for n, texts in enumerate(answers)]
+
+
+def one(metric: Metric, prediction: str, *answers: str) -> float:
+    aggregate, (single,) = score(metric, [prediction], examples(answers))
+    assert aggregate == pytest.approx(single)
+    return single
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_is_100_on_gold_and_aligned(metric: Metric) -> None:
+    gold = {
+        "dsem": ["food: thai; phone", "None", "area: north, food: greek;"],
+        "lfem": ["SELECT a FROM table WHERE b = 1"] * 3,
+    }.get(metric, ["the blue moon serves thai food", "two words here now", "it is cheap and good"])
+    aggregate, singles = score(metric, gold, examples(*((text,) for text in gold)))
+    assert aggregate == pytest.approx(100)
+    assert singles == pytest.approx([100] * 3)
+    assert score(metric, [], []) == (0.0, [])
+    with pytest.raises(ValueError, match="1 predictions for 0 examples"):
+        score(metric, ["x"], [])
+
+
+def test_exact_match_ignores_case_and_white_space_only() -> None:
+    assert one("em", " Very  Negative\n", "very negative") == 100
+    assert one("em", "negative", "very negative", "negative") == 100
+    assert one("em", "negative.", "negative") == 0
+    assert one("em", "", "negative") == 0
+
+
+def test_normalised_f1() -> None:
+    assert one("nf1", "The cat, sat!", "a cat sat") == 100
+    # Two of three words predicted, two of four wanted: 2 * 2 / (3 + 4).
+    assert one("nf1", "cat sat down", "cat sat on mat") == pytest.approx(100 * 4 / 7)
+    assert one("nf1", "dog", "cat", "the dog") == 100
+    assert one("nf1", "", "the") == 100
+    assert one("nf1", "", "cat") == 0
+    assert one("nf1", "cat cat", "cat") == pytest.approx(100 * 2 / 3)
+
+
+def test_rouge_by_hand() -> None:
+    # Unigrams 2 of 3 and 3; bigrams 0 of 2 and 2; longest common subsequence "a c" 2 of 3 and 3.
+    assert one("rouge", "a b c", "a x c") == pytest.approx(100 * (2 / 3 + 0 + 2 / 3) / 3)
+    assert one("rouge", "a b c", "z", "a b c") == 100
+    assert one("rouge", "", "a") == 0
+    assert words("Serving the CITIES , don't!") == ["serv", "the", "citi", "don", "t"]
+
+
+def test_stems_agree_with_the_oracle() -> None:
+    porter = pytest.importorskip("nltk.stem.porter").PorterStemmer()
+    rng = random.Random(0)
+    ends = re.findall(
+        "[a-z]+",
+        "s ss es ies sses ied ed eed ing at bl iz y ational tional enci anci izer bli alli entli"
+        " eli ousli ization ation ator alism iveness fulness ousness aliti iviti biliti fulli logi"
+        " icate ative alize iciti ical ful ness al ance ence er ic able ible ant ement ment ent ion"
+        " ou ism ate iti ous ive ize e l ll tt zz ly ying",
+    )
+    made = [
+        "".join(rng.choice("aeiouybcdlmnprstvwxz") for _ in range(rng.randint(0, 6)))
+        + "".join(rng.choices(ends, k=rng.randint(0, 2)))
+        for _ in range(4_000)
+    ]
+    known = "sky skies dying lying tying news innings outing cannings howe proceed exceed succeed"
+    for word in [*made, *known.split(), "relational", "hopping", "falling", "generalizations"]:
+        if word:
+            assert stem(word) == porter.stem(word), word
+
+
+def oracle_rouge(pairs: list[tuple[str, str]]) -> list[float]:
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(
+        ["rouge1", "rouge2", "rougeL"], use_stemmer=True
+    )
+    scored = [scorer.score(reference, prediction) for prediction, reference in pairs]
+    return [sum(part.fmeasure for part in parts.values()) / 3 for parts in scored]
+
+
+def test_rouge_agrees_with_the_oracle_on_made_text() -> None:
+    rng = random.Random(1)
+    text = "the blue-moon serving served cities City's running 42 £20 é thai, is is is"
+    vocabulary = text.split(" ")
+    pairs = [
+        (" ".join(rng.choices(vocabulary, k=n)), " ".join(rng.choices(vocabulary, k=m)))
+        for n in range(12)
+        for m in range(12)
+        for _ in range(3)
+    ]
+    assert [rouge_average(*pair) for pair in pairs] == pytest.approx(oracle_rouge(pairs))
+
+
+def test_rouge_agrees_with_the_oracle_on_real_text() -> None:
+    if "L2KD_DATA" not in os.environ:
+        pytest.skip("L2KD_DATA names no folder of real data")
+    path = Path(os.environ["L2KD_DATA"]) / "l2kd" / "rnnlg.rest_to_squad-test-v2.0.json"
+    documents = json.loads(path.read_text())["data"]
+    texts = [
+        [answer["text"] for answer in paragraph["qas"][0]["answers"]]
+        for document in documents
+        for paragraph in document["paragraphs"]
+    ]
+    # A reference against its own other, and against that of another input.
+    pairs = [(a[0], a[1]) for a in texts[:250]]
+    pairs += [(a[0], b[1]) for a, b in zip(texts[:250], texts[250:500], strict=True)]
+    assert [rouge_average(*pair) for pair in pairs] == pytest.approx(oracle_rouge(pairs))
+
+
+def test_bleu_is_sacrebleus_corpus_bleu_with_any_number_of_references() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    gold = examples(("the cat sat on the mat", "a cat was on the mat"), ("there is a dog here",))
+    predictions = ["the cat was on the mat", "there is a dog"]
+    aggregate, singles = score("bleu", predictions, gold)
+    streams = [
+        ["the cat sat on the mat", "there is a dog here"],
+        ["a cat was on the mat", None],
+    ]
+    assert aggregate == pytest.approx(sacrebleu.corpus_bleu(predictions, streams).score)
+    assert 0 < singles[0] < 100
+    assert 0 < singles[1] < 100
+
+
+# Dialogue states --------------------------------------------------------------------------------
+
+
+def test_state_is_read_as_decanlp_reads_it() -> None:
+    assert parse_state("food: Thai, price range: cheap; phone, address") == {
+        "food": "thai",
+        "price range": "cheap",
+    }
+    for text in ("None", "", ";", "; phone", "food: thai", "food: a; b; c", "food thai;", "a:b:c;"):
+        assert parse_state(text) == {}, text
+
+
+def test_joint_goal_accuracy_accumulates_over_the_dialogue() -> None:
+    gold = [
+        Example("0", "", "", ("food: thai;",), "d"),
+        Example("1", "", "", ("; phone",), "d"),
+        Example("2", "", "", ("food: greek, area: north;",), "d"),
+        Example("3", "", "", ("None",), "e"),
+        Example("4", "", "", ("area: north;",), None),
+        Example("5", "", "", ("None",), None),
+    ]
+    predictions = [
+        "food: indian;",  # wrong
+        "; address",  # still wrong: the state holds indian; requests do not count
+        "area: north, food: greek;",  # overwritten, hence right
+        "; phone",  # another dialogue, nothing informed
+        "area: south;",  # a dialogue of its own
+        "None",
+    ]
+    assert score("dsem", predictions, gold) == (
+        pytest.approx(100 * 3 / 6),
+        [0, 0, 100, 100, 0, 100],
+    )
+
+
+# Logical forms ----------------------------------------------------------------------------------
+
+
+def test_sql_is_compared_as_a_logical_form() -> None:
+    gold = "SELECT COUNT a b FROM table WHERE c = x and y AND d > 3"
+    assert one("lfem", "select count A B from table where d > 3 and c = x and y", gold) == 100
+    for wrong in (
+        "select a b from table where c = x and y and d > 3",
+        "select count a b from table where c = x and y",
+        "select count a b from table where c = x and y and d < 3",
+        "select count a b from table",
+        "count a b",
+        "",
+    ):
+        assert one("lfem", wrong, gold) == 0, wrong
+    # What cannot be parsed is wrong, even where the gold answer cannot be parsed either.
+    assert one("lfem", "DROP table", "DROP table") == 0
+    assert parse("select a from table where b") is None
+    assert parse("SELECT max speed FROM table") == Query("speed", "max", frozenset())
+
+
+names = st.text("abcdefg", min_size=1, max_size=4)
+values = st.lists(st.text("xyz09", min_size=1, max_size=4), min_size=1, max_size=3).map(
+    " and ".join
+)
+conditions = st.lists(st.tuples(names, st.sampled_from("=<>"), values), max_size=4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(column=names, aggregate=st.sampled_from(["", "MAX", "AVG"]), where=conditions)
+def test_what_is_rendered_is_parsed(
+    column: str, aggregate: str, where: list[tuple[str, str, str]]
+) -> None:
+    expected = Query(column, aggregate.lower(), frozenset(where))
+    assert parse(render(column, aggregate, where)) == expected

@@ -1,0 +1,327 @@
+"""From a task's spec to its splits: files found, kinds and metrics inferred, identity, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2kd_ray.config import InputError, TaskSpec
+from l2kd_ray.tasks import Task, TaskData, registered, resolve
+from l2kd_ray.tasks.readers import hub
+
+
+def lines(path: Path, *rows: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def labelled(path: Path, count: int, start: int = 0) -> Path:
+    rows = [{"text": f"text {n}", "label": n % 2} for n in range(start, start + count)]
+    return lines(path, *rows)
+
+
+def get(spec: Any, **options: Any) -> Task:
+    options = {"data_dir": None, "data_seed": 0, "caps": {}, "where": "study.yaml", **options}
+    return resolve(TaskSpec.model_validate(spec), **options)
+
+
+def identity(data: TaskData) -> Any:
+    """The fields that others hash."""
+
+    def plain(value: Any) -> Any:
+        if not dataclasses.is_dataclass(value):
+            return value
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
+        return {f.name: plain(getattr(value, f.name)) for f in fields}
+
+    return plain(data)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "name": "mine",
+        "train": str(labelled(tmp_path / "a.jsonl", 40)),
+        "test": str(labelled(tmp_path / "b.jsonl", 10, start=40)),
+        "labels": ["no", "yes"],
+    }
+
+
+# A user's own task ------------------------------------------------------------------------------
+
+
+def test_own_files_need_no_more_than_their_names(own: dict[str, Any]) -> None:
+    task = get(own)
+    assert (task.kind, task.metric) == ("classify", "em")
+    assert {split: data.rows for split, data in task.splits.items()} == {
+        "train": 36,
+        "dev": 4,
+        "test": 10,
+    }
+    train, dev = task.splits["train"].examples(), task.splits["dev"].examples()
+    assert {e.context for e in train + dev} == {f"text {n}" for n in range(40)}
+    assert {e.answers for e in train} == {("no",), ("yes",)}
+    assert task.splits["test"].carve is None
+    assert task.splits["test"].data_seed is None
+
+
+def test_text_to_text_is_the_kind_of_what_has_answers(tmp_path: Path) -> None:
+    row = {"context": "c", "question": "q", "answer": "a"}
+    path = str(lines(tmp_path / "a.jsonl", row, {**row, "context": "d"}))
+    task = get({"name": "mine", "train": path, "dev": path, "test": path})
+    assert (task.kind, task.metric) == ("text-to-text", "rouge")
+    task = get({"name": "mine", "train": path, "dev": path, "test": path, "metric": "em"})
+    assert (task.kind, task.metric) == ("text-to-text", "em")
+
+
+def test_relative_files_lie_beside_the_working_directory_or_the_study(
+    own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relative = {**own, "train": "a.jsonl", "test": "b.jsonl"}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    task = get(relative, base=tmp_path)
+    assert task == get(own)
+    assert task.splits["test"].source.location == str(tmp_path / "b.jsonl")
+    with pytest.raises(InputError, match=r"a\.jsonl: cannot read the file"):
+        get(relative)
+
+
+def test_identity_is_of_content(own: dict[str, Any], tmp_path: Path) -> None:
+    first = get(own)
+    copy = {**own, "train": str(labelled(tmp_path / "other" / "x.jsonl", 40))}
+    for split in ("train", "dev", "test"):
+        assert identity(get(copy).splits[split]) == identity(first.splits[split])  # type: ignore[index]
+    changed = {**own, "train": str(labelled(tmp_path / "other" / "y.jsonl", 41))}
+    assert identity(get(changed).splits["train"]) != identity(first.splits["train"])
+    assert identity(get(changed).splits["test"]) == identity(first.splits["test"])
+    for key, value in (("labels", ["a", "b"]), ("question", "?"), ("dev_fraction", 0.2)):
+        other = get({**own, key: value})
+        assert identity(other.splits["train"]) != identity(first.splits["train"]), key
+
+
+def test_what_does_not_matter_is_no_part_of_identity(own: dict[str, Any]) -> None:
+    plain, seeded = get(own), get(own, data_seed=1)
+    assert identity(plain.splits["test"]) == identity(seeded.splits["test"])
+    assert identity(plain.splits["dev"]) != identity(seeded.splits["dev"])
+    loose = get(own, caps={"train": 36, "test": 1000})
+    assert loose == plain  # caps that take nothing away
+    capped = get(own, caps={"test": 3}).splits["test"]
+    assert (capped.cap, capped.data_seed, capped.rows) == (3, 0, 3)
+    assert len(capped.examples()) == 3
+
+
+def test_the_tasks_own_caps_go_first(own: dict[str, Any]) -> None:
+    task = get({**own, "max_train": 7}, caps={"train": 5, "dev": 2})
+    assert {split: data.rows for split, data in task.splits.items()} == {
+        "train": 7,
+        "dev": 2,
+        "test": 10,
+    }
+    assert len(task.splits["train"].examples()) == 7
+    small = get({**own, "max_train": 5}).splits["train"].examples()
+    assert set(small) <= set(task.splits["train"].examples())
+
+
+def test_a_changed_file_is_noticed_when_it_is_read(own: dict[str, Any]) -> None:
+    data = get(own).splits["test"]
+    labelled(Path(own["test"]), 10, start=50)  # of the same size
+    with pytest.raises(InputError, match="has changed since the study was planned"):
+        data.examples()
+    Path(own["test"]).unlink()
+    with pytest.raises(InputError, match="cannot read the file"):
+        data.examples()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"test": None}, r"mine has no test split(?s:.*)expected: a test file"),
+        ({"train": None}, "mine has no train split"),
+        ({"test": "nowhere.jsonl"}, r"nowhere\.jsonl: cannot read the file"),
+        ({"test": "data.parquet"}, r"does not tell its format(?s:.*)\.jsonl"),
+        ({"format": "squad"}, "not valid JSON"),
+        ({"columns": {"text": "sentence"}}, r"no column sentence(?s:.*)\['text', 'label'\]"),
+        ({"labels": ["no"]}, "no such label"),
+    ],
+)
+def test_own_tasks_are_refused(own: dict[str, Any], change: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        get({key: value for key, value in {**own, **change}.items() if value is not None})
+
+
+def test_content_no_format_may_hold_is_refused(own: dict[str, Any], tmp_path: Path) -> None:
+    for rows, says in (
+        ([], "no examples in it"),
+        ([{"text": "a", "label": 0, "id": 1}] * 2, "two examples have this id"),
+        ([{"text": "\ud800", "label": 0}], "no valid Unicode"),
+    ):
+        with pytest.raises(InputError, match=says):
+            get({**own, "test": str(lines(tmp_path / "c.jsonl", *rows))})
+
+
+def test_too_little_for_a_dev_split(own: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mine: 1 training examples are too few(?s:.*)dev"):
+        get({**own, "train": str(labelled(tmp_path / "c.jsonl", 1))})
+
+
+# Named tasks ------------------------------------------------------------------------------------
+
+
+def test_named_files_are_found_in_the_folder_of_all_sets_and_in_their_own(tmp_path: Path) -> None:
+    labelled(tmp_path / "sst2" / "train.jsonl", 30)
+    labelled(tmp_path / "sst2" / "test.jsonl", 5)
+    task = get("sst", data_dir=tmp_path)
+    assert (task.kind, task.metric) == ("classify", "em")
+    assert task == get("sst", data_dir=tmp_path / "sst2")
+    example = task.splits["test"].examples()[0]
+    assert example.question == "Is this review negative or positive?"
+    assert example.answers == ("negative",)
+    # Another task's folder is not mistaken for one's own.
+    with pytest.raises(InputError, match=r"(?s)data of ag are not there.*agnews/train\.jsonl"):
+        get("ag", data_dir=tmp_path / "sst2")
+
+
+def test_the_originals_files_go_first(tmp_path: Path) -> None:
+    question = {"id": "1", "question": "squad?", "answers": [{"text": "positive"}]}
+    paragraphs = [{"context": f"c{n}", "qas": [{**question, "id": str(n)}]} for n in range(20)]
+    labelled(tmp_path / "sst2" / "train.jsonl", 30)
+    labelled(tmp_path / "sst2" / "test.jsonl", 5)
+    (tmp_path / "l2kd").mkdir()
+    for split in ("train", "test"):
+        path = tmp_path / "l2kd" / f"sst_to_squad-{split}-v2.0.json"
+        path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    task = get("sst", data_dir=tmp_path)
+    assert {data.source.reader for data in task.splits.values()} == {"squad"}
+    assert task == get("sst", data_dir=tmp_path / "l2kd")
+    assert task.splits["test"].examples()[0].question == "squad?"
+
+
+def test_a_named_task_keeps_its_metric_over_own_files(tmp_path: Path) -> None:
+    row = {"context": "c", "answer": "; phone", "group": "d"}
+    path = str(lines(tmp_path / "a.jsonl", row, {**row, "context": "d"}))
+    task = get({"name": "woz.en", "train": path, "dev": path, "test": path})
+    assert task.metric == "dsem"
+    example = task.splits["test"].examples()[0]
+    assert (example.question, example.group) == ("What is the change in state?", "d")
+
+
+def test_missing_data_say_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as error:
+        get("wikisql", data_dir=tmp_path)
+    message = str(error.value)
+    assert "study.yaml: data_dir: the data of wikisql are not there" in message
+    assert str(tmp_path / "l2kd" / "wikisql_to_squad-train-v2.0.json") in message
+    assert str(tmp_path / "wikisql" / "wikisql.json.bz2") in message
+    with pytest.raises(InputError, match=r"data_dir: where are the data of wikisql"):
+        get("wikisql")
+
+
+def test_an_unknown_task_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(InputError, match=r"did you mean rnnlg\.hotel\?"):
+        get("rnnlg.hotle")
+    with pytest.raises(InputError, match=r"did you mean gen\.rest\?"):
+        get("gen.res")
+
+
+def test_the_list_of_named_tasks() -> None:
+    tasks = registered()
+    paper = {"e2enlg", "rnnlg.rest", "rnnlg.hotel", "rnnlg.tv", "rnnlg.laptop", "woz.en", "wikisql"}
+    assert paper < tasks.keys()
+    assert {
+        "cnn_dailymail",
+        "sst",
+        "srl",
+        "ag",
+        "amazon",
+        "yelp",
+        "dbpedia",
+        "yahoo",
+    } < tasks.keys()
+    assert all(name == task.name and task.description for name, task in tasks.items())
+    assert tasks["woz.en"].metric == "dsem"
+    assert "woz/woz_train_en.json" in tasks["woz.en"].files
+
+
+# The hub ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def a_hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[dict[str, Any]]]:
+    """A hub of one dataset at commit cc..., its splits in the returned mapping."""
+    rows = [{"sentence": f"s{n}", "label": n % 2} for n in range(30)]
+    found = {"train": rows, "validation": rows[:4], "test": rows[:6]}
+    monkeypatch.setattr(hub, "commit", lambda hub_id, revision: "c" * 40)
+    monkeypatch.setattr(hub, "splits", lambda hub_id, config, revision: list(found))
+
+    def read(options: Any) -> Any:
+        return ((f"row {n}", row) for n, row in enumerate(found[options["split"]]))
+
+    monkeypatch.setattr(hub, "rows", read)
+    return found
+
+
+HUB = {"name": "mine", "hub": "org/set", "columns": {"text": "sentence"}, "labels": ["no", "yes"]}
+
+
+def test_a_hub_dataset_is_its_id_commit_and_splits(a_hub: Any) -> None:
+    task = get(HUB)
+    assert (task.kind, task.metric) == ("classify", "em")
+    assert {split: data.rows for split, data in task.splits.items()} == {
+        "train": 30,
+        "dev": 4,
+        "test": 6,
+    }
+    source = task.splits["dev"].source
+    assert source.digest == "c" * 40
+    assert dict(source.options) == {
+        "column.text": "sentence",
+        "commit": "c" * 40,
+        "hub": "org/set",
+        "label.0": "no",
+        "label.1": "yes",
+        "split": "validation",
+    }
+    assert task.splits["dev"].examples()[1].answers == ("yes",)
+    assert identity(get({**HUB, "hub": "org/other"}).splits["dev"]) != identity(task.splits["dev"])
+
+
+def test_a_hub_dataset_without_dev_is_carved_and_without_test_refused(a_hub: Any) -> None:
+    del a_hub["validation"]
+    task = get(HUB)
+    assert (task.splits["train"].rows, task.splits["dev"].rows) == (27, 3)
+    del a_hub["test"]
+    with pytest.raises(InputError, match=r"(?s)no split test.*\['train'\]"):
+        get(HUB)
+    assert get({**HUB, "splits": {"test": "train"}}).splits["test"].rows == 30
+    with pytest.raises(InputError, match="no split nope"):
+        get({**HUB, "splits": {"test": "train", "dev": "nope"}})
+
+
+def test_named_tasks_come_from_the_hub_where_no_folder_is_given(a_hub: Any) -> None:
+    for row in a_hub["train"]:
+        row["text"] = row["sentence"]
+    source = get("sst").splits["train"].source
+    assert source.location == "SetFit/sst2"
+
+
+# ------------------------------------------------------------------------------------------------
+
+
+def test_importing_tasks_adds_nothing_heavy_to_the_package() -> None:
+    code = (
+        "import sys, l2kd_ray.config\n"
+        "before = set(sys.modules)\n"
+        "import l2kd_ray.tasks\n"
+        "heavy = {'torch', 'ray', 'numpy', 'pandas', 'datasets', 'huggingface_hub', 'sacrebleu'}\n"
+        "print(sorted(heavy & (sys.modules.keys() - before)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
