@@ -105,6 +105,7 @@ class Experiment:
         `inline` runs everything in this process, without Ray, and stops at the first failure.
         """
         self.store.check_writable()
+        self._check_models()
         self._keep_study()
         with self._live():
             if executor == "inline":
@@ -233,6 +234,20 @@ class Experiment:
     def _tried(self) -> dict[str, list[dict[str, Any]]]:
         tried: dict[str, list[dict[str, Any]]] = self._read_json("settings.json", {})
         return tried
+
+    def _check_models(self) -> None:
+        """Raises: InputError for a student or teacher from scratch that cannot be built."""
+        from l2kd_ray.models.causal_lm import check_architecture
+
+        config = self.study.config
+        for key, spec in (("student", config.student), ("teacher", config.teacher)):
+            if spec is None or spec.arch is None:
+                continue
+            try:
+                check_architecture(spec.arch, spec.overrides)
+            except (ValueError, TypeError, RuntimeError) as error:
+                got = {"arch": spec.arch, **spec.overrides}
+                raise InputError(str(error), where=self.name, key=key, got=got) from None
 
     def _sweep_inline(self) -> list[Mapping[str, str]]:
         from l2kd_ray.stages.execute import obtain

@@ -169,6 +169,8 @@ class Training(Section):
     lm_weight: float = Field(0.25, ge=0)
     answer_weight: float = Field(5.0, gt=0)
     """Class weight of the token `<ans>` in cross-entropy."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: matrix products by autocast; weights, losses and the optimizer stay float32."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of a training sequence at most (the model's context where not set)."""
 

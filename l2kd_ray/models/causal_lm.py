@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -70,19 +71,37 @@ class CausalLM(nn.Module):
 def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> CausalLM:
     """A model from scratch, its weights drawn from `seed`.
 
-    Raises:
-        ValueError: no such architecture, or a field that its config does not have.
+    Raises: ValueError as `check_architecture` does.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    ids = {"bos_token_id": tokenizer.eos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = AutoConfig.for_model(arch)
-    for name in overrides:
-        if name not in config.attribute_map and not hasattr(config, name):
-            raise ValueError(f"a {arch} config has no field {name}")
-    config = AutoConfig.for_model(arch, **{**ids, **overrides, "vocab_size": len(tokenizer)})
     torch.manual_seed(seed)
-    return CausalLM(AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+    eos = tokenizer.eos_token_id
+    ids = {"bos_token_id": eos, "eos_token_id": eos, "vocab_size": len(tokenizer)}
+    return CausalLM(_from_config(arch, {**overrides, **ids}))
+
+
+def check_architecture(arch: str, overrides: Mapping[str, Any]) -> None:
+    """Build the model without its weights.
+
+    Raises: ValueError: no such architecture, a field that its config has not, sizes that do not
+        fit together.
+    """
+    with torch.device("meta"):
+        _from_config(arch, overrides)
+
+
+def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    if arch not in KNOWN:
+        near = ", ".join(get_close_matches(arch, KNOWN, n=3)) or "gpt2, llama, qwen2"
+        raise ValueError(f"no such causal LM architecture; there is {near}")
+    default = AutoConfig.for_model(arch)
+    for name in fields:
+        if name not in default.attribute_map and not hasattr(default, name):
+            raise ValueError(f"a {arch} config has no field {name}")
+    config = AutoConfig.for_model(arch, **fields)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:

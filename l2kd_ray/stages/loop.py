@@ -169,11 +169,14 @@ def _forward(
     input_ids = pad_right([row.sequence.tokens for row in chosen], eos).to(context.device)
     positions, flat = _positions(chosen, input_ids.shape[1], curriculum.format.answer)
     positions, flat = positions.to(context.device), flat.to(context.device)
+    half = curriculum.training.precision == "bfloat16"
     knowledge = None
-    if teacher is not None and bool(positions.distilled.any()):
-        with torch.no_grad():
-            knowledge = teacher(input_ids, flat[positions.distilled])
-    sums = objective.sum(network(input_ids, flat), knowledge, positions)
+    with torch.autocast(context.device, torch.bfloat16, enabled=half):
+        if teacher is not None and bool(positions.distilled.any()):
+            with torch.no_grad():
+                knowledge = teacher(input_ids, flat[positions.distilled]).float()
+        logits = network(input_ids, flat).float()
+    sums = objective.sum(logits, knowledge, positions)
     return (scale[list(part)].to(context.device) * sums).sum()
 
 

@@ -1,0 +1,172 @@
+"""The command from outside: a tiny study through the real CLI and the real Ray, and refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import l2kd_ray
+from l2kd_ray.store import Store
+
+L2KD = [sys.executable, "-m", "l2kd_ray.cli"]
+
+
+def l2kd(*words: object, folder: Path, code: int = 0) -> str:
+    """Run the command; its output, after a look at its exit code."""
+    environment = {**os.environ, "HOME": str(folder), "WANDB_MODE": "offline", "COLUMNS": "120"}
+    done = subprocess.run(
+        [*L2KD, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    output = done.stdout + done.stderr
+    assert done.returncode == code, output
+    return output
+
+
+def result_bytes(folder: Path) -> dict[str, bytes]:
+    names = ("scores.parquet", "results.parquet")
+    return {name: (folder / "results/studies/tiny" / name).read_bytes() for name in names}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny study (three methods, two orders, a distributed multi-task bound) after its sweep."""
+    import yaml
+    from conftest import TINY
+
+    folder = tmp_path_factory.mktemp("swept")
+    data = {**TINY, "storage": "results", "scale": {"multitask": {"workers": 2}}, "wandb": {}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(data))
+    l2kd("sweep", "study.yaml", folder=folder)
+    return folder
+
+
+def test_a_sweep_does_what_was_planned_and_leaves_its_files(swept: Path) -> None:
+    base = swept / "results/studies/tiny"
+    for name in ("report.html", "report.md", "study.yaml", "keys", "failures.json"):
+        assert (base / name).is_file(), name
+    assert list((base / "figures").glob("*.png"))
+    assert list((base / "wandb").glob("offline-run-*"))
+    planned = json.loads(l2kd("plan", "study.yaml", "--json", folder=swept))
+    assert planned["trials"] == 8
+    assert all(count["todo"] == 0 for count in planned["stages"].values())
+    assert set(planned["stages"]) >= {"teacher", "replay", "learn", "multitask", "evaluate"}
+    published = Store(str(swept / "results")).keys()
+    kept = dict(line.split()[::-1] for line in (base / "keys").read_text().splitlines())
+    assert published == kept  # what was planned was done, each stage once, and nothing else
+    results = pd.read_parquet(base / "results.parquet")
+    assert {"method", "order", "seed", "cl/avg", "cl/bwt", "gap/abs", "gap/rel"} <= set(results)
+    assert results.query("method == 'l2kd'")["gap/abs"].notna().all()
+
+
+def test_the_multitask_bound_had_two_workers(swept: Path) -> None:
+    store = Store(str(swept / "results"))
+    worlds = {
+        manifest.kind: manifest.environment["world_size"]
+        for key in store.keys()
+        for manifest in store.find(key)
+    }
+    assert worlds["multitask"] == 2
+    assert worlds["learn"] == 1
+
+
+def test_a_second_run_does_no_work_and_gives_the_same_bytes(swept: Path) -> None:
+    before = result_bytes(swept)
+    stages = {path: path.stat().st_mtime_ns for path in (swept / "results/stages").rglob("*")}
+    l2kd("sweep", "study.yaml", folder=swept)
+    assert result_bytes(swept) == before
+    assert stages == {p: p.stat().st_mtime_ns for p in (swept / "results/stages").rglob("*")}
+
+
+def test_status_report_explain_and_export(swept: Path) -> None:
+    state = json.loads(l2kd("status", "study.yaml", "--json", folder=swept))
+    assert state["trials_done"] == state["trials"] == 8
+    assert state["live"] is None
+    assert "multi-task" in l2kd("report", "tiny", "storage=results", folder=swept)
+    scores = pd.read_parquet(swept / "results/studies/tiny/scores.parquet")
+    row = scores.iloc[-1]
+    manifest = json.loads(
+        l2kd("explain", row["key"][:10], "--storage", "results", "--json", folder=swept)
+    )
+    assert manifest["scores"][row["metric"]] == row["score"]
+    assert manifest["inputs"]["model"] == row["model"]
+    l2kd("export", row["trial"], "model", "--study", "study.yaml", folder=swept)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(swept / "model")
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(swept / "model"))
+
+
+def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path) -> None:
+    output = l2kd("sweep", "study.yaml", "methods=[finetune]", "--inline", folder=swept)
+    assert "has changed" in output
+    assert len(list((swept / "results/studies/tiny").glob("study-until-*.yaml"))) == 1
+
+
+def test_inline_gives_the_same_scores_as_ray(swept: Path, tmp_path: Path) -> None:
+    """The executor is no part of a key: only the distributed bound may differ, by rounding."""
+    (tmp_path / "study.yaml").write_bytes((swept / "study.yaml").read_bytes())
+    l2kd("sweep", "study.yaml", "--inline", folder=tmp_path)
+    frames = [
+        pd.read_parquet(folder / "results/studies/tiny/scores.parquet").query(
+            "method in ('finetune', 'single')"
+        )
+        for folder in (swept, tmp_path)
+    ]
+    pd.testing.assert_frame_equal(*(frame.reset_index(drop=True) for frame in frames))
+
+
+def test_the_python_api_has_the_same_verbs(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(swept)
+    study = l2kd_ray.load_study("study.yaml", {"kd.temperature": 2.0}, seeds=[531])
+    assert study.plan().stages["learn"].todo == 0
+    assert study.sweep("inline") == []
+    assert any(path.name == "report.html" for path in study.report(wandb=False))
+    assert len(study.results()) == 8
+
+
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "missing file": ({"tasks": [{"name": "mine", "train": "no.jsonl", "test": "no.jsonl"}]}, "no.jsonl"),
+    "broken line": ({"tasks": [{"name": "mine", "train": "bad.jsonl", "test": "bad.jsonl"}]}, "bad.jsonl:2"),
+    "unknown key": ({"kd": {"temprature": 2}}, "kd.temprature"),
+    "temperature 0": ({"kd": {"temperature": 0}}, "kd.temperature"),
+    "temperature hot": ({"kd": {"temperature": "hot"}}, "kd.temperature"),
+    "task twice": ({"orders": [["gen.rest", "gen.rest"]]}, "twice"),
+    "no test split": ({"tasks": [{"name": "mine", "train": "good.jsonl"}]}, "test"),
+    "unwritable storage": ({"storage": "good.jsonl/below"}, "storage"),
+    "no network": ({"student": {"model": "gpt2"}}, "hub"),
+    "no such model": ({"student": {"model": "./no-such-folder"}}, "no-such-folder"),
+    "no such field": ({"student": {"arch": "gpt2", "layers": 2}}, "layers"),
+    "too many workers": ({"scale": {"workers": 64}}, "CPUs"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_bad_input_is_refused_before_anything_starts(
+    name: str, study_file: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.jsonl").write_text(
+        '{"context": "a", "question": "b", "answer": "c"}\n{"context": \n'
+    )
+    (tmp_path / "good.jsonl").write_text('{"context": "a", "question": "b", "answer": "c"}\n')
+    changes, says = REFUSALS[name]
+    output = l2kd("sweep", study_file(**changes), folder=tmp_path, code=2)
+    assert output.startswith("error: ")
+    assert says in output
+    assert len(output.splitlines()) <= 15, output
+    assert "Traceback" not in output
+    assert not (tmp_path / "results" / "stages").exists()
+
+
+def test_help_names_every_verb(tmp_path: Path) -> None:
+    output = l2kd("--help", folder=tmp_path)
+    verbs = ("plan", "sweep", "status", "report", "explain", "export", "tasks", "doctor")
+    assert all(verb in output for verb in verbs)
+    assert "gen.rest" in l2kd("tasks", folder=tmp_path)
+    assert "ok" in l2kd("doctor", folder=tmp_path)
