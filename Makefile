@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check format real clean
+.PHONY: demo test lint types check format real drills bench clean
 
 demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, nothing is downloaded
 	$(BIN)/l2kd plan tune_configs/quickstart.yaml
@@ -14,21 +14,27 @@ test: $(INSTALLED)  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check l2kd_ray tests
-	$(BIN)/ruff format --check l2kd_ray tests
+	$(BIN)/ruff check l2kd_ray tests benchmarks
+	$(BIN)/ruff format --check l2kd_ray tests benchmarks
 
 types: $(INSTALLED)
 	$(BIN)/mypy
 
 check: lint types test
 
+drills: $(INSTALLED)  ## faults on purpose, more than 20 kills: some 15 minutes
+	$(BIN)/python tests/drills.py
+
+bench: $(INSTALLED)  ## what the machine around the stages costs
+	$(BIN)/python benchmarks/measure.py
+
 real: $(INSTALLED)  ## the study on real data and weights; L2KD_DATA and L2KD_MODELS say where
 	$(BIN)/l2kd sweep tune_configs/nlg_real.yaml data_dir=$(L2KD_DATA) \
 	    student.model=$(L2KD_MODELS)/stories15M
 
 format: $(INSTALLED)
-	$(BIN)/ruff format l2kd_ray tests
-	$(BIN)/ruff check --fix l2kd_ray tests
+	$(BIN)/ruff format l2kd_ray tests benchmarks
+	$(BIN)/ruff check --fix l2kd_ray tests benchmarks
 
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3"; exit 2; }

@@ -10,12 +10,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from l2kd_ray.config import InputError, StudyConfig
+import yaml
+
+from l2kd_ray.config import InputError, Revisions, StudyConfig, parse_study, read_study
 from l2kd_ray.store import Manifest, Store
 
 if TYPE_CHECKING:
@@ -36,14 +38,20 @@ def load_study(
 
     Raises: InputError for anything in it that cannot be used as it is; nothing is started.
     """
-    from l2kd_ray.study import load
+    from l2kd_ray.study import resolve_study
 
     changes = {**(overrides or {}), **more}
     file = _find(path, changes)
-    study = load(file, changes)
+    config = read_study(file, changes)
+    store = Store(config.storage)
+    former = store.read(f"studies/{config.name}/study.yaml")
+    if former is not None:  # what a hub's names stood for in the last sweep, they stand for now
+        with suppress(InputError):
+            config = Revisions.of(parse_study(yaml.safe_load(former))).pin(config)
+    study = resolve_study(config, file)
     words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
-    return Experiment(study, Store(study.config.storage), command)
+    return Experiment(study, store, command)
 
 
 def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
@@ -98,14 +106,18 @@ class Experiment:
         """The trials; of an adaptive search, those of the settings tried so far."""
         return self.study.trials(self._tried() if self._is_adaptive else None)
 
-    def sweep(self, executor: Literal["ray", "inline"] = "ray") -> Sequence[Mapping[str, str]]:
+    def sweep(
+        self, executor: Literal["ray", "inline"] = "ray", address: str = "local"
+    ) -> Sequence[Mapping[str, str]]:
         """Run what is missing, then write scores.parquet, results.parquet and the report.
 
         Returns the failures: kind, key, error and traceback of each stage that failed.
-        `inline` runs everything in this process, without Ray, and stops at the first failure.
+        `inline` runs everything in this process, without Ray, and stops at the first failure;
+        `address` names a Ray cluster to join (`auto`: the one of this machine).
         """
         self.store.check_writable()
-        self._check_models()
+        if any(stage.kind == "initial" for stage in self.plan().missing):
+            self._check_models()
         self._keep_study()
         with self._live():
             if executor == "inline":
@@ -113,12 +125,14 @@ class Experiment:
             else:
                 from l2kd_ray.cluster.sweep import sweep
 
-                outcome = sweep(self.study, self.store, known=self._tried())
+                outcome = sweep(self.study, self.store, known=self._tried(), address=address)
                 failures = [vars(failure) for failure in outcome.failures]
                 if outcome.settings is not None:
                     self._write_json("settings.json", outcome.settings)
         self._write_json("failures.json", failures)
-        if len(self.scores()):
+        if self.study.config.keep == "leaves" and not failures:
+            self._drop_intermediate()
+        if failures or len(self.scores()):
             self.report()
         return failures
 
@@ -178,8 +192,9 @@ class Experiment:
                 command=self.command,
             )
             scores.to_parquet(folder / "scores.parquet", index=False)
-            self.results().to_parquet(folder / "results.parquet", index=False)
-            if wandb and self.study.config.wandb.mode != "disabled":
+            if len(scores):
+                self.results().to_parquet(folder / "results.parquet", index=False)
+            if wandb and len(scores) and self.study.config.wandb.mode != "disabled":
                 said = mirror(
                     folder,
                     self.study.config.wandb,
@@ -234,6 +249,14 @@ class Experiment:
     def _tried(self) -> dict[str, list[dict[str, Any]]]:
         tried: dict[str, list[dict[str, Any]]] = self._read_json("settings.json", {})
         return tried
+
+    def _drop_intermediate(self) -> None:
+        """What a sweep drops as it goes, where an earlier one left it."""
+        from l2kd_ray.garbage import droppable
+
+        for model in droppable(self.study, self.store, self.trials()):
+            if self.store.has_files(model.kind, model.key):
+                self.store.drop_files(model.kind, model.key)
 
     def _check_models(self) -> None:
         """Raises: InputError for a student or teacher from scratch that cannot be built."""

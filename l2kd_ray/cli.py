@@ -78,10 +78,15 @@ def sweep(
     study: StudyFile,
     overrides: Overrides = None,
     inline: Annotated[bool, typer.Option(help="In this process, without Ray.")] = False,
+    address: Annotated[str, typer.Option(help="A Ray cluster to join, such as auto.")] = "local",
 ) -> None:
     """Run a study; again: finish what is missing."""
     experiment = _load(study, overrides)
-    failures = experiment.sweep("inline" if inline else "ray")
+    try:
+        failures = experiment.sweep("inline" if inline else "ray", address)
+    except KeyboardInterrupt:
+        print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     _show(experiment)
     for failure in failures:
         print(f"failed: {failure['kind']} {failure['key']}: {failure['error']}", file=sys.stderr)
@@ -136,30 +141,51 @@ def _show(experiment: Experiment) -> None:
 @app.command()
 def explain(
     key: Annotated[str, typer.Argument(help="A stage's key, or its beginning.")],
+    other: Annotated[str | None, typer.Argument(help="Another: why do the two differ?")] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a stage computed, from what, when, by which version, in how long."""
+    """Say what a stage computed, from what, when, by which version; or why two stages differ."""
     from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.explain import differences, find
     from l2kd_ray.store import Store
 
-    where = storage or DEFAULT_STORAGE
-    found = Store(where).find(key)
-    if len(found) != 1:
-        raise InputError(
-            "no finished stage has this key" if not found else "several keys begin like this",
-            where=where,
-            got=key,
-            expected="a key of scores.parquet or of the report",
-            mend="name the storage: --storage",
-        )
-    body = json.loads(found[0].to_json())
+    store = Store(storage or DEFAULT_STORAGE)
+    found = find(store, key)
+    body: object = json.loads(found.to_json())
+    if other is not None:
+        body = differences(store, found, find(store, other))
     if as_json:
         print(json.dumps(body))
         return
     import yaml
 
     print(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), end="")
+
+
+@app.command()
+def gc(
+    storage: Storage = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="A study that is no root any more.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Do it; else only say it.")] = False,
+) -> None:
+    """Say (or remove) what no study of a storage needs: dropped studies' stages, lost attempts."""
+    from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.garbage import collect, find_garbage
+    from l2kd_ray.store import Store
+
+    store = Store(storage or DEFAULT_STORAGE)
+    garbage = find_garbage(store, drop or [])
+    for item in garbage:
+        print(f"{item.bytes / 1e6:9.1f} MB  {item.folder}  {item.reason}")
+    total = sum(item.bytes for item in garbage) / 1e6
+    if remove:
+        collect(store, garbage, drop or [])
+        print(f"{len(garbage)} folders removed, {total:.1f} MB.")
+    else:
+        print(f"{len(garbage)} folders could go, {total:.1f} MB. To remove them: --remove")
 
 
 @app.command()
@@ -208,11 +234,12 @@ def main() -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
+    except OSError as error:
         print(
-            "\nstopped; what is finished is kept. Run the same command to go on.", file=sys.stderr
+            f"error: {error}\n  what is finished is kept; mend this and run the same command again",
+            file=sys.stderr,
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ commits, row counts) is found by `l2kd_ray.tasks` and written into the resolved 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -217,6 +218,10 @@ class Arm(Section):
 class Grid(Section):
     grid: tuple[Any, ...] = Field(min_length=1)
 
+    def examples(self) -> tuple[Any, ...]:
+        """Values that the searched setting must take."""
+        return self.grid
+
 
 class Range(Section):
     """A continuous or integer range to draw from; exactly one of the fields."""
@@ -238,6 +243,12 @@ class Range(Section):
         if self.loguniform is not None and self.loguniform[0] <= 0:
             raise ValueError("loguniform: bounds must be above 0")
         return self
+
+    def examples(self) -> tuple[Any, ...]:
+        """Values that the searched setting must take: the ends of the range, or every choice."""
+        if self.randint is not None:
+            return self.randint[0], self.randint[1] - 1
+        return self.uniform or self.loguniform or self.choice or ()
 
 
 class TuneSettings(Section):
@@ -381,6 +392,11 @@ class StudyConfig(Section):
     tune: TuneSettings = TuneSettings()
     scale: Scale = Scale()
     storage: str = "./l2kd_results"
+    keep: Literal["all", "leaves"] = "all"
+    """leaves: a model that others were trained from is removed once nothing needs it any more;
+    scores and manifests stay."""
+    share: bool = True
+    """false: every trial does all of its own stages (to measure what sharing saves)."""
     wandb: WandbSettings = WandbSettings()
 
     @field_validator("seeds", "tasks", "methods", mode="before")
@@ -466,11 +482,8 @@ def parse_study(
         _assign(merged, key, value, where)
     try:
         study = StudyConfig.model_validate(merged)
-        for key in study.search:
-            candidate = study.search[key]
-            values = candidate.grid if isinstance(candidate, Grid) else (candidate.choice or ())
-            with_settings(study, {key: value for value in values[:1]})
-            for value in values:
+        for key, space in study.search.items():
+            for value in space.examples():
                 with_settings(study, {key: value})
         for arm in study.methods:
             with_settings(study, arm.settings)
@@ -502,6 +515,41 @@ def with_settings(study: StudyConfig, settings: Mapping[str, Any]) -> StudyConfi
             raise KeyError(key)
         data[section] = {**(data.get(section) or {}), name: value}
     return StudyConfig.model_validate(data)
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The commits of a study's hub models (by id) and of its tasks' hub datasets (by task)."""
+
+    models: Mapping[str, str]
+    tasks: Mapping[str, str]
+
+    @classmethod
+    def of(cls, study: StudyConfig) -> Revisions:
+        specs = [spec for spec in (study.student, study.teacher) if spec is not None]
+        models = {spec.model: spec.revision for spec in specs if spec.model and spec.revision}
+        tasks = {task.name: task.revision for task in study.tasks if task.revision}
+        return cls(models, tasks)
+
+    def pin(self, study: StudyConfig) -> StudyConfig:
+        """The study with these commits where it names none: a hub is resolved once."""
+
+        def pinned(spec: ModelSpec | None) -> ModelSpec | None:
+            commit = self.models.get(spec.model or "") if spec is not None else None
+            if spec is None or spec.revision or commit is None:
+                return spec
+            return spec.model_copy(update={"revision": commit})
+
+        tasks = tuple(
+            task.model_copy(update={"revision": self.tasks[task.name]})
+            if task.name in self.tasks and not task.revision
+            else task
+            for task in study.tasks
+        )
+        changed = {"student": pinned(study.student), "tasks": tasks}
+        if study.teacher is not None:
+            changed["teacher"] = pinned(study.teacher)
+        return study.model_copy(update=changed)
 
 
 def _expand_aliases(data: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Finished stages by key, on any filesystem that pyarrow or fsspec reaches.
 
-<root>/stages/<kind>/<ab>/<key>/manifest.json        written last: there is a stage, or there is none
-                                <attempt>/...        its files
-                                checkpoint/...       of a training that has not ended
+<root>/stages/<kind>/<ab>/<key>/
+    manifest.json   written last: there is a stage, or there is none
+    <attempt>/...   its files
+    starts/...      a note of each attempt
+    checkpoint/...  of a training that has not ended
+    dropped         its files were removed, its scores stay
 """
 
 from __future__ import annotations
@@ -11,11 +14,13 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,7 @@ import pyarrow.fs as pafs
 from l2kd_ray.config import InputError
 
 MANIFEST = "manifest.json"
+DROPPED = "dropped"
 _CHUNK = 1 << 20
 
 
@@ -44,6 +50,23 @@ class FileRecord:
 
     size: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The finished stages: key -> kind; and those of them whose files were dropped."""
+
+    finished: Mapping[str, str]
+    dropped: frozenset[str]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file below the root: its path relative to it, bytes, when it was written."""
+
+    path: str
+    size: int
+    modified: datetime
 
 
 @dataclass(frozen=True)
@@ -129,15 +152,35 @@ class Store:
             self.withdraw(Damaged(kind, key, "the manifest is torn or altered"))
             return None
 
-    def keys(self) -> dict[str, str]:
-        """Key -> kind of every finished stage, by one listing."""
-        found = self._list("stages")
-        paths = (path.split("/") for path in found if path.endswith(f"/{MANIFEST}"))
-        return {parts[-2]: parts[-4] for parts in paths if len(parts) >= 4}
+    def listing(self) -> Listing:
+        """Every finished stage, by one listing of the storage."""
+        finished, dropped = {}, set()
+        for entry in self.files("stages"):
+            _, kind, _, key, *rest = entry.path.split("/")
+            if rest == [MANIFEST]:
+                finished[key] = kind
+            elif rest == [DROPPED]:
+                dropped.add(key)
+        return Listing(finished, frozenset(dropped))
+
+    def has_files(self, kind: str, key: str) -> bool:
+        """Whether the stage is finished and its files are still there."""
+        return self.manifest(kind, key) is not None and not self._dropped(kind, key)
+
+    def drop_files(self, kind: str, key: str) -> None:
+        """Remove a finished stage's files; its manifest and scores stay."""
+        manifest = self.manifest(kind, key)
+        if manifest is not None:
+            self.write(f"{_folder(kind, key)}/{DROPPED}", b"")
+            self.remove(f"{_folder(kind, key)}/{manifest.attempt}")
+
+    def _dropped(self, kind: str, key: str) -> bool:
+        return self.read(f"{_folder(kind, key)}/{DROPPED}") is not None
 
     def find(self, prefix: str) -> list[Manifest]:
         """The finished stages whose key starts with `prefix`."""
-        hits = [(kind, key) for key, kind in self.keys().items() if key.startswith(prefix)]
+        finished = self.listing().finished
+        hits = [(kind, key) for key, kind in finished.items() if key.startswith(prefix)]
         return [found for kind, key in sorted(hits) if (found := self.manifest(kind, key))]
 
     def fetch(self, kind: str, key: str) -> Path:
@@ -150,6 +193,8 @@ class Store:
         manifest = self.manifest(kind, key)
         if manifest is None:
             raise Damaged(kind, key, "it is not in the store")
+        if self._dropped(kind, key):
+            raise Damaged(kind, key, "its files were dropped")
         with self._lock:
             known = self._verified.get((key, manifest.attempt))
         if known is not None and known.exists():
@@ -185,12 +230,18 @@ class Store:
             records[name] = FileRecord((folder / name).stat().st_size, sha256_of(folder / name))
             self.upload(folder / name, f"{stage}/{manifest.attempt}/{name}")
         standing = self.manifest(manifest.kind, manifest.key)
-        if standing is not None:
+        if standing is not None and not self._dropped(manifest.kind, manifest.key):
             return standing
         manifest = replace(manifest, files=records)
         self.write(f"{stage}/{MANIFEST}", manifest.to_json())
+        self.remove(f"{stage}/{DROPPED}")
         self.remove(f"{stage}/checkpoint")
         return manifest
+
+    def note_start(self, kind: str, key: str, attempt: str) -> None:
+        """Leave a note that an attempt at a stage begins: what `l2kd explain` and drills count."""
+        note = {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat()}
+        self.write(f"{_folder(kind, key)}/starts/{attempt}.json", json.dumps(note).encode())
 
     def withdraw(self, damage: Damaged) -> None:
         """Take a damaged stage's manifest away: the stage is not finished any more."""
@@ -206,16 +257,15 @@ class Store:
         self.upload(file, f"{folder}/{name}.safetensors")
         record = FileRecord(file.stat().st_size, sha256_of(file))
         self.write(f"{folder}/{name}.json", json.dumps(asdict(record)).encode())
-        for old in self._list(folder):
-            if Path(old).name.split("-")[0] < name.split("-")[0]:
-                self.remove(old)
+        for old in self.files(folder):
+            if Path(old.path).name < name[:9]:
+                self.remove(old.path)
 
     def load_checkpoint(self, kind: str, key: str, target: Path) -> bool:
         """Copy the newest whole checkpoint to `target`; False where there is none."""
         folder = f"{_folder(kind, key)}/checkpoint"
-        for path in sorted(self._list(folder), reverse=True):
-            if not path.endswith(".json"):
-                continue
+        paths = [entry.path for entry in self.files(folder) if entry.path.endswith(".json")]
+        for path in sorted(paths, reverse=True):
             try:
                 record = FileRecord(**json.loads(self.read(path) or b""))
                 self.download(path.removesuffix(".json") + ".safetensors", target)
@@ -277,12 +327,12 @@ class Store:
                 mend="set storage=... to one",
             ) from None
 
-    def _list(self, path: str) -> Iterable[str]:
-        """The files below a folder, relative to the root."""
+    def files(self, path: str) -> list[FileEntry]:
+        """The files below a folder, by one listing."""
         selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
         start = len(self.base.rstrip("/")) + 1
         return [
-            info.path[start:]
+            FileEntry(info.path[start:], info.size or 0, info.mtime or datetime.now(UTC))
             for info in self.filesystem.get_file_info(selector)
             if info.type == pafs.FileType.File
         ]
@@ -310,13 +360,16 @@ class _AtomicFile:
         return self._stream
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._stream.close()
-        if self._aside == self._path:
-            return
-        if kind is None:
-            self._filesystem.move(self._aside, self._path)
-        else:
-            self._filesystem.delete_file(self._aside)
+        whole = False
+        try:
+            self._stream.close()  # a full disk may be noticed here
+            whole = kind is None
+        finally:
+            if self._aside != self._path:
+                if whole:
+                    self._filesystem.move(self._aside, self._path)
+                else:
+                    self._filesystem.delete_file(self._aside)
 
 
 def _folder(kind: str, key: str) -> str:
@@ -350,8 +403,3 @@ def _scratch() -> str:
     if _scratch_folder is None:
         _scratch_folder = tempfile.TemporaryDirectory(prefix=f"l2kd-{os.getpid()}-")
     return _scratch_folder.name
-
-
-def names_of(folder: Path) -> Iterator[str]:
-    """The files below a local folder, relative to it, sorted."""
-    yield from sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

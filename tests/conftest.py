@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +70,11 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray for all tests that call executors or the pool themselves."""
+    import_module("l2kd_ray.cluster")  # its settings come before Ray's
     import ray
 
-    from l2kd_ray.cluster.sweep import ENVIRONMENT
-
     here = str(Path(__file__).parent)  # stages that tests define are found by the workers
-    os.environ.update(ENVIRONMENT, PYTHONPATH=here)
+    os.environ["PYTHONPATH"] = here
     ray.init(address="local", num_cpus=2, resources={"driver": 100}, log_to_driver=False)
     yield
     ray.shutdown()

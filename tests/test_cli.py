@@ -57,7 +57,7 @@ def test_a_sweep_does_what_was_planned_and_leaves_its_files(swept: Path) -> None
     assert planned["trials"] == 8
     assert all(count["todo"] == 0 for count in planned["stages"].values())
     assert set(planned["stages"]) >= {"teacher", "replay", "learn", "multitask", "evaluate"}
-    published = Store(str(swept / "results")).keys()
+    published = Store(str(swept / "results")).listing().finished
     kept = dict(line.split()[::-1] for line in (base / "keys").read_text().splitlines())
     assert published == kept  # what was planned was done, each stage once, and nothing else
     results = pd.read_parquet(base / "results.parquet")
@@ -69,7 +69,7 @@ def test_the_multitask_bound_had_two_workers(swept: Path) -> None:
     store = Store(str(swept / "results"))
     worlds = {
         manifest.kind: manifest.environment["world_size"]
-        for key in store.keys()
+        for key in sorted(store.listing().finished)
         for manifest in store.find(key)
     }
     assert worlds["multitask"] == 2
@@ -131,9 +131,37 @@ def test_the_python_api_has_the_same_verbs(swept: Path, monkeypatch: pytest.Monk
     assert len(study.results()) == 8
 
 
+def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -> None:
+    """Optuna sees the mean dev score over the orders; told results are told again."""
+    changes = {
+        "methods": ["l2kd", "finetune"],
+        "search": {"kd.temperature": {"uniform": [1.0, 4.0]}},
+        "tune": {"searcher": "optuna", "num_samples": 2},
+    }
+    file = study_file(**changes)
+    l2kd("sweep", file, folder=tmp_path)
+    base = tmp_path / "results/studies/tiny"
+    tried = json.loads((base / "settings.json").read_text())["l2kd"]
+    assert len(tried) == 2
+    results = pd.read_parquet(base / "results.parquet")
+    assert results.groupby("method").size().to_dict() == {
+        "finetune": 2, "l2kd": 4, "multitask": 1, "single": 1
+    }  # fmt: skip
+    scores = pd.read_parquet(base / "scores.parquet")
+    assert set(scores["split"]) == {"dev", "test"}
+    before = result_bytes(tmp_path)
+    l2kd("sweep", file, folder=tmp_path)
+    assert result_bytes(tmp_path) == before
+    l2kd("sweep", file, "tune.num_samples=3", folder=tmp_path)
+    grown = json.loads((base / "settings.json").read_text())["l2kd"]
+    assert grown[:2] == tried
+    assert len(grown) == 3
+
+
+MINE = {"name": "mine", "train": "good.jsonl", "test": "good.jsonl"}
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "missing file": ({"tasks": [{"name": "mine", "train": "no.jsonl", "test": "no.jsonl"}]}, "no.jsonl"),
-    "broken line": ({"tasks": [{"name": "mine", "train": "bad.jsonl", "test": "bad.jsonl"}]}, "bad.jsonl:2"),
+    "missing file": ({"tasks": [MINE | {"train": "no.jsonl"}]}, "no.jsonl"),
+    "broken line": ({"tasks": [MINE | {"train": "bad.jsonl"}]}, "bad.jsonl:2"),
     "unknown key": ({"kd": {"temprature": 2}}, "kd.temprature"),
     "temperature 0": ({"kd": {"temperature": 0}}, "kd.temperature"),
     "temperature hot": ({"kd": {"temperature": "hot"}}, "kd.temperature"),

@@ -71,7 +71,7 @@ def test_the_executors_have_one_contract(tiny: Any, tmp_path: Path, local_ray: N
         folder = store.fetch(stage.kind, stage.key)
         curves[name] = [row["loss"] for row in json.loads((folder / CURVE).read_text())]
         digests[name] = manifest.files["model.safetensors"].sha256
-        assert not any("checkpoint" in path for path in store._list("stages"))
+        assert not any("checkpoint" in entry.path for entry in store.files("stages"))
     assert digests["inline"] == digests["task"]
     assert curves["inline"] == curves["task"]
     assert curves["train"] == pytest.approx(curves["inline"], rel=1e-3)
@@ -105,10 +105,12 @@ class Slow(Stage):
 
 def start_pool(store: Store) -> Any:
     pool = ray.remote(StagePool).options(num_cpus=0, max_concurrency=1000)
-    return pool.remote(store, Scale(), 2.0)
+    return pool.remote(store, Scale(), 2.0, {})
 
 
-def test_a_stage_that_many_ask_for_is_run_once(store: Store, tmp_path: Path, local_ray: None) -> None:
+def test_a_stage_that_many_ask_for_is_run_once(
+    store: Store, tmp_path: Path, local_ray: None
+) -> None:
     pool, log = start_pool(store), tmp_path / "log"
     shared = Slow(str(log))
     above = [Slow(str(log), source=shared) for _ in range(3)]

@@ -15,6 +15,7 @@ from l2kd_ray.config import (
     ALIASES,
     SETTINGS,
     InputError,
+    Revisions,
     StudyConfig,
     parse_override,
     parse_study,
@@ -144,3 +145,14 @@ def test_settings_are_put_in_place_and_nothing_else_changes() -> None:
     with pytest.raises(KeyError):
         with_settings(study, {"name": "other"})
     assert set(SETTINGS) <= set(StudyConfig.model_fields)
+
+
+def test_what_a_hub_id_stood_for_once_it_stands_for_again() -> None:
+    news = {"name": "news", "hub": "org/news"}
+    study = parse_study({**TINY, "student": {"model": "gpt2"}, "tasks": [news, "gen.rest"]})
+    pinned = Revisions({"gpt2": "abc"}, {"news": "def"}).pin(study)
+    assert pinned.student.revision == "abc"
+    assert [task.revision for task in pinned.tasks] == ["def", None]
+    text = yaml.safe_dump(pinned.model_dump(mode="json", exclude_unset=True))
+    assert Revisions.of(parse_study(yaml.safe_load(text))).pin(study) == pinned
+    assert Revisions({"gpt2": "new"}, {"news": "new"}).pin(pinned) == pinned

@@ -22,6 +22,7 @@ FLOORS = [
     {"stages"},
     {"methods"},
     {"study"},
+    {"garbage", "explain"},
     {"cluster"},
     {"analysis"},
     {"report"},

@@ -39,7 +39,8 @@ def make_model(arch: str = "gpt2", positions: int = 64) -> CausalLM:
         },
         "qwen2": {
             "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": positions,
+            "num_attention_heads": 2, "num_key_value_heads": 1,
+            "max_position_embeddings": positions,
         },
     }  # fmt: skip
     return build(arch, sizes[arch], FORMAT.tokenizer, seed=0)

@@ -42,7 +42,9 @@ def naive(
         total = sum(math.exp(value) for value in soft)
         mu = [math.exp(value) / total for value in soft]
         log_s = math.log(sum(math.exp(value / T) for value in z))
-        kd = T**2 * sum(m * (math.log(m) - (value / T - log_s)) for m, value in zip(mu, z))
+        kd = T**2 * sum(
+            m * (math.log(m) - (value / T - log_s)) for m, value in zip(mu, z, strict=True)
+        )
         class_weight = c if y == ANSWER else 1.0
         share = w if positions.distilled[p] else 0.0
         row = int(positions.row[p])

@@ -19,7 +19,6 @@ from l2kd_ray.stages.learn import Learn
 from l2kd_ray.store import Store
 from l2kd_ray.study import Study, load, plan
 from l2kd_ray.study.search import settings_of
-from l2kd_ray.tasks import TaskData
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
@@ -210,11 +209,15 @@ def test_crossed_seeds_are_told_apart(tiny: Any) -> None:
     study = tiny(methods=["lamol"], seeds={"train": [1, 2], "replay": [7, 8]})
     found = {(str(trial.seed)) for trial in study.trials()}
     assert found == {"1x7", "1x8", "2x7", "2x8"}
-    teachers = {s.key for t in study.trials() for s, role in t.stages().items() if role == "teacher"}
+    teachers = {
+        s.key for t in study.trials() for s, role in t.stages().items() if role == "teacher"
+    }
     assert len(teachers) == 4  # two tasks, two training seeds: replay's seed is not theirs
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.permutations(TINY["tasks"]))
 def test_how_the_tasks_are_listed_changes_no_stage(tiny: Any, tasks: list[str]) -> None:
     assert keys_of(tiny(tasks=tasks)) == keys_of(tiny())
@@ -244,8 +247,3 @@ def parse_study_tasks(path: Path) -> Study | None:
 def test_a_method_of_another_name_is_refused(study_file: Any) -> None:
     with pytest.raises(InputError, match="no such method"):
         load(study_file(methods=["magic"]))
-
-
-def test_task_data_are_part_of_the_key() -> None:
-    assert "rows" not in {f for f in TaskData.__dataclass_fields__
-                          if TaskData.__dataclass_fields__[f].metadata.get("identity", True)}  # fmt: skip

@@ -14,14 +14,13 @@ from typing import Any
 
 import ray
 
+from l2kd_ray.cluster import COLLECTIVE_TIMEOUT_S
 from l2kd_ray.config import Scale, Workers
 from l2kd_ray.stages.base import Stage
 from l2kd_ray.stages.execute import execute
 from l2kd_ray.store import Damaged, Store
 
 Scores = Mapping[str, float]
-
-COLLECTIVE_TIMEOUT_S = 300  # ranks that disagree by a step would hang for ever without one
 
 
 @dataclass(frozen=True)

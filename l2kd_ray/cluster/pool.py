@@ -11,7 +11,7 @@ import heapq
 import itertools
 import traceback
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +19,8 @@ from typing import Any
 from l2kd_ray.cluster.executors import Job, Scores, submit
 from l2kd_ray.config import Scale
 from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.execute import ATTEMPTS
 from l2kd_ray.store import Damaged, Store
-
-_RECOMPUTED_AT_MOST = 3  # times that one stage's damaged inputs are computed again
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,18 @@ class StageFailed(RuntimeError):
 
 
 class StagePool:
-    """Runs in an asynchronous actor; every method belongs to its one event loop."""
+    """Runs in an asynchronous actor; every method belongs to its one event loop.
 
-    def __init__(self, store: Store, scale: Scale, cpus: float) -> None:
+    `readers`: of each model that may be dropped once nothing reads it any more (`keep: leaves`),
+    the keys of the stages still to be done that read it.
+    """
+
+    def __init__(
+        self, store: Store, scale: Scale, cpus: float, readers: Mapping[str, set[str]]
+    ) -> None:
         self._store, self._scale = store, scale
-        self._results: dict[str, asyncio.Task[Scores]] = {}
+        self._readers = {key: set(keys) for key, keys in readers.items()}
+        self._work: dict[str, asyncio.Task[Scores]] = {}
         self._failures: dict[str, Failure] = {}
         self._admission = Admission(cpus)
         self._running: Counter[str] = Counter()
@@ -61,9 +67,8 @@ class StagePool:
 
         Raises: StageFailed, at once where the stage has failed in this sweep before.
         """
-        if stage.key not in self._results:
-            self._results[stage.key] = asyncio.create_task(self._obtain(stage))
-        return await asyncio.shield(self._results[stage.key])
+        manifest = await asyncio.to_thread(self._store.manifest, stage.kind, stage.key)
+        return manifest.scores if manifest is not None else await self._once(stage)
 
     async def progress(self) -> dict[str, Any]:
         """Stages done by this pool and running now, by kind; failures so far."""
@@ -73,22 +78,33 @@ class StagePool:
             "failures": list(self._failures.values()),
         }
 
-    async def _obtain(self, stage: Stage) -> Scores:
-        manifest = await asyncio.to_thread(self._store.manifest, stage.kind, stage.key)
-        if manifest is not None:
-            return manifest.scores
+    async def _once(self, stage: Stage) -> Scores:
+        """Do the stage, or wait for whoever does it already."""
+        if stage.key not in self._work:
+            self._work[stage.key] = asyncio.create_task(self._do(stage))
+        return await asyncio.shield(self._work[stage.key])
+
+    async def _files(self, stage: Stage) -> None:
+        """Wait until an input's files are in the store."""
+        if not await asyncio.to_thread(self._store.has_files, stage.kind, stage.key):
+            await self._once(stage)
+
+    async def _do(self, stage: Stage) -> Scores:
         inputs = dict(stage.inputs())
-        for _ in range(_RECOMPUTED_AT_MOST):
-            await asyncio.gather(*(self.scores(source) for source in inputs.values()))
+        for _ in range(ATTEMPTS):
+            await asyncio.gather(*(self._files(source) for source in inputs.values()))
             try:
-                return await self._run(stage)
+                scores = await self._run(stage)
             except Damaged as damage:
                 # An input was torn in the store; it is withdrawn, so asking again computes it.
-                self._results.pop(damage.key, None)
+                self._work.pop(damage.key, None)
                 last: Exception = damage
             except Exception as error:
                 last = error
                 break
+            else:
+                await asyncio.to_thread(self._release, stage, list(inputs.values()))
+                return scores
         failure = Failure(stage.kind, stage.key, _message(last), _traceback(last))
         self._failures[stage.key] = failure
         raise StageFailed(failure) from None
@@ -103,6 +119,15 @@ class StagePool:
                 self._running[stage.kind] -= 1
         self._done[stage.kind] += 1
         return scores
+
+    def _release(self, stage: Stage, inputs: Iterable[Stage]) -> None:
+        """Drop the inputs that the finished stage was the last to read."""
+        for source in inputs:
+            readers = self._readers.get(source.key)
+            if readers is not None:
+                readers.discard(stage.key)
+                if not readers:
+                    self._store.drop_files(source.kind, source.key)
 
 
 class Admission:

@@ -7,9 +7,10 @@ machine's resources belong to the stages.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import mean
@@ -18,10 +19,12 @@ from typing import Any
 import ray
 from ray import tune
 
-from l2kd_ray.cluster.executors import COLLECTIVE_TIMEOUT_S, Job
+from l2kd_ray.cluster import ENVIRONMENT
+from l2kd_ray.cluster.executors import Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
 from l2kd_ray.config import Arm, InputError, Range
+from l2kd_ray.garbage import droppable
 from l2kd_ray.stages.base import Stage
 from l2kd_ray.store import Store
 from l2kd_ray.study import Study, Trial, plan
@@ -29,27 +32,9 @@ from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import Settings
 
 POOL = "l2kd-stage-pool"
+LOCAL = "local"
 DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU
 OBJECTIVE = "dev/mean"
-
-ENVIRONMENT = {
-    # Worker groups start and end seconds earlier with these; nobody reads Train's own metrics.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(COLLECTIVE_TIMEOUT_S),
-    # Tune's own files are not kept: the store is the truth.
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # Cursors are many and small: no warning for more processes than CPUs.
-    "RAY_maximum_startup_concurrency": "16",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
 
 
 @dataclass(frozen=True)
@@ -61,47 +46,51 @@ class Outcome:
     failures: Sequence[Failure] = field(default_factory=tuple)
 
 
-def sweep(study: Study, store: Store, *, known: Settings | None = None) -> Outcome:
+def sweep(
+    study: Study, store: Store, *, known: Settings | None = None, address: str = LOCAL
+) -> Outcome:
     """Run every stage that the study needs and the store has not.
 
-    `known`: what an adaptive search has tried before; it goes on from there.
-    Raises: InputError where a stage asks for more CPUs than there are.
+    `known`: what an adaptive search has tried before; it goes on from there. `address`: of a Ray
+    cluster to join; by default a Ray of our own on this machine, which ends with the sweep.
+
+    Raises: InputError where there is no such cluster, or a stage asks for more than there is.
     """
     adaptive = study.config.tune.searcher == "optuna" and bool(study.config.search)
     trials = study.trials(known or {}) if adaptive else study.trials()
     missing = plan(trials, store).missing
     if not missing and not adaptive:
         return Outcome()
-    with _cluster(study, missing) as cpus:
-        pool = _start_pool(study, store, cpus)
+    jobs = [Job.of(stage, study.config.scale) for stage in missing]
+    with _own_ray(jobs) if address == LOCAL else _joined(address) as cpus:
+        pool = _start_pool(study, store, cpus, _readers(study, store, trials, missing))
         with Display(pool, missing, open_ended=adaptive):
             unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
-            _run(study, pool, tune.grid_search([_name(trial) for trial in unfinished]), cpus)
-            settings = _search(study, store, pool, known or {}, cpus) if adaptive else None
-        return Outcome(settings, ray.get(pool.progress.remote())["failures"])
+            if unfinished:
+                _run(study, pool, tune.grid_search([_name(trial) for trial in unfinished]))
+            settings = _search(study, store, pool, known or {}) if adaptive else None
+        failures = ray.get(pool.progress.remote())["failures"]
+    return Outcome(settings, failures)
 
 
 @contextmanager
-def _cluster(study: Study, missing: Iterable[Stage]) -> Iterator[float]:
+def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
     """A Ray of our own on this machine; yields its CPUs.
 
     `address="local"` never joins a cluster that another user left behind.
     """
-    jobs = [Job.of(stage, study.config.scale) for stage in missing]
-    os.environ.update(ENVIRONMENT)
     cpus = len(os.sched_getaffinity(0))
     for job in jobs:
         if job.cpus > cpus:
             raise InputError(
                 "a stage asks for more CPUs than this machine has",
-                where=study.config.name,
                 key=f"scale ({job.stage.kind})",
                 got=job.cpus,
-                expected=f"at most {cpus} workers x cpus_per_worker",
-                mend=f"set scale.{job.stage.kind}.workers={cpus} or fewer",
+                expected=f"at most {cpus}: workers x cpus_per_worker",
+                mend=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
     ray.init(
-        address="local",
+        address=LOCAL,
         num_cpus=cpus,
         resources={DRIVER: 1000},
         # Train's placement groups are freed after an ungraceful stop by way of the dashboard.
@@ -115,7 +104,43 @@ def _cluster(study: Study, missing: Iterable[Stage]) -> Iterator[float]:
         ray.shutdown()
 
 
-def _start_pool(study: Study, store: Store, cpus: float) -> Any:
+@contextmanager
+def _joined(address: str) -> Iterator[float]:
+    """A cluster that is there already. Every stage that is ready is handed to Ray at once, so
+    that an autoscaler sees the whole demand: hence no bound on CPUs."""
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(
+            "no Ray cluster there",
+            key="--address",
+            got=address,
+            expected=f"auto, or the address of a head that can be reached ({error})",
+        ) from None
+    try:
+        if not _resources().get(DRIVER):
+            raise InputError(
+                f"the cluster's head has no resource `{DRIVER}`, which cursors hold",
+                key="--address",
+                got=address,
+                mend=f"start it with: ray start --head --resources='{{\"{DRIVER}\": 1000}}'",
+            )
+        yield math.inf
+    finally:
+        ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
+
+
+def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, set[str]]) -> Any:
     """The pool outlives its own death, a cursor's and a worker's: it is asked again."""
     actor = ray.remote(StagePool).options(
         name=POOL,
@@ -126,7 +151,21 @@ def _start_pool(study: Study, store: Store, cpus: float) -> Any:
         max_concurrency=10_000,
         scheduling_strategy="DEFAULT",
     )
-    return actor.remote(store, study.config.scale, cpus)
+    return actor.remote(store, study.config.scale, cpus, readers)
+
+
+def _readers(
+    study: Study, store: Store, trials: Iterable[Trial], missing: Iterable[Stage]
+) -> dict[str, set[str]]:
+    """The stages to do that read each model which may be dropped after them (`keep: leaves`)."""
+    if study.config.keep == "all":
+        return {}
+    readers = {model.key: set[str]() for model in droppable(study, store, trials)}
+    for stage in missing:
+        for _, source in stage.inputs():
+            if source.key in readers:
+                readers[source.key].add(stage.key)
+    return {key: stages for key, stages in readers.items() if stages}
 
 
 def _name(trial: Trial) -> dict[str, Any]:
@@ -139,9 +178,10 @@ def _name(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
+def _run(study: Study, pool: Any, trials: Any, **tuning: Any) -> Any:
     """Run cursors by Tune, so many at once that every CPU finds a stage to do."""
-    at_once = study.config.tune.max_concurrent or min(64, 2 * int(cpus) + 2)
+    cpus = int(_resources().get("CPU", 0))
+    at_once = study.config.tune.max_concurrent or min(64, 2 * cpus + 2)
     cursor = tune.with_parameters(_cursor, study=study, pool=pool)
     with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
         tuner = tune.Tuner(
@@ -188,9 +228,7 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
         tune.report({OBJECTIVE: mean(finals)})
 
 
-def _search(
-    study: Study, store: Store, pool: Any, known: Settings, cpus: float
-) -> dict[str, list[Setting]]:
+def _search(study: Study, store: Store, pool: Any, known: Settings) -> dict[str, list[Setting]]:
     """Adaptive search, an arm after another: Optuna proposes settings, each is run on every
     (order, seed), and its mean dev score is told back."""
     from ray.tune.search.optuna import OptunaSearch
@@ -217,13 +255,12 @@ def _search(
             space=space,
             metric=OBJECTIVE,
             mode="max",
-            seed=study.config.tune.seed,
+            seed=study.config.tune.seed + len(former),  # else its first proposals come again
             **(told if former else {}),
         )
-        results = _run(
-            study, pool, {"method": arm.name}, cpus, search_alg=searcher, num_samples=left
-        )
-        former += [result.config["trial"]["setting"] for result in results if not result.error]
+        results = _run(study, pool, {"method": arm.name}, search_alg=searcher, num_samples=left)
+        proposed = [result.config["trial"]["setting"] for result in results if not result.error]
+        former += [setting for setting in proposed if setting not in former]
     return tried
 
 

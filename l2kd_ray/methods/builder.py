@@ -32,10 +32,14 @@ class Resolved:
 class Builder:
     """Makes each stage of one setting of a study once."""
 
-    def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
-        self.config, self.resolved = config, resolved
+    def __init__(self, config: StudyConfig, resolved: Resolved, owner: str | None = None) -> None:
+        self.config, self.resolved, self.owner = config, resolved, owner
         self._students: dict[tuple[Method, Order, Seed], Initial | Learn] = {}
         self._made: dict[tuple[Any, ...], Any] = {}
+
+    def owned_by(self, owner: str) -> Builder:
+        """A builder whose stages nobody else's are equal to."""
+        return Builder(self.config, self.resolved, owner)
 
     def with_settings(self, settings: Mapping[str, Any]) -> Builder:
         return Builder(with_settings(self.config, settings), self.resolved) if settings else self
@@ -81,7 +85,7 @@ class Builder:
         teacher: Learn | None = None,
         kd: Distillation | None = None,
     ) -> Learn:
-        """`start` learns a task; without an effect on it, replay weight, teacher and kd are None."""
+        """`start` learns a task. What has no effect (a teacher at weight 0) is None."""
         training = self.config.train
         if lm_weight is not None:
             training = training.model_copy(update={"lm_weight": lm_weight})
@@ -159,6 +163,7 @@ class Builder:
                 corpus=() if source else self.resolved.corpus,
                 vocab_size=None if source else self.config.tokenizer.vocab_size,
                 prompts=prompts,
+                owner=self.owner,
             ),
         )
 

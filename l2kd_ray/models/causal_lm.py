@@ -14,7 +14,6 @@ from transformers.utils import logging
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.sequences import Tokens
 
-
 logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 
 

@@ -8,7 +8,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -40,6 +39,11 @@ def execute(
     if stage.distributable is False and world_size > 1:
         raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
     torch.set_num_threads(threads)
+    if store.has_files(stage.kind, stage.key):  # published, but its worker did not live to say so
+        return store.manifest(stage.kind, stage.key)
+    attempt = uuid.uuid4().hex[:12]
+    if rank == 0:
+        store.note_start(stage.kind, stage.key, attempt)
     started, clock = datetime.now(UTC), time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="l2kd-stage-") as folder:
         out = Path(folder, "out")
@@ -56,7 +60,7 @@ def execute(
             inputs={name: source.key for name, source in stage.inputs()},
             scores={name: float(score) for name, score in scores.items()},
             files={},
-            attempt=uuid.uuid4().hex[:12],
+            attempt=attempt,
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - clock, 3),
             host=socket.gethostname(),
@@ -70,19 +74,33 @@ def execute(
         return store.publish(manifest, out)
 
 
+ATTEMPTS = 3
+"""How often a stage is begun whose inputs turn out damaged: each time they are computed again."""
+
+
 def obtain(stage: Stage, store: Store, **how: Any) -> Scores:
     """The scores of a stage: from the store, or by running what is missing, here and in turn.
 
     The executor `inline`: no Ray, one process, the debugger's friend. `how` goes to `execute`.
     """
     manifest = store.manifest(stage.kind, stage.key)
-    while manifest is None:
+    return manifest.scores if manifest is not None else _with_inputs(stage, store, how).scores
+
+
+def _with_inputs(stage: Stage, store: Store, how: Mapping[str, Any]) -> Manifest:
+    for attempt in range(ATTEMPTS):
         for _, source in stage.inputs():
-            obtain(source, store, **how)
-        # An input that turns out damaged is withdrawn: the next round computes it again.
-        with suppress(Damaged):
+            if not store.has_files(source.kind, source.key):
+                _with_inputs(source, store, how)
+        try:
             manifest = execute(stage, store, **how)
-    return manifest.scores
+        except Damaged:  # an input was withdrawn: the next round computes it
+            if attempt + 1 == ATTEMPTS:
+                raise
+        else:
+            assert manifest is not None  # rank 0 publishes
+            return manifest
+    raise AssertionError("unreachable")
 
 
 @cache

@@ -24,6 +24,8 @@ class Tokenizer(Stage):
     corpus: tuple[TaskData, ...]
     vocab_size: int | None
     prompts: tuple[str, ...] | None
+    owner: str | None = None
+    """The one trial that this and all that follows from it belongs to; None: shared."""
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.models.sequences import SequenceFormat

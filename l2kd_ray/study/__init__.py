@@ -1,7 +1,7 @@
 """A study: its trials, the trie that their paths make, its plan and its scores."""
 
-from l2kd_ray.study.plan import Plan, plan
-from l2kd_ray.study.study import Study, load
+from l2kd_ray.study.plan import Plan, intermediate, plan
+from l2kd_ray.study.study import Study, load, resolve_study
 from l2kd_ray.study.trial import Cell, Trial
 
-__all__ = ["Cell", "Plan", "Study", "Trial", "load", "plan"]
+__all__ = ["Cell", "Plan", "Study", "Trial", "intermediate", "load", "plan", "resolve_study"]

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from l2kd_ray.stages.base import Stage
-from l2kd_ray.store import Manifest, Store
+from l2kd_ray.store import Listing, Manifest, Store
 from l2kd_ray.study.trial import Trial
 
 ROLES = ("tokenizer", "initial", "teacher", "replay", "learn", "multitask", "evaluate")
@@ -53,19 +53,19 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
     """Count the stages of `trials`; reads the store's listing and a few manifests."""
     counts = {role: Count() for role in ROLES}
     roles: dict[Stage, str] = {}
-    number = 0
-    for number, trial in enumerate(trials, start=1):
+    chosen = list(trials)
+    for trial in chosen:
         for stage, role in trial.stages().items():
             counts[role].naive += 1
             if roles.get(stage) != "teacher":
                 roles[stage] = role
-    stored = store.keys()
+    stored = store.listing()
     missing = _missing(roles, stored)
     for stage, role in roles.items():
         counts[role].unique += 1
-        counts[role].stored += stage.key in stored
+        counts[role].stored += stage.key in stored.finished
         counts[role].todo += stage in missing
-    manifests = _examples(store, stored, {stage.kind for stage in missing})
+    manifests = _examples(store, stored.finished, {stage.kind for stage in missing})
     work = Counter(stage.kind for stage in missing)
     known = all(manifests.get(kind) for kind in work)
     seconds = [n * median(m.seconds for m in manifests[kind]) for kind, n in work.items() if known]
@@ -75,7 +75,7 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
         if known
     ]
     return Plan(
-        number,
+        len(chosen),
         counts,
         frozenset(missing),
         round(sum(seconds), 1) if known else None,
@@ -83,15 +83,26 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
     )
 
 
-def _missing(stages: Iterable[Stage], stored: Mapping[str, str]) -> set[Stage]:
-    """What must be run to have every evaluation: what is not stored, and its missing inputs."""
+def intermediate(trials: Iterable[Trial]) -> set[Stage]:
+    """The models that other models come from: all but the leaves of the trie."""
+    stages = {stage for trial in trials for stage in trial.stages()}
+    readers = [stage for stage in stages if stage.kind in ("learn", "replay")]
+    return {source for r in readers for _, source in r.inputs() if source.kind == "learn"}
+
+
+def _missing(stages: Iterable[Stage], stored: Listing) -> set[Stage]:
+    """What must be run to have every evaluation: those not stored, and inputs without files."""
     missing: set[Stage] = set()
-    waiting = [stage for stage in stages if stage.kind == "evaluate"]
+    waiting = [s for s in stages if s.kind == "evaluate" and s.key not in stored.finished]
     while waiting:
         stage = waiting.pop()
-        if stage not in missing and stage.key not in stored:
+        if stage not in missing:
             missing.add(stage)
-            waiting += [source for _, source in stage.inputs()]
+            waiting += [
+                source
+                for _, source in stage.inputs()
+                if source.key not in stored.finished or source.key in stored.dropped
+            ]
     return missing
 
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from l2kd_ray.config import Arm, InputError, Seed, Split, StudyConfig, TaskSpec, read_study
+from l2kd_ray.config import (
+    Arm,
+    InputError,
+    Revisions,
+    Seed,
+    Split,
+    StudyConfig,
+    TaskSpec,
+    read_study,
+)
 from l2kd_ray.methods import METHODS, Builder
 from l2kd_ray.methods.builder import Resolved
 from l2kd_ray.models.pretrained import resolve_model
@@ -139,7 +148,16 @@ class Study:
 
     def to_yaml(self) -> str:
         """The resolved study: the file as it was understood, and what its names stood for."""
-        data = self.config.model_dump(mode="json", exclude_unset=True)
+        hub = {
+            name: task.splits["train"].source.digest
+            for name, task in self.resolved.tasks.items()
+            if task.splits["train"].source.reader == "hub"
+        }
+        commits = {
+            name: model.revision for name, model in self.resolved.models.items() if model.revision
+        }
+        pinned = Revisions(commits, hub).pin(self.config)
+        data = pinned.model_dump(mode="json", exclude_unset=True)
         tasks = {
             name: {split: identity(task.splits[split]) for split in sorted(task.splits)}
             for name, task in sorted(self.resolved.tasks.items())
@@ -184,6 +202,8 @@ class Study:
 
     def _student(self, arm: Arm, setting: Setting, order: Order, seed: Seed) -> Trial:
         build = self._builder(setting, arm.settings)
+        if not self.config.share:
+            build = build.owned_by(f"{arm.name} {dict(setting)} {order} {seed}")
         steps = []
         for i in range(len(order) + 1):
             model = build.student(METHODS[arm.method], order[:i], seed)
@@ -225,7 +245,11 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
 
     Raises: InputError for whatever cannot be used as it is.
     """
-    config = read_study(path, overrides)
+    return resolve_study(read_study(path, overrides), path)
+
+
+def resolve_study(config: StudyConfig, path: str | Path) -> Study:
+    """Find everything that a checked study names; `path` is its file. Raises: InputError."""
     where, base = str(path), Path(path).resolve().parent
     for arm in config.methods:
         if arm.method not in METHODS:

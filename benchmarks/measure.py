@@ -1,0 +1,176 @@
+"""What the machine around the stages costs, as ratios and per stage; prints and saves a table.
+
+    python benchmarks/measure.py [overhead planning sharing]
+
+Medians of at least five, interleaved where two things are compared, all in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l2kd_ray.stages.base import Context, Stage
+from l2kd_ray.stages.execute import execute
+from l2kd_ray.store import Store
+from l2kd_ray.study import load, plan
+
+TINY: Mapping[str, Any] = {
+    "name": "bench",
+    "methods": ["l2kd"],
+    "student": {"arch": "gpt2", "n_layer": 1, "n_embd": 32, "n_head": 2, "n_positions": 96},
+    "tokenizer": {"vocab_size": 768},
+    "train": {"epochs": 4, "batch_size": 8, "lr": 5e-3},
+    "evaluate": {"max_new_tokens": 20},
+    "max_train": 150,
+    "max_test": 10,
+    "wandb": {"mode": "disabled"},
+}
+GENERATED = ["gen.rest", "gen.hotel", "gen.tv", "gen.intent", "gen.slots", "gen.state"]
+
+
+@dataclass(frozen=True, eq=False)
+class Empty(Stage):
+    """A stage that does nothing but leave a small file."""
+
+    kind = "evaluate"
+    number: int
+
+    def run(self, context: Context) -> Mapping[str, float]:
+        (context.out / "file").write_text(str(self.number))
+        return {"score": 0.0}
+
+
+def overhead() -> Iterator[dict[str, Any]]:
+    """Milliseconds per stage that store, pool and Ray add to a stage's own work."""
+    import ray
+
+    from l2kd_ray.cluster.pool import StagePool
+    from l2kd_ray.config import Scale
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        execute(Empty(-1), store)
+        ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+        actor = ray.remote(StagePool).options(num_cpus=0, max_concurrency=1000)
+        pool = actor.remote(store, Scale(), 2.0, {})
+        ray.get([pool.scores.remote(Empty(-2 - k)) for k in range(8)])  # warm workers
+        numbers = iter(range(10_000))
+        alone, pooled, known = [], [], []
+        for _ in range(7):
+            stages = [Empty(next(numbers)) for _ in range(50)]
+            alone.append(timed(lambda: [execute(stage, store) for stage in stages]) / 50)  # noqa: B023
+            stages = [Empty(next(numbers)) for _ in range(50)]
+            for times in (pooled, known):
+                asked = timed(lambda: ray.get([pool.scores.remote(s) for s in stages]))  # noqa: B023
+                times.append(asked / 50)
+        ray.shutdown()
+    for name, times in (("execute and publish", alone), ("by the pool", pooled), ("stored", known)):
+        yield row("overhead", f"a stage: {name}", times, 1000, "ms")
+
+
+def planning() -> Iterator[dict[str, Any]]:
+    """Seconds to plan a study, from n = 3 to n = 6 with all orders."""
+    with tempfile.TemporaryDirectory() as folder:
+        for n, search in ((4, {}), (5, {}), (6, {}), (5, {"kd.temperature": {"grid": [1, 2, 4]}})):
+            file = study_file(Path(folder), tasks=GENERATED[:n], search=search)
+            store, sizes = Store(folder + "/none"), []
+
+            def once(file: Path = file, store: Store = store, sizes: list[int] = sizes) -> None:
+                counts = plan(load(file).trials(), store).stages.values()
+                sizes[:] = [sum(count.naive for count in counts), sum(c.unique for c in counts)]
+
+            times = [timed(once) for _ in range(5)]
+            what = (
+                f"n={n}{', 3 temperatures' if search else ''}: {sizes[0]} stages, {sizes[1]} shared"
+            )
+            yield row("planning", what, times, 1, "s")
+            yield row("planning", f"per 10,000 shared stages, n={n}", times, 1e4 / sizes[1], "s")
+
+
+def sharing() -> Iterator[dict[str, Any]]:
+    """Wall clock of a sweep with sharing against the same without, beside the ratio of work."""
+    for n in (3, 4):
+        times: dict[bool, float] = {}
+        work: dict[bool, int] = {}
+        for share in (True, False):
+            with tempfile.TemporaryDirectory() as folder:
+                file = study_file(
+                    Path(folder), tasks=GENERATED[:n], share=share, storage=f"{folder}/results"
+                )
+                counts = plan(load(file).trials(), Store(f"{folder}/results")).stages
+                work[share] = counts["learn"].unique + counts["teacher"].unique
+                command = [sys.executable, "-m", "l2kd_ray.cli", "sweep", str(file)]
+                times[share] = timed(
+                    partial(subprocess.run, command, check=True, capture_output=True)
+                )
+        yield row("sharing", f"n={n}, shared: {work[True]} trainings", [times[True]], 1, "s")
+        yield row("sharing", f"n={n}, unshared: {work[False]} trainings", [times[False]], 1, "s")
+        yield row("sharing", f"n={n}, ratio of wall clock", [times[False] / times[True]], 1, "x")
+        yield row("sharing", f"n={n}, ratio of trainings", [work[False] / work[True]], 1, "x")
+
+
+def study_file(folder: Path, **changes: Any) -> Path:
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump({**TINY, **changes}))
+    return file
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def row(part: str, what: str, times: list[float], scale: float, unit: str) -> dict[str, Any]:
+    values = [value * scale for value in times]
+    found = {
+        "part": part,
+        "what": what,
+        "median": round(statistics.median(values), 3),
+        "low": round(min(values), 3),
+        "high": round(max(values), 3),
+        "n": len(values),
+        "unit": unit,
+    }
+    print(f"{part:<10} {what:<58} {found['median']:>9} {unit}", file=sys.stderr, flush=True)
+    return found
+
+
+PARTS = {"overhead": overhead, "planning": planning, "sharing": sharing}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    arguments.add_argument("--out", type=Path, default=Path("benchmarks/results.json"))
+    given = arguments.parse_args()
+    rows = [found for part in given.parts for found in PARTS[part]()]
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
+    given.out.write_text(json.dumps({"commit": commit, "machine": machine, "rows": rows}, indent=1))
+    print("| part | what | median | range | n |\n|---|---|---|---|---|")
+    for r in rows:
+        print(
+            f"| {r['part']} | {r['what']} | {r['median']} {r['unit']} | "
+            f"{r['low']}-{r['high']} | {r['n']} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""A short set of the drills: kill what runs, start the command again, get the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import drills
+import pytest
+from drills import Run, descendants, disturb, make, start, wait_for_end
+
+from l2kd_ray.store import Store
+
+SMALL: dict[str, Any] = {
+    "tasks": ["gen.rest", "gen.intent"],
+    "methods": ["l2kd"],
+    "scale": {"checkpoint_seconds": 0.2},
+}
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return disturb(make(tmp_path_factory.mktemp("drills"), "reference", **SMALL), "stage", 0, 0)
+
+
+@pytest.mark.parametrize("target", ["stage", "pool", "command"])
+def test_whatever_is_killed_the_bytes_are_the_same(
+    target: str, reference: Run, tmp_path: Path
+) -> None:
+    kills = 1 if target == "command" else 2
+    run = disturb(make(tmp_path, target, **SMALL), target, kills, seed=1)
+    assert run.kills > 0
+    assert run.results() == reference.results()
+    assert run.begun_again() == []
+
+
+def test_ctrl_c_stops_within_15_seconds_and_leaves_no_process(
+    reference: Run, tmp_path: Path
+) -> None:
+    folder = make(tmp_path, "interrupted", **SMALL)
+    process = start(folder)
+    published = folder / "results" / "stages"
+    while not list(published.glob("learn/*/*/manifest.json")):
+        time.sleep(0.1)
+        assert process.poll() is None, (folder / "log").read_text()
+    family = descendants(process.pid)
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) == 130, (folder / "log").read_text()
+    assert time.monotonic() - before < 15
+    assert wait_for_end(family, 10) == []
+    assert "goes on" in (folder / "log").read_text()
+    finished = set(Store(str(folder / "results")).listing().finished)
+    assert finished
+    run = disturb(folder, "stage", 0, 0)
+    assert run.results() == reference.results()
+    assert run.begun_again() == []
+
+
+def test_torn_and_altered_files_are_found_said_and_computed_again(
+    reference: Run, tmp_path: Path
+) -> None:
+    folder = tmp_path / "torn"
+    shutil.copytree(reference.folder, folder)
+    stages = folder / "results" / "stages"
+    models = sorted(stages.glob("learn/*/*/*/model.safetensors"))
+    models[0].write_bytes(models[0].read_bytes()[:-7])
+    harmed = bytearray(models[1].read_bytes())
+    harmed[-1] ^= 1
+    models[1].write_bytes(harmed)
+    for manifest in stages.glob("evaluate/*/*/manifest.json"):
+        manifest.unlink()  # so that every model is read again
+    next(iter(sorted(stages.glob("replay/*/*/manifest.json")))).unlink()
+    (stages / "learn" / "ab" / ("ab" * 16) / "half").mkdir(parents=True)
+    (stages / "learn" / "ab" / ("ab" * 16) / "half" / "model.safetensors").write_bytes(b"half")
+    run = disturb(folder, "stage", 0, 0)
+    assert run.results() == reference.results()
+
+
+def test_a_full_disk_is_said_and_loses_nothing(reference: Run, tmp_path: Path) -> None:
+    """A storage that fills up in the middle: a small tmpfs, where one can be mounted."""
+    folder = make(tmp_path, "full", **SMALL)
+    (folder / "results").mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder / "results"],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    try:
+        process = start(folder)
+        assert process.wait(timeout=120) == 4
+        assert "No space left" in (folder / "log").read_text()
+        subprocess.run(["mount", "-o", "remount,size=200m", folder / "results"], check=True)
+        run = disturb(folder, "stage", 0, 0)
+        assert run.results() == reference.results()
+        assert run.begun_again() == []
+    finally:
+        subprocess.run(["umount", folder / "results"], check=True)
+
+
+def test_the_processes_that_are_killed_have_the_titles_that_drills_look_for(
+    tmp_path: Path,
+) -> None:
+    """Without this a drill that finds nothing to kill would pass."""
+    process = start(make(tmp_path, "titles", **{**SMALL, "scale": {"multitask": {"workers": 2}}}))
+    seen: set[str] = set()
+    while process.poll() is None and len(seen) < len(drills.TARGETS) - 1:
+        titles = descendants(process.pid).values()
+        seen |= {
+            name
+            for name, title in drills.TARGETS.items()
+            if title and any(found.startswith(title) for found in titles)
+        }
+        time.sleep(0.05)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    assert seen == set(drills.TARGETS) - {"command"}

@@ -1,0 +1,129 @@
+"""What a storage may lose, what it may not, and why two stages differ."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2kd_ray.api import Experiment
+from l2kd_ray.config import InputError
+from l2kd_ray.explain import differences, find
+from l2kd_ray.garbage import collect, find_garbage
+from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.execute import obtain
+from l2kd_ray.store import Manifest, Store
+from l2kd_ray.study import Study, intermediate, plan
+
+
+def swept(study: Study, store: Store) -> Experiment:
+    experiment = Experiment(study, store, "l2kd sweep")
+    assert experiment.sweep("inline") == []
+    return experiment
+
+
+def age(store: Store) -> None:
+    """Make everything two days old."""
+    past = time.time() - 2 * 86400
+    for path in Path(store.base).rglob("*"):
+        os.utime(path, (past, past))
+
+
+def keys(study: Study) -> set[str]:
+    return {stage.key for trial in study.trials() for stage in trial.stages()}
+
+
+def test_what_a_study_lists_stays_and_the_rest_goes(tiny: Any, store: Store) -> None:
+    first = tiny(methods=["finetune"], name="first")
+    second = tiny(methods=["lamol"], name="second")
+    swept(first, store)
+    swept(second, store)
+    assert find_garbage(store) == []
+    assert find_garbage(store, ["first"]) == []  # nothing young goes
+    age(store)
+    assert find_garbage(store) == []
+    garbage = find_garbage(store, ["first"])
+    assert {item.folder.split("/")[-1] for item in garbage} == keys(first) - keys(second)
+    assert all(item.bytes > 0 for item in garbage)
+    assert set(store.listing().finished) == keys(first) | keys(second)  # saying removes nothing
+    collect(store, garbage, ["first"])
+    assert set(store.listing().finished) == keys(second)
+    assert plan(second.trials(), store).missing == frozenset()
+    with pytest.raises(InputError, match="second"):
+        find_garbage(store, ["third"])
+
+
+def test_lost_attempts_and_checkpoints_go(tiny: Any, store: Store, tmp_path: Path) -> None:
+    study = tiny(methods=["finetune"])
+    swept(study, store)
+    key, kind = next((k, kind) for k, kind in store.listing().finished.items() if kind == "learn")
+    folder = f"stages/{kind}/{key[:2]}/{key}"
+    store.write(f"{folder}/loser/model.safetensors", b"lost the race")
+    store.write(f"{folder}/checkpoint/000000001-x.safetensors", b"left behind")
+    age(store)
+    garbage = find_garbage(store)
+    assert {item.folder for item in garbage} == {f"{folder}/loser", f"{folder}/checkpoint"}
+    collect(store, garbage)
+    assert find_garbage(store) == []
+    assert store.fetch(kind, key).is_dir()
+
+
+def test_keep_leaves_drops_what_nothing_reads_any_more(tiny: Any, store: Store) -> None:
+    study = tiny(methods=["lamol"], keep="leaves")
+    whole = swept(tiny(methods=["lamol"]), Store(store.root + "-whole"))
+    experiment = swept(study, store)
+    dropped = {model.key for model in intermediate(study.trials())}
+    assert dropped
+    assert store.listing().dropped == dropped
+    assert experiment.scores().equals(whole.scores())
+    assert plan(study.trials(), store).missing == frozenset()
+    # A model that is needed again is to do again, and gives the same bits.
+    grown = tiny(methods=["lamol", "l2kd"], keep="leaves")
+    again = {stage.key for stage in plan(grown.trials(), store).missing} & dropped
+    assert again
+    before = {key: manifest_of(store, "learn", key) for key in again}
+    swept(grown, store)
+    for key, manifest in before.items():
+        assert manifest_of(store, "learn", key).files == manifest.files
+
+
+def manifest_of(store: Store, kind: str, key: str) -> Manifest:
+    manifest = store.manifest(kind, key)
+    assert manifest is not None
+    return manifest
+
+
+def test_models_of_another_study_are_not_dropped(tiny: Any, store: Store) -> None:
+    swept(tiny(methods=["lamol"], name="other"), store)
+    swept(tiny(methods=["lamol"], keep="leaves"), store)
+    assert store.listing().dropped == frozenset()
+
+
+def test_without_sharing_every_trial_does_its_own(tiny: Any, store: Store) -> None:
+    shared, alone = tiny(methods=["l2kd"]), tiny(methods=["l2kd"], share=False)
+    students = [trial for trial in alone.trials() if trial.method == "l2kd"]
+    stages: list[Stage] = [stage for trial in students for stage in trial.stages()]
+    assert len({stage.key for stage in stages}) == len(stages)
+    for study, saves in ((shared, True), (alone, False)):
+        counts = plan((t for t in study.trials() if t.method == "l2kd"), store).stages.values()
+        assert (sum(c.naive for c in counts) > sum(c.unique for c in counts)) is saves
+
+
+def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
+    def last(**changes: Any) -> str:
+        study = tiny(methods=["lamol"], **changes)
+        trial = next(trial for trial in study.trials() if trial.method == "lamol")
+        obtain(trial.steps[-1][0].stage.model, store)
+        return trial.steps[-1][0].stage.model.key
+
+    one, other = (find(store, last(train={"epochs": 1, "lr": lr})[:12]) for lr in (1e-3, 1e-2))
+    found = differences(store, one, other)
+    assert found["training"] == {"lr": [1e-3, 1e-2]}
+    assert found["start"]["training"] == {"lr": [1e-3, 1e-2]}
+    assert set(found) == {"start", "training", "replay"}
+    assert differences(store, one, one) == {}
+    with pytest.raises(InputError, match="no finished stage"):
+        find(store, "zzz")
