@@ -53,7 +53,7 @@ class Table:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def is_number(self, column: str) -> bool:
-        return pd.api.types.is_numeric_dtype(self.frame[column])
+        return bool(pd.api.types.is_numeric_dtype(self.frame[column]))
 
 
 @dataclass(frozen=True)
