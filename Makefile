@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, noth
 	$(BIN)/l2kd sweep tune_configs/quickstart.yaml
 
 test: $(INSTALLED)  ## the tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check l2kd_ray tests benchmarks
@@ -23,6 +23,7 @@ types: $(INSTALLED)
 check: lint types test
 
 drills: $(INSTALLED)  ## faults on purpose, more than 20 kills: some 15 minutes
+	$(BIN)/python -m pytest -m drill
 	$(BIN)/python tests/drills.py
 
 bench: $(INSTALLED)  ## what the machine around the stages costs

@@ -96,15 +96,30 @@ class Experiment:
     def name(self) -> str:
         return self.study.config.name
 
-    def plan(self) -> Plan:
-        """What the study costs, and what of it is in the store."""
-        from l2kd_ray.study import plan
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether settings are proposed as results come in, and not named beforehand."""
+        return bool(self.study.config.search) and self.study.config.tune.searcher == "optuna"
 
-        return plan(self.trials(), self.store)
+    def plan(self) -> Plan:
+        """What the study costs, and what of it is in the store.
+
+        Exact for grid and random search. Of an adaptive search an upper bound: settings that it
+        has not proposed yet are stood for by random ones.
+        """
+        from l2kd_ray.study import plan
+        from l2kd_ray.study.search import settings_of
+
+        if not self.is_adaptive:
+            return plan(self.trials(), self.store)
+        tried, drawn = self._tried(), settings_of(self.study.config)
+        names = [arm.name for arm in self.study.config.methods]
+        settings = {name: [*tried.get(name, []), *drawn][: len(drawn)] for name in names}
+        return plan(self.study.trials(settings), self.store)
 
     def trials(self) -> list[Trial]:
         """The trials; of an adaptive search, those of the settings tried so far."""
-        return self.study.trials(self._tried() if self._is_adaptive else None)
+        return self.study.trials(self._tried() if self.is_adaptive else None)
 
     def sweep(
         self, executor: Literal["ray", "inline"] = "ray", address: str = "local"
@@ -138,7 +153,10 @@ class Experiment:
 
     def status(self) -> Status:
         """How far the study is, whether or not a sweep of it is alive."""
-        trials, plan = self.trials(), self.plan()
+        from l2kd_ray.study import plan as count_stages
+
+        trials = self.trials()
+        plan = count_stages(trials, self.store)
         done = [t for t in trials if not any(cell.stage in plan.missing for cell in t.cells)]
         stages = {
             role: (count.unique - count.todo, count.unique)
@@ -158,10 +176,16 @@ class Experiment:
         return self.study.scores(self.store, self.trials())
 
     def results(self) -> pd.DataFrame:
-        """One row per trial: setting, order, seed, scores, continual-learning metrics, gap."""
+        """One row per trial: setting, order, seed, scores, continual-learning metrics, gap.
+
+        Raises: InputError where nothing is finished yet.
+        """
         from l2kd_ray.analysis import results
 
-        return results(self.scores(), list(self.study.config.search))
+        scores = self.scores()
+        if scores.empty:
+            raise InputError("nothing is finished yet", where=self.name, mend=self.command)
+        return results(scores, list(self.study.config.search))
 
     def report(self, *, wandb: bool = True) -> list[Path]:
         """Write the result files, the report and the W&B mirror of what is in the store.
@@ -242,10 +266,6 @@ class Experiment:
     def _base(self) -> str:
         return f"studies/{self.name}"
 
-    @property
-    def _is_adaptive(self) -> bool:
-        return bool(self.study.config.search) and self.study.config.tune.searcher == "optuna"
-
     def _tried(self) -> dict[str, list[dict[str, Any]]]:
         tried: dict[str, list[dict[str, Any]]] = self._read_json("settings.json", {})
         return tried
@@ -275,7 +295,7 @@ class Experiment:
     def _sweep_inline(self) -> list[Mapping[str, str]]:
         from l2kd_ray.stages.execute import obtain
 
-        if self._is_adaptive:
+        if self.is_adaptive:
             raise InputError(
                 "adaptive search needs Ray",
                 where=self.name,

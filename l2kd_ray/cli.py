@@ -44,14 +44,16 @@ def _load(study: str, overrides: list[str] | None) -> Experiment:
 @app.command()
 def plan(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Count a study's stages: all, shared, in the store, to do; time and disk."""
-    planned = _load(study, overrides).plan()
+    experiment = _load(study, overrides)
+    planned = experiment.plan()
     if as_json:
         print(json.dumps(planned.to_json()))
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, title=f"{planned.trials} trials", title_justify="left")
+    trials = f"{'at most ' if experiment.is_adaptive else ''}{planned.trials} trials"
+    table = Table(box=None, title=trials, title_justify="left")
     for column in ("stages", "unshared", "shared", "stored", "to do"):
         table.add_column(column, justify="left" if column == "stages" else "right")
     for role, count in planned.stages.items():

@@ -136,26 +136,50 @@ def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -
     changes = {
         "methods": ["l2kd", "finetune"],
         "search": {"kd.temperature": {"uniform": [1.0, 4.0]}},
-        "tune": {"searcher": "optuna", "num_samples": 2},
+        "tune": {"searcher": "optuna", "num_samples": 1},
     }
     file = study_file(**changes)
+    bound = json.loads(l2kd("plan", file, "--json", folder=tmp_path))["stages"]
     l2kd("sweep", file, folder=tmp_path)
     base = tmp_path / "results/studies/tiny"
+    done = Store(str(tmp_path / "results")).listing().finished
+    assert len(done) <= sum(count["unique"] for count in bound.values())
     tried = json.loads((base / "settings.json").read_text())["l2kd"]
-    assert len(tried) == 2
+    assert len(tried) == 1
     results = pd.read_parquet(base / "results.parquet")
     assert results.groupby("method").size().to_dict() == {
-        "finetune": 2, "l2kd": 4, "multitask": 1, "single": 1
+        "finetune": 2, "l2kd": 2, "multitask": 1, "single": 1
     }  # fmt: skip
     scores = pd.read_parquet(base / "scores.parquet")
     assert set(scores["split"]) == {"dev", "test"}
     before = result_bytes(tmp_path)
-    l2kd("sweep", file, folder=tmp_path)
+    l2kd("sweep", file, folder=tmp_path)  # all is tried: no Ray is started
     assert result_bytes(tmp_path) == before
-    l2kd("sweep", file, "tune.num_samples=3", folder=tmp_path)
+    l2kd("sweep", file, "tune.num_samples=2", folder=tmp_path)
     grown = json.loads((base / "settings.json").read_text())["l2kd"]
-    assert grown[:2] == tried
-    assert len(grown) == 3
+    assert grown[:1] == tried
+    assert len(grown) == 2
+    results = pd.read_parquet(base / "results.parquet")
+    assert results.groupby("method").size()["l2kd"] == 4
+
+
+def test_a_stage_that_fails_takes_its_trials_alone(study_file: Any, tmp_path: Path) -> None:
+    """Its error is in status and report, the exit code is 4, a later run tries it again."""
+    wild = {"name": "wild", "method": "finetune", "settings": {"train.lr": 1e30}}
+    file = study_file(methods=["finetune", wild])
+    output = l2kd("sweep", file, folder=tmp_path, code=4)
+    assert "FloatingPointError" in output
+    assert "a lower train.lr may help" in output
+    results = pd.read_parquet(tmp_path / "results/studies/tiny/results.parquet")
+    assert results.query("method == 'finetune'")["complete"].all()
+    assert not results.query("method == 'wild'")["complete"].any()
+    state = l2kd("status", file, folder=tmp_path)
+    assert "Traceback" in state
+    assert "FloatingPointError" in state
+    report = (tmp_path / "results/studies/tiny/report.html").read_text()
+    assert "FloatingPointError" in report
+    planned = json.loads(l2kd("plan", file, "--json", folder=tmp_path))
+    assert planned["stages"]["learn"]["todo"] == 4  # `wild`'s students: tried again next time
 
 
 MINE = {"name": "mine", "train": "good.jsonl", "test": "good.jsonl"}

@@ -27,7 +27,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return disturb(make(tmp_path_factory.mktemp("drills"), "reference", **SMALL), "stage", 0, 0)
 
 
-@pytest.mark.parametrize("target", ["stage", "pool", "command"])
+@pytest.mark.parametrize("target", ["stage", "command"])
 def test_whatever_is_killed_the_bytes_are_the_same(
     target: str, reference: Run, tmp_path: Path
 ) -> None:
@@ -61,6 +61,33 @@ def test_ctrl_c_stops_within_15_seconds_and_leaves_no_process(
     assert run.begun_again() == []
 
 
+@pytest.mark.drill
+def test_ctrl_c_twice_stops_at_once(tmp_path: Path) -> None:
+    folder = make(tmp_path, "twice", **SMALL)
+    process = start(folder)
+    while not list((folder / "results" / "stages").glob("learn/*/*/starts/*")):
+        time.sleep(0.1)
+        assert process.poll() is None, (folder / "log").read_text()
+    family = descendants(process.pid)
+    before = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    assert time.monotonic() - before < 10
+    assert wait_for_end(family, 15) == []
+
+
+@pytest.mark.drill
+def test_two_sweeps_into_one_storage_do_no_harm(reference: Run, tmp_path: Path) -> None:
+    """At worst they work twice."""
+    folder = make(tmp_path, "both", **SMALL)
+    pair = [start(folder), start(folder)]
+    assert [process.wait(timeout=200) for process in pair] == [0, 0], (folder / "log").read_text()
+    run = disturb(folder, "stage", 0, 0)
+    assert run.results() == reference.results()
+
+
 def test_torn_and_altered_files_are_found_said_and_computed_again(
     reference: Run, tmp_path: Path
 ) -> None:
@@ -81,6 +108,7 @@ def test_torn_and_altered_files_are_found_said_and_computed_again(
     assert run.results() == reference.results()
 
 
+@pytest.mark.drill
 def test_a_full_disk_is_said_and_loses_nothing(reference: Run, tmp_path: Path) -> None:
     """A storage that fills up in the middle: a small tmpfs, where one can be mounted."""
     folder = make(tmp_path, "full", **SMALL)
@@ -104,6 +132,7 @@ def test_a_full_disk_is_said_and_loses_nothing(reference: Run, tmp_path: Path) -
         subprocess.run(["umount", folder / "results"], check=True)
 
 
+@pytest.mark.drill
 def test_the_processes_that_are_killed_have_the_titles_that_drills_look_for(
     tmp_path: Path,
 ) -> None:

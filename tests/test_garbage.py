@@ -127,3 +127,18 @@ def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
     assert differences(store, one, one) == {}
     with pytest.raises(InputError, match="no finished stage"):
         find(store, "zzz")
+
+
+def starts(store: Store) -> int:
+    return sum("/starts/" in entry.path for entry in store.files("stages"))
+
+
+def test_a_second_study_does_only_its_own(tiny: Any, store: Store) -> None:
+    first, second = tiny(methods=["lamol"]), tiny(methods=["lamol", "l2kd"], name="second")
+    swept(first, store)
+    before = starts(store)
+    assert before == len(keys(first))  # each stage once
+    todo = plan(second.trials(), store).missing
+    swept(second, store)
+    assert {stage.key for stage in todo} == keys(second) - keys(first)
+    assert starts(store) - before == len(todo)

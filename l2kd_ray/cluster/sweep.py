@@ -59,7 +59,7 @@ def sweep(
     adaptive = study.config.tune.searcher == "optuna" and bool(study.config.search)
     trials = study.trials(known or {}) if adaptive else study.trials()
     missing = plan(trials, store).missing
-    if not missing and not adaptive:
+    if not missing and not (adaptive and _open_searches(study, known or {})):
         return Outcome()
     jobs = [Job.of(stage, study.config.scale) for stage in missing]
     with _own_ray(jobs) if address == LOCAL else _joined(address) as cpus:
@@ -228,20 +228,23 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
         tune.report({OBJECTIVE: mean(finals)})
 
 
+def _open_searches(study: Study, known: Settings) -> dict[str, int]:
+    """How many settings are left to try, by arm, where there are any."""
+    wanted = study.config.tune.num_samples
+    names = [arm.name for arm in study.config.methods if study.reads_search(arm)]
+    left = {name: wanted - len(known.get(name, ())) for name in names}
+    return {name: number for name, number in left.items() if number > 0}
+
+
 def _search(study: Study, store: Store, pool: Any, known: Settings) -> dict[str, list[Setting]]:
     """Adaptive search, an arm after another: Optuna proposes settings, each is run on every
     (order, seed), and its mean dev score is told back."""
     from ray.tune.search.optuna import OptunaSearch
 
     tried = {arm: list(settings) for arm, settings in known.items()}
-    for arm in study.config.methods:
-        if not study.reads_search(arm):
-            continue
-        former = tried.setdefault(arm.name, [])
+    for name, left in _open_searches(study, known).items():
+        arm, former = study.arm(name), tried.setdefault(name, [])
         rewards = [_reward(study, store, arm, setting) for setting in former]
-        left = study.config.tune.num_samples - len(former)
-        if left <= 0:
-            continue
         told: dict[str, Any] = {
             "points_to_evaluate": [{f"trial/setting/{k}": v for k, v in s.items()} for s in former],
             "evaluated_rewards": rewards,
