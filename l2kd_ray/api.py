@@ -49,7 +49,7 @@ def load_study(
         with suppress(InputError):
             config = Revisions.of(parse_study(yaml.safe_load(former))).pin(config)
     study = resolve_study(config, file)
-    words = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    words = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
     command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
     return Experiment(study, store, command)
 
@@ -144,6 +144,7 @@ class Experiment:
                 failures = [vars(failure) for failure in outcome.failures]
                 if outcome.settings is not None:
                     self._write_json("settings.json", outcome.settings)
+                    self._keep_keys()
         self._write_json("failures.json", failures)
         if self.study.config.keep == "leaves" and not failures:
             self._drop_intermediate()
@@ -303,9 +304,15 @@ class Experiment:
                 got="optuna",
                 mend="leave the executor at ray, or set tune.searcher=random",
             )
+        scale = self.study.config.scale
+        how = {
+            "threads": max(1, int(scale.cpus_per_worker)),
+            "device": "cuda" if scale.gpus_per_worker > 0 else "cpu",
+            "checkpoint_seconds": scale.checkpoint_seconds,
+        }
         for trial in self.trials():
             for cell in trial.cells:
-                obtain(cell.stage, self.store)
+                obtain(cell.stage, self.store, **how)
         return []
 
     def _keep_study(self) -> None:
@@ -318,6 +325,10 @@ class Experiment:
                 f"{self.name} has changed since its last sweep; the former file is kept as {kept}"
             )
         self.store.write(f"{self._base}/study.yaml", text.encode())
+        self._keep_keys()
+
+    def _keep_keys(self) -> None:
+        """The keys of the study's stages, which are its root for `gc`."""
         stages = {stage for trial in self.trials() for stage in trial.stages()}
         lines = sorted(f"{stage.kind} {stage.key}\n" for stage in stages)
         self.store.write(f"{self._base}/keys", "".join(lines).encode())

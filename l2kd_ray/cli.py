@@ -1,6 +1,6 @@
 """The `l2kd` command: what it is asked, what it prints, its exit codes. No logic.
 
-0 done, 2 bad input, 3 budget reached, 4 some stages failed (the rest is kept), 130 Ctrl-C.
+0 done, 2 bad input, 4 some stages failed (the rest is kept), 130 Ctrl-C.
 """
 
 from __future__ import annotations

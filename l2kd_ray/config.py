@@ -248,7 +248,10 @@ class Range(Section):
         """Values that the searched setting must take: the ends of the range, or every choice."""
         if self.randint is not None:
             return self.randint[0], self.randint[1] - 1
-        return self.uniform or self.loguniform or self.choice or ()
+        bounds = self.uniform or self.loguniform
+        if bounds is not None:  # a value between, too: a setting may take whole numbers only
+            return (*bounds, bounds[0] + 0.37 * (bounds[1] - bounds[0]))
+        return self.choice or ()
 
 
 class TuneSettings(Section):
@@ -301,6 +304,8 @@ class Scale(Workers):
         plain = {name: getattr(self, name) for name in Workers.model_fields}
         if kind not in ("learn", "multitask"):
             plain["workers"] = 1
+        if kind in ("tokenizer", "initial"):
+            plain["gpus_per_worker"] = 0
         return Workers(**plain)
 
 
@@ -337,9 +342,14 @@ def _split_orders(value: object) -> object:
 
 
 Orders = Annotated[
-    Literal["all", "williams"] | RandomOrders | tuple[tuple[str, ...], ...],
+    Literal["all", "williams"]
+    | RandomOrders
+    | Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)],
     BeforeValidator(_split_orders),
 ]
+
+REFERENCES = ("multitask", "single")
+"""What students are measured against: all tasks at once; each task alone."""
 
 # The names that users of the original code know, and ours.
 ALIASES = {
@@ -358,7 +368,6 @@ ALIASES = {
     "train_batch_size": "train.batch_size",
     "max_len": "train.max_length",
     "model_name": "student.model",
-    "seq_train_type": "methods",
 }
 
 
@@ -369,7 +378,9 @@ class StudyConfig(Section):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     data_dir: Path | None = None
     orders: Orders = "all"
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] | CrossedSeeds = (531,)
+    seeds: (
+        Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | CrossedSeeds
+    ) = (531,)
     data_seed: int = Field(0, ge=0)
     methods: tuple[Arm, ...] = (
         Arm(name="finetune", method="finetune"),
@@ -409,6 +420,9 @@ class StudyConfig(Section):
         names = [task.name for task in self.tasks]
         _refuse_twice(names, "tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
+        for arm in self.methods:
+            if arm.name in REFERENCES:
+                raise ValueError(f"methods: {arm.name} is a reference, which is always run")
         _refuse_twice([str(seed) for seed in self.replicates], "seeds")
         if isinstance(self.orders, tuple):
             _refuse_twice([">".join(order) for order in self.orders], "orders")
@@ -477,9 +491,9 @@ def parse_study(
     data: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, where: str = "study"
 ) -> StudyConfig:
     """Check a study given as a mapping. A searched key that is overridden is fixed."""
-    merged = _expand_aliases(dict(data))
-    for key, value in _expand_aliases(dict(overrides or {})).items():
-        _assign(merged, key, value, where)
+    merged = _expand_aliases(dict(data), where)
+    for key, value in (overrides or {}).items():
+        _assign(merged, ALIASES.get(key, key), value, where)
     try:
         study = StudyConfig.model_validate(merged)
         for key, space in study.search.items():
@@ -511,7 +525,7 @@ def with_settings(study: StudyConfig, settings: Mapping[str, Any]) -> StudyConfi
     data = study.model_dump(exclude_unset=True)
     for key, value in settings.items():
         section, _, name = key.partition(".")
-        if section not in SETTINGS or not name:
+        if section not in SETTINGS or not name or name in ("model", "revision"):
             raise KeyError(key)
         data[section] = {**(data.get(section) or {}), name: value}
     return StudyConfig.model_validate(data)
@@ -552,12 +566,18 @@ class Revisions:
         return study.model_copy(update=changed)
 
 
-def _expand_aliases(data: dict[str, Any]) -> dict[str, Any]:
+def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
     for alias, key in ALIASES.items():
         if alias in data:
-            value = data.pop(alias)
-            if key not in data:
-                _assign(data, key, value, alias)
+            section, _, name = key.partition(".")
+            if name in (data.get(section) or {}):
+                raise InputError(
+                    f"is said twice: as {key} and by its alias",
+                    where=where,
+                    key=alias,
+                    mend=f"keep {key}",
+                )
+            _assign(data, key, data.pop(alias), where)
     return data
 
 

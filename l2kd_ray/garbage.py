@@ -32,8 +32,8 @@ def roots(store: Store) -> dict[str, frozenset[str]]:
     """The stages of each study that was swept: its name -> keys."""
     found = {}
     for entry in store.files("studies"):
-        _, name, *rest = entry.path.split("/")
-        if rest == ["keys"]:
+        name, file = entry.path.split("/")[-2:]
+        if file == "keys":
             lines = (store.read(entry.path) or b"").decode().splitlines()
             found[name] = frozenset(line.split()[1] for line in lines)
     return found
@@ -61,7 +61,9 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
     oldest = datetime.now(UTC) - GRACE
     stages: dict[str, list[FileEntry]] = defaultdict(list)
     for entry in store.files("stages"):
-        stages["/".join(entry.path.split("/")[:4])].append(entry)
+        parts = entry.path.split("/")
+        if len(parts) > 4:
+            stages["/".join(parts[:4])].append(entry)
     return [
         garbage
         for folder, entries in sorted(stages.items())

@@ -122,8 +122,9 @@ class Store:
     Atomic: a reader sees a whole stage or none. Files go under an attempt's own name first, the
     manifest goes last; a local file is written aside and renamed, an object appears on close.
     Visible: what `publish` returned is seen by every process that asks afterwards.
-    Owned by no one: any number of processes and clusters may publish one key; the first manifest
-    stays, the loser's files are left to `l2kd gc`. Nothing published is ever changed.
+    Owned by no one: any number of processes and clusters may publish one key. Their files have
+    names of their own, the manifest names one attempt's, and what the losers left is `l2kd gc`'s.
+    A published file is never changed; `drop_files` removes it and leaves the manifest.
     Checked: `fetch` compares every file with its digest before anyone reads it. No pickle.
 
     A store is a location and may be pickled; `root` is a path or a URI (s3://, gs://, memory://).
@@ -133,8 +134,9 @@ class Store:
         self.root = root
         self.filesystem, self.base = _open(root)
         self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
+        if self.is_local:
+            self.root = self.base  # the same folder from any working directory
         self._verified: dict[tuple[str, str], Path] = {}
-        self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
@@ -156,10 +158,10 @@ class Store:
         """Every finished stage, by one listing of the storage."""
         finished, dropped = {}, set()
         for entry in self.files("stages"):
-            _, kind, _, key, *rest = entry.path.split("/")
-            if rest == [MANIFEST]:
+            _, kind, *middle, key, name = entry.path.split("/")
+            if len(middle) == 1 and name == MANIFEST:
                 finished[key] = kind
-            elif rest == [DROPPED]:
+            elif len(middle) == 1 and name == DROPPED:
                 dropped.add(key)
         return Listing(finished, frozenset(dropped))
 
@@ -195,8 +197,9 @@ class Store:
             raise Damaged(kind, key, "it is not in the store")
         if self._dropped(kind, key):
             raise Damaged(kind, key, "its files were dropped")
-        with self._lock:
-            known = self._verified.get((key, manifest.attempt))
+        known = self._verified.get((key, manifest.attempt))
+        if known is None and not self.is_local:
+            known = _copies.get(self.root, key, manifest.attempt)
         if known is not None and known.exists():
             return known
         remote = f"{_folder(kind, key)}/{manifest.attempt}"
@@ -212,10 +215,13 @@ class Store:
             else:
                 continue
             damage = Damaged(kind, key, problem)
-            self.withdraw(damage)
+            current = self.manifest(kind, key)
+            if current == manifest and not self._dropped(kind, key):  # nobody was quicker
+                self.withdraw(damage)
             raise damage
-        with self._lock:
-            self._verified[key, manifest.attempt] = folder
+        self._verified[key, manifest.attempt] = folder
+        if not self.is_local:
+            _copies.keep(self.root, key, manifest.attempt, folder)
         return folder
 
     def publish(self, manifest: Manifest, folder: Path) -> Manifest:
@@ -341,7 +347,7 @@ class Store:
         return _AtomicFile(self.filesystem, f"{self.base}/{path}", self.is_local)
 
     def _download(self, remote: str, manifest: Manifest) -> Path:
-        folder = Path(_scratch(), manifest.key, manifest.attempt)
+        folder = _copies.scratch() / manifest.key / manifest.attempt
         for name in manifest.files:
             self.download(f"{remote}/{name}", folder / name)
         return folder
@@ -394,12 +400,35 @@ def _open(root: str) -> tuple[pafs.FileSystem, str]:
     return filesystem, base.rstrip("/")
 
 
-_scratch_folder: tempfile.TemporaryDirectory[str] | None = None
+class _Copies:
+    """This process's copies of remote stages, verified when they came.
+
+    Ray's workers live for a whole sweep, and do many stages: the last few copies stay.
+    """
+
+    AT_MOST = 8
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._folders: dict[tuple[str, str, str], Path] = {}
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+
+    def scratch(self) -> Path:
+        """A folder for copies, removed when the process ends."""
+        with self._lock:
+            if self._scratch is None:
+                self._scratch = tempfile.TemporaryDirectory(prefix=f"l2kd-{os.getpid()}-")
+            return Path(self._scratch.name)
+
+    def get(self, root: str, key: str, attempt: str) -> Path | None:
+        with self._lock:
+            return self._folders.get((root, key, attempt))
+
+    def keep(self, root: str, key: str, attempt: str, folder: Path) -> None:
+        with self._lock:
+            self._folders[root, key, attempt] = folder
+            for place in list(self._folders)[: -self.AT_MOST]:
+                shutil.rmtree(self._folders.pop(place), ignore_errors=True)
 
 
-def _scratch() -> str:
-    """This process's folder for copies of remote files, removed when it ends."""
-    global _scratch_folder
-    if _scratch_folder is None:
-        _scratch_folder = tempfile.TemporaryDirectory(prefix=f"l2kd-{os.getpid()}-")
-    return _scratch_folder.name
+_copies = _Copies()

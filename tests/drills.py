@@ -110,12 +110,19 @@ def wait_for_end(group: Mapping[int, str], seconds: float = 30) -> list[str]:
     deadline = time.monotonic() + seconds
     alive: list[str] = []
     while time.monotonic() < deadline:
-        alive = [title for pid, title in group.items() if Path(f"/proc/{pid}").exists()]
-        alive = [title for title in alive if title.strip()]  # a zombie has no title
+        alive = [title for pid, title in group.items() if is_alive(pid)]
         if not alive:
             return []
         time.sleep(0.2)
     return alive
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent (a zombie) does not."""
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def disturb(folder: Path, target: str, kills: int, seed: int, words: tuple[str, ...] = ()) -> Run:
@@ -234,14 +241,14 @@ def kill_nodes(folder: Path, kills: int, seed: int) -> Run:
                 raise RuntimeError(f"the command still ends with {code}: see {folder / 'log'}")
 
 
-def verdict(name: str, run: Run, reference: Run) -> bool:
+def verdict(name: str, run: Run, reference: Run, wanted: int) -> bool:
     same, again = run.results() == reference.results(), run.begun_again()
     print(
-        f"{name:<14} kills {run.kills}  commands {run.commands}  {run.seconds:5.0f} s  "
+        f"{name:<14} kills {run.kills} of {wanted}  commands {run.commands}  {run.seconds:5.0f} s  "
         f"bytes {'same' if same else 'DIFFER'}  begun again {len(again)}",
         flush=True,
     )
-    return same and not again
+    return same and not again and run.kills >= wanted
 
 
 def main() -> None:
@@ -261,7 +268,7 @@ def main() -> None:
             run = kill_nodes(folder, given.kills, given.seed + number)
         else:
             run = disturb(folder, name, given.kills, given.seed + number)
-        good &= verdict(name, run, reference)
+        good &= verdict(name, run, reference, given.kills)
     sys.exit(0 if good else 1)
 
 

@@ -19,7 +19,7 @@ from l2kd_ray.config import Scale, Workers
 from l2kd_ray.stages.base import Context, Stage
 from l2kd_ray.stages.execute import obtain
 from l2kd_ray.stages.learn import CURVE, Learn
-from l2kd_ray.store import Store
+from l2kd_ray.store import Damaged, Store
 
 # No dropout: then one worker and two differ by rounding alone.
 STUDENT = {
@@ -153,6 +153,20 @@ def test_a_damaged_input_is_computed_again(tiny: Any, store: Store, local_ray: N
     assert second is not None
     assert second.attempt != first.attempt
     assert second.files == first.files  # the same bits
+
+
+@pytest.mark.drill
+def test_a_damaged_input_of_a_distributed_stage_is_said_as_such(
+    tiny: Any, store: Store, local_ray: None
+) -> None:
+    stage = student(tiny)
+    prepare(stage, store)
+    teacher = dict(stage.inputs())["teacher"]
+    path = store.fetch(teacher.kind, teacher.key) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(Damaged, match=teacher.key):
+        run_train(Job(stage, Workers(workers=2), 60.0), Store(store.root))
+    assert store.manifest(teacher.kind, teacher.key) is None
 
 
 def test_distributed_stages_are_admitted_first_and_none_beyond_the_cpus(tmp_path: Path) -> None:

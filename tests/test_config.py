@@ -97,7 +97,7 @@ def test_an_overridden_key_is_searched_no_more() -> None:
 
 
 def test_aliases_are_the_names_of_the_original() -> None:
-    study = parse_study({**TINY, "gen_lm_sample_percentage": 0.05, "lm_lambda": 0.5})
+    study = parse_study({**TINY, "replay": {}, "gen_lm_sample_percentage": 0.05, "lm_lambda": 0.5})
     assert (study.replay.ratio, study.train.lm_weight) == (0.05, 0.5)
     assert parse_study(TINY, {"temperature_kd": 3}).kd.temperature == 3
     for key in ALIASES.values():
@@ -156,3 +156,20 @@ def test_what_a_hub_id_stood_for_once_it_stands_for_again() -> None:
     text = yaml.safe_dump(pinned.model_dump(mode="json", exclude_unset=True))
     assert Revisions.of(parse_study(yaml.safe_load(text))).pin(study) == pinned
     assert Revisions({"gpt2": "new"}, {"news": "new"}).pin(pinned) == pinned
+
+
+def test_aliases_on_the_command_line_change_nothing_beside_them() -> None:
+    data = {**TINY, "kd": {"weight": 0.5}, "search": {"kd.temperature": {"grid": [1, 2]}}}
+    study = parse_study(data, {"temperature_kd": 4, "learning_rate": 0.01})
+    assert (study.kd.temperature, study.kd.weight) == (4, 0.5)
+    assert (study.train.lr, study.train.batch_size) == (0.01, TINY["train"]["batch_size"])
+    assert not study.search
+    assert "said twice" in str(refusal({}, kd={"temperature": 3}, temperature_kd=4))
+
+
+def test_what_would_plan_nothing_or_falsify_a_reference_is_refused() -> None:
+    assert "orders" in str(refusal({}, orders=[]))
+    assert "at least 1" in str(refusal({}, seeds=[]))
+    assert "reference" in str(refusal({}, methods=[{"name": "single", "method": "lamol"}]))
+    assert "integer" in str(refusal({}, search={"replay.top_k": {"uniform": [5, 50]}}))
+    assert "no such setting" in str(refusal({}, search={"student.model": {"grid": ["a"]}}))

@@ -113,6 +113,16 @@ def test_l2kds_loss_with_replay_of_its_own_mean(tmp_path: Path) -> None:
     assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_the_parts_have_a_mean_each_at_any_weight_of_theirs(tmp_path: Path) -> None:
+    chosen = curriculum(training=TRAINING.model_copy(update={"lm_weight": 1.0}))
+    new, old = first_batch(chosen)
+    model = no_dropout().eval()
+    wanted = naive_mean(model, [FORMAT.qa(s) for s in new + old])
+    wanted = wanted + naive_mean(model, [FORMAT.lm(s) for s in new + old], answer_weight=5.0)
+    curve, _ = trained(tmp_path, chosen, SoftTargets(answer_weight=5.0), model=no_dropout())
+    assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def no_dropout(seed: int = 0) -> CausalLM:
     from l2kd_ray.models.causal_lm import build
 

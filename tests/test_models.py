@@ -137,7 +137,7 @@ def test_selected_logits_are_those_of_the_whole_model(arch: str) -> None:
 def test_new_rows_start_at_the_mean_of_the_old() -> None:
     model = make_model()
     old = model.lm.get_input_embeddings().weight.detach().clone()
-    add_vocabulary(model, len(old) + 2)
+    add_vocabulary(model, len(old) + 2, [len(old), len(old) + 1])
     new = model.lm.get_input_embeddings().weight.detach()
     torch.testing.assert_close(new[: len(old)], old)
     torch.testing.assert_close(new[len(old) :], old.mean(0).expand(2, -1))

@@ -99,6 +99,10 @@ def test_fields_that_do_not_matter_do_not_enter_the_key(tiny: Any) -> None:
     assert zero[0] == lamol  # L2KD at weight 0 is LAMOL: the very same stage
     greedy = [last(replay={"top_k": 1, "temperature": T}) for T in (1, 2)]
     assert greedy[0] == greedy[1]
+    bounds = [
+        tiny(train={"answer_weight": w}).trials()[0].steps[0][0].stage.model.key for w in (1, 5)
+    ]
+    assert bounds[0] == bounds[1]  # the QA loss has no `<ans>` to predict
     assert last(scale={"workers": 2}) == last()
     assert last(storage="elsewhere", name="other", wandb={"project": "p"}) == last()
 
@@ -212,6 +216,15 @@ def test_crossed_seeds_are_told_apart(tiny: Any) -> None:
     teachers = {
         s.key for t in study.trials() for s, role in t.stages().items() if role == "teacher"
     }
+    ends = {
+        str(trial.seed): trial.steps[-1][0].stage.model.key
+        for trial in study.trials()
+        if trial.method == "lamol" and trial.order == study.orders[0]
+    }
+    assert len(set(ends.values())) == 4  # the seed of replay is read, too
+    backwards = tiny(methods=["lamol"], seeds={"train": [2, 1], "replay": [8, 7]})
+    alone = backwards.trial("lamol", {}, study.orders[0], "1x8")
+    assert alone.steps[-1][0].stage.model.key == ends["1x8"]  # whatever was built before it
     assert len(teachers) == 4  # two tasks, two training seeds: replay's seed is not theirs
 
 

@@ -40,6 +40,11 @@ class Job:
         return self.workers.maximum > 1 and self.stage.distributable
 
     @property
+    def gpus(self) -> float:
+        """What it needs at once, at least, of the cluster's GPUs."""
+        return self.cpus / self.workers.cpus_per_worker * self.workers.gpus_per_worker
+
+    @property
     def how(self) -> dict[str, Any]:
         """What `execute` is told of the machine; threads match the CPUs that a worker holds."""
         return {
@@ -93,7 +98,7 @@ def run_train(job: Job, store: Store) -> Scores:
 
     Raises: RuntimeError with the workers' error where it failed.
     """
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     stage, workers = job.stage, job.workers
@@ -119,13 +124,26 @@ def run_train(job: Job, store: Store) -> Scores:
                 failure_config=FailureConfig(max_failures=3),
             ),
         )
-        result = trainer.fit()
-    if result.error is not None:
-        raise result.error
+        try:
+            error = trainer.fit().error
+        except TrainingFailedError as failure:
+            error = failure
+    if error is not None:
+        raise _cause(error)
     manifest = store.manifest(stage.kind, stage.key)
     if manifest is None:
         raise Damaged(stage.kind, stage.key, "its workers ended and published nothing")
     return manifest.scores
+
+
+def _cause(error: Exception) -> Exception:
+    """What the workers of a group failed of: a damaged input where it was one, else the error."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "cause", failure)
+        for found in (cause, getattr(cause, "cause", None)):
+            if isinstance(found, Damaged):
+                return found
+    return error
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -92,12 +92,13 @@ class StagePool:
     async def _do(self, stage: Stage) -> Scores:
         inputs = dict(stage.inputs())
         for _ in range(ATTEMPTS):
-            await asyncio.gather(*(self._files(source) for source in inputs.values()))
             try:
+                await asyncio.gather(*(self._files(source) for source in inputs.values()))
                 scores = await self._run(stage)
+            except StageFailed:
+                raise
             except Damaged as damage:
-                # An input was torn in the store; it is withdrawn, so asking again computes it.
-                self._work.pop(damage.key, None)
+                await self._forget(damage)
                 last: Exception = damage
             except Exception as error:
                 last = error
@@ -108,6 +109,13 @@ class StagePool:
         failure = Failure(stage.kind, stage.key, _message(last), _traceback(last))
         self._failures[stage.key] = failure
         raise StageFailed(failure) from None
+
+    async def _forget(self, damage: Damaged) -> None:
+        """A stage was torn in the store and withdrawn: whoever asks for it next does it again."""
+        work = self._work.get(damage.key)
+        there = await asyncio.to_thread(self._store.has_files, damage.kind, damage.key)
+        if work is not None and work.done() and not there:
+            self._work.pop(damage.key, None)
 
     async def _run(self, stage: Stage) -> Scores:
         job = Job.of(stage, self._scale)

@@ -67,10 +67,22 @@ def sweep(
         with Display(pool, missing, open_ended=adaptive):
             unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
             if unfinished:
-                _run(study, pool, tune.grid_search([_name(trial) for trial in unfinished]))
-            settings = _search(study, store, pool, known or {}) if adaptive else None
+                _run(study, pool, tune.grid_search([_name(trial) for trial in unfinished]), cpus)
+            settings = _search(study, store, pool, known or {}, cpus) if adaptive else None
         failures = ray.get(pool.progress.remote())["failures"]
-    return Outcome(settings, failures)
+    done = study.trials(settings) if settings is not None else trials
+    return Outcome(settings, failures or _unfinished(done, store))
+
+
+def _unfinished(trials: Sequence[Trial], store: Store) -> list[Failure]:
+    """Stages that are missing though none is known to have failed: a sweep that ends says so."""
+    left = plan(trials, store).missing
+    return [
+        Failure(
+            stage.kind, stage.key, "it was not done", "The sweep ended before it: run it again."
+        )
+        for stage in sorted(left, key=lambda stage: stage.key)
+    ]
 
 
 @contextmanager
@@ -99,6 +111,15 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
         logging_level=logging.ERROR,
     )
     try:
+        gpus = _resources().get("GPU", 0)
+        for job in jobs:
+            if job.gpus > gpus:
+                raise InputError(
+                    "a stage asks for more GPUs than this machine has",
+                    key=f"scale ({job.stage.kind}).gpus_per_worker",
+                    got=job.gpus,
+                    expected=f"at most {gpus:g}",
+                )
         yield float(cpus)
     finally:
         ray.shutdown()
@@ -149,7 +170,6 @@ def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, s
         max_restarts=-1,
         max_task_retries=-1,
         max_concurrency=10_000,
-        scheduling_strategy="DEFAULT",
     )
     return actor.remote(store, study.config.scale, cpus, readers)
 
@@ -178,10 +198,9 @@ def _name(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _run(study: Study, pool: Any, trials: Any, **tuning: Any) -> Any:
+def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
     """Run cursors by Tune, so many at once that every CPU finds a stage to do."""
-    cpus = int(_resources().get("CPU", 0))
-    at_once = study.config.tune.max_concurrent or min(64, 2 * cpus + 2)
+    at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
     cursor = tune.with_parameters(_cursor, study=study, pool=pool)
     with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
         tuner = tune.Tuner(
@@ -236,7 +255,9 @@ def _open_searches(study: Study, known: Settings) -> dict[str, int]:
     return {name: number for name, number in left.items() if number > 0}
 
 
-def _search(study: Study, store: Store, pool: Any, known: Settings) -> dict[str, list[Setting]]:
+def _search(
+    study: Study, store: Store, pool: Any, known: Settings, cpus: float
+) -> dict[str, list[Setting]]:
     """Adaptive search, an arm after another: Optuna proposes settings, each is run on every
     (order, seed), and its mean dev score is told back."""
     from ray.tune.search.optuna import OptunaSearch
@@ -244,10 +265,17 @@ def _search(study: Study, store: Store, pool: Any, known: Settings) -> dict[str,
     tried = {arm: list(settings) for arm, settings in known.items()}
     for name, left in _open_searches(study, known).items():
         arm, former = study.arm(name), tried.setdefault(name, [])
-        rewards = [_reward(study, store, arm, setting) for setting in former]
+        rewards = {
+            number: reward
+            for number, setting in enumerate(former)
+            if math.isfinite(reward := _reward(study, store, arm, setting))
+        }
         told: dict[str, Any] = {
-            "points_to_evaluate": [{f"trial/setting/{k}": v for k, v in s.items()} for s in former],
-            "evaluated_rewards": rewards,
+            "points_to_evaluate": [
+                {f"trial/setting/{key}": value for key, value in former[number].items()}
+                for number in rewards
+            ],
+            "evaluated_rewards": list(rewards.values()),
         }
         space = {
             f"trial/setting/{key}": _distribution(space)
@@ -259,9 +287,11 @@ def _search(study: Study, store: Store, pool: Any, known: Settings) -> dict[str,
             metric=OBJECTIVE,
             mode="max",
             seed=study.config.tune.seed + len(former),  # else its first proposals come again
-            **(told if former else {}),
+            **(told if rewards else {}),
         )
-        results = _run(study, pool, {"method": arm.name}, search_alg=searcher, num_samples=left)
+        results = _run(
+            study, pool, {"method": arm.name}, cpus, search_alg=searcher, num_samples=left
+        )
         proposed = [result.config["trial"]["setting"] for result in results if not result.error]
         former += [setting for setting in proposed if setting not in former]
     return tried

@@ -57,6 +57,7 @@ class SoftTargets:
 
     `answer_weight` is the class weight of `<ans>` in CE; `weigh_kd` lets it weigh KD too. The
     count is the sum of the positions' weights, so that a mean over it is torch's weighted mean.
+    Between 0 and 1 the two are mixed position by position, under one common count.
     """
 
     temperature: float = 1.0

@@ -70,7 +70,9 @@ class Builder:
     def multitask(self, seed: Seed) -> Multitask:
         """All tasks at once by the QA loss; one budget and setting, whatever is searched."""
         own = self.config.multitask.model_dump(exclude_none=True)
-        training = self.config.train.model_copy(update={**own, "lm_weight": 0.0})
+        training = self.config.train.model_copy(
+            update={**own, "lm_weight": 0.0, "answer_weight": 1.0}
+        )
         tasks = tuple(self._data(task, "train") for task in sorted(self.resolved.tasks))
         return Multitask(self.initial(seed), tasks, training, seed.train)
 
@@ -116,7 +118,7 @@ class Builder:
             return None
         settings = self.config.replay
         draws = settings.top_k > 1
-        place = ("replay", model, per_task)
+        place = ("replay", model, per_task, seed.replay)
         return self._once(
             place,
             lambda: Replay(

@@ -57,6 +57,11 @@ class CausalLM(nn.Module):
         return layer
 
     @property
+    def vocabulary(self) -> int:
+        """The number of tokens that it predicts among."""
+        return int(self.lm.get_output_embeddings().weight.shape[0])
+
+    @property
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
         config = self.lm.config
@@ -118,21 +123,21 @@ def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
 
 
 @torch.no_grad()
-def add_vocabulary(model: CausalLM, size: int) -> None:
-    """Give the model embeddings for a vocabulary of `size`; new rows start at the old ones' mean.
+def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
+    """Give the model embeddings for a vocabulary of `size`; those of the `new` ids start at the
+    mean of the old ones.
 
-    Rows drawn at random make GPT-2 emit special tokens from the start.
+    Rows drawn at random make GPT-2 emit special tokens from the start; a model whose embedding
+    was padded has room for new ids already, but nothing in it.
     """
     lm = model.lm
-    old = lm.get_input_embeddings().num_embeddings
-    if size <= old:
-        return
-    lm.resize_token_embeddings(size, mean_resizing=False)
+    if size > lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(size, mean_resizing=False)
     layers = [lm.get_input_embeddings()]
     if lm.get_output_embeddings().weight is not layers[0].weight:
         layers.append(lm.get_output_embeddings())
     for layer in layers:
-        layer.weight[old:] = layer.weight[:old].mean(dim=0)
+        layer.weight[list(new)] = layer.weight[: min(new)].mean(dim=0)
 
 
 @torch.no_grad()

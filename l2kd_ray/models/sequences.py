@@ -45,7 +45,7 @@ class TrainingSequence:
 
 
 class SequenceFormat:
-    """A tokenizer with its special tokens. `max_length` is the model's context in tokens."""
+    """A tokenizer with its special tokens: what turns examples into sequences and back."""
 
     def __init__(self, tokenizer: Any, *, bos: int | None, task_prompt: str) -> None:
         self.tokenizer = tokenizer
@@ -65,6 +65,14 @@ class SequenceFormat:
         self.tokenizer.save_pretrained(folder)
         settings = {"bos": self.bos[0] if self.bos else None, "task_prompt": self.task_prompt}
         (folder / FORMAT_FILE).write_text(json.dumps(settings))
+
+    @property
+    def added(self) -> Tokens:
+        """The ids of the tokens that were added for the study: `<ans>`, and one a task."""
+        vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        prefix = task_token("").removesuffix(">")
+        tasks = [i for token, i in vocabulary.items() if token.startswith(prefix)]
+        return sorted([self.answer, *tasks])
 
     def prompt(self, task: str) -> Tokens:
         """[bos] G: what the generation of a task's pseudo-sample starts from."""

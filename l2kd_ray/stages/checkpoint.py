@@ -68,16 +68,16 @@ def restore(
     file = context.out.parent / "checkpoint"
     if not context.store.load_checkpoint(stage.kind, stage.key, file):
         return None
-    with safe_open(file, framework="pt", device=context.device) as tensors, torch.no_grad():
+    with safe_open(file, framework="pt", device="cpu") as tensors, torch.no_grad():
         names = list(tensors.keys())
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors.get_tensor(f"model.{name}"))
             optimizer.state[parameter] = {
-                key.split(".")[1]: tensors.get_tensor(key)
+                key.split(".")[1]: tensors.get_tensor(key).to(parameter.device)
                 for key in names
                 if key.startswith("optimizer.") and key.split(".", 2)[2] == name
             }
-        losses = list(tensors.get_tensor("losses").unbind())
+        losses = list(tensors.get_tensor("losses").to(context.device).unbind())
         rates = json.loads(tensors.metadata()["rates"])
     file.unlink()
     return Progress(losses, rates)

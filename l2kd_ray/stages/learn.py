@@ -56,7 +56,7 @@ class Learn(Stage):
         curriculum = Curriculum(
             samples=samples,
             replayed=read_samples(context.files_of(self.replay)) if self.replay else [],
-            replay_weight=self.replay_weight or "natural",
+            replay_weight="natural" if self.replay_weight is None else self.replay_weight,
             format=text,
             training=self.training,
             seed=self.seed,
@@ -70,6 +70,11 @@ class Learn(Stage):
             weigh_kd=kd is not None and kd.answer_weight == "keep",
         )
         teacher = CausalLM.load(context.files_of(self.teacher)) if self.teacher else None
+        if teacher is not None and teacher.vocabulary != model.vocabulary:
+            raise ValueError(
+                f"the teacher's vocabulary ({teacher.vocabulary}) is not the student's "
+                f"({model.vocabulary}): word-KD compares them token by token"
+            )
         curve = fit(self, model, teacher, objective, curriculum, context)
         if context.rank == 0:
             model.save(context.out)

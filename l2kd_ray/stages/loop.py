@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -66,19 +67,18 @@ class Curriculum:
             (index, self.samples[index] if index < new else self.replayed[index - new])
             for index in batch
         ]
-        rows = [Row(self.format.qa(sample), 1.0, index >= new) for index, sample in samples]
+        rows = [Row(self.format.qa(sample), "qa", index >= new) for index, sample in samples]
         if self.training.lm_weight > 0:
-            weight = self.training.lm_weight
-            rows += [Row(self.format.lm(sample), weight, index >= new) for index, sample in samples]
+            rows += [Row(self.format.lm(sample), "lm", index >= new) for index, sample in samples]
         return rows
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sequence of a batch, the weight of its part of the loss (QA or LM), where it is from."""
+    """One sequence of a batch, the part of the loss that it bears, and whether it is replayed."""
 
     sequence: TrainingSequence
-    part_weight: float
+    part: Literal["qa", "lm"]
     is_replay: bool
 
 
@@ -113,17 +113,25 @@ def fit(
         rows = curriculum.rows(batch)
         optimizer.zero_grad()
         loss = _accumulate(network, teacher, objective, rows, curriculum, context)
-        nn.utils.clip_grad_norm_(model.parameters(), training.clip)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
         progress.add(loss, lr)
-        if progress.step % curriculum.steps_per_epoch == 0 and not math.isfinite(float(loss)):
-            raise FloatingPointError(
-                f"the loss is {float(loss)} after step {progress.step}; a lower train.lr may help"
-            )
-        if context.rank == 0 and time.monotonic() - saved > context.checkpoint_seconds:
+        due = context.rank == 0 and time.monotonic() - saved > context.checkpoint_seconds
+        if due or progress.step % curriculum.steps_per_epoch == 0:
+            _check_finite(loss, norm, progress.step)
+        if due:
             save(stage, model, optimizer, progress, context)
             saved = time.monotonic()
     return progress.curve()
+
+
+def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:
+    """Looked at now and then, for a look waits for the device."""
+    if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
+        raise FloatingPointError(
+            f"the loss is {float(loss)} and its gradient's norm {float(norm)} after step {step}; "
+            "a lower train.lr may help"
+        )
 
 
 def _accumulate(
@@ -139,7 +147,8 @@ def _accumulate(
     mine = list(range(context.rank, len(rows), context.world_size)) or [0]
     if context.rank >= len(rows):  # no row is left for this worker, but it takes part
         scale = torch.zeros_like(scale)
-    size = 2 * curriculum.training.micro_batch if curriculum.training.micro_batch else len(mine)
+    rows_a_sample = 2 if curriculum.training.lm_weight > 0 else 1
+    size = (curriculum.training.micro_batch or len(rows)) * rows_a_sample
     parts = [mine[start : start + size] for start in range(0, len(mine), size)]
     loss = torch.zeros((), device=context.device)
     for number, part in enumerate(parts):
@@ -191,13 +200,14 @@ def _scale(rows: Sequence[Row], objective: SoftTargets, curriculum: Curriculum) 
     separate = curriculum.replay_weight == "separate"
     times = curriculum.replay_weight if isinstance(curriculum.replay_weight, float) else 1.0
     weight = torch.tensor([times if row.is_replay else 1.0 for row in rows])
-    groups = [(row.part_weight, separate and row.is_replay) for row in rows]
+    part_weight = {"qa": 1.0, "lm": curriculum.training.lm_weight}
+    groups = [(row.part, separate and row.is_replay) for row in rows]
     scale = torch.zeros(len(rows))
     for group in set(groups):
         inside = torch.tensor([one == group for one in groups])
         total = (weight * count)[inside].sum()
         if total > 0:
-            scale[inside] = group[0] * weight[inside] / total
+            scale[inside] = part_weight[group[0]] * weight[inside] / total
     return scale
 
 

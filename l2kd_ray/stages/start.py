@@ -66,7 +66,7 @@ class Initial(Stage):
         text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.source is not None:
             model = load_pretrained(self.source, self.trust_remote_code)
-            add_vocabulary(model, len(text.tokenizer))
+            add_vocabulary(model, len(text.tokenizer), text.added)
         else:
             model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
         check_head(model)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from l2kd_ray.config import (
+    REFERENCES,
     Arm,
     InputError,
     Revisions,
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 
     from l2kd_ray.stages.learn import Learn
     from l2kd_ray.stages.start import Initial
-
-REFERENCES = ("multitask", "single")
-"""What students are measured against: all tasks at once; each task alone."""
 
 SCORES = {
     "trial": "str",
