@@ -156,6 +156,7 @@ class Study:
         }
         pinned = Revisions(commits, hub).pin(self.config)
         data = pinned.model_dump(mode="json", exclude_unset=True)
+        self._locate(data)
         tasks = {
             name: {split: identity(task.splits[split]) for split in sorted(task.splits)}
             for name, task in sorted(self.resolved.tasks.items())
@@ -164,6 +165,16 @@ class Study:
         notes = yaml.safe_dump({"tasks": tasks, "models": models}, sort_keys=False)
         comment = "".join(f"# {line}\n" for line in notes.splitlines())
         return yaml.safe_dump(data, sort_keys=False) + "\n# What the names stand for:\n" + comment
+
+    def _locate(self, data: dict[str, Any]) -> None:
+        """Put in a dumped study where its files lie, whatever folder it is read from."""
+        for spec in data["tasks"]:
+            for split in {"train", "dev", "test"} & set(spec):
+                spec[split] = self.resolved.tasks[spec["name"]].splits[split].source.location
+        for key in {"student", "teacher"} & set(data):
+            model = self.resolved.models.get((data[key] or {}).get("model") or "")
+            if model is not None:
+                data[key]["model"] = model.location
 
     def _builder(self, *settings: Mapping[str, Any]) -> Builder:
         """The builder of some settings; later ones win. Trials of one setting share it."""
@@ -249,6 +260,10 @@ def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
 def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     """Find everything that a checked study names; `path` is its file. Raises: InputError."""
     where, base = str(path), Path(path).resolve().parent
+    if config.data_dir is not None:
+        folders = (config.data_dir.expanduser(), base / config.data_dir)
+        found = next((folder.resolve() for folder in folders if folder.is_dir()), None)
+        config = config.model_copy(update={"data_dir": found or config.data_dir})
     for arm in config.methods:
         if arm.method not in METHODS:
             raise InputError(
