@@ -36,7 +36,7 @@ TINY: Mapping[str, Any] = {
     "tokenizer": {"vocab_size": 768},
     "train": {"epochs": 4, "batch_size": 8, "lr": 5e-3},
     "evaluate": {"max_new_tokens": 20},
-    "max_train": 150,
+    "max_train": 100,
     "max_test": 10,
     "wandb": {"mode": "disabled"},
 }

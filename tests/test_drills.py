@@ -109,27 +109,35 @@ def test_torn_and_altered_files_are_found_said_and_computed_again(
 
 
 @pytest.mark.drill
-def test_a_full_disk_is_said_and_loses_nothing(reference: Run, tmp_path: Path) -> None:
-    """A storage that fills up in the middle: a small tmpfs, where one can be mounted."""
-    folder = make(tmp_path, "full", **SMALL)
-    (folder / "results").mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", folder / "results"],
-        capture_output=True,
-        check=False,
-    )
-    if mounted.returncode != 0:
+@pytest.mark.parametrize("harm", ["full", "read-only"])
+def test_a_storage_that_refuses_in_mid_run_is_said_and_loses_nothing(
+    harm: str, reference: Run, tmp_path: Path
+) -> None:
+    """The storage is a small tmpfs, where one can be mounted."""
+    folder = make(tmp_path, harm, **SMALL)
+    results = folder / "results"
+    results.mkdir()
+    size = "600k" if harm == "full" else "200m"
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", results]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
         process = start(folder)
+        if harm == "read-only":
+            while not list(results.glob("stages/learn/*/*/manifest.json")):
+                time.sleep(0.1)
+                assert process.poll() is None, (folder / "log").read_text()
+            subprocess.run(["mount", "-o", "remount,ro", results], check=True)
         assert process.wait(timeout=120) == 4
-        assert "No space left" in (folder / "log").read_text()
-        subprocess.run(["mount", "-o", "remount,size=200m", folder / "results"], check=True)
+        said = "No space left" if harm == "full" else "Read-only file system"
+        assert said in (folder / "log").read_text()
+        assert "Traceback" not in (folder / "log").read_text()
+        subprocess.run(["mount", "-o", "remount,rw,size=200m", results], check=True)
         run = disturb(folder, "stage", 0, 0)
         assert run.results() == reference.results()
         assert run.begun_again() == []
     finally:
-        subprocess.run(["umount", folder / "results"], check=True)
+        subprocess.run(["umount", results], check=True)
 
 
 @pytest.mark.drill

@@ -69,7 +69,9 @@ class Learn(Stage):
             answer_weight=self.training.answer_weight,
             weigh_kd=kd is not None and kd.answer_weight == "keep",
         )
-        teacher = CausalLM.load(context.files_of(self.teacher)) if self.teacher else None
+        teacher = None
+        if self.teacher is not None and objective.requires:
+            teacher = CausalLM.load(context.files_of(self.teacher))
         if teacher is not None and teacher.vocabulary != model.vocabulary:
             raise ValueError(
                 f"the teacher's vocabulary ({teacher.vocabulary}) is not the student's "
