@@ -156,10 +156,10 @@ PARTS = {"overhead": overhead, "planning": planning, "sharing": sharing}
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS))
+    arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
     arguments.add_argument("--out", type=Path, default=Path("benchmarks/results.json"))
     given = arguments.parse_args()
-    rows = [found for part in given.parts for found in PARTS[part]()]
+    rows = [found for part in given.parts or PARTS for found in PARTS[part]()]
     git = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
