@@ -169,8 +169,9 @@ class Study:
     def _locate(self, data: dict[str, Any]) -> None:
         """Put in a dumped study where its files lie, whatever folder it is read from."""
         for spec in data["tasks"]:
-            for split in {"train", "dev", "test"} & set(spec):
-                spec[split] = self.resolved.tasks[spec["name"]].splits[split].source.location
+            for split, task_data in self.resolved.tasks[spec["name"]].splits.items():
+                if split in spec:
+                    spec[split] = task_data.source.location
         for key in {"student", "teacher"} & set(data):
             model = self.resolved.models.get((data[key] or {}).get("model") or "")
             if model is not None:
@@ -262,8 +263,8 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     where, base = str(path), Path(path).resolve().parent
     if config.data_dir is not None:
         folders = (config.data_dir.expanduser(), base / config.data_dir)
-        found = next((folder.resolve() for folder in folders if folder.is_dir()), None)
-        config = config.model_copy(update={"data_dir": found or config.data_dir})
+        data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
+        config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
     for arm in config.methods:
         if arm.method not in METHODS:
             raise InputError(
