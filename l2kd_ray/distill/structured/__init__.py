@@ -1,0 +1,9 @@
+"""Structural KD's tensor core (Wang et al. 2021): pure tensors, whole batches, exact.
+
+- `token`, `chain`, `spans`, `arcs`, `trees`, `eisner`: the factorisations, alike (`structure`)
+- `second_order`: a parsing teacher with mean-field marginals
+- `projections`: the six cases, from a teacher to the student's substructures
+- `objective`: equations (1) and (2), temperature, annealing
+- `baselines`: token KD, posterior KD, Top-K, Top-WK
+- `bioes`, `spanning_tree`: the tags of spans; maximum spanning trees
+"""

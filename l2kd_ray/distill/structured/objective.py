@@ -1,0 +1,98 @@
+"""The one objective of Structural KD (Wang et al. 2021), whatever the factorisations.
+
+    L_KD = log Z_s(x) - sum_{u in U_s} mu_t(u) score_s(u)                                     (1)
+    L_KD = - sum_{u in U_s} mu_t(u) log P_s(u)          for a locally normalised student      (2)
+
+with U_s the student's substructures and mu_t(u) their marginals under the teacher. It is the
+cross-entropy H(P_t, P_s), its gradient in score_s(u) is P_s(u) - mu_t(u).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from l2kd_ray.distill.structured.structure import Parts, Structure, inner
+
+
+class Teacher(Protocol):
+    """Whatever a case starts from, at a temperature."""
+
+    def temper(self, temperature: float) -> Self: ...
+
+
+T = TypeVar("T", bound=Teacher)
+
+
+def structural_cross_entropy(
+    marginals: Parts, scores: Parts, log_partition: Tensor | float = 0.0
+) -> Tensor:
+    """[B]: equation (1); with log P_s for scores and nothing to normalise, equation (2).
+
+    marginals: the teacher's, of the student's substructures; scores: the student's.
+    """
+    return log_partition - inner(marginals, scores)
+
+
+def negative_log_likelihood(student: Structure, gold: Tensor) -> Tensor:
+    """[B]: -log P_s(gold); gold is encoded as `argmax` does."""
+    return student.log_partition() - student.score(gold)
+
+
+@dataclass(frozen=True)
+class StructuralKD(Generic[T]):
+    """T^2 H(P_t, P_s), both tempered: the gradient keeps its size as T grows (Hinton et al. 2015).
+
+    `project` is the case (`projections`), and does the teacher's inference. Scope `global`
+    tempers the scores of teacher and student before inference: exact at every temperature.
+    Scope `local`, the released code's, tempers the teacher's marginals after inference. They
+    then belong to no distribution over structures, and for a chain or tree student (1) is
+    unbounded below; it is there to reproduce, and only with the released code's clamp at 0.
+    """
+
+    project: Callable[[T, float], Parts]
+    temperature: float = 1.0
+    scope: Literal["global", "local"] = "global"
+    clamp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}, and must be above 0")
+        if self.scope not in ("global", "local"):
+            raise ValueError(f"scope is {self.scope!r}, and must be 'global' or 'local'")
+        if self.scope == "local" and not self.clamp:
+            raise ValueError(
+                "scope 'local' without clamp has no minimum: use scope 'global', or clamp=True "
+                "to reproduce the released code"
+            )
+
+    @torch.no_grad()
+    def targets(self, teacher: T) -> Parts:
+        """The teacher's marginals of the student's substructures, at the temperature."""
+        if self.scope == "local":
+            return self.project(teacher, self.temperature)
+        return self.project(teacher.temper(self.temperature), 1.0)
+
+    def loss(self, student: Structure, targets: Parts) -> Tensor:
+        """[B]: the loss of each sentence."""
+        tempered = student.temper(self.temperature)
+        scores, log_z = tempered.potentials(), tempered.log_partition()
+        loss = self.temperature**2 * structural_cross_entropy(targets, scores, log_z)
+        return loss.clamp(min=0.0) if self.clamp else loss
+
+
+def annealed_weight(epoch: float, rate: float) -> float:
+    """lambda, the weight of L_KD: 1 at first, 0 from epoch 100 / rate on."""
+    return max(0.0, 1.0 - rate * epoch / 100.0)
+
+
+def interpolate(kd: Tensor, nll: Tensor, weight: float, labelled: Tensor) -> Tensor:
+    """[B]: lambda L_KD + (1 - lambda) NLL where there is a gold structure, else L_KD alone.
+
+    kd, nll, labelled [B]; what `nll` says of unlabelled sentences is not read.
+    """
+    return torch.where(labelled, weight * kd + (1.0 - weight) * nll, kd)

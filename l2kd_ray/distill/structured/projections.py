@@ -1,0 +1,141 @@
+"""The six cases: from a teacher to the marginals of the *student's* substructures.
+
+| case | teacher => student | function |
+|---|---|---|
+| 1a | linear chain => linear chain | `chain_to_chain` |
+| 1b | head selection with relations => parsing as labelling | `arcs_to_labels` |
+| 2a | linear chain => token softmax | `chain_to_tokens` |
+| 2b | second-order arcs, by mean field => parsing as labelling | `arcs_to_labels` |
+| 3 | token softmax => linear chain | `tokens_to_chain` |
+| 4 | labelled spans => token softmax on BIOES tags | `spans_to_tokens` |
+
+Beside them `unchanged`, where a teacher's marginals are the student's as they stand, and
+`heads_to_trees`. Source: Wang et al. 2021, section 3. `local` is a temperature of the marginals,
+as the released code has it: to the power 1 / local, renormalised among the alternatives at a
+place; 1 leaves them alone. Teacher and student have the same labels in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from l2kd_ray.distill.structured.arcs import Arcs, Heads
+from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE
+from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
+from l2kd_ray.distill.structured.second_order import SecondOrder
+from l2kd_ray.distill.structured.spans import Spans
+from l2kd_ray.distill.structured.structure import Parts, Structure, valid_positions
+from l2kd_ray.distill.structured.token import Tokens
+
+
+def unchanged(teacher: Structure, local: float = 1.0) -> Parts:
+    """Same substructures, one alternative a place: tokens => tokens, arcs => arcs."""
+    return tuple(soften(mu, local) for mu in teacher.marginals())
+
+
+def chain_to_chain(teacher: Chain, local: float = 1.0) -> ChainParts:
+    """Case 1a."""
+    if local == 1.0:
+        return teacher.marginals()
+    pairs, first, last = teacher.pair_marginals()
+    softened = PairMarginals(soften(pairs, local, 2), soften(first, local), soften(last, local))
+    return softened.collapse()
+
+
+def chain_to_tokens(teacher: Chain, local: float = 1.0) -> Parts:
+    """Case 2a: the chain's token marginals."""
+    return (soften(teacher.marginals().tokens, local),)
+
+
+def tokens_to_chain(teacher: Tokens, local: float = 1.0) -> ChainParts:
+    """Case 3: pair marginals are products of the neighbours', here summed over positions."""
+    tokens = soften(teacher.marginals()[0], local)
+    last = tokens[torch.arange(len(tokens), device=tokens.device), teacher.lengths - 1]
+    counts = tokens[:, :-1].transpose(1, 2) @ tokens[:, 1:]
+    return ChainParts(tokens, counts, tokens[:, 0], last)
+
+
+def spans_to_tokens(teacher: Spans, local: float = 1.0) -> Parts:
+    """Case 4: ([B, n, 4R+1],), the marginals of the tags that spell the teacher's spans."""
+    (spans,) = teacher.marginals()
+    n = spans.shape[1]
+    later = torch.ones(n, n, device=spans.device).triu(1)[..., None]  # (t, j): j after t
+    longer = spans * later
+    begun = longer.cumsum(1).roll(1, 1)  # at (t, j): spans that begin before t and end at j
+    begun[:, 0] = 0.0
+    single = spans.diagonal(dim1=1, dim2=2).transpose(1, 2)
+    by_part = {BEGIN: longer.sum(2), INSIDE: (begun * later).sum(2), END: longer.sum(1)}
+    by_part[SINGLE] = single
+    in_spans = torch.stack([by_part[part] for part in sorted(by_part)], -1).flatten(2)
+    tags = torch.cat([teacher.outside_marginals()[..., None], in_spans], -1)
+    return (soften(tags, local),)
+
+
+def heads_to_trees(
+    teacher: Arcs, local: float = 1.0, *, trees: Callable[[Tensor, Tensor], Structure]
+) -> Parts:
+    """Arc marginals of the teacher given that its heads form a tree.
+
+    Head selection gives sets of heads with cycles a probability, a tree distribution gives them
+    none: the cross-entropy is infinite, and (1) with the teacher's own marginals is no
+    cross-entropy. `trees` is the student's class: `NonProjective` or `Projective`.
+    """
+    return unchanged(trees(teacher.scores, teacher.lengths), local)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledArcs:
+    """A parser: arcs, and a softmax over relations given the arc.
+
+    relations [B, n, n+1, R]: scores of the relation, given (dependent, head).
+    """
+
+    arcs: Heads | SecondOrder
+    relations: Tensor
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.arcs.lengths
+
+    def temper(self, temperature: float) -> Self:
+        arcs = self.arcs.temper(temperature)
+        return replace(self, arcs=arcs, relations=self.relations / temperature)
+
+
+def arcs_to_labels(
+    teacher: LabelledArcs, local: float = 1.0, *, heads: Tensor, relations: Tensor
+) -> Parts:
+    """Cases 1b and 2b: ([B, n, L],), P(head) * P(relation | arc), renormalised over L labels.
+
+    heads [B, n, L]: the head that a label names there (as in `Arcs`), -1 for none; relations
+    [L]: its relation. Words of which no label says anything likely get the uniform distribution.
+    """
+    (arcs,) = teacher.arcs.marginals()
+    joint = (arcs[..., None] * teacher.relations.softmax(-1)).flatten(2)
+    named = heads.clamp(min=0) * teacher.relations.shape[-1] + relations
+    mass = joint.gather(2, named).masked_fill(heads < 0, 0.0)
+    total = mass.sum(-1, keepdim=True)
+    labels = torch.where(total > 0, mass / total, 1.0 / mass.shape[-1])
+    valid = valid_positions(teacher.lengths, arcs.shape[1])
+    return (soften(labels * valid[..., None], local),)
+
+
+def offset_heads(offsets: Tensor, lengths: Tensor, n: int) -> Tensor:
+    """[B, n, L]: the heads that relative positions [L] name; 0 is the root, -1 outside."""
+    head = torch.arange(1, n + 1, device=offsets.device)[:, None] + offsets
+    inside = (head >= 1) & (head <= lengths[:, None, None])
+    return torch.where(inside, head, -1).masked_fill(offsets == 0, 0)
+
+
+def soften(marginals: Tensor, temperature: float, alternatives: int = 1) -> Tensor:
+    """marginals ** (1/T), renormalised over the last `alternatives` dimensions; 0 stays 0."""
+    if temperature == 1.0:
+        return marginals
+    powers = marginals ** (1.0 / temperature)
+    total = powers.sum(tuple(range(-alternatives, 0)), keepdim=True)
+    return powers / total.masked_fill(total == 0, 1.0)

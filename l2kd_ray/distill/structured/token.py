@@ -1,0 +1,57 @@
+"""Token softmax: one label a position, each position on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor
+
+from l2kd_ray.distill.structured.structure import Parts, valid_positions
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """P(y) = prod_t softmax(emissions_t)[y_t]. emissions [B, n, L], lengths [B].
+
+    Substructure: a label at a position [B, n, L]. A structure: labels [B, n].
+    """
+
+    emissions: Tensor
+    lengths: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, n]: True on tokens."""
+        return valid_positions(self.lengths, self.emissions.shape[1])
+
+    @property
+    def _clean(self) -> Tensor:
+        return self.emissions.masked_fill(~self.valid[..., None], 0.0)
+
+    def potentials(self) -> Parts:
+        return (self.emissions,)
+
+    def log_partition(self) -> Tensor:
+        """[B]: the sum of the positions' log-normalisers (closed form)."""
+        return self._clean.logsumexp(-1).masked_fill(~self.valid, 0.0).sum(1)
+
+    def log_probabilities(self) -> Tensor:
+        """[B, n, L]: log P(label at position), the scores of equation (2)."""
+        return self._clean.log_softmax(-1)
+
+    def marginals(self) -> Parts:
+        """(P(label at position) [B, n, L],), closed form, differentiable."""
+        return (self._clean.softmax(-1) * self.valid[..., None],)
+
+    def score(self, gold: Tensor) -> Tensor:
+        """[B]: score of the labels gold [B, n]."""
+        chosen = self.emissions.gather(-1, gold.clamp(min=0)[..., None])[..., 0]
+        return chosen.masked_fill(~self.valid, 0.0).sum(1)
+
+    def argmax(self) -> Tensor:
+        """[B, n]: the best labels, 0 on padding."""
+        return self._clean.argmax(-1)
+
+    def temper(self, temperature: float) -> Self:
+        return replace(self, emissions=self.emissions / temperature)
