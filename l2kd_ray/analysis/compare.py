@@ -1,94 +1,32 @@
-"""Methods and settings against each other: selection on dev, the gap table, the gap closed."""
+"""The gap table: a row for each method and setting, with what is known of its gap."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import factorial, sqrt
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from math import factorial
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from l2kd_ray.analysis.orders import LEVEL, Estimate, mean_gap, seed_means
+from l2kd_ray.analysis.design import (
+    Arm,
+    Design,
+    Instance,
+    finished_orders,
+    mean_over,
+    scored_zero,
+)
+from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.orders import mean_gap, seed_means
+from l2kd_ray.analysis.selection import select
+from l2kd_ray.analysis.shares import BASELINE as BASELINE
+from l2kd_ray.analysis.shares import GAP, gap_closed, relative_gap
 from l2kd_ray.analysis.trials import METRICS, REFERENCES, results, train_seed
 
-BASELINE = "lamol"
-
-
-def select(dev: pd.DataFrame) -> pd.DataFrame:
-    """The setting of each method, by the best mean dev score. Test data is never asked.
-
-    `dev` is `results(scores, split="dev")`. Settings of a method are compared on the instances
-    (order, seed) that all of them have complete; where they share none yet, each on its own, and
-    `note` says so. A method's only setting is selected whatever its scores.
-
-    Returns:
-        One row for each (method, setting): method, setting, dev (mean ACC in points), selected,
-        note.
-    """
-    rows = []
-    for method, of_method in dev.groupby("method", sort=True):
-        settings = list(dict.fromkeys(of_method["setting"]))
-        complete = of_method[of_method["complete"]]
-        compared, note = complete, ""
-        if len(settings) > 1:
-            compared, note = _shared_block(complete)
-        means = compared.groupby("setting")["cl/avg"].mean().reindex(settings)
-        best = settings[0] if len(settings) == 1 else None
-        if best is None and means.notna().any():
-            best = str(means.idxmax())
-        if best is None:
-            note = "no dev score is complete: no setting is selected"
-        rows += [
-            {
-                "method": method,
-                "setting": setting,
-                "dev": means[setting],
-                "selected": setting == best,
-                "note": note,
-            }
-            for setting in settings
-        ]
-    return pd.DataFrame(rows)
-
-
-def _shared_block(complete: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows whose instance every setting of `complete` has, else all rows and a warning."""
-    instance = complete["order"] + "|" + complete["seed"]
-    shared = complete.groupby(instance)["setting"].transform("nunique")
-    block = complete[shared == complete["setting"].nunique()]
-    if block.empty:
-        return complete, "provisional: the settings share no complete instance yet"
-    return block, ""
-
-
-def gap_closed(rows: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
-    """1 - gap / gap(baseline), a fraction: the share of the baseline's gap that a method closes.
-
-    A ratio of study means over the instances that both have complete, with Fieller's interval
-    (1954) over the seeds, paired. Undefined where the baseline's own interval holds 0, which is
-    where Fieller's has no bounds.
-    """
-    own, other = rows.dropna(subset=["gap/abs"]), baseline.dropna(subset=["gap/abs"])
-    instance = ["order", "seed"]
-    paired = own[[*instance, "gap/abs"]].merge(other[[*instance, "gap/abs"]], on=instance)
-    if paired.empty:
-        return Estimate(note=f"no complete instance is shared with {BASELINE}")
-    of_baseline = mean_gap(paired, "gap/abs_y")
-    if not of_baseline.bounded:
-        return Estimate(note=f"undefined, as {BASELINE} has no interval ({of_baseline.note})")
-    if of_baseline.low <= 0 <= of_baseline.high:
-        return Estimate(note=f"undefined, as the interval of {BASELINE}'s own gap holds 0")
-    if of_baseline.value < 0:
-        return Estimate(note=f"undefined, as {BASELINE} ends above multi-task")
-
-    means = seed_means(paired, ["gap/abs_x", "gap/abs_y"]).to_numpy(dtype=float)
-    x, y = means.mean(axis=0)
-    t = float(stdtrit(len(means) - 1, (1 + LEVEL) / 2))
-    (xx, xy), (_, yy) = t**2 * np.cov(means, rowvar=False) / len(means)
-    a, b, c = y * y - yy, x * y - xy, x * x - xx
-    root = sqrt(max(b * b - a * c, 0.0))
-    return Estimate(1 - x / y, 1 - (b + root) / a, 1 - (b - root) / a, of_baseline.note)
+FIXED = ("method", "setting", "order", "seed", "trial", "complete")
+AS_IT_IS = Reading(0, LEVEL, "")
 
 
 def gap_table(scores: pd.DataFrame, searched: Sequence[str] = ()) -> pd.DataFrame:
@@ -100,67 +38,174 @@ def gap_table(scores: pd.DataFrame, searched: Sequence[str] = ()) -> pd.DataFram
     return compare(results(scores, searched), results(scores, searched, split="dev"))
 
 
-def compare(test: pd.DataFrame, dev: pd.DataFrame) -> pd.DataFrame:
+def shown_arms(table: pd.DataFrame) -> list[Arm]:
+    """The selected setting of each method, all of them where none is; of `select` or `compare`."""
+    lifelong = table[~table["method"].isin(REFERENCES)]
+    decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
+    shown = lifelong[lifelong["selected"] | ~decided]
+    return list(zip(shown["method"], shown["setting"], strict=True))
+
+
+def compare(
+    test: pd.DataFrame,
+    dev: pd.DataFrame,
+    design: Design | None = None,
+    failed: Collection[Instance] = (),
+    *,
+    stopping: bool = False,
+) -> pd.DataFrame:
     """One row for each method and setting, and for the references multitask and single.
+
+    With a `design`, numbers and intervals are of the orders that all shown arms have finished
+    (`finished_orders`; a setting that is not shown may have fewer, its own), and speak for the
+    orders that the design speaks for; half-way, at the last planned look (`looks.reading`). Where
+    there are none, numbers are of all that is complete and `gap/note` says descriptive. Without a
+    design they are of the trials that are there, and speak for the orders that ran.
 
     Args:
         test: `results` of the test split, which every number is from.
         dev: `results` of the dev split, which only selection reads.
+        design: what the study set out to run.
+        failed: trials that will never finish.
+        stopping: whether a stop rule could end, or has ended, the study before its last order.
 
     Returns:
         method, setting, searched settings, reference (bool), selected (bool), dev, select/note,
-        n_orders, n_possible (n!), n_seeds (training seeds), n_complete, n_trials; means over the
-        complete trials (orders within a seed first) of `score/<task>/<metric>`, `cl/*`,
-        `gap/<task>`, `gap/abs`, `gap/rel` (a ratio of study means); `gap/low`, `gap/high`,
-        `gap/note`; `closed/value`, `/low`, `/high` and `/note` against LAMOL. All in points, but
-        gap/rel and closed are fractions. Sorted by gap, references last.
+        n_orders, n_possible (n!), n_seeds (training seeds), n_complete, n_trials, n_used; means
+        (orders within a seed first) of `score/<task>/<metric>`, `cl/*`, `gap/<task>`, `gap/abs`,
+        `gap/rel` (a ratio of study means); `gap/low`, `gap/high`, `gap/note`; `rel/low`,
+        `rel/high`; `closed/value`, `/low`, `/high` and `/note` against LAMOL; `failed/n` and
+        `failed/gap`, the gap with failed trials scored 0. All in points, but gap/rel, rel/* and
+        closed are fractions. Sorted by gap, references last.
     """
-    fixed = {"method", "setting", "order", "seed", "trial", "complete"}
-    numbers = [name for name in test.columns if name.startswith(("score/", "cl/", "gap/"))]
-    searched = [name for name in test.columns if name not in fixed and name not in numbers]
-    chosen = select(dev)
-    complete = test[test["complete"]]
-    selected = chosen[chosen["selected"] & (chosen["method"] == BASELINE)]
-    baseline = complete.merge(selected[["method", "setting"]], on=["method", "setting"])
-    tasks = [name for name in numbers if name.startswith("gap/") and name not in METRICS]
-    possible = factorial(len(tasks))
-    rows = []
-    for (method, setting), group in test.groupby(["method", "setting"], sort=False):
+    table = _Table(test, select(dev), design, failed, stopping)
+    by = ["reference", "gap/abs", "method", *table.searched]
+    return pd.DataFrame([table.row(arm) for arm in table.arms]).sort_values(by, ignore_index=True)
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """What an arm's numbers are of."""
+
+    rows: pd.DataFrame
+    orders: tuple[str, ...] = ()
+    """Finished ones, those with a failed trial among them; none where `rows` is all there is."""
+    reading: Reading = AS_IT_IS
+
+
+class _Table:
+    """The rows of `compare`."""
+
+    def __init__(
+        self,
+        test: pd.DataFrame,
+        chosen: pd.DataFrame,
+        design: Design | None,
+        failed: Collection[Instance],
+        stopping: bool,
+    ) -> None:
+        self.test, self.chosen, self.design, self.stopping = test, chosen, design, stopping
+        self.numbers = [name for name in test.columns if name.startswith(("score/", "cl/", "gap/"))]
+        self.searched = [n for n in test.columns if n not in FIXED and n not in self.numbers]
+        tasks = [n for n in self.numbers if n.startswith("gap/") and n not in METRICS]
+        self.possible = factorial(len(tasks))
+        self.of_failed: dict[Arm, list[Instance]] = {}
+        for one in failed:
+            self.of_failed.setdefault((one.method, one.setting), []).append(one)
+        by_arm = test.groupby(["method", "setting"], sort=False)
+        self.groups = {(str(m), str(s)): group for (m, s), group in by_arm}
+        self.shared: tuple[str, ...] = ()
+        if design is not None:
+            self.shared = finished_orders(test, shown_arms(chosen), design, failed)
+        picked = chosen[chosen["selected"] & (chosen["method"] == BASELINE)]
+        self.baseline = next(zip(picked["method"], picked["setting"], strict=True), None)
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Those with a trial, and those of which every trial has failed."""
+        return list(dict.fromkeys([*self.groups, *self.of_failed]))
+
+    def scope(self, arm: Arm) -> _Scope:
+        """Of the orders that all shown arms have finished; an arm that is behind, of its own."""
+        group = self.groups.get(arm, self.test.iloc[:0])
         done = group[group["complete"]]
-        choice = chosen[(chosen["method"] == method) & (chosen["setting"] == setting)].iloc[0]
-        reference = method in REFERENCES
-        mean = seed_means(done, numbers).mean()
-        gap = Estimate() if reference else mean_gap(done)
-        bound = (done["gap/abs"] + done["cl/avg"]).groupby(done["seed"].map(train_seed)).mean()
-        closed = Estimate() if reference else Estimate(note="the baseline")
-        if not reference and method != BASELINE:
-            closed = gap_closed(done, baseline)
-        rows.append(
-            {
-                "method": method,
-                "setting": setting,
-                **{name: group[name].iat[0] for name in searched},
-                "reference": reference,
-                "selected": bool(choice["selected"]),
-                "dev": choice["dev"],
-                "select/note": choice["note"],
-                "n_orders": done.loc[done["order"] != "", "order"].nunique(),
-                "n_possible": possible,
-                "n_seeds": done["seed"].map(train_seed).nunique(),
-                "n_complete": len(done),
-                "n_trials": len(group),
-                **mean,
-                "gap/abs": gap.value,
-                "gap/rel": gap.value / bound.mean() if bound.mean() else np.nan,
-                "gap/low": gap.low,
-                "gap/high": gap.high,
-                "gap/note": gap.note,
-                "closed/value": closed.value,
-                "closed/low": closed.low,
-                "closed/high": closed.high,
-                "closed/note": closed.note,
-            }
-        )
-    return pd.DataFrame(rows).sort_values(
-        ["reference", "gap/abs", "method", *searched], ignore_index=True
-    )
+        if self.design is None or arm[0] in REFERENCES:
+            return _Scope(done)
+        own = finished_orders(group, [arm], self.design, self.of_failed.get(arm, ()))
+        orders = self.shared if set(self.shared) <= set(own) else own
+        now = reading(len(orders), len(self.design.orders), stopping=self.stopping)
+        orders = orders[: now.orders]
+        kept = done[done["order"].isin(orders) & done["seed"].isin(self.design.seeds)]
+        whole = kept.groupby("order")["seed"].transform("size") == len(self.design.seeds)
+        return _Scope(kept[whole], orders, now) if whole.any() else _Scope(done)
+
+    def row(self, arm: Arm) -> dict[str, object]:
+        method, setting = arm
+        group = self.groups.get(arm, self.test.iloc[:0])
+        scope = self.scope(arm)
+        used, choice = scope.rows, self._choice(arm)
+        return {
+            "method": method,
+            "setting": setting,
+            **{name: group[name].iat[0] if len(group) else None for name in self.searched},
+            "reference": method in REFERENCES,
+            "selected": bool(choice["selected"].any()),
+            "dev": choice["dev"].iat[0] if len(choice) else np.nan,
+            "select/note": choice["note"].iat[0] if len(choice) else "",
+            "n_orders": used.loc[used["order"] != "", "order"].nunique(),
+            "n_possible": self.possible,
+            "n_seeds": used["seed"].map(train_seed).nunique(),
+            "n_complete": int(group["complete"].sum()),
+            "n_trials": len(group),
+            "n_used": len(used),
+            **seed_means(used, self.numbers).mean(),
+            **self._estimates(arm, scope),
+        }
+
+    def _choice(self, arm: Arm) -> pd.DataFrame:
+        method, setting = self.chosen["method"] == arm[0], self.chosen["setting"] == arm[1]
+        return self.chosen[method & setting]
+
+    def _estimates(self, arm: Arm, scope: _Scope) -> dict[str, object]:
+        """The gap as such, as a share of the bound and of LAMOL's, and with failures scored 0."""
+        gap, rel, closed, zero = Estimate(), Estimate(), Estimate(), np.nan
+        failed = self.of_failed.get(arm, [])
+        if arm[0] not in REFERENCES:
+            gap, rel, closed = self._shares(arm, scope)
+            zero = gap.value
+            if failed:
+                rows = scored_zero(scope.rows, self.test, failed, GAP)
+                kept = rows[rows["order"].isin(scope.orders)] if scope.orders else rows
+                zero = float(seed_means(kept, [GAP])[GAP].mean())
+        return {
+            "gap/abs": gap.value,
+            "gap/rel": rel.value,
+            "gap/low": gap.low,
+            "gap/high": gap.high,
+            "gap/note": gap.note,
+            "rel/low": rel.low,
+            "rel/high": rel.high,
+            "closed/value": closed.value,
+            "closed/low": closed.low,
+            "closed/high": closed.high,
+            "closed/note": closed.note,
+            "failed/n": len(failed),
+            "failed/gap": zero,
+        }
+
+    def _shares(self, arm: Arm, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
+        rows, level = scope.rows, scope.reading.level
+        if self.design is None:
+            gap, part = mean_gap(rows), None
+        else:
+            gap = mean_over(rows, self.design, scope.orders, GAP, level)
+            gap = replace(gap, note="; ".join(filter(None, (gap.note, scope.reading.note))))
+            part = self.design.part(scope.orders, self.design.seeds) if scope.orders else None
+        rel = relative_gap(rows, part, level)
+        if not gap.bounded:  # of a descriptive mean nothing else is more than that
+            rel = Estimate(rel.value, note=gap.note)
+        closed = Estimate(note="the baseline" if arm[0] == BASELINE else gap.note)
+        if arm[0] != BASELINE and (self.design is None or scope.orders):
+            against = self.scope(self.baseline).rows if self.baseline else self.test.iloc[:0]
+            closed = gap_closed(rows, against, part, level)
+        return gap, rel, closed

@@ -73,6 +73,15 @@ def intransigence(R: FloatArray, single: FloatArray) -> float:
     return _mean(single - learned(R))
 
 
+def average_incremental(R: FloatArray) -> float:
+    """mean_i mean_{j<=i} R[i, j] (Rebuffi et al. 2017, sec. 4), in points.
+
+    The mean score on the tasks seen so far, averaged over the steps of the stream.
+    """
+    so_far = np.tri(R.shape[1])
+    return _mean((np.where(so_far > 0, R[1:], 0.0)).sum(axis=1) / so_far.sum(axis=1))
+
+
 def gap(R: FloatArray, multitask: FloatArray) -> FloatArray:
     """m_j - R[n, j], shape `[n]`, in points: how far below multi-task each task ends.
 

@@ -1,4 +1,4 @@
-"""What the order of the tasks does, and how sure a mean over orders is.
+"""What the order of the tasks does, and the mean over the orders that ran.
 
 The independent replicate is the training seed: the trials of one seed share its teachers and its
 multi-task bound, so their orders are no independent draws. Means are therefore taken over the
@@ -7,34 +7,16 @@ orders of a seed first and over seeds second, and an interval rests on the sprea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import ceil, factorial, sqrt
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
-from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.anova import components, mean_products
+from l2kd_ray.analysis.design import Arm, Design, cells, mean_over
+from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.trials import train_seed
-
-LEVEL = 0.95
-WORST_SHARE = 0.2
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number of the study with its interval; NaN is undefined, and `note` says why, or of what
-    it is an estimate."""
-
-    value: float = np.nan
-    low: float = np.nan
-    high: float = np.nan
-    note: str = ""
-
-    @property
-    def bounded(self) -> bool:
-        return not np.isnan(self.low)
+from l2kd_ray.analysis.worst import cvar, orders_beyond_worst, quantile_bound
 
 
 def seed_means(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -42,82 +24,130 @@ def seed_means(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return rows.groupby(rows["seed"].map(train_seed))[list(columns)].mean()
 
 
-def mean_gap(rows: pd.DataFrame, column: str = "gap/abs") -> Estimate:
-    """Mean of `column` over orders, then seeds, with Student's t interval on S - 1 degrees.
+def implied_design(rows: pd.DataFrame) -> Design:
+    """What can be said of the design from the rows alone: all orders, or these only."""
+    orders, seeds = (tuple(sorted(set(rows[name]))) for name in ("order", "seed"))
+    design = Design("list", orders, seeds)
+    return Design("all", orders, seeds) if len(orders) == design.possible else design
 
-    `rows` are complete rows of `results` of one method and setting. The interval holds for the
-    orders that ran (`note` says so where they are not all n!) and needs every seed to have run the
-    same ones.
+
+def mean_gap(
+    rows: pd.DataFrame,
+    column: str = "gap/abs",
+    design: Design | None = None,
+    level: float | None = LEVEL,
+) -> Estimate:
+    """Mean of `column` over orders, then seeds, with its interval (`design.mean_over`).
+
+    `rows` are complete rows of `results` of one method and setting. Without a design the interval
+    holds for the orders that ran (`note` says so where they are not all n!) and needs every seed
+    to have run the same ones.
     """
     rows = rows.dropna(subset=[column])
     if rows.empty:
         return Estimate(note="no trial is complete with its multi-task score")
-    means = seed_means(rows, [column])[column].to_numpy(dtype=float)
-    value = float(means.mean())
-    if len(means) == 1:
-        return Estimate(value, note="one seed: no interval")
+    rows = rows.assign(complete=True)
+    if design is not None:
+        return mean_over(rows, design, design.orders, column, level)
     runs = rows.groupby("seed")["order"].agg(lambda orders: " ".join(sorted(orders)))
     if runs.nunique() > 1:
+        value = float(seed_means(rows, [column])[column].mean())
+        if rows["seed"].map(train_seed).nunique() == 1:
+            return Estimate(value, note="one seed: no interval")
         return Estimate(value, note="unfinished: the seeds have run different orders, no interval")
-    half = float(stdtrit(len(means) - 1, (1 + LEVEL) / 2)) * means.std(ddof=1) / sqrt(len(means))
-    return Estimate(value, value - half, value + half, orders_note(rows["order"]))
+    design = implied_design(rows)
+    return mean_over(rows, design, design.orders, column, level)
 
 
-def orders_note(orders: pd.Series) -> str:
-    """Which population of orders a mean speaks for, as text; empty where there is no order."""
-    ran = sorted(set(orders) - {""})
-    if not ran:
-        return ""
-    possible = factorial(ran[0].count(">") + 1)
-    return f"all {possible} orders" if len(ran) == possible else f"{len(ran)} of {possible} orders"
-
-
-def cvar(values: FloatArray, share: float = WORST_SHARE) -> float:
-    """Mean of the worst (largest) `share` of the values, the last one counted in part.
-
-    Conditional value at risk of equally likely outcomes (Rockafellar & Uryasev 2002): of 6 orders
-    at 20 % the worst counts whole and the next one fifth.
-    """
-    if not 0 < share <= 1:
-        raise ValueError(f"cvar: share is {share}; expected a fraction above 0 and up to 1")
-    worst_first = np.sort(values)[::-1]
-    mass = share * len(values)
-    counted = ceil(mass)
-    weights = np.clip(mass - np.arange(counted), 0, 1)
-    return float(np.average(worst_first[:counted], weights=weights)) if counted else np.nan
-
-
-def over_orders(results: pd.DataFrame) -> pd.DataFrame:
+def over_orders(
+    results: pd.DataFrame, design: Design | None = None, arms: Collection[Arm] | None = None
+) -> pd.DataFrame:
     """How robust each (method, setting) is to the order: one row each.
 
     Of the gap in points, each order's averaged over its seeds first so that seed noise does not
-    pass for an effect of order: mean, std (ddof 1), best, worst and its order, CVaR of the worst
-    20 %. Of the final scores: `opd/<task>` = max - min over orders of R[n, j] (Yoon et al. 2020),
-    aopd their mean and mopd their maximum. Complete trials only; NaN where undefined.
+    pass for an effect of order: mean, std (ddof 1), `std_order` (the same with the noise that is
+    left of the seeds taken off, `anova`), best, worst and its order, CVaR of the worst 20 %. Of the
+    final scores: `opd/<task>` = max - min over orders of R[n, j] (Yoon et al. 2020), aopd their
+    mean and mopd their maximum. Complete trials only; NaN where undefined.
+
+    A spread grows with the number of orders and shrinks with that of seeds, so those of `arms`
+    (default: all) are of the instances that every one of them has complete; where there are none,
+    of each one's own, and `note` says so.
+
+    Where orders were drawn at random, the largest seen is not the worst there is: at most `beyond`
+    (a share of all n! orders) are worse, and the worst 20 % begin below `bound20`, both with 95 %
+    confidence (`worst`), for the mean over these seeds.
     """
     score_columns = [name for name in results.columns if name.startswith("score/")]
     lifelong = results[results["complete"] & (results["order"] != "")]
+    if lifelong["gap/abs"].notna().any():
+        lifelong = lifelong[lifelong["gap/abs"].notna()]
+    if arms is not None:
+        keys = pd.MultiIndex.from_tuples(list(arms), names=["method", "setting"])
+        lifelong = lifelong[pd.MultiIndex.from_frame(lifelong[["method", "setting"]]).isin(keys)]
+    groups = dict(iter(lifelong.groupby(["method", "setting"], sort=False)))
     rows = []
-    for (method, setting), group in lifelong.groupby(["method", "setting"], sort=False):
-        by_order = group.groupby("order")[["gap/abs", *score_columns]].mean()
-        gaps = by_order["gap/abs"].dropna()
-        spread = by_order[score_columns].max() - by_order[score_columns].min()
-        if len(by_order) < 2:
-            spread[:] = np.nan
+    for (method, setting), group in groups.items():
+        block = _shared(group, list(groups.values()))
+        apart = len(groups) > 1 and block.empty
+        own = group if apart else block
         rows.append(
             {
                 "method": method,
                 "setting": setting,
-                "n_orders": len(by_order),
-                "mean": gaps.mean(),
-                "std": gaps.std(ddof=1),
-                "best": gaps.min(),
-                "worst": gaps.max(),
-                "worst_order": gaps.idxmax() if len(gaps) else "",
-                "cvar20": cvar(gaps.to_numpy(dtype=float)),
-                "aopd": spread.mean(),
-                "mopd": spread.max(),
-                **{f"opd/{name.split('/')[1]}": spread[name] for name in score_columns},
+                **_spread(own, score_columns, design),
+                "note": "not comparable: no instance is complete for all" if apart else "",
             }
         )
     return pd.DataFrame(rows)
+
+
+def _shared(group: pd.DataFrame, groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of a group whose (order, seed) every group has."""
+    common = set.intersection(*(set(zip(g["order"], g["seed"], strict=True)) for g in groups))
+    mine = zip(group["order"], group["seed"], strict=True)
+    return group[[instance in common for instance in mine]]
+
+
+def _spread(
+    rows: pd.DataFrame, score_columns: Sequence[str], design: Design | None
+) -> dict[str, object]:
+    by_order = rows.groupby("order")[["gap/abs", *score_columns]].mean()
+    gaps = by_order["gap/abs"].dropna()
+    spread = by_order[score_columns].max() - by_order[score_columns].min()
+    if len(by_order) < 2:
+        spread[:] = np.nan
+    values = gaps.to_numpy(dtype=float)
+    beyond, bound = np.nan, np.nan
+    if design is not None and design.sampled and len(values):
+        beyond = orders_beyond_worst(len(values), design.possible) / design.possible
+        bound = quantile_bound(values, design.possible)
+    return {
+        "n_orders": len(by_order),
+        "n_seeds": rows["seed"].map(train_seed).nunique(),
+        "mean": gaps.mean(),
+        "std": gaps.std(ddof=1),
+        "std_order": _std_of_orders(rows, design),
+        "best": gaps.min(),
+        "worst": gaps.max(),
+        "worst_order": gaps.idxmax() if len(gaps) else "",
+        "cvar20": cvar(values),
+        "beyond": beyond,
+        "bound20": bound,
+        "aopd": spread.mean(),
+        "mopd": spread.max(),
+        **{f"opd/{name.split('/')[1]}": spread[name] for name in score_columns},
+    }
+
+
+def _std_of_orders(rows: pd.DataFrame, design: Design | None) -> float:
+    """Root of the order component; NaN where a cell is missing or there is one order or seed."""
+    if rows.empty or rows["gap/abs"].isna().any():
+        return np.nan
+    found = implied_design(rows)
+    table = cells(rows, "gap/abs", found.orders, found.seeds).by_seed
+    if min(table.shape) < 2 or np.isnan(table).any():
+        return np.nan
+    population = design.population(len(table)) if design else found.population(len(table))
+    value = components(mean_products(table, table), table.shape, population)[(0,)]
+    return float(np.sqrt(max(float(value), 0.0)))

@@ -19,11 +19,11 @@ COLUMNS = (
     *("task", "split", "metric", "score", "key", "model"),
 )
 MULTITASK, SINGLE = "multitask", "single"
-REFERENCES = (MULTITASK, SINGLE)
+REFERENCES = (MULTITASK, SINGLE, "multilm")
 _IDENTITY = ("method", "setting", "order", "seed")
 METRICS = (
     *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),
-    *("cl/intransigence", "gap/abs", "gap/rel"),
+    *("cl/intransigence", "cl/incremental", "gap/abs", "gap/rel"),
 )
 
 
@@ -54,6 +54,11 @@ class Trial:
 def train_seed(seed: str) -> str:
     """The training seed of a replicate: "531" of "531" and of the crossed "531x7"."""
     return seed.partition("x")[0]
+
+
+def replay_seed(seed: str) -> str:
+    """The replay seed of a replicate: "531" of "531" and 7 of the crossed "531x7"."""
+    return seed.rpartition("x")[2]
 
 
 def tasks_of(scores: pd.DataFrame) -> tuple[str, ...]:
@@ -196,6 +201,7 @@ def _row(
         row["cl/fwt"] = matrix.forward_transfer(R)
         row["cl/forgetting_max"] = matrix.forgetting_max(R)
         row["cl/forgetting_first"] = matrix.forgetting_first(R)
+        row["cl/incremental"] = matrix.average_incremental(R)
         row["cl/intransigence"] = matrix.intransigence(R, _reference(trial, bounds[SINGLE]))
     return row
 

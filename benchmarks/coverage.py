@@ -1,0 +1,356 @@
+"""How often the intervals of `l2kd_ray.analysis` hold the truth, on studies whose truth is known.
+
+    python benchmarks/coverage.py [part ...] [--repeats N]
+
+A made-up study has, for each seed, noise at every node of the trie of orders, inherited and damped
+by all that follow; noise of every task's teacher, passed on to every student; noise of the
+multi-task run; and, common to all seeds, effects of which task comes before which, and of the
+order as such. Every figure is a share of 4,000 such studies (fewer for what is fitted one by one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import permutations
+from math import factorial, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2kd_ray.analysis import (
+    Cells,
+    assisted,
+    decompose,
+    extremes,
+    moments,
+    paired,
+    planned_looks,
+    race,
+    ratio,
+)
+from l2kd_ray.analysis.looks import alphas
+from l2kd_ray.analysis.precedence import features
+
+REPEATS = 4000
+AT_ONCE = 250
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class World:
+    """Standard deviations, in points, of what makes a gap; `orders` is between all n! orders."""
+
+    name: str
+    orders: float
+    """Of the truth: of which task comes before which, and of the order as such, which is skewed."""
+    node: float
+    teacher: float
+    multitask: float
+    precedence: float = 0.5
+    """Its share of the variance between orders."""
+    keep: float = 0.8
+    """What a student inherits of its parent's noise."""
+
+
+WORLDS = (
+    World("orders matter most", orders=3.0, node=0.5, teacher=0.5, multitask=0.3),
+    World("precedence matters most", 3.0, node=0.5, teacher=0.5, multitask=0.3, precedence=0.95),
+    World("all alike", orders=1.0, node=0.7, teacher=0.7, multitask=0.7),
+    World("seeds matter most", orders=0.5, node=0.5, teacher=1.0, multitask=1.0),
+    World("noise of stages only", orders=0.2, node=1.0, teacher=0.0, multitask=0.0),
+)
+
+
+@dataclass(frozen=True)
+class Trie:
+    """The orders of n tasks, and the node that each passes at each depth."""
+
+    tasks: tuple[str, ...]
+    orders: tuple[tuple[str, ...], ...]
+    nodes: tuple[NDArray[np.intp], ...]
+    x: Array
+
+    @staticmethod
+    def of(n: int) -> Trie:
+        tasks = tuple("abcdefgh"[:n])
+        orders = tuple(permutations(tasks))
+        nodes = []
+        for depth in range(1, n + 1):
+            number: dict[tuple[str, ...], int] = {}
+            nodes.append(
+                np.array([number.setdefault(o[:depth], len(number)) for o in orders], dtype=np.intp)
+            )
+        return Trie(tasks, orders, tuple(nodes), features(orders, tasks))
+
+    def truth(self, world: World, stream: np.random.Generator, studies: int) -> Array:
+        """`[studies, orders]`: gaps free of noise, their mean over all orders 0."""
+        precedence = stream.normal(size=(studies, self.x.shape[1])) @ self.x.T
+        own = stream.exponential(size=(studies, len(self.orders)))  # skew: some orders are bad
+        weights = sqrt(world.precedence), sqrt(1 - world.precedence)
+        return world.orders * (weights[0] * _standard(precedence) + weights[1] * _standard(own))
+
+    def noise(self, world: World, stream: np.random.Generator, studies: int, seeds: int) -> Array:
+        """`[studies, orders, seeds]`: of a student's mean score and of the bound, by seed."""
+        depth = len(self.tasks)
+        found = world.multitask * stream.normal(size=(studies, 1, seeds))
+        teachers = world.teacher * stream.normal(size=(studies, depth, seeds))
+        column = {task: k for k, task in enumerate(self.tasks)}
+        student = np.zeros((studies, len(self.orders), seeds))
+        for level, node in enumerate(self.nodes):
+            new = world.node * stream.normal(size=(studies, node.max() + 1, seeds))
+            learned = [column[order[level]] for order in self.orders]
+            student = world.keep * student + new[:, node] + teachers[:, learned] / depth
+        return found - student
+
+
+def _standard(values: Array) -> Array:
+    centred = values - values.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1, keepdims=True)
+    return centred / np.where(spread > 0, spread, 1.0)
+
+
+def studies(
+    trie: Trie, world: World, seeds: int, repeats: int
+) -> Iterator[tuple[Array, NDArray[np.intp], Array]]:
+    """Batches of (gaps `[studies, orders, seeds]`, drawn sequence of orders, truth by order).
+
+    The gaps are in the sequence in which orders are drawn; the true mean over all orders is 0.
+    """
+    stream = np.random.default_rng([len(trie.tasks), seeds, WORLDS.index(world)])
+    for start in range(0, repeats, AT_ONCE):
+        count = min(AT_ONCE, repeats - start)
+        truth = trie.truth(world, stream, count)
+        gaps = truth[:, :, None] + trie.noise(world, stream, count, seeds)
+        drawn = stream.permuted(np.tile(np.arange(len(trie.orders)), (count, 1)), axis=1)
+        yield np.take_along_axis(gaps, drawn[:, :, None], axis=1), drawn, truth
+
+
+def intervals(repeats: int) -> Iterator[dict[str, Any]]:
+    """95 % intervals of the mean gap over all n! orders; and p below 0.05 where nothing differs."""
+    for n, drawn in ((3, 6), (4, 24), (4, 6), (5, 120), (5, 10), (5, 40)):
+        trie = Trie.of(n)
+        for world in WORLDS:
+            for seeds in (3, 5, 10):
+                held = []
+                for gaps, _, _ in studies(trie, world, seeds, repeats):
+                    found = moments(gaps[:, :drawn], factorial(n))
+                    held.append(np.abs(found.mean) <= found.half_width())
+                what = f"{drawn} of {factorial(n)} orders, {seeds} seeds, {world.name}"
+                yield share("intervals", what, np.concatenate(held))
+
+
+def comparisons(repeats: int) -> Iterator[dict[str, Any]]:
+    """The share of another's gap that is closed (Fieller); and how often p < 0.05 for equals.
+
+    Two methods of one study: the same truth over orders but for a factor, noise of their own.
+    """
+    for n, drawn in ((3, 6), (4, 24), (5, 20)):
+        trie = Trie.of(n)
+        for world in WORLDS:
+            for seeds in (3, 10):
+                held, wrong, flipped = [], [], []
+                stream = np.random.default_rng([n, seeds])
+                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 8):
+                    noise = trie.noise(world, stream, len(gaps), seeds)
+                    rival = np.take_along_axis(
+                        truth[:, :, None] + noise, sequence[:, :, None], axis=1
+                    )
+                    for one, other in zip(gaps[:, :drawn], rival[:, :drawn], strict=True):
+                        closed = ratio(0.5 * one + 4, other + 10, len(trie.orders))
+                        held.append(closed.low <= 0.4 <= closed.high)
+                        found = paired(one, other, len(trie.orders))
+                        wrong.append(found.p < 0.05)
+                        flipped.append(found.p_flip < 0.05)
+                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+                yield share("comparisons", f"gap closed, {where}", np.array(held))
+                yield share("comparisons", f"p < 0.05 for equals, {where}", np.array(wrong))
+                yield share("comparisons", f"sign-flip for equals, {where}", np.array(flipped))
+
+
+def looks(repeats: int) -> Iterator[dict[str, Any]]:
+    """Intervals at every planned look at once; and the one that `half_width: eps` stops at."""
+    for n, planned in ((4, 24), (5, 120), (5, 20)):
+        trie = Trie.of(n)
+        for world in WORLDS:
+            for seeds in (3, 5, 10):
+                yield from _looks_of(trie, world, seeds, planned, repeats)
+
+
+def _looks_of(
+    trie: Trie, world: World, seeds: int, planned: int, repeats: int
+) -> Iterator[dict[str, Any]]:
+    plan = planned_looks(planned)
+    held: list[list[Array]] = []
+    naive, widths = [], []
+    for gaps, _, _ in studies(trie, world, seeds, repeats):
+        found = [moments(gaps[:, :k], len(trie.orders)) for k in plan]
+        half = [m.half_width(1 - a) for m, a in zip(found, alphas(plan), strict=True)]
+        held.append([np.abs(m.mean) <= h for m, h in zip(found, half, strict=True)])
+        naive.append(np.all([np.abs(m.mean) <= m.half_width() for m in found], axis=0))
+        widths.append(np.stack(half))
+    by_look = np.concatenate([np.stack(batch) for batch in held], axis=1)
+    half_widths = np.concatenate(widths, axis=1)
+    where = f"{planned} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+    yield share("looks", f"all {len(plan)} looks, {where}", by_look.all(axis=0))
+    yield share("looks", f"all looks read at 95 % each, {where}", np.concatenate(naive))
+    eps = np.median(half_widths[-2])  # about half of the studies stop before the end
+    stopped = np.where(half_widths.min(axis=0) <= eps, (half_widths <= eps).argmax(axis=0), -1)
+    yield share("looks", f"stopped at eps, {where}", by_look[stopped, np.arange(by_look.shape[1])])
+
+
+def assisted_mean(repeats: int) -> Iterator[dict[str, Any]]:
+    """The model-assisted mean: its coverage, and its width over that of the plain mean."""
+    for n, drawn in ((4, 14), (5, 21), (5, 40)):
+        trie = Trie.of(n)
+        for world in WORLDS:
+            for seeds in (3, 10):
+                held, ratios = [], []
+                for gaps, sequence, _ in studies(trie, world, seeds, repeats // 4):
+                    plain = moments(gaps[:, :drawn], len(trie.orders)).half_width()
+                    for table, chosen, width in zip(gaps, sequence, plain, strict=True):
+                        names = [">".join(trie.orders[k]) for k in chosen[:drawn]]
+                        found = assisted(table[:drawn], names, len(trie.orders))
+                        half = float(found.half_width())
+                        held.append(abs(float(found.mean)) <= half)
+                        ratios.append(half / width)
+                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+                yield share("assisted", f"holds, {where}", np.array(held))
+                yield row("assisted", f"width / plain width, {where}", np.array(ratios), "x")
+
+
+def parts(repeats: int) -> Iterator[dict[str, Any]]:
+    """Intervals of the standard deviations of order, seed and order x seed."""
+    for n, drawn in ((3, 6), (4, 24), (5, 20)):
+        trie = Trie.of(n)
+        for world in WORLDS:
+            for seeds in (3, 10):
+                truth = _true_parts(trie, world)
+                held: dict[str, list[bool]] = {name: [] for name in truth}
+                for gaps, _, true in studies(trie, world, seeds, repeats // 16):
+                    for table, exact in zip(gaps, true, strict=True):
+                        cells = Cells(table[:drawn, :, None], ("",) * drawn, ("",) * seeds, ("",))
+                        found = decompose(cells, len(trie.orders)).set_index("component")
+                        wanted = {**truth, "order": float(exact.std(ddof=1))}
+                        for name, value in wanted.items():
+                            low, high = found.loc[name, "low"], found.loc[name, "high"]
+                            held[name].append(bool(low <= value <= high))
+                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+                for name, values in held.items():
+                    yield share("components", f"{name}, {where}", np.array(values))
+
+
+def _true_parts(trie: Trie, world: World) -> dict[str, float]:
+    """Standard deviations of a seed's mean over all orders and of what is left, from many seeds."""
+    noise = trie.noise(world, np.random.default_rng(0), 1, 4000)[0]
+    of_seed = noise.mean(axis=0)
+    left = noise - of_seed
+    return {
+        "order": np.nan,
+        "seed": float(of_seed.std()),
+        "order x seed": sqrt(float((left**2).sum(axis=0).mean()) / (len(left) - 1)),
+    }
+
+
+def best_and_worst(repeats: int) -> Iterator[dict[str, Any]]:
+    """The interval of the order that is predicted to be worst, against that order's true gap."""
+    for n, drawn in ((3, 6), (4, 24), (4, 14), (5, 120), (5, 30)):
+        trie = Trie.of(n)
+        place = {">".join(order): k for k, order in enumerate(trie.orders)}
+        for world in WORLDS:
+            for seeds in (3, 10):
+                held = []
+                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
+                    for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
+                        names = [">".join(trie.orders[k]) for k in chosen[:drawn]]
+                        found = extremes(table[:drawn], names, len(trie.orders))
+                        for one in found.to_dict("records"):
+                            value = exact[place[one["order"]]]
+                            held.append(bool(one["low"] <= value <= one["high"]))
+                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+                yield share("extremes", where, np.array(held))
+
+
+def races(repeats: int) -> Iterator[dict[str, Any]]:
+    """How often a race keeps the setting that is best over all blocks, and what it saves."""
+    for n, settings, apart in ((4, 4, 0.0), (4, 4, 1.0), (4, 12, 1.0), (5, 12, 1.0)):
+        trie, stream = Trie.of(n), np.random.default_rng([n, settings])
+        kept, saved, blocks = [], [], len(trie.orders)
+        for _ in range(repeats // 4):
+            level = apart * stream.normal(size=(settings, 1))
+            common = trie.truth(WORLDS[0], stream, 1)
+            own = 0.3 * trie.truth(WORLDS[0], stream, settings)
+            own += trie.noise(WORLDS[1], stream, settings, 3).mean(axis=2)
+            scores = level + common + own
+            found = race(scores, blocks)
+            runs = sum(found.dropped.values()) + blocks * len(found.kept)
+            kept.append(int(scores.mean(axis=1).argmax()) in found.kept)
+            saved.append(1 - runs / (settings * blocks))
+        where = f"{settings} settings {apart:g} points apart, {blocks} orders"
+        yield share("races", f"the best is kept, {where}", np.array(kept))
+        yield row("races", f"blocks saved, {where}", 100 * np.array(saved), "%")
+
+
+def share(part: str, what: str, held: NDArray[np.bool_]) -> dict[str, Any]:
+    """A percentage with its own 95 % interval over the made-up studies (Wald)."""
+    p, n = float(held.mean()), len(held)
+    half = 1.96 * sqrt(p * (1 - p) / n)
+    return _row(part, what, (100 * p, 100 * (p - half), 100 * (p + half)), n, "%")
+
+
+def row(part: str, what: str, values: Array, unit: str) -> dict[str, Any]:
+    """Median and middle half."""
+    low, middle, high = (float(v) for v in np.quantile(values, [0.25, 0.5, 0.75]))
+    return _row(part, what, (middle, low, high), len(values), unit)
+
+
+def _row(
+    part: str, what: str, numbers: tuple[float, float, float], n: int, unit: str
+) -> dict[str, Any]:
+    median, low, high = (round(number, 3) for number in numbers)
+    found = {"part": part, "what": what, "median": median, "low": low, "high": high}
+    print(f"{part:<10} {what:<78} {median:>8} {unit}", file=sys.stderr, flush=True)
+    return {**found, "n": n, "unit": unit}
+
+
+PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
+    "intervals": intervals,
+    "comparisons": comparisons,
+    "looks": looks,
+    "assisted": assisted_mean,
+    "components": parts,
+    "extremes": best_and_worst,
+    "races": races,
+}
+
+
+def rows(names: list[str] | None = None, repeats: int = REPEATS) -> Iterator[dict[str, Any]]:
+    """One dictionary a figure: part, what, median (the figure), low, high, n, unit."""
+    for name in names or PARTS:
+        yield from PARTS[name](repeats)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
+    arguments.add_argument("--repeats", type=int, default=REPEATS)
+    arguments.add_argument("--out", type=Path, help="where to write the rows as JSON")
+    given = arguments.parse_args()
+    found = list(rows(given.parts, given.repeats))
+    if given.out:
+        given.out.write_text(json.dumps({"rows": found}, indent=1))
+    print("| part | what | figure | range | n |\n|---|---|---|---|---|")
+    for r in found:
+        print(
+            f"| {r['part']} | {r['what']} | {r['median']} {r['unit']} | "
+            f"{r['low']}-{r['high']} | {r['n']} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Selection on one half of the instances, the report on the other: `search.select_on`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis.design import Design
+from l2kd_ray.analysis.trials import train_seed
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Two designs that share no order and no seed, as far as each was to be halved."""
+
+    select: Design
+    report: Design
+
+
+def halves(design: Design, *, orders: bool = True, seeds: bool = True) -> Halves:
+    """Split a study's orders and seeds, each into every other one in the sequence they are run in.
+
+    So a study that grows keeps its halves, a half of randomly drawn orders is randomly drawn, and
+    the report has the first and, of an odd number, the larger half. Crossed replay seeds go
+    with their training seed.
+
+    Raises:
+        ValueError: there are fewer than two orders, or training seeds, to halve.
+    """
+    train = list(dict.fromkeys(map(train_seed, design.seeds)))
+    if orders and len(design.orders) < 2:
+        raise ValueError(f"select_on.orders: half of {len(design.orders)} order; expected two")
+    if seeds and len(train) < 2:
+        raise ValueError(f"select_on.seeds: half of {len(train)} training seed; expected two")
+
+    def half(start: int) -> Design:
+        kept = set(train[start::2]) if seeds else set(train)
+        return design.part(
+            design.orders[start::2] if orders else design.orders,
+            tuple(seed for seed in design.seeds if train_seed(seed) in kept),
+        )
+
+    return Halves(select=half(1), report=half(0))
+
+
+def within(rows: pd.DataFrame, design: Design) -> pd.DataFrame:
+    """The rows (of `results`) whose order and seed are of this design; references by their seed."""
+    train = {train_seed(seed) for seed in design.seeds}
+    reference = (rows["order"] == "") & rows["seed"].map(train_seed).isin(train)
+    own = rows["order"].isin(design.orders) & rows["seed"].isin(design.seeds)
+    return rows[reference | own]
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """What selection promised of a setting and what it then kept, mean scores in points."""
+
+    selected: float
+    """Dev, on the half that it was selected on."""
+    held_out: float
+    """Dev, on the other half; NaN where that was not scored."""
+    reported: float
+    """Test, on the other half."""
+    luck: float
+    """How much easier the selecting half was for all of the method's settings, on dev."""
+
+    @property
+    def total(self) -> float:
+        """Selected less reported: also holds what sets the two splits apart."""
+        return self.selected - self.reported
+
+    @property
+    def of_selection(self) -> float:
+        """Selected less held out, on one split, less the luck of the halves: the winner's curse."""
+        return self.selected - self.held_out - self.luck
+
+
+def optimism(
+    dev: pd.DataFrame, test: pd.DataFrame, method: str, setting: str, split: Halves
+) -> Optimism:
+    """The optimism of a method's selected setting, of `results` on dev and on test.
+
+    Means of ACC over complete trials (orders within a seed first). The other settings tell the luck
+    of the halves, where both halves have them.
+    """
+    first = _means(within(dev, split.select), method)
+    second = _means(within(dev, split.report), method)
+    reported = _means(within(test, split.report), method).get(setting, np.nan)
+    shared = first.index.intersection(second.index)
+    luck = float((first[shared] - second[shared]).mean()) if len(shared) > 1 else 0.0
+    return Optimism(
+        float(first.get(setting, np.nan)),
+        float(second.get(setting, np.nan)),
+        float(reported),
+        luck,
+    )
+
+
+def _means(rows: pd.DataFrame, method: str) -> pd.Series:
+    own = rows[(rows["method"] == method) & rows["complete"]]
+    by_seed = own.groupby(["setting", own["seed"].map(train_seed)])["cl/avg"].mean()
+    return by_seed.groupby("setting").mean()

@@ -1,0 +1,171 @@
+"""Two methods compared on the same instances, and many pairs of them.
+
+The difference is taken on every (order, seed) that both have, averaged within a seed, and tested
+over seeds: the bound, the batches and the draws of a seed are common to both and cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis.design import Arm, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.mean import moments
+
+EXACT_SEEDS = 16
+COLUMNS = (
+    *("method", "setting", "against", "against/setting", "difference", "low", "high"),
+    *("p", "p_flip", "p_least", "p_holm", "p_flip_holm", "effect", "lower"),
+    *("n_orders", "n_seeds", "note"),
+)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The difference a - b of two tables, with its tests."""
+
+    difference: Estimate
+    p: float
+    """Two-sided, Student's t: below 0.05 exactly where the interval leaves 0 out."""
+    p_flip: float
+    """Two-sided, sign-flip: no normal distribution is assumed, but only these orders spoken of."""
+    p_least: float
+    """The smallest p that a sign-flip over so many seeds can give: 2^(1 - S)."""
+    effect: float
+    """Hedges's g of the seeds' differences: mean over standard deviation, corrected for few."""
+    lower: float
+    """Share of instances where a's value is the lower one, ties counted half."""
+
+
+def paired(
+    a: FloatArray, b: FloatArray, population: int, note: str = "", level: float = LEVEL
+) -> Paired:
+    """Two tables `[orders, seeds]` of the same instances, as a - b.
+
+    With one seed there is a difference and no test.
+    """
+    difference = a - b
+    orders, seeds = difference.shape
+    lower = float(((difference < 0) + 0.5 * (difference == 0)).mean())
+    by_seed = difference.mean(axis=0)
+    if seeds < 2:
+        alone = Estimate(float(difference.mean()), note="one seed: no interval")
+        return Paired(alone, np.nan, np.nan, 1.0, np.nan, lower)
+    found = moments(difference, population)
+    estimate, p = found.estimate(note, level), found.p
+    if orders == 1 < population:
+        note = f"{note}; no interval, as one order says nothing of the others".removeprefix("; ")
+        estimate, p = Estimate(float(difference.mean()), note=note), np.nan
+    least = 2.0 ** (1 - seeds)
+    return Paired(estimate, p, sign_flip(by_seed), least, hedges(by_seed), lower)
+
+
+def sign_flip(values: FloatArray, repeats: int = 100_000) -> float:
+    """Two-sided p of the mean of independent values that are symmetric about 0 (Fisher 1935).
+
+    The share of the 2^S choices of signs whose mean is as far from 0 as the one seen; so never
+    below 2^(1 - S). Above 16 values of `repeats` seeded draws, the one seen among them.
+    """
+    count = len(values)
+    if count <= EXACT_SEEDS:
+        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+    else:
+        signs = np.random.default_rng(0).choice([-1, 1], size=(repeats, count))
+        signs[0] = 1
+    seen = abs(float(values.sum()))
+    return float((np.abs(signs @ values) >= seen * (1 - 1e-12)).mean())
+
+
+def hedges(values: FloatArray) -> float:
+    """Mean over standard deviation, times 1 - 3 / (4 (S - 1) - 1) (Hedges 1981): g of pairs.
+
+    NaN for two values, where the correction is 0, and where they are all the same.
+    """
+    spread = float(values.std(ddof=1))
+    if len(values) < 3 or spread == 0:
+        return np.nan
+    return float(values.mean()) / spread * (1 - 3 / (4 * (len(values) - 1) - 1))
+
+
+def holm(p: Sequence[float]) -> FloatArray:
+    """p-values adjusted so that the chance of any false rejection is bounded (Holm 1979).
+
+    The j-th smallest of m is multiplied by m - j + 1, and none is below one before it. NaN stays
+    and does not count.
+    """
+    values = np.asarray(p, dtype=float)
+    known = np.flatnonzero(~np.isnan(values))
+    adjusted = np.full_like(values, np.nan)
+    ascending = known[np.argsort(values[known], kind="stable")]
+    steps = values[ascending] * np.arange(len(known), 0, -1)
+    adjusted[ascending] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(known) else steps
+    return adjusted
+
+
+def compare_methods(
+    results: pd.DataFrame,
+    arms: Sequence[Arm],
+    design: Design,
+    failed: Collection[Instance] = (),
+    column: str = "gap/abs",
+    *,
+    stopping: bool = False,
+) -> pd.DataFrame:
+    """Every pair of arms, one row each: `difference` is how much wider the gap of `method` is.
+
+    On the orders that all arms and seeds have finished (`finished_orders`), less those on which a
+    trial of the pair has failed; half-way, at the last planned look (`looks.reading`), its p-values
+    brought to the scale of 0.05. It is a number with an interval; which of two is preferable is for
+    the reader of its sign, its size and its p to say.
+
+    Returns:
+        method, setting, against, against/setting, difference, low, high, p, p_flip, p_least,
+        p_holm and p_flip_holm (over the rows), effect, lower (share of instances where the gap of
+        `method` is the smaller one), n_orders, n_seeds, note.
+    """
+    orders = finished_orders(results, arms, design, failed)
+    now = reading(len(orders), len(design.orders), stopping=stopping)
+    tables = {}
+    for method, setting in arms:
+        own = results[(results["method"] == method) & (results["setting"] == setting)]
+        tables[method, setting] = cells(own, column, orders[: now.orders], design.seeds).by_seed
+    rows = []
+    for one, other in combinations(arms, 2):
+        names = dict(zip(COLUMNS, (*one, *other), strict=False))
+        rows.append({**names, **_numbers(tables[one], tables[other], design, now)})
+    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    frame["p_holm"], frame["p_flip_holm"] = (holm(frame[p].tolist()) for p in ("p", "p_flip"))
+    return frame
+
+
+def _numbers(a: FloatArray, b: FloatArray, design: Design, now: Reading) -> dict[str, object]:
+    """Of one pair of tables `[finished orders, seeds]`."""
+    whole = np.flatnonzero(~np.isnan(a + b).any(axis=1))
+    sizes = {"n_orders": len(whole), "n_seeds": a.shape[1]}
+    if not len(whole):
+        return {**sizes, "note": "no order is finished for all methods and seeds"}
+    notes = [design.reach(len(whole)), now.note]
+    if len(whole) < len(a):
+        notes.insert(1, f"{len(a) - len(whole)} left out, as a trial failed on them")
+    population, level = design.population(len(whole)), now.level
+    note = "; ".join(filter(None, notes))
+    found = paired(a[whole], b[whole], population, note, LEVEL if level is None else level)
+    return {
+        "difference": found.difference.value,
+        "low": np.nan if level is None else found.difference.low,
+        "high": np.nan if level is None else found.difference.high,
+        "p": now.adjusted(found.p),
+        "p_flip": now.adjusted(found.p_flip),
+        "p_least": found.p_least,
+        "effect": found.effect,
+        "lower": found.lower,
+        **sizes,
+        "note": found.difference.note,
+    }

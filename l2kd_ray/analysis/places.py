@@ -1,0 +1,81 @@
+"""The gap and the forgetting of each task, of each place in the order, and of each task at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from l2kd_ray.analysis import matrix
+from l2kd_ray.analysis.design import Design, cells
+from l2kd_ray.analysis.estimate import Estimate
+from l2kd_ray.analysis.mean import moments
+from l2kd_ray.analysis.trials import results, trials
+
+NUMBERS = ("gap", "score", "learned", "forgetting")
+
+
+def task_rows(scores: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
+    """One row for each task of each trial that has an order.
+
+    Returns:
+        method, setting, order, seed, trial, task, place (from 1), score R[n, j], learned R[j, j],
+        forgetting R[j, j] - R[n, j] (that of the last place is 0), gap m_j - R[n, j], complete.
+
+    Raises:
+        ValueError: see `trials.check`.
+    """
+    gaps = results(scores, split=split).set_index("trial").filter(regex="^gap/")
+    of_trial = dict(zip(gaps.index, gaps.to_dict("records"), strict=True))
+    rows = []
+    for trial in trials(scores, split):
+        identity = (trial.method, trial.setting, trial.order, trial.seed, trial.trial)
+        if not trial.order:
+            continue
+        pairs = zip(trial.tasks, matrix.final(trial.R), matrix.learned(trial.R), strict=True)
+        for place, (task, final, learned) in enumerate(pairs, start=1):
+            gap = of_trial[trial.trial][f"gap/{task}"]
+            numbers = (final, learned, learned - final, gap, trial.complete)
+            rows.append((*identity, task, place, *numbers))
+    columns = [*("method", "setting", "order", "seed", "trial", "task", "place"), "score"]
+    columns += ["learned", "forgetting", "gap", "complete"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def mean_by(
+    rows: pd.DataFrame, by: Sequence[str], design: Design, orders: Sequence[str]
+) -> pd.DataFrame:
+    """Means of `task_rows` of one method and setting, for each value of `by`.
+
+    `by` is any of "task" and "place". With both, a mean is over the (n - 1)! orders that have the
+    task at that place, of which those that ran are a sample. Intervals as of the mean gap
+    (`mean`), over seeds and, where orders are a sample, orders.
+
+    Returns:
+        The columns of `by`, `gap`, `gap/low`, `gap/high`, `score`, `learned`, `forgetting`,
+        `forgetting/low`, `forgetting/high`, n_orders.
+    """
+    used = rows[rows["order"].isin(orders) & rows["complete"]]
+    tasks = max(design.orders[0].count(">") + 1, 1)
+    cut = tasks if len(by) > 1 else 1
+    found = []
+    for value, group in used.groupby(list(by), sort=True):
+        own = [order for order in orders if order in set(group["order"])]
+        population = len(own) if design.kind == "list" else design.possible // cut
+        estimates = {name: _mean(group, name, own, design, population) for name in NUMBERS}
+        row: dict[str, object] = dict(zip(by, value, strict=True))
+        for name, estimate in estimates.items():
+            row[name] = estimate.value
+            if name in ("gap", "forgetting"):
+                row |= {f"{name}/low": estimate.low, f"{name}/high": estimate.high}
+        found.append({**row, "n_orders": len(own)})
+    return pd.DataFrame(found)
+
+
+def _mean(
+    group: pd.DataFrame, column: str, orders: Sequence[str], design: Design, population: int
+) -> Estimate:
+    table = cells(group, column, orders, design.seeds).whole.by_seed
+    if not len(table):
+        return Estimate()
+    return moments(table, population).estimate()

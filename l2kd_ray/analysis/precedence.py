@@ -1,0 +1,257 @@
+"""Which task hurts which when it comes first: the gap as a function of the order.
+
+The model of an order's value is additive in pairs and in the last task,
+
+    y(o) = mu + sum_{a<b} beta_ab x_ab(o) + sum_t gamma_t x_t(o) + misfit(o),
+
+with x_ab = 1/2 where a comes before b and -1/2 where after, and x_t = [t is last] - 1/n. Over all
+n! orders every feature has mean 0, so mu is the mean over all orders. Coefficients are shrunk
+(ridge, Hoerl & Kennard 1970); the penalty is the ratio of variances that restricted maximum
+likelihood gives (REML, Patterson & Thompson 1971), so that a fit is the best linear unbiased
+predictor (Robinson 1991) under normal coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from l2kd_ray.analysis.estimate import Estimate, Moments
+from l2kd_ray.analysis.matrix import FloatArray
+
+MOST_TASKS = 8
+"""Up to here all n! orders are looked through for the best and the worst."""
+ORDERS_A_FEATURE = 1.5
+"""With fewer orders the model is not used: below it intervals cover too little."""
+LEAST_KEPT = 0.5
+"""Of an effect that is shown: were all shrunk to 0, an interval would say that they are known."""
+PENALTIES = np.concatenate([np.logspace(-3, 5, 65), [np.inf]])
+
+
+def features(orders: Sequence[Sequence[str]], tasks: Sequence[str]) -> FloatArray:
+    """`[orders, n (n - 1) / 2 + n]`: the pairs of `tasks` in turn, then who is last."""
+    place_of = {task: k for k, task in enumerate(tasks)}
+    n = len(tasks)
+    sequence = np.array([[place_of[task] for task in order] for order in orders])
+    place = np.argsort(sequence, axis=1)
+    pairs = [(place[:, a] < place[:, b]) - 0.5 for a, b in combinations(range(n), 2)]
+    last = [(sequence[:, -1] == task) - 1 / n for task in range(n)]
+    found: FloatArray = np.stack([*pairs, *last], axis=1)
+    return found
+
+
+def feature_count(tasks: int) -> int:
+    """Free coefficients of the model: pairs, and n - 1 for the last task."""
+    return tasks * (tasks - 1) // 2 + tasks - 1
+
+
+def enough_orders(orders: int, tasks: int, population: int) -> bool:
+    """Whether a sample of orders can carry the model: said before any score is seen."""
+    return ORDERS_A_FEATURE * feature_count(tasks) <= orders < population
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fit by `fit`: linear in the values, so that seeds can be fitted one by one."""
+
+    smoother: FloatArray
+    """`[features, orders]`: coefficients = smoother @ values."""
+    penalty: float
+    """Infinite: the features explain nothing, all coefficients are 0."""
+    noise: float
+    """Variance of an order's value around the features."""
+
+
+def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.0) -> Ridge:
+    """Ridge of values `[orders]` on features, with a free mean and the penalty of REML.
+
+    `y` may be `[orders, m]`: m columns of one distribution, of which `copies` are independent.
+    `least_kept`: the penalty shrinks a coefficient of middling spread to no less than this part.
+    """
+    centred, value = x - x.mean(axis=0), np.atleast_2d((y - y.mean(axis=0)).T).T
+    u, d, vt = np.linalg.svd(centred, full_matrices=False)
+    z = ((u.T @ value) ** 2).sum(axis=1)
+    whole = float((value**2).sum())
+    free = copies * (len(y) - 1)
+    weight = 1 + d**2 / PENALTIES[:, None]  # variance of z over the noise, a row a penalty
+    sums = (z / weight).sum(axis=1) + max(whole - float(z.sum()), 0.0)
+    noise = np.maximum(sums / free, 1e-12 * max(whole, 1e-300))
+    best = int(np.argmin(copies * np.log(weight).sum(axis=1) + free * np.log(noise)))
+    penalty = float(PENALTIES[best])
+    if least_kept:
+        penalty = min(penalty, float((d**2).mean()) * (1 / least_kept - 1))
+    shrunk = d / (d**2 + penalty) if np.isfinite(penalty) else np.zeros_like(d)
+    return Ridge((vt.T * shrunk) @ u.T, penalty, float(noise[best]))
+
+
+def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.DataFrame:
+    """The coefficients of values `[orders, seeds]`, one row each.
+
+    A pair's effect is how many points the value is higher when `first` comes before `second`
+    (sorted by name; negative: when it comes after); a last task's (`second` empty) how many when
+    it is last, against the mean of all. Intervals are of the shrunk effect, which is at least about
+    half of the effect: seeds, S - 1 degrees, and, where orders are a sample, the misfit of the
+    model on the orders that did not run.
+
+    Returns:
+        first, second, effect, low, high (NaN for one seed); no rows below three orders.
+    """
+    tasks = sorted(orders[0].split(">")) if orders else []
+    if len(table) < 3:
+        return pd.DataFrame(columns=["first", "second", "effect", "low", "high"])
+    x = features([order.split(">") for order in orders], tasks)
+    model = fit(x, table.mean(axis=1), least_kept=LEAST_KEPT)
+    by_seed = model.smoother @ table
+    seeds = table.shape[1]
+    unseen = 1 - len(table) / population
+    found = Moments(
+        by_seed.mean(axis=1),
+        unseen * model.noise * (model.smoother**2).sum(axis=1),
+        by_seed.var(axis=1, ddof=1) / seeds if seeds > 1 else np.full(len(by_seed), np.nan),
+        max(len(table) - 1 - feature_count(len(tasks)), 1),
+        seeds - 1,
+    )
+    half = found.half_width()
+    names = [*combinations(tasks, 2), *((task, "") for task in tasks)]
+    return pd.DataFrame(
+        {
+            "first": [first for first, _ in names],
+            "second": [second for _, second in names],
+            "effect": found.mean,
+            "low": found.mean - half,
+            "high": found.mean + half,
+        }
+    )
+
+
+def precedence_map(
+    tables: dict[str, FloatArray], orders: Sequence[str], population: int
+) -> pd.DataFrame:
+    """Who hurts whom: of each task's own gap `[orders, seeds]`, the effect of each other task.
+
+    Returns:
+        One row an ordered pair: earlier, task, effect (points that the gap of `task` is wider when
+        `earlier` comes before it than after it), low, high. And one a task with `earlier` empty:
+        the effect on its gap of being last.
+    """
+    rows = []
+    for task, table in tables.items():
+        for row in effects(table, orders, population).to_dict("records"):
+            first, second = row["first"], row["second"]
+            if second == "" and first == task:
+                rows.append(("", task, row["effect"], row["low"], row["high"]))
+            elif second == task:
+                rows.append((first, task, row["effect"], row["low"], row["high"]))
+            elif first == task and second:
+                rows.append((second, task, -row["effect"], -row["high"], -row["low"]))
+    return pd.DataFrame(rows, columns=["earlier", "task", "effect", "low", "high"])
+
+
+def extremes(table: FloatArray, orders: Sequence[str], population: int) -> pd.DataFrame:
+    """The orders of the smallest and the largest predicted value, of all n!, with intervals.
+
+    The predictor is the best linear one under the model: of an order that ran, its own mean drawn
+    towards the features' as far as the noise of its seeds asks; of any other, the features' alone.
+    An extreme is picked for its luck too (the winner's curse). `crossed` is free of it: each seed's
+    prediction for the order that the *other* seeds pick, averaged. The interval holds two: that of
+    the picked order's value and that of `crossed`, each from the spread of its predictions over
+    seeds and what the model expects to be wrong by.
+
+    Returns:
+        Rows best and worst: which, order, value, crossed, low, high, ran (bool). None above
+        `MOST_TASKS` tasks, below three seeds, and where `enough_orders` says that they are too few.
+    """
+    columns = ["which", "order", "value", "crossed", "low", "high", "ran"]
+    tasks = sorted(orders[0].split(">")) if orders else []
+    count, seeds = table.shape
+    few = count < population and not enough_orders(count, len(tasks), population)
+    if len(tasks) > MOST_TASKS or few or seeds < 3 or count < 3:
+        return pd.DataFrame(columns=columns)
+    every = list(permutations(tasks))
+    index = {order: k for k, order in enumerate(every)}
+    ran = np.array([index[tuple(order.split(">"))] for order in orders])
+    x = features(every, tasks)
+    every_seed = _Predictor.of(x, ran, table)
+    others = [_Predictor.of(x, ran, np.delete(table, s, axis=1)) for s in range(seeds)]
+    free = count - 1 if count == population else max(count - 1 - feature_count(len(tasks)), 1)
+
+    def predicted(values: FloatArray, wrong: float) -> Estimate:
+        """Of one prediction a seed; `wrong` is the model's own part of the variance."""
+        parts = np.asarray(wrong), np.asarray(values.var(ddof=1) / seeds)
+        return Moments(np.asarray(values.mean()), *parts, free, seeds - 1).estimate()
+
+    rows = []
+    for which, sign in (("best", -1.0), ("worst", 1.0)):
+        place = every_seed.most(sign)
+        own = predicted(every_seed.weights(place) @ table, every_seed.wrong(place))
+        picked = [one.most(sign) for one in others]
+        pairs = list(zip(others, picked, strict=True))
+        left_out = np.array([one.weights(at) @ table[:, s] for s, (one, at) in enumerate(pairs)])
+        crossed = predicted(left_out, float(np.mean([one.wrong(at) for one, at in pairs])))
+        low, high = min(own.low, crossed.low), max(own.high, crossed.high)
+        name = ">".join(every[place])
+        rows.append((which, name, own.value, crossed.value, low, high, bool(place in ran)))
+    return pd.DataFrame(rows, columns=columns)
+
+
+@dataclass(frozen=True)
+class _Predictor:
+    """Of an order's mean over seeds: kriging with covariance `tau2 x x' + misfit [same order]`.
+
+    The seeds' noise has a covariance of the same form, as a seed has precedence effects of its own.
+    Its part is estimated from order x seed and taken off what the orders' means show.
+    """
+
+    x: FloatArray
+    """Of all orders."""
+    ran: NDArray[np.intp]
+    mean: FloatArray
+    """Of each order that ran."""
+    tau2: float
+    misfit: float
+    solver: FloatArray
+    """`[k, k]`: inverse covariance of the observed means."""
+
+    @staticmethod
+    def of(x: FloatArray, ran: NDArray[np.intp], table: FloatArray) -> _Predictor:
+        mean, seeds, seen = table.mean(axis=1), table.shape[1], x[ran]
+        total, own = fit(seen, mean), fit(seen, table - mean[:, None], seeds - 1)
+        signal = total.noise / total.penalty  # 0 for an infinite penalty
+        tau2 = max(signal - own.noise / own.penalty / seeds, 0.0)
+        misfit = max(total.noise - own.noise / seeds, 0.0)
+        covariance = signal * (seen @ seen.T) + max(total.noise, 1e-12) * np.eye(len(seen))
+        return _Predictor(x, ran, mean, tau2, misfit, np.asarray(np.linalg.inv(covariance)))
+
+    def most(self, sign: float) -> int:
+        """The order of the largest (-1: smallest) prediction of all."""
+        ones = np.ones(len(self.ran))
+        middle = float(ones @ self.solver @ self.mean / (ones @ self.solver @ ones))
+        pull = self.solver @ (self.mean - middle)
+        values = self.tau2 * (self.x @ (self.x[self.ran].T @ pull))
+        values[self.ran] += self.misfit * pull
+        return int((sign * values).argmax())
+
+    def weights(self, order: int) -> FloatArray:
+        """`[k]`: the observed values that an order's prediction is a sum of; they sum to 1."""
+        ones = np.ones(len(self.ran))
+        simple = self._cross(order) @ self.solver
+        middle = self.solver @ ones / (ones @ self.solver @ ones)
+        found: FloatArray = simple + (1 - simple @ ones) * middle
+        return found
+
+    def wrong(self, order: int) -> float:
+        """Expected square of what the prediction is off by, were there no noise of seeds."""
+        w, seen = self.weights(order), self.x[self.ran]
+        signal = self.tau2 * float(((w @ seen) ** 2).sum()) + self.misfit * float(w @ w)
+        own = self.tau2 * float((self.x[order] ** 2).sum()) + self.misfit
+        return max(own - 2 * float(w @ self._cross(order)) + signal, 0.0)
+
+    def _cross(self, order: int) -> FloatArray:
+        same = self.ran == order
+        found: FloatArray = self.tau2 * (self.x[self.ran] @ self.x[order]) + self.misfit * same
+        return found

@@ -1,0 +1,52 @@
+"""Which setting of a method is reported: selection on dev. Test data is never asked."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+
+def select(dev: pd.DataFrame) -> pd.DataFrame:
+    """The setting of each method, by the best mean dev score. Test data is never asked.
+
+    `dev` is `results(scores, split="dev")`. Settings of a method are compared on the instances
+    (order, seed) that all of them have complete; where they share none yet, each on its own, and
+    `note` says so. A method's only setting is selected whatever its scores.
+
+    Returns:
+        One row for each (method, setting): method, setting, dev (mean ACC in points), selected,
+        note.
+    """
+    rows = []
+    for method, of_method in dev.groupby("method", sort=True):
+        settings = list(dict.fromkeys(of_method["setting"]))
+        complete = of_method[of_method["complete"]]
+        compared, note = complete, ""
+        if len(settings) > 1:
+            compared, note = _shared_block(complete)
+        means = compared.groupby("setting")["cl/avg"].mean().reindex(settings)
+        best = settings[0] if len(settings) == 1 else None
+        if best is None and means.notna().any():
+            best = str(means.idxmax())
+        if best is None:
+            note = "no dev score is complete: no setting is selected"
+        rows += [
+            {
+                "method": method,
+                "setting": setting,
+                "dev": means[setting],
+                "selected": setting == best,
+                "note": note,
+            }
+            for setting in settings
+        ]
+    return pd.DataFrame(rows)
+
+
+def _shared_block(complete: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows whose instance every setting of `complete` has, else all rows and a warning."""
+    instance = complete["order"] + "|" + complete["seed"]
+    shared = complete.groupby(instance)["setting"].transform("nunique")
+    block = complete[shared == complete["setting"].nunique()]
+    if block.empty:
+        return complete, "provisional: the settings share no complete instance yet"
+    return block, ""

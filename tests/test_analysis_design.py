@@ -1,0 +1,374 @@
+"""What inference is from, and how far it reaches: prefixes, failures, designs, the gap table."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import study
+
+from l2kd_ray.analysis import (
+    Design,
+    Instance,
+    at_looks,
+    cells,
+    compare,
+    compare_methods,
+    decompose,
+    finished_orders,
+    mean_by,
+    mean_gap,
+    mean_over,
+    moments,
+    over_orders,
+    results,
+    scored_zero,
+    task_rows,
+)
+
+TASKS = ("rnnlg.hotel", "rnnlg.rest", "rnnlg.tv")
+ALL = tuple(">".join(order) for order in permutations(TASKS))
+DRAWN = tuple(ALL[k] for k in (3, 0, 5, 1, 4, 2))
+SEEDS = ("531", "532", "533")
+ARMS = [("finetune", "{}"), ("lamol", "{}"), ("l2kd", "{}")]
+
+
+def design(kind: str = "all", orders: tuple[str, ...] = DRAWN, seeds=SEEDS) -> Design:
+    return Design(kind, orders, seeds)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    return study(TASKS, seeds=SEEDS)
+
+
+@pytest.fixture(scope="module")
+def rows(scores: pd.DataFrame) -> pd.DataFrame:
+    return results(scores)
+
+
+def without(frame: pd.DataFrame, *instances: tuple[str, str, str]) -> pd.DataFrame:
+    """The frame without some (method, order, seed)."""
+    gone = set(instances)
+    mine = zip(frame["method"], frame["order"], frame["seed"], strict=True)
+    return frame[[instance not in gone for instance in mine]]
+
+
+# --- the prefix --------------------------------------------------------------------------------
+
+
+def test_all_of_a_finished_study_is_used(rows: pd.DataFrame) -> None:
+    assert finished_orders(rows, ARMS, design()) == DRAWN
+
+
+def test_one_missing_trial_ends_the_prefix_for_every_method_and_seed(rows: pd.DataFrame) -> None:
+    part = without(rows, ("lamol", DRAWN[2], "532"))
+    assert finished_orders(part, ARMS, design()) == DRAWN[:2]
+    assert finished_orders(part, [("l2kd", "{}")], design()) == DRAWN
+    assert finished_orders(part, ARMS, design(seeds=("531", "533"))) == DRAWN
+
+
+def test_a_failed_trial_counts_as_finished(rows: pd.DataFrame) -> None:
+    part = without(rows, ("lamol", DRAWN[2], "532"))
+    failed = [Instance("lamol", "{}", DRAWN[2], "532")]
+    assert finished_orders(part, ARMS, design(), failed) == DRAWN
+
+
+def test_a_planned_seed_that_has_not_begun_leaves_nothing_to_infer_from(rows: pd.DataFrame) -> None:
+    assert finished_orders(rows, ARMS, design(seeds=(*SEEDS, "534"))) == ()
+
+
+def test_a_williams_design_is_used_when_it_is_whole(rows: pd.DataFrame) -> None:
+    assert finished_orders(rows, ARMS, design("williams")) == DRAWN
+    part = without(rows, ("l2kd", DRAWN[5], "531"))
+    assert finished_orders(part, ARMS, design("williams")) == ()
+
+
+# --- how far it reaches ------------------------------------------------------------------------
+
+
+def test_the_population_and_its_words() -> None:
+    assert design().population(4) == 6
+    assert design().reach(6) == "all 6 orders"
+    assert "drawn at random: holds for all 6" in design().reach(4)
+    assert "drawn at random" in design("random", DRAWN[:4]).reach(4)
+    assert "model-based" in design("williams", DRAWN[:4]).reach(4)
+    listed = design("list", DRAWN[:4])
+    assert listed.population(4) == 4
+    assert listed.reach(4) == "4 of 6 orders: holds for these only"
+
+
+def test_a_part_of_a_design_is_what_it_is() -> None:
+    assert design().part(DRAWN[:3], SEEDS).kind == "random"
+    assert design().part(DRAWN, SEEDS[:2]).kind == "all"
+    assert design("williams").part(DRAWN[:3], SEEDS).kind == "list"
+    assert design("list").part(DRAWN[:3], SEEDS).kind == "list"
+
+
+def test_the_mean_of_a_sample_is_of_the_prefix_and_wider_than_of_these_only(
+    rows: pd.DataFrame,
+) -> None:
+    own = rows[rows["method"] == "l2kd"]
+    drawn = mean_over(own, design(), DRAWN[:4])
+    these = mean_over(own, design("list"), DRAWN[:4])
+    table = cells(own, "gap/abs", DRAWN[:4], SEEDS).by_seed
+    assert drawn.value == these.value == pytest.approx(table.mean())
+    assert drawn.half_width == pytest.approx(float(moments(table, 6).half_width()))
+    assert drawn.half_width > these.half_width
+    assert mean_gap(own, design=design()).note == "all 6 orders"
+
+
+def test_without_a_finished_order_a_mean_is_descriptive(rows: pd.DataFrame) -> None:
+    own = rows[rows["method"] == "l2kd"]
+    found = mean_over(own, design(), ())
+    assert not found.bounded
+    assert found.note.startswith("descriptive: 18 of 18 trials")
+    assert not np.isnan(found.value)
+
+
+def test_an_order_alone_says_nothing_of_the_others(rows: pd.DataFrame) -> None:
+    own = rows[rows["method"] == "l2kd"]
+    found = mean_over(own, design("random", DRAWN[:1]), DRAWN[:1])
+    assert not found.bounded
+    assert "one order says nothing" in found.note
+    assert mean_over(own, design("list", DRAWN[:1]), DRAWN[:1]).bounded
+
+
+def test_a_williams_interval_is_marked(rows: pd.DataFrame) -> None:
+    own = rows[rows["method"] == "l2kd"]
+    found = mean_over(own, design("williams", DRAWN[:4]), DRAWN[:4])
+    assert found.bounded
+    assert "model-based" in found.note
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+def test_crossed_seeds_make_three_axes() -> None:
+    frame = pd.DataFrame(
+        [
+            {"order": "a>b", "seed": seed, "gap/abs": gap, "complete": True}
+            for seed, gap in (("1", 1.0), ("1x7", 2.0), ("2x1", 3.0), ("2x7", 4.0))
+        ]
+    )
+    seeds = ("1", "1x7", "2x1", "2x7")
+    found = cells(frame, "gap/abs", ("a>b",), seeds)
+    assert (found.train, found.replay) == (("1", "2"), ("1", "7"))
+    assert found.values.tolist() == [[[1, 2], [3, 4]]]
+    assert found.by_seed.tolist() == [[1.5, 3.5]]
+    holed = cells(frame.iloc[:3], "gap/abs", ("a>b",), seeds)
+    assert np.isnan(holed.by_seed[0, 1])
+    with pytest.raises(ValueError, match="two rows"):
+        cells(pd.concat([frame, frame]), "gap/abs", ("a>b",), seeds)
+
+
+def test_crossed_seeds_of_a_study_decompose() -> None:
+    seeds = ("1", "1x7", "2x1", "2x7")
+    rows = results(study(TASKS, methods=("l2kd",), seeds=seeds))
+    found = cells(rows[rows["method"] == "l2kd"], "gap/abs", DRAWN, seeds)
+    assert found.values.shape == (6, 2, 2)
+    assert len(decompose(found, 6)) == 7
+
+
+# --- failed trials -----------------------------------------------------------------------------
+
+
+def test_a_failed_trial_is_scored_0_beside(rows: pd.DataFrame) -> None:
+    part = without(rows, ("lamol", DRAWN[0], "532"))
+    own = part[part["method"] == "lamol"]
+    (extra,) = scored_zero(
+        own, part, [Instance("lamol", "{}", DRAWN[0], "532")], "gap/abs"
+    ).to_dict("records")[len(own) :]
+    bound = rows[(rows["method"] == "multitask") & (rows["seed"] == "532")]["cl/avg"].iloc[0]
+    assert extra["gap/abs"] == bound
+
+
+def test_the_gap_table_tells_of_failures_and_leaves_their_orders_out(scores: pd.DataFrame) -> None:
+    gone = ("lamol", DRAWN[0], "532")
+    test, dev = (without(results(scores, split=split), gone) for split in ("test", "dev"))
+    failed = [Instance("lamol", "{}", DRAWN[0], "532")]
+    table = compare(test, dev, design(), failed).set_index("method")
+    row = table.loc["lamol"]
+    assert row["n_orders"] == 5
+    assert "1 left out, as a trial failed" in row["gap/note"]
+    assert "holds for all 6" in row["gap/note"]
+    assert row["failed/n"] == 1
+    assert row["failed/gap"] > row["gap/abs"] + 1
+    kept = test[(test["method"] == "lamol") & test["order"].isin(DRAWN[1:])]
+    assert row["gap/abs"] == pytest.approx(kept["gap/abs"].mean())
+    per_task = row[[f"gap/{task}" for task in TASKS]].mean()
+    assert row["gap/abs"] == pytest.approx(per_task)
+    assert table.loc["l2kd", "n_orders"] == 6
+    assert table.loc["l2kd", "failed/n"] == 0
+    assert table.loc["l2kd", "failed/gap"] == table.loc["l2kd", "gap/abs"]
+    assert pd.notna(table.loc["l2kd", "closed/low"])  # on the five orders that both have
+
+
+def test_a_method_that_only_fails_has_a_row(scores: pd.DataFrame) -> None:
+    test, dev = (results(scores, split=split) for split in ("test", "dev"))
+    failed = [Instance("ewc", "{}", order, seed) for order in DRAWN for seed in SEEDS]
+    row = compare(test, dev, design(), failed).set_index("method").loc["ewc"]
+    assert (row["failed/n"], row["n_trials"], row["n_complete"]) == (18, 0, 0)
+    assert np.isnan(row["gap/abs"])
+    bound = test[test["method"] == "multitask"]["cl/avg"].mean()
+    assert row["failed/gap"] == pytest.approx(bound)
+
+
+# --- the gap table -----------------------------------------------------------------------------
+
+
+def test_the_gap_table_of_a_finished_study_is_the_same_with_its_design(
+    scores: pd.DataFrame,
+) -> None:
+    test, dev = (results(scores, split=split) for split in ("test", "dev"))
+    plain, designed = compare(test, dev), compare(test, dev, design())
+    pd.testing.assert_frame_equal(plain, designed)
+
+
+def test_half_way_only_the_prefix_is_used(scores: pd.DataFrame) -> None:
+    gone = [("l2kd", order, seed) for order in DRAWN[3:] for seed in ("531", "532")]
+    test, dev = (without(results(scores, split=split), *gone) for split in ("test", "dev"))
+    table = compare(test, dev, design()).set_index("method")
+    for method in ("finetune", "lamol", "l2kd"):
+        row = table.loc[method]
+        assert row["n_orders"] == 3
+        assert row["n_used"] == 9
+        assert "3 of 6 orders, drawn at random" in row["gap/note"]
+        own = test[(test["method"] == method) & test["order"].isin(DRAWN[:3])]
+        assert row["gap/abs"] == pytest.approx(own["gap/abs"].mean())
+        assert row["cl/bwt"] == pytest.approx(own["cl/bwt"].mean())
+        assert "no interval before the first planned look, at 6 orders" in row["gap/note"]
+        assert row[["gap/low", "rel/low", "closed/value"]].isna().all()
+    assert table.loc["lamol", "n_complete"] == 18
+
+
+def test_half_way_the_interval_is_that_of_the_last_planned_look() -> None:
+    tasks = tuple("abcd")
+    scores = study(tasks, methods=("lamol", "l2kd"), seeds=SEEDS)
+    drawn = tuple(">".join(order) for order in permutations(tasks))[::-1]
+    gone = [("l2kd", drawn[15], "532")]
+    test, dev = (without(results(scores, split=split), *gone) for split in ("test", "dev"))
+    plan = Design("all", drawn, SEEDS)
+    table = compare(test, dev, plan).set_index("method")
+    (*_, look) = at_looks(
+        cells(test[test["method"] == "l2kd"], "gap/abs", drawn[:15], SEEDS).by_seed, 24, 24
+    )
+    assert look.orders == 12
+    row = table.loc["l2kd"]
+    assert row["n_orders"] == 12
+    assert (row["gap/low"], row["gap/high"]) == pytest.approx(
+        (look.estimate.low, look.estimate.high)
+    )
+    assert "a planned look, level 98.88 %" in row["gap/note"]
+    pair = compare_methods(test, [("lamol", "{}"), ("l2kd", "{}")], plan).iloc[0]
+    assert pair["n_orders"] == 12
+    difference = row["gap/abs"] - table.loc["lamol", "gap/abs"]
+    assert pair["difference"] == pytest.approx(-difference)
+
+    # Whole, it is read at 95 %, but where a stop rule looked before.
+    whole = [results(scores, split=split) for split in ("test", "dev")]
+    free, ruled = (compare(*whole, plan, stopping=s).set_index("method") for s in (False, True))
+    assert free.loc["l2kd", "gap/note"] == "all 24 orders"
+    width = {
+        name: t.loc["l2kd", "gap/high"] - t.loc["l2kd", "gap/low"]
+        for name, t in (("free", free), ("ruled", ruled))
+    }
+    assert width["ruled"] > width["free"]
+
+
+def test_before_the_first_order_is_finished_the_table_is_descriptive(scores: pd.DataFrame) -> None:
+    test, dev = (
+        without(results(scores, split=split), ("l2kd", DRAWN[0], "531"))
+        for split in ("test", "dev")
+    )
+    table = compare(test, dev, design())
+    lifelong = table[~table["reference"]]
+    assert lifelong["gap/note"].str.startswith("descriptive").all()
+    assert lifelong["gap/abs"].notna().all()
+    for name in ("gap/low", "rel/low", "closed/value"):
+        assert lifelong[name].isna().all(), name
+
+
+def test_the_relative_gap_has_an_interval_with_the_bounds_seeds_in_it(scores: pd.DataFrame) -> None:
+    test, dev = (results(scores, split=split) for split in ("test", "dev"))
+    row = compare(test, dev, design()).set_index("method").loc["l2kd"]
+    assert row["rel/low"] < row["gap/rel"] < row["rel/high"]
+
+
+# --- spreads over orders -----------------------------------------------------------------------
+
+
+def test_spreads_are_of_the_instances_that_all_have(rows: pd.DataFrame) -> None:
+    gone = [("l2kd", order, seed) for order in ALL[4:] for seed in SEEDS]
+    part = without(rows, *gone, ("lamol", ALL[0], "531"))
+    table = over_orders(part).set_index("method")
+    assert (table["n_orders"] == 4).all()
+    assert (table["note"] == "").all()
+    alone = over_orders(part, arms=[("lamol", "{}")]).iloc[0]
+    assert alone["n_orders"] == 6
+    apart = over_orders(
+        without(
+            rows,
+            *[("l2kd", order, s) for order in ALL for s in SEEDS[:2]],
+            *[("lamol", order, "533") for order in ALL],
+        )
+    )
+    assert apart["note"].str.contains("not comparable").all()
+
+
+def test_the_worst_of_a_sample_is_bounded_and_noise_is_taken_off_the_spread(
+    rows: pd.DataFrame,
+) -> None:
+    table = over_orders(rows, design()).set_index("method")
+    assert (table["beyond"] == 0).all()  # all six ran
+    assert (table["std_order"] < table["std"]).all()
+    drawn = over_orders(rows[rows["order"].isin(DRAWN[:4])], design("random", DRAWN[:4]))
+    assert (drawn["beyond"] > 0).all()
+    listed = over_orders(rows, design("list"))
+    assert listed["beyond"].isna().all()
+
+
+# --- tasks and places --------------------------------------------------------------------------
+
+
+def test_tasks_and_places_by_hand(scores: pd.DataFrame, rows: pd.DataFrame) -> None:
+    frame = task_rows(scores)
+    assert len(frame) == 3 * 6 * 3 * 3
+    one = frame[(frame["trial"] == frame["trial"].iloc[0])]
+    assert one["task"].tolist() == one["order"].iloc[0].split(">")
+    assert one["place"].tolist() == [1, 2, 3]
+    assert one["forgetting"].iloc[2] == 0
+    trial = rows.set_index("trial").loc[one["trial"].iloc[0]]
+    assert one["forgetting"].iloc[:2].mean() == pytest.approx(trial["cl/forgetting_first"])
+    assert one["gap"].mean() == pytest.approx(trial["gap/abs"])
+
+    own = frame[frame["method"] == "l2kd"]
+    mean = rows[rows["method"] == "l2kd"]["gap/abs"].mean()
+    by_task = mean_by(own, ["task"], design(), DRAWN)
+    by_place = mean_by(own, ["place"], design(), DRAWN)
+    both = mean_by(own, ["task", "place"], design(), DRAWN)
+    for table in (by_task, by_place, both):
+        assert table["gap"].mean() == pytest.approx(mean)
+        assert (table["gap/low"] < table["gap"]).all()
+    assert by_task["n_orders"].tolist() == [6, 6, 6]
+    assert both["n_orders"].tolist() == [2] * 9
+    at_first = own[(own["task"] == TASKS[0]) & (own["place"] == 1)]
+    cell = both.set_index(["task", "place"]).loc[(TASKS[0], 1)]
+    seeds = at_first.groupby("seed")["gap"].mean()  # both orders that begin with it ran
+    half = 4.30265273 * seeds.std(ddof=1) / np.sqrt(3)
+    assert cell["gap/high"] - cell["gap"] == pytest.approx(half)
+    column = rows[rows["method"] == "l2kd"][f"gap/{TASKS[0]}"].mean()
+    assert by_task.set_index("task").loc[TASKS[0], "gap"] == pytest.approx(column)
+    first = own[(own["task"] == TASKS[1]) & (own["place"] == 1)]["gap"].mean()
+    assert both.set_index(["task", "place"]).loc[(TASKS[1], 1), "gap"] == pytest.approx(first)
+
+
+def test_a_sample_of_orders_makes_places_less_sure(scores: pd.DataFrame) -> None:
+    own = task_rows(scores)
+    own = own[own["method"] == "l2kd"]
+    drawn = mean_by(own, ["place"], design("random", DRAWN[:4]), DRAWN[:4])
+    these = mean_by(own, ["place"], design("list", DRAWN[:4]), DRAWN[:4])
+    width = drawn["gap/high"] - drawn["gap/low"]
+    assert (width >= these["gap/high"] - these["gap/low"]).all()

@@ -1,0 +1,231 @@
+"""Looks at an unfinished study, the rule that stops it, and the race of settings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from l2kd_ray.analysis import at_looks, moments, planned_looks, race, stop_rule
+from l2kd_ray.analysis.looks import RESERVE, alphas, reading
+
+
+def table(orders: int, seeds: int, *, order: float = 1.0, seed: float = 0.3) -> np.ndarray:
+    rng = np.random.default_rng(orders * 100 + seeds)
+    means = 5 + order * rng.normal(size=(orders, 1)) + seed * rng.normal(size=seeds)
+    return means + 0.2 * rng.normal(size=(orders, seeds))
+
+
+# --- looks -------------------------------------------------------------------------------------
+
+
+def test_planned_looks() -> None:
+    assert planned_looks(24) == (6, 12, 24)
+    assert planned_looks(120) == (8, 15, 30, 60, 120)
+    assert planned_looks(6) == (6,)
+    assert planned_looks(2) == (2,)
+
+
+@given(st.integers(1, 5040))
+def test_looks_spend_alpha_in_proportion_and_no_more(orders: int) -> None:
+    looks = planned_looks(orders)
+    spent = alphas(looks)
+    assert sum(spent) == pytest.approx((1 - RESERVE) * 0.05)
+    assert looks[-1] == orders
+    for upto in range(1, len(looks) + 1):
+        share = looks[upto - 1] / orders
+        assert sum(spent[:upto]) == pytest.approx(share * (1 - RESERVE) * 0.05)
+
+
+def test_a_look_is_the_interval_of_its_first_orders_at_its_level() -> None:
+    values = table(20, 4)
+    found = at_looks(values, 24, 24)
+    assert [look.orders for look in found] == [6, 12]
+    half = moments(values[:12], 24).half_width(found[1].level)
+    assert found[1].estimate.half_width == pytest.approx(float(half))
+    assert found[1].level == pytest.approx(1 - 0.9 * 0.05 * 6 / 24)
+
+
+def test_a_failed_trials_order_counts_as_finished_and_is_left_out() -> None:
+    values = table(12, 4)
+    values[3, 1] = np.nan
+    found = at_looks(values, 24, 24)
+    assert [look.orders for look in found] == [6, 12]
+    kept = np.delete(values, 3, axis=0)
+    assert found[1].estimate.value == pytest.approx(kept.mean())
+
+
+def test_looks_may_take_the_model_assisted_mean() -> None:
+    from itertools import permutations
+
+    orders = [">".join(order) for order in permutations("abcd")]
+    drawn = [orders[k] for k in np.random.default_rng(0).permutation(24)]
+    first = np.array([4.0 * (order.index("a") < order.index("b")) for order in drawn])
+    values = first[:, None] + 0.05 * np.random.default_rng(1).normal(size=(24, 4))
+    plain, assisted = (at_looks(values, 20, 24, orders=o)[-1] for o in (None, drawn))
+    assert assisted.estimate.half_width < plain.estimate.half_width / 2
+
+
+def test_a_reading_is_the_last_look_and_95_percent_at_the_end() -> None:
+    assert reading(24, 24).level == 0.95
+    assert reading(24, 24, stopping=True).level == pytest.approx(1 - alphas((6, 12, 24))[-1])
+    half_way = reading(17, 24)
+    assert half_way.orders == 12
+    assert half_way.adjusted(0.01) == pytest.approx(0.01 * 0.05 / alphas((6, 12, 24))[1])
+    early = reading(5, 24)
+    assert (early.orders, early.level) == (5, None)
+    assert np.isnan(early.adjusted(0.01))
+
+
+# --- the stop rule -----------------------------------------------------------------------------
+
+
+def rule(values: np.ndarray, eps: float, planned: int = 24):
+    return stop_rule(values, planned, 24, eps, method="l2kd")
+
+
+def test_it_stops_at_the_first_look_that_is_narrow_enough_whenever_it_is_asked() -> None:
+    values = table(24, 6, order=0.5, seed=0.1)
+    widths = {look.orders: look.estimate.half_width for look in at_looks(values, 24, 24)}
+    eps = widths[12] + 1e-9
+    assert widths[6] > eps
+    assert not rule(values[:11], eps).stop
+    for finished in (12, 17, 24):
+        verdict = rule(values[:finished], eps)
+        assert verdict.stop
+        assert verdict.look is not None
+        assert verdict.look.orders == 12
+        assert "gap/abs of l2kd" in verdict.why
+        assert "12 of 24 orders" in verdict.why
+
+
+def test_it_says_when_eps_is_out_of_reach_with_these_seeds() -> None:
+    values = table(12, 4, order=0.5, seed=3.0)
+    verdict = rule(values, 0.5)
+    assert not verdict.stop
+    assert not verdict.reachable
+    assert "0.5 is out of reach with 4 seeds" in verdict.why
+    assert verdict.seeds_needed is not None
+    assert verdict.seeds_needed > 4
+    assert f"about {verdict.seeds_needed} seeds" in verdict.why
+
+
+def test_the_seeds_needed_are_the_first_that_students_t_allows() -> None:
+    values = table(24, 4, order=0.0, seed=2.0)
+    eps, alpha = 1.0, alphas(planned_looks(24))[-1]
+    verdict = rule(values, eps)
+    std = values.mean(axis=0).std(ddof=1)
+
+    def half(seeds: int) -> float:
+        return float(stats.t.ppf(1 - alpha / 2, seeds - 1)) * std / np.sqrt(seeds)
+
+    needed = verdict.seeds_needed
+    assert needed is not None
+    assert half(needed) <= eps < half(needed - 1)
+    assert verdict.final_half_width == pytest.approx(half(4))
+    assert "no planned order is left" in verdict.why
+
+
+def test_what_all_orders_would_leave_is_foretold_without_the_noise_of_single_cells() -> None:
+    rng = np.random.default_rng(2)
+    values = 5 + 0.3 * rng.normal(size=4) + 2 * rng.normal(size=(12, 4))
+    of_seed = values.mean(axis=0)
+    residual = values - of_seed - values.mean(axis=1, keepdims=True) + values.mean()
+    cell = (residual**2).sum() / (11 * 3)
+    variance = of_seed.var(ddof=1) - (1 - 12 / 24) * cell / 12
+    assert variance > 0
+    t = float(stats.t.ppf(1 - alphas(planned_looks(24))[-1] / 2, 3))
+    assert rule(values, 0.01).final_half_width == pytest.approx(t * np.sqrt(variance / 4))
+
+
+def test_out_of_reach_is_said_only_when_it_is_sure() -> None:
+    values = table(12, 4, order=0.5, seed=1.0)
+    expected = rule(values, 1e-6).final_half_width
+    unlikely = rule(values, 0.9 * expected)
+    assert unlikely.reachable
+    assert not unlikely.stop
+    assert not rule(values, 0.3 * expected).reachable
+
+
+def test_it_goes_on_where_eps_may_still_be_reached() -> None:
+    verdict = rule(table(6, 6, order=2.0, seed=0.05), 0.3)
+    assert not verdict.stop
+    assert verdict.reachable
+    assert "would leave about" in verdict.why
+    early = rule(table(3, 6), 0.3)
+    assert (early.stop, early.look, early.reachable) == (False, None, True)
+    assert "3 of the 6 orders of the first look" in early.why
+
+
+def test_one_seed_never_stops() -> None:
+    verdict = rule(table(24, 1), 100.0)
+    assert not verdict.stop
+    assert not verdict.reachable
+    assert "one seed has no interval" in verdict.why
+
+
+# --- racing ------------------------------------------------------------------------------------
+
+
+def scores(apart: float, settings: int = 4, blocks: int = 24) -> np.ndarray:
+    rng = np.random.default_rng(settings)
+    common = 3 * rng.normal(size=blocks)
+    return apart * np.arange(settings)[:, None] + common + 0.3 * rng.normal(size=(settings, blocks))
+
+
+def test_a_clear_loser_is_dropped_early_and_equals_are_kept() -> None:
+    clear = race(scores(5.0)[:, :6], 24)
+    assert clear.kept == (3,)
+    assert set(clear.dropped.values()) == {6}
+    equal = race(scores(0.0)[:, :12], 24)
+    assert equal.kept == (0, 1, 2, 3)
+    assert equal.next_look == 24
+
+
+def test_the_blocks_common_to_all_do_not_blur_a_race() -> None:
+    values = scores(5.0)
+    shifted = values + 100 * np.random.default_rng(9).normal(size=values.shape[1])
+    assert race(shifted[:, :6], 24).kept == race(values[:, :6], 24).kept
+
+
+def test_a_race_tells_the_same_when_it_is_asked_again_with_more() -> None:
+    values = scores(0.3)
+    whole = race(values, 24)
+    assert len(whole.kept) == 1
+    assert whole.leader == whole.kept[0] == int(values.mean(axis=1).argmax())
+    for upto in (6, 11, 12, 20):
+        part = race(values[:, :upto], 24)
+        for setting, look in part.dropped.items():
+            assert whole.dropped[setting] == look
+    holed = values.copy()
+    for setting, look in whole.dropped.items():
+        holed[setting, look:] = np.nan  # what is dropped does not run on
+    assert race(holed, 24) == whole
+
+
+def test_a_look_at_half_of_the_blocks_knows_them_as_half() -> None:
+    t = float(stats.t.ppf(1 - alphas(planned_looks(24))[1], 11))
+    spread = np.resize([1.0, -1.0], 12) / np.sqrt(12 / 11)  # std 1
+    for factor, dropped in ((1.05, True), (0.95, False)):
+        behind = factor * t * np.sqrt((1 - 12 / 24) / 12)
+        values = np.stack([np.zeros(12), spread - behind])
+        assert (race(values, 24).dropped == {1: 12}) is dropped
+
+
+def test_a_race_waits_for_every_kept_setting() -> None:
+    values = scores(5.0)[:, :6].copy()
+    values[1, 4] = np.nan
+    waiting = race(values, 24)
+    assert (waiting.kept, waiting.dropped, waiting.next_look) == ((0, 1, 2, 3), {}, 6)
+    with pytest.raises(ValueError, match="blocks"):
+        race(scores(1.0), 5)
+
+
+def test_the_best_of_all_blocks_is_seldom_dropped() -> None:
+    rng, lost = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = rng.normal(size=(5, 24)) + 0.2 * rng.normal(size=(5, 1))
+        lost += int(values.mean(axis=1).argmax()) not in race(values, 24).kept
+    assert lost <= 0.05 * 400

@@ -1,0 +1,344 @@
+"""Methods against each other, halves for selection, the worst orders, and test examples."""
+
+from __future__ import annotations
+
+from itertools import combinations, permutations, product
+from math import ceil, sqrt
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from l2kd_ray.analysis import (
+    Design,
+    Examples,
+    Instance,
+    bootstrap,
+    compare_methods,
+    halves,
+    holm,
+    optimism,
+    orders_beyond_worst,
+    paired,
+    quantile_bound,
+    sign_flip,
+    within,
+)
+from l2kd_ray.analysis.paired import hedges
+
+ORDERS = ("a>b", "b>a")
+SEEDS = ("1", "2", "3")
+
+
+def rows(values: dict[str, list[list[float]]], **more: object) -> pd.DataFrame:
+    """Complete results: {method: [a gap for each seed] for each order}."""
+    return pd.DataFrame(
+        [
+            {
+                "method": method,
+                "setting": "{}",
+                "order": order,
+                "seed": seed,
+                "gap/abs": gap,
+                "complete": True,
+                **more,
+            }
+            for method, table in values.items()
+            for order, of_seeds in zip(ORDERS, table, strict=True)
+            for seed, gap in zip(SEEDS, of_seeds, strict=True)
+        ]
+    )
+
+
+# --- pairs -------------------------------------------------------------------------------------
+
+
+def test_a_pair_by_hand() -> None:
+    a = np.array([[1.0, 2, 6], [3, 4, 6]])
+    b = np.array([[2.0, 4, 9], [6, 6, 7]])
+    found = paired(a, b, 2, "all 2 orders")
+    differences = np.array([-2.0, -2, -2])  # by seed: (-1 - 3) / 2, (-2 - 2) / 2, (-3 - 1) / 2
+    assert found.difference.value == -2
+    assert found.difference.half_width == 0
+    assert found.p == 0
+    assert np.isnan(found.effect)  # no spread
+    assert found.lower == 1
+    assert found.p_flip == found.p_least == 0.25
+    assert (a - b).mean(axis=0).tolist() == differences.tolist()
+
+
+def test_a_pair_is_a_paired_t_test_over_seeds_where_all_orders_ran() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(6, 5)), rng.normal(0.5, 1, size=(6, 5))
+    found = paired(a, b, 6)
+    test = stats.ttest_rel(a.mean(axis=0), b.mean(axis=0))
+    assert found.p == pytest.approx(test.pvalue)
+    low, high = test.confidence_interval()
+    assert (found.difference.low, found.difference.high) == pytest.approx((low, high))
+    assert paired(b, a, 6).difference.value == -found.difference.value
+    assert paired(b, a, 6).lower == pytest.approx(1 - found.lower)
+
+
+def test_what_is_common_to_both_cancels() -> None:
+    rng = np.random.default_rng(1)
+    a, b, bound = (rng.normal(size=(6, 4)) for _ in range(3))
+    assert paired(a + 50 * bound, b + 50 * bound, 24).p == pytest.approx(paired(a, b, 24).p)
+
+
+def test_one_seed_has_a_difference_and_no_test() -> None:
+    found = paired(np.array([[1.0], [2]]), np.array([[2.0], [5]]), 2)
+    assert found.difference.value == -2
+    assert np.isnan(found.p)
+    assert np.isnan(found.p_flip)
+    assert found.p_least == 1
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=7))
+def test_sign_flip_is_the_share_of_all_signs(values: list[float]) -> None:
+    data = np.array(values)
+    sums = [abs(np.dot(signs, data)) for signs in product((-1, 1), repeat=len(data))]
+    seen = abs(data.sum())
+    exact = np.mean([value >= seen * (1 - 1e-12) for value in sums])
+    assert sign_flip(data) == pytest.approx(exact)
+    assert sign_flip(data) >= 2.0 ** (1 - len(data))
+
+
+def test_sign_flip_of_many_is_drawn() -> None:
+    data = np.random.default_rng(0).normal(0.3, 1, 30)
+    assert sign_flip(data) == sign_flip(data)
+    assert sign_flip(data) == pytest.approx(stats.ttest_1samp(data, 0).pvalue, abs=0.02)
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]).tolist() == [1, 1]
+    with_gap = holm([0.01, np.nan, 0.02])
+    assert with_gap[[0, 2]].tolist() == pytest.approx([0.02, 0.02])
+    assert np.isnan(with_gap[1])
+    assert holm([]).size == 0
+
+
+def test_hedges_g_by_hand() -> None:
+    # mean 2, std 1, S - 1 = 2: 1 - 3 / 7
+    assert hedges(np.array([1.0, 2, 3])) == pytest.approx(2 * 4 / 7)
+    assert np.isnan(hedges(np.array([1.0, 2])))
+
+
+def test_methods_are_compared_on_what_all_have_finished() -> None:
+    frame = rows(
+        {
+            "l2kd": [[1, 2, 3], [2, 3, 4]],
+            "lamol": [[3, 5, 4], [4, 6, 5]],
+            "ewc": [[9, 9, 8], [9, 8, 9]],
+        }
+    )
+    arms = [(method, "{}") for method in ("l2kd", "lamol", "ewc")]
+    table = compare_methods(frame, arms, Design("all", ORDERS, SEEDS))
+    assert list(zip(table["method"], table["against"], strict=True)) == [
+        ("l2kd", "lamol"),
+        ("l2kd", "ewc"),
+        ("lamol", "ewc"),
+    ]
+    first = table.iloc[0]
+    assert first["difference"] == pytest.approx(-2)  # seeds: -2, -3, -1
+    assert first["p"] == pytest.approx(stats.ttest_1samp([-2, -3, -1], 0).pvalue)
+    assert (first["p_flip"], first["p_least"]) == (0.25, 0.25)
+    assert first["lower"] == 1
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"].tolist()))
+    assert (table["note"] == "all 2 orders").all()
+
+    failed = [Instance("ewc", "{}", "b>a", "2")]
+    part = frame[~((frame["method"] == "ewc") & (frame["order"] == "b>a") & (frame["seed"] == "2"))]
+    table = compare_methods(part, arms, Design("list", ORDERS, SEEDS), failed)
+    assert table["n_orders"].tolist() == [2, 1, 1]
+    assert "1 left out, as a trial failed" in table["note"].iloc[1]
+    unfinished = compare_methods(part, arms, Design("all", ("b>a", "a>b"), SEEDS))
+    assert unfinished["difference"].isna().all()
+    assert unfinished["note"].str.contains("no order is finished").all()
+
+
+# --- the worst orders --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("population", "drawn"), [(6, 2), (6, 5), (8, 3), (10, 6)])
+def test_the_bounds_on_the_worst_hold_over_every_sample(population: int, drawn: int) -> None:
+    samples = [np.array(kept) for kept in combinations(range(population), drawn)]
+    for level in (0.5, 0.8, 0.95):
+        at_most = orders_beyond_worst(drawn, population, level)
+        beyond = [population - 1 - kept.max() for kept in samples]  # values are their own ranks
+        assert np.mean([number <= at_most for number in beyond]) >= level
+        if at_most > 0:  # and the bound is the smallest such
+            assert np.mean([number <= at_most - 1 for number in beyond]) < level
+        for share in (0.2, 0.5):
+            begins = population - ceil(share * population)
+            held = [
+                quantile_bound(kept.astype(float), population, share, level) for kept in samples
+            ]
+            assert np.mean([bound >= begins for bound in held]) >= level
+
+
+def test_of_all_orders_nothing_is_worse_than_the_worst() -> None:
+    assert orders_beyond_worst(24, 24) == 0
+    values = np.arange(10.0)
+    assert quantile_bound(values, 10) == 8  # the second largest of ten begins the worst fifth
+    assert orders_beyond_worst(1, 120) == 113  # 114 / 120 = 95 %
+    assert quantile_bound(np.array([1.0]), 120) == np.inf
+    assert quantile_bound(np.array([5.0]), 1) == 5
+    with pytest.raises(ValueError, match="7 orders drawn of 6"):
+        orders_beyond_worst(7, 6)
+
+
+# --- halves ------------------------------------------------------------------------------------
+
+
+def drawn(n: int = 4, orders: int = 9) -> tuple[str, ...]:
+    every = [">".join(order) for order in permutations("abcdef"[:n])]
+    return tuple(every[k] for k in np.random.default_rng(0).permutation(len(every))[:orders])
+
+
+def test_halves_share_nothing_and_keep_as_a_study_grows() -> None:
+    seeds = ("1", "2", "3", "4", "5")
+    small, large = (halves(Design("random", drawn(orders=k), seeds)) for k in (8, 9))
+    for one in (small, large):
+        assert not set(one.select.orders) & set(one.report.orders)
+        assert not set(one.select.seeds) & set(one.report.seeds)
+        assert one.report.kind == one.select.kind == "random"
+    assert set(small.select.orders) <= set(large.select.orders)
+    assert set(small.report.orders) <= set(large.report.orders)
+    assert len(large.report.orders) == 5
+    assert large.report.seeds == ("1", "3", "5")
+    crossed = halves(Design("all", drawn(3, 6), ("1", "1x7", "2x1", "2x7")))
+    assert crossed.select.seeds == ("2x1", "2x7")
+    assert crossed.report.kind == "random"  # half of all orders is a sample of them
+
+
+def test_one_side_alone_may_be_halved_and_too_few_are_refused() -> None:
+    design = Design("all", drawn(3, 6), ("1", "2"))
+    only = halves(design, seeds=False)
+    assert only.select.seeds == only.report.seeds == ("1", "2")
+    with pytest.raises(ValueError, match=r"select_on\.seeds"):
+        halves(Design("all", drawn(3, 6), ("1",)))
+    with pytest.raises(ValueError, match=r"select_on\.orders"):
+        halves(Design("list", drawn(3, 1), ("1", "2")))
+
+
+def test_optimism_by_hand() -> None:
+    design = Design("all", ORDERS, ("1", "2"))
+    split = halves(design)
+    assert (split.select.orders, split.select.seeds) == (("b>a",), ("2",))
+
+    def frame(scores: dict[tuple[str, str, str], float]) -> pd.DataFrame:
+        return pd.DataFrame(
+            [
+                {
+                    "method": "l2kd",
+                    "setting": s,
+                    "order": o,
+                    "seed": seed,
+                    "cl/avg": score,
+                    "complete": True,
+                }
+                for (s, o, seed), score in scores.items()
+            ]
+        )
+
+    dev = frame(
+        {
+            ("x", "b>a", "2"): 70,
+            ("x", "a>b", "1"): 60,
+            ("y", "b>a", "2"): 66,
+            ("y", "a>b", "1"): 62,
+            ("x", "a>b", "2"): 99,
+        }
+    )  # the last is of neither half
+    test = frame({("x", "a>b", "1"): 58, ("x", "b>a", "2"): 80})
+    found = optimism(dev, test, "l2kd", "x", split)
+    assert (found.selected, found.held_out, found.reported) == (70, 60, 58)
+    assert found.luck == 7  # x 10 and y 4
+    assert found.total == 12
+    assert found.of_selection == 3
+    assert within(dev, split.select)["cl/avg"].tolist() == [70, 66]
+
+
+def test_of_settings_that_are_all_alike_the_optimism_is_the_winners_curse() -> None:
+    rng = np.random.default_rng(0)
+    orders, seeds = drawn(orders=8), ("1", "2", "3", "4")
+    split = halves(Design("random", orders, seeds))
+    total, own = [], []
+    for _ in range(40):
+        frame = pd.DataFrame(
+            [
+                {
+                    "method": "m",
+                    "setting": str(s),
+                    "order": o,
+                    "seed": seed,
+                    "complete": True,
+                    "cl/avg": rng.normal(),
+                }
+                for s in range(6)
+                for o in orders
+                for seed in seeds
+            ]
+        )
+        best = within(frame, split.select).groupby("setting")["cl/avg"].mean().idxmax()
+        found = optimism(frame, frame, "m", best, split)
+        total.append(found.total)
+        own.append(found.of_selection)
+    # The largest of 6 normal means of 4 orders x 2 seeds: 1.267 / sqrt(8).
+    assert np.mean(own) == pytest.approx(1.267 / sqrt(8), abs=0.12)
+    assert np.mean(total) == pytest.approx(np.mean(own), abs=0.12)
+
+
+# --- test examples -----------------------------------------------------------------------------
+
+
+def test_the_bootstrap_is_over_every_draw_of_the_clusters() -> None:
+    against, scores = np.array([9.0, 8, 6, 10]), np.array([5.0, 6, 6, 1])
+    clusters = ["d1", "d1", "d2", "d3"]  # differences 4, 2 | 0 | 9
+    sums, sizes = {"d1": 6.0, "d2": 0.0, "d3": 9.0}, {"d1": 2, "d2": 1, "d3": 1}
+    every = [
+        sum(sums[c] for c in drawn_) / sum(sizes[c] for c in drawn_)
+        for drawn_ in product(sums, repeat=3)
+    ]
+    found = bootstrap({"woz": Examples(scores, against, clusters)}, repeats=40_000)
+    assert found.value == 3.75
+    assert found.low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"), abs=1e-9)
+    assert found.high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"), abs=0.1)
+
+
+def test_pairing_makes_it_narrow_and_clusters_wide() -> None:
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 10, 200)
+    one, other = hard + rng.normal(0, 1, 200), hard + 2 + rng.normal(0, 1, 200)
+    alone = bootstrap({"t": Examples(one, other)})
+    assert alone.low < 2 < alone.high
+    assert alone.half_width < 0.3  # of 1.4 unpaired
+    turns = np.repeat(rng.normal(0, 1, 50), 4)
+    dialogues = [k // 4 for k in range(200)]
+    loose = bootstrap({"t": Examples(one, one + turns)})
+    tied = bootstrap({"t": Examples(one, one + turns, dialogues)})
+    assert tied.half_width == pytest.approx(2 * loose.half_width, rel=0.25)
+
+
+def test_tasks_weigh_alike_and_draws_repeat() -> None:
+    rng = np.random.default_rng(0)
+    small = Examples(rng.normal(0, 1, 20), rng.normal(4, 1, 20))
+    large = Examples(rng.normal(0, 1, 2000), rng.normal(1, 1, 2000))
+    found = bootstrap({"a": small, "b": large})
+    each = [float((task.against - task.scores).mean()) for task in (small, large)]
+    assert found.value == pytest.approx(np.mean(each))
+    assert bootstrap({"b": large, "a": small}) == found
+    assert bootstrap({"a": small, "b": large}, seed=1) != found
+
+
+def test_one_example_has_no_interval_and_other_lengths_are_refused() -> None:
+    found = bootstrap({"t": Examples(np.array([1.0]), np.array([3.0]))})
+    assert (found.value, found.bounded) == (2, False)
+    with pytest.raises(ValueError, match="2 scores against 1"):
+        Examples(np.zeros(2), np.zeros(1))
+    with pytest.raises(ValueError, match="no task"):
+        bootstrap({})

@@ -1,0 +1,223 @@
+"""Precedence effects, the model-assisted mean, and the best and the worst order."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from itertools import permutations
+from math import sqrt
+
+import numpy as np
+import pytest
+
+from l2kd_ray.analysis import assisted, effects, extremes, moments, precedence_map
+from l2kd_ray.analysis.precedence import (
+    Ridge,
+    _Predictor,
+    enough_orders,
+    feature_count,
+    features,
+    fit,
+)
+
+FOUR = [">".join(order) for order in permutations("abcd")]
+DRAWN = [FOUR[k] for k in np.random.default_rng(0).permutation(24)]
+
+
+def gaps(orders: list[str], *, noise: float = 0.0, seeds: int = 4) -> np.ndarray:
+    """b loses 4 points where a comes first, and 2 are won by ending with d."""
+    rng = np.random.default_rng(1)
+    hurt = [4.0 * (o.index("a") < o.index("b")) - 2.0 * o.endswith("d") for o in orders]
+    return 5 + np.array(hurt)[:, None] + noise * rng.normal(size=(len(orders), seeds))
+
+
+def test_features_have_mean_0_over_all_orders() -> None:
+    for n in (2, 3, 4):
+        tasks = "abcd"[:n]
+        x = features(list(permutations(tasks)), tasks)
+        assert x.shape[1] == n * (n - 1) // 2 + n
+        assert np.abs(x.mean(axis=0)).max() < 1e-12
+        assert n == 2 or np.linalg.matrix_rank(x) == feature_count(n)
+    (row,) = features([("b", "a", "c")], "abc")
+    assert row.tolist() == pytest.approx([-0.5, 0.5, 0.5, -1 / 3, -1 / 3, 2 / 3])
+
+
+def test_ridge_is_the_solution_of_its_normal_equations() -> None:
+    rng = np.random.default_rng(0)
+    x = features([tuple(order.split(">")) for order in DRAWN[:18]], "abcd")
+    y = x @ rng.normal(size=x.shape[1]) + 0.3 * rng.normal(size=18)
+    model = fit(x, y)
+    centred = x - x.mean(axis=0)
+    by_hand = np.linalg.solve(
+        centred.T @ centred + model.penalty * np.eye(x.shape[1]), centred.T @ (y - y.mean())
+    )
+    np.testing.assert_allclose(model.smoother @ y, by_hand, atol=1e-9)
+
+
+def test_restricted_likelihood_finds_the_ratio_of_variances() -> None:
+    rng = np.random.default_rng(0)
+    x = features([tuple(order.split(">")) for order in FOUR], "abcd")
+    ratio = [fit(x, x @ (2 * rng.normal(size=10)) + rng.normal(size=24)).penalty for _ in range(60)]
+    assert np.median(ratio) == pytest.approx(1 / 4, rel=0.5)
+    none = [fit(x, rng.normal(size=24)).penalty for _ in range(60)]
+    assert np.median(none) > 5
+
+
+def test_effects_of_all_orders_come_back() -> None:
+    table = effects(gaps(FOUR, noise=0.05), FOUR, 24)
+    pair = table.set_index(["first", "second"])
+    assert pair.loc[("a", "b"), "effect"] == pytest.approx(4, abs=0.2)
+    assert pair.loc[("a", "b"), "low"] > 3
+    rest = table.drop(index=table.index[(table["first"] == "a") & (table["second"] == "b")])
+    pairs = rest[rest["second"] != ""]
+    assert pairs["effect"].abs().max() < 0.2
+    last = table[table["second"] == ""].set_index("first")["effect"]
+    assert last["d"] - last[["a", "b", "c"]].mean() == pytest.approx(-2, abs=0.2)
+    assert (table["low"] < table["effect"]).all()
+    assert effects(gaps(FOUR[:2]), FOUR[:2], 24).empty
+    assert effects(gaps(FOUR, seeds=1, noise=0.1), FOUR, 24)["low"].isna().all()
+
+
+def test_where_nothing_comes_of_precedence_an_interval_is_not_a_point() -> None:
+    table = effects(np.random.default_rng(0).normal(size=(24, 4)), FOUR, 24)
+    assert (table["high"] - table["low"] > 0.1).all()
+    assert (table["low"] < 0).mean() > 0.7
+
+
+def test_a_sample_of_orders_makes_effects_less_sure() -> None:
+    table = gaps(DRAWN, noise=0.05) + np.random.default_rng(3).normal(size=(24, 1))
+    whole, part = effects(table, DRAWN, 24), effects(table[:16], DRAWN[:16], 24)
+    assert (part["high"] - part["low"]).mean() > 2 * (whole["high"] - whole["low"]).mean()
+
+
+def test_the_map_says_who_hurts_whom() -> None:
+    hurt = gaps(FOUR, noise=0.05)
+    calm = 5 + 0.05 * np.random.default_rng(2).normal(size=hurt.shape)
+    table = precedence_map({"a": calm, "b": hurt}, FOUR, 24).set_index(["earlier", "task"])
+    assert table.loc[("a", "b"), "effect"] == pytest.approx(4, abs=0.2)
+    assert table.loc[("a", "b"), "low"] < 4 < table.loc[("a", "b"), "high"] + 0.3
+    assert abs(table.loc[("b", "a"), "effect"]) < 0.2
+    assert len(table) == 2 * 4  # three others and being last, of two tasks
+
+
+# --- the model-assisted mean -------------------------------------------------------------------
+
+
+def test_of_an_additive_gap_the_assisted_mean_is_exact() -> None:
+    found = assisted(gaps(DRAWN[:16], noise=1e-6), DRAWN[:16], 24)
+    plain = moments(gaps(DRAWN[:16], noise=1e-6), 24)
+    assert float(found.mean) == pytest.approx(5 + 2 - 0.5, abs=1e-3)
+    assert abs(float(plain.mean) - 6.5) > 0.05
+    assert float(found.half_width()) < float(plain.half_width()) / 20
+
+
+def test_it_is_the_plain_mean_of_few_orders_and_of_all() -> None:
+    assert enough_orders(14, 4, 24)
+    assert not enough_orders(13, 4, 24)
+    assert not enough_orders(24, 4, 24)
+    for k in (13, 24):
+        table = gaps(DRAWN[:k], noise=1.0)
+        found, plain = assisted(table, DRAWN[:k], 24), moments(table, 24)
+        assert float(found.mean) == float(plain.mean)
+        assert float(found.half_width()) == float(plain.half_width())
+
+
+def test_with_a_model_that_says_nothing_it_is_the_plain_mean(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing(x: np.ndarray, y: np.ndarray) -> Ridge:
+        return Ridge(np.zeros((x.shape[1], len(y))), np.inf, 1.0)
+
+    monkeypatch.setattr(import_module("l2kd_ray.analysis.assisted"), "fit", nothing)
+    table = gaps(DRAWN[:15], noise=1.0)  # five folds of three
+    found, plain = assisted(table, DRAWN[:15], 24), moments(table, 24)
+    for name in ("mean", "order", "seed"):
+        assert float(getattr(found, name)) == pytest.approx(float(getattr(plain, name)))
+
+
+def test_each_fold_corrects_the_models_sum_over_all_orders() -> None:
+    table, every = gaps(DRAWN[:16], noise=2.0), [tuple(order.split(">")) for order in FOUR]
+    x, seen_at = features(every, "abcd"), [FOUR.index(order) for order in DRAWN[:16]]
+    values, folds = table.mean(axis=1), []
+    for fold in range(5):
+        seen = np.arange(16) % 5 != fold
+        at = np.array(seen_at)
+        slope = fit(x[at[seen]], values[seen]).smoother @ values[seen]
+        level = values[seen].mean() - x[at[seen]].mean(axis=0) @ slope
+        model = level + x @ slope
+        unseen = np.setdiff1d(np.arange(24), at[seen])
+        wrong = (values[~seen] - model[at[~seen]]).mean()
+        folds.append((values[seen].sum() + model[unseen].sum() + len(unseen) * wrong) / 24)
+    assert float(assisted(table, DRAWN[:16], 24).mean) == pytest.approx(np.mean(folds))
+
+
+def test_it_is_unbiased_over_the_draw_of_orders_even_where_the_model_is_wrong() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.exponential(size=24) * 5
+    off = []
+    for _ in range(600):
+        drawn = rng.permutation(24)[:15]
+        found = assisted(truth[drawn][:, None] * np.ones(2), [FOUR[k] for k in drawn], 24)
+        off.append(float(found.mean) - truth.mean())
+    assert np.mean(off) == pytest.approx(0, abs=4 * np.std(off) / sqrt(len(off)))
+
+
+# --- best and worst ----------------------------------------------------------------------------
+
+
+def test_the_extremes_of_an_additive_gap_are_found_unseen() -> None:
+    table = gaps(DRAWN[:15], noise=0.05)
+    truth = dict(zip(FOUR, gaps(FOUR).mean(axis=1), strict=True))
+    found = extremes(table, DRAWN[:15], 24).set_index("which")
+    for which, value in (("best", 3.0), ("worst", 9.0)):
+        row = found.loc[which]
+        assert truth[row["order"]] == pytest.approx(value)
+        assert row["low"] < value < row["high"]
+        assert row["value"] == pytest.approx(value, abs=0.3)
+        assert row["ran"] == (row["order"] in DRAWN[:15])
+
+
+def test_of_all_orders_without_noise_the_extremes_are_those_seen() -> None:
+    truth = np.random.default_rng(5).normal(size=24)
+    table = truth[:, None] + 1e-4 * np.random.default_rng(6).normal(size=(24, 3))
+    found = extremes(table, FOUR, 24).set_index("which")
+    assert found.loc["worst", "order"] == FOUR[int(truth.argmax())]
+    assert found.loc["best", "order"] == FOUR[int(truth.argmin())]
+    assert found.loc["worst", "value"] == pytest.approx(truth.max(), abs=0.01)
+
+
+def test_noise_alone_is_not_taken_for_a_worst_order() -> None:
+    table = np.random.default_rng(7).normal(size=(24, 4))
+    found = extremes(table, FOUR, 24).set_index("which")
+    raw = table.mean(axis=1)
+    assert found.loc["worst", "value"] - table.mean() < 0.7 * (raw.max() - raw.mean())
+    assert found.loc["worst", "low"] < table.mean() < found.loc["worst", "high"]
+
+
+def test_a_seeds_own_precedence_effects_are_noise() -> None:
+    rng = np.random.default_rng(0)
+    x = features([tuple(order.split(">")) for order in FOUR], "abcd")
+    signal, apparent = [], []
+    for _ in range(60):
+        table = x @ rng.normal(size=(10, 4)) + 0.1 * rng.normal(size=(24, 4))
+        signal.append(_Predictor.of(x, np.arange(24), table).tau2)
+        model = fit(x, table.mean(axis=1))
+        apparent.append(model.noise / model.penalty)
+    assert np.mean(apparent) == pytest.approx(1 / 4, rel=0.3)  # of 4 seeds
+    assert np.mean(signal) < 0.4 * np.mean(apparent)
+
+
+def test_the_interval_of_an_extreme_holds_what_other_seeds_say_of_it() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        found = extremes(rng.normal(size=(24, 4)), FOUR, 24)
+        assert (found["low"] <= found["crossed"]).all()
+        assert (found["crossed"] <= found["high"]).all()
+        worst = found.set_index("which").loc["worst"]
+        assert worst["low"] <= worst["value"] <= worst["high"]
+
+
+def test_too_few_orders_seeds_or_too_many_tasks_have_no_extremes() -> None:
+    assert extremes(gaps(DRAWN[:8], noise=1), DRAWN[:8], 24).empty
+    assert extremes(gaps(FOUR, noise=1, seeds=2), FOUR, 24).empty
+    many = [">".join(order) for order, _ in zip(permutations("abcdefghi"), range(80), strict=False)]
+    assert extremes(gaps(many, noise=1), many, 362880).empty
