@@ -214,6 +214,7 @@ class Experiment:
                 planned=planned,
                 failures=status.failures,
                 costs=self._costs(),
+                work=self.work(),
                 command=self.command,
             )
             scores.to_parquet(folder / "scores.parquet", index=False)
@@ -370,6 +371,12 @@ class Experiment:
             manifest = self.store.manifest(stage.kind, stage.key)
             if manifest is not None:
                 yield manifest
+
+    def work(self) -> pd.DataFrame:
+        """Steps, tokens and seconds of a trial of each method and setting, shared with nobody."""
+        from l2kd_ray.study import work_by_method
+
+        return work_by_method(self.trials(), {m.key: m for m in self._manifests()})
 
     def _costs(self) -> pd.DataFrame:
         """Finished stages and their seconds, by kind."""

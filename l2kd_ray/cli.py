@@ -65,6 +65,12 @@ def plan(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -
     table.add_row("[b]all[/b]", *map(str, totals))
     Console().print(table)
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
+    if (kept := planned.outputs) is not None:
+        size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
+        print(
+            f"Teacher outputs kept: {kept.stages}{size}; they save {kept.passes_saved} forward "
+            "passes over a task (above 0 they pay)."
+        )
 
 
 def _cost(seconds: float | None, size: int | None, missing: bool) -> str:
@@ -213,7 +219,8 @@ def tasks() -> None:
     for column in ("task", "kind", "metric", "hub", "what"):
         table.add_column(column)
     for name, task in sorted(registered().items()):
-        table.add_row(name, task.kind, task.metric, task.hub or "", task.description)
+        metrics = ", ".join((task.metric, *task.extras))
+        table.add_row(name, task.kind, metrics, task.hub or "", task.description)
     Console().print(table)
 
 

@@ -69,8 +69,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length
 TaskKind = Literal["text-to-text", "classify"]
 Format = Literal["squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql"]
 Split = Literal["train", "dev", "test"]
+Part = Split | Literal["distil"]
+"""A split, or the training split with a teacher's answers."""
 Metric = Literal["em", "nf1", "rouge", "bleu", "dsem", "lfem"]
-Objective = Literal["word"]
+Extra = Metric | Literal["slot_error"]
+"""A score beside a task's metric; of a metric more is better, so that it may decide."""
+Objective = Literal["word", "seq", "seq-soft"]
+LossPart = Literal["qa", "lm"]
+ReplayFilter = Literal["ended", "label", "duplicate"]
 
 
 class TaskSpec(Section):
@@ -81,6 +87,8 @@ class TaskSpec(Section):
     train: Path | None = None
     dev: Path | None = None
     test: Path | None = None
+    distil: Path | None = None
+    """The training split with answers that a teacher decoded: SQuAD-like JSON, row for row."""
     format: Format | None = None
     hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
     config: str | None = None
@@ -133,15 +141,45 @@ class ModelSpec(Section):
         return dict(self.model_extra or {})
 
 
+class Decoding(Section):
+    """How an answer is decoded from a model."""
+
+    strategy: Literal["greedy", "beam", "sample"] = "greedy"
+    beams: int = Field(4, ge=2)
+    top_k: int = Field(20, ge=1)
+    temperature: float = Field(1.0, gt=0)
+
+    def normalised(self) -> Decoding:
+        """What the strategy does not read is at its default."""
+        read = {"greedy": set(), "beam": {"beams"}, "sample": {"top_k", "temperature"}}
+        return Decoding(strategy=self.strategy, **self.model_dump(include=read[self.strategy]))
+
+    @property
+    def draws(self) -> bool:
+        return self.strategy == "sample"
+
+
 class Distillation(Section):
-    """Distillation of the teacher of the new task into the student (L2KD)."""
+    """Distillation of a teacher into the student (L2KD)."""
 
     objective: Objective = "word"
+    """`word`: the teacher's distributions over the given answers; `seq`: answers that the teacher
+    decoded; `seq-soft`: its distributions over those."""
     temperature: float = Field(2.0, gt=0)
     weight: float = Field(1.0, ge=0, le=1)
-    """`w * KD + (1 - w) * cross-entropy` on samples of the new task; 1 is the paper."""
+    """`w * KD + (1 - w) * cross-entropy` on the given answers; 1 is the paper."""
     answer_weight: Literal["keep", "drop"] = "drop"
     """Whether the class weight of `<ans>` also weighs the KD term (drop: the paper's)."""
+    decode: Decoding = Decoding()
+    """How the teacher's answers are decoded for `seq` and `seq-soft`."""
+    teachers: Literal["new", "previous", "both"] = "new"
+    """`new`: a teacher of the new task, on its samples (the paper); `previous`: the student before
+    this task, on replayed samples (DnR, Sun et al. 2020); `both`."""
+    teacher: Literal["online", "cached", "auto"] = "auto"
+    """`cached`: the teacher's last hidden states are a stage of their own, in half precision, read
+    by every training that shares the teacher; `auto`: cached up to some gigabytes a task."""
+    teacher_seed: int | None = Field(None, ge=0)
+    """One teacher of this seed for all replicates; not set: each has its own (independent)."""
 
 
 class ReplaySettings(Section):
@@ -153,6 +191,41 @@ class ReplaySettings(Section):
     weight: Literal["natural", "separate"] | Annotated[float, Field(ge=0)] = "natural"
     """`natural`: one mean over the batch; `separate`: replay has a mean of its own (the paper's
     L2KD); a number: how many times a replayed sample counts in the one mean."""
+    shares: Literal["equal", "size"] = "equal"
+    """Of the former tasks: equal (LAMOL), or in proportion to their training examples."""
+    filters: tuple[ReplayFilter, ...] = ()
+    """Beside exactly one `<ans>`: `ended` by eos; `label`: for a classification task, one of its
+    labels; `duplicate`: not written before."""
+    agreement: float | None = Field(None, ge=0, le=100)
+    """Keep a sample where its task's own teacher, asked for its answer, scores at least this."""
+    refill: bool = False
+    """Write again until the quota is full (or 5 rounds are over)."""
+
+
+class Elastic(Section):
+    """A quadratic penalty on leaving the former student, by parameter importance (EWC, MAS)."""
+
+    strength: float = Field(100.0, ge=0)
+    samples: int = Field(128, ge=1)
+    """Training examples of a task that its importance is measured on."""
+
+
+class EpisodicMemory(Section):
+    """Real samples of former tasks whose loss may not grow (GEM)."""
+
+    ratio: float = Field(0.05, gt=0, le=1)
+    """Share of a task's training examples that is kept."""
+    margin: float = Field(0.5, ge=0)
+
+
+class Lora(Section):
+    """Low-rank adaptation (Hu et al. 2022). New tokens' embeddings are trained beside it."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] | None = None
+    """Names of the layers (default: peft's choice for the architecture)."""
 
 
 class Training(Section):
@@ -174,6 +247,17 @@ class Training(Section):
     """bfloat16: matrix products by autocast; weights, losses and the optimizer stay float32."""
     max_length: int | None = Field(None, ge=8)
     """Tokens of a training sequence at most (the model's context where not set)."""
+    bucket_batches: int = Field(1, ge=1)
+    """So many batches are sorted by length together, for less padding (1: none are)."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Share of the student before the task in the weights after it (0: none)."""
+    lora: Lora | None = None
+    """Train low-rank updates alone, merged into the model at the end (extra `lora`)."""
+
+    @property
+    def parts(self) -> tuple[LossPart, ...]:
+        """The rows that a sample gives: question answering and, with a weight, language model."""
+        return ("qa", "lm") if self.lm_weight > 0 else ("qa",)
 
 
 class MultitaskOverrides(Section):
@@ -187,11 +271,16 @@ class MultitaskOverrides(Section):
 class Evaluation(Section):
     max_new_tokens: int = Field(64, ge=1)
     """Tokens of a decoded answer at most."""
+    decode: Decoding = Decoding()
+    """Greedy for every arm; the original samples (`strategy: sample`)."""
 
 
 class TokenizerSettings(Section):
-    """The tokenizer trained for a student from scratch."""
+    """The tokenizer of a student from scratch: trained, or that of a pretrained model."""
 
+    model: str | None = None
+    """A hub id or folder, such as that of a pretrained teacher."""
+    revision: str | None = None
     tasks: tuple[TaskSpec, ...] | None = None
     """Whose training text it is trained on (default: the study's tasks; where all of those are
     generated tasks, their whole family, so that the study can gain a task)."""
@@ -304,7 +393,7 @@ class Scale(Workers):
         plain = {name: getattr(self, name) for name in Workers.model_fields}
         if kind not in ("learn", "multitask"):
             plain["workers"] = 1
-        if kind in ("tokenizer", "initial"):
+        if kind in ("tokenizer", "tokens", "initial"):
             plain["gpus_per_worker"] = 0
         return Workers(**plain)
 
@@ -348,8 +437,9 @@ Orders = Annotated[
     BeforeValidator(_split_orders),
 ]
 
-REFERENCES = ("multitask", "single")
-"""What students are measured against: all tasks at once; each task alone."""
+REFERENCES = ("multitask", "single", "multilm")
+"""What students are measured against and has no order: all tasks at once; each task alone;
+all tasks at once by the LM loss too, where a study names it among its methods."""
 
 # The names that users of the original code know, and ours.
 ALIASES = {
@@ -393,6 +483,9 @@ class StudyConfig(Section):
     task_prompt: Literal["token", "text"] = "token"
     kd: Distillation = Distillation()
     replay: ReplaySettings = ReplaySettings()
+    ewc: Elastic = Elastic()
+    mas: Elastic = Elastic()
+    gem: EpisodicMemory = EpisodicMemory()
     train: Training = Training()
     multitask: MultitaskOverrides = MultitaskOverrides()
     evaluate: Evaluation = Evaluation()
@@ -421,8 +514,12 @@ class StudyConfig(Section):
         _refuse_twice(names, "tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
         for arm in self.methods:
-            if arm.name in REFERENCES:
+            if arm.name in ("multitask", "single"):
                 raise ValueError(f"methods: {arm.name} is a reference, which is always run")
+            if (arm.name == "multilm") != (arm.method == "multilm") or (
+                arm.method == "multilm" and arm.settings
+            ):
+                raise ValueError("methods: multilm is a reference and goes by that name alone")
         _refuse_twice([str(seed) for seed in self.replicates], "seeds")
         if isinstance(self.orders, tuple):
             _refuse_twice([">".join(order) for order in self.orders], "orders")
@@ -439,6 +536,25 @@ class StudyConfig(Section):
                 f"search.{grids[0]}: optuna draws settings and takes no grid; write choice: [...]"
             )
         return self
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Those of the study: `multitask` and `single` always, `multilm` where it is named."""
+        named = {"multitask", "single", *(arm.name for arm in self.methods)}
+        return tuple(name for name in REFERENCES if name in named)
+
+    @property
+    def model_specs(self) -> tuple[ModelSpec, ...]:
+        """Whatever a hub or folder is asked for: the student, the teacher, the tokenizer."""
+        specs, tokenizer = [self.student, self.teacher], self.tokenizer
+        if tokenizer.model is not None:
+            specs.append(ModelSpec(model=tokenizer.model, revision=tokenizer.revision))
+        return tuple(spec for spec in specs if spec is not None)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The methods that learn the tasks in an order."""
+        return tuple(arm for arm in self.methods if arm.name not in REFERENCES)
 
     @property
     def replicates(self) -> tuple[Seed, ...]:
@@ -511,7 +627,7 @@ def parse_study(
 
 
 # What may be searched or differ between the arms of one study: settings, not the study's frame.
-SETTINGS = ("student", "teacher", "kd", "replay", "train")
+SETTINGS = ("student", "teacher", "kd", "replay", "ewc", "mas", "gem", "train")
 _SEARCHABLE = f"a dotted key below {', '.join(SETTINGS)}, such as kd.temperature"
 
 
@@ -524,10 +640,14 @@ def with_settings(study: StudyConfig, settings: Mapping[str, Any]) -> StudyConfi
     """
     data = study.model_dump(exclude_unset=True)
     for key, value in settings.items():
-        section, _, name = key.partition(".")
-        if section not in SETTINGS or not name or name in ("model", "revision"):
+        section, *names = key.split(".")
+        if section not in SETTINGS or not names or names[0] in ("model", "revision"):
             raise KeyError(key)
-        data[section] = {**(data.get(section) or {}), name: value}
+        below = data
+        for name in (section, *names[:-1]):
+            below[name] = dict(below.get(name) or {})
+            below = below[name]
+        below[names[-1]] = value
     return StudyConfig.model_validate(data)
 
 
@@ -540,7 +660,7 @@ class Revisions:
 
     @classmethod
     def of(cls, study: StudyConfig) -> Revisions:
-        specs = [spec for spec in (study.student, study.teacher) if spec is not None]
+        specs = study.model_specs
         models = {spec.model: spec.revision for spec in specs if spec.model and spec.revision}
         tasks = {task.name: task.revision for task in study.tasks if task.revision}
         return cls(models, tasks)
@@ -560,9 +680,12 @@ class Revisions:
             else task
             for task in study.tasks
         )
-        changed = {"student": pinned(study.student), "tasks": tasks}
+        changed: dict[str, object] = {"student": pinned(study.student), "tasks": tasks}
         if study.teacher is not None:
             changed["teacher"] = pinned(study.teacher)
+        commit = self.models.get(study.tokenizer.model or "")
+        if commit is not None and not study.tokenizer.revision:
+            changed["tokenizer"] = study.tokenizer.model_copy(update={"revision": commit})
         return study.model_copy(update=changed)
 
 

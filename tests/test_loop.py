@@ -17,7 +17,9 @@ from l2kd_ray.models.causal_lm import CausalLM
 from l2kd_ray.models.sequences import Sample, TrainingSequence
 from l2kd_ray.stages import loop
 from l2kd_ray.stages.base import Context, Stage
-from l2kd_ray.stages.loop import Curriculum, fit
+from l2kd_ray.stages.curriculum import Curriculum, Source
+from l2kd_ray.stages.loop import fit
+from l2kd_ray.stages.teachers import Live
 from l2kd_ray.store import Store
 
 NEW = [Sample("a", [5 + k, 6, 7, 8][: 2 + k % 3], [20 + k, 30]) for k in range(7)]
@@ -29,8 +31,18 @@ class Dummy(Stage):
     kind = "learn"
 
 
-def curriculum(training: Training = TRAINING, **changes: Any) -> Curriculum:
-    plain = Curriculum(NEW, OLD, "natural", FORMAT, training, seed=1, place="a")
+def curriculum(
+    training: Training = TRAINING,
+    replay_weight: str | float = "natural",
+    replayed: list[Sample] = OLD,
+    teacher: CausalLM | None = None,
+    share: float = 1.0,
+    **changes: Any,
+) -> Curriculum:
+    replay = Source(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
+    new = (Source(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
+    separate = replay_weight == "separate"
+    plain = Curriculum(new, replay, separate, FORMAT, training, seed=1, place="a")
     return replace(plain, **changes)
 
 
@@ -42,8 +54,7 @@ def context(tmp_path: Path, **changes: Any) -> Context:
 
 def trained(tmp_path: Path, chosen: Curriculum, objective: SoftTargets, **more: Any) -> Any:
     model = more.pop("model", None) or make_model()
-    teacher = more.pop("teacher", None)
-    curve = fit(Dummy(), model, teacher, objective, chosen, context(tmp_path, **more))
+    curve = fit(Dummy(), model, objective, chosen, context(tmp_path, **more))
     return curve, model
 
 
@@ -99,17 +110,17 @@ def test_lamols_loss_is_the_one_of_its_definition(tmp_path: Path) -> None:
 
 
 def test_l2kds_loss_with_replay_of_its_own_mean(tmp_path: Path) -> None:
-    chosen = curriculum(replay_weight="separate")
+    model, teacher = no_dropout().eval(), no_dropout(seed=9).eval()
+    chosen = curriculum(replay_weight="separate", teacher=teacher)
     new, old = first_batch(chosen)
     assert new
     assert old
-    model, teacher = no_dropout().eval(), no_dropout(seed=9).eval()
     wanted = naive_mean(model, [FORMAT.qa(s) for s in new], teacher=teacher)
     wanted = wanted + naive_mean(model, [FORMAT.qa(s) for s in old])
     wanted = wanted + 0.25 * naive_mean(model, [FORMAT.lm(s) for s in new], teacher=teacher)
     wanted = wanted + 0.25 * naive_mean(model, [FORMAT.lm(s) for s in old], answer_weight=5.0)
-    objective = SoftTargets(2.0, 1.0, 5.0, weigh_kd=False)
-    curve, _ = trained(tmp_path, chosen, objective, model=no_dropout(), teacher=teacher)
+    objective = SoftTargets(2.0, 5.0, weigh_kd=False)
+    curve, _ = trained(tmp_path, chosen, objective, model=no_dropout())
     assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
@@ -144,11 +155,11 @@ def test_a_replayed_sample_counted_once_is_natural(tmp_path: Path) -> None:
 def test_accumulation_does_not_change_the_result(
     tmp_path: Path, micro: int, replay_weight: Any
 ) -> None:
-    objective, teacher = SoftTargets(2.0, 0.7, 5.0), no_dropout(seed=9)
-    whole = curriculum(replay_weight=replay_weight)
+    objective, teacher = SoftTargets(2.0, 5.0), no_dropout(seed=9)
+    whole = curriculum(replay_weight=replay_weight, teacher=teacher, share=0.7)
     parts = replace(whole, training=TRAINING.model_copy(update={"micro_batch": micro}))
     results = [
-        trained(tmp_path / str(k), chosen, objective, model=no_dropout(), teacher=teacher)
+        trained(tmp_path / str(k), chosen, objective, model=no_dropout())
         for k, chosen in enumerate((whole, parts))
     ]
     assert losses(results[0][0]) == pytest.approx(losses(results[1][0]), rel=1e-4)
@@ -171,14 +182,14 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 ) -> None:
     whole, model = trained(tmp_path / "whole", curriculum(), SoftTargets())
     steps = iter(range(100))
-    accumulate = loop._accumulate
+    accumulate = loop.accumulate
 
     def until_stop(*args: Any) -> Tensor:
         if next(steps) == stop:
             raise Stopped
         return accumulate(*args)
 
-    monkeypatch.setattr(loop, "_accumulate", until_stop)
+    monkeypatch.setattr(loop, "accumulate", until_stop)
     with pytest.raises(Stopped):
         trained(tmp_path / "cut", curriculum(), SoftTargets(), checkpoint_seconds=0.0)
     done = []
@@ -187,7 +198,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
         done.append(1)
         return accumulate(*args)
 
-    monkeypatch.setattr(loop, "_accumulate", count)
+    monkeypatch.setattr(loop, "accumulate", count)
     resumed, other = trained(tmp_path / "cut", curriculum(), SoftTargets(), checkpoint_seconds=0.0)
     assert len(done) == len(whole) - stop  # nothing before the checkpoint was done again
     assert resumed == whole
@@ -196,20 +207,71 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 
 
 def test_weight_zero_is_lamol_bit_for_bit(tmp_path: Path) -> None:
-    lamol = SoftTargets(answer_weight=5.0)
-    zero = SoftTargets(temperature=3.0, weight=0.0, answer_weight=5.0)
+    objective = SoftTargets(temperature=3.0, answer_weight=5.0)
+    zero = curriculum(teacher=make_model(), share=0.0)
     runs = [
-        trained(tmp_path / "a", curriculum(), lamol),
-        trained(tmp_path / "b", curriculum(), zero, teacher=make_model()),
+        trained(tmp_path / "a", curriculum(), SoftTargets(answer_weight=5.0), model=no_dropout()),
+        trained(tmp_path / "b", zero, objective, model=no_dropout()),
     ]
-    assert losses(runs[0][0]) == losses(runs[1][0])
+    assert losses(runs[0][0]) == pytest.approx(losses(runs[1][0]), rel=1e-6)
+
+
+def test_gold_answers_as_targets_are_the_given_answers_bit_for_bit(tmp_path: Path) -> None:
+    given, copied = curriculum(), curriculum(new=(Source([replace(s) for s in NEW]),))
+    assert (
+        trained(tmp_path / "a", given, SoftTargets())[0]
+        == (trained(tmp_path / "b", copied, SoftTargets())[0])
+    )
+
+
+def test_two_versions_of_the_samples_are_mixed_by_their_weights(tmp_path: Path) -> None:
+    """`w` of a teacher's answers and `1 - w` of the given ones is the weighted mean of both."""
+    other = [replace(sample, answer=[60, 61]) for sample in NEW]
+    chosen = curriculum(new=(Source(other, 0.3), Source(NEW, 0.7)), replayed=[])
+    batch = next(iter(chosen.batches(0)))
+    model = no_dropout().eval()
+    wanted = torch.zeros(())
+    for part, weight, answer_weight in ((FORMAT.qa, 1.0, 1.0), (FORMAT.lm, 0.25, 5.0)):
+        total, count = torch.zeros(()), 0.0
+        for version, share in ((other, 0.3), (NEW, 0.7)):
+            sequences = [part(version[index]) for index in batch]
+            tokens = sum(
+                answer_weight if token == FORMAT.answer else 1.0
+                for sequence in sequences
+                for token in sequence.tokens[sequence.supervised :]
+            )
+            total = total + share * tokens * naive_mean(model, sequences, answer_weight)
+            count += share * tokens
+        wanted = wanted + weight * total / count
+    curve, _ = trained(tmp_path, chosen, SoftTargets(answer_weight=5.0), model=no_dropout())
+    assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_two_teachers_speak_each_on_its_samples(tmp_path: Path) -> None:
+    teachers = no_dropout(seed=9), no_dropout(seed=8)
+    chosen = curriculum(
+        new=(Source(NEW, teacher=Live(teachers[0]), share=1.0),),
+        replayed=OLD,
+        replay_weight="separate",
+    )
+    chosen = replace(chosen, replayed=Source(OLD, teacher=Live(teachers[1]), share=1.0))
+    new, old = first_batch(chosen)
+    model = no_dropout().eval()
+    wanted = torch.zeros(())
+    for part, weight in ((FORMAT.qa, 1.0), (FORMAT.lm, 0.25)):
+        for samples, teacher in ((new, teachers[0]), (old, teachers[1])):
+            mean = naive_mean(model, [part(s) for s in samples], teacher=teacher.eval())
+            wanted = wanted + weight * mean
+    curve, _ = trained(tmp_path, chosen, SoftTargets(2.0, 5.0), model=no_dropout())
+    # fresh models are near each other: the loss is small, and float32 cancels in it
+    assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-3)
 
 
 def test_a_student_like_its_teacher_has_no_loss_and_no_gradient(tmp_path: Path) -> None:
     one_step = TRAINING.model_copy(update={"epochs": 1, "batch_size": 16})
-    chosen = curriculum(replayed=[], training=one_step)
     model, teacher = no_dropout(), no_dropout()
-    curve, _ = trained(tmp_path, chosen, SoftTargets(2.0, 1.0), model=model, teacher=teacher)
+    chosen = curriculum(replayed=[], training=one_step, teacher=teacher)
+    curve, _ = trained(tmp_path, chosen, SoftTargets(2.0), model=model)
     assert losses(curve) == pytest.approx([0.0], abs=1e-7)
     for parameter in model.parameters():
         assert parameter.grad is not None

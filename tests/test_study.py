@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.config import InputError, parse_study
 from l2kd_ray.stages.learn import Learn
+from l2kd_ray.stages.tokens import Tokens
 from l2kd_ray.store import Store
 from l2kd_ray.study import Study, load, plan
 from l2kd_ray.study.search import settings_of
+from l2kd_ray.tasks import Example, write_squad
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
@@ -154,12 +158,23 @@ def test_keys_are_the_same_in_another_process(tiny: Any, tmp_path: Path) -> None
 def test_where_a_file_lies_is_not_what_it_is(tiny: Any) -> None:
     study = tiny()
     stages = (stage for trial in study.trials() for stage in trial.stages())
-    learn = next(s for s in stages if isinstance(s, Learn) and len(s.tasks) == 1)
-    data = learn.tasks[0]
+    tokens = next(s for s in stages if isinstance(s, Tokens))
+    data = tokens.source
     moved = replace(data, source=replace(data.source, location="/elsewhere"))
     other = replace(data, source=replace(data.source, digest="0" * 64))
-    assert replace(learn, tasks=(moved,)).key == learn.key
-    assert replace(learn, tasks=(other,)).key != learn.key
+    assert replace(tokens, source=moved).key == tokens.key
+    assert replace(tokens, source=other).key != tokens.key
+
+
+def test_a_new_option_that_is_off_keeps_every_stage(tiny: Any) -> None:
+    @dataclass(frozen=True, eq=False)
+    class Grown(Learn):
+        option: int | None = None
+
+    learn = next(s for t in tiny().trials() for s in t.stages() if s.kind == "learn")
+    fields = {field.name: getattr(learn, field.name) for field in dataclass_fields(learn)}
+    assert Grown(**fields).key == learn.key
+    assert Grown(**fields, option=1).key != learn.key
 
 
 def test_stages_see_only_the_splits_that_they_read(tiny: Any) -> None:
@@ -190,7 +205,7 @@ def test_the_multitask_bound_has_one_setting(tiny: Any) -> None:
 def test_replay_is_shared_out_as_lamol_does(tiny: Any) -> None:
     study = tiny(tasks=FOUR[:3], methods=["lamol"], replay={"ratio": 0.2}, max_train=16)
     sizes = {
-        (len(stage.tasks), stage.per_task)
+        (len(stage.quotas), *{quota.count for quota in stage.quotas})
         for trial in study.trials()
         for stage in trial.stages()
         if stage.kind == "replay"
@@ -236,25 +251,22 @@ def test_how_the_tasks_are_listed_changes_no_stage(tiny: Any, tasks: list[str]) 
     assert keys_of(tiny(tasks=tasks)) == keys_of(tiny())
 
 
-def test_shipped_studies_plan() -> None:
-    for path in sorted(SHIPPED.glob("*.yaml")):
-        study = parse_study_tasks(path)
-        if study is None:
-            continue
-        assert plan(study.trials(), Store("memory://empty")).missing
-
-
-def parse_study_tasks(path: Path) -> Study | None:
-    """The study, where its data are at hand."""
-    overrides: dict[str, Any] = {}
-    if "real" in path.stem:
-        if not (os.environ.get("L2KD_DATA") and os.environ.get("L2KD_MODELS")):
-            return None
-        overrides = {
-            "data_dir": os.environ["L2KD_DATA"],
-            "student.model": os.environ["L2KD_MODELS"] + "/stories15M",
-        }
-    return load(path, overrides)
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_studies_plan(path: Path, tmp_path: Path) -> None:
+    """With stand-ins of the named data and models, where they are not generated."""
+    data = yaml.safe_load(path.read_text())
+    overrides: dict[str, Any] = {"data_dir": str(tmp_path)}
+    for task in data["tasks"]:
+        name = task["name"] if isinstance(task, dict) else task
+        for split in ("train", "test"):
+            examples = [
+                Example(str(k), f"{name} {k}", "what?", (f"answer {k}",)) for k in range(40)
+            ]
+            write_squad(tmp_path / f"{name}_to_squad-{split}-v2.0.json", examples)
+    if "model" in data["student"]:
+        (tmp_path / "config.json").write_text("{}")
+        overrides["student.model"] = str(tmp_path)
+    assert plan(load(path, overrides).trials(), Store("memory://empty")).missing
 
 
 def test_a_method_of_another_name_is_refused(study_file: Any) -> None:

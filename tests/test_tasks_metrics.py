@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import Metric
-from l2kd_ray.tasks import METRICS, Example, score
+from l2kd_ray.config import Extra
+from l2kd_ray.tasks import METRICS, Example, judge, score
 from l2kd_ray.tasks.metrics import parse_state
 from l2kd_ray.tasks.porter import stem
-from l2kd_ray.tasks.rouge import rouge_average, words
+from l2kd_ray.tasks.readers import squad
+from l2kd_ray.tasks.rouge import rouge_average, rouge_l, rouge_n, words
 from l2kd_ray.tasks.sql import Query, parse, render
 
 
@@ -24,24 +25,40 @@ def examples(*answers: tuple[str, ...], group: str | None = None) -> list[Exampl
     return [Example(str(n), "c", "q", texts, group) for n, texts in enumerate(answers)]
 
 
-def one(metric: Metric, prediction: str, *answers: str) -> float:
+def one(metric: Extra, prediction: str, *answers: str) -> float:
     aggregate, (single,) = score(metric, [prediction], examples(answers))
     assert aggregate == pytest.approx(single)
     return single
 
 
+GOLD: dict[str, list[str]] = {
+    "dsem": ["food: thai; phone", "None", "area: north, food: greek;"],
+    "lfem": ["SELECT a FROM table WHERE b = 1"] * 3,
+}
+TEXTS = ["the blue moon serves thai food", "two words here now", "it is cheap and good"]
+
+
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_is_100_on_gold_and_aligned(metric: Metric) -> None:
-    gold = {
-        "dsem": ["food: thai; phone", "None", "area: north, food: greek;"],
-        "lfem": ["SELECT a FROM table WHERE b = 1"] * 3,
-    }.get(metric, ["the blue moon serves thai food", "two words here now", "it is cheap and good"])
+def test_every_metric_is_best_on_gold_and_aligned(metric: Extra) -> None:
+    gold, best = GOLD.get(metric, TEXTS), 0 if metric == "slot_error" else 100
     aggregate, singles = score(metric, gold, examples(*((text,) for text in gold)))
-    assert aggregate == pytest.approx(100)
-    assert singles == pytest.approx([100] * 3)
+    assert aggregate == pytest.approx(best)
+    assert singles == pytest.approx([best] * 3)
     assert score(metric, [], []) == (0.0, [])
     with pytest.raises(ValueError, match="1 predictions for 0 examples"):
         score(metric, ["x"], [])
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS.keys() - {"dsem"}))
+def test_the_aggregate_over_a_part_is_the_score_of_that_part(metric: Extra) -> None:
+    gold = GOLD.get(metric, TEXTS)
+    rows = examples(*((text, "and another one here") for text in gold))
+    predictions = [gold[0], gold[1], "another text , one of no use here"]
+    judged = judge(metric, predictions, rows)
+    assert judged.over(range(3)) == score(metric, predictions, rows)[0]
+    for part in ([1, 2], [2, 0], [0]):
+        alone = score(metric, [predictions[i] for i in part], [rows[i] for i in part])
+        assert judged.over(part) == pytest.approx(alone[0])
 
 
 def test_exact_match_ignores_case_and_white_space_only() -> None:
@@ -90,41 +107,47 @@ def test_stems_agree_with_the_oracle() -> None:
             assert stem(word) == porter.stem(word), word
 
 
-def oracle_rouge(pairs: list[tuple[str, str]]) -> list[float]:
+Pairs = list[tuple[str, str]]
+
+
+def assert_rouge_is_the_oracles(pairs: Pairs) -> None:
+    """Each F of each pair, and their mean."""
     scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(
         ["rouge1", "rouge2", "rougeL"], use_stemmer=True
     )
-    scored = [scorer.score(reference, prediction) for prediction, reference in pairs]
-    return [sum(part.fmeasure for part in parts.values()) / 3 for parts in scored]
+    for prediction, reference in pairs:
+        parts = scorer.score(reference, prediction)
+        wanted = [parts[name].fmeasure for name in ("rouge1", "rouge2", "rougeL")]
+        texts = words(prediction), words(reference)
+        found = [rouge_n(*texts, 1), rouge_n(*texts, 2), rouge_l(*texts)]
+        assert found == pytest.approx(wanted, rel=0, abs=1e-9), (prediction, reference)
+        assert rouge_average(prediction, reference) == pytest.approx(sum(wanted) / 3, abs=1e-9)
 
 
 def test_rouge_agrees_with_the_oracle_on_made_text() -> None:
     rng = random.Random(1)
     text = "the blue-moon serving served cities City's running 42 £20 é thai, is is is"
     vocabulary = text.split(" ")
-    pairs = [
-        (" ".join(rng.choices(vocabulary, k=n)), " ".join(rng.choices(vocabulary, k=m)))
-        for n in range(12)
-        for m in range(12)
-        for _ in range(3)
-    ]
-    assert [rouge_average(*pair) for pair in pairs] == pytest.approx(oracle_rouge(pairs))
+    assert_rouge_is_the_oracles(
+        [
+            (" ".join(rng.choices(vocabulary, k=n)), " ".join(rng.choices(vocabulary, k=m)))
+            for n in range(12)
+            for m in range(12)
+            for _ in range(3)
+        ]
+    )
 
 
-def test_rouge_agrees_with_the_oracle_on_real_text() -> None:
-    if "L2KD_DATA" not in os.environ:
-        pytest.skip("L2KD_DATA names no folder of real data")
-    path = Path(os.environ["L2KD_DATA"]) / "l2kd" / "rnnlg.rest_to_squad-test-v2.0.json"
-    documents = json.loads(path.read_text())["data"]
-    texts = [
-        [answer["text"] for answer in paragraph["qas"][0]["answers"]]
-        for document in documents
-        for paragraph in document["paragraphs"]
-    ]
-    # A reference against its own other, and against that of another input.
-    pairs = [(a[0], a[1]) for a in texts[:250]]
-    pairs += [(a[0], b[1]) for a, b in zip(texts[:250], texts[250:500], strict=True)]
-    assert [rouge_average(*pair) for pair in pairs] == pytest.approx(oracle_rouge(pairs))
+@pytest.mark.skipif("L2KD_DATA" not in os.environ, reason="L2KD_DATA names no real data")
+@pytest.mark.parametrize("task", ["e2enlg", "rnnlg.rest", "rnnlg.hotel"])
+def test_rouge_agrees_with_the_oracle_on_real_pairs(task: str) -> None:
+    path = Path(os.environ["L2KD_DATA"]) / "l2kd" / f"{task}_to_squad-test-v2.0.json"
+    answers = [example.answers for example in squad.read(str(path), {})]
+    # A reference against that of another input, and against its own other.
+    pairs = [(a[0], b[-1]) for a, b in pairwise(answers[:501])]
+    pairs += [(a[0], a[1]) for a in answers[:500] if len(a) > 1]
+    assert len(pairs) == (500 if task == "e2enlg" else 1000)
+    assert_rouge_is_the_oracles(pairs)
 
 
 def test_bleu_is_sacrebleus_corpus_bleu_with_any_number_of_references() -> None:
@@ -174,6 +197,12 @@ def test_joint_goal_accuracy_accumulates_over_the_dialogue() -> None:
         pytest.approx(100 * 3 / 6),
         [0, 0, 100, 100, 0, 100],
     )
+
+
+def test_a_part_of_a_dialogue_is_scored_by_its_whole_state() -> None:
+    gold = [Example("0", "", "", ("food: thai;",), "d"), Example("1", "", "", ("None",), "d")]
+    assert judge("dsem", ["None", "None"], gold).over([1]) == 0
+    assert judge("dsem", ["food: thai;", "None"], gold).over([1]) == 100
 
 
 # Logical forms ----------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.config import InputError
+from l2kd_ray.tasks import write_squad
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import READERS, hub, nlg, squad, tables, wikisql, woz
 
@@ -51,6 +52,39 @@ def content(examples: list[Example]) -> list[tuple[str, str, list[str]]]:
 def test_squad_round_trip(tmp_path_factory: pytest.TempPathFactory, items: Any) -> None:
     path = write(tmp_path_factory.getbasetemp() / "round.json", squad_text(items))
     assert content(squad.read(path, {})) == items
+
+
+ids = st.text(max_size=8) | st.sampled_from(["en_3_1", "en_3_2", "x", "x#2"])
+examples_of_a_split = st.lists(
+    st.builds(
+        Example,
+        id=ids,
+        context=texts,
+        question=texts,
+        answers=st.lists(answers, min_size=1, max_size=3).map(tuple),
+        group=st.none() | texts,
+    ),
+    max_size=8,
+    unique_by=lambda example: example.id,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(examples=examples_of_a_split)
+def test_squad_reads_what_it_wrote(
+    tmp_path_factory: pytest.TempPathFactory, examples: list[Example]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.json"
+    write_squad(path, examples)
+    assert squad.read(str(path), {}) == examples
+
+
+@pytest.mark.parametrize("texts", [(), ("",), ("a", " \n")])
+def test_squad_writes_no_answer_that_it_would_not_read(
+    tmp_path: Path, texts: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match="the example 7 has an empty answer"):
+        write_squad(tmp_path / "a.json", [Example("7", "c", "q", texts)])
 
 
 @settings(max_examples=40, deadline=None)

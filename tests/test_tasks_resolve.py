@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from l2kd_ray.config import InputError, TaskSpec
-from l2kd_ray.tasks import Task, TaskData, registered, resolve
+from l2kd_ray.tasks import Example, Task, TaskData, registered, resolve, write_squad
 from l2kd_ray.tasks.readers import hub
 
 
@@ -172,6 +175,80 @@ def test_too_little_for_a_dev_split(own: dict[str, Any], tmp_path: Path) -> None
         get({**own, "train": str(labelled(tmp_path / "c.jsonl", 1))})
 
 
+# Answers of a teacher -----------------------------------------------------------------------------
+
+
+def by_a_teacher(path: Path, examples: list[Example]) -> str:
+    write_squad(path, [replace(row, answers=(f"teacher's {row.context}",)) for row in examples])
+    return str(path)
+
+
+def inputs(data: TaskData) -> list[tuple[str, str]]:
+    return [(row.context, row.question) for row in data.examples()]
+
+
+@pytest.mark.parametrize("change", [{}, {"max_train": 7}, {"dev_fraction": 0.5}])
+def test_distil_is_the_training_split_in_the_words_of_a_teacher(
+    own: dict[str, Any], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    plain = get({**own, **change})
+    gold = plain.splits["train"].source.read()
+    named = {**own, **change, "distil": by_a_teacher(tmp_path / "d.json", gold)}
+    for seed in (0, 1):
+        splits = get(named, data_seed=seed).splits
+        train, distil = splits["train"], splits["distil"]
+        assert (distil.rows, inputs(distil)) == (train.rows, inputs(train))
+        assert all(row.answers == (f"teacher's {row.context}",) for row in distil.examples())
+        assert {**splits} == {**get({**own, **change}, data_seed=seed).splits, "distil": distil}
+        assert identity(distil) != identity(train)
+
+
+def test_distil_may_hold_the_rows_trained_on_alone(own: dict[str, Any], tmp_path: Path) -> None:
+    train = get({**own, "max_train": 7}).splits["train"]
+    file = by_a_teacher(tmp_path / "d.json", train.examples())
+    splits = get({**own, "max_train": 7, "distil": file}).splits
+    assert inputs(splits["distil"]) == inputs(train)
+    assert splits["distil"].rows == 7
+    with pytest.raises(InputError, match=r"(?s)got: .*7 examples.*40, one for.*the 36 trained on"):
+        get({**own, "distil": file})
+    with pytest.raises(InputError, match="example 0: the teacher's answers are not of this"):
+        get({**own, "max_train": 7, "distil": file}, data_seed=1)
+
+
+def test_distil_keeps_dialogues_whole(tmp_path: Path) -> None:
+    rows = [{"context": f"{n}", "question": "q", "answer": "a", "group": n // 3} for n in range(60)]
+    path = str(lines(tmp_path / "a.jsonl", *rows))
+    spec = {"name": "mine", "train": path, "test": path, "max_train": 20}
+    gold = get(spec).splits["train"].source.read()
+    splits = get({**spec, "distil": by_a_teacher(tmp_path / "d.json", gold)}).splits
+    assert inputs(splits["distil"]) == inputs(splits["train"])
+
+
+def test_distil_is_refused_where_it_is_of_other_rows(own: dict[str, Any], tmp_path: Path) -> None:
+    gold = get(own).splits["train"].source.read()
+    other = [gold[1], gold[0], *gold[2:]]
+    grouped = [replace(row, group="g") for row in gold]
+    for rows, says in (
+        (gold[:-1], r"(?s)d\.json: the teacher's answers are not of.*39 examples.*expected: 40"),
+        (other, r"(?s)d\.json: example 0: .*text 1.*text 0"),
+        (grouped, r"(?s)d\.json: example 0: .*group"),
+    ):
+        with pytest.raises(InputError, match=says):
+            get({**own, "distil": by_a_teacher(tmp_path / "d.json", rows)})
+    with pytest.raises(InputError, match=r"nowhere\.json: cannot read the file"):
+        get({**own, "distil": "nowhere.json"})
+
+
+def test_distil_is_never_picked_up_from_a_folder(tmp_path: Path) -> None:
+    rows = [Example(str(n), f"c{n}", "q", ("positive",)) for n in range(20)]
+    for split in ("train", "test", "distil"):
+        write_squad(tmp_path / f"sst_to_squad-{split}-v2.0.json", rows)
+    assert get("sst", data_dir=tmp_path).splits.keys() == {"train", "dev", "test"}
+    file = str(tmp_path / "sst_to_squad-distil-v2.0.json")
+    named = get({"name": "sst", "distil": file}, data_dir=tmp_path)
+    assert named.splits["distil"].rows == named.splits["train"].rows
+
+
 # Named tasks ------------------------------------------------------------------------------------
 
 
@@ -248,6 +325,58 @@ def test_the_list_of_named_tasks() -> None:
     assert all(name == task.name and task.description for name, task in tasks.items())
     assert tasks["woz.en"].metric == "dsem"
     assert "woz/woz_train_en.json" in tasks["woz.en"].files
+    in_words = {name for name, task in tasks.items() if task.extras == ("bleu", "slot_error")}
+    assert in_words == {name for name in tasks if name.startswith(("e2e", "rnnlg."))} | {
+        "gen.rest",
+        "gen.hotel",
+        "gen.tv",
+    }
+    assert all(not task.extras for name, task in tasks.items() if name not in in_words)
+
+
+def rnnlg(folder: Path, train: int = 40) -> Path:
+    rows = [Example(str(n), f"inform(name=n{n})", "q", (f"n{n} .",)) for n in range(train)]
+    write_squad(folder / "rnnlg.rest_to_squad-train-v2.0.json", rows)
+    write_squad(folder / "rnnlg.rest_to_squad-test-v2.0.json", rows[-10:])
+    return folder
+
+
+def test_extras_are_beside_the_metric(tmp_path: Path) -> None:
+    folder = rnnlg(tmp_path)
+    assert get("rnnlg.rest", data_dir=folder).extras == ("bleu", "slot_error")
+    task = get({"name": "rnnlg.rest", "metric": "bleu"}, data_dir=folder)
+    assert (task.metric, task.extras) == ("bleu", ("slot_error",))
+    assert get("gen.rest").extras == ("bleu", "slot_error")
+    assert get("gen.state").extras == ()
+
+
+def test_a_metric_is_one_of_which_more_is_better() -> None:
+    with pytest.raises(ValidationError, match="metric"):
+        TaskSpec.model_validate({"name": "e2enlg", "metric": "slot_error"})
+
+
+def test_what_was_seen_is_all_of_training_whatever_is_taken_of_it(tmp_path: Path) -> None:
+    folder = rnnlg(tmp_path)
+    task = get("rnnlg.rest", data_dir=folder)
+    assert task.seen is not None
+    assert len(task.seen.examples()) == 40 > task.splits["train"].rows
+    capped = get("rnnlg.rest", data_dir=folder, data_seed=1, caps={"train": 3, "test": 2})
+    assert identity(capped.seen) == identity(task.seen)  # type: ignore[arg-type]
+    assert get("gen.rest").seen is None
+
+
+def test_wikisql_without_tables_says_that_its_schema_is_partial(tmp_path: Path) -> None:
+    sentence = {"original": "q", "table-id": "1", "variables": {}}
+    query = "SELECT A_FIELD FROM TABLE AS TABLEalias0 ;"
+    splits = ("train", "dev", "test")
+    sentences = [{**sentence, "question-split": split} for split in splits]
+    entry = {"sql": [query], "variables": [], "sentences": sentences}
+    (tmp_path / "wikisql").mkdir()
+    packed = bz2.compress(json.dumps([entry]).encode())
+    (tmp_path / "wikisql" / "wikisql.json.bz2").write_bytes(packed)
+    (note,) = get("wikisql", data_dir=tmp_path).notes
+    assert note.startswith("partial schema")
+    assert get("gen.rest").notes == ()
 
 
 # The hub ----------------------------------------------------------------------------------------

@@ -1,17 +1,22 @@
 """What a student is trained to do at each supervised position, and what it needs of a teacher.
 
-Shapes: R rows (sequences) of a batch, P supervised positions of all rows, V vocabulary. `row` [P]
-says whose a position is. An objective gives a loss *sum* and a *count* for each row; instance
-weights, and the division by the count of the global batch, belong to the training loop.
+Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them that a teacher
+speaks at, V vocabulary, d width. The weight of a position is the product of its row's scale (which
+the training loop knows before any forward pass: instance weights over the count of the global
+batch) and of its share in the objective. An objective says each row's count, and the batch's loss.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from l2kd_ray.distill.linear_loss import Head, Knowledge, Term, linear_loss
+
+NO_TEACHER = -1
 
 
 @dataclass(frozen=True)
@@ -19,81 +24,64 @@ class Positions:
     """The supervised positions of a batch.
 
     target [P]: the token to predict; row [P]: its row; is_answer [P]: the target is `<ans>`;
-    distilled [P]: a teacher speaks here (samples of the new task, never replay).
+    teacher [P]: the number of the teacher that speaks there, or `NO_TEACHER`; share [P]: the
+    weight w of what it says, 0 where none speaks.
     """
 
     target: Tensor
     row: Tensor
     is_answer: Tensor
-    distilled: Tensor
-    rows: int
+    teacher: Tensor
+    share: Tensor
 
     def to(self, device: str) -> Positions:
-        tensors = self.target, self.row, self.is_answer, self.distilled
-        target, row, is_answer, distilled = (tensor.to(device) for tensor in tensors)
-        return Positions(target, row, is_answer, distilled, self.rows)
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """-log softmax(z)[target], a position each. logits [P, V], target [P] -> [P]."""
-    return F.cross_entropy(logits, target, reduction="none")
-
-
-def word_kd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)), a position each (L2KD's Word-KD).
-
-    student, teacher [P, V] -> [P]. The gradient in z_student is T (p_student - p_teacher); the
-    teacher gets none. Source: Chuang et al. 2020; T^2 from Hinton et al. 2015.
-    """
-    log_student = F.log_softmax(student / temperature, dim=-1)
-    log_teacher = F.log_softmax(teacher.detach() / temperature, dim=-1)
-    divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
-    return temperature**2 * divergence
+        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """`w * KD + (1 - w) * CE` where a teacher speaks, CE elsewhere; w = 0 is LAMOL's own loss.
+    """`w * KD + (1 - w) * CE` at each position, w its share; w = 0 everywhere is LAMOL's own loss.
 
-    `answer_weight` is the class weight of `<ans>` in CE; `weigh_kd` lets it weigh KD too. The
-    count is the sum of the positions' weights, so that a mean over it is torch's weighted mean.
-    Between 0 and 1 the two are mixed position by position, under one common count.
+    CE = -log softmax(z)[target]; KD = T^2 KL(softmax(z_teacher / T) || softmax(z / T)) (Word-KD of
+    Chuang et al. 2020; T^2 from Hinton et al. 2015). `answer_weight` is the class weight of `<ans>`
+    in CE; `weigh_kd` lets it weigh KD too. The count is the sum of the positions' weights, so that
+    a mean over it is torch's weighted mean. Between 0 and 1 the two are mixed position by
+    position, under one common count.
     """
 
     temperature: float = 1.0
-    weight: float = 0.0
     answer_weight: float = 1.0
     weigh_kd: bool = False
 
-    @property
-    def requires(self) -> frozenset[str]:
-        """The teacher outputs needed."""
-        return frozenset({"logits"}) if self.weight > 0 else frozenset()
-
     def weights(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """The weights of KD [P] and of CE [P] at each position."""
+        """The weights of KD [P] and of CE [P] at each position, within its row."""
         of_class = torch.where(positions.is_answer, self.answer_weight, 1.0)
-        share = positions.distilled * self.weight
-        kd = share * of_class if self.weigh_kd else share
-        return kd, (1.0 - share) * of_class
+        kd = positions.share * of_class if self.weigh_kd else positions.share
+        return kd, (1.0 - positions.share) * of_class
 
-    def count(self, positions: Positions) -> Tensor:
+    def count(self, positions: Positions, rows: int) -> Tensor:
         """[R]: what each row's sum is divided by in a mean; known before any forward pass."""
-        kd, ce = self.weights(positions)
-        return _by_row(kd + ce, positions)
+        count = torch.add(*self.weights(positions))
+        return count.new_zeros(rows).index_add(0, positions.row, count)
 
-    def sum(self, logits: Tensor, teacher_logits: Tensor | None, positions: Positions) -> Tensor:
-        """[R]: each row's loss sum. logits [P, V]; teacher_logits [P where distilled, V]."""
-        kd, ce = self.weights(positions)
-        loss = logits.new_zeros(positions.target.shape)
-        if self.weight < 1.0 or not bool(positions.distilled.all()):
-            loss = loss + ce * cross_entropy(logits, positions.target)
-        if teacher_logits is not None and self.weight > 0:
-            where = positions.distilled.nonzero().squeeze(-1)
-            divergence = word_kd(logits[where], teacher_logits, self.temperature)
-            loss = loss.index_add(0, where, kd[where] * divergence)
-        return _by_row(loss, positions)
+    def loss(
+        self,
+        hidden: Tensor,
+        head: Head,
+        knowledge: Sequence[Knowledge | None],
+        positions: Positions,
+        scale: Tensor,
+    ) -> Tensor:
+        """The sum over rows of `scale` [R] times the row's loss sum.
 
-
-def _by_row(values: Tensor, positions: Positions) -> Tensor:
-    return values.new_zeros(positions.rows).index_add(0, positions.row, values)
+        hidden [P, d]: the student's last hidden states; knowledge: by the teachers' numbers.
+        """
+        of_row = scale[positions.row]
+        kd, ce = (weight * of_row for weight in self.weights(positions))
+        terms = [Term((positions.teacher == NO_TEACHER).nonzero().squeeze(-1))]
+        for number, said in enumerate(knowledge):
+            if said is not None:
+                where = (positions.teacher == number).nonzero().squeeze(-1)
+                terms.append(Term(where, said))
+        return linear_loss(hidden, head, positions.target, ce, kd, terms, self.temperature)

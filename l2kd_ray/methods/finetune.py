@@ -9,4 +9,4 @@ def finetune(build: Builder, order: Order, seed: Seed) -> Learn:
     """Learns the last task of `order` by the QA loss alone, as LAMOL's baselines do."""
     *former, task = order
     previous = build.student(finetune, tuple(former), seed)
-    return build.learn(previous, task, seed, lm_weight=0.0)
+    return build.learn(previous, task, seed, lm=False)

@@ -6,10 +6,8 @@ from l2kd_ray.stages.learn import Learn
 
 
 def l2kd(build: Builder, order: Order, seed: Seed) -> Learn:
-    """Learns the last task of `order` from its teacher; replayed samples keep their labels."""
+    """Learns the last task of `order` beside replay, from the teachers that `kd` names."""
     *former, task = order
     previous = build.student(l2kd, tuple(former), seed)
     replay = build.replay(previous, tuple(former), task, seed)
-    return build.learn(
-        previous, task, seed, replay=replay, teacher=build.teacher(task, seed), kd=build.config.kd
-    )
+    return build.learn(previous, task, seed, replay=replay, distil=True)

@@ -1,4 +1,4 @@
-"""Causal language models: loading, saving, and logits only where they are asked for."""
+"""Causal language models: loading, saving, and hidden states only where they are asked for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from transformers.utils import logging
 
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.sequences import Tokens
+from l2kd_ray.models.vocabulary import vocabulary_size
 
 logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 
 
 class CausalLM(nn.Module):
-    """A transformers causal LM whose output layer sees the wanted positions alone.
+    """A transformers causal LM in two parts: its body, and the output layer on wanted positions.
 
     For a small model the output layer is most of the work, and most positions carry no loss.
     """
@@ -42,14 +43,14 @@ class CausalLM(nn.Module):
         self.lm.save_pretrained(folder)
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Logits [P, V] at flat `positions` [P] of `input_ids` [R, n].
+        """The last hidden states [P, d] at flat `positions` [P] of `input_ids` [R, n].
 
         Rows are padded on the right: under causal attention no real token sees the padding, so
         no mask is needed.
         """
-        hidden = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        logits: Tensor = self.head(hidden.flatten(0, 1)[positions])
-        return logits
+        states = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden: Tensor = states.flatten(0, 1)[positions]
+        return hidden
 
     @property
     def head(self) -> nn.Module:
@@ -67,6 +68,13 @@ class CausalLM(nn.Module):
         config = self.lm.config
         return int(getattr(config, "max_position_embeddings", 0) or config.n_positions)
 
+    @torch.no_grad()
+    def average_with(self, other: CausalLM, share: float) -> None:
+        """Move the weights: `share` of another model of the same shape, the rest its own."""
+        theirs = dict(other.to(next(self.parameters()).device).named_parameters())
+        for name, parameter in self.named_parameters():
+            parameter.lerp_(theirs[name], share)
+
     def freeze(self) -> CausalLM:
         """As a teacher: no dropout, no gradients."""
         return self.eval().requires_grad_(False)
@@ -79,7 +87,7 @@ def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) ->
     """
     torch.manual_seed(seed)
     eos = tokenizer.eos_token_id
-    ids = {"bos_token_id": eos, "eos_token_id": eos, "vocab_size": len(tokenizer)}
+    ids = {"bos_token_id": eos, "eos_token_id": eos, "vocab_size": vocabulary_size(tokenizer)}
     return CausalLM(_from_config(arch, {**overrides, **ids}))
 
 
@@ -127,11 +135,11 @@ def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
     """Give the model embeddings for a vocabulary of `size`; those of the `new` ids start at the
     mean of the old ones.
 
-    Rows drawn at random make GPT-2 emit special tokens from the start; a model whose embedding
-    was padded has room for new ids already, but nothing in it.
+    Rows drawn at random make GPT-2 emit special tokens from the start. Rows that belong to no
+    token go: models of one tokenizer, however padded, so predict among the same tokens.
     """
     lm = model.lm
-    if size > lm.get_input_embeddings().num_embeddings:
+    if size != lm.get_input_embeddings().num_embeddings:
         lm.resize_token_embeddings(size, mean_resizing=False)
     layers = [lm.get_input_embeddings()]
     if lm.get_output_embeddings().weight is not layers[0].weight:
@@ -150,7 +158,7 @@ def check_head(model: CausalLM) -> None:
     model.eval()
     input_ids = torch.arange(4).unsqueeze(0)
     whole = model.lm(input_ids=input_ids).logits[0]
-    parts = model(input_ids, torch.arange(4))
+    parts = model.head(model(input_ids, torch.arange(4)))
     if not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
         name = type(model.lm).__name__
         raise ValueError(f"{name} changes its logits after the output layer; it is not supported")

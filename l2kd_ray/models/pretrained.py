@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from l2kd_ray.config import InputError, ModelSpec
+from l2kd_ray.config import InputError, ModelSpec, StudyConfig
 
 # What a model is loaded from; a README beside it does not make another model.
 _SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".py", ".jinja"}
@@ -41,6 +42,46 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
             expected="a folder with config.json, or a hub id",
         )
     return _of_hub(spec, where)
+
+
+def check_tokenizers(config: StudyConfig, models: Mapping[str, Pretrained], where: str) -> None:
+    """Word-KD compares distributions token by token: teacher and student share one vocabulary.
+
+    Raises: InputError where a pretrained teacher reads another one than the student.
+    """
+    teacher = config.teacher.model if config.teacher else None
+    own = config.student.model or config.tokenizer.model
+    if teacher is None or teacher == own:
+        return
+    mend = f"tokenizer.model={teacher} for a student from scratch, or a teacher of its family"
+    if own is None:
+        raise InputError(
+            "a pretrained teacher has a tokenizer of its own, and the student's would be trained",
+            where=where,
+            key="teacher.model",
+            got=teacher,
+            expected="one tokenizer for teacher and student",
+            mend=mend,
+        )
+    vocabularies = [_vocabulary(models[name]) for name in (teacher, own)]
+    if vocabularies[0] != vocabularies[1]:
+        different = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
+        raise InputError(
+            "teacher and student do not share a tokenizer",
+            where=where,
+            key="teacher.model",
+            got=f"{len(vocabularies[0])} and {len(vocabularies[1])} tokens; {different} differ",
+            expected="one tokenizer for teacher and student",
+            mend=mend,
+        )
+
+
+def _vocabulary(source: Pretrained) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return vocabulary
 
 
 def _of_folder(folder: Path, where: str) -> Pretrained:

@@ -78,30 +78,20 @@ class SequenceFormat:
         """[bos] G: what the generation of a task's pseudo-sample starts from."""
         if self.task_prompt == "token":
             return [*self.bos, self.tokenizer.convert_tokens_to_ids(task_token(task))]
-        return [*self.bos, *self._encode([f"{task}:"])[0]]
+        return [*self.bos, *self.encode([f"{task}:"])[0]]
 
-    def samples(self, examples: Sequence[Example], task: str, max_length: int) -> list[Sample]:
-        """The examples in tokens, cut where a training sequence would pass `max_length`.
-
-        Room is kept for the answer: the context loses its end, first of all.
-        """
-        room = max_length - len(self.prompt(task)) - 2  # <ans> and eos
-        questions = self._encode([example.question for example in examples])
-        answers = self._encode([example.answers[0] for example in examples])
-        contexts = self._encode([example.context for example in examples])
-        samples = []
-        for context, question, answer in zip(contexts, questions, answers, strict=True):
-            answer = answer[: max(room - len(question), room // 2)]
-            samples.append(Sample(task, _cut(context, question, room - len(answer)), answer))
-        return samples
+    def room(self, task: str, max_length: int) -> int:
+        """Tokens of context, question and answer that a training sequence of a task has room for:
+        beside its prompt, `<ans>` and eos."""
+        return max_length - len(self.prompt(task)) - 2
 
     def test_prompts(self, examples: Sequence[Example], max_length: int) -> list[Tokens]:
         """What the answers are decoded from, cut to `max_length` without a look at the answers."""
         room = max_length - len(self.bos) - 1
-        questions = self._encode([example.question for example in examples])
-        contexts = self._encode([example.context for example in examples])
+        questions = self.encode([example.question for example in examples])
+        contexts = self.encode([example.context for example in examples])
         pairs = zip(contexts, questions, strict=True)
-        return [[*self.bos, *_cut(*pair, room), self.answer] for pair in pairs]
+        return [[*self.bos, *cut(*pair, room), self.answer] for pair in pairs]
 
     def qa(self, sample: Sample) -> TrainingSequence:
         head = [*self.bos, *sample.question, self.answer]
@@ -123,12 +113,14 @@ class SequenceFormat:
     def decode(self, tokens: Tokens) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
-    def _encode(self, texts: list[str]) -> list[Tokens]:
+    def encode(self, texts: list[str]) -> list[Tokens]:
+        """Plain tokens of each text, no special ones."""
         if not texts:
             return []
         return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
-def _cut(context: Tokens, question: Tokens, room: int) -> Tokens:
+def cut(context: Tokens, question: Tokens, room: int) -> Tokens:
+    """Context and question in `room` tokens: the context loses its end, first of all."""
     question = question[: max(room, 0)]
     return [*context[: max(room - len(question), 0)], *question]

@@ -53,3 +53,8 @@ def with_tokens(tokenizer: Any, prompts: Sequence[str] | None) -> None:
     tokenizer.add_tokens(
         [AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True
     )
+
+
+def vocabulary_size(tokenizer: Any) -> int:
+    """How many rows a model's embedding needs: ids may have gaps."""
+    return 1 + max(tokenizer.get_vocab().values())

@@ -32,13 +32,15 @@ def document(
     planned: Mapping[str, int] | None = None,
     failures: Sequence[Mapping[str, Any]] = (),
     costs: pd.DataFrame | None = None,
+    work: pd.DataFrame | None = None,
     command: str = "",
     order: str | None = None,
 ) -> Document:
     """The whole report; `found` is None where no score is there yet. See `write_report`."""
     title = str(study.get("name") or "study")
     undone = _undone(planned or {})
-    ends = (*cost_section(costs), *failure_section(failures))
+    gap = None if found is None else found.gap
+    ends = (*cost_section(costs, work, gap), *failure_section(failures))
     reproduce = reproduce_section(study, command)
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to tell."

@@ -12,7 +12,13 @@ import yaml
 from l2kd_ray.report.blocks import Block, Fold, Listing, Prose, Section, Table
 from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.headline import count
-from l2kd_ray.report.labels import method_label, order_labels, setting_label, task_labels
+from l2kd_ray.report.labels import (
+    method_label,
+    order_labels,
+    row_labels,
+    setting_label,
+    task_labels,
+)
 
 MOST_TRACED = 300
 """Trials that the page itself traces; the CSV file traces all."""
@@ -77,9 +83,12 @@ def trace_section(found: Findings) -> Section:
     )
 
 
-def cost_section(costs: pd.DataFrame | None) -> list[Section]:
+def cost_section(
+    costs: pd.DataFrame | None, work: pd.DataFrame | None, gap: pd.DataFrame | None
+) -> list[Section]:
     if costs is None or costs.empty:
         return []
+    prices = [] if work is None or work.empty or gap is None else [_price_table(work, gap)]
     total = costs.select_dtypes("number").sum().to_dict() | {"kind": "total"}
     frame = pd.concat([costs, pd.DataFrame([total])], ignore_index=True)
     frame = frame.astype({name: int for name in ("stages",) if name in frame})
@@ -90,7 +99,24 @@ def cost_section(costs: pd.DataFrame | None) -> list[Section]:
         frame,
         strong=frozenset((len(frame) - 1, name) for name in frame.columns),
     )
-    return [Section("Cost", (table,))]
+    return [Section("Cost", (table, *prices))]
+
+
+def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:
+    """What a trial of each method costs beside what it is worth."""
+    rows = gap.merge(work, on=["method", "setting"], how="inner")
+    columns = {
+        "Method": row_labels(rows),
+        "Gap": rows["gap/abs"].where(~rows["reference"]),
+        "Steps": rows["steps"].round().astype(int),
+        "Tokens": rows["tokens"].round().astype(int),
+        "Seconds": rows["seconds"],
+    }
+    words = (
+        "What a trial takes alone, sharing nothing: its teachers, their decoding, replay and "
+        "learning, without evaluation."
+    )
+    return Table("work", words, pd.DataFrame(columns))
 
 
 def failure_section(failures: Sequence[Mapping[str, Any]]) -> list[Section]:

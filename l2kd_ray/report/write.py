@@ -26,6 +26,7 @@ def write_report(
     planned: Mapping[str, int] | None = None,
     failures: Sequence[Mapping[str, Any]] = (),
     costs: pd.DataFrame | None = None,
+    work: pd.DataFrame | None = None,
     command: str = "",
     order: str | None = None,
 ) -> list[Path]:
@@ -40,6 +41,7 @@ def write_report(
         planned: how far the study is: trials, trials_done, stages, stages_done; all optional.
         failures: of failed stages: key, kind, error, traceback.
         costs: a row a kind of stage: kind, stages, seconds.
+        work: a row a method and setting: method, setting, steps, tokens, seconds of a trial alone.
         command: what to type to have this study again.
         order: draw the score matrices of this order ("a>b>c") and not the mean by place.
 
@@ -69,6 +71,7 @@ def write_report(
         planned=planned,
         failures=failures,
         costs=costs,
+        work=work,
         command=command,
         order=order,
     )
@@ -84,8 +87,7 @@ def write_report(
     tables = {} if found is None else {
         "gap": found.gap, "results": found.results, "orders": found.orders, "trace": found.trace,
     }  # fmt: skip
-    if costs is not None:
-        tables["costs"] = costs
+    tables |= {name: t for name, t in (("costs", costs), ("work", work)) if t is not None}
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
     return [_write(folder / name, content) for name, content in files.items()]

@@ -68,15 +68,16 @@ class Stage:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields as they enter the key; inputs by their keys."""
-        return {field.name: identity(getattr(self, field.name)) for field in _identifying(self)}
+        """The fields as they enter the key; inputs by their keys.
+
+        What is None is left out: a new option that is off keeps every stage of an older version.
+        """
+        return _fields(self)
 
     def inputs(self) -> Iterator[tuple[str, Stage]]:
-        """The stages that this one reads, by field."""
+        """The stages that this one reads, by field (`constraint.importance`, `judges.0`)."""
         for field in _identifying(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Stage):
-                yield field.name, value
+            yield from _stages_in(field.name, getattr(self, field.name))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and self.key == other.key
@@ -85,8 +86,24 @@ class Stage:
         return hash(self.key)
 
 
+def _stages_in(name: str, value: object) -> Iterator[tuple[str, Stage]]:
+    if isinstance(value, Stage):
+        yield name, value
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _stages_in(f"{name}.{number}", item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for field in _identifying(value):
+            yield from _stages_in(f"{name}.{field.name}", getattr(value, field.name))
+
+
 def _identifying(value: Any) -> Iterator[Any]:
     return (field for field in fields(value) if field.metadata.get("identity", True))
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    values = {field.name: getattr(value, field.name) for field in _identifying(value)}
+    return {name: identity(item) for name, item in values.items() if item is not None}
 
 
 def identity(value: object) -> Any:
@@ -94,9 +111,9 @@ def identity(value: object) -> Any:
     if isinstance(value, Stage):
         return value.key
     if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: identity(getattr(value, field.name)) for field in _identifying(value)}
+        return _fields(value)
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, Mapping):
         return {str(name): identity(item) for name, item in value.items()}
     if isinstance(value, tuple | list):

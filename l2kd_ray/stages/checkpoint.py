@@ -24,20 +24,24 @@ class Progress:
 
     losses: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
 
     @property
     def step(self) -> int:
         return len(self.losses)
 
-    def add(self, loss: Tensor, lr: float) -> None:
+    def add(self, loss: Tensor, lr: float, tokens: int) -> None:
         self.losses.append(loss)
         self.rates.append(lr)
+        self.tokens.append(tokens)
 
     def curve(self) -> list[dict[str, float]]:
         losses = torch.stack(self.losses).tolist() if self.losses else []
         return [
-            {"step": step, "loss": loss, "lr": lr}
-            for step, (loss, lr) in enumerate(zip(losses, self.rates, strict=True), start=1)
+            {"step": step, "loss": loss, "lr": lr, "tokens": tokens}
+            for step, (loss, lr, tokens) in enumerate(
+                zip(losses, self.rates, self.tokens, strict=True), start=1
+            )
         ]
 
 
@@ -56,7 +60,8 @@ def save(
             tensors[f"optimizer.{moment}.{name}"] = tensor
     tensors["losses"] = torch.stack(progress.losses)
     file = context.out.parent / "checkpoint"
-    save_file(tensors, file, metadata={"rates": json.dumps(progress.rates)})
+    notes = {"rates": progress.rates, "tokens": progress.tokens}
+    save_file(tensors, file, metadata={name: json.dumps(value) for name, value in notes.items()})
     context.store.save_checkpoint(stage.kind, stage.key, progress.step, file)
     file.unlink()
 
@@ -78,6 +83,6 @@ def restore(
                 if key.startswith("optimizer.") and key.split(".", 2)[2] == name
             }
         losses = list(tensors.get_tensor("losses").to(context.device).unbind())
-        rates = json.loads(tensors.metadata()["rates"])
+        notes = {name: json.loads(value) for name, value in tensors.metadata().items()}
     file.unlink()
-    return Progress(losses, rates)
+    return Progress(losses, **notes)

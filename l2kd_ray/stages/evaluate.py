@@ -1,42 +1,91 @@
-"""Evaluation: one model on one task's split, answers decoded greedily, a score an example."""
+"""Evaluation: one model on one task's split, answers decoded, scores an example."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from l2kd_ray.config import Metric
+from l2kd_ray.config import Decoding, Extra, Metric
+from l2kd_ray.stages.answers import answers
 from l2kd_ray.stages.base import Context, Scores, Stage
-from l2kd_ray.tasks import TaskData, score
+from l2kd_ray.tasks import Example, Judged, TaskData, judge
 
 PREDICTIONS = "predictions.jsonl"
+LEAK_FREE = "leak_free"
+GREEDY = Decoding()
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Stage):
-    """The model's greedy answers to a split, and their score (0 to 100)."""
+    """The model's answers to a split, and their scores: the metric's and the extras'.
+
+    `seed` is None where nothing is drawn.
+    """
 
     kind = "evaluate"
     model: Stage
     data: TaskData
     metric: Metric
     max_new_tokens: int
+    extras: tuple[Extra, ...] = ()
+    seen: TaskData | None = None
+    """All training examples, where the scores without inputs that occur in them are wanted, too."""
+    decoding: Decoding = GREEDY
+    seed: int | None = None
 
     def run(self, context: Context) -> Scores:
+        examples = self.data.examples()
+        predictions = self._decode(context, examples)
+        judged = {
+            metric: judge(metric, predictions, examples) for metric in (self.metric, *self.extras)
+        }
+        fresh = None if self.seen is None else unseen(examples, self.seen.examples())
+        write_predictions(context.out / PREDICTIONS, examples, predictions, judged, fresh)
+        return totals(judged, len(examples), fresh)
+
+    def _decode(self, context: Context, examples: Sequence[Example]) -> list[str]:
         from l2kd_ray.models.causal_lm import CausalLM
-        from l2kd_ray.models.generation import generate, greedy
         from l2kd_ray.models.sequences import SequenceFormat
 
         folder = context.files_of(self.model)
         text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
-        examples = self.data.examples()
-        room = min(self.max_new_tokens, model.context // 2)
-        prompts = text.test_prompts(examples, model.context - room)
-        answers = generate(model, prompts, greedy, max_new_tokens=room, eos=text.eos)
-        predictions = [text.decode(answer) for answer in answers]
-        total, each = score(self.metric, predictions, examples)
-        with (context.out / PREDICTIONS).open("w", encoding="utf-8") as file:
-            for example, prediction, value in zip(examples, predictions, each, strict=True):
-                line = {"id": example.id, "prediction": prediction, "score": value}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        return {self.metric: total}
+        stream = (self.seed or 0, "evaluate", self.data.task)
+        return answers(model, text, examples, self.decoding, self.max_new_tokens, stream)
+
+
+def unseen(examples: Sequence[Example], training: Sequence[Example]) -> list[int]:
+    """Places of the examples whose context is no training example's."""
+    contexts = {example.context for example in training}
+    return [place for place, example in enumerate(examples) if example.context not in contexts]
+
+
+def totals(judged: Mapping[Extra, Judged], size: int, fresh: Sequence[int] | None) -> Scores:
+    """Each metric over all examples; with `fresh`, over those, too, and their number."""
+    scores: dict[str, float] = {name: each.over(range(size)) for name, each in judged.items()}
+    if fresh is not None:
+        scores[f"examples/{LEAK_FREE}"] = len(fresh)
+    if fresh:
+        scores |= {f"{name}/{LEAK_FREE}": each.over(fresh) for name, each in judged.items()}
+    return scores
+
+
+def write_predictions(
+    path: Path,
+    examples: Sequence[Example],
+    predictions: Sequence[str],
+    judged: Mapping[Extra, Judged],
+    fresh: Sequence[int] | None,
+) -> None:
+    """One line an example; `score` is that of the first metric."""
+    kept = set(fresh or ())
+    first, *extras = judged
+    with path.open("w", encoding="utf-8") as file:
+        for place, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
+            line: dict[str, object] = {"id": example.id, "prediction": prediction}
+            line["score"] = judged[first].each[place]
+            line |= {metric: judged[metric].each[place] for metric in extras}
+            if fresh is not None:
+                line[LEAK_FREE] = place in kept
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")

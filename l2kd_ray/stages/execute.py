@@ -39,6 +39,7 @@ def execute(
     if stage.distributable is False and world_size > 1:
         raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
     torch.set_num_threads(threads)
+    _keep_memory()
     if store.has_files(stage.kind, stage.key):  # published, but its worker did not live to say so
         return store.manifest(stage.kind, stage.key)
     attempt = uuid.uuid4().hex[:12]
@@ -101,6 +102,21 @@ def _with_inputs(stage: Stage, store: Store, how: Mapping[str, Any]) -> Manifest
             assert manifest is not None  # rank 0 publishes
             return manifest
     raise AssertionError("unreachable")
+
+
+@cache
+def _keep_memory() -> None:
+    """Have the C library keep what is freed, up to 1 GB a piece, for the next step's tensors.
+
+    By default glibc maps each large tensor afresh, and the kernel clears its pages: on a small
+    model with a large vocabulary that was nearly half of a step.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        library.mallopt(-3, 2**30)
+        library.mallopt(-1, 2**31 - 1)
 
 
 @cache

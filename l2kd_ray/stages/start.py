@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from l2kd_ray.models.pretrained import Pretrained
@@ -59,14 +61,26 @@ class Initial(Stage):
     seed: int | None
     trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
+    @property
+    def width(self) -> int | None:
+        """Of its hidden states; None where the config is not at hand (a hub id)."""
+        settings = dict(self.overrides)
+        file = Path(self.source.location if self.source else "", "config.json")
+        if self.source is not None and file.is_file():
+            settings = json.loads(file.read_text())
+        return next(
+            (settings[name] for name in ("n_embd", "hidden_size") if name in settings), None
+        )
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.models.causal_lm import add_vocabulary, build, check_head, load_pretrained
         from l2kd_ray.models.sequences import SequenceFormat
+        from l2kd_ray.models.vocabulary import vocabulary_size
 
         text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.source is not None:
             model = load_pretrained(self.source, self.trust_remote_code)
-            add_vocabulary(model, len(text.tokenizer), text.added)
+            add_vocabulary(model, vocabulary_size(text.tokenizer), text.added)
         else:
             model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
         check_head(model)

@@ -8,11 +8,16 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
+from l2kd_ray.stages.annotate import Annotate
 from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.learn import Learn
 from l2kd_ray.store import Listing, Manifest, Store
 from l2kd_ray.study.trial import Trial
 
-ROLES = ("tokenizer", "initial", "teacher", "replay", "learn", "multitask", "evaluate")
+ROLES = (
+    *("tokenizer", "tokens", "initial", "teacher", "decode", "annotate", "replay", "importance"),
+    *("learn", "multitask", "evaluate"),
+)
 _LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
 
 
@@ -27,6 +32,18 @@ class Count:
 
 
 @dataclass(frozen=True)
+class TeacherOutputs:
+    """What keeping the teachers' hidden states costs and saves (`kd.teacher`)."""
+
+    stages: int
+    """Each is one forward pass of a teacher over its data."""
+    passes_saved: int
+    """Forward passes that trainings would take for themselves, less those of the stages."""
+    bytes: int | None
+    """At most; None where the width of a hub model is not at hand."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The counts of a study, and what is still to be done for it."""
 
@@ -38,6 +55,8 @@ class Plan:
     """Work to do on one worker, from the times of stored stages of the kinds; None: not known."""
     bytes: int | None
     """Disk to be filled, likewise."""
+    outputs: TeacherOutputs | None = None
+    """None where no teacher's outputs are kept."""
 
     def to_json(self) -> dict[str, Any]:
         stages = {role: asdict(count) for role, count in self.stages.items()}
@@ -46,6 +65,7 @@ class Plan:
             "stages": stages,
             "seconds": self.seconds,
             "bytes": self.bytes,
+            "teacher_outputs": asdict(self.outputs) if self.outputs else None,
         }
 
 
@@ -80,14 +100,29 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
         frozenset(missing),
         round(sum(seconds), 1) if known else None,
         int(sum(sizes)) if known else None,
+        _outputs(roles),
     )
 
 
 def intermediate(trials: Iterable[Trial]) -> set[Stage]:
     """The models that other models come from: all but the leaves of the trie."""
     stages = {stage for trial in trials for stage in trial.stages()}
-    readers = [stage for stage in stages if stage.kind in ("learn", "replay")]
+    readers = [stage for stage in stages if stage.kind != "evaluate"]
     return {source for r in readers for _, source in r.inputs() if source.kind == "learn"}
+
+
+def _outputs(stages: Iterable[Stage]) -> TeacherOutputs | None:
+    """The break-even is where the passes saved reach 0: a second epoch, temperature or order."""
+    kept = [stage for stage in stages if isinstance(stage, Annotate)]
+    readers = [s for s in stages if isinstance(s, Learn) and isinstance(s.teacher, Annotate)]
+    if not kept:
+        return None
+    sizes = [stage.most_bytes for stage in kept]
+    return TeacherOutputs(
+        len(kept),
+        sum(stage.training.epochs for stage in readers) - len(kept),
+        None if None in sizes else sum(size or 0 for size in sizes),
+    )
 
 
 def _missing(stages: Iterable[Stage], stored: Listing) -> set[Stage]:

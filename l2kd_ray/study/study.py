@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from l2kd_ray.config import (
     StudyConfig,
     TaskSpec,
     read_study,
+    with_settings,
 )
 from l2kd_ray.methods import METHODS, Builder
 from l2kd_ray.methods.builder import Resolved
-from l2kd_ray.models.pretrained import resolve_model
+from l2kd_ray.models.pretrained import check_tokenizers, resolve_model
 from l2kd_ray.stages.base import Stage, identity
 from l2kd_ray.store import Manifest, Store
 from l2kd_ray.study.orders import SEPARATOR, Order, orders_of, spread
@@ -85,10 +87,10 @@ class Study:
         """
         trials = [
             self.trial(reference, {}, (), str(seed))
-            for reference in REFERENCES
+            for reference in self.config.references
             for seed in self.config.replicates
         ]
-        arms = [(arm, self._settings(arm, settings)) for arm in self.config.methods]
+        arms = [(arm, self._settings(arm, settings)) for arm in self.config.arms]
         trials += [
             self._student(arm, setting, order, seed)
             for seed in self.config.replicates
@@ -101,10 +103,10 @@ class Study:
     def trial(self, method: str, setting: Setting, order: Order, seed: str) -> Trial:
         """One trial by its names. Raises: StopIteration, KeyError for names not of this study."""
         replicate = next(known for known in self.config.replicates if str(known) == seed)
-        if method == "multitask":
-            return self._multitask(replicate)
         if method == "single":
             return self._single(replicate)
+        if method in REFERENCES:
+            return self._multitask(method, replicate)
         return self._student(self.arm(method), setting, tuple(order), replicate)
 
     def arm(self, name: str) -> Arm:
@@ -172,7 +174,7 @@ class Study:
             for split, task_data in self.resolved.tasks[spec["name"]].splits.items():
                 if split in spec:
                     spec[split] = task_data.source.location
-        for key in {"student", "teacher"} & set(data):
+        for key in {"student", "teacher", "tokenizer"} & set(data):
             model = self.resolved.models.get((data[key] or {}).get("model") or "")
             if model is not None:
                 data[key]["model"] = model.location
@@ -191,22 +193,23 @@ class Study:
             return ({},)
         return settings_of(self.config) if settings is None else settings.get(arm.name, ())
 
-    def _multitask(self, seed: Seed) -> Trial:
+    def _multitask(self, name: str, seed: Seed) -> Trial:
         """The bound reads no searched setting: it is made of the study's own."""
-        model, tasks = self._builder().multitask(seed), sorted(self.tasks)
+        build, tasks = self._builder(), sorted(self.tasks)
+        model = build.multitask(seed, lm=name == "multilm")
         cells = [
             cell
             for j, task in enumerate(tasks, start=1)
-            for cell in self._cells(self._builder(), model, len(tasks), j, task)
+            for cell in self._cells(build, model, len(tasks), j, task, seed)
         ]
-        return Trial("multitask", {}, (), seed, (tuple(cells),))
+        return Trial(name, {}, (), seed, (tuple(cells),))
 
     def _single(self, seed: Seed) -> Trial:
         build = self._builder()
         cells = [
             cell
             for j, task in enumerate(sorted(self.tasks), start=1)
-            for cell in self._cells(build, build.single(task, seed), 1, j, task)
+            for cell in self._cells(build, build.single(task, seed), 1, j, task, seed)
         ]
         return Trial("single", {}, (), seed, (tuple(cells),))
 
@@ -220,16 +223,16 @@ class Study:
             cells = [
                 cell
                 for j, task in enumerate(order, start=1)
-                for cell in self._cells(build, model, i, j, task)
+                for cell in self._cells(build, model, i, j, task, seed)
             ]
             steps.append(tuple(cells))
         return Trial(arm.name, setting, order, seed, tuple(steps))
 
     def _cells(
-        self, build: Builder, model: Initial | Learn, i: int, j: int, task: str
+        self, build: Builder, model: Initial | Learn, i: int, j: int, task: str, seed: Seed
     ) -> Iterator[Cell]:
         for split in self.splits:
-            yield Cell(i, j, task, split, build.evaluate(model, task, split))
+            yield Cell(i, j, task, split, build.evaluate(model, task, split, seed))
 
 
 def _row(trial: Trial, cell: Cell, manifest: Manifest) -> tuple[Any, ...]:
@@ -265,15 +268,16 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         folders = (config.data_dir.expanduser(), base / config.data_dir)
         data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
         config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
-    for arm in config.methods:
+    for arm in config.arms:
         if arm.method not in METHODS:
             raise InputError(
                 "no such method",
                 where=where,
                 key="methods",
                 got=arm.method,
-                expected=", ".join(METHODS) + " (multitask and single are always run)",
+                expected=", ".join(METHODS) + ", multilm (multitask and single are always run)",
             )
+        _check_lora(config, arm, where)
     data_dir, seed = config.data_dir, config.data_seed
     caps: dict[Split, int | None] = {
         "train": config.max_train,
@@ -285,14 +289,14 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         return resolve(spec, data_dir=data_dir, data_seed=seed, caps=caps, where=where, base=base)
 
     tasks = {spec.name: find(spec) for spec in config.tasks}
-    specs = [spec for spec in (config.student, config.teacher) if spec and spec.model]
     models = {
         spec.model: found
-        for spec in specs
+        for spec in config.model_specs
         if spec.model and (found := resolve_model(spec, where=where, base=base))
     }
+    check_tokenizers(config, models, where)
     corpus: list[Task] = []
-    if not config.student.model:
+    if not (config.student.model or config.tokenizer.model):
         whole = set(tasks) <= set(family(config.tasks[0].name))
         if config.tokenizer.tasks is not None:
             corpus = [find(spec) for spec in config.tokenizer.tasks]
@@ -302,3 +306,24 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
             corpus = [tasks[name] for name in sorted(tasks)]
     train = tuple(task.splits["train"] for task in corpus)
     return Study(config, Resolved(tasks, models, train))
+
+
+def _check_lora(config: StudyConfig, arm: Arm, where: str) -> None:
+    """Raises: InputError where low-rank training is asked for and cannot be had."""
+    searched = {key: space.examples()[0] for key, space in config.search.items()}
+    if with_settings(config, {**searched, **arm.settings}).train.lora is None:
+        return
+    if arm.method in ("ewc", "mas"):
+        raise InputError(
+            f"{arm.method} holds each parameter by its importance, and with LoRA none is trained",
+            where=where,
+            key="train.lora",
+            mend=f"give the other methods train.lora in their settings, or leave {arm.name} out",
+        )
+    if find_spec("peft") is None:
+        raise InputError(
+            "low-rank training needs the package peft",
+            where=where,
+            key="train.lora",
+            mend="pip install 'l2kd-ray[lora]'",
+        )

@@ -70,5 +70,5 @@ class Trial:
 
     def _role(self, field: str, stage: Stage) -> str:
         """A teacher is what a student learns from, and what `single` measures."""
-        teaches = field == "teacher" or (self.method == "single" and stage.kind == "learn")
-        return "teacher" if teaches else stage.kind
+        teaches = field.endswith("teacher") or self.method == "single"
+        return "teacher" if teaches and stage.kind == "learn" else stage.kind

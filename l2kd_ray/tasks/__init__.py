@@ -7,19 +7,23 @@ aggregate, per_example = score(task.metric, predictions, examples)
 
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.metrics import METRICS, score
+from l2kd_ray.tasks.metrics import METRICS, Judged, judge, score
+from l2kd_ray.tasks.readers.squad import write as write_squad
 from l2kd_ray.tasks.registry import Registered, family, registered
 from l2kd_ray.tasks.resolution import resolve
 
 __all__ = [
     "METRICS",
     "Example",
+    "Judged",
     "Registered",
     "Source",
     "Task",
     "TaskData",
     "family",
+    "judge",
     "registered",
     "resolve",
     "score",
+    "write_squad",
 ]

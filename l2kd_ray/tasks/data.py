@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from l2kd_ray.config import InputError, Metric, Split, TaskKind
+from l2kd_ray.config import Extra, InputError, Metric, Part, TaskKind
 from l2kd_ray.tasks import draws
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import READERS
@@ -55,7 +55,7 @@ class TaskData:
     """One split of one task, as a stage reads it."""
 
     task: str
-    split: Split
+    split: Part
     source: Source
     carve: tuple[float, Literal["train", "dev"]] | None
     """(dev_fraction, side) where the dev split is made from train."""
@@ -94,12 +94,23 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its three splits."""
+    """A task with its three splits, and `distil` where the study names that file."""
 
     name: str
     kind: TaskKind
     metric: Metric
-    splits: Mapping[Split, TaskData]
+    splits: Mapping[Part, TaskData]
+    extras: tuple[Extra, ...] = ()
+    """Scores of an evaluation beside the metric."""
+    seen: TaskData | None = None
+    """Everything trained on, carved off or capped away, where inputs of test are known to be in it:
+    what they score without those is told apart (leak-free)."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know of the data when reading their scores."""
+        notes = (READERS[data.source.reader].note for data in self.splits.values())
+        return tuple(dict.fromkeys(note for note in notes if note))
 
 
 def _checked(examples: list[Example], where: str) -> list[Example]:

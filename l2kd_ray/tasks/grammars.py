@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from l2kd_ray.config import Metric, TaskKind
+from l2kd_ray.config import Extra, Metric, TaskKind
+from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 
 Item = tuple[tuple[str, str], ...]
 
@@ -44,6 +45,7 @@ class Grammar:
     description: str
     items: Callable[[], list[list[Item]]]
     """Items by kind; no context occurs twice in a grammar."""
+    extras: tuple[Extra, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -240,11 +242,15 @@ def _dialogue(person: str, day: str, number: int) -> Item:
     )
 
 
-_TEXT = "what is the natural language form ?"
+def _in_words(description: str, items: Callable[[], list[list[Item]]]) -> Grammar:
+    question = "what is the natural language form ?"
+    return Grammar("text-to-text", "rouge", question, description, items, DATA_TO_TEXT)
+
+
 GRAMMARS: Mapping[str, Grammar] = {
-    "gen.rest": Grammar("text-to-text", "rouge", _TEXT, "restaurants in words", RESTAURANT),
-    "gen.hotel": Grammar("text-to-text", "rouge", _TEXT, "hotels in words", HOTEL),
-    "gen.tv": Grammar("text-to-text", "rouge", _TEXT, "televisions in words", TV),
+    "gen.rest": _in_words("restaurants in words", RESTAURANT),
+    "gen.hotel": _in_words("hotels in words", HOTEL),
+    "gen.tv": _in_words("televisions in words", TV),
     "gen.intent": Grammar(
         "classify", "em", "what does the user want ?", "which of six intents a request has", intent
     ),

@@ -1,4 +1,4 @@
-"""Scores of decoded answers, 0 to 100.
+"""Scores of decoded answers, in points: 0 to 100, more is better, but for slot_error.
 
 | metric | an example's score | references |
 |---|---|---|
@@ -8,8 +8,9 @@
 | bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
+| slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
 
-The aggregate is the mean over examples, but for bleu.
+The aggregate is the mean over examples, but for bleu and slot_error, which are of the corpus.
 """
 
 from __future__ import annotations
@@ -18,38 +19,54 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
-from l2kd_ray.config import Metric
+from l2kd_ray.config import Extra
 from l2kd_ray.tasks import sql
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.rouge import f_score, rouge_average
+from l2kd_ray.tasks.slots import SlotErrors
 
+DATA_TO_TEXT: tuple[Extra, ...] = ("bleu", "slot_error")
+"""What is scored beside ROUGE where a dialogue act becomes text."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def score(
-    metric: Metric, predictions: Sequence[str], examples: Sequence[Example]
-) -> tuple[float, list[float]]:
-    """(aggregate, score of each example), 0 to 100.
+@dataclass(frozen=True)
+class Judged:
+    """The predictions of a split under one metric."""
 
-    `predictions[i]` is the decoded answer of `examples[i]`; the aggregate of no examples is 0.
-    """
+    each: list[float]
+    """The score of each example."""
+    over: Callable[[Sequence[int]], float]
+    """The aggregate over some of the examples, at least one, by their places."""
+
+
+def judge(metric: Extra, predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+    """`predictions[i]` is the decoded answer of `examples[i]`."""
     if len(predictions) != len(examples):
         raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
-    if not examples:
-        return 0.0, []
     return METRICS[metric](predictions, examples)
 
 
-Scores = tuple[float, list[float]]
+def score(
+    metric: Extra, predictions: Sequence[str], examples: Sequence[Example]
+) -> tuple[float, list[float]]:
+    """(aggregate, score of each example); the aggregate of no examples is 0."""
+    judged = judge(metric, predictions, examples)
+    return judged.over(range(len(examples))) if examples else 0.0, judged.each
 
 
-def _mean_of_best(compare: Callable[[str, str], float]) -> Callable[..., Scores]:
+Judge = Callable[[Sequence[str], Sequence[Example]], Judged]
+
+
+def _mean_of_best(compare: Callable[[str, str], float]) -> Judge:
     """The metric that compares a prediction with each reference and takes the best."""
 
-    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
+    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         return _mean(
             [
                 100 * max(compare(prediction, answer) for answer in example.answers)
@@ -60,8 +77,8 @@ def _mean_of_best(compare: Callable[[str, str], float]) -> Callable[..., Scores]
     return metric
 
 
-def _mean(scores: list[float]) -> Scores:
-    return sum(scores) / len(scores), scores
+def _mean(each: list[float]) -> Judged:
+    return Judged(each, lambda places: sum(each[place] for place in places) / len(places))
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -97,7 +114,7 @@ def parse_state(text: str) -> dict[str, str]:
     return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
-def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
+def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
     """Turns whose accumulated predicted state equals the accumulated gold state.
 
     Turns of a group come in the dialogue's order; an example of no group is a dialogue of its own.
@@ -113,27 +130,42 @@ def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Scor
     return _mean(scores)
 
 
-def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Scores:
+def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
     import sacrebleu
 
-    most = max(len(example.answers) for example in examples)
-    # Streams of references, one a column; sacreBLEU takes None where an example has fewer.
-    streams: list[list[Any]] = [
-        [example.answers[i] if i < len(example.answers) else None for example in examples]
-        for i in range(most)
-    ]
-    aggregate = sacrebleu.corpus_bleu(list(predictions), streams).score
-    return aggregate, [
+    def corpus(places: Sequence[int]) -> float:
+        # One stream for every first reference, one for every second; sacreBLEU takes None for none.
+        streams: Any = list(zip_longest(*(examples[place].answers for place in places)))
+        return float(sacrebleu.corpus_bleu([predictions[place] for place in places], streams).score)
+
+    each = [
         sacrebleu.sentence_bleu(prediction, list(example.answers)).score
         for prediction, example in zip(predictions, examples, strict=True)
     ]
+    return Judged(each, corpus)
 
 
-METRICS: Mapping[Metric, Callable[[Sequence[str], Sequence[Example]], Scores]] = {
+def _slot_error(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+    """Wen et al.'s ERR; an act of no slots (`goodbye()`) counts as one, where it stands alone."""
+    slots = SlotErrors(example.context for example in examples)
+    counts = [
+        slots.count(example.context, prediction)
+        for prediction, example in zip(predictions, examples, strict=True)
+    ]
+
+    def rate(places: Sequence[int]) -> float:
+        errors, wanted = (sum(counts[place][i] for place in places) for i in (0, 1))
+        return 100 * errors / max(1, wanted)
+
+    return Judged([rate([place]) for place in range(len(counts))], rate)
+
+
+METRICS: Mapping[Extra, Judge] = {
     "em": _mean_of_best(exact_match),
     "nf1": _mean_of_best(normalised_f1),
     "rouge": _mean_of_best(rouge_average),
     "bleu": _bleu,
     "dsem": _joint_goal,
     "lfem": _mean_of_best(logical_form_match),
+    "slot_error": _slot_error,
 }

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from l2kd_ray.config import Format, Metric, Split, TaskKind
+from l2kd_ray.config import Extra, Format, Metric, Split, TaskKind
 from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 from l2kd_ray.tasks.readers import nlg, wikisql, woz
 
 Files = Mapping[Split, str]
@@ -31,6 +32,10 @@ class Entry:
     labels: tuple[str, ...] = ()
     question: str | None = None
     """For rows that bring none."""
+    extras: tuple[Extra, ...] = ()
+    """Scores beside the metric."""
+    leaks: bool = False
+    """Whether inputs of the test split are known to occur in training."""
 
 
 def _squad(name: str) -> tuple[Format, Files]:
@@ -55,6 +60,8 @@ def _rnnlg(domain: str, folder: str) -> Entry:
         f"dialogue acts in words: {folder} (RNNLG)",
         (_squad(f"rnnlg.{domain}"), ("rnnlg", files)),
         question=nlg.QUESTION,
+        extras=DATA_TO_TEXT,
+        leaks=True,
     )
 
 
@@ -86,6 +93,7 @@ REGISTRY: Mapping[str, Entry] = {
         "restaurant descriptions from slots (E2E challenge)",
         (_squad("e2enlg"), ("e2e", _same("e2e/e2e-dataset.zip"))),
         question=nlg.QUESTION,
+        extras=DATA_TO_TEXT,
     ),
     "rnnlg.rest": _rnnlg("rest", "restaurant"),
     "rnnlg.hotel": _rnnlg("hotel", "hotel"),
@@ -111,7 +119,7 @@ REGISTRY: Mapping[str, Entry] = {
     "wikisql": Entry(
         "text-to-text",
         "lfem",
-        "questions to SQL (WikiSQL)",
+        "questions to SQL (WikiSQL; wikisql.json.bz2 has a partial schema)",
         (_squad("wikisql"), ("wikisql", _same("wikisql/wikisql.json.bz2"))),
         question=wikisql.QUESTION,
     ),
@@ -196,6 +204,7 @@ class Registered:
     name: str
     kind: TaskKind
     metric: Metric
+    extras: tuple[Extra, ...]
     hub: str | None
     files: tuple[str, ...]
     """Paths tried below `data_dir`, or the file alone in `data_dir` itself."""
@@ -209,6 +218,7 @@ def registered() -> dict[str, Registered]:
             name,
             entry.kind,
             entry.metric,
+            entry.extras,
             entry.hub,
             tuple(dict.fromkeys(path for _, files in entry.files for path in files.values())),
             entry.description,
@@ -217,7 +227,13 @@ def registered() -> dict[str, Registered]:
     }
     made = {
         name: Registered(
-            name, grammar.kind, grammar.metric, None, (), f"{grammar.description} (generated)"
+            name,
+            grammar.kind,
+            grammar.metric,
+            grammar.extras,
+            None,
+            (),
+            f"{grammar.description} (generated)",
         )
         for name, grammar in GRAMMARS.items()
     }

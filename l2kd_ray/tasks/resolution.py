@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import Format, InputError, Metric, Split, TaskKind, TaskSpec
-from l2kd_ray.tasks import generated
+from l2kd_ray.config import Format, InputError, Metric, Part, Split, TaskKind, TaskSpec
+from l2kd_ray.tasks import distil, generated
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS
@@ -62,7 +62,7 @@ def resolve(
     sources = _sources(spec, entry, data_dir, data_seed, where, base)
     read = {source: source.read() for source in dict.fromkeys(sources.values())}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
-    splits = {}
+    splits: dict[Part, TaskData] = {}
     for split in SPLITS:
         carved = "dev" not in sources and split != "test"
         source = sources["train" if carved else split]
@@ -76,8 +76,13 @@ def resolve(
         )
         limit = getattr(spec, f"max_{split}") or caps.get(split)
         splits[split] = _capped(data, read[source], limit, data_seed, where)
+    if spec.distil:
+        file = _find(spec.distil, base)
+        splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
     metric = spec.metric or (entry.metric if entry else _METRICS[kind])
-    return Task(spec.name, kind, metric, splits)
+    extras = tuple(extra for extra in (entry.extras if entry else ()) if extra != metric)
+    whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
+    return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
 
 
 def _capped(
@@ -259,8 +264,9 @@ def _generated(name: str, data_seed: int) -> Sources:
 
 
 def _generated_entry(name: str) -> Entry | None:
-    grammar = GRAMMARS.get(name)
-    return Entry(grammar.kind, grammar.metric, grammar.description) if grammar else None
+    if (grammar := GRAMMARS.get(name)) is None:
+        return None
+    return Entry(grammar.kind, grammar.metric, grammar.description, extras=grammar.extras)
 
 
 def _table_options(

@@ -23,16 +23,18 @@ class Reader:
     """Whether the location is a file."""
     per_split: bool = False
     """Whether it must be told the split (the option `split`)."""
+    note: str = ""
+    """What to know of the format when reading scores of its data."""
 
 
 READERS: Mapping[str, Reader] = {
-    "squad": Reader(1, squad.read),
+    "squad": Reader(2, squad.read),
     "jsonl": Reader(1, tables.read_jsonl),
     "csv": Reader(1, tables.read_csv),
     "rnnlg": Reader(1, nlg.read_rnnlg, per_split=True),
     "e2e": Reader(1, nlg.read_e2e, per_split=True),
     "woz": Reader(1, woz.read),
-    "wikisql": Reader(1, wikisql.read, per_split=True),
+    "wikisql": Reader(1, wikisql.read, per_split=True, note=wikisql.NOTE),
     "hub": Reader(1, hub.read, of_file=False),
     "generated": Reader(generated.VERSION, generated.read, of_file=False, per_split=True),
 }

@@ -1,18 +1,20 @@
-"""SQuAD-like JSON, the form of the original L2KD and LAMOL data.
+"""SQuAD-like JSON, the form of the original L2KD and LAMOL data, read and written.
 
     {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text"}]}]}]}]}
 
 Several answers are references. An id such as `en_3_1` (decaNLP's WOZ: language, dialogue, turn)
-puts the example into the group `en_3`. The original's files repeat some ids; the repeated one
-gets "#2".
+puts the example into the group `en_3`, unless the item says its "group". The original's files
+repeat some ids; the repeated one gets "#2".
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from l2kd_ray.config import InputError
@@ -40,6 +42,27 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     return examples
 
 
+def write(path: str | Path, examples: Iterable[Example]) -> None:
+    """A file that `read` reads back as these examples (of one split: no id twice).
+
+    Raises:
+        ValueError: an example without an answer, or with an empty one, which `read` refuses.
+    """
+    paragraphs = []
+    for example in examples:
+        if not example.answers or not all(answer.strip() for answer in example.answers):
+            raise ValueError(f"the example {example.id} has an empty answer: {example.answers}")
+        qa = {
+            "id": example.id,
+            "question": example.question,
+            "answers": [{"text": answer} for answer in example.answers],
+            "group": example.group,
+        }
+        paragraphs.append({"context": example.context, "qas": [qa]})
+    document = {"data": [{"title": "", "paragraphs": paragraphs}]}
+    Path(path).write_bytes(json.dumps(document, ensure_ascii=False).encode())
+
+
 def _example(qa: Any, context: str, number: int, place: str) -> Example:
     question = _text(qa, "question", place)
     answers = tuple(_text(answer, "text", place) for answer in _list(qa, "answers", place))
@@ -49,7 +72,8 @@ def _example(qa: Any, context: str, number: int, place: str) -> Example:
         )
     identity = str(qa.get("id", number))
     turn = _TURN.fullmatch(identity)
-    return Example(identity, context, question, answers, turn.group(1) if turn else None)
+    group = qa.get("group", turn and turn.group(1))
+    return Example(identity, context, question, answers, None if group is None else str(group))
 
 
 def _list(value: Any, key: str, place: str) -> list[Any]:

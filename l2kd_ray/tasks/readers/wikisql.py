@@ -20,6 +20,10 @@ from l2kd_ray.tasks import sql
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes
 
+NOTE = (
+    "partial schema: a table's columns are those that some query names, fewer to choose from than "
+    "in WikiSQL, so lfem does not compare with published numbers"
+)
 QUESTION = "What is the translation from English to SQL?"
 _KEYWORDS = ", ".join((*sql.AGGREGATES, *sql.OPERATORS, "SELECT", "WHERE", "AND"))
 _QUERY = re.compile(

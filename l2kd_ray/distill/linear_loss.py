@@ -1,0 +1,180 @@
+"""Output layer, cross-entropy and distillation in one, chunk by chunk of the positions.
+
+For a small model most of the work is the output layer, and most of the memory its [P, V] logits.
+The weight of each position is known before the forward pass, so a chunk's gradient can be made
+while its logits stand in memory, and they are gone before the next chunk: no [P, V] tensor is ever
+whole, and nothing is computed again in the backward pass. (Liger's fused linear losses, Hsu et
+al. 2024, arXiv 2410.10989, do the same on GPUs.)
+
+Shapes: P positions, K of them in a term, C in a chunk, V vocabulary, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CHUNK_ELEMENTS = 2**24
+"""Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """An output layer: weight [V, d], bias [V]. `half` takes its products in bfloat16."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    half: bool = False
+
+    @classmethod
+    def of(cls, layer: nn.Module, half: bool = False) -> Head:
+        bias: Any = getattr(layer, "bias", None)
+        weight: Any = layer.weight
+        return cls(weight, bias, half)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a teacher says at K positions: its last hidden states [K, d], and its output layer."""
+
+    hidden: Tensor
+    head: Head
+
+
+@dataclass(frozen=True)
+class Term:
+    """Positions `where` [K] at which one teacher speaks, or none."""
+
+    where: Tensor
+    teacher: Knowledge | None = None
+
+
+def linear_loss(
+    hidden: Tensor,
+    head: Head,
+    target: Tensor,
+    ce: Tensor,
+    kd: Tensor,
+    terms: Sequence[Term],
+    temperature: float,
+) -> Tensor:
+    """sum_p ce_p CE_p + kd_p T^2 KL(teacher_p || student_p), of logits z = hidden W^T + b.
+
+    hidden [P, d], target [P], ce and kd [P]; `terms` share out the positions. The gradient in z_p
+    is ce_p (softmax(z_p) - onehot) + kd_p T (softmax(z_p / T) - softmax(z_teacher / T)). It flows
+    to hidden, weight and bias, never to a teacher.
+    """
+    work = _Work(head.half, target, ce, kd, tuple(terms), temperature)
+    loss: Tensor = _LinearLoss.apply(  # type: ignore[no-untyped-call]
+        hidden, head.weight, head.bias, work
+    )
+    return loss
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a fused loss reads and has no gradient in."""
+
+    half: bool
+    target: Tensor
+    ce: Tensor
+    kd: Tensor
+    terms: tuple[Term, ...]
+    temperature: float
+
+
+class _LinearLoss(torch.autograd.Function):
+    """The gradients are made in the forward pass; the backward pass only hands them out."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, work: _Work) -> Any:
+        with torch.autocast(hidden.device.type, enabled=False):
+            student = _Layer(weight, bias, work.half)
+            grad_hidden = torch.zeros_like(hidden)
+            grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+            trains_bias = bias is not None and ctx.needs_input_grad[2]
+            grad_bias = torch.zeros_like(bias) if bias is not None and trains_bias else None
+            loss = torch.zeros((), device=hidden.device, dtype=weight.dtype)
+            for where, grad, part in _chunks(hidden, student, work):
+                loss += part
+                if grad_bias is not None:
+                    grad_bias += grad.sum(0)
+                grad = grad.to(student.weight.dtype)
+                grad_hidden[where] = (grad @ student.weight).to(hidden.dtype)
+                if grad_weight is not None:
+                    grad_weight += grad.T @ hidden[where].to(grad.dtype)
+        ctx.grads = grad_hidden, grad_weight, grad_bias
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        (scale,) = grad_outputs
+        grads = (None if grad is None else grad.mul_(scale) for grad in ctx.grads)
+        return (*grads, None)
+
+
+class _Layer:
+    """An output layer for one call: its weight is cast once, its logits are float32 or more."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, half: bool) -> None:
+        self.weight = weight.bfloat16() if half else weight
+        self.bias, self.dtype = bias, weight.dtype
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = (hidden.to(self.weight.dtype) @ self.weight.T).to(self.dtype)
+        return logits if self.bias is None else logits.add_(self.bias)
+
+
+def _chunks(
+    hidden: Tensor, student: _Layer, work: _Work
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
+    size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
+    for term in work.terms:
+        said = term.teacher
+        teacher = None if said is None else _Layer(said.head.weight, said.head.bias, work.half)
+        for start in range(0, len(term.where), size):
+            where = term.where[start : start + size]
+            logits = student.logits(hidden[where])
+            spoken = None
+            if said is not None and teacher is not None:
+                spoken = teacher.logits(said.hidden[start : start + size])
+            yield where, *_chunk(logits, spoken, where, work)
+
+
+def _chunk(
+    logits: Tensor, teacher: Tensor | None, where: Tensor, work: _Work
+) -> tuple[Tensor, Tensor]:
+    """The gradient in a chunk's logits [C, V], and its loss. Overwrites both logits."""
+    ce, kd = work.ce[where], work.kd[where]
+    if teacher is None:
+        return _cross_entropy(logits, work.target[where], ce)
+    hard = None
+    if bool((ce > 0).any()):
+        hard = _cross_entropy(logits.clone(), work.target[where], ce)
+    grad, loss = _distillation(logits, teacher, kd, work.temperature)
+    return (grad, loss) if hard is None else (grad.add_(hard[0]), loss + hard[1])
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    log_p = torch.log_softmax(logits, -1, out=logits)
+    loss = -(log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1) * weight).sum()
+    grad = log_p.exp_().mul_(weight.unsqueeze(-1))
+    grad.scatter_add_(-1, target.unsqueeze(-1), -weight.unsqueeze(-1))
+    return grad, loss
+
+
+def _distillation(
+    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    log_s = torch.log_softmax(student.div_(temperature), -1, out=student)
+    log_t = torch.log_softmax(teacher.div_(temperature), -1, out=teacher)
+    p_t = log_t.exp()
+    divergence = torch.linalg.vecdot(p_t, log_t.sub_(log_s))
+    loss = (divergence * weight).sum() * temperature**2
+    grad = log_s.exp_().sub_(p_t).mul_((weight * temperature).unsqueeze(-1))
+    return grad, loss

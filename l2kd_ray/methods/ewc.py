@@ -1,0 +1,19 @@
+"""EWC (Kirkpatrick et al., PNAS 2017): parameters that matter to former tasks are held."""
+
+from l2kd_ray.config import Seed
+from l2kd_ray.methods.builder import Builder, Order
+from l2kd_ray.stages.constraints import Penalty
+from l2kd_ray.stages.learn import Learn
+
+
+def ewc(build: Builder, order: Order, seed: Seed) -> Learn:
+    """Learns the last task of `order` by the QA loss and a penalty weighed by the Fisher
+    information of the tasks before; the anchor is renewed after each task."""
+    *former, task = order
+    previous = build.student(ewc, tuple(former), seed)
+    settings = build.config.ewc
+    importance = build.importance(ewc, tuple(former), seed, "fisher", settings.samples)
+    if importance is None or settings.strength == 0:
+        return build.learn(previous, task, seed, lm=False)
+    constraint = Penalty(importance, settings.strength)
+    return build.learn(previous, task, seed, lm=False, constraint=constraint)

@@ -1,0 +1,52 @@
+"""`distil` files: a task's training rows with the answers that a teacher decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from l2kd_ray.config import InputError
+from l2kd_ray.tasks.data import Source, TaskData
+from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.readers import READERS
+from l2kd_ray.tasks.readers.files import digest
+
+
+def find(file: Path, train: TaskData, gold: list[Example]) -> TaskData:
+    """The rows of `train` in a file of all training rows (the original's), or of its own alone.
+
+    Args:
+        gold: what the source of `train` holds, before anything is carved off or capped.
+
+    Raises:
+        InputError: the file cannot be read, or is not, row for row, of this training split.
+    """
+    source = Source("squad", READERS["squad"].version, digest(file), location=str(file))
+    decoded, chosen = source.read(), train.select(gold)
+    if len(decoded) == len(chosen) < len(gold):  # written by the stage `decode`
+        _check(file, decoded, chosen)
+        return TaskData(train.task, "distil", source, None, None, None, rows=len(chosen))
+    if len(decoded) != len(gold):
+        raise InputError(
+            "the teacher's answers are not of this training split",
+            where=str(file),
+            got=f"{len(decoded)} examples",
+            expected=f"{len(gold)}, one for each of {train.source.location}"
+            + (f", or the {len(chosen)} trained on" if len(chosen) < len(gold) else ""),
+        )
+    _check(file, decoded, gold)
+    return replace(train, split="distil", source=source)
+
+
+def _check(file: Path, decoded: Sequence[Example], gold: Sequence[Example]) -> None:
+    """Refuse other inputs, which would be carved and capped in another way."""
+    for number, rows in enumerate(zip(decoded, gold, strict=True)):
+        found, expected = [(row.context, row.question, row.group) for row in rows]
+        if found != expected:
+            raise InputError(
+                "the teacher's answers are not of this training split",
+                where=f"{file}: example {number}",
+                got=found,
+                expected=f"(context, question, group) = {expected}",
+            )

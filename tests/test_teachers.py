@@ -1,0 +1,178 @@
+"""Tokens kept as arrays, teachers that speak live or from files, batches by length."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_loop import NEW, OLD, TRAINING, context, curriculum, losses, no_dropout, trained
+from test_models import FORMAT
+
+from l2kd_ray.distill.linear_loss import Head
+from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.models.corpus import Corpus, Encoded
+from l2kd_ray.stages import annotate
+from l2kd_ray.stages.annotate import Annotate
+from l2kd_ray.stages.curriculum import Source
+from l2kd_ray.stages.execute import obtain
+from l2kd_ray.stages.learn import Learn
+from l2kd_ray.stages.teachers import Cached, Live
+from l2kd_ray.store import Store
+from l2kd_ray.tasks import Example
+
+WORDS = st.lists(st.sampled_from(["thai", "food", "in", "the", "north", "?"]), max_size=12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    texts=st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=5),
+    longest=st.integers(8, 40),
+)
+def test_a_corpus_is_its_examples_cut_as_said(texts: Any, longest: int) -> None:
+    examples = [
+        Example(str(n), " ".join(c), " ".join(q), (" ".join(a),))
+        for n, (c, q, a) in enumerate(texts)
+    ]
+    corpus = Corpus.of(examples, FORMAT, "a", longest)
+    assert len(corpus) == len(examples)
+    for example, sample in zip(examples, corpus, strict=True):
+        context, question, answer = FORMAT.encode(
+            [example.context, example.question, example.answers[0]]
+        )
+        assert len(FORMAT.lm(sample).tokens) <= longest
+        assert sample.answer == answer[: len(sample.answer)]
+        if len(context) + len(question) + len(answer) <= FORMAT.room("a", longest):
+            assert (sample.question, sample.answer) == ([*context, *question], answer)
+
+
+def test_encoded_examples_are_mapped_back_from_disk(tmp_path: Path) -> None:
+    examples = [Example(str(n), f"place {n}", "what?", (f"answer {n}" * n,)) for n in range(5)]
+    encoded = Encoded.of(examples, FORMAT)
+    encoded.save(tmp_path)
+    again = Encoded.load(tmp_path)
+    assert [again.parts(n) for n in range(5)] == [encoded.parts(n) for n in range(5)]
+    assert not again.flat.flags.writeable
+
+
+def test_hidden_states_from_files_teach_as_the_live_teacher_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within half precision, over several shards and both parts."""
+    monkeypatch.setattr(annotate, "SHARD_POSITIONS", 7)
+    monkeypatch.setattr("l2kd_ray.stages.teachers.SHARD_POSITIONS", 7)
+    teacher = no_dropout(seed=9)
+    # far from its start, so that its distributions are not all flat
+    torch.manual_seed(0)
+    with torch.no_grad():
+        teacher.head.weight.mul_(20)
+    live = Live(teacher)
+    rows = curriculum(replayed=[]).rows(range(len(NEW)))
+    in_order = sorted(rows, key=lambda row: (row.index, row.part != "qa"))
+    folder = context(tmp_path).out
+    annotate._write(in_order, live, context(tmp_path))
+    sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in in_order]
+    import numpy as np
+
+    np.save(folder / annotate.OFFSETS, np.cumsum([0, *sizes]))
+    assert len(list(folder.glob("hidden-*"))) > 3
+    cached = Cached(folder, Head.of(teacher.head), ("qa", "lm"))
+
+    said = cached.listen(rows, "cpu").hidden
+    torch.testing.assert_close(said, live.listen(rows, "cpu").hidden, rtol=1e-3, atol=1e-3)
+    runs = [
+        trained(
+            tmp_path / name,
+            curriculum(replayed=OLD, new=(Source(NEW, teacher=one, share=1.0),)),
+            SoftTargets(2.0, 5.0),
+            model=no_dropout(),
+        )
+        for name, one in (("live", live), ("cached", cached))
+    ]
+    assert losses(runs[0][0]) == pytest.approx(losses(runs[1][0]), rel=1e-3)
+
+
+def test_a_cached_teacher_of_other_positions_is_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    live = Live(no_dropout(seed=9))
+    rows = curriculum(replayed=[]).rows([0])
+    folder = context(tmp_path).out
+    annotate._write(rows, live, context(tmp_path))
+    np.save(folder / annotate.OFFSETS, np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match="contexts differ"):
+        Cached(folder, Head.of(live.model.head), ("qa", "lm")).listen(rows, "cpu")
+
+
+def teachers_of(study: Any) -> set[Any]:
+    return {
+        stage.teacher
+        for trial in study.trials()
+        for stage in trial.stages()
+        if isinstance(stage, Learn) and stage.teacher is not None
+    }
+
+
+def test_what_a_teacher_says_is_computed_once_for_all_temperatures_and_orders(tiny: Any) -> None:
+    study = tiny(
+        methods=["l2kd"],
+        search={"kd.temperature": {"grid": [1, 2, 4]}, "kd.weight": {"grid": [0.5, 1]}},
+    )
+    teachers = teachers_of(study)
+    assert len(teachers) == 2  # one a task
+    assert all(isinstance(teacher, Annotate) for teacher in teachers)
+
+
+@pytest.mark.parametrize(
+    ("kd", "kind"),
+    [({"teacher": "online"}, Learn), ({"teacher": "cached"}, Annotate), ({}, Annotate)],
+)
+def test_how_the_teacher_speaks_is_a_setting(tiny: Any, kd: Any, kind: type) -> None:
+    assert all(type(teacher) is kind for teacher in teachers_of(tiny(methods=["l2kd"], kd=kd)))
+
+
+def test_one_teacher_may_serve_every_seed(tiny: Any) -> None:
+    shared = tiny(methods=["l2kd"], seeds=[1, 2, 3], kd={"teacher_seed": 7})
+    own = tiny(methods=["l2kd"], seeds=[1, 2, 3])
+    assert len(teachers_of(shared)) == 2
+    assert len(teachers_of(own)) == 6
+
+
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-3), ("bfloat16", 0.1)])
+def test_cached_and_live_teachers_make_like_students(
+    tiny: Any, tmp_path: Path, precision: str, near: float
+) -> None:
+    """End to end, through the stages."""
+    losses = []
+    for how in ("online", "cached"):
+        train = {**TINY["train"], "precision": precision}
+        study = tiny(methods=["l2kd"], kd={"teacher": how}, train=train)
+        store = Store(str(tmp_path / how))
+        trial = study.trials()[-1]
+        last = trial.steps[-1][0].stage.model
+        losses.append(obtain(last, store)["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=near)
+
+
+def test_buckets_keep_every_sample_once_and_lessen_padding() -> None:
+    plain = curriculum(replayed=OLD)
+    bucketed = replace(plain, training=TRAINING.model_copy(update={"bucket_batches": 3}))
+    steps = plain.steps_per_epoch
+    for epoch in range(TRAINING.epochs):
+        batches = list(bucketed.batches(0))[epoch * steps : (epoch + 1) * steps]
+        assert sorted(index for batch in batches for index in batch) == list(range(len(plain)))
+    assert padding(bucketed) < padding(plain)
+    assert list(bucketed.batches(3)) == list(bucketed.batches(0))[3:]
+
+
+def padding(chosen: Any) -> int:
+    total = 0
+    for batch in chosen.batches(0):
+        lengths = [len(row.sequence.tokens) for row in chosen.rows(batch) if row.part == "qa"]
+        total += max(lengths) * len(lengths) - sum(lengths)
+    return total
