@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from l2kd_ray.stages.curriculum import Row
     from l2kd_ray.stages.teachers import Live
 
-OFFSETS, SHARD, HIDDEN = "offsets.npy", "hidden-{}.safetensors", "hidden"
+OFFSETS, HEAD = "offsets.npy", "head.safetensors"
+SHARD, HIDDEN = "hidden-{}.safetensors", "hidden"
 SHARD_POSITIONS = 2**18
 BATCH = 32
 DEFAULT_LENGTH = 512
@@ -28,7 +29,7 @@ class Annotate(Stage):
 
     They serve every temperature, weight, order and epoch, and every student that shares the
     teacher: what is kept is before the output layer, so nothing of the distribution is cut off.
-    Files: `offsets.npy` [rows + 1], the rows of sample 0, then of sample 1 ...; shards of
+    Files: its output layer; `offsets.npy` [rows + 1], the rows of sample 0, then of 1 ...; shards of
     `SHARD_POSITIONS` positions, hidden [positions, d] each.
     """
 
@@ -55,6 +56,7 @@ class Annotate(Stage):
 
     def run(self, context: Context) -> Scores:
         import numpy as np
+        from safetensors.torch import save_file
 
         from l2kd_ray.models.causal_lm import CausalLM
         from l2kd_ray.models.corpus import Corpus, Encoded
@@ -76,6 +78,8 @@ class Annotate(Stage):
         _write(rows, live, context, half=self.precision == "bfloat16")
         sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in rows]
         np.save(context.out / OFFSETS, np.cumsum([0, *sizes], dtype=np.int64))
+        head = {name: value.detach().cpu() for name, value in model.head.named_parameters()}
+        save_file({name: value.clone() for name, value in head.items()}, context.out / HEAD)
         return {"positions": sum(sizes)}
 
 

@@ -129,25 +129,24 @@ class Learn(Stage):
         return Corpus(encoded, tokens.task, text.room(tokens.task, longest))
 
     def _teacher(self, model: CausalLM, context: Context) -> Teacher | None:
-        """The teacher of the new task, live or cached."""
-        from l2kd_ray.distill.linear_loss import Head
+        """The teacher of the new task, live or as it was annotated."""
         from l2kd_ray.models.causal_lm import CausalLM
         from l2kd_ray.stages.teachers import Cached, Live
 
         if self.teacher is None:
             return None
-        cached = isinstance(self.teacher, Annotate)
-        stage = self.teacher.teacher if isinstance(self.teacher, Annotate) else self.teacher
-        teacher = CausalLM.load(context.files_of(stage))
+        folder = context.files_of(self.teacher)
+        teacher: Live | Cached
+        if isinstance(self.teacher, Annotate):
+            teacher = Cached(folder, self.training.parts)
+        else:
+            teacher = Live(CausalLM.load(folder))
         if teacher.vocabulary != model.vocabulary:
             raise ValueError(
                 f"the teacher's vocabulary ({teacher.vocabulary}) is not the student's "
                 f"({model.vocabulary}): word-KD compares them token by token"
             )
-        if not cached:
-            return Live(teacher)
-        head = Head.of(teacher.freeze().head)
-        return Cached(context.files_of(self.teacher), head, self.training.parts)
+        return teacher
 
     def _replayed(self, context: Context, weight: float) -> Source:
         from l2kd_ray.models.causal_lm import CausalLM

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from l2kd_ray.distill.linear_loss import Head, Knowledge
 from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.stages.annotate import HIDDEN, OFFSETS, SHARD, SHARD_POSITIONS
+from l2kd_ray.stages.annotate import HEAD, HIDDEN, OFFSETS, SHARD, SHARD_POSITIONS
 from l2kd_ray.stages.curriculum import Row, inputs
 
 
@@ -21,6 +21,10 @@ class Live:
 
     def __init__(self, model: CausalLM) -> None:
         self.model = model.freeze()
+
+    @property
+    def vocabulary(self) -> int:
+        return self.model.vocabulary
 
     def to(self, device: str) -> None:
         self.model.to(device)
@@ -37,16 +41,22 @@ class Live:
 
 
 class Cached:
-    """The files of an `Annotate` stage, mapped into memory, and its teacher's output layer."""
+    """The files of an `Annotate` stage: hidden states mapped into memory, and an output layer."""
 
-    def __init__(self, folder: Path, head: Head, parts: Sequence[str]) -> None:
+    def __init__(self, folder: Path, parts: Sequence[str]) -> None:
         from safetensors import safe_open
+        from safetensors.torch import load_file
 
         self._offsets = np.load(folder / OFFSETS)
         shards = sorted(folder.glob(SHARD.format("*")))
         handles = [safe_open(shard, framework="pt") for shard in shards]
         self._shards = [_slice(handle) for handle in handles]
-        self._head, self._parts = head, tuple(parts)
+        layer = load_file(folder / HEAD)
+        self._head, self._parts = Head(layer["weight"], layer.get("bias")), tuple(parts)
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self._head.weight)
 
     def to(self, device: str) -> None:
         bias = self._head.bias

@@ -15,10 +15,11 @@ SEPARATOR = ">"
 
 
 def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Order]:
-    """The orders of a study.
+    """The orders of a study, in the sequence in which they are run.
 
-    `random: k` is the prefix of one seeded permutation of all orders: a larger k keeps the former
-    orders. `williams` is a design balanced for carry-over: every task stands once at each place
+    `random: k` is the prefix of one seeded permutation of all orders, and `all` is the whole of it:
+    a larger k keeps the former orders, and what an unfinished study has is a random sample.
+    `williams` is a design balanced for carry-over: every task stands once at each place
     and follows every other task equally often (n orders for even n, 2 n for odd n).
 
     Raises: InputError where more orders are asked for than there are.
@@ -37,7 +38,7 @@ def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Orde
     if orders == "williams":
         return williams(tasks)
     if orders == "all":
-        return list(permutations(tasks))
+        return _sample(tasks, math.factorial(len(tasks)), data_seed)
     return list(orders)
 
 
@@ -70,9 +71,18 @@ def williams(tasks: Sequence[str]) -> list[Order]:
     return list(dict.fromkeys(square + mirrored))
 
 
+WINDOW = 6
+"""Orders that are begun together: fewer than that are never looked at (`analysis.looks`)."""
+
+
 def spread(orders: Sequence[Order]) -> list[Order]:
     """The orders such that neighbours begin with different tasks: the first wave of trials then
-    does not wait for one shared first stage."""
+    does not wait for one shared first stage. No order leaves its window of the sequence."""
+    windows = [orders[start : start + WINDOW] for start in range(0, len(orders), WINDOW)]
+    return [order for window in windows for order in _apart(window)]
+
+
+def _apart(orders: Sequence[Order]) -> list[Order]:
     queues: dict[str, list[Order]] = {}
     for order in orders:
         queues.setdefault(order[0], []).append(order)

@@ -66,7 +66,8 @@ class Study:
     def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
         self.config, self.resolved = config, resolved
         self._builders: dict[str, Builder] = {"{}": Builder(config, resolved)}
-        self.orders = spread(orders_of(self.tasks, config.orders, config.data_seed))
+        self.orders = orders_of(self.tasks, config.orders, config.data_seed)
+        """In the sequence of the design: what an unfinished study has is the beginning of it."""
 
     def __reduce__(self) -> tuple[type[Study], tuple[StudyConfig, Resolved]]:
         return Study, (self.config, self.resolved)  # the stages are made again where they are used
@@ -81,7 +82,8 @@ class Study:
         return ("dev", "test") if self.config.search else ("test",)
 
     def trials(self, settings: Settings | None = None) -> list[Trial]:
-        """Every trial, the references first; neighbours begin with different tasks.
+        """Every trial, the references first; then order by order, in the sequence of the design,
+        so that its beginning is finished first. Neighbours begin with different tasks.
 
         `settings` are those that an adaptive search has tried; by default the study names them.
         """
@@ -93,8 +95,8 @@ class Study:
         arms = [(arm, self._settings(arm, settings)) for arm in self.config.arms]
         trials += [
             self._student(arm, setting, order, seed)
+            for order in spread(self.orders)
             for seed in self.config.replicates
-            for order in self.orders
             for arm, versions in arms
             for setting in versions
         ]
