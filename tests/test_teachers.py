@@ -151,7 +151,7 @@ def test_one_teacher_may_serve_every_seed(tiny: Any) -> None:
     assert len(teachers_of(own)) == 6
 
 
-@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-3), ("bfloat16", 0.1)])
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-5), ("bfloat16", 5e-3)])
 def test_cached_and_live_teachers_make_like_students(
     tiny: Any, tmp_path: Path, precision: str, near: float
 ) -> None:
@@ -164,7 +164,7 @@ def test_cached_and_live_teachers_make_like_students(
         trial = study.trials()[-1]
         last = trial.steps[-1][0].stage.model
         losses.append(obtain(last, store)["loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=near, abs=1e-3 if near > 1e-3 else 0)
+    assert losses[0] == pytest.approx(losses[1], abs=near)
 
 
 def test_buckets_keep_every_sample_once_and_lessen_padding() -> None:

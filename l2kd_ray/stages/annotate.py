@@ -29,8 +29,8 @@ class Annotate(Stage):
 
     They serve every temperature, weight, order and epoch, and every student that shares the
     teacher: what is kept is before the output layer, so nothing of the distribution is cut off.
-    Files: its output layer; `offsets.npy` [rows + 1], the rows of sample 0, then of 1 ...; shards of
-    `SHARD_POSITIONS` positions, hidden [positions, d] each.
+    Files: its output layer; `offsets.npy` [rows + 1], the rows of sample 0, then of sample 1;
+    shards of `SHARD_POSITIONS` positions, hidden [positions, d] each.
     """
 
     kind = "annotate"
