@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
+from l2kd_ray.agenda import Agenda
 from l2kd_ray.config import InputError, Revisions, StudyConfig, parse_study, read_study
 from l2kd_ray.store import Manifest, Store
 
@@ -86,6 +88,18 @@ class Status:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a sweep ended."""
+
+    failures: Sequence[Mapping[str, str]]
+    """kind, key, error and traceback of each stage that failed."""
+    late: bool
+    """Its time (`tune.stop.budget_hours`) was over before the work was."""
+    verdict: str
+    """What the stop rule said at the last look; "" without one."""
+
+
 class Experiment:
     """A study with its store: plan it, sweep it, report it, again and again."""
 
@@ -104,29 +118,32 @@ class Experiment:
     def plan(self) -> Plan:
         """What the study costs, and what of it is in the store.
 
-        Exact for grid and random search. Of an adaptive search an upper bound: settings that it
-        has not proposed yet are stood for by random ones.
+        An upper bound where the study may stop before its end. Of an adaptive search, too:
+        settings that it has not proposed yet are stood for by random ones.
         """
         from l2kd_ray.study import plan
         from l2kd_ray.study.search import settings_of
 
         if not self.is_adaptive:
-            return plan(self.trials(), self.store)
+            return plan(self.agenda().most(), self.store)
         tried, drawn = self._tried(), settings_of(self.study.config)
-        names = [arm.name for arm in self.study.config.methods]
+        names = [arm.name for arm in self.study.config.arms]
         settings = {name: [*tried.get(name, []), *drawn][: len(drawn)] for name in names}
         return plan(self.study.trials(settings), self.store)
 
     def trials(self) -> list[Trial]:
-        """The trials; of an adaptive search, those of the settings tried so far."""
-        return self.study.trials(self._tried() if self.is_adaptive else None)
+        """The trials that are known to be wanted: of an adaptive search those of the settings tried
+        so far, and of one that stops or selects as it goes, those that its results ask for."""
+        return self.study.trials(self._tried()) if self.is_adaptive else self.agenda().trials()
 
-    def sweep(
-        self, executor: Literal["ray", "inline"] = "ray", address: str = "local"
-    ) -> Sequence[Mapping[str, str]]:
+    def agenda(self) -> Agenda:
+        """What is run, and when it may stop, given what there is."""
+        failed = {failure["key"] for failure in self._read_json("failures.json", [])}
+        return Agenda(self.study, self.store, failed)
+
+    def sweep(self, executor: Literal["ray", "inline"] = "ray", address: str = "local") -> Ended:
         """Run what is missing, then write scores.parquet, results.parquet and the report.
 
-        Returns the failures: kind, key, error and traceback of each stage that failed.
         `inline` runs everything in this process, without Ray, and stops at the first failure;
         `address` names a Ray cluster to join (`auto`: the one of this machine).
         """
@@ -134,23 +151,33 @@ class Experiment:
         if any(stage.kind == "initial" for stage in self.plan().missing):
             self._check_models()
         self._keep_study()
+        agenda, late = Agenda(self.study, self.store), False
         with self._live():
             if executor == "inline":
-                failures = self._sweep_inline()
+                failures = self._sweep_inline(agenda)
             else:
                 from l2kd_ray.cluster.sweep import sweep
 
-                outcome = sweep(self.study, self.store, known=self._tried(), address=address)
-                failures = [vars(failure) for failure in outcome.failures]
+                hours = self.study.config.tune.stop.budget_hours
+                outcome = sweep(
+                    self.study,
+                    self.store,
+                    None if self.is_adaptive else agenda.batches(),
+                    failed=agenda.failed,
+                    known=self._tried(),
+                    address=address,
+                    seconds=math.inf if hours is None else 3600 * hours,
+                )
+                failures, late = [vars(failure) for failure in outcome.failures], outcome.late
                 if outcome.settings is not None:
                     self._write_json("settings.json", outcome.settings)
-                    self._keep_keys()
         self._write_json("failures.json", failures)
-        if self.study.config.keep == "leaves" and not failures:
+        self._keep_keys()
+        if self.study.config.keep == "leaves" and not failures and not late:
             self._drop_intermediate()
         if failures or len(self.scores()):
             self.report()
-        return failures
+        return Ended(failures, late, agenda.verdict.why if agenda.verdict else "")
 
     def status(self) -> Status:
         """How far the study is, whether or not a sweep of it is alive."""
@@ -294,7 +321,7 @@ class Experiment:
                 got = {"arch": spec.arch, **spec.overrides}
                 raise InputError(str(error), where=self.name, key=key, got=got) from None
 
-    def _sweep_inline(self) -> list[Mapping[str, str]]:
+    def _sweep_inline(self, agenda: Agenda) -> list[Mapping[str, str]]:
         from l2kd_ray.stages.execute import obtain
 
         if self.is_adaptive:
@@ -311,8 +338,8 @@ class Experiment:
             "device": "cuda" if scale.gpus_per_worker > 0 else "cpu",
             "checkpoint_seconds": scale.checkpoint_seconds,
         }
-        for trial in self.trials():
-            for cell in trial.cells:
+        for batch in agenda.batches():
+            for cell in (cell for trial in batch for cell in trial.cells):
                 obtain(cell.stage, self.store, **how)
         return []
 

@@ -17,7 +17,7 @@ from l2kd_ray.config import InputError, parse_override
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
 
-BAD_INPUT, FAILED, INTERRUPTED = 2, 4, 130
+BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 2, 3, 4, 130
 
 app = typer.Typer(
     help="Lifelong language knowledge distillation on Ray: the gap to multi-task, over all orders.",
@@ -91,20 +91,29 @@ def sweep(
     """Run a study; again: finish what is missing."""
     experiment = _load(study, overrides)
     try:
-        failures = experiment.sweep("inline" if inline else "ray", address)
+        ended = experiment.sweep("inline" if inline else "ray", address)
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     _show(experiment)
-    for failure in failures:
+    if ended.verdict:
+        print(ended.verdict)
+    for failure in ended.failures:
         print(f"failed: {failure['kind']} {failure['key']}: {failure['error']}", file=sys.stderr)
-    if failures:
+    if ended.failures:
         print(
-            f"{len(failures)} stages failed; what is finished is kept. Tracebacks: "
+            f"{len(ended.failures)} stages failed; what is finished is kept. Tracebacks: "
             f"l2kd status {study}. To try them again: {experiment.command}",
             file=sys.stderr,
         )
         raise typer.Exit(FAILED)
+    if ended.late:
+        print(
+            "The time of tune.stop.budget_hours is over; what is finished is kept. The same "
+            "command goes on, for as long again.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(BUDGET)
 
 
 @app.command()

@@ -343,13 +343,53 @@ class Range(Section):
         return self.choice or ()
 
 
+class Stop(Section):
+    """When a sweep may end before its last trial."""
+
+    half_width: float | None = Field(None, gt=0)
+    """Of the 95 % interval of `metric` of `method`, valid at the planned looks."""
+    method: str | None = None
+    """The arm whose interval it is (default: the first of the study)."""
+    metric: Literal["gap/abs", "cl/avg", "cl/forgetting_max"] = "gap/abs"
+    budget_hours: float | None = Field(None, gt=0)
+    """Of wall clock, for one run of the command."""
+
+
+class SelectOn(Section):
+    """Settings are selected on one half of the instances, and reported on the other."""
+
+    orders: Literal["half"] | None = None
+    seeds: Literal["half"] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if self.orders is None and self.seeds is None:
+            raise ValueError("say orders: half, or seeds: half, or both")
+        return self
+
+
 class TuneSettings(Section):
     num_samples: int = Field(1, ge=1)
     """Settings drawn (with a grid: draws per point of the grid)."""
     searcher: Literal["random", "optuna"] = "random"
-    scheduler: Literal["none"] = "none"
+    scheduler: Literal["none", "race"] = "none"
+    """`race`: settings run on common instances, order by order, and those that cannot win by a
+    sequentially valid test are given up."""
+    stop: Stop = Stop()
+    select_on: SelectOn | None = None
+    """Also as `search.select_on`."""
     seed: int = Field(0, ge=0)
     max_concurrent: int | None = Field(None, ge=1)
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _no_pruning_of_orders(cls, value: object) -> object:
+        if value in ("asha", "hyperband", "median", "pbt"):
+            raise ValueError(
+                f"{value} would stop single orders early, and the mean over orders would be one "
+                "over the easy ones; `race` gives up settings, on common orders and seeds"
+            )
+        return value
 
 
 class Workers(Section):
@@ -529,6 +569,9 @@ class StudyConfig(Section):
                     raise ValueError(
                         f"orders: {'>'.join(order)} is not an order of the tasks {', '.join(names)}"
                     )
+        self._check_stops()
+        if self.tokenizer.model is not None and self.student.model is not None:
+            raise ValueError("tokenizer.model: a pretrained student brings its own tokenizer")
         adaptive = self.tune.searcher == "optuna"
         grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
         if adaptive and grids:
@@ -536,6 +579,25 @@ class StudyConfig(Section):
                 f"search.{grids[0]}: optuna draws settings and takes no grid; write choice: [...]"
             )
         return self
+
+    def _check_stops(self) -> None:
+        """Raises: ValueError for ways to stop that cannot be had together, or in this study."""
+        tune, names = self.tune, [arm.name for arm in self.arms]
+        ways = {
+            "tune.searcher: optuna": tune.searcher == "optuna",
+            "tune.scheduler: race": tune.scheduler == "race",
+            "search.select_on": tune.select_on is not None,
+            "tune.stop.half_width": tune.stop.half_width is not None,
+        }
+        chosen = [name for name, on in ways.items() if on]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} cannot be had together")
+        if tune.stop.method is not None and tune.stop.method not in names:
+            raise ValueError(f"tune.stop.method: {tune.stop.method} is none of {', '.join(names)}")
+        if tune.stop.half_width is not None and self.search:
+            raise ValueError("tune.stop.half_width is of one setting: fix what `search` searches")
+        if chosen and not self.search and "tune.stop.half_width" not in chosen:
+            raise ValueError(f"{chosen[0]} has no effect: nothing is searched")
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -610,6 +672,10 @@ def parse_study(
     merged = _expand_aliases(dict(data), where)
     for key, value in (overrides or {}).items():
         _assign(merged, ALIASES.get(key, key), value, where)
+    search = merged.get("search")
+    if isinstance(search, Mapping) and "select_on" in search:
+        merged["search"] = {key: space for key, space in search.items() if key != "select_on"}
+        _assign(merged, "tune.select_on", search["select_on"], where)
     try:
         study = StudyConfig.model_validate(merged)
         for key, space in study.search.items():

@@ -20,7 +20,7 @@ def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(
     mine = {"name": "mine", "train": "mine.jsonl", "test": "mine.jsonl", "metric": "em"}
     file = study_file(tasks=[mine], methods=["finetune"])
     study = l2kd_ray.load_study(file)
-    assert study.sweep("inline") == []
+    assert study.sweep("inline").failures == []
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
@@ -47,5 +47,5 @@ def test_one_order_and_no_replay_will_do(study_file: Any) -> None:
         study_file(orders=["gen.intent>gen.rest"], replay={"ratio": 0}, methods=["lamol"])
     )
     assert study.plan().stages["replay"].unique == 0
-    assert study.sweep("inline") == []
+    assert study.sweep("inline").failures == []
     assert len(study.results().query("method == 'lamol'")) == 1

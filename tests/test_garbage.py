@@ -21,7 +21,7 @@ from l2kd_ray.study import Study, intermediate, plan
 
 def swept(study: Study, store: Store) -> Experiment:
     experiment = Experiment(study, store, "l2kd sweep")
-    assert experiment.sweep("inline") == []
+    assert experiment.sweep("inline").failures == []
     return experiment
 
 

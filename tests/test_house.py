@@ -25,6 +25,7 @@ FLOORS = [
     {"garbage", "explain"},
     {"cluster"},
     {"analysis"},
+    {"agenda"},
     {"report"},
     {"api"},
     {"doctor"},

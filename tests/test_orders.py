@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from l2kd_ray.config import InputError, RandomOrders
-from l2kd_ray.study.orders import orders_of, spread, williams
+from l2kd_ray.study.orders import WINDOW, orders_of, spread, williams
 
 sizes = st.integers(1, 6)
 
@@ -65,8 +65,19 @@ def test_williams_is_balanced(n: int) -> None:
 
 
 @given(sizes)
-def test_neighbours_begin_with_different_tasks(n: int) -> None:
+def test_neighbours_begin_with_different_tasks_and_stay_in_their_window(n: int) -> None:
     orders = orders_of(names(n), "all", 0)
     mixed = spread(orders)
-    assert sorted(mixed) == sorted(orders)
-    assert {order[0] for order in mixed[:n]} == set(names(n))
+    for start in range(0, len(orders), WINDOW):
+        window, former = mixed[start : start + WINDOW], orders[start : start + WINDOW]
+        assert sorted(window) == sorted(former)
+        different = {order[0] for order in former}
+        assert {order[0] for order in window[: len(different)]} == different
+
+
+@given(sizes, st.integers(0, 5))
+def test_all_orders_come_in_the_sequence_that_samples_are_taken_from(n: int, seed: int) -> None:
+    every = orders_of(names(n), "all", seed)
+    assert sorted(every) == sorted(permutations(names(n)))
+    k = 1 + len(every) // 2
+    assert every[:k] == orders_of(names(n), RandomOrders(random=k), seed)

@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from l2kd_ray.stages.base import Stage
+from l2kd_ray.study.plan import ROLES
 
 _LINE_EVERY_S = 10.0
-_KINDS = ("tokenizer", "initial", "learn", "replay", "multitask", "evaluate")
+_KINDS = tuple("learn" if role == "teacher" else role for role in ROLES if role != "learn")
 
 
 class Display:

@@ -10,8 +10,9 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any
@@ -44,34 +45,102 @@ class Outcome:
     settings: Settings | None = None
     """The settings that an adaptive search tried, by arm; None where the study names them."""
     failures: Sequence[Failure] = field(default_factory=tuple)
+    late: bool = False
+    """The time was over before the work was."""
 
 
 def sweep(
-    study: Study, store: Store, *, known: Settings | None = None, address: str = LOCAL
+    study: Study,
+    store: Store,
+    batches: Iterable[Sequence[Trial]] | None = None,
+    *,
+    failed: set[str] | None = None,
+    known: Settings | None = None,
+    address: str = LOCAL,
+    seconds: float = math.inf,
 ) -> Outcome:
     """Run every stage that the study needs and the store has not.
 
-    `known`: what an adaptive search has tried before; it goes on from there. `address`: of a Ray
-    cluster to join; by default a Ray of our own on this machine, which ends with the sweep.
+    `batches`: the trials, in parts (default: in one); the next part is asked for when the former
+    is done, and `failed` then has the keys of the stages that failed. `known`: what an adaptive
+    search has tried before; it goes on from there. `address`: of a Ray cluster to join; by
+    default a Ray of our own on this machine, which ends with the sweep. `seconds`: after which
+    the sweep ends, whatever it has.
 
     Raises: InputError where there is no such cluster, or a stage asks for more than there is.
     """
     adaptive = study.config.tune.searcher == "optuna" and bool(study.config.search)
-    trials = study.trials(known or {}) if adaptive else study.trials()
-    missing = plan(trials, store).missing
+    every = study.trials(known or {}) if adaptive else study.trials()
+    missing = plan(every, store).missing
     if not missing and not (adaptive and _open_searches(study, known or {})):
         return Outcome()
-    jobs = [Job.of(stage, study.config.scale) for stage in missing]
-    with _own_ray(jobs) if address == LOCAL else _joined(address) as cpus:
-        pool = _start_pool(study, store, cpus, _readers(study, store, trials, missing))
-        with Display(pool, missing, open_ended=adaptive):
-            unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
-            if unfinished:
-                _run(study, pool, tune.grid_search([_name(trial) for trial in unfinished]), cpus)
-            settings = _search(study, store, pool, known or {}, cpus) if adaptive else None
-        failures = ray.get(pool.progress.remote())["failures"]
-    done = study.trials(settings) if settings is not None else trials
-    return Outcome(settings, failures or _unfinished(done, store))
+    deadline, done, settings = time.monotonic() + seconds, list[Trial](), None
+    with _on_demand(study, store, address, every, missing) as start:
+        for trials in batches if batches is not None else [every]:
+            done += trials
+            if time.monotonic() < deadline:
+                _finish(study, store, start, trials, deadline, failed)
+        if adaptive:
+            pool, cpus = start()
+            with Display(pool, (), open_ended=True):
+                settings = _search(study, store, pool, known or {}, cpus)
+        failures = ray.get(start()[0].progress.remote())["failures"] if start.started else []
+    done = study.trials(settings) if settings is not None else done
+    late = time.monotonic() >= deadline and bool(plan(done, store).missing)
+    return Outcome(settings, failures or ([] if late else _unfinished(done, store)), late)
+
+
+def _finish(
+    study: Study,
+    store: Store,
+    start: _Start,
+    trials: Sequence[Trial],
+    deadline: float,
+    failed: set[str] | None,
+) -> None:
+    """Run one part of the trials."""
+    missing = plan(trials, store).missing
+    unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
+    if not unfinished:
+        return
+    pool, cpus = start()
+    left = deadline - time.monotonic()
+    with Display(pool, missing):
+        names = tune.grid_search([_name(trial) for trial in unfinished])
+        _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
+    if failed is not None:
+        failed.update(f.key for f in ray.get(pool.progress.remote())["failures"])
+
+
+class _Start:
+    """Ray and the pool, started when the first stage is missing; (pool, CPUs)."""
+
+    def __init__(self, start: Callable[[], tuple[Any, float]]) -> None:
+        self._start, self._made = start, list[tuple[Any, float]]()
+
+    @property
+    def started(self) -> bool:
+        return bool(self._made)
+
+    def __call__(self) -> tuple[Any, float]:
+        if not self._made:
+            self._made.append(self._start())
+        return self._made[0]
+
+
+@contextmanager
+def _on_demand(
+    study: Study, store: Store, address: str, trials: Sequence[Trial], missing: Iterable[Stage]
+) -> Iterator[_Start]:
+    with ExitStack() as stack:
+
+        def start() -> tuple[Any, float]:
+            jobs = [Job.of(stage, study.config.scale) for stage in missing]
+            own = _own_ray(jobs) if address == LOCAL else _joined(address)
+            cpus = stack.enter_context(own)
+            return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
+
+        yield _Start(start)
 
 
 def _unfinished(trials: Sequence[Trial], store: Store) -> list[Failure]:
@@ -250,7 +319,7 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
 def _open_searches(study: Study, known: Settings) -> dict[str, int]:
     """How many settings are left to try, by arm, where there are any."""
     wanted = study.config.tune.num_samples
-    names = [arm.name for arm in study.config.methods if study.reads_search(arm)]
+    names = [arm.name for arm in study.config.arms if study.reads_search(arm)]
     left = {name: wanted - len(known.get(name, ())) for name in names}
     return {name: number for name, number in left.items() if number > 0}
 

@@ -108,7 +108,7 @@ class Builder:
             self._training(lm=lm, first=isinstance(start, Initial)),
             seed.train,
             replay=replay,
-            replay_weight=self.config.replay.weight if replay is not None else None,
+            replay_weight=self._replay_weight() if replay is not None else None,
             constraint=constraint,
             **knowledge,
         )
@@ -193,6 +193,11 @@ class Builder:
         if not lm or self.config.train.lm_weight == 0:
             changes |= _QA_ONLY
         return self.config.train.model_copy(update=changes)
+
+    def _replay_weight(self) -> str | float:
+        """Counted once is natural."""
+        weight = self.config.replay.weight
+        return "natural" if weight == 1 else weight
 
     def _knowledge(self, task: str, seed: Seed, replays: bool) -> dict[str, Any]:
         """The fields of a stage that distils: who teaches what. None where nobody does."""

@@ -57,4 +57,5 @@ def with_tokens(tokenizer: Any, prompts: Sequence[str] | None) -> None:
 
 def vocabulary_size(tokenizer: Any) -> int:
     """How many rows a model's embedding needs: ids may have gaps."""
-    return 1 + max(tokenizer.get_vocab().values())
+    ids: dict[str, int] = tokenizer.get_vocab()
+    return 1 + max(ids.values())

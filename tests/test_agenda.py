@@ -1,0 +1,164 @@
+"""Stops, races and selection on a half: what is run, given scores that a test writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from l2kd_ray.agenda import Agenda, halves_of
+from l2kd_ray.config import InputError
+from l2kd_ray.study import Study, Trial
+from l2kd_ray.study.orders import SEPARATOR
+
+FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 6, 12, 24
+Score = Callable[[Trial, str], float]
+
+
+class Scored:
+    """A store in which every evaluation that was asked for has the score that a test gives it."""
+
+    def __init__(self, score: Score) -> None:
+        self.score, self.scores = score, dict[str, dict[str, float]]()
+
+    def run(self, trials: list[Trial]) -> None:
+        for trial in trials:
+            for cell in trial.cells:
+                value = self.score(trial, cell.split)
+                self.scores[cell.stage.key] = {cell.stage.metric: value}
+
+    def manifest(self, kind: str, key: str) -> Any:
+        found = self.scores.get(key)
+        return None if found is None else type("Manifest", (), {"scores": found})()
+
+    def listing(self) -> Any:
+        return type("Listing", (), {"finished": dict.fromkeys(self.scores, "evaluate")})()
+
+
+def run(study: Study, score: Score) -> tuple[list[list[Trial]], Agenda, Scored]:
+    """Every batch of the agenda, done as it is asked for."""
+    store = Scored(score)
+    agenda = Agenda(study, store)  # type: ignore[arg-type]
+    batches = []
+    for batch in agenda.batches():
+        store.run(batch)
+        batches.append(batch)
+    return batches, agenda, store
+
+
+def orders_in(trials: list[Trial]) -> set[str]:
+    return {SEPARATOR.join(trial.order) for trial in trials if trial.order}
+
+
+def noise(trial: Trial) -> float:
+    """A small number of the trial, the same every time."""
+    return (int(trial.id, 16) % 1000) / 1000 - 0.5
+
+
+@pytest.fixture
+def four(tiny: Any) -> Callable[..., Study]:
+    def make(**changes: Any) -> Study:
+        return tiny(tasks=FOUR, methods=["lamol"], seeds=[1, 2, 3], **changes)  # type: ignore[no-any-return]
+
+    return make
+
+
+def test_without_a_rule_everything_is_one_batch(four: Any) -> None:
+    study = four()
+    assert list(Agenda(study, Scored(lambda *_: 0.0)).batches()) == [study.trials()]  # type: ignore[arg-type]
+
+
+def test_a_narrow_interval_stops_at_the_first_look(four: Any) -> None:
+    study = four(tune={"stop": {"half_width": 5.0}})
+    batches, agenda, store = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
+    assert len(batches) == 1
+    assert orders_in(batches[0]) == set(agenda.design.orders[:6])
+    assert agenda.verdict is not None
+    assert agenda.verdict.stop
+    again = Agenda(study, store)  # type: ignore[arg-type]
+    assert again.trials() == batches[0]  # asked again, it is still enough
+    assert len(again.most()) == 24 * 3 + 6
+
+
+def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
+    study = four(tune={"stop": {"half_width": 0.01}})
+
+    def seeds_differ(trial: Trial, split: str) -> float:
+        return 90.0 if not trial.order else 50.0 + 5 * trial.seed.train + noise(trial)
+
+    batches, agenda, _ = run(study, seeds_differ)
+    assert [len(orders_in(batch)) for batch in batches] == [6, 6, 12]
+    assert agenda.verdict is not None
+    assert not agenda.verdict.stop
+    assert "seeds" in agenda.verdict.why
+
+
+def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
+    study = four(search={"replay.ratio": {"grid": [0.1, 0.5, 0.6]}}, tune={"scheduler": "race"})
+
+    def small_is_bad(trial: Trial, split: str) -> float:
+        if not trial.order:
+            return 90.0
+        return {0.1: 10.0, 0.5: 60.0, 0.6: 60.2}[trial.setting["replay.ratio"]] + noise(trial)
+
+    batches, agenda, store = run(study, small_is_bad)
+    ran = [{t.setting["replay.ratio"] for t in batch if t.order} for batch in batches]
+    assert ran[0] == {0.1, 0.5, 0.6}
+    assert 0.1 not in ran[1]
+    assert ran[1] == {0.5, 0.6}  # alike: neither is given up on noise
+    assert agenda.dropped["lamol"]['{"replay.ratio": 0.1}'] == 6
+    assert len(Agenda(study, store).trials()) == sum(map(len, batches))  # type: ignore[arg-type]
+
+
+def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> None:
+    study = four(
+        search={
+            "replay.ratio": {"grid": [0.1, 0.5]},
+            "select_on": {"orders": "half", "seeds": "half"},
+        }
+    )
+
+    def score(trial: Trial, split: str) -> float:
+        if not trial.order:
+            return 90.0
+        best_on_dev = trial.setting["replay.ratio"] == 0.5
+        return 60.0 if best_on_dev == (split == "dev") else 40.0
+
+    batches, agenda, _ = run(study, score)
+    split = halves_of(study)
+    first, second = ([t for t in batch if t.order] for batch in batches)
+    assert {t.setting["replay.ratio"] for t in first} == {0.1, 0.5}
+    assert {t.setting["replay.ratio"] for t in second} == {0.5}  # by dev, though test says else
+    assert orders_in(first) == set(split.select.orders)
+    assert orders_in(second) == set(split.report.orders)
+    assert not orders_in(first) & orders_in(second)
+    assert not {str(t.seed) for t in first} & {str(t.seed) for t in second}
+    assert len(agenda.most()) == sum(map(len, batches))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tune": {"scheduler": "asha"}}, "easy ones"),
+        ({"tune": {"scheduler": "race"}}, "nothing is searched"),
+        ({"tune": {"stop": {"half_width": 1, "method": "nobody"}}}, "none of"),
+        (
+            {
+                "search": {"replay.ratio": {"grid": [0.1, 0.5]}},
+                "tune": {"scheduler": "race", "select_on": {"seeds": "half"}},
+            },
+            "together",
+        ),
+        (
+            {
+                "search": {"replay.ratio": {"grid": [0.1, 0.5]}},
+                "tune": {"stop": {"half_width": 1}},
+            },
+            "one setting",
+        ),
+    ],
+)
+def test_rules_that_cannot_be_kept_are_refused(four: Any, changes: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        four(**changes)
