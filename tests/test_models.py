@@ -1,18 +1,17 @@
-"""Sequences, vocabularies and generation."""
+"""Sequences, vocabularies and models."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.models.causal_lm import CausalLM, add_vocabulary, build, check_head, pad_right
-from l2kd_ray.models.generation import TopK, generate, greedy
+from l2kd_ray.models.corpus import Corpus
 from l2kd_ray.models.sequences import Sample, SequenceFormat
 from l2kd_ray.models.vocabulary import train, with_tokens
 from l2kd_ray.tasks import Example
@@ -87,8 +86,8 @@ def test_a_bos_comes_first_and_a_task_may_be_spelled() -> None:
 @settings(max_examples=60, deadline=None)
 def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: int) -> None:
     example = Example("1", "blue " * c, "what is it ?", ("moon " * a,))
-    whole = FORMAT.samples([example], "a", 10_000)[0]
-    cut = FORMAT.samples([example], "a", longest)[0]
+    whole = Corpus.of([example], FORMAT, "a", 10_000)[0]
+    cut = Corpus.of([example], FORMAT, "a", longest)[0]
     assert len(FORMAT.lm(cut).tokens) <= longest
     assert len(FORMAT.qa(cut).tokens) <= longest
     assert cut.answer == whole.answer[: len(cut.answer)]
@@ -127,7 +126,7 @@ def test_selected_logits_are_those_of_the_whole_model(arch: str) -> None:
     rows = [[5, 6, 7, 8], [9, 10]]
     input_ids = pad_right(rows, FORMAT.eos)
     with torch.no_grad():
-        chosen = model(input_ids, torch.tensor([3, 4, 5]))
+        chosen = model.head(model(input_ids, torch.tensor([3, 4, 5])))
         first = model.lm(input_ids=torch.tensor([rows[0]])).logits[0, 3]
         second = model.lm(input_ids=torch.tensor([rows[1]])).logits[0]
     torch.testing.assert_close(chosen[0], first, atol=1e-5, rtol=1e-4)
@@ -147,53 +146,3 @@ def test_new_rows_start_at_the_mean_of_the_old() -> None:
 def test_a_field_that_the_architecture_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="no field n_layers"):
         build("gpt2", {"n_layers": 2}, FORMAT.tokenizer, seed=0)
-
-
-@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2"])
-def test_greedy_generation_is_transformers_own(arch: str) -> None:
-    model = make_model(arch).eval()
-    stream = np.random.default_rng(0)
-    prompts = [stream.integers(1, 290, size=size).tolist() for size in (3, 9, 1, 5, 9)]
-    ours = generate(model, prompts, greedy, max_new_tokens=12, eos=FORMAT.eos, batch=3)
-    for prompt, tokens in zip(prompts, ours, strict=True):
-        theirs = model.lm.generate(
-            torch.tensor([prompt]), max_new_tokens=12, do_sample=False,
-            eos_token_id=FORMAT.eos, pad_token_id=FORMAT.eos,
-        )[0, len(prompt) :]  # fmt: skip
-        assert tokens == theirs.tolist()
-
-
-def test_generation_ends_at_eos_and_at_the_models_context() -> None:
-    model = make_model(positions=16).eval()
-    with torch.no_grad():  # a model that wants nothing but eos after the token 5
-        model.lm.get_output_embeddings().weight.zero_()
-    assert generate(model, [[1]], greedy, max_new_tokens=3, eos=0) == [[0]]
-    long = generate(model, [[1] * 12, [1]], greedy, max_new_tokens=50, eos=3)
-    assert [len(tokens) for tokens in long] == [4, 15]
-
-
-def test_sampling_has_the_distribution_of_the_top_k() -> None:
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, 1.5]])
-    count = 20_000
-    streams = [np.random.default_rng(row) for row in range(count)]
-    sampler = TopK.seeded(3, 0.7, streams, 1)
-    drawn = sampler(logits.expand(count, -1), torch.arange(count), 0)
-    kept = torch.tensor([0, 1, 4])
-    wanted = (logits[0, kept] / 0.7).softmax(-1)
-    shares = torch.stack([(drawn == token).double().mean() for token in kept])
-    torch.testing.assert_close(shares, wanted.double(), atol=0.015, rtol=0)
-
-
-def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
-    model = make_model().eval()
-    prompts = [[5], [6], [7], [8]]
-
-    def sampled(rows: list[int], batch: int) -> list[list[int]]:
-        streams = [np.random.default_rng(row) for row in rows]
-        sampler = TopK.seeded(20, 1.0, streams, 10)
-        chosen = [prompts[row] for row in rows]
-        return generate(model, chosen, sampler, max_new_tokens=10, eos=0, batch=batch)
-
-    together = sampled([0, 1, 2, 3], 4)
-    assert sampled([0, 1, 2, 3], 1) == together
-    assert sampled([2, 3], 2) == together[2:]

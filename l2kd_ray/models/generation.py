@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from l2kd_ray.models.causal_lm import CausalLM
+from l2kd_ray.models.decoder import BLOCK, Decoder, closed_up
 from l2kd_ray.models.sequences import Tokens
 
 BATCH = 64
@@ -18,12 +21,15 @@ BATCH = 64
 
 class Sampler(Protocol):
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        """The next token [b] of rows [b], given their logits [b, V]."""
+        """The next token [b] of rows [b], given their logits [b, V]; after V there may be -inf."""
 
 
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-    """The most probable token."""
-    return logits.argmax(dim=-1)
+    """The most probable token, the first of equals."""
+    blocks = _blocks(logits)
+    block = blocks.amax(-1).argmax(-1, keepdim=True)
+    within = blocks.take_along_dim(block.unsqueeze(-1), dim=1).argmax(-1)
+    return (block * BLOCK + within).squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,32 @@ class TopK:
         return cls(k, temperature, torch.from_numpy(np.stack(draws)))
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        best, tokens = logits.topk(min(self.k, logits.shape[-1]), dim=-1)
-        cumulative = (best.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
+        largest, tokens = best(logits, self.k)
+        cumulative = (largest.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         draw = self.uniforms[rows.cpu(), step].to(logits.device).unsqueeze(-1)
         place = (cumulative <= draw * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
-        return tokens.gather(-1, place.clamp(max=best.shape[-1] - 1)).squeeze(-1)
+        return tokens.gather(-1, place.clamp(max=largest.shape[-1] - 1)).squeeze(-1)
+
+
+def best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of [b, V] and their places, both [b, k]: `topk`, twice as fast.
+
+    They lie in the k blocks with the largest maxima, and a maximum is taken of many numbers at
+    once where topk looks at one by one.
+    """
+    blocks = _blocks(logits)
+    chosen = blocks.amax(-1).topk(min(k, blocks.shape[1]), dim=-1).indices
+    within = blocks.take_along_dim(chosen.unsqueeze(-1), dim=1).flatten(1)
+    largest, place = within.topk(min(k, logits.shape[-1]), dim=-1)
+    return largest, chosen.gather(-1, place // BLOCK) * BLOCK + place % BLOCK
+
+
+def _blocks(logits: Tensor) -> Tensor:
+    """[b, V] as [b, blocks, BLOCK]; what is missing of the last block is -inf."""
+    if missing := -logits.shape[-1] % BLOCK:
+        logits = F.pad(logits, (0, missing), value=-torch.inf)
+    blocks: Tensor = logits.unflatten(-1, (-1, BLOCK))
+    return blocks
 
 
 @torch.inference_mode()
@@ -62,18 +89,34 @@ def generate(
     max_new_tokens: int,
     eos: int,
     batch: int = BATCH,
+    dtype: torch.dtype | None = None,
 ) -> list[Tokens]:
     """Continue each prompt until eos (kept), `max_new_tokens`, or the model's context.
 
-    Prompts of like length share a batch.
+    Prompts of like length share a batch. `dtype` (bfloat16, say) is that of a copy to decode with.
     """
-    model.eval()
+    model = prepared(model, dtype)
     generated: list[Tokens] = [[] for _ in prompts]
-    by_length = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-    for start in range(0, len(prompts), batch):
-        rows = by_length[start : start + batch]
+    for rows in batches(prompts, batch):
         _continue(model, prompts, rows, sampler, max_new_tokens, eos, generated)
     return generated
+
+
+def prepared(model: CausalLM, dtype: torch.dtype | None) -> CausalLM:
+    """The model for decoding, or a copy of it in `dtype`."""
+    return (copy.deepcopy(model).to(dtype) if dtype else model).eval()
+
+
+def batches(prompts: Sequence[Tokens], size: int) -> Iterator[list[int]]:
+    """The prompts in order of length, `size` at a time.
+
+    Raises: ValueError on an empty prompt: there is nothing to continue.
+    """
+    if not all(prompts):
+        raise ValueError(f"prompt {list(map(len, prompts)).index(0)} is empty")
+    by_length = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
+    for start in range(0, len(prompts), size):
+        yield by_length[start : start + size]
 
 
 def _continue(
@@ -85,46 +128,19 @@ def _continue(
     eos: int,
     generated: list[Tokens],
 ) -> None:
-    from transformers import DynamicCache
-
-    device = next(model.parameters()).device
-    width = max(len(prompts[row]) for row in batch)
-    padding = [width - len(prompts[row]) for row in batch]
-    input_ids = torch.tensor(
-        [[eos] * pad + prompts[row] for pad, row in zip(padding, batch, strict=True)], device=device
-    )
-    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding], device=device)
-    rows = torch.tensor(list(batch), device=device)
-    room = torch.tensor([model.context - len(prompts[row]) for row in batch], device=device)
-    position = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.lm.config)
+    decoder = Decoder(model, [prompts[row] for row in batch])
+    rows = torch.tensor(batch, device=decoder.device)
+    room = torch.tensor([model.context - len(prompts[row]) for row in batch], device=rows.device)
+    room = room.clamp(max=max_new_tokens)
     for step in range(max_new_tokens):
-        hidden = _forward(model, input_ids, mask, position, cache)
-        tokens = sampler(model.head(hidden), rows, step)
+        tokens = sampler(decoder.logits, rows, step)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
             generated[row].append(token)
-        going = ((tokens != eos) & (room > step + 1)).nonzero().squeeze(-1)
-        if not len(going) or step + 1 == max_new_tokens:
+        going = (tokens != eos) & (room > step + 1)
+        if not going.all():
+            order = closed_up(going)
+            decoder.select(order)
+            rows, tokens, room = rows[order], tokens[order], room[order]
+        if not len(rows):
             return
-        if len(going) < len(rows):
-            cache.batch_select_indices(going)
-            rows, tokens, room = rows[going], tokens[going], room[going]
-            mask, position = mask[going], position[going]
-        input_ids = tokens.unsqueeze(-1)
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-        position = position[:, -1:] + 1
-
-
-def _forward(
-    model: CausalLM, input_ids: Tensor, mask: Tensor, position: Tensor, cache: Any
-) -> Tensor:
-    """The last position's hidden state [b, d]; `cache` grows by the input."""
-    output = model.lm.base_model(
-        input_ids=input_ids,
-        attention_mask=mask,
-        position_ids=position,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    hidden: Tensor = output.last_hidden_state[:, -1]
-    return hidden
+        decoder.feed(tokens)

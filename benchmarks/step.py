@@ -1,0 +1,244 @@
+"""The training step against the original's structure: time, arithmetic rate, memory.
+
+    python benchmarks/step.py [--models small] [--times 5]
+
+Each variant runs in a process of its own, one thread; their steps are interleaved, round after
+round, with a large matrix product between them. GFLOP are those of the matrix products that the
+exact step needs (torch's counter), whatever a variant spends besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SIZES: Mapping[str, Mapping[str, int]] = {
+    "small": {"n_layer": 4, "n_embd": 256, "n_head": 4},
+    "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
+}
+VOCABULARY, BATCH, CONTEXT = 50_257, 8, 128
+VARIANTS = ("original", "ours", "ours, cached teacher", "ours, bf16", "ours, bf16, cached teacher")
+
+
+def rows(models: Sequence[str] = tuple(SIZES), times: int = 5) -> list[dict[str, Any]]:
+    """A row for each model, part of the step (QA alone, QA and LM) and variant."""
+    return [row for size in models for lm in (False, True) for row in _compare(size, lm, times)]
+
+
+def _compare(size: str, lm: bool, times: int) -> Iterator[dict[str, Any]]:
+    workers = {variant: _Worker(size, lm, variant) for variant in VARIANTS}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    sgemm: list[float] = []
+    for _ in range(times + 1):  # the first round warms up
+        sgemm.append(_sgemm())
+        for variant, worker in workers.items():
+            seconds[variant].append(worker.ask("step"))
+    facts = {variant: worker.ask("facts") for variant, worker in workers.items()}
+    for worker in workers.values():
+        worker.end()
+    limit, flop = statistics.median(sgemm[1:]), facts["ours"]["gflop"]
+    base = seconds["original"][1:]
+    for variant in VARIANTS:
+        taken = seconds[variant][1:]
+        ratios = [one / other for one, other in zip(base, taken, strict=True)]
+        median = statistics.median(taken)
+        yield {
+            "model": size,
+            "step": "QA and LM" if lm else "QA",
+            "variant": variant,
+            "seconds": median,
+            "tokens/s": facts[variant]["tokens"] / median,
+            "speed-up": statistics.median(ratios),
+            "from": min(ratios),
+            "to": max(ratios),
+            "of sgemm": flop / median / limit,
+            "memory MB": facts[variant]["memory"],
+            "n": times,
+        }
+
+
+def _sgemm(size: int = 2048) -> float:
+    """GFLOP/s of a float32 matrix product on one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    start = time.perf_counter()
+    a @ b
+    return 2 * size**3 / 1e9 / (time.perf_counter() - start)
+
+
+class _Worker:
+    """A process that holds one variant and does a step when it is asked."""
+
+    def __init__(self, size: str, lm: bool, variant: str) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, size, lm, variant))
+        self._process.start()
+
+    def ask(self, what: str) -> Any:
+        self._pipe.send(what)
+        return self._pipe.recv()
+
+    def end(self) -> None:
+        self._pipe.send("end")
+        self._process.join()
+
+
+def _serve(pipe: Any, size: str, lm: bool, variant: str) -> None:
+    import torch
+
+    from l2kd_ray.stages.execute import _keep_memory
+
+    torch.set_num_threads(1)
+    if variant != "original":
+        _keep_memory()
+    step, tokens, gflop = _prepare(size, lm, variant)
+    before = _peak()
+    while (asked := pipe.recv()) != "end":
+        if asked == "step":
+            start = time.perf_counter()
+            step()
+            pipe.send(time.perf_counter() - start)
+        else:
+            facts = {"tokens": tokens, "gflop": gflop(), "memory": _peak() - before}
+            pipe.send(facts)
+
+
+def _peak() -> float:
+    """MB that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _prepare(
+    size: str, lm: bool, variant: str
+) -> tuple[Callable[[], Any], int, Callable[[], float]]:
+    """The step, its tokens, and what counts its GFLOP."""
+    import torch
+    from original import OriginalStep
+    from torch.utils.flop_counter import FlopCounterMode
+
+    student, teacher = _model(size, seed=0), _model(size, seed=1)
+    qa, language = _sequences(seed=0)
+    language = language if lm else []
+    tokens = sum(len(sequence.tokens) for sequence in [*qa, *language])
+    if variant == "original":
+        original = OriginalStep(student, teacher, 2.0, 0.25)
+        return lambda: original(qa, language), tokens, lambda: 0.0
+    step = _ours(student, teacher, qa, language, variant)
+
+    def gflop() -> float:
+        with FlopCounterMode(display=False) as counter:
+            step()
+        return float(counter.get_total_flops()) / 1e9
+
+    torch.manual_seed(0)
+    return step, tokens, gflop
+
+
+def _ours(student: Any, teacher: Any, qa: Any, language: Any, variant: str) -> Callable[[], Any]:
+    from pathlib import Path
+
+    from torch import nn
+
+    from l2kd_ray.config import Training
+    from l2kd_ray.distill.linear_loss import Head, Knowledge
+    from l2kd_ray.distill.objectives import SoftTargets
+    from l2kd_ray.stages import loop
+    from l2kd_ray.stages.base import Context
+    from l2kd_ray.stages.curriculum import Curriculum, Row, Source
+    from l2kd_ray.stages.teachers import Live
+    from l2kd_ray.store import Store
+
+    class Format:
+        answer = -1
+
+    class Kept:
+        """As `Cached`: hidden states of half precision, and an output layer."""
+
+        def __init__(self, live: Live, rows: list[Row]) -> None:
+            self.hidden = live.listen(rows, "cpu").hidden.half()
+            self.head = Head(teacher.head.weight.detach())
+
+        def to(self, device: str) -> None: ...
+
+        def listen(self, rows: Any, device: str) -> Knowledge:
+            return Knowledge(self.hidden.float(), self.head)
+
+    student.train()
+    live = Live(teacher)
+    rows = [Row(s, "qa", teacher=0, share=1.0) for s in qa]
+    rows += [Row(s, "lm", teacher=0, share=1.0) for s in language]
+    said: Any = Kept(live, rows) if "cached" in variant else live
+    training = Training(
+        precision="bfloat16" if "bf16" in variant else "float32",
+        lm_weight=0.25 if language else 0.0,
+        batch_size=BATCH,
+    )
+    source = Source([], teacher=said, share=1.0)
+    curriculum = Curriculum((source,), Source([]), False, Format(), training, 0, "")  # type: ignore[arg-type]
+    context = Context(Store("memory://bench"), Path())
+    optimizer = loop._optimizer(student, training)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loop.accumulate(student, SoftTargets(2.0), rows, curriculum, context)
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def _model(size: str, seed: int) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    from l2kd_ray.models.causal_lm import CausalLM
+
+    torch.manual_seed(seed)
+    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, **SIZES[size], **off)
+    return CausalLM(AutoModelForCausalLM.from_config(config))
+
+
+def _sequences(seed: int) -> tuple[list[Any], list[Any]]:
+    """QA and LM sequences as E2E's: some 60 to 110 tokens, 20 to 40 of them an answer."""
+    from l2kd_ray.models.sequences import TrainingSequence
+
+    stream = np.random.default_rng(seed)
+    qa, language = [], []
+    for _ in range(BATCH):
+        question, answer = int(stream.integers(40, 70)), int(stream.integers(20, 40))
+        tokens = stream.integers(0, VOCABULARY, question + answer).tolist()
+        qa.append(TrainingSequence(tokens, question))
+        language.append(TrainingSequence([0, *tokens], 1))
+    return qa, language
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--out", default="")
+    chosen = parser.parse_args()
+    found = rows(chosen.models, chosen.times)
+    print("| " + " | ".join(found[0]) + " |\n|" + "---|" * len(found[0]))
+    for row in found:
+        cells = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+        print("| " + " | ".join(cells) + " |")
+    if chosen.out:
+        with open(chosen.out, "w") as file:
+            json.dump(found, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
