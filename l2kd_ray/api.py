@@ -10,6 +10,7 @@ import shutil
 import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from l2kd_ray.agenda import Agenda
+from l2kd_ray.agenda import Agenda, halves_of
 from l2kd_ray.config import InputError, Revisions, StudyConfig, parse_study, read_study
 from l2kd_ray.store import Manifest, Store
 
@@ -224,7 +225,8 @@ class Experiment:
         from l2kd_ray.report import write_report
         from l2kd_ray.report.mirror import mirror
 
-        scores, status = self.scores(), self.status()
+        scores, status, agenda = self.scores(), self.status(), self.agenda()
+        trials = agenda.trials() if not self.is_adaptive else self.trials()
         done = [finished for finished, _ in status.stages.values()]
         planned = {
             "trials": status.trials,
@@ -233,6 +235,7 @@ class Experiment:
             "stages_done": sum(done),
         }
         config = self.study.config.model_dump(mode="json", exclude_unset=True)
+        tune = self.study.config.tune
         with self._folder() as folder:
             written = write_report(
                 folder,
@@ -243,6 +246,11 @@ class Experiment:
                 costs=self._costs(),
                 work=self.work(),
                 command=self.command,
+                design=halves_of(self.study).report if tune.select_on else agenda.design,
+                failed=agenda.failures(trials),
+                stopping=tune.stop.half_width is not None,
+                notes=self._notes(agenda),
+                **self._evidence(trials, scores),
             )
             scores.to_parquet(folder / "scores.parquet", index=False)
             if len(scores):
@@ -405,13 +413,35 @@ class Experiment:
 
         return work_by_method(self.trials(), {m.key: m for m in self._manifests()})
 
+    def _notes(self, agenda: Agenda) -> list[str]:
+        """What a reader of the report must know first."""
+        tasks = self.study.resolved.tasks
+        notes = [f"**{name}:** {note}" for name in self.study.tasks for note in tasks[name].notes]
+        return notes + ([f"**Stop rule:** {agenda.verdict.why}."] if agenda.verdict else [])
+
+    def _evidence(self, trials: Sequence[Trial], scores: pd.DataFrame) -> dict[str, Any]:
+        """What the report shows beside the scores."""
+        from l2kd_ray.analysis import results, select, shown_arms
+        from l2kd_ray.evidence import over_examples, replay_quality, samples
+
+        manifests = {manifest.key: manifest for manifest in self._manifests()}
+        replay, last = replay_quality(trials, manifests)
+        found = {"replay": replay, "samples": samples(last, self.store)}
+        if len(scores):
+            dev = results(scores, list(self.study.config.search), split="dev")
+            arms = shown_arms(select(dev))
+            found["over_examples"] = over_examples(trials, arms, manifests, self.store)
+        return found
+
     def _costs(self) -> pd.DataFrame:
-        """Finished stages and their seconds, by kind."""
+        """Finished stages and their seconds, by kind; `unshared`: stages of the trials alone."""
         import pandas as pd
 
         rows = [(manifest.kind, manifest.seconds) for manifest in self._manifests()]
         frame = pd.DataFrame(rows, columns=["kind", "seconds"])
         costs = frame.groupby("kind")["seconds"].agg(["count", "sum"]).reset_index()
+        alone = Counter(stage.kind for trial in self.trials() for stage in trial.stages())
+        costs = costs.assign(unshared=costs["kind"].map(alone))
         return costs.rename(columns={"count": "stages", "sum": "seconds"})
 
     def _curves(self, models: set[str]) -> dict[str, list[dict[str, float]]]:

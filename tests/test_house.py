@@ -25,7 +25,7 @@ FLOORS = [
     {"garbage", "explain"},
     {"cluster"},
     {"analysis"},
-    {"agenda"},
+    {"agenda", "evidence"},
     {"report"},
     {"api"},
     {"doctor"},

@@ -86,6 +86,8 @@ def write_predictions(
             line: dict[str, object] = {"id": example.id, "prediction": prediction}
             line["score"] = judged[first].each[place]
             line |= {metric: judged[metric].each[place] for metric in extras}
+            if example.group is not None:
+                line["group"] = example.group
             if fresh is not None:
                 line[LEAK_FREE] = place in kept
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
