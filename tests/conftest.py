@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: a thread each, as stages do
+
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path

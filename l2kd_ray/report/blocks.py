@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SETTING = -1
+SETTING, PROBABILITY = -1, -2
 NOTHING = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,23 @@ class Listing:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number with its interval, as one cell that sorts by the number; NaN is undefined."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def measured(
+    frame: pd.DataFrame, value: str, low: str, high: str, scale: float = 1.0
+) -> pd.Series[Any]:
+    """Three columns of a frame as one column of cells, numbered from 0."""
+    numbers = scale * frame[[value, low, high]].to_numpy(dtype=float)
+    return pd.Series([Measured(*row) for row in numbers.tolist()], dtype=object)
+
+
+@dataclass(frozen=True)
 class Table:
     """A frame with display names as columns. Text columns are aligned left, numbers right."""
 
@@ -43,6 +61,8 @@ class Table:
     """Cells (row number, column) set in bold; the caption says what bold means."""
     codes: frozenset[str] = frozenset()
     """Columns of keys: monospaced, cut short on the page, whole when copied."""
+    wrapped: frozenset[str] = frozenset()
+    """Columns of sentences, which the page breaks into lines."""
 
     def cells(self) -> list[list[str]]:
         """The texts of the cells, row by row."""
@@ -53,7 +73,9 @@ class Table:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def is_number(self, column: str) -> bool:
-        return bool(pd.api.types.is_numeric_dtype(self.frame[column]))
+        values = self.frame[column]
+        cells = len(values) > 0 and all(isinstance(value, Measured) for value in values)
+        return cells or bool(pd.api.types.is_numeric_dtype(values))
 
 
 @dataclass(frozen=True)
@@ -111,17 +133,42 @@ def _walk(blocks: tuple[Block, ...], kind: type[Picture]) -> list[Picture]:
 def text(value: object, digits: int = 1) -> str:
     """A value as a cell shows it: a dash for nothing, a true minus sign, thousands set apart.
 
-    `digits` are decimals of a float; `SETTING` stands for four significant ones.
+    `digits` are decimals of a float; `SETTING` stands for four significant ones, `PROBABILITY` for
+    three decimals of a p-value, which is never shown as 0.
     """
+    if isinstance(value, Measured):
+        shown = text(value.value, digits)
+        return shown if math.isnan(value.low) else f"{shown} ({between(value, digits)})"
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}"
+        return f"{value:,}".replace("-", MINUS)
     if isinstance(value, float):
-        shown = f"{value:.4g}" if digits == SETTING else f"{value:,.{digits}f}"
-        if float(shown.replace(",", "")) == 0:
-            shown = shown.removeprefix("-")
-        return shown.replace("-", "\N{MINUS SIGN}")
+        return _number(value, digits)
     return str(value)
+
+
+def between(cell: Measured, digits: int = 1) -> str:
+    """`2.4 to 3.8`, or a dash."""
+    if math.isnan(cell.low):
+        return NOTHING
+    return f"{text(cell.low, digits)} to {text(cell.high, digits)}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """`+1.2`, of a difference."""
+    shown = text(value, digits)
+    return f"+{shown}" if value > 0 and shown.strip("0.") else shown
+
+
+def _number(value: float, digits: int) -> str:
+    if math.isinf(value):
+        return "\N{INFINITY}" if value > 0 else f"{MINUS}\N{INFINITY}"
+    if digits == PROBABILITY:
+        return "<0.001" if value < 0.0005 else f"{value:.3f}"
+    shown = f"{value:.4g}" if digits == SETTING else f"{value:,.{digits}f}"
+    if float(shown.replace(",", "")) == 0:
+        shown = shown.removeprefix("-")
+    return shown.replace("-", MINUS)

@@ -9,10 +9,14 @@ import pandas as pd
 
 from l2kd_ray.analysis import MULTITASK
 from l2kd_ray.report.blocks import Document, text
+from l2kd_ray.report.comparison_section import comparison_section
+from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.gap_section import gap_section
 from l2kd_ray.report.headline import best_row, count, headline
 from l2kd_ray.report.labels import method_label, row_labels
+from l2kd_ray.report.order_section import order_section
+from l2kd_ray.report.precedence_section import precedence_section
 from l2kd_ray.report.provenance import (
     cost_section,
     failure_section,
@@ -20,8 +24,9 @@ from l2kd_ray.report.provenance import (
     trace_section,
     words_section,
 )
+from l2kd_ray.report.replay_section import Samples, replay_section
 from l2kd_ray.report.setting_section import setting_section
-from l2kd_ray.report.stream_sections import forgetting_section, matrix_section, order_section
+from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import looks
 
 
@@ -35,6 +40,10 @@ def document(
     work: pd.DataFrame | None = None,
     command: str = "",
     order: str | None = None,
+    replay: pd.DataFrame | None = None,
+    samples: Samples | None = None,
+    over_examples: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
 ) -> Document:
     """The whole report; `found` is None where no score is there yet. See `write_report`."""
     title = str(study.get("name") or "study")
@@ -44,22 +53,26 @@ def document(
     reproduce = reproduce_section(study, command)
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to tell."
-        notices = (*_half_way(undone), *_failed(failures))
+        notices = (*_half_way(undone), *notes, *_failed(failures))
         return Document(title, "", words, (), notices, (*ends, reproduce))
     look = looks(found.gap["method"].tolist())
     methods = count(found.arms["method"].nunique(), "method")
     return Document(
         title=title,
         subtitle=f"{methods}, {count(len(found.tasks), 'task')}: {', '.join(found.tasks)}",
-        headline=headline(found.gap, half_way=bool(undone) or found.half_way),
+        headline=headline(found.gap, found.comparisons, half_way=bool(undone) or found.half_way),
         facts=_facts(found),
-        notices=(*_half_way(undone), *_caveats(found, undone), *_failed(failures)),
+        notices=(*_half_way(undone), *notes, *_caveats(found, undone), *_failed(failures)),
         sections=(
-            gap_section(found, look),
+            gap_section(found, look, over_examples),
+            *comparison_section(found),
             *order_section(found, look),
+            *driver_section(found, look),
+            *precedence_section(found),
             *matrix_section(found, order),
             *forgetting_section(found, look),
             *setting_section(found, look),
+            *replay_section(replay, samples),
             *ends,
             trace_section(found),
             reproduce,
@@ -109,20 +122,40 @@ def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
     """What a reader must know before comparing the numbers."""
     arms, notices = found.arms, []
     lacking = int((arms["n_trials"] - arms["n_complete"]).sum())
-    if lacking and not undone:
+    if lacking and not undone and not found.designed:
         notices.append(f"**Half-way:** {count(lacking, 'trial')} shown here lack a final score.")
-    if arms["n_complete"].nunique() > 1:
-        each = ", ".join(
-            f"{name} {done}"
-            for name, done in zip(row_labels(arms), arms["n_complete"], strict=True)
-        )
-        notices.append(
-            f"**Not yet comparable:** methods have different numbers of complete trials ({each}), "
-            "so their means are over different orders and seeds."
-        )
+    if len(arms):
+        notices += _comparable(found)
     if MULTITASK not in set(found.gap["method"]):
         notices.append("**No multi-task score yet:** every gap is undefined until it is there.")
     reasons = found.gap[found.gap["select/note"] != ""].drop_duplicates("method")
     for method, note in zip(reasons["method"], reasons["select/note"], strict=True):
         notices.append(f"**{method_label(method)}:** {note}.")
+    return notices
+
+
+def _comparable(found: Findings) -> list[str]:
+    """Whether the methods' means are over the same orders and seeds, and which."""
+    arms, scope = found.arms, found.scope
+    failed = int(found.gap["failed/n"].sum())
+    notices = []
+    if failed:
+        notices.append(
+            f"**{count(failed, 'trial')} failed** for good: a method's mean leaves out the orders "
+            "on which it failed; the gap table has the gap with failed trials scored 0 beside."
+        )
+    if found.designed and scope.orders:
+        if len(scope.orders) < len(scope.design.orders):
+            notices.append(
+                f"**So far:** the first {len(scope.orders):,} of {len(scope.design.orders):,} "
+                "orders, which every method has finished on every seed. What is beyond them is "
+                "shown by order only."
+            )
+    elif arms["n_used"].nunique() > 1 or (found.designed and arms["n_used"].any()):
+        done = zip(row_labels(arms), arms["n_used"], strict=True)
+        each = ", ".join(f"{name} {trials}" for name, trials in done)
+        notices.append(
+            "**Not yet comparable:** no order is finished for all methods and seeds, so the means "
+            f"are over different orders and seeds (complete trials: {each})."
+        )
     return notices

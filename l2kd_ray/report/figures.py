@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH = 7.4
-"""Inches; about 530 px on the page at full size."""
+WIDTH = 5.2
+"""Inches: 374 px, so that a phone shows a figure whole and its text no smaller than drawn."""
 MOST_NAMED_ORDERS = 24
 """Orders that a strip plot names one by one; above, they are ranked without names."""
 
@@ -57,7 +57,7 @@ def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lo
     `table` holds the rows of `compare` to show; `rows` are complete rows of `results`.
     """
     figure, axes = new_figure(0.62 + 0.44 * len(table))
-    names = row_labels(table)
+    names = [name.replace(" (", "\n(") for name in row_labels(table)]
     for y, (_, row) in enumerate(table.iterrows()):
         of_method = rows[(rows["method"] == row["method"]) & (rows["setting"] == row["setting"])]
         orders = of_method.groupby("order")["gap/abs"].mean()
@@ -71,10 +71,7 @@ def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lo
         )
         interval = interval_label(row["gap/low"], row["gap/high"])
         words = text(float(row["gap/abs"])) + ("" if interval == NOTHING else f"  ({interval})")
-        axes.annotate(
-            words, (1, y), (6, 0), ("axes fraction", "data"), "offset points", va="center",
-            annotation_clip=False,
-        )  # fmt: skip
+        beside(axes, y, words)
     _zero_line(axes)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -84,98 +81,107 @@ def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lo
 
 
 @styled
-def gap_by_order(rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
-    """Strip plot: the gap of every order, by method, orders sorted from easy to hard.
+def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+    """The gap of every order with its interval, by method, orders sorted from easy to hard.
 
     Up to `MOST_NAMED_ORDERS` each order has its named row, and with several seeds each seed its
-    small dot; above, orders go by rank along the x axis.
+    small dot; above, orders go by rank along the x axis. Intervals do not widen the picture.
+
+    Args:
+        table: method, order, gap, low, high. rows: of `results`, for the single seeds.
     """
-    gaps = rows.groupby(["order", "method"])["gap/abs"].mean().unstack()
-    gaps = gaps.loc[gaps.mean(axis=1).sort_values(kind="stable").index]
-    named = len(gaps) <= MOST_NAMED_ORDERS
-    figure, axes = new_figure(0.8 + 0.26 * len(gaps) if named else 3.6)
-    place = {order: k if named else k + 1 for k, order in enumerate(gaps.index)}
-
-    def points(along: FloatArray, values: FloatArray, **style: Any) -> None:
-        axes.plot(*((values, along) if named else (along, values)), ls="none", **style)
-
-    if named:
-        ends = gaps.min(axis=1), gaps.max(axis=1)
-        axes.hlines(range(len(gaps)), *ends, color=LINE, lw=1, zorder=1)
-    for method in gaps.mean().sort_values(kind="stable").index:
-        style = look[method]
-        own = rows[rows["method"] == method]
-        if named and own["seed"].nunique() > 1:
-            points(
-                own["order"].map(place).to_numpy(dtype=float), own["gap/abs"].to_numpy(dtype=float),
-                marker=style.marker, color=style.colour, alpha=0.3, ms=3, mec="none",
-            )  # fmt: skip
-        points(
-            np.array(list(place.values()), dtype=float), gaps[method].to_numpy(dtype=float),
-            marker=style.marker, color=style.colour, ms=6 if named else 4.2, mec=PAPER, mew=0.7,
-            label=method_label(method), zorder=3,
+    means = table.groupby("order")["gap"].mean().sort_values(kind="stable")
+    named = len(means) <= MOST_NAMED_ORDERS
+    methods = list(table.groupby("method")["gap"].mean().sort_values(kind="stable").index)
+    lane = 0.13 if len(means) <= 12 else 0.07  # inches a method of an order
+    row = max(lane * len(methods) + 0.08, 0.22)
+    figure, axes = new_figure(0.8 + row * len(means) if named else 3.4)
+    place = {order: k if named else k + 1 for k, order in enumerate(means.index)}
+    lines: list[tuple[pd.DataFrame, FloatArray, Look]] = []
+    for k, method in enumerate(methods):
+        aside = lane / row * (k - (len(methods) - 1) / 2) if named else 0.0
+        style, own = look[method], table[table["method"] == method]
+        along = own["order"].map(place).to_numpy(dtype=float) + aside
+        single = rows[rows["method"] == method]
+        if named and single["seed"].nunique() > 1:
+            dots = single["order"].map(place).to_numpy(dtype=float) + aside
+            axes.plot(single["gap/abs"], dots, ls="none", marker=style.marker, color=style.colour,
+                      alpha=0.35, ms=3, mec="none")  # fmt: skip
+        points = (own["gap"], along) if named else (along, own["gap"])
+        axes.plot(
+            *points, ls="none", marker=style.marker, color=style.colour, ms=6 if named else 4,
+            mec=PAPER, mew=0.7, label=method_label(method), zorder=3,
         )  # fmt: skip
+        lines.append((own, along, style))
     _zero_line(axes, vertical=named)
-    if named:
-        labels, _ = order_labels(gaps.index)
-        axes.set_yticks(range(len(gaps)), [labels[order] for order in gaps.index])
-        axes.set_ylim(len(gaps) - 0.5, -0.5)
-        axes.set_xlabel("points below multi-task (lower is better)")
-        axes.spines["left"].set_visible(False)
-    else:
-        axes.set_xlim(0, len(gaps) + 1)
-        axes.set_xlabel(f"the {len(gaps)} orders, from easy to hard")
-        axes.set_ylabel("points below multi-task")
-        axes.grid(True, axis="y")
-        axes.grid(False, axis="x")
+    axes.autoscale(False)
+    for own, along, style in lines:
+        draw, thick = (axes.hlines, 1.6) if named else (axes.vlines, 1.0)
+        draw(along, own["low"], own["high"], color=style.colour, lw=thick, alpha=0.55, zorder=2)
+    _name_orders(axes, list(means.index), named=named)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
     return figure
 
 
+def _name_orders(axes: Axes, orders: Sequence[str], *, named: bool) -> None:
+    if not named:
+        axes.set_xlim(0, len(orders) + 1)
+        axes.set_xlabel(f"the {len(orders)} orders, from easy to hard")
+        axes.set_ylabel("points below multi-task")
+        axes.grid(True, axis="y")
+        axes.grid(False, axis="x")
+        return
+    labels, _ = order_labels(orders)
+    axes.set_yticks(range(len(orders)), [labels[order] for order in orders])
+    axes.set_ylim(len(orders) - 0.5, -0.5)
+    axes.hlines(np.arange(len(orders) - 1) + 0.5, *axes.get_xlim(), color=LINE, lw=0.6, zorder=0)
+    axes.set_xlabel("points below multi-task (lower is better)")
+    axes.spines["left"].set_visible(False)
+
+
 @styled
-def forgetting(
-    rows: pd.DataFrame, first_task: Mapping[str, FloatArray], look: Mapping[str, Look]
-) -> Figure:
-    """Left, mean forgetting of each method and of each of its orders; right, what becomes of the
-    first task: its score after each task, `first_task[method]` of shape `[n]`, mean over orders."""
-    mean = rows.groupby("method")["cl/forgetting_max"].mean()
-    methods = [str(method) for method in mean.sort_values(kind="stable").index]
-    figure, (left, right) = new_figure(
-        max(2.3, 0.7 + 0.4 * len(methods)), ncols=2, width_ratios=[1, 1.05]
-    )
-    ends = []
-    for y, method in enumerate(methods):
+def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+    """Mean forgetting by method, the orders of `rows` as ticks."""
+    methods = [str(method) for method in lost.index]
+    figure, axes = new_figure(0.55 + 0.3 * len(methods))
+    for y, (method, mean) in enumerate(zip(methods, lost, strict=True)):
         style = look[method]
         orders = rows[rows["method"] == method].groupby("order")["cl/forgetting_max"].mean()
-        _ticks(left, orders, y, style)
-        left.plot(orders.mean(), y, style.marker, color=style.colour, ms=8, mec=PAPER, mew=1.2)
-        left.annotate(
-            text(float(orders.mean())), (1, y), (6, 0), ("axes fraction", "data"), "offset points",
-            va="center", annotation_clip=False,
-        )  # fmt: skip
-        path = first_task[method]
-        right.plot(
+        _ticks(axes, orders, y, style)
+        axes.plot(mean, y, style.marker, color=style.colour, ms=8, mec=PAPER, mew=1.2)
+        beside(axes, y, text(float(mean)))
+    _zero_line(axes, label="")
+    axes.set_yticks(range(len(methods)), [method_label(method) for method in methods])
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xlabel("points lost since each task's best (lower is better)")
+    axes.spines["left"].set_visible(False)
+    return figure
+
+
+@styled
+def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, Look]) -> Figure:
+    """What becomes of the first task: its score after each task, `paths[method]` of shape `[n]`."""
+    figure, axes = new_figure(2.3)
+    for method, path in paths.items():
+        style = look[method]
+        axes.plot(
             np.arange(1, len(path) + 1), path, "-", marker=style.marker, color=style.colour, ms=5,
             lw=1.6, mec=PAPER, mew=0.6,
         )  # fmt: skip
-        ends.append(path[-1])
-    _zero_line(left, label="")
-    left.set_yticks(range(len(methods)), [method_label(method) for method in methods])
-    left.set_ylim(len(methods) - 0.5, -0.5)
-    left.set(title="Forgetting", xlabel="points lost since each task's best")
-    left.spines["left"].set_visible(False)
-    n = len(next(iter(first_task.values())))
-    right.set_xticks(range(1, n + 1))
-    right.set(title="Score on the first task", xlabel="tasks learned so far")
-    right.tick_params(axis="y", colors=MUTED)
-    right.grid(True, axis="y")
-    right.grid(False, axis="x")
-    low, high = right.get_ylim()
-    for method, beside, end in zip(methods, _apart(ends, (high - low) * 0.085), ends, strict=True):
+    n = len(next(iter(paths.values())))
+    axes.set_xticks(range(1, n + 1))
+    axes.set(xlabel="tasks learned so far", ylabel="score on the first task")
+    axes.tick_params(axis="y", colors=MUTED)
+    axes.grid(True, axis="y")
+    axes.grid(False, axis="x")
+    low, high = axes.get_ylim()
+    ends = [float(path[-1]) for path in paths.values()]
+    apart = _apart(ends, (high - low) * 0.085)
+    for method, height, end in zip(paths, apart, ends, strict=True):
         if np.isfinite(end):
-            right.annotate(
-                method_label(method), (n, end), (1.03, beside),
-                textcoords=right.get_yaxis_transform(), va="center", color=look[method].colour,
+            axes.annotate(
+                method_label(method), (n, end), (1.02, height),
+                textcoords=axes.get_yaxis_transform(), va="center", color=look[method].colour,
                 annotation_clip=False,
             )  # fmt: skip
     return figure
@@ -213,6 +219,14 @@ def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, Look]) -> F
     return figure
 
 
+def beside(axes: Axes, y: float, words: str) -> None:
+    """The number of a row, right of the picture."""
+    axes.annotate(
+        words, (1, y), (6, 0), ("axes fraction", "data"), "offset points", va="center",
+        annotation_clip=False,
+    )  # fmt: skip
+
+
 def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: Look) -> None:
     """Each order's value as a thin tick at height `y`, fainter where they are many."""
     alpha = 0.45 if len(orders) <= MOST_NAMED_ORDERS else 0.2
@@ -228,12 +242,12 @@ def _zero_line(axes: Axes, *, vertical: bool = True, label: str = "multi-task") 
     if label and vertical:
         axes.annotate(
             label, (0, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center",
-            va="bottom", fontsize=7.5, color=MUTED, annotation_clip=False,
+            va="bottom", fontsize=9, color=MUTED, annotation_clip=False,
         )  # fmt: skip
     elif label:
         axes.annotate(
             label, (1, 0), (-2, 3), ("axes fraction", "data"), "offset points", ha="right",
-            fontsize=7.5, color=MUTED,
+            fontsize=9, color=MUTED,
         )  # fmt: skip
 
 

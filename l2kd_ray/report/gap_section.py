@@ -4,94 +4,130 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.compare import BASELINE
 from l2kd_ray.report import figures
-from l2kd_ray.report.blocks import Block, Picture, Prose, Section, Table, text
+from l2kd_ray.report.blocks import (
+    Block,
+    Fold,
+    Picture,
+    Prose,
+    Section,
+    Table,
+    measured,
+    text,
+)
 from l2kd_ray.report.findings import Findings
-from l2kd_ray.report.labels import interval_label, row_labels, task_labels
+from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
 from l2kd_ray.report.style import Look
 
+Frame = pd.DataFrame | None
+INTERVAL = " Below a mean, its 95 % interval."
+EACH = " Below each, its 95 % interval by itself."
 
-def gap_section(found: Findings, look: Mapping[str, Look]) -> Section:
+
+def gap_section(found: Findings, look: Mapping[str, Look], over_examples: Frame = None) -> Section:
     arms = found.arms
     blocks: list[Block] = []
     with_gap = arms[arms["gap/abs"].notna()]
+    done = found.scope.results[found.scope.results["complete"]]
     if len(with_gap):
         words = "; ".join(
-            f"{name} {text(float(gap))}"
-            for name, gap in zip(row_labels(with_gap), with_gap["gap/abs"], strict=True)
+            f"{name} {text(gap)}"
+            for name, gap in zip(
+                row_labels(with_gap),
+                measured(with_gap, "gap/abs", "gap/low", "gap/high"),
+                strict=True,
+            )
         )
-        bar = " Bar: 95 % interval over seeds." if with_gap["gap/low"].notna().any() else ""
+        bar = " Bar: 95 % interval." if with_gap["gap/low"].notna().any() else ""
         blocks.append(
             Picture(
                 "gap_by_method",
                 f"Mean gap to multi-task in points, by method: {words}.",
                 "How far below multi-task each method ends. Marker: mean over orders and seeds."
                 f"{bar} Thin ticks: single orders.",
-                figures.gap_by_method(with_gap, found.results[found.results["complete"]], look),
+                figures.gap_by_method(with_gap, done, look),
             )
         )
     if len(arms):
-        blocks += [_gap_table(arms, found.tasks), *_reasons(arms)]
+        table = _gap_table(arms, found.tasks, over_examples)
+        blocks += [table, *_reasons(arms), *_task_table(found)]
     else:
         blocks.append(Prose("No lifelong method has a score yet."))
     blocks.append(_score_table(pd.concat([found.references, arms], ignore_index=True)))
     return Section("Gap to multi-task", tuple(blocks))
 
 
-def _gap_table(arms: pd.DataFrame, tasks: Sequence[str]) -> Table:
+def _gap_table(arms: pd.DataFrame, tasks: Sequence[str], over_examples: Frame) -> Table:
     labels = task_labels(tasks)
     frame = pd.DataFrame({"Method": row_labels(arms)})
+    frame["Mean gap"] = measured(arms, "gap/abs", "gap/low", "gap/high")
     for task, label in labels.items():
         frame[label] = arms[f"gap/{task}"].astype(float)
-    frame["Mean"] = arms["gap/abs"].astype(float)
-    frame["95 % interval"] = [
-        interval_label(*bounds) for bounds in zip(arms["gap/low"], arms["gap/high"], strict=True)
-    ]
-    frame["Relative, %"] = 100 * arms["gap/rel"].astype(float)
-    with_baseline = BASELINE in set(arms["method"])
-    if with_baseline:
-        closed = 100 * arms[["closed/value", "closed/low", "closed/high"]].astype(float)
-        frame["Gap closed, %"] = [
-            text(value, 0) + ("" if np.isnan(value) else f" ({interval_label(low, high, 0)})")
-            for value, low, high in closed.to_numpy().tolist()
+    frame["Relative, %"] = measured(arms, "gap/rel", "rel/low", "rel/high", 100)
+    words = (
+        "Gap in points, and by task: multi-task less the end of the stream; lower is better."
+        f"{INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
+    )
+    if BASELINE in set(arms["method"]):
+        frame["Gap closed, %"] = measured(arms, "closed/value", "closed/low", "closed/high", 100)
+        words += " Gap closed: of the gap of LAMOL."
+    if arms["failed/n"].any():
+        frame["Failed"] = arms["failed/n"].astype(int)
+        frame["Failed as 0"] = arms["failed/gap"].astype(float)
+        words += " Failed: trials; their orders are left out. Failed as 0: the gap if they score 0."
+    if over_examples is not None and len(over_examples):
+        both = arms.merge(over_examples, on=["method", "setting"], how="left")
+        frame["Over test examples"] = [
+            interval_label(*bounds) for bounds in zip(both["low"], both["high"], strict=True)
         ]
+        words += " Over test examples: a 95 % interval of other test sets, models held fixed."
     frame["Orders"] = arms["n_orders"].astype(int)
     frame["Seeds"] = arms["n_seeds"].astype(int)
-    return Table(
-        "gap",
-        "Gap in points by task, mean over orders and seeds; lower is better, the lowest in bold. "
-        "Relative: of the multi-task score."
-        f"{' Gap closed: of the gap of LAMOL.' if with_baseline else ''}",
-        frame,
-        strong=_lowest(frame, [*labels.values(), "Mean", "Relative, %"]),
-    )
+    return Table("gap", words, frame, digits={"Gap closed, %": 0})
 
 
-def _lowest(frame: pd.DataFrame, columns: Sequence[str]) -> frozenset[tuple[int, str]]:
-    """The lowest cell of each column; none of a single row, where nothing is compared."""
-    if len(frame) < 2:
-        return frozenset()
-    return frozenset(
-        (int(k), name) for name in columns for k in np.flatnonzero(frame[name] == frame[name].min())
+def _task_table(found: Findings) -> list[Block]:
+    """Gap and forgetting of each task with intervals, where there are several tasks."""
+    rows = found.places
+    if rows.empty or len(found.tasks) < 2:
+        return []
+    rows = rows[rows["place"].isna()].reset_index(drop=True)
+    labels = task_labels(found.tasks)
+    frame = pd.DataFrame(
+        {"Task": rows["task"].map(labels), "Method": rows["method"].map(method_label)}
     )
+    caption = (
+        "By task: gap, forgetting, the score right after the task was learned and the final one."
+        f"{EACH if rows['gap/low'].notna().any() else ''}"
+    )
+    return [Fold("By task", (Table("tasks", caption, place_columns(frame, rows)),))]
+
+
+def place_columns(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Beside the columns that say what a row is of, those of `places`."""
+    frame["Gap"] = measured(rows, "gap", "gap/low", "gap/high")
+    frame["Forgetting"] = measured(rows, "forgetting", "forgetting/low", "forgetting/high")
+    frame["Learned"] = rows["learned"].astype(float)
+    frame["Final"] = rows["score"].astype(float)
+    return frame
 
 
 def _reasons(arms: pd.DataFrame) -> list[Block]:
-    """Why an interval or a share is missing, said once for all the rows it is true of."""
+    """How far the intervals reach, or why there are none, said once for all rows it is true of."""
     reasons: dict[str, list[str]] = {}
     with_baseline = BASELINE in set(arms["method"])
     for name, (_, row) in zip(row_labels(arms), arms.iterrows(), strict=True):
-        if pd.isna(row["gap/low"]) and row["gap/note"]:
-            reasons.setdefault(f"**Interval:** {row['gap/note']}", []).append(name)
+        if row["gap/note"]:
+            what = "Interval" if pd.isna(row["gap/low"]) else "How far the intervals reach"
+            reasons.setdefault(f"**{what}:** {row['gap/note']}", []).append(name)
         rival = with_baseline and row["method"] != BASELINE
         if rival and pd.isna(row["closed/value"]):
             reasons.setdefault(f"**Gap closed:** {row['closed/note']}", []).append(name)
     return [
-        Prose(f"{reason}." if len(names) == len(arms) else f"{reason}; {', '.join(names)}.")
+        Prose(f"{reason}." if len(names) == len(arms) else f"{reason} ({', '.join(names)}).")
         for reason, names in reasons.items()
     ]
 

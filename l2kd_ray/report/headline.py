@@ -1,32 +1,36 @@
-"""The answer in one sentence: how far below multi-task does the best method end, and how sure?"""
+"""The answer in one sentence: how far below multi-task, how sure, and against which rival?"""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
 
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import interval_label, method_label, setting_label
+from l2kd_ray.report.labels import interval_label, method_label, p_words, setting_label
 
 
 def best_row(table: pd.DataFrame) -> pd.Series[Any] | None:
     """The row of the smallest gap among the selected ones that are furthest; None without a gap.
 
-    Half-way, a method that has run only the easy orders must not win.
+    Half-way, a method that has run only the easy orders must not win, nor one that fails on the
+    hard ones: failed trials count as run, and score 0.
     """
-    rows = _furthest(table).sort_values(["gap/abs", "method"])
+    rows = table[table["selected"] & ~table["reference"] & table["gap/abs"].notna()]
+    done = rows["n_used"].where(rows["failed/n"] == 0)
+    behind = done < rows["n_used"].max()
+    rows = rows[~behind].sort_values(["failed/gap", "method"])
     return next((row for _, row in rows.iterrows()), None)
 
 
-def _furthest(table: pd.DataFrame) -> pd.DataFrame:
-    rows = table[table["selected"] & ~table["reference"] & table["gap/abs"].notna()]
-    most: pd.DataFrame = rows[rows["n_complete"] == rows["n_complete"].max()]
-    return most
+def headline(
+    table: pd.DataFrame, comparisons: pd.DataFrame | None = None, *, half_way: bool = False
+) -> str:
+    """The gap table (`compare`) in a few words, **strong** marks on the method and its number.
 
-
-def headline(table: pd.DataFrame, *, half_way: bool = False) -> str:
-    """One sentence of the gap table (`compare`), **strong** marks on the method and its number."""
+    `comparisons` (`compare_methods`) add how the method compares with the next one, with its test.
+    """
     best = best_row(table)
     if best is None:
         return _without_gap(table)
@@ -38,18 +42,52 @@ def headline(table: pd.DataFrame, *, half_way: bool = False) -> str:
     words += f"{name} ends **{text(abs(gap))} points {side} multi-task**"
     if pd.notna(best["gap/low"]):
         words += f" (95 % interval {interval_label(best['gap/low'], best['gap/high'])})"
-    words += f", the mean over {_scope(best)}"
-    if pd.isna(best["gap/low"]):
-        words += f"; {best['gap/note'].removeprefix('one seed: ')}"
-    rivals = _furthest(table)["method"].nunique()
-    claims = [f"is the best of {rivals} methods"] if rivals > 1 else []
+    words += f", the mean over {_scope(best)}{_reach(best)}."
+    return " ".join([words, *_against(best, comparisons), *_closed(best)])
+
+
+def _reach(row: pd.Series[Any]) -> str:
+    """What the mean speaks for, or why it has no interval: the note beyond the number of orders."""
+    note = str(row["gap/note"]).removeprefix("one seed: ")
+    note = re.sub(r"^(all [\d,]+|[\d,]+ of [\d,]+) orders[:,;]? ?", "", note)
+    if pd.isna(row["gap/low"]):
+        return f"; {note}" if note else ""
+    reach = note.partition(";")[0]  # what looks and failures do to it, the gap table says
+    return f" ({reach})" if reach else ""
+
+
+def _against(best: pd.Series[Any], comparisons: pd.DataFrame | None) -> list[str]:
+    """The difference to the method whose gap is closest, where it was tested."""
+    if comparisons is None or comparisons.empty:
+        return []
+    tested = comparisons[comparisons["p"].notna()]
+    own = (tested["method"] == best["method"]) & (tested["setting"] == best["setting"])
+    rival = (tested["against"] == best["method"]) & (tested["against/setting"] == best["setting"])
+    pairs = [
+        (float(sign * row["difference"]), sign, row)
+        for rows, sign in ((tested[own], 1), (tested[rival], -1))
+        for row in rows.to_dict("records")
+    ]
+    if not pairs:
+        return []
+    difference, sign, row = min(pairs, key=lambda pair: abs(pair[0]))
+    other = method_label(str(row["against"] if sign > 0 else row["method"]))
+    side, toward = ("narrower", -sign) if difference <= 0 else ("wider", sign)
+    low, high = sorted((toward * float(row["low"]), toward * float(row["high"])))
+    holm = f", Holm over {len(tested)} pairs" if len(tested) > 1 else ""
+    return [
+        f"Its gap is {text(abs(difference))} points {side} than that of {other} (paired, 95 % "
+        f"interval {interval_label(low, high)}; {p_words(row['p_holm'])} by t, "
+        f"{p_words(row['p_flip_holm'])} by sign-flip{holm})."
+    ]
+
+
+def _closed(best: pd.Series[Any]) -> list[str]:
     closed = best["closed/value"]
-    if pd.notna(closed):
-        claims.append(
-            f"closes {text(100 * closed, 0)} % of LAMOL's gap"
-            f" ({interval_label(best['closed/low'], best['closed/high'], 0, 100)} %)"
-        )
-    return words + (f". It {' and '.join(claims)}." if claims else ".")
+    if pd.isna(closed):
+        return []
+    interval = interval_label(best["closed/low"], best["closed/high"], 0, 100)
+    return [f"It closes {text(100 * closed, 0)} % of LAMOL's gap ({interval} %)."]
 
 
 def _scope(row: pd.Series[Any]) -> str:

@@ -1,7 +1,7 @@
-"""Heat maps: score matrices, and grids of two settings.
+"""Heat maps: score matrices, effects of precedence, and grids of two settings.
 
-A cell's strength is the opacity of one colour, not a ramp of colours, and never above a half: its
-number stays legible in the text's own colour on a light and on a dark page.
+A cell's strength is the opacity of one colour, not a ramp of colours, and never above `STRONGEST`:
+its number stays legible in the text's own colour on a light and on a dark page.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.report.blocks import text
-from l2kd_ray.report.figures import new_figure, styled
+from l2kd_ray.report.blocks import signed, text
+from l2kd_ray.report.figures import WIDTH, new_figure, styled
 from l2kd_ray.report.labels import method_label, short
 from l2kd_ray.report.style import INK, SERIES, Look
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+PALEST, STRONGEST = 0.04, 0.4
 
 
 @styled
@@ -32,34 +35,64 @@ def score_matrices(
         matrices: by method, `[n + 1, n]` in points; NaN cells stay empty.
         columns: n labels of tasks. rows: n + 1 labels of models, the untrained first.
     """
-    from matplotlib.colors import to_rgba
     from matplotlib.patches import Rectangle
 
     n = len(columns)
     untrained = any(np.isfinite(R[0]).any() for R in matrices.values())
     shown = {method: R if untrained else R[1:] for method, R in matrices.items()}
-    across = min(len(shown), 3 if n <= 4 else 2)
-    down = -(-len(shown) // across)
-    cell = 0.3
-    height = down * (0.75 + cell * (n + 1))
-    figure, grid = new_figure(height, nrows=down, ncols=across, squeeze=False, sharey=True)
-    figure.set_layout_engine("constrained", h_pad=0.09)
-    for axes in grid.flat[len(shown) :]:
-        axes.set_visible(False)
+    across = min(len(shown), 3 if n <= 4 else 2 if n <= 6 else 1)
+    figure, grid = _panels(len(shown), across, 0.75 + 0.3 * (n + 1) + _room(columns, across))
     for axes, (method, R) in zip(grid.flat, shown.items(), strict=False):
         labels = rows[-len(R) :]
         for (i, j), score in np.ndenumerate(R):
             box: dict[str, Any] = {"xy": (j - 0.47, i - 0.45), "width": 0.94, "height": 0.9}
             if np.isfinite(score):
-                fill = to_rgba(SERIES[0], 0.04 + 0.5 * float(np.clip(score / 100, 0, 1)))
+                fill = _shade(SERIES[0], score / 100)
                 axes.add_patch(Rectangle(**box, fc=fill, ec="none"))
             if i - untrained == j:
                 axes.add_patch(Rectangle(**box, fc="none", ec=INK, lw=0.8))
-            axes.text(j, i, text(float(score)), ha="center", va="center", fontsize=7.5)
+            axes.text(j, i, text(float(score)), ha="center", va="center", fontsize=9)
         axes.set(xlim=(-0.5, n - 0.5), ylim=(len(R) - 0.5, -0.5), title=method_label(method))
-        axes.set_xticks(range(n), columns)
+        _name_columns(axes, columns, across)
         axes.set_yticks(range(len(R)), labels)
-        axes.tick_params(labelsize=7.5)
+        axes.tick_params(labelsize=9)
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    return figure
+
+
+@styled
+def precedence(
+    maps: Mapping[str, FloatArray], sure: Mapping[str, FloatArray], tasks: Sequence[str]
+) -> Figure:
+    """Which task widens the gap of which: row earlier task, column the task; the last row, being
+    last itself. Wider is orange with a plus, narrower blue with a minus.
+
+    Args:
+        maps: by method, `[n + 1, n]` in points; NaN cells stay empty.
+        sure: of the same shape, 1 where the interval leaves 0 out: outlined and bold.
+    """
+    from matplotlib.patches import Rectangle
+
+    n = len(tasks)
+    across = min(len(maps), 2 if n <= 5 else 1)
+    figure, grid = _panels(len(maps), across, 0.75 + 0.27 * (n + 1) + _room(tasks, across))
+    most = max((float(np.nanmax(np.abs(R), initial=0)) for R in maps.values()), default=0) or 1.0
+    for axes, (method, effects) in zip(grid.flat, maps.items(), strict=False):
+        for (i, j), effect in np.ndenumerate(effects):
+            if not np.isfinite(effect):
+                continue
+            known = sure[method][i, j] > 0
+            colour = _shade(SERIES[1] if effect > 0 else SERIES[0], abs(effect) / most)
+            box: dict[str, Any] = {"xy": (j - 0.46, i - 0.44), "width": 0.92, "height": 0.88}
+            axes.add_patch(Rectangle(**box, fc=colour, ec=INK if known else "none", lw=1))
+            words = signed(float(effect), int(abs(effect) < 9.95))
+            weight = "bold" if known else "normal"
+            axes.text(j, i, words, ha="center", va="center", fontsize=9, weight=weight)
+        axes.set(xlim=(-0.5, n - 0.5), ylim=(n + 0.5, -0.5), title=method_label(method))
+        _name_columns(axes, tasks, across)
+        axes.set_yticks(range(n + 1), [*(f"{task} before" for task in tasks), "being last"])
+        axes.tick_params(labelsize=9)
         axes.grid(False)
         axes.spines[:].set_visible(False)
     return figure
@@ -70,23 +103,21 @@ def gap_by_two_settings(
     table: pd.DataFrame, keys: tuple[str, str], look: Mapping[str, Look]
 ) -> Figure:
     """A grid of two settings as heat maps, one a method: mean gap a cell, the selected outlined."""
-    from matplotlib.colors import to_rgba
     from matplotlib.patches import Rectangle
 
     across, down = (sorted(table[key].dropna().unique()) for key in keys)
     methods = sorted(table["method"].unique())
     worst = max(float(table["gap/abs"].max()), 1e-9)
-    figure, grid = new_figure(
-        0.9 + 0.36 * len(down), ncols=len(methods), squeeze=False, sharey=True
-    )
-    for axes, method in zip(grid.flat, methods, strict=True):
+    side = min(len(methods), 2 if len(across) <= 5 else 1)
+    figure, grid = _panels(len(methods), side, 0.9 + 0.36 * len(down))
+    for axes, method in zip(grid.flat, methods, strict=False):
         for _, row in table[table["method"] == method].iterrows():
             if pd.isna(row[keys[0]]) or pd.isna(row[keys[1]]):
                 continue
             x, y = across.index(row[keys[0]]), down.index(row[keys[1]])
-            share = 0.0 if pd.isna(row["gap/abs"]) else np.clip(row["gap/abs"] / worst, 0, 1)
+            share = 0.0 if pd.isna(row["gap/abs"]) else row["gap/abs"] / worst
             box: dict[str, Any] = {"xy": (x - 0.48, y - 0.46), "width": 0.96, "height": 0.92}
-            fill = to_rgba(look[method].colour, 0.04 + 0.5 * float(share))
+            fill = _shade(look[method].colour, share)
             edge, weight = (INK, "bold") if row["selected"] else ("none", "normal")
             axes.add_patch(Rectangle(**box, fc=fill, ec=edge, lw=1.6))
             axes.text(x, y, text(float(row["gap/abs"])), ha="center", va="center", weight=weight)
@@ -96,5 +127,32 @@ def gap_by_two_settings(
         axes.set_yticks(range(len(down)), [short(value) for value in down])
         axes.grid(False)
         axes.spines[:].set_visible(False)
-    grid[0, 0].set_ylabel(keys[1])
+    for axes in grid[:, 0]:
+        axes.set_ylabel(keys[1])
     return figure
+
+
+def _panels(count: int, across: int, height: float) -> tuple[Figure, Any]:
+    """So many panels, each of that height in inches, what is over left out."""
+    down = -(-count // across)
+    figure, grid = new_figure(down * height, nrows=down, ncols=across, squeeze=False, sharey=True)
+    figure.set_layout_engine("constrained", h_pad=0.09)
+    for axes in grid.flat[count:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
+def _name_columns(axes: Axes, names: Sequence[str], across: int) -> None:
+    """Names below the columns, upright where they would run into each other."""
+    axes.set_xticks(range(len(names)), names, rotation=90 if _room(names, across) else 0)
+
+
+def _room(names: Sequence[str], across: int) -> float:
+    """Inches that names need below their columns where they stand upright; 0 where they do not."""
+    longest = max(map(len, names)) * 0.075
+    return longest if longest > 0.7 * WIDTH / across / len(names) else 0.0
+
+
+def _shade(colour: str, share: float) -> tuple[str, float]:
+    """A colour with the opacity of a share of the strongest."""
+    return colour, PALEST + (STRONGEST - PALEST) * float(np.clip(share, 0, 1))

@@ -9,10 +9,10 @@ from string import ascii_uppercase
 import pandas as pd
 
 from l2kd_ray.analysis import MULTITASK, SINGLE
-from l2kd_ray.report.blocks import text
+from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
-LONGEST_ORDER = 40
+LONGEST_ORDER = 30
 """Characters of an order's label, above which tasks are written as letters."""
 
 
@@ -74,6 +74,14 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
 
 def interval_label(low: float, high: float, digits: int = 1, scale: float = 1) -> str:
     """`2.4 to 3.8`, or a dash."""
-    if pd.isna(low):
-        return text(low)
-    return f"{text(scale * low, digits)} to {text(scale * high, digits)}"
+    return between(Measured(scale * low, scale * low, scale * high), digits)
+
+
+def p_words(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    shown = text(float(p), PROBABILITY)
+    return f"p {shown.replace('<', '< ')}" if shown.startswith("<") else f"p = {shown}"
+
+
+def ordinal(place: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")

@@ -13,6 +13,7 @@ from l2kd_ray.report.blocks import (
     Document,
     Fold,
     Listing,
+    Measured,
     Picture,
     Prose,
     Section,
@@ -86,24 +87,24 @@ def _block(block: Block, drawings: Mapping[str, bytes]) -> str:
 
 
 def _table(table: Table) -> str:
-    names = [str(name) for name in table.frame.columns]
-    kinds = ["num" if table.is_number(name) else "" for name in table.frame.columns]
+    kinds = {name: _kind(table, name) for name in table.frame.columns}
     head = "".join(
-        f'<th scope="col" class="{kind}"><button type="button">{escape(name)}</button></th>'
-        for name, kind in zip(names, kinds, strict=True)
+        f'<th scope="col" class="{kind}">{escape(str(name))}</th>' for name, kind in kinds.items()
     )
     values = [table.frame[name].tolist() for name in table.frame.columns]
     rows = []
     for k, cells in enumerate(table.cells()):
         parts = []
-        for column, (name, kind, cell) in enumerate(zip(names, kinds, cells, strict=True)):
-            shown = escape(cell)
+        for column, ((name, kind), cell) in enumerate(zip(kinds.items(), cells, strict=True)):
+            value = values[column][k]
+            shown = _cell(value, cell)
             if name in table.codes and cell:
                 shown = f"<code>{shown}</code>"
             if (k, name) in table.strong:
                 shown = f"<strong>{shown}</strong>"
             tag = 'th scope="row"' if column == 0 else "td"
-            known = f' data-value="{values[column][k]}"' if kind and cell != NOTHING else ""
+            number = value.value if isinstance(value, Measured) else value
+            known = f' data-value="{number}"' if kind == "num" and cell != NOTHING else ""
             parts.append(f'<{tag} class="{kind}"{known}>{shown}</{tag[:2]}>')
         rows.append(f"<tr>{''.join(parts)}</tr>")
     label = f"table-{table.name}"
@@ -115,11 +116,31 @@ def _table(table: Table) -> str:
     )
 
 
+def _kind(table: Table, name: str) -> str:
+    if name in table.wrapped:
+        return "long"
+    return "num" if table.is_number(name) else ""
+
+
+def _cell(value: object, shown: str) -> str:
+    """An interval stands below its number."""
+    if isinstance(value, Measured) and "(" in shown:
+        number, interval = shown.rstrip(")").split(" (")
+        return f"{number} <small>({interval})</small>"
+    return escape(shown)
+
+
 def _marks(words: str) -> str:
     """The two marks of `Prose` as HTML."""
     words = escape(words, quote=False)
+    words = re.sub(r"(\d) %|\bp (=|&lt;) ", _unbroken, words)
     words = re.sub(r"`([^`]+)`", r"<code>\1</code>", words)
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", words)
+
+
+def _unbroken(match: re.Match[str]) -> str:
+    """`95 %` and `p = 0.01` stay on one line."""
+    return match[0].replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _anchor(title: str) -> str:

@@ -27,7 +27,10 @@ WORDS = (
     "**Gap**: a task's multi-task score less its score at the end of the stream, of the same seed; "
     "then the mean over tasks, orders and seeds.",
     "**Relative gap**: the mean gap over the mean multi-task score.",
-    "**95 % interval**: Student's t over the means of the seeds, for the orders that ran.",
+    "**95 % interval**: of the mean over orders, then seeds. With all orders run, Student's t over "
+    "the seeds' means; with a random sample of them, for all orders, with the spread of orders in "
+    "it; a list of orders speaks for itself only. Conditional on the test sets.",
+    "**Std of order, seed, order x seed**: roots of the variance components of the gap.",
     "**Gap closed**: 1 - gap / LAMOL's gap, on the instances that both have complete, with "
     "Fieller's interval.",
     "**Forgetting (max)**: a task's best score on the way less its final one; **(first)**: its "
@@ -91,11 +94,17 @@ def cost_section(
     prices = [] if work is None or work.empty or gap is None else [_price_table(work, gap)]
     total = costs.select_dtypes("number").sum().to_dict() | {"kind": "total"}
     frame = pd.concat([costs, pd.DataFrame([total])], ignore_index=True)
-    frame = frame.astype({name: int for name in ("stages",) if name in frame})
+    for name in {"stages", "unshared"} & set(frame):
+        frame[name] = frame[name].fillna(0).astype(int)
+    if total.get("seconds", 0) >= 3600:
+        frame["hours"] = frame.pop("seconds") / 3600
     frame.columns = pd.Index([str(name).capitalize() for name in frame.columns])
+    caption = "What the stages took. Each is counted once, however many trials share it."
+    if "Unshared" in frame:
+        caption += " Unshared: how many the trials would take, each by itself."
     table = Table(
         "costs",
-        "What the stages took. Each is counted once, however many trials share it.",
+        caption,
         frame,
         strong=frozenset((len(frame) - 1, name) for name in frame.columns),
     )

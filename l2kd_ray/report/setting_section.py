@@ -8,10 +8,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from l2kd_ray.analysis import Optimism
 from l2kd_ray.report import figures, heatmaps
-from l2kd_ray.report.blocks import SETTING, Block, Picture, Section, Table, text
+from l2kd_ray.report.blocks import (
+    SETTING,
+    Block,
+    Picture,
+    Prose,
+    Section,
+    Table,
+    measured,
+    signed,
+    text,
+)
 from l2kd_ray.report.findings import Findings
-from l2kd_ray.report.labels import interval_label, method_label, setting_label
+from l2kd_ray.report.labels import method_label, setting_label
 from l2kd_ray.report.style import Look
 
 
@@ -25,15 +36,15 @@ def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
     for key in keys:
         frame[key] = table[key]
     frame["Dev score"] = table["dev"].astype(float)
-    frame["Gap (test)"] = table["gap/abs"].astype(float)
-    frame["95 % interval"] = [
-        interval_label(*bounds) for bounds in zip(table["gap/low"], table["gap/high"], strict=True)
-    ]
+    if found.optimism:  # the others ran on the half that is not reported
+        table.loc[~table["selected"], ["gap/abs", "gap/low", "gap/high"]] = np.nan
+    frame["Gap (test)"] = measured(table, "gap/abs", "gap/low", "gap/high")
     frame["Trials"] = table["n_complete"].astype(int)
     frame["Selected"] = ["selected" if chosen else "" for chosen in table["selected"]]
     chosen_rows = np.flatnonzero(table["selected"])
     blocks: list[Block] = []
-    drawn = table[table["gap/abs"].notna()]
+    blocks += _optimism(found.optimism)
+    drawn = table[table["gap/abs"].notna() & (not found.optimism)]
     if len(drawn):
         blocks += _pictures(drawn, keys, look)
     blocks.append(
@@ -47,6 +58,21 @@ def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
         )
     )
     return [Section("Settings", tuple(blocks))]
+
+
+def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
+    """What selection promised on its half of the orders and seeds, and what the other half kept."""
+    said: list[Block] = []
+    for method, one in found.items():
+        words = (
+            f"**{method_label(method)}:** selected on one half of the instances, with a dev score "
+            f"of {text(one.selected)}; on the other half, which all test numbers are of, its test "
+            f"score is {text(one.reported)}. Optimism: {signed(one.total)} points"
+        )
+        if not np.isnan(one.of_selection):
+            words += f", of it {signed(one.of_selection)} due to selection (dev against dev)"
+        said.append(Prose(f"{words}."))
+    return said
 
 
 def _pictures(table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, Look]) -> list[Block]:

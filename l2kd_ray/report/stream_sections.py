@@ -1,4 +1,4 @@
-"""The sections on the stream itself: robustness to its order, the score matrix, forgetting."""
+"""The sections on the stream itself: the score matrix, forgetting and transfer."""
 
 from __future__ import annotations
 
@@ -9,60 +9,13 @@ import pandas as pd
 from l2kd_ray.report import figures, heatmaps
 from l2kd_ray.report.blocks import Block, Picture, Prose, Section, Table, text
 from l2kd_ray.report.findings import Findings
-from l2kd_ray.report.labels import ARROW, method_label, order_labels, row_labels, task_labels
+from l2kd_ray.report.labels import ARROW, method_label, ordinal, row_labels, task_labels
 from l2kd_ray.report.style import Look
-
-
-def order_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
-    rows = found.chosen.dropna(subset=["gap/abs"])
-    rows = rows[rows["order"] != ""]
-    if rows.empty:
-        return []
-    every = sorted(set(rows["order"]))
-    labels, legend = order_labels(every)
-    orders = rows[["method", "setting"]].drop_duplicates().merge(found.orders)
-    letters = f" Tasks: {legend}." if legend else ""
-    blocks: list[Block] = []
-    if len(every) > 1:
-        named = len(every) <= figures.MOST_NAMED_ORDERS
-        seeds = " Small markers: single seeds." if named and rows["seed"].nunique() > 1 else ""
-        words = "; ".join(
-            f"{method_label(row['method'])} from {text(row['best'])} to {text(row['worst'])}"
-            for _, row in orders.iterrows()
-        )
-        blocks.append(
-            Picture(
-                "gap_by_order",
-                f"Gap to multi-task of {len(every)} task orders, by method: {words}.",
-                f"The gap of each of the {len(every)} task orders, from the easiest to the hardest."
-                f"{seeds}{letters if named else ''}",
-                figures.gap_by_order(rows, look),
-            )
-        )
-    frame = pd.DataFrame(
-        {
-            "Method": [method_label(method) for method in orders["method"]],
-            "Std": orders["std"].astype(float),
-            "Best": orders["best"].astype(float),
-            "Worst": orders["worst"].astype(float),
-            "Worst order": [labels.get(order, order) for order in orders["worst_order"]],
-            "CVaR 20 %": orders["cvar20"].astype(float),
-            "AOPD": orders["aopd"].astype(float),
-            "MOPD": orders["mopd"].astype(float),
-        }
-    )
-    caption = (
-        "The gap over task orders, in points, seeds averaged first. CVaR 20 %: mean of the worst "
-        "fifth of the orders. AOPD, MOPD: how far a task's final score differs between orders, "
-        f"mean and maximum over tasks.{letters}"
-    )
-    blocks.append(Table("orders", caption, frame))
-    return [Section("Robustness to task order", tuple(blocks))]
 
 
 def matrix_section(found: Findings, order: str | None) -> list[Section]:
     """R of each method: of one order where it is named or the only one, else the mean by place."""
-    rows = found.chosen[found.chosen["order"] != ""]
+    rows = found.used if order is None else found.chosen
     if order is None and rows["order"].nunique() == 1:
         order = str(rows["order"].iloc[0])
     if order is not None:
@@ -71,7 +24,7 @@ def matrix_section(found: Findings, order: str | None) -> list[Section]:
         return []
     n = len(found.tasks)
     if order is None:
-        columns = [_ordinal(place) for place in range(1, n + 1)]
+        columns = [ordinal(place) for place in range(1, n + 1)]
         caption = (
             "Mean over orders and seeds **by place in the order**: a row is the student after its "
             "i-th task, a column its j-th task, whichever task that was."
@@ -95,16 +48,13 @@ def matrix_section(found: Findings, order: str | None) -> list[Section]:
     return [Section("Score matrix", (picture,))]
 
 
-def _ordinal(place: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
-
-
 def forgetting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
     arms = found.arms[found.arms["n_orders"] > 0].reset_index(drop=True)
     if arms.empty:
         return []
     columns = {
         "ACC": "cl/avg",
+        "Incremental": "cl/incremental",
         "Forgetting (max)": "cl/forgetting_max",
         "Forgetting (first)": "cl/forgetting_first",
         "BWT": "cl/bwt",
@@ -116,24 +66,38 @@ def forgetting_section(found: Findings, look: Mapping[str, Look]) -> list[Sectio
         frame[shown] = arms[name].astype(float)
     caption = (
         "Continual-learning metrics in points, mean over orders and seeds. Lower is better for "
-        "forgetting and intransigence, higher for ACC, BWT and FWT."
+        "forgetting and intransigence, higher for the others. Incremental: the mean score on the "
+        "tasks seen so far, averaged over the stream."
     )
     blocks: list[Block] = [Table("forgetting", caption, frame)]
-    rows = found.chosen.dropna(subset=["cl/forgetting_max"])
+    rows = found.used.dropna(subset=["cl/forgetting_max"])
     if len(found.tasks) == 1:
         blocks.append(Prose("A stream of one task has nothing to forget or to transfer."))
     elif len(rows):
-        first = {method: R[1:, 0] for method, R in found.mean_matrices(rows).items()}
-        words = "; ".join(
-            f"{name} {text(float(value))}"
-            for name, value in zip(frame["Method"], frame["Forgetting (max)"], strict=True)
-        )
-        picture = Picture(
-            "forgetting",
-            f"Mean forgetting in points, by method: {words}.",
-            "Left: points lost between each task's best and its final score; thin ticks are single "
-            "orders. Right: the score on whichever task came first, while later ones are learned.",
-            figures.forgetting(rows, first, look),
-        )
-        blocks.insert(0, picture)
+        blocks = [*_pictures(found, rows, look), *blocks]
     return [Section("Forgetting and transfer", tuple(blocks))]
+
+
+def _pictures(found: Findings, rows: pd.DataFrame, look: Mapping[str, Look]) -> list[Block]:
+    lost = found.arms[found.arms["method"].isin(rows["method"])]
+    lost = lost.set_index("method")["cl/forgetting_max"].sort_values(kind="stable")
+    first = {method: R[1:, 0] for method, R in found.mean_matrices(rows).items()}
+    each = "; ".join(f"{method_label(str(m))} {text(float(points))}" for m, points in lost.items())
+    paths = "; ".join(
+        f"{method_label(m)} from {text(float(path[0]))} to {text(float(path[-1]))}"
+        for m, path in first.items()
+    )
+    return [
+        Picture(
+            "forgetting",
+            f"Mean forgetting in points, by method: {each}.",
+            "Points lost between each task's best and its final score. Thin ticks: single orders.",
+            figures.forgetting(lost, rows, look),
+        ),
+        Picture(
+            "first_task",
+            f"Score on the first task, from when it is learned to the end, by method: {paths}.",
+            "The score on whichever task came first, while later ones are learned.",
+            figures.first_task(first, look),
+        ),
+    ]

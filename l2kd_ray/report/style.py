@@ -36,8 +36,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.size": 8.5,
-    "axes.titlesize": 9,
+    "font.size": 10,
+    "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.edgecolor": LINE,
@@ -96,7 +96,7 @@ def _save(figure: Figure, form: str, name: str) -> bytes:
     buffer = io.BytesIO()
     metadata = {"Date": None} if form == "svg" else {}
     with matplotlib.rc_context({**RC, "svg.hashsalt": name}):
-        figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
+        figure.savefig(buffer, format=form, dpi=200, metadata=metadata)
     figure.set_layout_engine("none")  # laid out once; the other format need not find it again
     return buffer.getvalue()
 

@@ -19,7 +19,7 @@ p { margin: 0.7rem 0; max-width: 44rem; }
   letter-spacing: 0.08em; text-transform: uppercase; }
 .subtitle { margin-top: 0.35rem; color: var(--muted); }
 .headline { margin: 1.6rem 0; font-size: clamp(1.1rem, 3vw, 1.35rem); line-height: 1.45; }
-.headline strong { font-weight: 700; }
+.headline strong { font-weight: 700; white-space: nowrap; }
 .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr));
   gap: 1rem 1.5rem; margin: 1.8rem 0; }
 .facts div { display: flex; flex-direction: column; }
@@ -34,7 +34,8 @@ nav a { text-decoration: none; }
 nav a:hover, nav a:focus-visible { text-decoration: underline; }
 :focus-visible { outline: 2px solid var(--c0); outline-offset: 2px; border-radius: 3px; }
 figure { margin: 1.2rem 0 2rem; }
-figure svg { display: block; width: 100%; min-width: 31rem; height: auto; }
+figure { max-width: 36rem; }
+figure svg { display: block; width: 100%; min-width: 20rem; height: auto; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption, .caption { color: var(--muted); font-size: 0.88rem; line-height: 1.45; }
 figcaption { margin-top: 0.5rem; max-width: 44rem; }
@@ -48,6 +49,8 @@ th, td { padding: 0.42rem 0.7rem; text-align: left; white-space: nowrap;
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 .num { text-align: right; }
+.num small { display: block; color: var(--muted); font-size: 0.82em; line-height: 1.2; }
+td.long { min-width: 15rem; white-space: normal; overflow-wrap: anywhere; }
 thead th { border-bottom: 1.5px solid var(--muted); vertical-align: bottom;
   white-space: normal; }
 th:first-child { position: sticky; left: 0; background: var(--paper); }
@@ -74,14 +77,22 @@ summary { padding: 0.2rem 0; cursor: pointer; font-weight: 500; overflow-wrap: a
   h2 { break-after: avoid; }
   figure svg { min-width: 0; }
   .scroll { overflow: visible; }
-  th, td { white-space: normal; }
+  table { font-size: 7.5pt; }
+  th, td { padding: 0.25rem 0.35rem; white-space: normal; }
+  thead button { font-size: inherit; }
+  td code { max-width: 8ch; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 """
 
 SORT_JS = """
-for (const button of document.querySelectorAll("thead button")) {
+for (const head of document.querySelectorAll("thead th")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.append(...head.childNodes);
+  head.append(button);
   button.addEventListener("click", () => {
-    const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];
+    const table = head.closest("table"), body = table.tBodies[0];
     const down = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", down === 1 ? "ascending" : "descending");

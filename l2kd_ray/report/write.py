@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from l2kd_ray.analysis import Design, Halves, Instance
 from l2kd_ray.config import InputError
 from l2kd_ray.report import style
 from l2kd_ray.report.content import document
-from l2kd_ray.report.findings import find
+from l2kd_ray.report.findings import Findings, find
 from l2kd_ray.report.markdown import markdown
 from l2kd_ray.report.page import html
 
@@ -29,6 +30,14 @@ def write_report(
     work: pd.DataFrame | None = None,
     command: str = "",
     order: str | None = None,
+    design: Design | None = None,
+    failed: Collection[Instance] = (),
+    stopping: bool = False,
+    replay: pd.DataFrame | None = None,
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    over_examples: pd.DataFrame | None = None,
+    notes: Sequence[str] = (),
+    split: Halves | None = None,
 ) -> list[Path]:
     """Write report.html, report.md, figures/ and tables/ below `folder`, whatever is there so far.
 
@@ -40,10 +49,21 @@ def write_report(
         study: the resolved study file.
         planned: how far the study is: trials, trials_done, stages, stages_done; all optional.
         failures: of failed stages: key, kind, error, traceback.
-        costs: a row a kind of stage: kind, stages, seconds.
+        costs: a row a kind of stage: kind, stages, seconds, and `unshared` where it is known: the
+            stages that the trials would take, each by itself.
         work: a row a method and setting: method, setting, steps, tokens, seconds of a trial alone.
         command: what to type to have this study again.
         order: draw the score matrices of this order ("a>b>c") and not the mean by place.
+        design: what the study set out to run; without it intervals speak for what has run.
+        failed: trials that will never finish.
+        stopping: whether a stop rule could end, or has ended, the study before its last order.
+        replay: a row a replay stage and trial: method, setting, order, seed, i (how many tasks its
+            writer had learned), written, kept, and in per cent any of valid, ended, duplicates,
+            task_match, copies, distinct_1, distinct_2.
+        samples: by method, lines of samples.jsonl: task, question and answer (or text), faults.
+        over_examples: the bootstrap over test examples: method, setting, low, high.
+        notes: what a reader must know first, such as a stop rule's words; **strong** is marked.
+        split: where settings were selected on one half: both halves, the other one is the design.
 
     Returns:
         The files written, report.html first.
@@ -64,7 +84,10 @@ def write_report(
         raise InputError(
             "no trial has this order", key="order", got=order, expected="tasks as a>b>c"
         )
-    found = None if scores.empty else find(scores, list(study.get("search") or {}))
+    found = None
+    if len(scores):
+        searched = list(study.get("search") or {})
+        found = find(scores, searched, design, failed, stopping=stopping, split=split)
     report = document(
         found,
         study=study,
@@ -74,23 +97,44 @@ def write_report(
         work=work,
         command=command,
         order=order,
+        replay=replay,
+        samples=samples,
+        over_examples=over_examples,
+        notes=notes,
     )
     pictures = report.pictures()
     drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in pictures}
     files = {
-        "report.html": html(report, drawings).encode(),
-        "report.md": markdown(report).encode(),
+        "report.html": html(report, drawings).encode(errors="replace"),
+        "report.md": markdown(report).encode(errors="replace"),
     }
     for picture in pictures:
         files[f"figures/{picture.name}.png"] = style.png(picture.figure)
         files[f"figures/{picture.name}.svg"] = drawings[picture.name]
-    tables = {} if found is None else {
-        "gap": found.gap, "results": found.results, "orders": found.orders, "trace": found.trace,
-    }  # fmt: skip
-    tables |= {name: t for name, t in (("costs", costs), ("work", work)) if t is not None}
+    tables = {} if found is None else _tables(found)
+    given = {"costs": costs, "work": work, "replay": replay}
+    tables |= {name: frame for name, frame in given.items() if frame is not None}
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
     return [_write(folder / name, content) for name, content in files.items()]
+
+
+def _tables(found: Findings) -> dict[str, pd.DataFrame]:
+    """The frames of `analysis` behind the page, those of nothing left out."""
+    tables = {
+        "gap": found.gap,
+        "results": found.results,
+        "orders": found.orders,
+        "trace": found.trace,
+        "comparisons": found.comparisons,
+        "by_order": found.by_order,
+        "variance": found.variance,
+        "precedence": found.precedence,
+        "effects": found.effects,
+        "extremes": found.extremes,
+        "places": found.places,
+    }
+    return {name: frame for name, frame in tables.items() if len(frame)}
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -1,0 +1,114 @@
+"""The section on methods against each other: paired differences and their tests."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from l2kd_ray.report import driver_figures
+from l2kd_ray.report.blocks import (
+    MINUS,
+    PROBABILITY,
+    Block,
+    Picture,
+    Prose,
+    Section,
+    Table,
+    measured,
+    signed,
+    text,
+)
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.labels import method_label
+
+MOST_DRAWN = 15
+"""Pairs; above, the table alone."""
+TITLE = "Methods against each other"
+TESTS = {
+    "p (t)": "p",
+    "Holm (t)": "p_holm",
+    "p (flip)": "p_flip",
+    "Least p": "p_least",
+    "Holm (flip)": "p_flip_holm",
+    "Effect (g)": "effect",
+}
+"""Shown name and column of `compare_methods`."""
+
+
+def comparison_section(found: Findings) -> list[Section]:
+    rows = found.comparisons
+    if rows.empty or found.gap["gap/abs"].isna().all():
+        return []
+    known = rows[rows["difference"].notna()].reset_index(drop=True)
+    if known.empty:
+        words = "Nothing to compare yet: no order is finished for all methods and seeds."
+        return [Section(TITLE, (Prose(words),))]
+    blocks: list[Block] = []
+    if len(known) <= MOST_DRAWN:
+        blocks.append(_picture(known))
+    blocks += [_table(known), *_notes(known)]
+    return [Section(TITLE, tuple(blocks))]
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    pairs = zip(rows["method"], rows["against"], strict=True)
+    return [f"{method_label(one)} {MINUS} {method_label(other)}" for one, other in pairs]
+
+
+def _picture(rows: pd.DataFrame) -> Picture:
+    names = _names(rows)
+    words = "; ".join(
+        f"{name} {signed(float(value))}"
+        for name, value in zip(names, rows["difference"], strict=True)
+    )
+    caption = (
+        "Difference of the gaps, paired by order and seed. Left of the line, the first of the two "
+        "ends closer to multi-task."
+    )
+    if rows["low"].notna().any():
+        caption += " Bar: 95 % interval; filled where it leaves 0 out."
+    return Picture(
+        "differences",
+        f"Paired differences of the mean gap in points: {words}.",
+        caption,
+        driver_figures.differences(rows, names),
+    )
+
+
+def _table(rows: pd.DataFrame) -> Table:
+    frame = pd.DataFrame({"Pair": _names(rows)})
+    frame["Difference"] = measured(rows, "difference", "low", "high")
+    caption = "Points of gap, first less second."
+    if rows["p"].notna().any():
+        tests = [rows[name].astype(float) for name in TESTS.values()]
+        frame = pd.concat([frame, pd.DataFrame(dict(zip(TESTS, tests, strict=True)))], axis=1)
+        caption += (
+            " Below, the 95 % interval. Tests of the seeds' means, two-sided: Student's t, and "
+            "sign-flip with the least p that so many seeds can give. Holm: for all pairs together. "
+            "Effect: Hedges's g of the seeds' differences."
+        )
+    frame["Closer on, %"] = 100 * rows["lower"].astype(float)
+    caption += " Closer on: share of instances on which the first has the smaller gap."
+    digits = {**dict.fromkeys(TESTS, PROBABILITY), "Effect (g)": 2, "Closer on, %": 0}
+    return Table("comparisons", caption, frame, digits=digits)
+
+
+def _notes(rows: pd.DataFrame) -> list[Block]:
+    """What the differences speak for, once for all pairs it is true of."""
+    notes: dict[str, list[str]] = {}
+    for name, note in zip(_names(rows), rows["note"], strict=True):
+        notes.setdefault(str(note), []).append(name)
+    seeds = int(rows["n_seeds"].max())
+    said: list[Block] = []
+    for note, of in notes.items():
+        which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
+        over = "" if seeds == 1 else f"; {seeds} seeds"
+        said.append(Prose(f"**How far it reaches:** {note or 'these orders'}{over}{which}."))
+    if 1 < seeds < 6:
+        least = text(float(rows["p_least"].min()), PROBABILITY)
+        said.append(
+            Prose(
+                f"With {seeds} seeds a sign-flip test cannot go below {least}, whatever the "
+                "difference; six seeds are the fewest that can reach 0.05."
+            )
+        )
+    return said

@@ -1,0 +1,91 @@
+"""The section on what drives the gap: orders, seeds, and both together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from l2kd_ray.report import driver_figures
+from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, text
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.labels import method_label
+from l2kd_ray.report.scope import advice
+from l2kd_ray.report.style import Look
+
+TITLE = "What drives the gap"
+
+
+def driver_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+    if found.gap["gap/abs"].isna().all() or not found.scope.arms:
+        return []
+    table = found.variance
+    if table.empty:
+        return [Section(TITLE, (Prose(_missing(found)),))]
+    numbers = Fold("The numbers", (_table(table),))
+    return [Section(TITLE, (_picture(table, look), numbers, *_advice(found)))]
+
+
+def _missing(found: Findings) -> str:
+    """Why the variance cannot be split."""
+    scope = found.scope
+    cells = [scope.cells(arm) for arm in scope.arms]
+    orders = max(len(found.orders) for found in cells)
+    if not orders:
+        return "Not known yet: no order is finished for all methods and seeds."
+    if orders == 1:
+        return "With one order, what orders do to the gap cannot be told: two are needed at least."
+    return (
+        "With one seed, what seeds do to the gap cannot be told from what orders do: two are "
+        "needed at least."
+    )
+
+
+def _picture(table: pd.DataFrame, look: Mapping[str, Look]) -> Picture:
+    words = "; ".join(
+        f"{method_label(str(method))}: "
+        + ", ".join(
+            f"{name} {text(float(std), 2)}"
+            for name, std in zip(own["component"], own["std"], strict=True)
+        )
+        for method, own in table.groupby("method", sort=False)
+    )
+    return Picture(
+        "variance",
+        f"Standard deviation of the gap by component, in points: {words}.",
+        "How much of the gap's spread comes from the order of the tasks, from the seed, and from "
+        "both together. Line: 95 % interval; an arrow where it goes on.",
+        driver_figures.components(table, look),
+    )
+
+
+def _table(table: pd.DataFrame) -> Table:
+    frame = pd.DataFrame(
+        {
+            "Method": table["method"].map(method_label),
+            "Component": table["component"],
+            "Std": measured(table, "std", "low", "high"),
+            "Share of variance, %": 100 * table["share"].astype(float),
+            "Degrees of freedom": table["df"].astype(float),
+        }
+    )
+    caption = (
+        "Standard deviations in points, of a method's selected setting. A repeated trial is bit "
+        "for bit the same, so what order and seed do together is the residual. The std of orders "
+        "is of all orders that the study speaks for."
+    )
+    digits = {"Std": 2, "Share of variance, %": 0}
+    return Table("variance", caption, frame, digits=digits)
+
+
+def _advice(found: Findings) -> list[Block]:
+    """What to run next, said once for all methods it is true of."""
+    scope = found.scope
+    each = {method_label(arm[0]): advice(scope, arm) for arm in scope.arms}
+    said: list[Block] = [Prose(f"**{name}:** {words}") for name, words in each.items() if words]
+    if not said:
+        return []
+    intro = "**Where the next hours narrow the interval most**, each trial at the same cost:"
+    if scope.design.kind == "list" and len(scope.orders) < scope.design.possible:
+        intro += " (the study lists its orders, so its intervals are for those)"
+    return [Prose(intro), *said]

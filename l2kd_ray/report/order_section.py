@@ -1,0 +1,179 @@
+"""The section on robustness to the order of the tasks: every order, and every place in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.report import figures
+from l2kd_ray.report.blocks import (
+    Block,
+    Fold,
+    Measured,
+    Picture,
+    Prose,
+    Section,
+    Table,
+    measured,
+    text,
+)
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.gap_section import EACH, place_columns
+from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
+from l2kd_ray.report.scope import assisted_means
+from l2kd_ray.report.style import Look
+
+MOST_LISTED = 720
+"""Orders that the page lists; the CSV file lists all."""
+MOST_OPEN = 12
+"""Rows of a table that is shown without being asked for."""
+
+
+def order_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+    if found.by_order.empty:
+        return []
+    blocks: list[Block] = []
+    if found.by_order["order"].nunique() > 1:
+        blocks.append(_picture(found, look))
+    blocks += [*_spread_table(found), *_every_order(found), *_place_table(found)]
+    return [Section("Robustness to task order", tuple(blocks))]
+
+
+def _picture(found: Findings, look: Mapping[str, Look]) -> Picture:
+    table = found.by_order
+    every = sorted(set(table["order"]))
+    rows = found.chosen.dropna(subset=["gap/abs"])
+    named = len(every) <= figures.MOST_NAMED_ORDERS
+    _, legend = order_labels(every)
+    caption = f"The gap of each of the {len(every)} task orders, from the easiest to the hardest."
+    if table["low"].notna().any():
+        caption += " Lines: 95 % intervals over seeds, of each order by itself, cut at the edge."
+    if named and rows["seed"].nunique() > 1:
+        caption += " Small markers: single seeds."
+    if named and legend:
+        caption += f" Tasks: {legend}."
+    words = "; ".join(
+        f"{method_label(str(method))} from {text(float(gaps.min()))} to {text(float(gaps.max()))}"
+        for method, gaps in table.groupby("method", sort=False)["gap"]
+    )
+    return Picture(
+        "gap_by_order",
+        f"Gap to multi-task of {len(every)} task orders, by method: {words}.",
+        caption,
+        figures.gap_by_order(table, rows, look),
+    )
+
+
+def _spread_table(found: Findings) -> list[Block]:
+    """How far orders spread, worst ones, and what a sample can say of those that did not run."""
+    rows = found.arms[["method", "setting"]].merge(found.orders, on=["method", "setting"])
+    if rows.empty:
+        return []
+    labels, legend = order_labels(sorted(set(rows["worst_order"]) - {""}))
+    columns: dict[str, object] = {
+        "Method": row_labels(rows),
+        "Orders": rows["n_orders"].astype(int),
+        "Std": rows["std"].astype(float),
+        "Std of orders": rows["std_order"].astype(float),
+        "Best": rows["best"].astype(float),
+        "Worst": rows["worst"].astype(float),
+        "CVaR 20 %": rows["cvar20"].astype(float),
+    }
+    caption = (
+        "The gap over task orders, in points, seeds averaged first, on the instances that all "
+        "methods have complete. Std of orders: without the noise of seeds. CVaR 20 %: mean of the "
+        "worst fifth of the orders that ran."
+    )
+    if rows["beyond"].gt(0).any():
+        columns |= {
+            "Bound 20 %": rows["bound20"].astype(float),
+            "Beyond, %": 100 * rows["beyond"].astype(float),
+        }
+        caption += (
+            " Of all orders, those that did not run among them, with 95 % confidence each: the "
+            "worst fifth begins below Bound 20 % (\N{INFINITY}: too few ran to say), and at most "
+            "Beyond are worse than the worst that ran."
+        )
+    columns |= {
+        "AOPD": rows["aopd"].astype(float),
+        "MOPD": rows["mopd"].astype(float),
+        "Worst order that ran": [labels.get(order, order) for order in rows["worst_order"]],
+    }
+    caption += (
+        " AOPD, MOPD: how far a task's final score differs between orders, mean and maximum over "
+        f"tasks.{f' Tasks: {legend}.' if legend else ''}"
+    )
+    blocks: list[Block] = [Table("orders", caption, pd.DataFrame(columns))]
+    notes = rows[rows["note"] != ""]
+    if len(notes):
+        blocks.append(Prose(f"**{str(notes['note'].iloc[0]).capitalize()}.**"))
+    return [*blocks, *_assisted(found)]
+
+
+def _assisted(found: Findings) -> list[Block]:
+    means = assisted_means(found.scope)
+    if means.empty or means["value"].isna().all():
+        return []
+    cells = measured(means, "value", "low", "high")
+    each = "; ".join(
+        f"{method_label(method)} {text(cell)}"
+        for method, cell in zip(means["method"], cells, strict=True)
+    )
+    return [
+        Prose(
+            f"**Mean over all {found.scope.design.possible:,} orders, model-assisted:** {each}. A "
+            "model of which task comes before which predicts the orders that did not run, and "
+            "those that ran correct it."
+        )
+    ]
+
+
+def _every_order(found: Findings) -> list[Block]:
+    """A row an order, its methods side by side: sort by a column to see who is hurt by which."""
+    table = found.by_order
+    gaps = {
+        (row["order"], row["method"]): Measured(row["gap"], row["low"], row["high"])
+        for row in table.to_dict("records")
+    }
+    hardest = table.groupby("order")["gap"].mean().sort_values(ascending=False, kind="stable")
+    every = list(hardest.index[:MOST_LISTED])
+    labels, legend = order_labels(every)
+    nothing = Measured(float("nan"))
+    frame = pd.DataFrame({"Order": [labels[order] for order in every]})
+    for method in dict.fromkeys(table["method"]):
+        cells = [gaps.get((order, method), nothing) for order in every]
+        frame[method_label(method)] = pd.Series(cells, dtype=object)
+    frame["Seeds"] = table.groupby("order")["n_seeds"].min().reindex(every).to_numpy()
+    cut = len(hardest) > len(every)
+    caption = (
+        f"{f'The {len(every)} hardest orders: the' if cut else 'The'} gap of every order in "
+        f"points, mean over seeds; hardest first.{EACH if table['low'].notna().any() else ''} "
+        f"Press a column's name to sort by it.{f' Tasks: {legend}.' if legend else ''}"
+    )
+    listed = Table("by_order", caption, frame)
+    if len(every) <= MOST_OPEN:
+        return [listed]
+    return [Fold(f"Every order: a table of {len(every):,} rows that can be sorted", (listed,))]
+
+
+def _place_table(found: Findings) -> list[Block]:
+    rows = found.places
+    if rows.empty or len(found.tasks) < 2:
+        return []
+    rows = rows[rows["task"] == ""].reset_index(drop=True)
+    last = rows["place"] == len(found.tasks)  # which nothing is learned after
+    rows.loc[last, ["forgetting", "forgetting/low", "forgetting/high"]] = np.nan
+    frame = pd.DataFrame(
+        {
+            "Place": [ordinal(place) for place in rows["place"].astype(int)],
+            "Method": rows["method"].map(method_label),
+        }
+    )
+    caption = (
+        "By place in the order, whichever task stood there: gap, forgetting, the score right after "
+        f"learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
+    )
+    table = Table("places", caption, place_columns(frame, rows))
+    return [table] if len(frame) <= MOST_OPEN else [Fold("By place in the order", (table,))]

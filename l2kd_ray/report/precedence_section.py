@@ -1,0 +1,151 @@
+"""The section on precedence: whose gap is wider for having which task before it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.precedence import MOST_TASKS, ORDERS_A_FEATURE, enough_orders, feature_count
+from l2kd_ray.report import heatmaps
+from l2kd_ray.report.blocks import (
+    Block,
+    Fold,
+    Picture,
+    Prose,
+    Section,
+    Table,
+    measured,
+    signed,
+)
+from l2kd_ray.report.findings import Findings
+from l2kd_ray.report.labels import method_label, order_labels, task_labels
+
+TITLE = "Which task hurts which"
+
+
+def precedence_section(found: Findings) -> list[Section]:
+    if found.gap["gap/abs"].isna().all() or len(found.tasks) < 2 or not found.scope.arms:
+        return []
+    few = _few(found)
+    if found.precedence.empty:
+        return [Section(TITLE, (Prose(f"Not known: {few}."),))]
+    blocks: list[Block] = [_picture(found)]
+    if few:
+        blocks.append(Prose(f"**Read with care:** {few}."))
+    blocks += [_extremes(found), _effects(found)]
+    return [Section(TITLE, tuple(blocks))]
+
+
+def _few(found: Findings) -> str:
+    """How many orders there are and how many the model needs, where they are too few; else ""."""
+    scope, tasks = found.scope, len(found.tasks)
+    ran = min(len(scope.cells(arm).orders) for arm in scope.arms)
+    possible = scope.design.possible
+    if ran >= 3 and (ran == possible or enough_orders(ran, tasks, possible)):
+        return ""
+    if possible < 3:
+        return "two tasks have only two orders, which `Every order` shows"
+    asked = min(max(math.ceil(ORDERS_A_FEATURE * feature_count(tasks)), 3), possible)
+    return (
+        f"{ran} of the {possible:,} orders are finished for all methods and seeds, and the effects "
+        f"of {tasks} tasks on each other ask for {asked} at least"
+    )
+
+
+def _maps(found: Findings) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """By method `[n + 1, n]`: effects, and 1 where the interval leaves 0 out."""
+    tasks = found.tasks
+    row_of = {task: k for k, task in enumerate([*tasks, ""])}
+    column_of = {task: k for k, task in enumerate(tasks)}
+    maps: dict[str, FloatArray] = {}
+    sure: dict[str, FloatArray] = {}
+    for name, own in found.precedence.groupby("method", sort=False):
+        method = str(name)
+        maps[method] = np.full((len(tasks) + 1, len(tasks)), np.nan)
+        sure[method] = np.zeros_like(maps[method])
+        at = own["earlier"].map(row_of).to_numpy(), own["task"].map(column_of).to_numpy()
+        maps[method][at] = own["effect"].to_numpy(dtype=float)
+        sure[method][at] = ((own["low"] > 0) | (own["high"] < 0)).to_numpy(dtype=float)
+    return maps, sure
+
+
+def _picture(found: Findings) -> Picture:
+    maps, sure = _maps(found)
+    labels = task_labels(found.tasks)
+    table = found.precedence[found.precedence["earlier"] != ""]
+    strongest = table.loc[table.groupby("method", sort=False)["effect"].idxmax()]
+    words = "; ".join(
+        f"{method_label(row['method'])}: {labels[row['earlier']]} before {labels[row['task']]} "
+        f"{signed(row['effect'])}"
+        for row in strongest.to_dict("records")
+    )
+    caption = (
+        "How many points the gap of a column's task is wider (+) or narrower (\N{MINUS SIGN}) when "
+        "the row's task comes before it and not after; last row: when it is itself the last. "
+        "Estimates are drawn towards 0 (ridge)."
+    )
+    if any(marks.any() for marks in sure.values()):
+        caption += " Outlined and bold: the 95 % interval leaves 0 out, each by itself."
+    return Picture(
+        "precedence",
+        f"Effects of precedence on each task's gap, in points. The most harmful: {words}.",
+        caption,
+        heatmaps.precedence(maps, sure, [labels[task] for task in found.tasks]),
+    )
+
+
+def _extremes(found: Findings) -> Block:
+    rows = found.extremes
+    if rows.empty:
+        if len(found.tasks) > MOST_TASKS:
+            why = (
+                f"of more than {MOST_TASKS} tasks, too many orders would have to be looked through"
+            )
+        elif len(found.scope.cells(found.scope.arms[0]).train) < 3:
+            why = "three seeds are needed at least, as an extreme is also picked for its luck"
+        else:
+            why = "the orders are too few"
+        return Prose(f"**Best and worst of all orders:** not known, {why}.")
+    labels, legend = order_labels(sorted(set(rows["order"])))
+    frame = pd.DataFrame(
+        {
+            "Method": rows["method"].map(method_label),
+            "Of all orders": rows["which"],
+            "Order": rows["order"].map(labels),
+            "Predicted gap": measured(rows, "value", "low", "high"),
+            "By other seeds": rows["crossed"].astype(float),
+            "Ran": ["yes" if ran else "no" for ran in rows["ran"]],
+        }
+    )
+    caption = (
+        "The best and the worst of all orders, as the model and the orders that ran predict them, "
+        "with 95 % intervals that know of the luck in being picked. By other seeds: each seed's "
+        f"prediction of the order that the others pick.{f' Tasks: {legend}.' if legend else ''}"
+    )
+    return Table("extremes", caption, frame)
+
+
+def _effects(found: Findings) -> Block:
+    rows = found.effects
+    strength = rows["effect"].abs()
+    rows = rows.loc[strength.sort_values(ascending=False, kind="stable").index]
+    labels = task_labels(found.tasks)
+    frame = pd.DataFrame(
+        {
+            "Method": [method_label(method) for method in rows["method"]],
+            "What": [
+                f"{labels[first]} before {labels[second]}" if second else f"{labels[first]} last"
+                for first, second in zip(rows["first"], rows["second"], strict=True)
+            ],
+            "Effect on the mean gap": measured(rows, "effect", "low", "high"),
+        }
+    )
+    caption = (
+        "Points of the mean gap over all tasks: a pair, against its other way round; last, against "
+        "the mean of all. Strongest first; 95 % intervals of the shrunk effects, each by itself."
+    )
+    table = Table("effects", caption, frame, digits={"Effect on the mean gap": 2})
+    return Fold("Effects on the mean gap", (table,))

@@ -1,0 +1,100 @@
+"""The section on replay: how good the samples are that a student writes of its former tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from l2kd_ray.report.blocks import Block, Fold, Section, Table
+from l2kd_ray.report.labels import method_label, row_labels
+
+SHARES = {
+    "valid": "Valid",
+    "ended": "Ended",
+    "duplicates": "Duplicates",
+    "task_match": "Match",
+    "copies": "Copies",
+    "distinct_1": "Distinct 1",
+    "distinct_2": "Distinct 2",
+}
+BY = ["method", "setting", "i"]
+MOST_OPEN = 12
+"""Rows of a table that is shown without being asked for."""
+MOST_SHOWN = 8
+"""Samples of a method on the page."""
+LONGEST = 400
+"""Characters of a sample on the page."""
+
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def replay_section(replay: pd.DataFrame | None, samples: Samples | None) -> list[Section]:
+    blocks: list[Block] = []
+    if replay is not None and len(replay):
+        table = _table(replay)
+        blocks.append(table if len(table.frame) <= MOST_OPEN else Fold("The numbers", (table,)))
+    written = {method: some for method, some in (samples or {}).items() if some}
+    blocks += [_fold(k, *one) for k, one in enumerate(written.items())]
+    return [Section("Replay quality", tuple(blocks))] if blocks else []
+
+
+def _table(replay: pd.DataFrame) -> Table:
+    replay = replay.reindex(columns=[*BY, "written", "kept", *SHARES])
+    shares = [name for name in SHARES if replay[name].notna().any()]
+    groups = replay.groupby(BY, sort=True)
+    rows = groups[["written", "kept", *shares]].mean().reset_index()
+    frame = pd.DataFrame({"Method": _labels(rows)})
+    frame["After task"] = rows["i"].astype(int)
+    frame["Trials"] = groups.size().to_numpy()
+    frame["Samples"] = rows["written"].fillna(rows["kept"]).astype(float)
+    if rows["written"].notna().any():
+        frame["Kept"] = 100 * rows["kept"].astype(float) / rows["written"].astype(float)
+    for name in shares:
+        frame[SHARES[name]] = rows[name].astype(float)
+    caption = (
+        "What students write of their former tasks, mean over orders and seeds, by how many tasks "
+        "they have learned; from Kept on in per cent. Of what was written: valid (one answer "
+        "token), ended, duplicates. Of what was kept: its words speak of the task that it names "
+        "(match), it is a copy of a training example, its distinct words and pairs of words. A "
+        "dash: real examples."
+    )
+    return Table("replay", caption, frame, digits=dict.fromkeys(map(str, frame), 0))
+
+
+def _labels(rows: pd.DataFrame) -> list[str]:
+    arms = rows[["method", "setting"]].drop_duplicates()
+    names = dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
+    return [names[arm] for arm in zip(rows["method"], rows["setting"], strict=True)]
+
+
+def _fold(number: int, method: str, samples: Sequence[Mapping[str, Any]]) -> Fold:
+    shown = list(samples)[:MOST_SHOWN]
+    frame = pd.DataFrame(
+        {
+            "Task": [_words(sample.get("task")) for sample in shown],
+            "Question": [_words(sample.get("question", sample.get("text"))) for sample in shown],
+            "Answer": [_words(sample.get("answer")) for sample in shown],
+            "Dropped for": [_faults(sample.get("faults")) for sample in shown],
+        },
+        dtype=object,
+    )
+    name = method_label(method)
+    caption = f"Samples that {name} wrote, as they are; those dropped are not learned from."
+    wrapped = frozenset(["Question", "Answer"])
+    table = Table(f"samples_{number}", caption, frame, wrapped=wrapped)
+    return Fold(f"Samples of {name}", (table,))
+
+
+def _faults(faults: Sequence[str] | str | None) -> str:
+    return faults if isinstance(faults, str) else ", ".join(faults or ())
+
+
+def _words(value: object) -> str:
+    """One line of printable text, cut short where it is long."""
+    words = " ".join(str(value or "").split())
+    words = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
+    if len(words) > LONGEST:
+        words = words[: LONGEST - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    return words

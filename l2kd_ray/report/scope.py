@@ -1,0 +1,219 @@
+"""What the sections on orders and seeds are of, and the frames of `analysis` that they show.
+
+Every frame has a row or more for each selected method and names it by method and setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis import (
+    Arm,
+    Cells,
+    Design,
+    Instance,
+    advise,
+    assisted,
+    cells,
+    decompose,
+    effects,
+    extremes,
+    finished_orders,
+    mean_by,
+    moments,
+    precedence_map,
+    task_rows,
+)
+from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.orders import implied_design
+from l2kd_ray.analysis.precedence import enough_orders
+from l2kd_ray.analysis.trials import REFERENCES, train_seed
+
+GAP = "gap/abs"
+PLACES = [
+    *("task", "place", "gap", "gap/low", "gap/high", "score", "learned"),
+    *("forgetting", "forgetting/low", "forgetting/high", "n_orders"),
+]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The orders that every selected method has finished on every seed, as far as may be read."""
+
+    design: Design
+    arms: tuple[Arm, ...]
+    """The selected setting of each method, by gap."""
+    orders: tuple[str, ...]
+    reading: Reading
+    results: pd.DataFrame
+
+    @staticmethod
+    def of(
+        results: pd.DataFrame,
+        arms: Sequence[Arm],
+        design: Design | None,
+        failed: Collection[Instance] = (),
+        *,
+        stopping: bool = False,
+    ) -> Scope:
+        """Without a design, the orders that every method has complete stand for themselves."""
+        design = design or _implied(results, arms)
+        orders = finished_orders(results, arms, design, failed)
+        now = Reading(0, None, "")
+        if design.orders:
+            now = reading(len(orders), len(design.orders), stopping=stopping)
+        return Scope(design, tuple(arms), orders[: now.orders], now, results)
+
+    def rows(self, arm: Arm) -> pd.DataFrame:
+        """The complete trials of an arm that have a gap, whether or not they are used."""
+        own = (self.results["method"] == arm[0]) & (self.results["setting"] == arm[1])
+        return self.results[own & self.results["complete"] & self.results[GAP].notna()]
+
+    def cells(self, arm: Arm, column: str = GAP) -> Cells:
+        """The used orders of an arm that have every cell: none in which a trial has failed."""
+        return cells(self.rows(arm), column, self.orders, self.design.seeds).whole
+
+    def each(self, frame: Callable[[Arm], pd.DataFrame]) -> pd.DataFrame:
+        """The frames of all arms as one."""
+        found = []
+        for arm in self.arms:
+            own = frame(arm)
+            own.insert(0, "method", arm[0])
+            own.insert(1, "setting", arm[1])
+            found.append(own)
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def _implied(results: pd.DataFrame, arms: Sequence[Arm]) -> Design:
+    chosen = pd.MultiIndex.from_frame(results[["method", "setting"]]).isin(list(arms))
+    rows = results[chosen & results["complete"] & results[GAP].notna()]
+    wanted = len(arms) * rows["seed"].nunique()
+    whole = rows[rows.groupby("order")["trial"].transform("size") == wanted]
+    if len(whole):
+        return implied_design(whole)
+    return Design("list", (), tuple(sorted(set(rows["seed"]))))
+
+
+def by_order(scope: Scope) -> pd.DataFrame:
+    """The mean gap of every order that ran: order, gap, low, high, n_seeds.
+
+    The interval is of the order's mean over seeds, by itself; none where a seed is missing.
+    """
+
+    def of(arm: Arm) -> pd.DataFrame:
+        rows = scope.rows(arm)
+        seed = rows["seed"].map(train_seed)
+        means = rows.groupby(["order", seed])[GAP].mean().groupby("order")
+        frame = means.agg(["mean", "size"]).set_axis(["gap", "n_seeds"], axis=1)
+        found = cells(rows, GAP, list(frame.index), scope.design.seeds).whole
+        by_seed = found.by_seed[:, None, :]  # each order a table of its own
+        width = moments(by_seed, 1).half_width() if by_seed.size else np.empty(0)
+        half = pd.Series(width, index=found.orders, dtype=float).reindex(frame.index)
+        frame["low"], frame["high"] = frame["gap"] - half, frame["gap"] + half
+        return frame[["gap", "low", "high", "n_seeds"]].rename_axis("order").reset_index()
+
+    return scope.each(of)
+
+
+def variance(scope: Scope) -> pd.DataFrame:
+    """`decompose` of every method."""
+
+    def of(arm: Arm) -> pd.DataFrame:
+        found = scope.cells(arm)
+        return decompose(found, scope.design.population(len(found.orders)))
+
+    return scope.each(of)
+
+
+def advice(scope: Scope, arm: Arm) -> str:
+    """What to run next, in words; "" where the components are not known. Replay seeds averaged."""
+    found = scope.cells(arm)
+    found = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
+    population = scope.design.population(len(found.orders))
+    parts = decompose(found, population)
+    if parts.empty:
+        return ""
+    known = dict(zip(parts["component"], parts["variance"], strict=True))
+    return advise(known, len(found.orders), len(found.train), population).words
+
+
+def assisted_means(scope: Scope) -> pd.DataFrame:
+    """The mean over all n! orders with the precedence model's help: value, low, high.
+
+    NaN where it would be the plain mean: few orders, all of them, a design that is no sample.
+    """
+
+    def of(arm: Arm) -> pd.DataFrame:
+        found = scope.cells(arm)
+        k, possible, level = len(found.orders), scope.design.possible, scope.reading.level
+        estimate = [np.nan] * 3
+        tasks = len(scope.design.orders[0].split(">")) if scope.design.orders else 0
+        if scope.design.sampled and enough_orders(k, tasks, possible):
+            mean = assisted(found.by_seed, found.orders, possible)
+            known = mean.estimate(level=level) if level else mean.estimate()
+            bounds = [known.low, known.high] if level else [np.nan, np.nan]
+            estimate = [known.value, *bounds]
+        return pd.DataFrame([estimate], columns=["value", "low", "high"])
+
+    return scope.each(of)
+
+
+def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
+    """`precedence_map` of every method: the effects on each task's own gap."""
+
+    def of(arm: Arm) -> pd.DataFrame:
+        tables = {task: scope.cells(arm, f"gap/{task}") for task in tasks}
+        orders = next(iter(tables.values())).orders
+        values = {task: table.by_seed for task, table in tables.items()}
+        return precedence_map(values, orders, scope.design.population(len(orders)))
+
+    return scope.each(of)
+
+
+def mean_effects(scope: Scope) -> pd.DataFrame:
+    """`effects` on the mean gap of every method."""
+
+    def of(arm: Arm) -> pd.DataFrame:
+        found = scope.cells(arm)
+        return effects(found.by_seed, found.orders, scope.design.population(len(found.orders)))
+
+    return scope.each(of)
+
+
+def predicted_extremes(scope: Scope) -> pd.DataFrame:
+    """`extremes` of every method: the best and the worst of all orders, whether or not they ran."""
+
+    def of(arm: Arm) -> pd.DataFrame:
+        found = scope.cells(arm)
+        return extremes(found.by_seed, found.orders, scope.design.population(len(found.orders)))
+
+    return scope.each(of)
+
+
+def places(scope: Scope, scores: pd.DataFrame) -> pd.DataFrame:
+    """`mean_by` task and `mean_by` place of every method; `place` NA, or `task` "", over all.
+
+    Without intervals where the study may not be read yet.
+    """
+    if not scope.orders:
+        return pd.DataFrame()
+    test = scores[scores["split"] == "test"]
+    used = pd.MultiIndex.from_frame(test[["method", "setting"]]).isin(list(scope.arms))
+    rows = task_rows(test[used | test["method"].isin(REFERENCES)])
+    rows["order"] = rows["order"].astype(object)  # read one by one, which is slow from Arrow
+
+    def of(arm: Arm) -> pd.DataFrame:
+        own = rows[(rows["method"] == arm[0]) & (rows["setting"] == arm[1])]
+        parts = [mean_by(own, [by], scope.design, scope.orders) for by in ("task", "place")]
+        found = pd.concat(parts, ignore_index=True).reindex(columns=PLACES)
+        found["place"] = found["place"].astype("Int64")
+        return found.assign(task=found["task"].fillna(""))
+
+    found = scope.each(of)
+    if scope.reading.level is None:
+        found[[name for name in PLACES if name.endswith(("/low", "/high"))]] = np.nan
+    return found

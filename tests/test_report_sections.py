@@ -1,0 +1,459 @@
+"""The sections on orders, seeds and methods show what `analysis` says, in any state."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import stdtrit
+from synthetic_study import study
+from test_report import FAILURE, SEEDS, SETTINGS, Page, check_whole
+
+from l2kd_ray.analysis import (
+    Design,
+    Instance,
+    cells,
+    compare,
+    compare_methods,
+    decompose,
+    halves,
+    mean_by,
+    optimism,
+    over_orders,
+    precedence_map,
+    results,
+    shown_arms,
+    task_rows,
+    within,
+)
+from l2kd_ray.report import headline, terminal_table, write_report
+from l2kd_ray.report.blocks import signed, text
+
+ALL = tuple(sorted(set(study()["order"]) - {""}))
+FIVE = [f"rnnlg.{letter}" for letter in "abcde"]
+EVERY = [">".join(order) for order in permutations(FIVE)]
+DRAWN = tuple(EVERY[k] for k in np.random.default_rng(1).permutation(120))
+DESIGN = Design("all", ALL, SEEDS)
+CROSSED = ("1x7", "1x8", "2x7", "2x8", "3x7", "3x8")
+
+
+def report(folder: Path, scores: pd.DataFrame, **given: Any) -> Page:
+    paths = write_report(folder, scores, study={"name": "s", **given.pop("study", {})}, **given)
+    return check_whole(paths, folder)
+
+
+def without(scores: pd.DataFrame, *instances: Instance) -> pd.DataFrame:
+    """The scores of a study in which these trials never ran."""
+    names = pd.MultiIndex.from_frame(scores[["method", "setting", "order", "seed"]])
+    return scores[~names.isin([tuple(one) for one in instances])]
+
+
+def csv(folder: Path, name: str) -> pd.DataFrame:
+    frame = pd.read_csv(folder / f"tables/{name}.csv", keep_default_na=False, na_values=[""])
+    return frame.assign(
+        **{c: frame[c].fillna("") for c in ("note", "earlier", "task") if c in frame}
+    )
+
+
+def data_values(folder: Path) -> set[str]:
+    return set(re.findall(r'data-value="([^"]*)"', (folder / "report.html").read_text()))
+
+
+# --- what is shown is what analysis says --------------------------------------------------------
+
+
+def test_the_gap_table_has_every_interval_and_says_how_far_it_reaches(tmp_path: Path) -> None:
+    scores = study(FIVE, seeds=SEEDS, run=DRAWN[:24])
+    design = Design("random", DRAWN[:24], SEEDS)
+    page = report(tmp_path, scores, design=design)
+    table = compare(results(scores), results(scores, split="dev"), design)
+    for row in table[~table["reference"]].to_dict("records"):
+        assert f"{text(row['gap/low'])} to {text(row['gap/high'])}" in page.words
+        assert f"{text(100 * row['rel/low'])} to {text(100 * row['rel/high'])}" in page.words
+        if row["method"] != "lamol":
+            closed = text(100 * row["closed/low"], 0), text(100 * row["closed/high"], 0)
+            assert f"({closed[0]} to {closed[1]})" in page.words
+    assert "24 of 120 orders, drawn at random: holds for all 120" in page.words
+    assert "(drawn at random: holds for all 120)" in headline(table)
+
+
+def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS)
+    page = report(tmp_path, scores, design=DESIGN)
+    table = compare(results(scores), results(scores, split="dev"), DESIGN)
+    pairs = compare_methods(results(scores), shown_arms(table), DESIGN)
+    pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), pairs, check_dtype=False)
+    shown = data_values(tmp_path)
+    for row in pairs.to_dict("records"):
+        assert {str(row[name]) for name in ("difference", "p", "p_flip", "p_holm")} <= shown
+    assert "a sign-flip test cannot go below 0.250" in page.words
+    words = headline(table, pairs)
+    first = pairs.iloc[0]
+    assert (first["method"], first["against"]) == ("l2kd", "lamol")
+    assert f"Its gap is {text(-first['difference'])} points narrower than that of lamol" in words
+    assert f"interval {text(-first['high'])} to {text(-first['low'])}" in words
+    assert f"p = {first['p_holm']:.3f} by t, p = {first['p_flip_holm']:.3f} by sign-flip" in words
+
+
+def test_a_method_is_never_called_better_without_its_test(tmp_path: Path) -> None:
+    for seeds in (SEEDS, SEEDS[:1]):
+        page = report(tmp_path, study(seeds=seeds))
+        claims = re.findall(
+            r"(?:is|are) (?:the )?(?:best|better)|better than|outperform", page.words
+        )
+        assert set(claims) <= {"is better"}  # of the metrics: which way is up
+        assert not re.search(r"\b(?:l2kd|lamol|finetune) is better", page.words)
+    assert "Its gap is" not in page.words  # one seed: no test, so the headline compares nothing
+
+
+def test_one_seed_has_differences_and_no_test(tmp_path: Path) -> None:
+    page = report(tmp_path, study(), design=Design("all", ALL, SEEDS[:1]))
+    assert "l2kd \N{MINUS SIGN} lamol" in page.words
+    assert "p (t)" not in page.words
+    assert "one seed: no interval" in page.words
+    assert "With one seed, what seeds do to the gap cannot be told" in page.words
+
+
+def test_components_and_advice(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("l2kd",))
+    page = report(tmp_path, scores, design=DESIGN)
+    rows = results(scores)
+    own = cells(rows[rows["method"] == "l2kd"], "gap/abs", ALL, SEEDS)
+    expected = decompose(own, 6)
+    found = csv(tmp_path, "variance")
+    pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)
+    for row in expected.to_dict("records"):
+        low, high = text(row["low"], 2), text(row["high"], 2)
+        assert f"{text(row['std'], 2)} ({low} to {high})" in page.words
+    assert "More seeds: every order has run" in page.words
+    drawn = Design("random", DRAWN[:12], SEEDS)
+    sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)
+    assert re.search(r"More (orders|seeds): for the cost of one more seed", sampled.words)
+
+
+def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
+    scores = study(seeds=CROSSED, methods=("lamol", "l2kd"))
+    page = report(tmp_path, scores, design=Design("all", ALL, CROSSED))
+    assert "order x training x replay seed" in page.words
+    assert set(csv(tmp_path, "variance")["component"]) >= {"training seed", "replay seed"}
+    assert "More seeds: every order has run" in page.words  # advice averages replay seeds
+
+
+def test_precedence_is_of_each_task(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("lamol",))
+    report(tmp_path, scores, design=DESIGN)
+    rows = results(scores)
+    own = rows[rows["method"] == "lamol"]
+    tasks = ALL[0].split(">")
+    tables = {t: cells(own, f"gap/{t}", ALL, SEEDS).by_seed for t in sorted(tasks)}
+    expected = precedence_map(tables, ALL, 6)
+    found = csv(tmp_path, "precedence")
+    pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)
+    drawing = (tmp_path / "figures/precedence.svg").read_text()
+    assert all(f"{abs(effect):.1f}" in drawing for effect in expected["effect"])
+    assert {"best", "worst"} == set(csv(tmp_path, "extremes")["which"])
+
+
+def test_precedence_says_when_orders_are_too_few(tmp_path: Path) -> None:
+    few = report(
+        tmp_path / "a",
+        study(FIVE, seeds=SEEDS, run=DRAWN[:8], methods=("l2kd",)),
+        design=Design("random", DRAWN[:8], SEEDS),
+    )
+    assert "Read with care: 8 of the 120 orders" in few.words
+    assert "ask for 21 at least" in few.words
+    two = report(tmp_path / "b", study(orders=2, methods=("l2kd",), seeds=SEEDS))
+    assert "Not known: 2 of the 6 orders" in two.words
+    pair = report(tmp_path / "c", study(("a", "b"), methods=("l2kd",), seeds=SEEDS))
+    assert "two tasks have only two orders" in pair.words
+
+
+def test_every_order_has_its_interval_over_seeds(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS)
+    report(tmp_path, scores, design=DESIGN)
+    found = csv(tmp_path, "by_order")
+    rows = results(scores)
+    by = rows[rows["order"] != ""].groupby(["method", "order"])["gap/abs"]
+    half = stdtrit(2, 0.975) * by.std() / np.sqrt(3)
+    found = found.set_index(["method", "order"]).sort_index()
+    np.testing.assert_allclose(found["gap"], by.mean())
+    np.testing.assert_allclose(found["low"], by.mean() - half)
+    np.testing.assert_allclose(found["high"], by.mean() + half)
+
+
+def test_what_a_sample_of_orders_bounds_is_shown_for_a_sample_only(tmp_path: Path) -> None:
+    scores = study(FIVE, seeds=SEEDS, run=DRAWN[:24], methods=("l2kd",))
+    design = Design("random", DRAWN[:24], SEEDS)
+    page = report(tmp_path / "a", scores, design=design)
+    (row,) = over_orders(results(scores), design).to_dict("records")
+    assert "Bound 20 %" in page.words
+    assert {str(row["bound20"]), str(100 * row["beyond"])} <= data_values(tmp_path / "a")
+    assert "Mean over all 120 orders, model-assisted" in page.words
+    whole = report(tmp_path / "b", study(seeds=SEEDS), design=DESIGN)
+    assert "Bound 20 %" not in whole.words
+    assert "model-assisted" not in whole.words
+
+
+def test_places_and_tasks(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("l2kd",))
+    page = report(tmp_path, scores, design=DESIGN)
+    found, rows = csv(tmp_path, "places"), task_rows(scores)
+    for by, own in (("place", found["task"] == ""), ("task", found["task"] != "")):
+        expected = mean_by(rows[rows["method"] == "l2kd"], [by], DESIGN, ALL)
+        np.testing.assert_allclose(found.loc[own, "gap"], expected["gap"])
+        np.testing.assert_allclose(found.loc[own, "gap/low"], expected["gap/low"])
+        for row in expected.to_dict("records"):
+            interval = f"{text(row['gap/low'])} to {text(row['gap/high'])}"
+            assert f"{text(row['gap'])} ({interval})" in page.words
+
+
+# --- half-way, failures and designs -------------------------------------------------------------
+
+
+def test_half_way_reads_the_orders_that_all_have_finished(tmp_path: Path) -> None:
+    behind = Instance("lamol", "{}", DRAWN[17], "533")
+    scores = without(study(FIVE, seeds=SEEDS, run=DRAWN[:20]), behind)
+    page = report(tmp_path, scores, design=Design("all", DRAWN, SEEDS))
+    assert "the first 15 of 120 orders" in page.words  # 17 are finished, 15 is the planned look
+    assert "all looks together hold at 95 %" in page.words
+    assert set(csv(tmp_path, "gap").query("not reference")["n_orders"]) == {15}
+    assert csv(tmp_path, "by_order")["order"].nunique() == 20  # descriptive
+    assert "So far, " in page.words
+    means = csv(tmp_path, "gap").query("not reference")["cl/forgetting_max"]
+    drawing = (tmp_path / "figures/forgetting.svg").read_text()
+    assert all(f">{text(mean)}<" in drawing for mean in means)  # of the same orders as the table
+
+
+def test_before_an_order_is_finished_nothing_is_claimed(tmp_path: Path) -> None:
+    scores = study(FIVE, seeds=SEEDS, run=DRAWN[:3])
+    scores = without(scores, *(Instance("lamol", "{}", order, "533") for order in DRAWN[:3]))
+    page = report(tmp_path, scores, design=Design("all", DRAWN, SEEDS))
+    assert "Not yet comparable" in page.words
+    assert "descriptive: 9 of 360 trials" in page.words
+    assert "Nothing to compare yet" in page.words
+    assert "Not known yet: no order is finished for all methods and seeds" in page.words
+    assert not (tmp_path / "tables/places.csv").exists()
+
+
+def test_before_the_first_look_there_is_no_interval_of_a_mean(tmp_path: Path) -> None:
+    scores = study(FIVE, seeds=SEEDS, run=DRAWN[:4])
+    page = report(tmp_path, scores, design=Design("all", DRAWN, SEEDS))
+    assert "no interval before the first planned look, at 8 orders" in page.words
+    assert csv(tmp_path, "places")["gap/low"].isna().all()
+
+
+def test_failed_trials_are_counted_and_scored_0_beside(tmp_path: Path) -> None:
+    lost = Instance("lamol", "{}", ALL[1], "532")
+    scores = without(study(seeds=SEEDS), lost)
+    page = report(tmp_path, scores, design=DESIGN, failed=[lost], failures=[FAILURE])
+    table = csv(tmp_path, "gap").set_index("method")
+    assert table.loc["lamol", ["failed/n", "n_orders"]].tolist() == [1, 5]
+    assert table.loc["lamol", "failed/gap"] > table.loc["lamol", "gap/abs"] + 2
+    assert str(table.loc["lamol", "failed/gap"]) in data_values(tmp_path)
+    assert "1 trial failed for good" in page.words
+    assert "Failed as 0" in page.words
+    assert "So far" not in page.words  # all that can finish has finished
+
+
+def test_a_method_that_fails_on_hard_orders_does_not_lead(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS)
+    lost = [Instance("l2kd", "{}", ALL[0], seed) for seed in SEEDS]
+    test = results(without(scores, *lost))
+    table = compare(test, results(scores, split="dev"), DESIGN, lost)
+    assert headline(table).startswith("**lamol** ends")
+
+
+@pytest.mark.parametrize(
+    ("kind", "orders", "words"),
+    [
+        ("list", ALL[:2], "2 of 6 orders: holds for these only"),
+        ("williams", ALL, "all 6 orders"),
+        ("random", ALL[:4], "4 of 6 orders, drawn at random: holds for all 6"),
+    ],
+)
+def test_designs_reach_as_far_as_they_do(
+    kind: Any, orders: tuple[str, ...], words: str, tmp_path: Path
+) -> None:
+    page = report(tmp_path, study(seeds=SEEDS, run=orders), design=Design(kind, orders, SEEDS))
+    assert words in page.words
+
+
+STATES: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
+    "one order": (study(seeds=SEEDS, orders=1), {"design": Design("list", ALL[:1], SEEDS)}),
+    "one task": (study(("only",), seeds=SEEDS), {"design": Design("all", ("only",), SEEDS)}),
+    "two tasks": (study(("a", "b"), seeds=SEEDS), {"design": Design("all", ("a>b", "b>a"), SEEDS)}),
+    "two seeds": (study(seeds=SEEDS[:2]), {"design": Design("all", ALL, SEEDS[:2])}),
+    "no multitask": (study(multitask=False), {"design": DESIGN}),
+    "no test scores": (study(splits=("dev",)), {"design": DESIGN}),
+    "references alone": (study(methods=(), seeds=SEEDS), {"design": DESIGN}),
+    "nothing selected": (
+        study(settings=SETTINGS, splits=("test",), seeds=SEEDS, methods=("l2kd", "lamol")),
+        {"design": DESIGN},
+    ),
+    "unfinished williams": (
+        study(seeds=SEEDS, run=ALL[:4]),
+        {"design": Design("williams", ALL, SEEDS)},
+    ),
+    "all of a method failed": (
+        study(seeds=SEEDS, methods=("l2kd",)),
+        {
+            "design": DESIGN,
+            "failed": [Instance("lamol", "{}", order, seed) for order in ALL for seed in SEEDS],
+        },
+    ),
+    "every trial failed": (
+        study(methods=(), seeds=SEEDS),
+        {"design": DESIGN, "failed": [Instance("l2kd", "{}", o, s) for o in ALL for s in SEEDS]},
+    ),
+    "a stopped study": (
+        study(FIVE, seeds=SEEDS, run=DRAWN[:8], methods=("lamol", "l2kd")),
+        {"design": Design("all", DRAWN, SEEDS), "stopping": True, "notes": ["**Stop:** now"]},
+    ),
+    "unfinished crossed seeds": (
+        without(
+            study(seeds=CROSSED, methods=("lamol",)), Instance("lamol", "{}", ALL[2], "2x8")
+        ),
+        {"design": Design("all", ALL, CROSSED)},
+    ),
+    "long names": (
+        study([f"a-very-long-task-name-{k}" for k in range(4)], seeds=SEEDS, methods=("l2kd",)),
+        {},
+    ),
+    "many methods": (
+        study(seeds=SEEDS, methods=("finetune", "lamol", "l2kd", "ewc"), untrained=False),
+        {"design": DESIGN},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_state_is_a_whole_page(state: str, tmp_path: Path) -> None:
+    scores, given = STATES[state]
+    page = report(tmp_path, scores, **given)
+    assert "How to reproduce" in page.headings
+    for note in given.get("notes", ()):
+        assert note.replace("**", "") in page.words
+
+
+def test_selection_on_a_half_prints_its_optimism(tmp_path: Path) -> None:
+    split = halves(DESIGN)
+    scores = study(seeds=SEEDS, settings=SETTINGS, methods=("l2kd",))
+    page = report(tmp_path, scores, split=split)
+    table = csv(tmp_path, "gap")
+    (chosen,) = table[table["selected"] & ~table["reference"]].to_dict("records")
+    test = within(results(scores), split.report)
+    own = test[(test["method"] == "l2kd") & (test["setting"] == chosen["setting"])]
+    assert chosen["gap/abs"] == pytest.approx(own.groupby("seed")["gap/abs"].mean().mean())
+    dev = results(scores, split="dev")
+    expected = optimism(dev, results(scores), "l2kd", chosen["setting"], split)
+    assert f"Optimism: {signed(expected.total)} points" in page.words
+    assert f"of it {signed(expected.of_selection)} due to selection" in page.words
+    assert csv(tmp_path, "by_order")["order"].nunique() == len(split.report.orders)
+
+
+# --- replay, cost, what is beside ---------------------------------------------------------------
+
+QUALITY = {"valid": 80.0, "ended": 90.0, "duplicates": 5.0, "task_match": 75.0, "copies": 2.0}
+
+
+def replay_rows() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"method": method, "setting": "{}", "order": order, "seed": "531", "i": i, "written": 40}
+        | {"kept": 30 + i + bonus, "distinct_1": 20.0, "distinct_2": 50.0, **QUALITY}
+        for method in ("lamol", "l2kd")
+        for order, bonus in zip(ALL[:2], (0, 4), strict=True)
+        for i in (1, 2)
+    )
+
+
+def test_replay_quality_by_method_and_place(tmp_path: Path) -> None:
+    page = report(tmp_path, study(), replay=replay_rows())
+    assert "Replay quality" in page.headings
+    assert {str(100 * 33 / 40), str(100 * 34 / 40)} <= data_values(tmp_path)
+    assert len(csv(tmp_path, "replay")) == 8
+
+
+def test_replay_of_real_examples_has_no_quality(tmp_path: Path) -> None:
+    names = ["method", "setting", "order", "seed", "i", "kept"]
+    page = report(tmp_path, study(), replay=replay_rows()[names])
+    assert "Replay quality" in page.headings
+    assert "Replay quality" not in report(tmp_path, study(), replay=pd.DataFrame()).headings
+
+
+def test_samples_are_shown_as_text_whatever_they_hold(tmp_path: Path) -> None:
+    samples = {
+        "l2kd": [
+            {"task": "rnnlg.tv", "question": "<b>x</b>|\n*y*", "answer": "fine", "faults": []},
+            {"task": "rnnlg.tv", "text": "\x00\ud800 <ans> <ans>", "faults": ["answer token"]},
+            *(
+                {"task": "t", "question": "long " * 500, "answer": "", "faults": []}
+                for _ in "abcdefgh"
+            ),
+        ]
+    }
+    page = report(tmp_path, study(), samples=samples)
+    assert "<b>x</b>|" in page.words
+    assert "answer token" in page.words
+    source = (tmp_path / "report.html").read_text()
+    assert "\x00" not in source
+    assert "long " * 120 not in source
+
+
+def test_costs_are_in_hours_where_they_are_hours(tmp_path: Path) -> None:
+    costs = pd.DataFrame({"kind": ["learn"], "stages": [64], "unshared": [96], "seconds": [7200.0]})
+    page = report(tmp_path, study(), costs=costs)
+    assert "Hours" in page.words
+    assert "Unshared" in page.words
+    assert "7,200" not in page.words
+
+
+def test_the_bootstrap_over_test_examples_stands_beside(tmp_path: Path) -> None:
+    over = pd.DataFrame({"method": ["l2kd"], "setting": ["{}"], "low": [1.25], "high": [3.75]})
+    page = report(tmp_path, study(), over_examples=over)
+    assert "Over test examples" in page.words
+    assert "1.2 to 3.8" in page.words
+
+
+def test_average_incremental_is_told(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("l2kd",))
+    report(tmp_path, scores)
+    mean = results(scores).groupby("method")["cl/incremental"].mean()["l2kd"]
+    shown = [float(value) for value in data_values(tmp_path)]
+    assert np.isclose(shown, mean).any()
+
+
+def test_the_terminal_says_how_far_its_intervals_reach() -> None:
+    from rich.console import Console
+
+    console = Console(width=160, record=True, file=io.StringIO())
+    design = Design("list", ALL[:2], SEEDS)
+    console.print(terminal_table(study(seeds=SEEDS, orders=2), design=design))
+    assert "holds for these only" in console.export_text()
+
+
+# --- speed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("searched", [False, True], ids=["120 orders", "15 settings"])
+def test_a_thousand_trials_take_less_than_five_seconds(searched: bool, tmp_path: Path) -> None:
+    if searched:
+        grid = [
+            {"kd.temperature": t, "kd.weight": w} for t in (1, 2, 3, 4, 5) for w in (0.25, 0.5, 1)
+        ]
+        tasks = FIVE[:4]
+        scores = study(tasks, seeds=SEEDS, settings={"l2kd": grid}, methods=("l2kd",))
+        orders = tuple(">".join(order) for order in permutations(tasks))
+    else:
+        scores = study(FIVE, seeds=SEEDS, splits=("test",))
+        orders = DRAWN
+    assert scores["trial"].nunique() > 1000
+    begun = time.thread_time()  # of this thread: what else runs on the machine does not count
+    report(tmp_path, scores, design=Design("all", orders, SEEDS))
+    assert time.thread_time() - begun < 5
