@@ -145,7 +145,7 @@ def test_a_damaged_input_is_computed_again(tiny: Any, store: Store, local_ray: N
     teacher = dict(stage.inputs())["teacher"]
     first = store.manifest(teacher.kind, teacher.key)
     assert first is not None
-    path = store.fetch(teacher.kind, teacher.key) / "model.safetensors"
+    path = store.fetch(teacher.kind, teacher.key) / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     pool = start_pool(store)
     assert "loss" in ray.get(pool.scores.remote(stage))
@@ -162,7 +162,7 @@ def test_a_damaged_input_of_a_distributed_stage_is_said_as_such(
     stage = student(tiny)
     prepare(stage, store)
     teacher = dict(stage.inputs())["teacher"]
-    path = store.fetch(teacher.kind, teacher.key) / "model.safetensors"
+    path = store.fetch(teacher.kind, teacher.key) / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Damaged, match=teacher.key):
         run_train(Job(stage, Workers(workers=2), 60.0), Store(store.root))

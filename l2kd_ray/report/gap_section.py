@@ -22,12 +22,13 @@ from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
 from l2kd_ray.report.style import Look
 
-Frame = pd.DataFrame | None
 INTERVAL = " Below a mean, its 95 % interval."
 EACH = " Below each, its 95 % interval by itself."
 
 
-def gap_section(found: Findings, look: Mapping[str, Look], over_examples: Frame = None) -> Section:
+def gap_section(
+    found: Findings, look: Mapping[str, Look], over_examples: pd.DataFrame | None = None
+) -> Section:
     arms = found.arms
     blocks: list[Block] = []
     with_gap = arms[arms["gap/abs"].notna()]
@@ -60,7 +61,9 @@ def gap_section(found: Findings, look: Mapping[str, Look], over_examples: Frame 
     return Section("Gap to multi-task", tuple(blocks))
 
 
-def _gap_table(arms: pd.DataFrame, tasks: Sequence[str], over_examples: Frame) -> Table:
+def _gap_table(
+    arms: pd.DataFrame, tasks: Sequence[str], over_examples: pd.DataFrame | None
+) -> Table:
     labels = task_labels(tasks)
     frame = pd.DataFrame({"Method": row_labels(arms)})
     frame["Mean gap"] = measured(arms, "gap/abs", "gap/low", "gap/high")

@@ -12,7 +12,7 @@ from l2kd_ray.analysis import MULTITASK, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
-LONGEST_ORDER = 30
+LONGEST_ORDER = 34
 """Characters of an order's label, above which tasks are written as letters."""
 
 

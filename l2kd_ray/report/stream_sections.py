@@ -79,8 +79,8 @@ def forgetting_section(found: Findings, look: Mapping[str, Look]) -> list[Sectio
 
 
 def _pictures(found: Findings, rows: pd.DataFrame, look: Mapping[str, Look]) -> list[Block]:
-    lost = found.arms[found.arms["method"].isin(rows["method"])]
-    lost = lost.set_index("method")["cl/forgetting_max"].sort_values(kind="stable")
+    arms = found.arms[found.arms["method"].isin(rows["method"])]
+    lost = arms.set_index("method")["cl/forgetting_max"].sort_values(kind="stable")
     first = {method: R[1:, 0] for method, R in found.mean_matrices(rows).items()}
     each = "; ".join(f"{method_label(str(m))} {text(float(points))}" for m, points in lost.items())
     paths = "; ".join(
