@@ -20,6 +20,8 @@ from l2kd_ray.study.orders import SEPARATOR
 from l2kd_ray.study.search import Setting, settings_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from l2kd_ray.analysis import Design, Halves, Instance, Verdict
 
 
@@ -80,6 +82,14 @@ class Agenda:
     def design(self) -> Design:
         """The orders and seeds of the study, in the sequence in which they are run."""
         return design_of(self.study)
+
+    def selectable(self, scores: pd.DataFrame) -> pd.DataFrame:
+        """The scores without the dev scores of settings that a race gave up: no selection, which
+        reads dev alone, may bring them back. Asked after `trials`."""
+        lost = {(arm, setting) for arm, settings in self.dropped.items() for setting in settings}
+        pairs = zip(scores["method"], scores["setting"], strict=True)
+        given_up = np.array([pair in lost for pair in pairs], dtype=bool)
+        return scores[~(given_up & (scores["split"] == "dev").to_numpy())]
 
     # Looks
 

@@ -226,7 +226,8 @@ class Experiment:
         from l2kd_ray.report.mirror import mirror
 
         scores, status, agenda = self.scores(), self.status(), self.agenda()
-        trials = agenda.trials() if not self.is_adaptive else self.trials()
+        trials = self.trials() if self.is_adaptive else agenda.trials()
+        read = agenda.selectable(scores)
         done = [finished for finished, _ in status.stages.values()]
         planned = {
             "trials": status.trials,
@@ -239,7 +240,7 @@ class Experiment:
         with self._folder() as folder:
             written = write_report(
                 folder,
-                scores,
+                read,
                 study=config,
                 planned=planned,
                 failures=status.failures,
@@ -250,7 +251,7 @@ class Experiment:
                 failed=agenda.failures(trials),
                 stopping=tune.stop.half_width is not None,
                 notes=self._notes(agenda),
-                **self._evidence(trials, scores),
+                **self._evidence(trials, read),
             )
             scores.to_parquet(folder / "scores.parquet", index=False)
             if len(scores):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from l2kd_ray.agenda import Agenda, halves_of
+from l2kd_ray.analysis import results, select
 from l2kd_ray.config import InputError
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.orders import SEPARATOR
@@ -108,7 +109,14 @@ def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
     assert 0.1 not in ran[1]
     assert ran[1] == {0.5, 0.6}  # alike: neither is given up on noise
     assert agenda.dropped["lamol"]['{"replay.ratio": 0.1}'] == 6
-    assert len(Agenda(study, store).trials()) == sum(map(len, batches))  # type: ignore[arg-type]
+    again = Agenda(study, store)  # type: ignore[arg-type]
+    assert len(again.trials()) == sum(map(len, batches))
+
+    scores = study.scores(store, again.trials())  # type: ignore[arg-type]
+    chosen = select(results(again.selectable(scores), ["replay.ratio"], split="dev"))
+    best = chosen.loc[chosen["selected"] & (chosen["method"] == "lamol"), "setting"]
+    assert best.tolist() == ['{"replay.ratio": 0.6}']
+    assert set(again.selectable(scores)["setting"]) == set(scores["setting"])  # test scores stay
 
 
 def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> None:
