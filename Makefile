@@ -26,12 +26,18 @@ drills: $(INSTALLED)  ## faults on purpose, more than 20 kills: some 15 minutes
 	$(BIN)/python -m pytest -m drill
 	$(BIN)/python tests/drills.py
 
-bench: $(INSTALLED)  ## what the machine around the stages costs
+bench: $(INSTALLED)  ## speed of the stages and around them, coverage of the intervals
 	$(BIN)/python benchmarks/measure.py
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/structured.py
+	$(BIN)/python benchmarks/coverage.py
 
-real: $(INSTALLED)  ## the study on real data and weights; L2KD_DATA and L2KD_MODELS say where
-	$(BIN)/l2kd sweep tune_configs/nlg_real.yaml data_dir=$(L2KD_DATA) \
-	    student.model=$(L2KD_MODELS)/stories15M
+real: $(INSTALLED)  ## the studies on real data and weights; L2KD_DATA and L2KD_MODELS say where
+	for study in nlg_real mixed_real; do \
+	    $(BIN)/l2kd sweep tune_configs/$$study.yaml data_dir=$(L2KD_DATA) \
+	        student.model=$(L2KD_MODELS)/stories15M || exit; \
+	done
 
 format: $(INSTALLED)
 	$(BIN)/ruff format l2kd_ray tests benchmarks

@@ -247,9 +247,8 @@ class Experiment:
                 costs=self._costs(),
                 work=self.work(),
                 command=self.command,
-                design=halves_of(self.study).report if tune.select_on else agenda.design,
-                failed=agenda.failures(trials),
-                stopping=tune.stop.half_width is not None,
+                **self.inference(agenda, trials),
+                split=halves_of(self.study) if tune.select_on else None,
                 notes=self._notes(agenda),
                 **self._evidence(trials, read),
             )
@@ -413,6 +412,17 @@ class Experiment:
         from l2kd_ray.study import work_by_method
 
         return work_by_method(self.trials(), {m.key: m for m in self._manifests()})
+
+    def inference(
+        self, agenda: Agenda | None = None, trials: Sequence[Trial] | None = None
+    ) -> dict[str, Any]:
+        """How far its numbers reach: the design, failed trials, whether looks could stop it."""
+        agenda, tune = agenda or self.agenda(), self.study.config.tune
+        return {
+            "design": halves_of(self.study).report if tune.select_on else agenda.design,
+            "failed": agenda.failures(self.trials() if trials is None else trials),
+            "stopping": tune.stop.half_width is not None,
+        }
 
     def _notes(self, agenda: Agenda) -> list[str]:
         """What a reader of the report must know first."""

@@ -151,7 +151,7 @@ def _show(experiment: Experiment) -> None:
 
     scores = experiment.scores()
     if len(scores):
-        Console().print(terminal_table(scores))
+        Console().print(terminal_table(scores, **experiment.inference()))
         print(f"Report: {experiment.folder}/report.html")
 
 
