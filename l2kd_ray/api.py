@@ -178,6 +178,8 @@ class Experiment:
             self._drop_intermediate()
         if failures or len(self.scores()):
             self.report()
+        agenda = self.agenda()
+        agenda.trials()  # of what is there now, be it from this sweep or from a former one
         return Ended(failures, late, agenda.verdict.why if agenda.verdict else "")
 
     def status(self) -> Status:

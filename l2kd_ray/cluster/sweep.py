@@ -11,9 +11,10 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import mean
 from typing import Any
 
@@ -78,13 +79,15 @@ def sweep(
     with _on_demand(study, store, address, every, missing) as start:
         for trials in batches if batches is not None else [every]:
             done += trials
-            if time.monotonic() < deadline:
-                _finish(study, store, start, trials, deadline, failed)
-        if adaptive:
+            _finish(study, store, start, trials, deadline, failed)
+            if time.monotonic() >= deadline:
+                break  # what is next is not to be decided from half a batch
+        if adaptive and time.monotonic() < deadline:
             pool, cpus = start()
             with Display(pool, (), open_ended=True):
                 settings = _search(study, store, pool, known or {}, cpus)
-        failures = ray.get(start()[0].progress.remote())["failures"] if start.started else []
+        started = start.cache_info().currsize > 0
+        failures = ray.get(start()[0].progress.remote())["failures"] if started else []
     done = study.trials(settings) if settings is not None else done
     late = time.monotonic() >= deadline and bool(plan(done, store).missing)
     return Outcome(settings, failures or ([] if late else _unfinished(done, store)), late)
@@ -93,7 +96,7 @@ def sweep(
 def _finish(
     study: Study,
     store: Store,
-    start: _Start,
+    start: Any,
     trials: Sequence[Trial],
     deadline: float,
     failed: set[str] | None,
@@ -112,35 +115,21 @@ def _finish(
         failed.update(f.key for f in ray.get(pool.progress.remote())["failures"])
 
 
-class _Start:
-    """Ray and the pool, started when the first stage is missing; (pool, CPUs)."""
-
-    def __init__(self, start: Callable[[], tuple[Any, float]]) -> None:
-        self._start, self._made = start, list[tuple[Any, float]]()
-
-    @property
-    def started(self) -> bool:
-        return bool(self._made)
-
-    def __call__(self) -> tuple[Any, float]:
-        if not self._made:
-            self._made.append(self._start())
-        return self._made[0]
-
-
 @contextmanager
 def _on_demand(
     study: Study, store: Store, address: str, trials: Sequence[Trial], missing: Iterable[Stage]
-) -> Iterator[_Start]:
+) -> Iterator[Any]:
+    """Ray and the pool, started when the first stage is missing: yields what gives (pool, CPUs)."""
     with ExitStack() as stack:
 
+        @cache
         def start() -> tuple[Any, float]:
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
             own = _own_ray(jobs) if address == LOCAL else _joined(address)
             cpus = stack.enter_context(own)
             return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
 
-        yield _Start(start)
+        yield start
 
 
 def _unfinished(trials: Sequence[Trial], store: Store) -> list[Failure]:

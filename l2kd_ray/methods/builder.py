@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from l2kd_ray.config import (
     Decoding,
     Distillation,
+    Elastic,
     ModelSpec,
     Part,
     Seed,
@@ -169,6 +170,21 @@ class Builder:
                 self.importance(method, tuple(before), seed, measure, samples),
             ),
         )
+
+    def penalty(
+        self,
+        method: Method,
+        former: Order,
+        seed: Seed,
+        measure: Literal["fisher", "sensitivity"],
+        settings: Elastic,
+    ) -> Penalty | None:
+        """What holds parameters by their importance to the former tasks; None without effect."""
+        importance = self.importance(method, former, seed, measure, settings.samples)
+        if importance is None or settings.strength == 0:
+            return None
+        halves = 2 if measure == "sensitivity" else 1  # MAS's penalty has no 1/2, EWC's has
+        return Penalty(importance, halves * settings.strength)
 
     def evaluate(self, model: Initial | Learn, task: str, split: Part, seed: Seed) -> Evaluate:
         about, decoding = self.resolved.tasks[task], self.config.evaluate.decode.normalised()

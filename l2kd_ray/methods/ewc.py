@@ -2,7 +2,6 @@
 
 from l2kd_ray.config import Seed
 from l2kd_ray.methods.builder import Builder, Order
-from l2kd_ray.stages.constraints import Penalty
 from l2kd_ray.stages.learn import Learn
 
 
@@ -11,9 +10,5 @@ def ewc(build: Builder, order: Order, seed: Seed) -> Learn:
     information of the tasks before; the anchor is renewed after each task."""
     *former, task = order
     previous = build.student(ewc, tuple(former), seed)
-    settings = build.config.ewc
-    importance = build.importance(ewc, tuple(former), seed, "fisher", settings.samples)
-    if importance is None or settings.strength == 0:
-        return build.learn(previous, task, seed, lm=False)
-    constraint = Penalty(importance, settings.strength)
+    constraint = build.penalty(ewc, tuple(former), seed, "fisher", build.config.ewc)
     return build.learn(previous, task, seed, lm=False, constraint=constraint)
