@@ -185,13 +185,14 @@ def _ours(student: Any, teacher: Any, qa: Any, language: Any, variant: str) -> C
         batch_size=BATCH,
     )
     source = Source([], teacher=said, share=1.0)
-    curriculum = Curriculum((source,), Source([]), False, Format(), training, 0, "")  # type: ignore[arg-type]
+    text: Any = Format()
+    curriculum = Curriculum((source,), Source([]), False, text, training, 0, "", SoftTargets(2.0))
     context = Context(Store("memory://bench"), Path())
     optimizer = loop._optimizer(student, training)
 
     def step() -> None:
         optimizer.zero_grad()
-        loop.accumulate(student, SoftTargets(2.0), rows, curriculum, context)
+        loop.accumulate(student, rows, curriculum, context)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
 

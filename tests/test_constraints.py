@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from l2kd_ray.config import TaskSpec, Training
-from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.models.causal_lm import CausalLM
 from l2kd_ray.models.sequences import Sample, SequenceFormat
 from l2kd_ray.stages import loop
@@ -387,7 +386,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     model = no_dropout()
     training = PLAIN.model_copy(update={"epochs": 60, "lr": 3e-2})
     chosen = lesson(training, new=(Source(MEMORY),), place="b")
-    fit(Dummy(), model, SoftTargets(), chosen, context(tmp_path_factory.mktemp("learnt")))
+    fit(Dummy(), model, chosen, context(tmp_path_factory.mktemp("learnt")))
     return model
 
 
@@ -496,7 +495,7 @@ def test_what_is_stepped_is_the_projected_gradient(
     made, here = projection(tmp_path)
     chosen = lesson(PLAIN.model_copy(update={"micro_batch": micro, "clip": 0.1}))
     constrain = made.prepare(model, chosen, here)
-    (row,) = fit(Dummy(), model, SoftTargets(), chosen, here, constrain)
+    (row,) = fit(Dummy(), model, chosen, here, constrain)
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
     torch.testing.assert_close((before - after) / row["lr"], wanted, rtol=1e-2, atol=1e-5)
 
@@ -508,7 +507,7 @@ def test_gem_keeps_former_losses_lower_than_finetuning(learnt: CausalLM, tmp_pat
         model = deepcopy(learnt)
         made, here = projection(tmp_path / name)
         constrain = made.prepare(model, chosen, here) if name == "gem" else None
-        fit(Dummy(), model, SoftTargets(), chosen, here, constrain)
+        fit(Dummy(), model, chosen, here, constrain)
         with torch.no_grad():
             losses[name] = float(naive_mean(model.eval(), [FORMAT.qa(s) for s in MEMORY]))
     assert losses["gem"] < losses["finetune"] - 0.5
@@ -533,7 +532,7 @@ def test_gem_goes_with_the_exchange_of_gradients(
     for name in ("alone", "wrapped"):
         model = deepcopy(learnt)
         made, here = projection(tmp_path / name)
-        fit(Dummy(), model, SoftTargets(), chosen, here, made.prepare(model, chosen, here))
+        fit(Dummy(), model, chosen, here, made.prepare(model, chosen, here))
         found.append(model.state_dict())
         monkeypatch.setattr(loop, "_wrap", lambda model, _: DistributedDataParallel(model))
     before = learnt.state_dict()

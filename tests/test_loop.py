@@ -54,7 +54,7 @@ def context(tmp_path: Path, **changes: Any) -> Context:
 
 def trained(tmp_path: Path, chosen: Curriculum, objective: SoftTargets, **more: Any) -> Any:
     model = more.pop("model", None) or make_model()
-    curve = fit(Dummy(), model, objective, chosen, context(tmp_path, **more))
+    curve = fit(Dummy(), model, replace(chosen, objective=objective), context(tmp_path, **more))
     return curve, model
 
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from l2kd_ray.models.causal_lm import CausalLM
 from l2kd_ray.stages.base import Context, Stage
 
 
@@ -47,7 +46,7 @@ class Progress:
 
 def save(
     stage: Stage,
-    model: CausalLM,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     context: Context,
@@ -67,7 +66,7 @@ def save(
 
 
 def restore(
-    stage: Stage, model: CausalLM, optimizer: torch.optim.Optimizer, context: Context
+    stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, context: Context
 ) -> Progress | None:
     """Put the newest whole checkpoint in place; None where there is none."""
     file = context.out.parent / "checkpoint"

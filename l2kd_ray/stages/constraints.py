@@ -81,6 +81,7 @@ class Projection:
                 new=(Source([s for s in samples if s.task == task]),),
                 replayed=Source([]),
                 training=training.model_copy(update=parts),  # a memory may be large
+                objective=SoftTargets(),
             )
             for task in tasks
         ]
@@ -88,7 +89,7 @@ class Projection:
         def gradient_of(model: CausalLM, lesson: Curriculum) -> Tensor:
             model.zero_grad()
             model.eval()  # with dropout, each worker would see a gradient of its own
-            accumulate(model, SoftTargets(), lesson.rows(range(len(lesson))), lesson, alone)
+            accumulate(model, lesson.rows(range(len(lesson))), lesson, alone)
             model.train()
             return _flat(model)
 

@@ -1,4 +1,8 @@
-"""What is learnt, in which batches, and how its samples become rows of tokens."""
+"""What a causal LM learns, in which batches, and how its samples become rows of tokens.
+
+R rows of tokens in a global batch, P supervised positions. A sample gives a QA row and, where the
+LM loss is on, an LM row.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2kd_ray.config import LossPart, Training
-from l2kd_ray.distill.linear_loss import Knowledge
-from l2kd_ray.distill.objectives import NO_TEACHER, Positions
-from l2kd_ray.models.causal_lm import pad_right
+from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
+from l2kd_ray.models.causal_lm import CausalLM, pad_right
 from l2kd_ray.models.sequences import Sample, SequenceFormat, TrainingSequence
 from l2kd_ray.stages.base import generator
+
+CROSS_ENTROPY = SoftTargets()
 
 
 class Teacher(Protocol):
@@ -70,6 +76,7 @@ class Curriculum:
     seed: int
     place: str
     """Name of the random streams: the task, so that methods on one instance see one order."""
+    objective: SoftTargets = CROSS_ENTROPY
 
     def __len__(self) -> int:
         return len(self.new[0].samples) + len(self.replayed.samples)
@@ -83,6 +90,17 @@ class Curriculum:
         """Each teacher once."""
         sources = (*self.new, self.replayed)
         return list(dict.fromkeys(source.teacher for source in sources if source.teacher))
+
+    @property
+    def rows_per_example(self) -> int:
+        return len(self.training.parts)
+
+    def to(self, device: str) -> None:
+        for teacher in self.teachers:
+            teacher.to(device)
+
+    def size(self, rows: Sequence[Row]) -> int:
+        return sum(len(row.sequence.tokens) for row in rows)
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
         """The samples of each global batch, from a step on."""
@@ -133,6 +151,40 @@ class Curriculum:
             for part in self.training.parts
             for source, index, sample in samples
         ]
+
+    def scale(self, rows: Sequence[Row]) -> Tensor:
+        """[R]: one weighted mean per part (QA, LM); replay shares it, or has a mean of its own."""
+        count = self.objective.count(positions(rows, self.format.answer), len(rows))
+        weight = torch.tensor([row.weight for row in rows])
+        part_weight = {"qa": 1.0, "lm": self.training.lm_weight}
+        groups = [(row.part, self.separate and row.is_replay) for row in rows]
+        scale = torch.zeros(len(rows))
+        for group in set(groups):
+            inside = torch.tensor([one == group for one in groups])
+            total = (weight * count)[inside].sum()
+            if total > 0:
+                scale[inside] = part_weight[group[0]] * weight[inside] / total
+        return scale
+
+    def loss(
+        self,
+        model: CausalLM,
+        network: nn.Module,
+        rows: Sequence[Row],
+        scale: Tensor,
+        device: str,
+    ) -> Tensor:
+        """The share of the global batch's loss that some of its rows bear."""
+        half = self.training.precision == "bfloat16"
+        places = positions(rows, self.format.answer).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            knowledge = []
+            for number, teacher in enumerate(self.teachers):
+                taught = [row for row in rows if row.teacher == number]
+                knowledge.append(teacher.listen(taught, device) if taught else None)
+            hidden = network(*inputs(rows, device))
+        head = Head.of(model.head, half)
+        return self.objective.loss(hidden, head, knowledge, places, scale.to(device))
 
 
 def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:

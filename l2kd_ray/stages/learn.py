@@ -67,7 +67,7 @@ class Learn(Stage):
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
-        curve = fit(self, model, self._objective(), curriculum, context, constraint)
+        curve = fit(self, model, curriculum, context, constraint)
         if lora is not None:
             merge(model, lora)
         if self.training.average > 0:
@@ -101,6 +101,7 @@ class Learn(Stage):
             training=self.training,
             seed=self.seed,
             place=self.place,
+            objective=self._objective(),
         )
 
     def _new(self, text: SequenceFormat, model: CausalLM, context: Context) -> tuple[Source, ...]:
