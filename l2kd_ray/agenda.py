@@ -70,7 +70,7 @@ class Agenda:
         return [
             trial
             for trial in every
-            if not trial.order
+            if trial.is_reference
             or (trial.method in searched and _is_in(trial, split.select))
             or (
                 _is_in(trial, split.report)
@@ -102,7 +102,11 @@ class Agenda:
         every, begun = self.study.trials(), 0
         for look in planned_looks(len(design.orders)):
             chosen = set(design.orders[begun:look])
-            yield [t for t in every if _order(t) in chosen or (begun == 0 and not t.order)]
+            yield [
+                t
+                for t in every
+                if (_order(t) in chosen and not t.is_reference) or (begun == 0 and t.is_reference)
+            ]
             begun = look
             scores = self.study.scores(self.store, every)
             if scores.empty:
@@ -136,7 +140,8 @@ class Agenda:
             yield [
                 t
                 for t in every
-                if (_order(t) in chosen and not self._is_dropped(t)) or (begun == 0 and not t.order)
+                if (_order(t) in chosen and not self._is_dropped(t))
+                or (begun == 0 and t.is_reference)
             ]
             begun = look
             for arm in arms:
@@ -172,7 +177,7 @@ class Agenda:
         yield [
             trial
             for trial in every
-            if not trial.order or (trial.method in searched and _is_in(trial, split.select))
+            if trial.is_reference or (trial.method in searched and _is_in(trial, split.select))
         ]
         scores = self.study.scores(self.store, every)
         if scores.empty:
@@ -184,7 +189,7 @@ class Agenda:
         yield [
             trial
             for trial in every
-            if trial.order
+            if not trial.is_reference
             and _is_in(trial, split.report)
             and (trial.method not in searched or (trial.method, _text(trial.setting)) in winners)
         ]
@@ -210,7 +215,7 @@ class Agenda:
         return [
             Instance(trial.method, _text(trial.setting), _order(trial), str(trial.seed))
             for trial in trials
-            if trial.order and any(stage.key in self.failed for stage in trial.stages())
+            if not trial.is_reference and any(stage.key in self.failed for stage in trial.stages())
         ]
 
 

@@ -477,9 +477,10 @@ Orders = Annotated[
     BeforeValidator(_split_orders),
 ]
 
-REFERENCES = ("multitask", "single", "multilm")
+REFERENCES = ("multitask", "single", "multilm", "teacher")
 """What students are measured against and has no order: all tasks at once; each task alone;
-all tasks at once by the LM loss too, where a study names it among its methods."""
+all tasks at once by the LM loss too, where a study names it among its methods; the teachers, where
+they are other models than students."""
 
 # The names that users of the original code know, and ours.
 ALIASES = {
@@ -554,7 +555,7 @@ class StudyConfig(Section):
         _refuse_twice(names, "tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
         for arm in self.methods:
-            if arm.name in ("multitask", "single"):
+            if arm.name in ("multitask", "single", "teacher"):
                 raise ValueError(f"methods: {arm.name} is a reference, which is always run")
             if (arm.name == "multilm") != (arm.method == "multilm") or (
                 arm.method == "multilm" and arm.settings
@@ -598,12 +599,6 @@ class StudyConfig(Section):
             raise ValueError("tune.stop.half_width is of one setting: fix what `search` searches")
         if chosen and not self.search and "tune.stop.half_width" not in chosen:
             raise ValueError(f"{chosen[0]} has no effect: nothing is searched")
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """Those of the study: `multitask` and `single` always, `multilm` where it is named."""
-        named = {"multitask", "single", *(arm.name for arm in self.methods)}
-        return tuple(name for name in REFERENCES if name in named)
 
     @property
     def model_specs(self) -> tuple[ModelSpec, ...]:

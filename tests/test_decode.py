@@ -23,7 +23,8 @@ from l2kd_ray.models.sequences import SequenceFormat
 from l2kd_ray.stages import decode
 from l2kd_ray.stages.base import Stage
 from l2kd_ray.stages.decode import Decode
-from l2kd_ray.stages.evaluate import PREDICTIONS, Evaluate
+from l2kd_ray.stages.evaluate import PREDICTIONS
+from l2kd_ray.stages.evaluate_lm import EvaluateLM
 from l2kd_ray.stages.execute import obtain
 from l2kd_ray.store import Store
 from l2kd_ray.study import Study, load
@@ -217,7 +218,9 @@ def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:
     def said(decoding: Decoding, seed: int | None = None, rows: int | None = None) -> list[str]:
         chosen = replace(data, cap=rows, data_seed=0 if rows else None)
         model = world.stage.teacher
-        stage = Evaluate(model, chosen, "dsem", TOKENS, decoding=decoding, seed=seed)
+        stage = EvaluateLM(
+            model, chosen, "dsem", max_new_tokens=TOKENS, decoding=decoding, seed=seed
+        )
         obtain(stage, world.store)
         text = (world.store.fetch("evaluate", stage.key) / PREDICTIONS).read_text("utf-8")
         found = [json.loads(line) for line in text.splitlines()]
@@ -236,7 +239,7 @@ def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:
 
 
 def test_how_a_study_evaluates_is_in_the_key_where_it_matters() -> None:
-    def stage(**decode: Any) -> Evaluate:
+    def stage(**decode: Any) -> EvaluateLM:
         study = planned(evaluate={"max_new_tokens": 6, "decode": decode}, seeds=[4])
         return next(iter(study.trials()[-1].cells)).stage
 

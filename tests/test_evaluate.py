@@ -13,6 +13,7 @@ import pytest
 from l2kd_ray.config import TaskSpec
 from l2kd_ray.stages.base import Context
 from l2kd_ray.stages.evaluate import PREDICTIONS, Evaluate, unseen
+from l2kd_ray.stages.evaluate_lm import EvaluateLM
 from l2kd_ray.stages.execute import obtain
 from l2kd_ray.stages.start import Initial, Tokenizer
 from l2kd_ray.store import Store
@@ -41,15 +42,15 @@ def untrained(task: Task) -> Initial:
     return Initial(None, "gpt2", ARCH, tokenizer, seed=1)
 
 
-def evaluation(task: Task) -> Evaluate:
+def evaluation(task: Task) -> EvaluateLM:
     metric, test = task.metric, task.splits["test"]
-    return Evaluate(untrained(task), test, metric, 6, task.extras, task.seen)
+    return EvaluateLM(untrained(task), test, metric, task.extras, task.seen, 6)
 
 
 class Parrot(Evaluate):
     """Answers as it is told."""
 
-    def _decode(self, context: Context, examples: Sequence[Example]) -> list[str]:
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
         return [f"place {example.id} serves greek food" for example in examples]
 
 
@@ -62,7 +63,7 @@ def test_scores_and_lines_of_an_evaluation(tmp_path: Path, store: Store) -> None
     # Places 0 to 9 are trained on; of the test inputs 8 to 11, two are so.
     task = rnnlg(tmp_path, range(10), [8, 9, 10, 11])
     made = evaluation(task)
-    fields = (made.model, made.data, made.metric, 6, made.extras, made.seen)
+    fields = (made.model, made.data, made.metric, made.extras, made.seen)
     parrot = Parrot(*fields)
     scores = obtain(parrot, store)
     examples = task.splits["test"].examples()
@@ -106,7 +107,7 @@ def test_where_all_test_inputs_are_known_only_their_number_is_reported(
 
 def test_without_extras_there_is_the_metric_alone(tmp_path: Path, store: Store) -> None:
     made = evaluation(rnnlg(tmp_path, range(10), [1, 2]))
-    plain = Evaluate(made.model, made.data, made.metric, 6)
+    plain = EvaluateLM(made.model, made.data, made.metric, max_new_tokens=6)
     assert obtain(plain, store).keys() == {"rouge"}
     assert all(line.keys() == {"id", "prediction", "score"} for line in lines(store, plain))
 

@@ -247,11 +247,11 @@ def test_a_saved_student_needs_no_peft(
 
 
 def evaluation(stage: Learn) -> Any:
-    from l2kd_ray.stages.evaluate import Evaluate
+    from l2kd_ray.stages.evaluate_lm import EvaluateLM
     from l2kd_ray.tasks import Task
 
     task: Task = planned().resolved.tasks["gen.rest"]
-    return Evaluate(stage, task.splits["test"], "rouge", 6)
+    return EvaluateLM(stage, task.splits["test"], "rouge", max_new_tokens=6)
 
 
 def test_students_go_on_from_task_to_task(store: Store) -> None:

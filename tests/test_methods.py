@@ -30,7 +30,7 @@ from l2kd_ray.stages.learn import Learn, Multitask
 from l2kd_ray.stages.replay import RealSamples, Replay
 from l2kd_ray.store import Store
 from l2kd_ray.study import Study, load, plan
-from l2kd_ray.study.study import resolve_study
+from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.trial import Trial
 from l2kd_ray.tasks import resolve, write_squad
 

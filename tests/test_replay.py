@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from test_methods import planned, resolved
 
 from l2kd_ray.config import Seed, parse_study
-from l2kd_ray.methods import Builder
+from l2kd_ray.methods.language import LanguageBuilder
 from l2kd_ray.models import generation
 from l2kd_ray.models.causal_lm import CausalLM
 from l2kd_ray.models.sequences import Sample, SequenceFormat
@@ -100,7 +100,7 @@ def tokens_of(line: Mapping[str, Any], text: SequenceFormat) -> list[int]:
 # How many ----------------------------------------------------------------------------------------
 
 
-def sized(rows: Sequence[int], ratio: float, shares: str) -> Builder:
+def sized(rows: Sequence[int], ratio: float, shares: str) -> LanguageBuilder:
     """The builder of a study whose tasks have so many training examples."""
     config = parse_study({**TINY, "tasks": TASKS, "replay": {"ratio": ratio, "shares": shares}})
     found = resolved(tuple(TASKS))
@@ -108,7 +108,7 @@ def sized(rows: Sequence[int], ratio: float, shares: str) -> Builder:
         name: replace(task, splits={**task.splits, "train": replace(task.splits["train"], rows=n)})
         for (name, task), n in zip(found.tasks.items(), rows, strict=True)
     }
-    return Builder(config, replace(found, tasks=tasks))
+    return LanguageBuilder(config, replace(found, tasks=tasks))
 
 
 def counts(replay: Any) -> dict[str, int]:
@@ -148,7 +148,7 @@ def test_a_memory_is_a_share_of_each_former_task(rows: int, ratio: str) -> None:
     build = sized([rows, 3, 5], 1, "equal")
     config = build.config.model_copy(update={"gem": build.config.gem.model_copy(
         update={"ratio": float(ratio)})})  # fmt: skip
-    memory = Builder(config, build.resolved).memory(tuple(TASKS[:2]), SEED)
+    memory = LanguageBuilder(config, build.resolved).memory(tuple(TASKS[:2]), SEED)
     assert memory is not None
     share = Fraction(ratio)
     assert counts(memory.memory) == dict(

@@ -19,7 +19,7 @@ COLUMNS = (
     *("task", "split", "metric", "score", "key", "model"),
 )
 MULTITASK, SINGLE = "multitask", "single"
-REFERENCES = (MULTITASK, SINGLE, "multilm")
+REFERENCES = (MULTITASK, SINGLE, "multilm", "teacher")
 _IDENTITY = ("method", "setting", "order", "seed")
 METRICS = (
     *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),

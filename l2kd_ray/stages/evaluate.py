@@ -1,4 +1,4 @@
-"""Evaluation: one model on one task's split, answers decoded, scores an example."""
+"""Evaluation: one model on one task's split, scores an example."""
 
 from __future__ import annotations
 
@@ -7,37 +7,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from l2kd_ray.config import Decoding, Extra, Metric
-from l2kd_ray.stages.answers import answers
+from l2kd_ray.config import Extra, Metric
 from l2kd_ray.stages.base import Context, Scores, Stage
 from l2kd_ray.tasks import Example, Judged, TaskData, judge
 
 PREDICTIONS = "predictions.jsonl"
 LEAK_FREE = "leak_free"
-GREEDY = Decoding()
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Stage):
-    """The model's answers to a split, and their scores: the metric's and the extras'.
-
-    `seed` is None where nothing is drawn.
-    """
+    """The model's answers to a split, and their scores: the metric's and the extras'."""
 
     kind = "evaluate"
     model: Stage
     data: TaskData
     metric: Metric
-    max_new_tokens: int
     extras: tuple[Extra, ...] = ()
     seen: TaskData | None = None
     """All training examples, where the scores without inputs that occur in them are wanted, too."""
-    decoding: Decoding = GREEDY
-    seed: int | None = None
 
     def run(self, context: Context) -> Scores:
         examples = self.data.examples()
-        predictions = self._decode(context, examples)
+        predictions = self.answers(context, examples)
         judged = {
             metric: judge(metric, predictions, examples) for metric in (self.metric, *self.extras)
         }
@@ -45,14 +37,9 @@ class Evaluate(Stage):
         write_predictions(context.out / PREDICTIONS, examples, predictions, judged, fresh)
         return totals(judged, len(examples), fresh)
 
-    def _decode(self, context: Context, examples: Sequence[Example]) -> list[str]:
-        from l2kd_ray.models.causal_lm import CausalLM
-        from l2kd_ray.models.sequences import SequenceFormat
-
-        folder = context.files_of(self.model)
-        text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
-        stream = (self.seed or 0, "evaluate", self.data.task)
-        return answers(model, text, examples, self.decoding, self.max_new_tokens, stream)
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+        """What the model says to each example."""
+        raise NotImplementedError
 
 
 def unseen(examples: Sequence[Example], training: Sequence[Example]) -> list[int]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -13,30 +11,21 @@ import yaml
 from l2kd_ray.config import (
     REFERENCES,
     Arm,
-    InputError,
     Revisions,
     Seed,
     Split,
     StudyConfig,
-    TaskSpec,
-    read_study,
-    with_settings,
 )
-from l2kd_ray.methods import METHODS, Builder
-from l2kd_ray.methods.builder import Resolved
-from l2kd_ray.models.pretrained import check_tokenizers, resolve_model
+from l2kd_ray.methods import FAMILIES, METHODS, Builder, Family, Resolved
 from l2kd_ray.stages.base import Stage, identity
 from l2kd_ray.store import Manifest, Store
 from l2kd_ray.study.orders import SEPARATOR, Order, orders_of, spread
 from l2kd_ray.study.search import Setting, settings_of
 from l2kd_ray.study.trial import Cell, Trial
-from l2kd_ray.tasks import Task, family, resolve
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from l2kd_ray.stages.learn import Learn
-    from l2kd_ray.stages.start import Initial
 
 SCORES = {
     "trial": "str",
@@ -65,9 +54,12 @@ class Study:
 
     def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
         self.config, self.resolved = config, resolved
-        self._builders: dict[str, Builder] = {"{}": Builder(config, resolved)}
-        self.orders = orders_of(self.tasks, config.orders, config.data_seed)
-        """In the sequence of the design: what an unfinished study has is the beginning of it."""
+        self.family = family_of(config)
+        self._builders: dict[str, Builder] = {"{}": self.family.builder(config, resolved)}
+        orderless = all(arm.method in self.family.orderless for arm in config.arms)
+        self.orders = [()] if orderless else self._orders()
+        """In the sequence of the design: what an unfinished study has is the beginning of it. One
+        empty order where no method has any."""
 
     def __reduce__(self) -> tuple[type[Study], tuple[StudyConfig, Resolved]]:
         return Study, (self.config, self.resolved)  # the stages are made again where they are used
@@ -75,6 +67,16 @@ class Study:
     @property
     def tasks(self) -> list[str]:
         return [spec.name for spec in self.config.tasks]
+
+    def _orders(self) -> list[Order]:
+        return orders_of(self.tasks, self.config.orders, self.config.data_seed)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Those of the study: `multilm` where it is named, the others always."""
+        named = {arm.name for arm in self.config.methods}
+        every = self.family.builder.references
+        return tuple(name for name in every if name != "multilm" or name in named)
 
     @property
     def splits(self) -> tuple[Split, ...]:
@@ -89,7 +91,7 @@ class Study:
         """
         trials = [
             self.trial(reference, {}, (), str(seed))
-            for reference in self.config.references
+            for reference in self.references
             for seed in self.config.replicates
         ]
         arms = [(arm, self._settings(arm, settings)) for arm in self.config.arms]
@@ -105,10 +107,8 @@ class Study:
     def trial(self, method: str, setting: Setting, order: Order, seed: str) -> Trial:
         """One trial by its names. Raises: StopIteration, KeyError for names not of this study."""
         replicate = next(known for known in self.config.replicates if str(known) == seed)
-        if method == "single":
-            return self._single(replicate)
         if method in REFERENCES:
-            return self._multitask(method, replicate)
+            return self._reference(method, replicate)
         return self._student(self.arm(method), setting, tuple(order), replicate)
 
     def arm(self, name: str) -> Arm:
@@ -125,12 +125,9 @@ class Study:
     def reads_search(self, arm: Arm) -> bool:
         """Whether any searched setting changes what the arm does on the first instance."""
         settings = [{}, *settings_of(self.config)]
-        order, seed, method = self.orders[0], self.config.replicates[0], METHODS[arm.method]
-        students = {
-            self._builder(setting, arm.settings).student(method, order, seed)
-            for setting in settings
-        }
-        return len(students) > 1
+        order, seed = self.orders[0], self.config.replicates[0]
+        trials = (self._student(arm, setting, order, seed) for setting in settings)
+        return len({tuple(cell.stage for cell in trial.steps[-1]) for trial in trials}) > 1
 
     def scores(self, store: Store, trials: Iterable[Trial]) -> pd.DataFrame:
         """The long form of R (columns: SCORES) of what is in the store, sorted."""
@@ -195,33 +192,31 @@ class Study:
             return ({},)
         return settings_of(self.config) if settings is None else settings.get(arm.name, ())
 
-    def _multitask(self, name: str, seed: Seed) -> Trial:
-        """The bound reads no searched setting: it is made of the study's own."""
-        build, tasks = self._builder(), sorted(self.tasks)
-        model = build.multitask(seed, lm=name == "multilm")
-        cells = [
-            cell
-            for j, task in enumerate(tasks, start=1)
-            for cell in self._cells(build, model, len(tasks), j, task, seed)
-        ]
-        return Trial(name, {}, (), seed, (tuple(cells),))
-
-    def _single(self, seed: Seed) -> Trial:
+    def _reference(self, name: str, seed: Seed) -> Trial:
+        """It reads no searched setting: it is made of the study's own."""
         build = self._builder()
-        cells = [
+        models = {task: build.reference(name, task, seed) for task in self.tasks}
+        return Trial(name, {}, (), seed, (self._beside(build, models, seed),))
+
+    def _beside(self, build: Builder, models: Mapping[str, Stage], seed: Seed) -> tuple[Cell, ...]:
+        """The cells of models that answer a task each (or all), whatever order they are in."""
+        return tuple(
             cell
-            for j, task in enumerate(sorted(self.tasks), start=1)
-            for cell in self._cells(build, build.single(task, seed), 1, j, task, seed)
-        ]
-        return Trial("single", {}, (), seed, (tuple(cells),))
+            for j, task in enumerate(sorted(models), start=1)
+            for cell in self._cells(build, models[task], len(models), j, task, seed)
+        )
 
     def _student(self, arm: Arm, setting: Setting, order: Order, seed: Seed) -> Trial:
         build = self._builder(setting, arm.settings)
         if not self.config.share:
             build = build.owned_by(f"{arm.name} {dict(setting)} {order} {seed}")
+        method = METHODS[arm.method]
+        if arm.method in self.family.orderless:
+            models = {task: build.student(method, (task,), seed) for task in self.tasks}
+            return Trial(arm.name, setting, (), seed, (self._beside(build, models, seed),))
         steps = []
         for i in range(len(order) + 1):
-            model = build.student(METHODS[arm.method], order[:i], seed)
+            model = build.student(method, order[:i], seed)
             cells = [
                 cell
                 for j, task in enumerate(order, start=1)
@@ -231,7 +226,7 @@ class Study:
         return Trial(arm.name, setting, order, seed, tuple(steps))
 
     def _cells(
-        self, build: Builder, model: Initial | Learn, i: int, j: int, task: str, seed: Seed
+        self, build: Builder, model: Stage, i: int, j: int, task: str, seed: Seed
     ) -> Iterator[Cell]:
         for split in self.splits:
             yield Cell(i, j, task, split, build.evaluate(model, task, split, seed))
@@ -255,77 +250,7 @@ def _row(trial: Trial, cell: Cell, manifest: Manifest) -> tuple[Any, ...]:
     )
 
 
-def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study file and find everything that it names. Nothing is started or written.
-
-    Raises: InputError for whatever cannot be used as it is.
-    """
-    return resolve_study(read_study(path, overrides), path)
-
-
-def resolve_study(config: StudyConfig, path: str | Path) -> Study:
-    """Find everything that a checked study names; `path` is its file. Raises: InputError."""
-    where, base = str(path), Path(path).resolve().parent
-    if config.data_dir is not None:
-        folders = (config.data_dir.expanduser(), base / config.data_dir)
-        data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
-        config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
-    for arm in config.arms:
-        if arm.method not in METHODS:
-            raise InputError(
-                "no such method",
-                where=where,
-                key="methods",
-                got=arm.method,
-                expected=", ".join(METHODS) + ", multilm (multitask and single are always run)",
-            )
-        _check_lora(config, arm, where)
-    data_dir, seed = config.data_dir, config.data_seed
-    caps: dict[Split, int | None] = {
-        "train": config.max_train,
-        "dev": config.max_dev,
-        "test": config.max_test,
-    }
-
-    def find(spec: TaskSpec) -> Task:
-        return resolve(spec, data_dir=data_dir, data_seed=seed, caps=caps, where=where, base=base)
-
-    tasks = {spec.name: find(spec) for spec in config.tasks}
-    models = {
-        spec.model: found
-        for spec in config.model_specs
-        if spec.model and (found := resolve_model(spec, where=where, base=base))
-    }
-    check_tokenizers(config, models, where)
-    corpus: list[Task] = []
-    if not (config.student.model or config.tokenizer.model):
-        whole = set(tasks) <= set(family(config.tasks[0].name))
-        if config.tokenizer.tasks is not None:
-            corpus = [find(spec) for spec in config.tokenizer.tasks]
-        elif whole:  # so that the study can gain a generated task and keep every stage
-            corpus = [find(TaskSpec(name=name)) for name in family(config.tasks[0].name)]
-        else:
-            corpus = [tasks[name] for name in sorted(tasks)]
-    train = tuple(task.splits["train"] for task in corpus)
-    return Study(config, Resolved(tasks, models, train))
-
-
-def _check_lora(config: StudyConfig, arm: Arm, where: str) -> None:
-    """Raises: InputError where low-rank training is asked for and cannot be had."""
-    searched = {key: space.examples()[0] for key, space in config.search.items()}
-    if with_settings(config, {**searched, **arm.settings}).train.lora is None:
-        return
-    if arm.method in ("ewc", "mas"):
-        raise InputError(
-            f"{arm.method} holds each parameter by its importance, and with LoRA none is trained",
-            where=where,
-            key="train.lora",
-            mend=f"give the other methods train.lora in their settings, or leave {arm.name} out",
-        )
-    if find_spec("peft") is None:
-        raise InputError(
-            "low-rank training needs the package peft",
-            where=where,
-            key="train.lora",
-            mend="pip install 'l2kd-ray[lora]'",
-        )
+def family_of(config: StudyConfig) -> Family:
+    """The family of the study's methods. Raises: StopIteration where it knows none of them."""
+    first = config.arms[0].method if config.arms else "finetune"
+    return next(family for family in FAMILIES if first in family.methods)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from l2kd_ray.config import Seed, Split
+from l2kd_ray.config import REFERENCES, Seed, Split
 from l2kd_ray.stages.base import Stage
 from l2kd_ray.stages.evaluate import Evaluate
 from l2kd_ray.study.orders import SEPARATOR, Order
@@ -30,7 +30,7 @@ class Cell:
 class Trial:
     """`steps[i]` are the evaluations after the i-th task of the order (0: of the untrained model).
 
-    The references `multitask` and `single` have no order and one step.
+    References have no order and one step; so have methods that learn their tasks in no order.
     """
 
     method: str
@@ -44,6 +44,10 @@ class Trial:
         """12 hexadecimal digits, the same in every run of the study."""
         body = [self.method, dict(self.setting), list(self.order), str(self.seed)]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def is_reference(self) -> bool:
+        return self.method in REFERENCES
 
     @property
     def name(self) -> str:

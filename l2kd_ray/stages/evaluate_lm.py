@@ -1,0 +1,32 @@
+"""Evaluation of a causal LM: its answers are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l2kd_ray.config import Decoding
+from l2kd_ray.stages.answers import answers
+from l2kd_ray.stages.base import Context
+from l2kd_ray.stages.evaluate import Evaluate
+from l2kd_ray.tasks import Example
+
+GREEDY = Decoding()
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateLM(Evaluate):
+    """`seed` is None where nothing is drawn."""
+
+    max_new_tokens: int = 64
+    decoding: Decoding = GREEDY
+    seed: int | None = None
+
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+        from l2kd_ray.models.causal_lm import CausalLM
+        from l2kd_ray.models.sequences import SequenceFormat
+
+        folder = context.files_of(self.model)
+        text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
+        stream = (self.seed or 0, "evaluate", self.data.task)
+        return answers(model, text, examples, self.decoding, self.max_new_tokens, stream)
