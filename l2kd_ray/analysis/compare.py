@@ -25,6 +25,7 @@ from l2kd_ray.analysis.shares import BASELINE as BASELINE
 from l2kd_ray.analysis.shares import GAP, gap_closed, relative_gap
 from l2kd_ray.analysis.trials import METRICS, REFERENCES, results, train_seed
 
+TAUGHT = "gap/teacher"
 FIXED = ("method", "setting", "order", "seed", "trial", "complete")
 AS_IT_IS = Reading(0, LEVEL, "")
 
@@ -73,7 +74,8 @@ def compare(
         method, setting, searched settings, reference (bool), selected (bool), dev, select/note,
         n_orders, n_possible (n!), n_seeds (training seeds), n_complete, n_trials, n_used; means
         (orders within a seed first) of `score/<task>/<metric>`, `cl/*`, `gap/<task>`, `gap/abs`,
-        `gap/rel` (a ratio of study means); `gap/low`, `gap/high`, `gap/note`; `rel/low`,
+        `gap/rel` (a ratio of study means), `gap/teacher` (below the teachers, where they are a
+        reference; `teacher/low`, `teacher/high`); `gap/low`, `gap/high`, `gap/note`; `rel/low`,
         `rel/high`; `closed/value`, `/low`, `/high` and `/note` against LAMOL; `failed/n` and
         `failed/gap`, the gap with failed trials scored 0. All in points, but gap/rel, rel/* and
         closed are fractions. Sorted by gap, references last.
@@ -168,10 +170,12 @@ class _Table:
 
     def _estimates(self, arm: Arm, scope: _Scope) -> dict[str, object]:
         """The gap as such, as a share of the bound and of LAMOL's, and with failures scored 0."""
-        gap, rel, closed, zero = Estimate(), Estimate(), Estimate(), np.nan
+        gap, rel, closed, taught = (Estimate(),) * 4
+        zero = np.nan
         failed = self.of_failed.get(arm, [])
         if arm[0] not in REFERENCES:
             gap, rel, closed = self._shares(arm, scope)
+            taught = self._mean(scope, TAUGHT)
             zero = gap.value
             if failed:
                 rows = scored_zero(scope.rows, self.test, failed, GAP)
@@ -183,6 +187,9 @@ class _Table:
             "gap/low": gap.low,
             "gap/high": gap.high,
             "gap/note": gap.note,
+            "gap/teacher": taught.value,
+            "teacher/low": taught.low,
+            "teacher/high": taught.high,
             "rel/low": rel.low,
             "rel/high": rel.high,
             "closed/value": closed.value,
@@ -193,14 +200,17 @@ class _Table:
             "failed/gap": zero,
         }
 
+    def _mean(self, scope: _Scope, column: str) -> Estimate:
+        if self.design is None:
+            return mean_gap(scope.rows, column)
+        found = mean_over(scope.rows, self.design, scope.orders, column, scope.reading.level)
+        return replace(found, note="; ".join(filter(None, (found.note, scope.reading.note))))
+
     def _shares(self, arm: Arm, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
         rows, level = scope.rows, scope.reading.level
-        if self.design is None:
-            gap, part = mean_gap(rows), None
-        else:
-            gap = mean_over(rows, self.design, scope.orders, GAP, level)
-            gap = replace(gap, note="; ".join(filter(None, (gap.note, scope.reading.note))))
-            part = self.design.part(scope.orders, self.design.seeds) if scope.orders else None
+        gap, part = self._mean(scope, GAP), None
+        if self.design is not None and scope.orders:
+            part = self.design.part(scope.orders, self.design.seeds)
         rel = relative_gap(rows, part, level)
         if not gap.bounded:  # of a descriptive mean nothing else is more than that
             rel = Estimate(rel.value, note=gap.note)

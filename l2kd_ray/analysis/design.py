@@ -45,6 +45,11 @@ class Design:
     """As `531`, and `531x7` where crossed."""
 
     @property
+    def orderless(self) -> bool:
+        """Whether the methods learn their tasks in no order: seeds are all there is."""
+        return self.orders == ("",)
+
+    @property
     def possible(self) -> int:
         """n!, of n tasks."""
         return factorial(self.orders[0].count(">") + 1) if self.orders else 0
@@ -59,6 +64,8 @@ class Design:
 
     def reach(self, orders: int) -> str:
         """What a mean over so many orders speaks for, in words."""
+        if self.orderless:
+            return "seeds alone, as there is no order"
         of = f"{orders:,} of {self.possible:,} orders"
         if orders == self.possible:
             return f"all {orders:,} orders"

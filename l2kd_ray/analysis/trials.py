@@ -18,12 +18,12 @@ COLUMNS = (
     *("trial", "method", "setting", "order", "seed", "i", "j"),
     *("task", "split", "metric", "score", "key", "model"),
 )
-MULTITASK, SINGLE = "multitask", "single"
-REFERENCES = (MULTITASK, SINGLE, "multilm", "teacher")
+MULTITASK, SINGLE, TEACHER = "multitask", "single", "teacher"
+REFERENCES = (MULTITASK, SINGLE, "multilm", TEACHER)
 _IDENTITY = ("method", "setting", "order", "seed")
 METRICS = (
     *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),
-    *("cl/intransigence", "cl/incremental", "gap/abs", "gap/rel"),
+    *("cl/intransigence", "cl/incremental", "gap/abs", "gap/rel", "gap/teacher"),
 )
 
 
@@ -196,6 +196,7 @@ def _row(
     row |= {f"gap/{task}": value for task, value in zip(trial.tasks, gap, strict=True)}
     row["gap/abs"] = float(gap.mean())
     row["gap/rel"] = matrix.relative_gap(R, multitask)
+    row["gap/teacher"] = float(matrix.gap(R, _reference(trial, bounds[TEACHER])).mean())
     if trial.order:
         row["cl/bwt"] = matrix.backward_transfer(R)
         row["cl/fwt"] = matrix.forward_transfer(R)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from l2kd_ray.analysis import MULTITASK
-from l2kd_ray.report.blocks import Document, text
+from l2kd_ray.report.blocks import Document, Section, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.findings import Findings
@@ -27,7 +27,7 @@ from l2kd_ray.report.provenance import (
 from l2kd_ray.report.replay_section import Samples, replay_section
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
-from l2kd_ray.report.style import looks
+from l2kd_ray.report.style import Look, looks
 
 
 def document(
@@ -66,11 +66,7 @@ def document(
         sections=(
             gap_section(found, look, over_examples),
             *comparison_section(found),
-            *order_section(found, look),
-            *driver_section(found, look),
-            *precedence_section(found),
-            *matrix_section(found, order),
-            *forgetting_section(found, look),
+            *_of_orders(found, look, order),
             *setting_section(found, look),
             *replay_section(replay, samples),
             *ends,
@@ -79,6 +75,19 @@ def document(
             words_section(),
         ),
     )
+
+
+def _of_orders(found: Findings, look: Mapping[str, Look], order: str | None) -> list[Section]:
+    """What only tasks that are learnt one after another can tell."""
+    if found.scope.design.orderless:
+        return []
+    return [
+        *order_section(found, look),
+        *driver_section(found, look),
+        *precedence_section(found),
+        *matrix_section(found, order),
+        *forgetting_section(found, look),
+    ]
 
 
 def _facts(found: Findings) -> tuple[tuple[str, str], ...]:

@@ -88,7 +88,7 @@ class Findings:
     @property
     def used(self) -> pd.DataFrame:
         """Of `chosen`, what the means of `gap` are of."""
-        rows, scope = self.chosen[self.chosen["order"] != ""], self.scope
+        rows, scope = self.chosen, self.scope
         if not (self.designed and scope.orders):
             return rows
         kept = rows[rows["order"].isin(scope.orders)]
@@ -144,8 +144,8 @@ def find(
     dev = results(scores, searched, split="dev")
     gap = compare(test, dev, design, failed, stopping=stopping)
     inside = within(test, design) if design else test
-    ordered = set(inside.loc[inside["order"] != "", "method"])
-    arms = [arm for arm in _selected(gap) if arm[0] in ordered]
+    begun = set(inside["method"])
+    arms = [arm for arm in _selected(gap) if arm[0] in begun]
     scope = Scope.of(inside, arms, design, failed, stopping=stopping)
     return Findings(
         scores,

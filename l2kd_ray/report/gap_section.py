@@ -70,9 +70,14 @@ def _gap_table(
     for task, label in labels.items():
         frame[label] = arms[f"gap/{task}"].astype(float)
     frame["Relative, %"] = measured(arms, "gap/rel", "rel/low", "rel/high", 100)
+    words = ""
+    if arms["gap/teacher"].notna().any():
+        frame["Below teacher"] = measured(arms, "gap/teacher", "teacher/low", "teacher/high")
+        words = " Below teacher: the mean score of the teachers less the student's."
     words = (
         "Gap in points, and by task: multi-task less the end of the stream; lower is better."
         f"{INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
+        + words
     )
     if BASELINE in set(arms["method"]):
         frame["Gap closed, %"] = measured(arms, "closed/value", "closed/low", "closed/high", 100)
