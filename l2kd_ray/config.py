@@ -218,6 +218,52 @@ class EpisodicMemory(Section):
     margin: float = Field(0.5, ge=0)
 
 
+class MultiTaskKD(Section):
+    """Distillation by logit regression (MKD, Liu et al. 2019); `kd.weight` 1 has no label term."""
+
+    teacher: Literal["joint", "single"] = "joint"
+    """One teacher refined on all tasks, or each task's own."""
+    student: Literal["joint", "single"] = "joint"
+    """One student of all tasks, one task a mini-batch; or one a task."""
+    over: Literal["mean", "sum"] = "mean"
+    """The squared errors of a task's logits: their mean, or the sum."""
+    finetune_epochs: int = Field(0, ge=0)
+    """The joint student is then trained on each task's labels."""
+
+
+class MetaKD(Section):
+    """Distillation across domains (Meta-KD, Pan et al. 2021): tasks are domains of one label set.
+
+    `kd.temperature` is that of the prediction loss.
+    """
+
+    teacher: Literal["meta", "multitask", "all", "single"] = "meta"
+    """`meta`: all domains, by prototype scores and domain corruption; `all`: all domains as one;
+    `multitask`: all domains, a head each; `single`: each domain's own."""
+    prototypes: bool = True
+    """Whether examples count by how typical they are."""
+    centroid: Literal["domain_class", "domain"] = "domain_class"
+    others: Literal["mean_of_cosines", "cosine_of_mean"] = "mean_of_cosines"
+    alpha: float = Field(0.5, ge=0, le=1)
+    raw: bool = False
+    """Scores below 0 count as they are (the paper), not as 0."""
+    corruption: float = Field(0.5, ge=0)
+    """gamma 1: the weight of the loss against false domains."""
+    hidden: float = Field(1.0, ge=0)
+    attention: float = Field(1.0, ge=0)
+    transfer: float = Field(0.5, ge=0)
+    """gamma 2: the weight of transferable knowledge; without effect but for a meta-teacher."""
+    prediction: float = Field(1.0, ge=0)
+    expertise: bool = True
+    """Whether an example counts by how well the teacher knows it."""
+    stages: Literal["one", "two"] = "one"
+    """`two`: first hidden states, attention and transferable knowledge, then the prediction."""
+    leave_out: bool = False
+    """The student's own domain is left out of its teacher."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Of a domain's training examples, what the student sees; its teacher sees all."""
+
+
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2022). New tokens' embeddings are trained beside it."""
 
@@ -260,8 +306,8 @@ class Training(Section):
         return ("qa", "lm") if self.lm_weight > 0 else ("qa",)
 
 
-class MultitaskOverrides(Section):
-    """The multi-task bound has one setting, whatever is searched; these differ from `train`."""
+class TrainingOverrides(Section):
+    """What differs from `train` for some models."""
 
     epochs: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0)
@@ -528,7 +574,12 @@ class StudyConfig(Section):
     mas: Elastic = Elastic()
     gem: EpisodicMemory = EpisodicMemory()
     train: Training = Training()
-    multitask: MultitaskOverrides = MultitaskOverrides()
+    multitask: TrainingOverrides = TrainingOverrides()
+    """The multi-task bound has one setting, whatever is searched."""
+    teaching: TrainingOverrides = TrainingOverrides()
+    """Of teachers that are other models than students (MKD, Meta-KD, Structural KD)."""
+    mkd: MultiTaskKD = MultiTaskKD()
+    metakd: MetaKD = MetaKD()
     evaluate: Evaluation = Evaluation()
     max_train: int | None = Field(None, ge=1)
     max_dev: int | None = Field(None, ge=1)
@@ -688,7 +739,7 @@ def parse_study(
 
 
 # What may be searched or differ between the arms of one study: settings, not the study's frame.
-SETTINGS = ("student", "teacher", "kd", "replay", "ewc", "mas", "gem", "train")
+SETTINGS = ("student", "teacher", "kd", "replay", "ewc", "mas", "gem", "mkd", "metakd", "train")
 _SEARCHABLE = f"a dotted key below {', '.join(SETTINGS)}, such as kd.temperature"
 
 

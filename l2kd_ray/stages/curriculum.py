@@ -95,6 +95,10 @@ class Curriculum:
     def rows_per_example(self) -> int:
         return len(self.training.parts)
 
+    @property
+    def uses_all(self) -> bool:
+        return True
+
     def to(self, device: str) -> None:
         for teacher in self.teachers:
             teacher.to(device)

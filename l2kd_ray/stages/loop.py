@@ -47,6 +47,10 @@ class Lessons(Protocol):
     @property
     def rows_per_example(self) -> int: ...
 
+    @property
+    def uses_all(self) -> bool:
+        """Whether each batch trains every parameter."""
+
     def to(self, device: str) -> None:
         """Move what speaks beside the labels to where the training runs."""
 
@@ -86,7 +90,7 @@ def fit(
     lessons.to(context.device)
     optimizer = _optimizer(model, training)
     progress = restore(stage, model, optimizer, context) or Progress()
-    network = _wrap(model, context)
+    network = _wrap(model, context, lessons.uses_all)
     total = training.epochs * lessons.steps_per_epoch
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
@@ -175,5 +179,7 @@ def _exchange(network: nn.Module, *, last: bool) -> AbstractContextManager[None]
     return network.no_sync()  # type: ignore[no-any-return, unused-ignore]
 
 
-def _wrap(model: nn.Module, context: Context) -> nn.Module:
-    return model if context.world_size == 1 else DistributedDataParallel(model)
+def _wrap(model: nn.Module, context: Context, uses_all: bool) -> nn.Module:
+    if context.world_size == 1:
+        return model
+    return DistributedDataParallel(model, find_unused_parameters=not uses_all)
