@@ -2,7 +2,9 @@
 
     h_d = tanh((h + E_D[z]) W + b),   domain logits  h_d V + c
 
-for a text of domain z, learnt against *false* domains, so that h_d keeps what domains share.
+for a text of domain z, learnt against *false* domains, so that h_d keeps what domains share. Over
+many permutations a false domain tells no more than the batch's share of domains: the loss asks for
+domain logits that are alike for all texts, and a head that does not read h has them, too.
 """
 
 from __future__ import annotations
