@@ -1,4 +1,4 @@
-"""Classifiers: encoders and the BiLSTM, a head a task; a real encoder where L2KD_ENCODER names one."""
+"""Classifiers: encoders and the BiLSTM; a real encoder where L2KD_ENCODER names its folder."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_weights_come_from_the_seed_and_heads_from_their_task(name: str) -> None
 
 def test_what_is_wrong_is_said() -> None:
     model = make("bert")
-    with pytest.raises(ValueError, match="no head for x; there is a.score, b.topic, c-pairs"):
+    with pytest.raises(ValueError, match=r"no head for x; there is a\.score, b.topic, c-pairs"):
         model(model.prepare(SINGLES), "x")
     with pytest.raises(ValueError, match="texts or pairs"):
         model.prepare([("a",), ("a", "b")])

@@ -1,4 +1,4 @@
-"""Hugging Face encoders as the bodies of classifiers: pretrained, cut to some layers, or made new."""
+"""Hugging Face encoders as bodies of classifiers: pretrained, cut to some layers, or made new."""
 
 from __future__ import annotations
 

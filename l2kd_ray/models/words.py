@@ -66,7 +66,7 @@ def read_vectors(path: Path, words: Words, width: int) -> dict[int, list[float]]
 
 
 def with_vectors(drawn: Tensor, vectors: Mapping[int, Sequence[float]]) -> Tensor:
-    """Embeddings [V, d]: vectors where there are some; elsewhere what was `drawn`, of their size."""
+    """Embeddings [V, d]: the vectors that there are; else what was `drawn`, to their scale."""
     if not vectors:
         return drawn
     found = torch.from_numpy(np.asarray(list(vectors.values()), dtype=np.float32))
