@@ -41,7 +41,7 @@ class BiLSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.words = words
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "embedding": embedding, "hidden": hidden, "dropout": dropout, "max_length": max_length,
         }  # fmt: skip
         self.embed = nn.Embedding(len(words), embedding, padding_idx=PADDING)

@@ -45,47 +45,47 @@ def _glue(
     )
 
 
-_SENTENCES = ("sentence1", "sentence2")
+_TWO = ("sentence1", "sentence2")
 _ENTAILED = ("entailment", "not entailment")
-GLUE: Mapping[str, Entry] = {
-    f"glue.{name}": _glue(name, *what)
-    for name, what in {
-        "cola": (
-            "whether a sentence is good English",
-            ("sentence",),
-            ("unacceptable", "acceptable"),
-            "mcc",
-            ("em",),
-        ),
-        "sst2": ("sentiment of film reviews", ("sentence",), ("negative", "positive")),
-        "mrpc": (
-            "whether sentences of news say the same",
-            _SENTENCES,
-            ("not equivalent", "equivalent"),
-            "em",
-            ("f1",),
-        ),
-        "qqp": (
-            "whether two questions ask the same",
-            ("question1", "question2"),
-            ("not duplicate", "duplicate"),
-            "em",
-            ("f1",),
-        ),
-        "stsb": (
-            "how similar two sentences are, 0 to 5",
-            _SENTENCES,
-            (),
-            "pearson",
-            ("spearman",),
-            "regress",
-        ),
-        "mnli": (
-            "whether a hypothesis follows, in ten genres",
-            ("premise", "hypothesis"),
-            ("entailment", "neutral", "contradiction"),
-        ),
-        "qnli": ("whether a sentence answers a question", ("question", "sentence"), _ENTAILED),
-        "rte": ("whether a sentence follows", _SENTENCES, _ENTAILED),
-    }.items()
-}
+_TASKS = (
+    _glue(
+        "cola",
+        "whether a sentence is good English",
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        "mcc",
+        ("em",),
+    ),
+    _glue("sst2", "sentiment of film reviews", ("sentence",), ("negative", "positive")),
+    _glue(
+        "mrpc",
+        "whether two sentences of news say the same",
+        _TWO,
+        ("not equivalent", "equivalent"),
+        extras=("f1",),
+    ),
+    _glue(
+        "qqp",
+        "whether two questions ask the same",
+        ("question1", "question2"),
+        ("not duplicate", "duplicate"),
+        extras=("f1",),
+    ),
+    _glue(
+        "stsb",
+        "how similar two sentences are, from 0 to 5",
+        _TWO,
+        metric="pearson",
+        extras=("spearman",),
+        kind="regress",
+    ),
+    _glue(
+        "mnli",
+        "whether a hypothesis follows, in five genres",
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+    ),
+    _glue("qnli", "whether a sentence answers a question", ("question", "sentence"), _ENTAILED),
+    _glue("rte", "whether a sentence follows from another", _TWO, _ENTAILED),
+)
+GLUE: Mapping[str, Entry] = {f"glue.{entry.config}": entry for entry in _TASKS}

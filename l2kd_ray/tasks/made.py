@@ -16,8 +16,9 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, count
+from itertools import accumulate, count, islice
 from random import Random
+from typing import cast
 
 from l2kd_ray.config import Split
 from l2kd_ray.tasks.entries import Entry
@@ -60,7 +61,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
 
     No first text occurs twice, in no split.
     """
-    task, split = options["task"], options["split"]
+    task, split = options["task"], cast(Split, options["split"])
     seed = hashlib.sha256(f"{task}/{options['data_seed']}".encode()).digest()
     rows = _pairs(Random(seed)) if task == _PAIR else _topics(Random(seed), task[-1])
     sizes = PAIR_SIZES if task == _PAIR else SIZES
@@ -68,12 +69,11 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     while len(seen) < sum(sizes.values()):
         context, question, answer = next(rows)
         seen.setdefault(context, (question, answer))
-    splits = list(sizes)
-    start = sum(sizes[name] for name in splits[: splits.index(split)])
-    chosen = list(seen.items())[start : start + sizes[split]]
+    order = iter(seen.items())
+    drawn = {name: list(islice(order, size)) for name, size in sizes.items()}
     return [
         Example(str(n), context, question, (answer,))
-        for n, (context, (question, answer)) in enumerate(chosen)
+        for n, (context, (question, answer)) in enumerate(drawn[split])
     ]
 
 

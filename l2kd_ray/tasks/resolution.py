@@ -236,8 +236,8 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
     if READERS[reader].per_split:
         options["split"] = split
     if reader in tables.ROWS:
-        columns = {**(entry.file_columns if entry else {}), **spec.columns}
-        options |= _table_options(spec, entry, columns)
+        known = dict(entry.file_columns) if entry else {}
+        options |= _table_options(spec, entry, known | dict(spec.columns))
     return _source(reader, digest(path), options, str(path))
 
 
@@ -250,7 +250,7 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     options = _table_options(spec, entry, {**(own.columns if own else {}), **spec.columns})
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     registered = own.splits if own else {}
-    given = {**registered, **spec.splits}
+    given: dict[Split, str] = {**registered, **spec.splits}
     usual: Mapping[Split, tuple[str, ...]] = {"dev": ()} if registered else _HUB_SPLITS
     sources: Sources = {}
     for split in SPLITS:
