@@ -66,12 +66,15 @@ class Section(BaseModel):
 
 # One name of a task, of a study, of an arm: it becomes part of paths, columns and tokens.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
-TaskKind = Literal["text-to-text", "classify"]
+TaskKind = Literal["text-to-text", "classify", "pair", "regress"]
+"""`pair`: which label two texts have; `regress`: which number a text, or a pair, has."""
 Format = Literal["squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql"]
 Split = Literal["train", "dev", "test"]
 Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
-Metric = Literal["em", "nf1", "rouge", "bleu", "dsem", "lfem"]
+Metric = Literal[
+    "em", "nf1", "rouge", "bleu", "dsem", "lfem", "f1", "mcc", "pearson", "spearman"
+]  # fmt: skip
 Extra = Metric | Literal["slot_error"]
 """A score beside a task's metric; of a metric more is better, so that it may decide."""
 Objective = Literal["word", "seq", "seq-soft"]

@@ -34,6 +34,8 @@ def one(metric: Extra, prediction: str, *answers: str) -> float:
 GOLD: dict[str, list[str]] = {
     "dsem": ["food: thai; phone", "None", "area: north, food: greek;"],
     "lfem": ["SELECT a FROM table WHERE b = 1"] * 3,
+    "pearson": ["1.0", "-2", "3e-1"],
+    "spearman": ["1.0", "-2", "3e-1"],
 }
 TEXTS = ["the blue moon serves thai food", "two words here now", "it is cheap and good"]
 

@@ -9,8 +9,9 @@ import pytest
 
 from l2kd_ray.config import Split, TaskSpec
 from l2kd_ray.stages.evaluate import unseen
-from l2kd_ray.tasks import Task, resolve, score
+from l2kd_ray.tasks import Task, labels, resolve, score, texts
 from l2kd_ray.tasks.readers import nlg, squad, wikisql, woz
+from l2kd_ray.tasks.registry import DOMAINS
 from l2kd_ray.tasks.sql import parse
 
 pytestmark = pytest.mark.skipif(
@@ -43,7 +44,10 @@ NAMED = {
     "ag": (4000, None, 7600),
     "dbpedia": (5600, None, 2000),
     "amazon": (5000, None, 7600),
+    "banking77": (10003, None, 3080),
+    **{f"amazon.{domain}": (2000, 400, 1600) for domain in DOMAINS},
 }
+CLASSES = {"sst": 2, "ag": 4, "dbpedia": 14, "amazon": 5, "banking77": 77, "amazon.dvd": 2}
 
 
 @pytest.mark.parametrize("name", NAMED)
@@ -57,6 +61,15 @@ def test_row_counts_of_named_tasks(data: Path, name: str) -> None:
     assert 0.09 < dev / (train + dev) < 0.12
     inputs = [{(e.context, e.question) for e in task.splits[s].examples()} for s in SPLITS]
     assert not inputs[0] & inputs[1]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes_of_named_tasks(data: Path, name: str) -> None:
+    task = get(name, data)
+    train, test = (task.splits[split].examples() for split in ("train", "test"))
+    assert len(labels(train)) == CLASSES[name]
+    assert labels(test) == labels(train)
+    assert {len(texts(example, task.kind)) for example in train} == {1}
 
 
 def test_row_counts_of_files_that_a_user_names(data: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from l2kd_ray.models.architecture import config_of
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.sequences import Tokens
 from l2kd_ray.models.vocabulary import vocabulary_size
@@ -102,17 +102,10 @@ def check_architecture(arch: str, overrides: Mapping[str, Any]) -> None:
 
 
 def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
 
-    if arch not in KNOWN:
-        near = ", ".join(get_close_matches(arch, KNOWN, n=3)) or "gpt2, llama, qwen2"
-        raise ValueError(f"no such causal LM architecture; there is {near}")
-    default = AutoConfig.for_model(arch)
-    for name in fields:
-        if name not in default.attribute_map and not hasattr(default, name):
-            raise ValueError(f"a {arch} config has no field {name}")
-    config = AutoConfig.for_model(arch, **fields)
+    config = config_of(arch, fields, ("gpt2", "llama", "qwen2", *KNOWN), "causal LM")
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

@@ -31,6 +31,34 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
+def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
+    """A tokenizer for encoders from scratch, as BERT's: WordPiece, no case, [CLS] a [SEP] b [SEP].
+
+    What was not seen in training is [UNK].
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    names = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+    tokenizer = Tokenizer(models.WordPiece(unk_token=names["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(names.values()), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **{f"{role}_token": name for role, name in names.items()},
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
 def load(source: Pretrained) -> tuple[Any, int | None]:
     """A pretrained model's tokenizer, and the bos that its texts start with (None: with none).
 

@@ -7,6 +7,7 @@ aggregate, per_example = score(task.metric, predictions, examples)
 
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.labelled import labels, texts
 from l2kd_ray.tasks.metrics import METRICS, Judged, judge, score
 from l2kd_ray.tasks.readers.squad import write as write_squad
 from l2kd_ray.tasks.registry import Registered, family, registered
@@ -22,8 +23,10 @@ __all__ = [
     "TaskData",
     "family",
     "judge",
+    "labels",
     "registered",
     "resolve",
     "score",
+    "texts",
     "write_squad",
 ]

@@ -9,8 +9,11 @@
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
 | slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
+| f1, mcc | exact match with the label; the aggregate is of the split (`agreement`) | first |
+| pearson, spearman | closeness to the number; the aggregate is a correlation | first |
 
-The aggregate is the mean over examples, but for bleu and slot_error, which are of the corpus.
+The aggregate is the mean over examples, but for the last four, bleu and slot_error, which are of
+the corpus. Accuracy of labels is em.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
 from l2kd_ray.config import Extra
-from l2kd_ray.tasks import sql
+from l2kd_ray.tasks import agreement, sql
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.rouge import f_score, rouge_average
 from l2kd_ray.tasks.slots import SlotErrors
@@ -160,6 +164,27 @@ def _slot_error(predictions: Sequence[str], examples: Sequence[Example]) -> Judg
     return Judged([rate([place]) for place in range(len(counts))], rate)
 
 
+def _of_split(
+    agree: Callable[[Sequence[str], Sequence[str]], float],
+    compare: Callable[[Sequence[str], Sequence[str]], list[float]],
+) -> Judge:
+    """The metric of a whole split, and what it says of one example beside it."""
+
+    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+        given = [example.answers[0] for example in examples]
+
+        def over(places: Sequence[int]) -> float:
+            return agree([predictions[n] for n in places], [given[n] for n in places])
+
+        return Judged(compare(predictions, given), over)
+
+    return metric
+
+
+def _matches(predictions: Sequence[str], given: Sequence[str]) -> list[float]:
+    return [100 * exact_match(*pair) for pair in zip(predictions, given, strict=True)]
+
+
 METRICS: Mapping[Extra, Judge] = {
     "em": _mean_of_best(exact_match),
     "nf1": _mean_of_best(normalised_f1),
@@ -168,4 +193,8 @@ METRICS: Mapping[Extra, Judge] = {
     "dsem": _joint_goal,
     "lfem": _mean_of_best(logical_form_match),
     "slot_error": _slot_error,
+    "f1": _of_split(agreement.f1, _matches),
+    "mcc": _of_split(agreement.mcc, _matches),
+    "pearson": _of_split(partial(agreement.correlation, kind="pearson"), agreement.closeness),
+    "spearman": _of_split(partial(agreement.correlation, kind="spearman"), agreement.closeness),
 }

@@ -7,45 +7,15 @@ al., ICLR 2020 (arXiv 1909.03329). A task without a hub id is read from files on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from l2kd_ray.config import Extra, Format, Metric, Split, TaskKind
+from l2kd_ray.config import Extra, Metric, TaskKind
+from l2kd_ray.tasks.entries import Entry, Files, jsonl, squad
+from l2kd_ray.tasks.glue import GLUE
 from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 from l2kd_ray.tasks.readers import nlg, wikisql, woz
-
-Files = Mapping[Split, str]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A named task."""
-
-    kind: TaskKind
-    metric: Metric
-    description: str
-    files: tuple[tuple[Format, Files], ...] = ()
-    """Sets of files, the first that is found is read; a set needs its train and test files."""
-    hub: str | None = None
-    config: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
-    question: str | None = None
-    """For rows that bring none."""
-    extras: tuple[Extra, ...] = ()
-    """Scores beside the metric."""
-    leaks: bool = False
-    """Whether inputs of the test split are known to occur in training."""
-
-
-def _squad(name: str) -> tuple[Format, Files]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in splits}
-
-
-def _jsonl(folder: str) -> tuple[Format, Files]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in splits}
 
 
 def _rnnlg(domain: str, folder: str) -> Entry:
@@ -58,10 +28,21 @@ def _rnnlg(domain: str, folder: str) -> Entry:
         "text-to-text",
         "rouge",
         f"dialogue acts in words: {folder} (RNNLG)",
-        (_squad(f"rnnlg.{domain}"), ("rnnlg", files)),
+        (squad(f"rnnlg.{domain}"), ("rnnlg", files)),
         question=nlg.QUESTION,
         extras=DATA_TO_TEXT,
         leaks=True,
+    )
+
+
+def _reviews(domain: str) -> Entry:
+    return Entry(
+        "classify",
+        "em",
+        f"sentiment of product reviews: {domain} (Amazon, four domains)",
+        (jsonl(f"amazon_reviews/{domain}"),),
+        labels=("negative", "positive"),
+        question="Is this review negative or positive?",
     )
 
 
@@ -77,7 +58,7 @@ def _classify(
         "classify",
         "em",
         description,
-        (_squad(name), _jsonl(folder)),
+        (squad(name), jsonl(folder)),
         hub=hub.get("hub"),
         columns={"text": text} if text else {},
         labels=labels,
@@ -85,13 +66,14 @@ def _classify(
     )
 
 
+DOMAINS = ("books", "dvd", "electronics", "kitchen")
 _STARS = ("very negative", "negative", "neutral", "positive", "very positive")
 REGISTRY: Mapping[str, Entry] = {
     "e2enlg": Entry(
         "text-to-text",
         "rouge",
         "restaurant descriptions from slots (E2E challenge)",
-        (_squad("e2enlg"), ("e2e", _same("e2e/e2e-dataset.zip"))),
+        (squad("e2enlg"), ("e2e", _same("e2e/e2e-dataset.zip"))),
         question=nlg.QUESTION,
         extras=DATA_TO_TEXT,
     ),
@@ -104,7 +86,7 @@ REGISTRY: Mapping[str, Entry] = {
         "dsem",
         "dialogue state tracking (WOZ 2.0, English)",
         (
-            _squad("woz.en"),
+            squad("woz.en"),
             (
                 "woz",
                 {
@@ -120,14 +102,14 @@ REGISTRY: Mapping[str, Entry] = {
         "text-to-text",
         "lfem",
         "questions to SQL (WikiSQL; wikisql.json.bz2 has a partial schema)",
-        (_squad("wikisql"), ("wikisql", _same("wikisql/wikisql.json.bz2"))),
+        (squad("wikisql"), ("wikisql", _same("wikisql/wikisql.json.bz2"))),
         question=wikisql.QUESTION,
     ),
     "sst": Entry(
         "classify",
         "em",
         "sentiment of film reviews (SST, two classes)",
-        (_squad("sst"), _jsonl("sst2")),
+        (squad("sst"), jsonl("sst2")),
         hub="SetFit/sst2",
         labels=("negative", "positive"),
         question="Is this review negative or positive?",
@@ -166,11 +148,21 @@ REGISTRY: Mapping[str, Entry] = {
         hub="fancyzhx/dbpedia_14",
         text="title + content",
     ),
+    "banking77": Entry(
+        "classify",
+        "em",
+        "which of 77 intents a bank's customer has (Banking77)",
+        (("csv", {"train": "banking77/train.csv", "test": "banking77/test.csv"}),),
+        hub="legacy-datasets/banking77",
+        file_columns={"label": "category"},
+        question="What is the intent?",
+    ),
+    **{f"amazon.{domain}": _reviews(domain) for domain in DOMAINS},
     "yahoo": Entry(
         "classify",
         "em",
         "topic of questions and answers (Yahoo)",
-        (_squad("yahoo"), _jsonl("yahoo")),
+        (squad("yahoo"), jsonl("yahoo")),
         hub="community-datasets/yahoo_answers_topics",
         columns={
             "text": "question_title + question_content + best_answer",
@@ -182,7 +174,7 @@ REGISTRY: Mapping[str, Entry] = {
         "text-to-text",
         "rouge",
         "summaries of news (CNN / Daily Mail)",
-        (_squad("cnn_dailymail"), _jsonl("cnn_dailymail")),
+        (squad("cnn_dailymail"), jsonl("cnn_dailymail")),
         hub="abisee/cnn_dailymail",
         config="3.0.0",
         columns={"context": "article", "answer": "highlights"},
@@ -192,8 +184,9 @@ REGISTRY: Mapping[str, Entry] = {
         "text-to-text",
         "nf1",
         "semantic roles as questions (QA-SRL)",
-        (_squad("srl"), _jsonl("srl")),
+        (squad("srl"), jsonl("srl")),
     ),
+    **GLUE,
 }
 
 
@@ -213,7 +206,15 @@ class Registered:
 
 def registered() -> dict[str, Registered]:
     """The named tasks, the generated ones last."""
-    named = {
+    grammars = {
+        name: Entry(grammar.kind, grammar.metric, grammar.description, extras=grammar.extras)
+        for name, grammar in GRAMMARS.items()
+    }
+    made = {
+        name: replace(entry, description=f"{entry.description} (generated)")
+        for name, entry in (grammars | dict(MADE)).items()
+    }
+    return {
         name: Registered(
             name,
             entry.kind,
@@ -223,23 +224,11 @@ def registered() -> dict[str, Registered]:
             tuple(dict.fromkeys(path for _, files in entry.files for path in files.values())),
             entry.description,
         )
-        for name, entry in REGISTRY.items()
+        for name, entry in (dict(REGISTRY) | made).items()
     }
-    made = {
-        name: Registered(
-            name,
-            grammar.kind,
-            grammar.metric,
-            grammar.extras,
-            None,
-            (),
-            f"{grammar.description} (generated)",
-        )
-        for name, grammar in GRAMMARS.items()
-    }
-    return named | made
 
 
 def family(name: str) -> tuple[str, ...]:
-    """All generated tasks where `name` is one of them, else nothing."""
+    """All tasks made of grammars where `name` is one of them, else nothing: they share a
+    vocabulary. The labelled ones that are made (`made`) are a vocabulary each."""
     return tuple(GRAMMARS) if name in GRAMMARS else ()

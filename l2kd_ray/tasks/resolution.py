@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from l2kd_ray.config import Format, InputError, Metric, Part, Split, TaskKind, TaskSpec
-from l2kd_ray.tasks import distil, generated
+from l2kd_ray.tasks import distil, generated, labelled, made
 from l2kd_ray.tasks.data import Source, Task, TaskData
+from l2kd_ray.tasks.entries import Entry
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
-from l2kd_ray.tasks.registry import REGISTRY, Entry
+from l2kd_ray.tasks.registry import REGISTRY
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 _SUFFIXES: Mapping[str, Format] = {
@@ -28,7 +30,13 @@ _SUFFIXES: Mapping[str, Format] = {
     ".zip": "e2e",
     ".bz2": "wikisql",
 }
-_METRICS: Mapping[TaskKind, Metric] = {"classify": "em", "text-to-text": "rouge"}
+_METRICS: Mapping[TaskKind, Metric] = {
+    "classify": "em",
+    "pair": "em",
+    "regress": "pearson",
+    "text-to-text": "rouge",
+}
+_NAMES = (*REGISTRY, *GRAMMARS, *MADE)
 _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "train": ("train",),
     "dev": ("validation", "dev", "valid"),
@@ -62,6 +70,8 @@ def resolve(
     sources = _sources(spec, entry, data_dir, data_seed, where, base)
     read = {source: source.read() for source in dict.fromkeys(sources.values())}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
+    for examples in read.values():
+        labelled.check(kind, examples, spec.name, where)
     splits: dict[Part, TaskData] = {}
     for split in SPLITS:
         carved = "dev" not in sources and split != "test"
@@ -128,17 +138,17 @@ def _sources(
     if spec.hub:
         return _hub(spec, entry, spec.hub, where)
     if entry is None:
-        close = get_close_matches(spec.name, [*REGISTRY, *GRAMMARS], n=1)
+        close = get_close_matches(spec.name, _NAMES, n=1)
         raise InputError(
             "no such task",
             where=where,
             key="tasks",
             got=spec.name,
-            expected=f"one of {', '.join([*REGISTRY, *GRAMMARS])}",
+            expected=f"one of {', '.join(_NAMES)}",
             mend=(f"did you mean {close[0]}? " if close else "")
             + "your own task has files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
-    if spec.name in GRAMMARS:
+    if spec.name in GRAMMARS or spec.name in MADE:
         return _generated(spec.name, data_seed)
     if data_dir is not None:
         return _named_files(spec, entry, _find(data_dir, base), where)
@@ -226,7 +236,8 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
     if READERS[reader].per_split:
         options["split"] = split
     if reader in tables.ROWS:
-        options |= _table_options(spec, entry, spec.columns)
+        known = dict(entry.file_columns) if entry else {}
+        options |= _table_options(spec, entry, known | dict(spec.columns))
     return _source(reader, digest(path), options, str(path))
 
 
@@ -238,9 +249,12 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     existing = hub.splits(hub_id, config, commit)
     options = _table_options(spec, entry, {**(own.columns if own else {}), **spec.columns})
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
+    registered = own.splits if own else {}
+    given: dict[Split, str] = {**registered, **spec.splits}
+    usual: Mapping[Split, tuple[str, ...]] = {"dev": ()} if registered else _HUB_SPLITS
     sources: Sources = {}
     for split in SPLITS:
-        wanted = (spec.splits[split],) if split in spec.splits else _HUB_SPLITS[split]
+        wanted = (given[split],) if split in given else usual[split]
         names = [name for name in wanted if name in existing]
         if names:
             sources[split] = _source("hub", commit, {**options, "split": names[0]}, hub_id)
@@ -257,15 +271,16 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
 
 def _generated(name: str, data_seed: int) -> Sources:
     options = {"task": name, "data_seed": str(data_seed)}
+    reader, maker = ("made", made) if name in MADE else ("generated", generated)
     return {
-        split: _source("generated", generated.digest(name), {**options, "split": split}, "")
+        split: _source(reader, maker.digest(name), {**options, "split": split}, "")
         for split in SPLITS
     }
 
 
 def _generated_entry(name: str) -> Entry | None:
     if (grammar := GRAMMARS.get(name)) is None:
-        return None
+        return MADE.get(name)
     return Entry(grammar.kind, grammar.metric, grammar.description, extras=grammar.extras)
 
 
@@ -276,6 +291,8 @@ def _table_options(
     labels = spec.labels or (entry.labels if entry else ())
     options |= {f"label.{number}": text for number, text in enumerate(labels)}
     question = spec.question or (entry.question if entry else None)
+    if question is None and (spec.kind or (entry.kind if entry else None)) == "regress":
+        question = ""  # no second text
     return options | ({"question": question} if question is not None else {})
 
 

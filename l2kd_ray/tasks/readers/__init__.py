@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from l2kd_ray.tasks import generated
+from l2kd_ray.tasks import generated, made
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import hub, nlg, squad, tables, wikisql, woz
 
@@ -37,4 +37,5 @@ READERS: Mapping[str, Reader] = {
     "wikisql": Reader(1, wikisql.read, per_split=True, note=wikisql.NOTE),
     "hub": Reader(1, hub.read, of_file=False),
     "generated": Reader(generated.VERSION, generated.read, of_file=False, per_split=True),
+    "made": Reader(made.VERSION, made.read, of_file=False, per_split=True),
 }

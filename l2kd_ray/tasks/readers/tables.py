@@ -1,8 +1,9 @@
 """Tables of text: JSONL, CSV (and the hub's rows), with columns renamed by the user.
 
 The context is the column `context` or `text`; the answer is `answer`, `answers` (a list of
-references) or `label`; the question is the column `question`, else the option `question`, else,
-for labels, `CLASSIFY_QUESTION`. `id` and `group` are read where they exist.
+references) or `label`, a text or a number; the question (of pairs: the second text) is the column
+`question`, else the option `question`, else, for labels, `CLASSIFY_QUESTION`. `id` and `group` are
+read where they exist.
 
 Options: `column.<role>` (the column of a role; "a + b" joins two columns by a space),
 `label.<value>` (the text of a label, often of a number) and `question`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,6 +157,8 @@ def _answers(value: Any, options: Mapping[str, str], where: str) -> tuple[str, .
     labels = {key: text for key, text in options.items() if key.startswith("label.")}
     answers = []
     for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, float) and math.isfinite(item):
+            item = f"{item:.7g}"  # 3.8, also of a column of single precision
         if not isinstance(item, str | int) or (isinstance(item, str) and not item.strip()):
             raise InputError("an answer is empty", where=where, got=value, expected="text")
         text = labels.get(f"label.{item}", str(item))

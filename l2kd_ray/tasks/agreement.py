@@ -1,0 +1,86 @@
+"""How well the labels or numbers of a whole split agree with the given ones.
+
+| score | definition |
+|---|---|
+| f1 | F of precision and recall of the labels that assert something (GLUE's F1 of MRPC and QQP) |
+| mcc | Matthews correlation, of several classes: R_K (Gorodkin 2004; CoLA's score) |
+| pearson, spearman | correlation of the numbers, of their ranks (STS-B's scores) |
+
+Correlations are in points, -100 to 100; one that is not defined, for what is constant, is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from l2kd_ray.tasks.labelled import number
+
+_DENIALS = frozenset({"0", "no", "false", "negative"})
+
+
+def normal(label: str) -> str:
+    """Case and white space tell no labels apart, as in exact match."""
+    return " ".join(label.lower().split())
+
+
+def asserts(label: str) -> bool:
+    """Whether a label says that something is the case: not `no`, `not equivalent` and the like."""
+    return label not in _DENIALS and not label.startswith(("not ", "not_", "non-"))
+
+
+def f1(predicted: Sequence[str], given: Sequence[str]) -> float:
+    """100 * 2 TP / (2 TP + FP + FN): of two classes, that of the one which asserts.
+
+    Of more it is the micro-average over those which assert. What is none of the given labels
+    counts as asserting nothing.
+    """
+    wanted = [normal(label) for label in given]
+    positive = {label for label in wanted if asserts(label)}
+    pairs = list(zip(map(normal, predicted), wanted, strict=True))
+    hits = sum(one == other and other in positive for one, other in pairs)
+    claimed = sum(one in positive for one, _ in pairs)
+    present = sum(other in positive for _, other in pairs)
+    return 100 * 2 * hits / (claimed + present) if claimed + present else 0.0
+
+
+def mcc(predicted: Sequence[str], given: Sequence[str]) -> float:
+    """100 * (c s - sum_k p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)).
+
+    s examples, c of them right; p_k predictions and t_k labels of class k.
+    """
+    ours, theirs = list(map(normal, predicted)), list(map(normal, given))
+    size, right = len(ours), sum(map(str.__eq__, ours, theirs))
+    p, t = Counter(ours), Counter(theirs)
+    spread = math.sqrt(
+        (size**2 - sum(n**2 for n in p.values())) * (size**2 - sum(n**2 for n in t.values()))
+    )
+    return 100 * (right * size - sum(p[k] * t[k] for k in t)) / spread if spread else 0.0
+
+
+def correlation(
+    predicted: Sequence[str], given: Sequence[str], kind: Literal["pearson", "spearman"]
+) -> float:
+    """100 * Pearson's r or Spearman's rho; what is no number counts as 0."""
+    from scipy import stats
+
+    ours, theirs = numbers(predicted), numbers(given)
+    if len(set(ours)) < 2 or len(set(theirs)) < 2:
+        return 0.0
+    if kind == "pearson":
+        return 100 * float(stats.pearsonr(ours, theirs).statistic)
+    return 100 * float(stats.spearmanr(ours, theirs).statistic)
+
+
+def closeness(predicted: Sequence[str], given: Sequence[str]) -> list[float]:
+    """Of each example: 100, less the error in hundredths of the range of the given; at least 0."""
+    theirs = numbers(given)
+    spread = (max(theirs) - min(theirs) if theirs else 0.0) or 1.0
+    pairs = zip(numbers(predicted), theirs, strict=True)
+    return [100 * max(0.0, 1 - abs(one - other) / spread) for one, other in pairs]
+
+
+def numbers(texts: Sequence[str]) -> list[float]:
+    return [number(text) or 0.0 for text in texts]

@@ -1,0 +1,46 @@
+"""What is known of a named task beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from l2kd_ray.config import Extra, Format, Metric, Split, TaskKind
+
+Files = Mapping[Split, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A named task."""
+
+    kind: TaskKind
+    metric: Metric
+    description: str
+    files: tuple[tuple[Format, Files], ...] = ()
+    """Sets of files, the first that is found is read; a set needs its train and test files."""
+    hub: str | None = None
+    config: str | None = None
+    splits: Mapping[Split, str] = field(default_factory=dict)
+    """The hub's names of the splits, where they are not as usual; it has no others then."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Of the hub's table, by role."""
+    file_columns: Mapping[str, str] = field(default_factory=dict)
+    """Of upstream's own tables, by role."""
+    labels: tuple[str, ...] = ()
+    question: str | None = None
+    """For rows that bring none."""
+    extras: tuple[Extra, ...] = ()
+    """Scores beside the metric."""
+    leaks: bool = False
+    """Whether inputs of the test split are known to occur in training."""
+
+
+def squad(name: str) -> tuple[Format, Files]:
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in splits}
+
+
+def jsonl(folder: str) -> tuple[Format, Files]:
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in splits}

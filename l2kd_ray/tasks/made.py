@@ -1,0 +1,135 @@
+"""Labelled tasks made up from word distributions: no download, for classifiers of all kinds.
+
+Topics: a short text is drawn from the distribution of its topic's words, some of another topic,
+and words that tell nothing. Four domains have the same topics. A domain uses 15 of a topic's 24
+words, and the next domain begins 6 words later, with other words the most frequent: what is
+learnt in one domain helps in another, the more the nearer it is. Words of its own that tell no
+topic make a domain known.
+
+Pairs: does the second text follow from the first, which tells two facts? It does if it is one of
+them, with or without its color. It does not if one word is another: of the other fact, so that the
+words alone do not tell, or one that does not occur.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, count, islice
+from random import Random
+from typing import cast
+
+from l2kd_ray.config import Split
+from l2kd_ray.tasks.entries import Entry
+from l2kd_ray.tasks.examples import Example
+
+VERSION = 1
+DOMAINS = "abcd"
+TOPICS = ("animals", "food", "music", "sports", "travel", "weather")
+SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
+PAIR_SIZES: Mapping[Split, int] = {"train": 800, "dev": 100, "test": 200}
+
+_PER_TOPIC, _WINDOW, _SHIFT, _COMMON, _OWN = 24, 15, 6, 30, 12
+_OF_TOPIC, _OF_OTHER, _OF_DOMAIN = 0.3, 0.42, 0.62  # cumulative: the rest is common to all
+_SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
+
+PEOPLE = ("anna", "john", "lisa", "maria", "nina", "paul", "peter", "tom")
+COLORS = ("black", "blue", "green", "red", "white", "yellow")
+THINGS = ("ball", "book", "boat", "car", "hat", "kite", "lamp", "ring")
+
+_TOPIC_QUESTION = "what is the topic ?"
+_PAIR = "made.pairs.a"
+MADE: Mapping[str, Entry] = {
+    **{
+        f"made.topics.{domain}": Entry(
+            "classify", "em", f"which of six topics a text has, domain {domain}"
+        )
+        for domain in DOMAINS
+    },
+    _PAIR: Entry("pair", "em", "whether a text follows from another", extras=("f1",)),
+}
+
+
+def digest(task: str) -> str:
+    """What identifies the generator of a task."""
+    return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
+
+
+def read(location: str, options: Mapping[str, str]) -> list[Example]:
+    """The split `options["split"]` of the task `options["task"]` for `options["data_seed"]`.
+
+    No first text occurs twice, in no split.
+    """
+    task, split = options["task"], cast(Split, options["split"])
+    seed = hashlib.sha256(f"{task}/{options['data_seed']}".encode()).digest()
+    rows = _pairs(Random(seed)) if task == _PAIR else _topics(Random(seed), task[-1])
+    sizes = PAIR_SIZES if task == _PAIR else SIZES
+    seen: dict[str, tuple[str, str]] = {}
+    while len(seen) < sum(sizes.values()):
+        context, question, answer = next(rows)
+        seen.setdefault(context, (question, answer))
+    order = iter(seen.items())
+    drawn = {name: list(islice(order, size)) for name, size in sizes.items()}
+    return [
+        Example(str(n), context, question, (answer,))
+        for n, (context, (question, answer)) in enumerate(drawn[split])
+    ]
+
+
+def _topics(random: Random, domain: str) -> Iterator[tuple[str, str, str]]:
+    """(text, question, topic), the topics in turn."""
+    for number in count():
+        label = number % len(TOPICS)
+        length = 5 + int(5 * random.random())
+        words = [_topic_word(random, DOMAINS.index(domain), label) for _ in range(length)]
+        yield " ".join(words), _TOPIC_QUESTION, TOPICS[label]
+
+
+def _topic_word(random: Random, domain: int, label: int) -> str:
+    kind = random.random()
+    if kind < _OF_OTHER:
+        if kind >= _OF_TOPIC:
+            label = (label + 1 + int((len(TOPICS) - 1) * random.random())) % len(TOPICS)
+        place = (_SHIFT * domain + bisect(_ZIPF, random.random() * _ZIPF[-1])) % _PER_TOPIC
+        return _word(label * _PER_TOPIC + place)
+    start = len(TOPICS) * _PER_TOPIC
+    if kind < _OF_DOMAIN:
+        return _word(start + _COMMON + domain * _OWN + int(_OWN * random.random()))
+    return _word(start + int(_COMMON * random.random()))
+
+
+_ZIPF = list(accumulate(1 / (rank + 2) for rank in range(_WINDOW)))
+
+
+def _word(number: int) -> str:
+    """Words of two syllables, all different."""
+    place = number * 1009 % len(_SYLLABLES) ** 2  # 1009 is prime to it: no two fall together
+    return _SYLLABLES[place // len(_SYLLABLES)] + _SYLLABLES[place % len(_SYLLABLES)]
+
+
+def _pairs(random: Random) -> Iterator[tuple[str, str, str]]:
+    """(two facts, another, whether it follows), both answers in turn."""
+    slots = (PEOPLE, COLORS, THINGS)
+    for number in count():
+        columns = [_different(random, values, 3) for values in slots]
+        first, second, foreign = ([column[n] for column in columns] for n in range(3))
+        told = [first, second][int(2 * random.random())]
+        other = second if told is first else first
+        claim, place = list(told), int(3 * random.random())
+        if number % 2:
+            claim[place] = (other if random.random() < 0.5 else foreign)[place]
+        if place != 1 and random.random() < 0.5:
+            del claim[1]
+        text = f"{_fact(first)} and {_fact(second)}"
+        yield text, _fact(claim), "no" if number % 2 else "yes"
+
+
+def _fact(words: Sequence[str]) -> str:
+    person, *thing = words
+    return f"{person} has a {' '.join(thing)}"
+
+
+def _different(random: Random, values: Sequence[str], number: int) -> list[str]:
+    rest = list(values)
+    return [rest.pop(int(len(rest) * random.random())) for _ in range(number)]
