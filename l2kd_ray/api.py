@@ -319,14 +319,12 @@ class Experiment:
 
     def _check_models(self) -> None:
         """Raises: InputError for a student or teacher from scratch that cannot be built."""
-        from l2kd_ray.models.causal_lm import check_architecture
-
         config = self.study.config
         for key, spec in (("student", config.student), ("teacher", config.teacher)):
-            if spec is None or spec.arch is None:
+            if spec is None:
                 continue
             try:
-                check_architecture(spec.arch, spec.overrides)
+                self.study.builder.check(spec)
             except (ValueError, TypeError, RuntimeError) as error:
                 got = {"arch": spec.arch, **spec.overrides}
                 raise InputError(str(error), where=self.name, key=key, got=got) from None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from l2kd_ray.methods.builder import Builder, Method, Order, Resolved
+from l2kd_ray.methods.classifiers import ClassifierBuilder
 from l2kd_ray.methods.ewc import ewc
 from l2kd_ray.methods.finetune import finetune
 from l2kd_ray.methods.gem import gem
@@ -12,6 +13,8 @@ from l2kd_ray.methods.lamol import lamol
 from l2kd_ray.methods.lamol_real import lamol_real
 from l2kd_ray.methods.language import LanguageBuilder
 from l2kd_ray.methods.mas import mas
+from l2kd_ray.methods.metakd import metakd, metakd_stream
+from l2kd_ray.methods.mkd import mkd
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,12 @@ LANGUAGE = Family(
         "gem": gem,
     },
 )
-FAMILIES = (LANGUAGE,)
+CLASSIFIERS = Family(
+    ClassifierBuilder,
+    {"mkd": mkd, "metakd": metakd, "metakd-stream": metakd_stream},
+    orderless=frozenset({"mkd", "metakd"}),
+)
+FAMILIES = (LANGUAGE, CLASSIFIERS)
 METHODS: Mapping[str, Method] = {
     name: method for family in FAMILIES for name, method in family.methods.items()
 }

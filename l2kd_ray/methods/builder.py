@@ -56,6 +56,10 @@ class Builder:
             return self.initial(seed)
         return self._once(("student", method, order, seed), lambda: method(self, order, seed))
 
+    def check(self, spec: ModelSpec) -> None:
+        """Raises: ValueError, TypeError, RuntimeError for a model that cannot be built."""
+        raise NotImplementedError
+
     def initial(self, seed: Seed) -> Stage:
         """The student before any training."""
         raise NotImplementedError

@@ -32,6 +32,12 @@ class LanguageBuilder(Builder):
 
     references = ("multitask", "single", "multilm")
 
+    def check(self, spec: ModelSpec) -> None:
+        from l2kd_ray.models.causal_lm import check_architecture
+
+        if spec.arch is not None:
+            check_architecture(spec.arch, spec.overrides)
+
     def initial(self, seed: Seed) -> Initial:
         return self._initial(self.config.student, seed)
 

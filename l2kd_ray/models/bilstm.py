@@ -153,6 +153,14 @@ class BiLSTM(nn.Module):
         )
 
 
+def check_bilstm(settings: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a setting that the model has not."""
+    known = ("embedding", "hidden", "dropout", "max_length")
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"a bilstm has no field {name}; it has {', '.join(known)}")
+
+
 def _bilstm(inputs: int, hidden: int) -> nn.LSTM:
     return nn.LSTM(inputs, hidden, batch_first=True, bidirectional=True)
 

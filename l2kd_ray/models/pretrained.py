@@ -44,6 +44,20 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
     return _of_hub(spec, where)
 
 
+def resolve_vectors(path: str, *, where: str, base: Path | None = None) -> Pretrained:
+    """Find a file of word vectors, as `resolve_model` finds a folder. Raises: InputError."""
+    for file in (Path(path).expanduser(), (base or Path()) / path):
+        if file.is_file():
+            return Pretrained(hashlib.sha256(file.read_bytes()).hexdigest(), str(file.resolve()))
+    raise InputError(
+        "no such file of word vectors",
+        where=where,
+        key="vectors",
+        got=path,
+        expected="a text file: a word and its numbers a line",
+    )
+
+
 def check_tokenizers(config: StudyConfig, models: Mapping[str, Pretrained], where: str) -> None:
     """Word-KD compares distributions token by token: teacher and student share one vocabulary.
 

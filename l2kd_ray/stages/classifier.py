@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from l2kd_ray.models.classifier import Body, Classifier
 
 LABELS = "labels.json"
+DEFAULT_LENGTH = 128
+"""Tokens of a text, where `train.max_length` sets no bound."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Untrained(Stage):
     heads: tuple[Head, ...]
     max_length: int | None
     seed: int
+    layers: int | None = None
+    """The first ones of the pretrained encoder; None: all."""
     vectors: Pretrained | None = None
     """Of words, in a text file."""
     trust_remote_code: bool = field(default=False, metadata={"identity": False})
@@ -136,21 +140,20 @@ class Untrained(Stage):
         from l2kd_ray.models.vocabulary import train_wordpiece
         from l2kd_ray.models.words import Words
 
-        overrides = dict(self.overrides)
-        length = {} if self.max_length is None else {"max_length": self.max_length}
+        overrides, length = dict(self.overrides), self.max_length or DEFAULT_LENGTH
         if self.source is not None:
-            encoder, tokenizer = load_encoder(
-                self.source, layers=overrides.get("layers"), trust_remote_code=self.trust_remote_code
+            pretrained = load_encoder(
+                self.source, layers=self.layers, trust_remote_code=self.trust_remote_code
             )
-            return Encoder(encoder, tokenizer, **length)
+            return Encoder(*pretrained, max_length=length)
         size = overrides.pop("vocab_size", None)
         if self.arch == "bilstm":
             vectors = Path(self.vectors.location) if self.vectors else None
-            words = Words.of(self._texts(), size)
-            return BiLSTM.build(words, self.seed, {**overrides, **length}, vectors)
+            settings = {**overrides, "max_length": length}
+            return BiLSTM.build(Words.of(self._texts(), size), self.seed, settings, vectors)
         tokenizer = train_wordpiece(self._texts(), size or 4096)
         encoder = build_encoder(self.arch or "", overrides, tokenizer, self.seed)
-        return Encoder(encoder, tokenizer, **length)
+        return Encoder(encoder, tokenizer, max_length=length)
 
 
 def load_classifier(folder: Path) -> tuple[Classifier, Labels]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from l2kd_ray.config import Arm, InputError, Split, StudyConfig, TaskSpec, read_study, with_settings
 from l2kd_ray.methods import LANGUAGE, METHODS, Family, Resolved
-from l2kd_ray.models.pretrained import check_tokenizers, resolve_model
+from l2kd_ray.models.pretrained import check_tokenizers, resolve_model, resolve_vectors
 from l2kd_ray.study.study import Study, family_of
 from l2kd_ray.tasks import Task, family, resolve
 
@@ -45,6 +45,11 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         spec.model: found
         for spec in config.model_specs
         if spec.model and (found := resolve_model(spec, where=where, base=base))
+    }
+    models |= {
+        spec.vectors: resolve_vectors(spec.vectors, where=where, base=base)
+        for spec in config.model_specs
+        if spec.vectors
     }
     corpus: list[Task] = []
     if language:

@@ -83,8 +83,8 @@ def spread(orders: Sequence[Order]) -> list[Order]:
 
 
 def _apart(orders: Sequence[Order]) -> list[Order]:
-    queues: dict[str, list[Order]] = {}
+    queues: dict[Order, list[Order]] = {}
     for order in orders:
-        queues.setdefault(order[0], []).append(order)
+        queues.setdefault(order[:1], []).append(order)
     longest = max(map(len, queues.values()), default=0)
     return [queue[k] for k in range(longest) for queue in queues.values() if k < len(queue)]

@@ -68,6 +68,11 @@ class Study:
     def tasks(self) -> list[str]:
         return [spec.name for spec in self.config.tasks]
 
+    @property
+    def builder(self) -> Builder:
+        """Of the study's own settings."""
+        return self._builder()
+
     def _orders(self) -> list[Order]:
         return orders_of(self.tasks, self.config.orders, self.config.data_seed)
 
