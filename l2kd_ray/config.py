@@ -66,12 +66,14 @@ class Section(BaseModel):
 
 # One name of a task, of a study, of an arm: it becomes part of paths, columns and tokens.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
-TaskKind = Literal["text-to-text", "classify"]
-Format = Literal["squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql"]
+TaskKind = Literal["text-to-text", "classify", "tag", "parse"]
+Format = Literal[
+    "squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql", "conll", "conllu", "text"
+]
 Split = Literal["train", "dev", "test"]
 Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
-Metric = Literal["em", "nf1", "rouge", "bleu", "dsem", "lfem"]
+Metric = Literal["em", "nf1", "rouge", "bleu", "dsem", "lfem", "span_f1", "uas", "las"]
 Extra = Metric | Literal["slot_error"]
 """A score beside a task's metric; of a metric more is better, so that it may decide."""
 Objective = Literal["word", "seq", "seq-soft"]
@@ -100,6 +102,8 @@ class TaskSpec(Section):
     )
     labels: tuple[str, ...] = ()
     """Texts of integer labels, by number."""
+    scheme: Literal["bioes", "iob2"] | None = None
+    """What tags are converted to (default: bioes)."""
     question: str | None = None
     metric: Metric | None = None
     max_train: int | None = Field(None, ge=1)

@@ -34,6 +34,9 @@ def one(metric: Extra, prediction: str, *answers: str) -> float:
 GOLD: dict[str, list[str]] = {
     "dsem": ["food: thai; phone", "None", "area: north, food: greek;"],
     "lfem": ["SELECT a FROM table WHERE b = 1"] * 3,
+    "span_f1": ["B-x E-x O", "O S-y", "O O"],
+    "uas": ["2:a 0:b", "0:a", "0:a 1:b 2:b"],
+    "las": ["2:a 0:b", "0:a", "0:a 1:b 2:b"],
 }
 TEXTS = ["the blue moon serves thai food", "two words here now", "it is cheap and good"]
 

@@ -10,6 +10,7 @@ import pytest
 from l2kd_ray.config import Split, TaskSpec
 from l2kd_ray.stages.evaluate import unseen
 from l2kd_ray.tasks import Task, resolve, score
+from l2kd_ray.tasks.labels import spans, words
 from l2kd_ray.tasks.readers import nlg, squad, wikisql, woz
 from l2kd_ray.tasks.sql import parse
 
@@ -43,6 +44,8 @@ NAMED = {
     "ag": (4000, None, 7600),
     "dbpedia": (5600, None, 2000),
     "amazon": (5000, None, 7600),
+    "wnut17": (3394, 1009, 1287),
+    "ud.ewt": (12544, 2001, 2077),
 }
 
 
@@ -146,3 +149,20 @@ def test_wikisql_as_released(data: Path) -> None:
     assert all(parse(e.answers[0]) for e in dev)
     assert not any("var" in e.answers[0] and "TABLEalias" in e.answers[0] for e in dev)
     assert score("lfem", [e.answers[0] for e in dev], dev)[0] == 100
+
+
+def test_labels_are_one_a_word_and_of_known_types(data: Path) -> None:
+    tagged = get("wnut17", data).splits["train"].examples()
+    tags = [words(example.answers[0]) for example in tagged]
+    assert [len(row) for row in tags] == [len(words(example.context)) for example in tagged]
+    assert {tag[2:] for row in tags for tag in row} - {""} == {
+        "person", "location", "group", "corporation", "product", "creative-work",
+    }  # fmt: skip
+    # Of the file: tags that begin with B, each one span.
+    assert sum(len(spans(row)) for row in tags) == 660 + 548 + 264 + 221 + 142 + 140
+    parsed = get("ud.ewt", data).splits["dev"].examples()
+    for example in parsed:
+        heads = [int(label.partition(":")[0]) for label in words(example.answers[0])]
+        assert len(heads) == len(words(example.context))
+        assert heads.count(0) == 1
+    assert score("las", [example.answers[0] for example in parsed], parsed)[0] == 100

@@ -8,9 +8,12 @@
 | bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
+| span_f1 | F of the labelled spans, as conlleval reads them | first |
+| uas, las | words with the right head, and relation (las) | first |
 | slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
 
-The aggregate is the mean over examples, but for bleu and slot_error, which are of the corpus.
+The aggregate is the mean over examples, but for those of the corpus: bleu, span_f1, uas, las
+and slot_error.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from itertools import zip_longest
 from typing import Any
 
 from l2kd_ray.config import Extra
-from l2kd_ray.tasks import sql
+from l2kd_ray.tasks import labels, sql
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.rouge import f_score, rouge_average
 from l2kd_ray.tasks.slots import SlotErrors
@@ -160,6 +163,38 @@ def _slot_error(predictions: Sequence[str], examples: Sequence[Example]) -> Judg
     return Judged([rate([place]) for place in range(len(counts))], rate)
 
 
+def _span_f1(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+    """conlleval's F; where there is no span in either, everything is right: 100."""
+    counts = [
+        labels.span_counts(prediction, example.answers[0])
+        for prediction, example in zip(predictions, examples, strict=True)
+    ]
+
+    def f1(places: Sequence[int]) -> float:
+        right, predicted, wanted = (sum(counts[place][i] for place in places) for i in range(3))
+        return 200 * right / (predicted + wanted) if predicted + wanted else 100.0
+
+    return Judged([f1([place]) for place in range(len(counts))], f1)
+
+
+def _attachment(labelled: bool) -> Judge:
+    """The share of words that are attached right, punctuation included."""
+
+    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+        counts = [
+            labels.attachment_counts(prediction, example.answers[0], labelled=labelled)
+            for prediction, example in zip(predictions, examples, strict=True)
+        ]
+
+        def share(places: Sequence[int]) -> float:
+            right, wanted = (sum(counts[place][i] for place in places) for i in (0, 1))
+            return 100 * right / wanted if wanted else 100.0
+
+        return Judged([share([place]) for place in range(len(counts))], share)
+
+    return metric
+
+
 METRICS: Mapping[Extra, Judge] = {
     "em": _mean_of_best(exact_match),
     "nf1": _mean_of_best(normalised_f1),
@@ -168,4 +203,7 @@ METRICS: Mapping[Extra, Judge] = {
     "dsem": _joint_goal,
     "lfem": _mean_of_best(logical_form_match),
     "slot_error": _slot_error,
+    "span_f1": _span_f1,
+    "uas": _attachment(labelled=False),
+    "las": _attachment(labelled=True),
 }

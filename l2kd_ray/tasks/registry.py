@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from l2kd_ray.config import Extra, Format, Metric, Split, TaskKind
-from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.grammars import GRAMMARS, Grammar
+from l2kd_ray.tasks.made import MADE, Made
 from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 from l2kd_ray.tasks.readers import nlg, wikisql, woz
 
 Files = Mapping[Split, str]
+_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,11 @@ class Entry:
 
 
 def _squad(name: str) -> tuple[Format, Files]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in splits}
+    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in _SPLITS}
 
 
 def _jsonl(folder: str) -> tuple[Format, Files]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in splits}
+    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in _SPLITS}
 
 
 def _rnnlg(domain: str, folder: str) -> Entry:
@@ -188,6 +188,19 @@ REGISTRY: Mapping[str, Entry] = {
         columns={"context": "article", "answer": "highlights"},
         question="What is the summary?",
     ),
+    "wnut17": Entry(
+        "tag",
+        "span_f1",
+        "novel and emerging entities (WNUT 2017)",
+        (("conll", {split: f"wnut17/{split}.conll" for split in _SPLITS}),),
+    ),
+    "ud.ewt": Entry(
+        "parse",
+        "las",
+        "dependency parsing (Universal Dependencies, English EWT)",
+        (("conllu", {s: f"ud_english_ewt/en_ewt-ud-{s}.conllu" for s in _SPLITS}),),
+        extras=("uas",),
+    ),
     "srl": Entry(
         "text-to-text",
         "nf1",
@@ -225,21 +238,22 @@ def registered() -> dict[str, Registered]:
         )
         for name, entry in REGISTRY.items()
     }
-    made = {
+    generators: dict[str, Grammar | Made] = {**GRAMMARS, **MADE}
+    generated = {
         name: Registered(
             name,
-            grammar.kind,
-            grammar.metric,
-            grammar.extras,
+            source.kind,
+            source.metric,
+            source.extras,
             None,
             (),
-            f"{grammar.description} (generated)",
+            f"{source.description} (generated)",
         )
-        for name, grammar in GRAMMARS.items()
+        for name, source in generators.items()
     }
-    return named | made
+    return named | generated
 
 
 def family(name: str) -> tuple[str, ...]:
-    """All generated tasks where `name` is one of them, else nothing."""
+    """All tasks of grammars where `name` is one of them, else nothing."""
     return tuple(GRAMMARS) if name in GRAMMARS else ()

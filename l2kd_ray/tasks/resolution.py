@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from l2kd_ray.config import Format, InputError, Metric, Part, Split, TaskKind, TaskSpec
-from l2kd_ray.tasks import distil, generated
+from l2kd_ray.tasks import distil, generated, made
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import REGISTRY, Entry
@@ -27,8 +28,17 @@ _SUFFIXES: Mapping[str, Format] = {
     ".tsv": "csv",
     ".zip": "e2e",
     ".bz2": "wikisql",
+    ".conll": "conll",
+    ".conllu": "conllu",
+    ".txt": "text",
 }
-_METRICS: Mapping[TaskKind, Metric] = {"classify": "em", "text-to-text": "rouge"}
+_METRICS: Mapping[TaskKind, Metric] = {
+    "classify": "em",
+    "text-to-text": "rouge",
+    "tag": "span_f1",
+    "parse": "las",
+}
+_KINDS: Mapping[str, TaskKind] = {"conll": "tag", "conllu": "parse"}
 _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "train": ("train",),
     "dev": ("validation", "dev", "valid"),
@@ -103,7 +113,9 @@ def _capped(
 
 
 def _kind(train: Source) -> TaskKind:
-    """A task whose answers are labels is classification."""
+    """Of its format; and a task whose answers are labels is classification."""
+    if train.reader in _KINDS:
+        return _KINDS[train.reader]
     options = dict(train.options)
     if train.reader == "hub":
         rows = hub.rows(options)
@@ -128,17 +140,18 @@ def _sources(
     if spec.hub:
         return _hub(spec, entry, spec.hub, where)
     if entry is None:
-        close = get_close_matches(spec.name, [*REGISTRY, *GRAMMARS], n=1)
+        known = [*REGISTRY, *GRAMMARS, *MADE]
+        close = get_close_matches(spec.name, known, n=1)
         raise InputError(
             "no such task",
             where=where,
             key="tasks",
             got=spec.name,
-            expected=f"one of {', '.join([*REGISTRY, *GRAMMARS])}",
+            expected=f"one of {', '.join(known)}",
             mend=(f"did you mean {close[0]}? " if close else "")
             + "your own task has files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
-    if spec.name in GRAMMARS:
+    if spec.name in GRAMMARS or spec.name in MADE:
         return _generated(spec.name, data_seed)
     if data_dir is not None:
         return _named_files(spec, entry, _find(data_dir, base), where)
@@ -225,8 +238,10 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
     options: dict[str, str] = {}
     if READERS[reader].per_split:
         options["split"] = split
-    if reader in tables.ROWS:
+    if reader in tables.ROWS or reader in ("conll", "conllu", "text"):
         options |= _table_options(spec, entry, spec.columns)
+    if reader == "conll" and spec.scheme is not None:
+        options["scheme"] = spec.scheme
     return _source(reader, digest(path), options, str(path))
 
 
@@ -257,16 +272,16 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
 
 def _generated(name: str, data_seed: int) -> Sources:
     options = {"task": name, "data_seed": str(data_seed)}
+    reader, identify = ("made", made.digest) if name in MADE else ("generated", generated.digest)
     return {
-        split: _source("generated", generated.digest(name), {**options, "split": split}, "")
-        for split in SPLITS
+        split: _source(reader, identify(name), {**options, "split": split}, "") for split in SPLITS
     }
 
 
 def _generated_entry(name: str) -> Entry | None:
-    if (grammar := GRAMMARS.get(name)) is None:
+    if (found := GRAMMARS.get(name) or MADE.get(name)) is None:
         return None
-    return Entry(grammar.kind, grammar.metric, grammar.description, extras=grammar.extras)
+    return Entry(found.kind, found.metric, found.description, extras=found.extras)
 
 
 def _table_options(
