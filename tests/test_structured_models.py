@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,13 @@ def fit_gold(model: StructuredModel, kind: TaskKind) -> list[float]:
     return fit(model, sentences, lambda structure: negative_log_likelihood(structure, gold))
 
 
+@cache
+def fitted(head: Kind) -> tuple[StructuredModel, list[float]]:
+    """A model that has learned the sentences, and its losses; not to be changed."""
+    model = make(head)
+    return model, fit_gold(model, HEADS[head])
+
+
 # Every head and body ----------------------------------------------------------------------------
 
 
@@ -100,8 +107,7 @@ def test_what_is_computed_of_a_sentence_does_not_depend_on_the_padding(
 
 @every_head
 def test_a_few_sentences_are_learned(head: Kind) -> None:
-    model, (sentences, labels) = make(head), data(HEADS[head])
-    losses = fit_gold(model, HEADS[head])
+    (model, losses), (sentences, labels) = fitted(head), data(HEADS[head])
     assert losses[-1] < 0.1 * losses[0]
     structure = model(model.prepare(sentences), "t")
     assert model.decode(structure, "t") == labels
@@ -144,8 +150,7 @@ def test_a_student_learns_from_its_teacher_alone(case: str) -> None:
     row = CASES[case]
     kind = HEADS[row.teacher]
     sentences, labels = data(kind)
-    teacher, student = make(row.teacher), make(row.student, seed=1)
-    fit_gold(teacher, kind)
+    (teacher, _), student = fitted(row.teacher), make(row.student, seed=1)
     relative = RelativeLabels(student.labels["t"]) if row.student == "labelling" else None
     kd = distillation(case, temperature=2.0, labels=relative)
     targets = kd.targets(teacher(teacher.prepare(sentences), "t"))
