@@ -30,7 +30,6 @@ _SUFFIXES: Mapping[str, Format] = {
     ".bz2": "wikisql",
     ".conll": "conll",
     ".conllu": "conllu",
-    ".txt": "text",
 }
 _METRICS: Mapping[TaskKind, Metric] = {
     "classify": "em",
