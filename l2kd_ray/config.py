@@ -66,14 +66,18 @@ class Section(BaseModel):
 
 # One name of a task, of a study, of an arm: it becomes part of paths, columns and tokens.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
-TaskKind = Literal["text-to-text", "classify", "pair", "regress"]
-"""`pair`: which label two texts have; `regress`: which number a text, or a pair, has."""
-Format = Literal["squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql"]
+TaskKind = Literal["text-to-text", "classify", "pair", "regress", "tag", "parse"]
+"""`pair`: which label two texts have; `regress`: which number a text, or a pair, has; `tag` and
+`parse`: a label a word."""
+Format = Literal[
+    "squad", "jsonl", "csv", "rnnlg", "e2e", "woz", "wikisql", "conll", "conllu", "text"
+]
 Split = Literal["train", "dev", "test"]
 Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
 Metric = Literal[
-    "em", "nf1", "rouge", "bleu", "dsem", "lfem", "f1", "mcc", "pearson", "spearman"
+    "em", "nf1", "rouge", "bleu", "dsem", "lfem",
+    "f1", "mcc", "pearson", "spearman", "span_f1", "uas", "las",
 ]  # fmt: skip
 Extra = Metric | Literal["slot_error"]
 """A score beside a task's metric; of a metric more is better, so that it may decide."""
@@ -103,6 +107,8 @@ class TaskSpec(Section):
     )
     labels: tuple[str, ...] = ()
     """Texts of integer labels, by number."""
+    scheme: Literal["bioes", "iob2"] | None = None
+    """What tags are converted to (default: bioes)."""
     question: str | None = None
     metric: Metric | None = None
     max_train: int | None = Field(None, ge=1)

@@ -16,8 +16,8 @@ ROOT = Path(l2kd_ray.__file__).parent
 FLOORS = [
     {"config"},
     {"tasks"},
-    {"models"},
     {"distill"},
+    {"models"},
     {"store"},
     {"stages"},
     {"methods"},

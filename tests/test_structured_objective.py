@@ -27,6 +27,7 @@ from l2kd_ray.distill.structured.arcs import Heads
 from l2kd_ray.distill.structured.baselines import path_marginals, posterior_kd, token_kd, top_k
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.eisner import Projective
+from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.objective import (
     StructuralKD,
     annealed_weight,
@@ -35,7 +36,6 @@ from l2kd_ray.distill.structured.objective import (
     structural_cross_entropy,
 )
 from l2kd_ray.distill.structured.projections import (
-    LabelledArcs,
     arcs_to_labels,
     chain_to_chain,
     chain_to_tokens,

@@ -36,6 +36,9 @@ GOLD: dict[str, list[str]] = {
     "lfem": ["SELECT a FROM table WHERE b = 1"] * 3,
     "pearson": ["1.0", "-2", "3e-1"],
     "spearman": ["1.0", "-2", "3e-1"],
+    "span_f1": ["B-x E-x O", "O S-y", "O O"],
+    "uas": ["2:a 0:b", "0:a", "0:a 1:b 2:b"],
+    "las": ["2:a 0:b", "0:a", "0:a 1:b 2:b"],
 }
 TEXTS = ["the blue moon serves thai food", "two words here now", "it is cheap and good"]
 

@@ -13,6 +13,7 @@ from l2kd_ray.tasks import Task, labels, resolve, score, texts
 from l2kd_ray.tasks.readers import nlg, squad, wikisql, woz
 from l2kd_ray.tasks.registry import DOMAINS
 from l2kd_ray.tasks.sql import parse
+from l2kd_ray.tasks.tagging import spans, words
 
 pytestmark = pytest.mark.skipif(
     "L2KD_DATA" not in os.environ, reason="L2KD_DATA names no folder of real data"
@@ -46,6 +47,8 @@ NAMED = {
     "amazon": (5000, None, 7600),
     "banking77": (10003, None, 3080),
     **{f"amazon.{domain}": (2000, 400, 1600) for domain in DOMAINS},
+    "wnut17": (3394, 1009, 1287),
+    "ud.ewt": (12544, 2001, 2077),
 }
 CLASSES = {"sst": 2, "ag": 4, "dbpedia": 14, "amazon": 5, "banking77": 77, "amazon.dvd": 2}
 
@@ -159,3 +162,20 @@ def test_wikisql_as_released(data: Path) -> None:
     assert all(parse(e.answers[0]) for e in dev)
     assert not any("var" in e.answers[0] and "TABLEalias" in e.answers[0] for e in dev)
     assert score("lfem", [e.answers[0] for e in dev], dev)[0] == 100
+
+
+def test_labels_are_one_a_word_and_of_known_types(data: Path) -> None:
+    tagged = get("wnut17", data).splits["train"].examples()
+    tags = [words(example.answers[0]) for example in tagged]
+    assert [len(row) for row in tags] == [len(words(example.context)) for example in tagged]
+    assert {tag[2:] for row in tags for tag in row} - {""} == {
+        "person", "location", "group", "corporation", "product", "creative-work",
+    }  # fmt: skip
+    # Of the file: tags that begin with B, each one span.
+    assert sum(len(spans(row)) for row in tags) == 660 + 548 + 264 + 221 + 142 + 140
+    parsed = get("ud.ewt", data).splits["dev"].examples()
+    for example in parsed:
+        heads = [int(label.partition(":")[0]) for label in words(example.answers[0])]
+        assert len(heads) == len(words(example.context))
+        assert heads.count(0) == 1
+    assert score("las", [example.answers[0] for example in parsed], parsed)[0] == 100

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from l2kd_ray.config import Extra, Format, Metric, Split, TaskKind
 
 Files = Mapping[Split, str]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,8 @@ class Entry:
 
 
 def squad(name: str) -> tuple[Format, Files]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in splits}
+    return "squad", {split: f"{name}_to_squad-{split}-v2.0.json" for split in SPLITS}
 
 
 def jsonl(folder: str) -> tuple[Format, Files]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
-    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in splits}
+    return "jsonl", {split: f"{folder}/{split}.jsonl" for split in SPLITS}

@@ -8,12 +8,14 @@
 | bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
+| span_f1 | F of the labelled spans, as conlleval reads them | first |
+| uas, las | words with the right head, and relation (las) | first |
 | slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
 | f1, mcc | exact match with the label; the aggregate is of the split (`agreement`) | first |
 | pearson, spearman | closeness to the number; the aggregate is a correlation | first |
 
-The aggregate is the mean over examples, but for the last four, bleu and slot_error, which are of
-the corpus. Accuracy of labels is em.
+The aggregate is the mean over examples, but for those of the corpus: bleu, span_f1, uas, las,
+slot_error, and those of a split of labels. Accuracy of labels is em.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from itertools import zip_longest
 from typing import Any
 
 from l2kd_ray.config import Extra
-from l2kd_ray.tasks import agreement, sql
+from l2kd_ray.tasks import agreement, sql, tagging
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.rouge import f_score, rouge_average
 from l2kd_ray.tasks.slots import SlotErrors
@@ -183,6 +185,38 @@ def _of_split(
 
 def _matches(predictions: Sequence[str], given: Sequence[str]) -> list[float]:
     return [100 * exact_match(*pair) for pair in zip(predictions, given, strict=True)]
+
+
+def _span_f1(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+    """conlleval's F; where there is no span in either, everything is right: 100."""
+    counts = [
+        tagging.span_counts(prediction, example.answers[0])
+        for prediction, example in zip(predictions, examples, strict=True)
+    ]
+
+    def f1(places: Sequence[int]) -> float:
+        right, predicted, wanted = (sum(counts[place][i] for place in places) for i in range(3))
+        return 200 * right / (predicted + wanted) if predicted + wanted else 100.0
+
+    return Judged([f1([place]) for place in range(len(counts))], f1)
+
+
+def _attachment(labelled: bool) -> Judge:
+    """The share of words that are attached right, punctuation included."""
+
+    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+        counts = [
+            tagging.attachment_counts(prediction, example.answers[0], labelled=labelled)
+            for prediction, example in zip(predictions, examples, strict=True)
+        ]
+
+        def share(places: Sequence[int]) -> float:
+            right, wanted = (sum(counts[place][i] for place in places) for i in (0, 1))
+            return 100 * right / wanted if wanted else 100.0
+
+        return Judged([share([place]) for place in range(len(counts))], share)
+
+    return metric
 
 
 METRICS: Mapping[Extra, Judge] = {

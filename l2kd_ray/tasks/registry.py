@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from l2kd_ray.config import Extra, Metric, TaskKind
-from l2kd_ray.tasks.entries import Entry, Files, jsonl, squad
+from l2kd_ray.tasks.entries import SPLITS, Entry, Files, jsonl, squad
 from l2kd_ray.tasks.glue import GLUE
-from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.grammars import GRAMMARS, Grammar
 from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 from l2kd_ray.tasks.readers import nlg, wikisql, woz
+from l2kd_ray.tasks.sentences import SENTENCES, Sentences
 
 
 def _rnnlg(domain: str, folder: str) -> Entry:
@@ -180,6 +181,19 @@ REGISTRY: Mapping[str, Entry] = {
         columns={"context": "article", "answer": "highlights"},
         question="What is the summary?",
     ),
+    "wnut17": Entry(
+        "tag",
+        "span_f1",
+        "novel and emerging entities (WNUT 2017)",
+        (("conll", {s: f"wnut17/{s}.conll" for s in SPLITS}),),
+    ),
+    "ud.ewt": Entry(
+        "parse",
+        "las",
+        "dependency parsing (Universal Dependencies, English EWT)",
+        (("conllu", {s: f"ud_english_ewt/en_ewt-ud-{s}.conllu" for s in SPLITS}),),
+        extras=("uas",),
+    ),
     "srl": Entry(
         "text-to-text",
         "nf1",
@@ -206,13 +220,14 @@ class Registered:
 
 def registered() -> dict[str, Registered]:
     """The named tasks, the generated ones last."""
-    grammars = {
-        name: Entry(grammar.kind, grammar.metric, grammar.description, extras=grammar.extras)
-        for name, grammar in GRAMMARS.items()
+    sources: dict[str, Grammar | Sentences] = {**GRAMMARS, **SENTENCES}
+    drawn = {
+        name: Entry(source.kind, source.metric, source.description, extras=source.extras)
+        for name, source in sources.items()
     }
     made = {
         name: replace(entry, description=f"{entry.description} (generated)")
-        for name, entry in (grammars | dict(MADE)).items()
+        for name, entry in (drawn | dict(MADE)).items()
     }
     return {
         name: Registered(

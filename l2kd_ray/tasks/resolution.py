@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from l2kd_ray.config import Format, InputError, Metric, Part, Split, TaskKind, TaskSpec
-from l2kd_ray.tasks import distil, generated, labelled, made
+from l2kd_ray.tasks import distil, generated, labelled, made, sentences
 from l2kd_ray.tasks.data import Source, Task, TaskData
-from l2kd_ray.tasks.entries import Entry
+from l2kd_ray.tasks.entries import SPLITS, Entry
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS
 from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import REGISTRY
+from l2kd_ray.tasks.sentences import SENTENCES
 
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 _SUFFIXES: Mapping[str, Format] = {
     ".json": "squad",
     ".jsonl": "jsonl",
@@ -29,14 +29,24 @@ _SUFFIXES: Mapping[str, Format] = {
     ".tsv": "csv",
     ".zip": "e2e",
     ".bz2": "wikisql",
+    ".conll": "conll",
+    ".conllu": "conllu",
 }
 _METRICS: Mapping[TaskKind, Metric] = {
     "classify": "em",
     "pair": "em",
     "regress": "pearson",
     "text-to-text": "rouge",
+    "tag": "span_f1",
+    "parse": "las",
 }
-_NAMES = (*REGISTRY, *GRAMMARS, *MADE)
+_KINDS: Mapping[str, TaskKind] = {"conll": "tag", "conllu": "parse"}
+_GENERATORS = (
+    (GRAMMARS, "generated", generated.digest),
+    (MADE, "made", made.digest),
+    (SENTENCES, "sentences", sentences.digest),
+)
+_NAMES = (*REGISTRY, *GRAMMARS, *MADE, *SENTENCES)
 _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "train": ("train",),
     "dev": ("validation", "dev", "valid"),
@@ -113,7 +123,9 @@ def _capped(
 
 
 def _kind(train: Source) -> TaskKind:
-    """A task whose answers are labels is classification."""
+    """Of its format; and a task whose answers are labels is classification."""
+    if train.reader in _KINDS:
+        return _KINDS[train.reader]
     options = dict(train.options)
     if train.reader == "hub":
         rows = hub.rows(options)
@@ -148,7 +160,7 @@ def _sources(
             mend=(f"did you mean {close[0]}? " if close else "")
             + "your own task has files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
-    if spec.name in GRAMMARS or spec.name in MADE:
+    if any(spec.name in known for known, _, _ in _GENERATORS):
         return _generated(spec.name, data_seed)
     if data_dir is not None:
         return _named_files(spec, entry, _find(data_dir, base), where)
@@ -235,9 +247,11 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
     options: dict[str, str] = {}
     if READERS[reader].per_split:
         options["split"] = split
-    if reader in tables.ROWS:
+    if reader in tables.ROWS or reader in ("conll", "conllu", "text"):
         known = dict(entry.file_columns) if entry else {}
         options |= _table_options(spec, entry, known | dict(spec.columns))
+    if reader == "conll" and spec.scheme is not None:
+        options["scheme"] = spec.scheme
     return _source(reader, digest(path), options, str(path))
 
 
@@ -271,17 +285,20 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
 
 def _generated(name: str, data_seed: int) -> Sources:
     options = {"task": name, "data_seed": str(data_seed)}
-    reader, maker = ("made", made) if name in MADE else ("generated", generated)
+    reader, digest_of = next(
+        (reader, digest_of) for known, reader, digest_of in _GENERATORS if name in known
+    )
     return {
-        split: _source(reader, maker.digest(name), {**options, "split": split}, "")
-        for split in SPLITS
+        split: _source(reader, digest_of(name), {**options, "split": split}, "") for split in SPLITS
     }
 
 
 def _generated_entry(name: str) -> Entry | None:
-    if (grammar := GRAMMARS.get(name)) is None:
-        return MADE.get(name)
-    return Entry(grammar.kind, grammar.metric, grammar.description, extras=grammar.extras)
+    if name in MADE:
+        return MADE[name]
+    if (found := GRAMMARS.get(name) or SENTENCES.get(name)) is None:
+        return None
+    return Entry(found.kind, found.metric, found.description, extras=found.extras)
 
 
 def _table_options(

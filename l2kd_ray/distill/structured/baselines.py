@@ -15,23 +15,36 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.structured.chain import Chain, ChainParts
-from l2kd_ray.distill.structured.objective import StructuralKD, structural_cross_entropy
+from l2kd_ray.distill.structured.objective import StructuralKD
 from l2kd_ray.distill.structured.projections import chain_to_tokens, unchanged
-from l2kd_ray.distill.structured.structure import valid_positions
+from l2kd_ray.distill.structured.structure import Parts, valid_positions
+from l2kd_ray.distill.structured.token import Tokens
+
+
+def emissions(model: Chain | Tokens) -> Tokens:
+    """The scores of labels, position by position; no transitions."""
+    return model.emission_softmax() if isinstance(model, Chain) else model
+
+
+def token_targets(teacher: Chain | Tokens, local: float = 1.0) -> Parts:
+    return unchanged(emissions(teacher), local)
+
+
+def token_posterior(student: Chain) -> Tokens:
+    """log P_s(y_t) for scores, already normalised."""
+    return Tokens(student.log_token_marginals(), student.lengths)
 
 
 def token_kd(teacher: Chain, student: Chain, temperature: float = 1.0) -> Tensor:
-    """[B]: T^2 H of the emissions' softmaxes, position by position; no transitions."""
-    objective = StructuralKD(unchanged, temperature)
-    targets = objective.targets(teacher.emission_softmax())
-    return objective.loss(student.emission_softmax(), targets)
+    """[B]: T^2 H of the emissions' softmaxes, position by position."""
+    kd = StructuralKD(token_targets, temperature, view=emissions)
+    return kd.loss(student, kd.targets(teacher))
 
 
 def posterior_kd(teacher: Chain, student: Chain, temperature: float = 1.0) -> Tensor:
     """[B]: T^2 sum_t H(P_t(y_t), P_s(y_t)), the token marginals of both tempered chains."""
-    targets = StructuralKD(chain_to_tokens, temperature).targets(teacher)
-    posterior = student.temper(temperature).log_token_marginals()
-    return temperature**2 * structural_cross_entropy(targets, (posterior,))
+    kd = StructuralKD(chain_to_tokens, temperature, view=token_posterior)
+    return kd.loss(student, kd.targets(teacher))
 
 
 def top_k(teacher: Chain, local: float = 1.0, *, k: int = 10, weighted: bool = False) -> ChainParts:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ class StructuralKD(Generic[T]):
     temperature: float = 1.0
     scope: Literal["global", "local"] = "global"
     clamp: bool = False
+    view: Callable[[Any], Structure] | None = None
+    """What of the student is compared, in place of itself (`baselines`)."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:
@@ -80,6 +82,8 @@ class StructuralKD(Generic[T]):
     def loss(self, student: Structure, targets: Parts) -> Tensor:
         """[B]: the loss of each sentence."""
         tempered = student.temper(self.temperature)
+        if self.view is not None:
+            tempered = self.view(tempered)
         scores, log_z = tempered.potentials(), tempered.log_partition()
         loss = self.temperature**2 * structural_cross_entropy(targets, scores, log_z)
         return loss.clamp(min=0.0) if self.clamp else loss

@@ -18,16 +18,14 @@ place; 1 leaves them alone. Teacher and student have the same labels in the same
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from l2kd_ray.distill.structured.arcs import Arcs, Heads
+from l2kd_ray.distill.structured.arcs import Arcs
 from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE
 from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
-from l2kd_ray.distill.structured.second_order import SecondOrder
+from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Parts, Structure, valid_positions
 from l2kd_ray.distill.structured.token import Tokens
@@ -86,25 +84,6 @@ def heads_to_trees(
     cross-entropy. `trees` is the student's class: `NonProjective` or `Projective`.
     """
     return unchanged(trees(teacher.scores, teacher.lengths), local)
-
-
-@dataclass(frozen=True, eq=False)
-class LabelledArcs:
-    """A parser: arcs, and a softmax over relations given the arc.
-
-    relations [B, n, n+1, R]: scores of the relation, given (dependent, head).
-    """
-
-    arcs: Heads | SecondOrder
-    relations: Tensor
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.arcs.lengths
-
-    def temper(self, temperature: float) -> Self:
-        arcs = self.arcs.temper(temperature)
-        return replace(self, arcs=arcs, relations=self.relations / temperature)
 
 
 def arcs_to_labels(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from l2kd_ray.tasks import generated, made
+from l2kd_ray.tasks import generated, made, sentences
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers import hub, nlg, squad, tables, wikisql, woz
+from l2kd_ray.tasks.readers import conll, hub, nlg, squad, tables, wikisql, woz
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,11 @@ READERS: Mapping[str, Reader] = {
     "e2e": Reader(1, nlg.read_e2e, per_split=True),
     "woz": Reader(1, woz.read),
     "wikisql": Reader(1, wikisql.read, per_split=True, note=wikisql.NOTE),
+    "conll": Reader(1, conll.read_conll),
+    "conllu": Reader(1, conll.read_conllu),
+    "text": Reader(1, conll.read_text_lines),
     "hub": Reader(1, hub.read, of_file=False),
     "generated": Reader(generated.VERSION, generated.read, of_file=False, per_split=True),
     "made": Reader(made.VERSION, made.read, of_file=False, per_split=True),
+    "sentences": Reader(sentences.VERSION, sentences.read, of_file=False, per_split=True),
 }

@@ -1,0 +1,112 @@
+"""A teacher's scores as flat tensors without padding, and batches of them again.
+
+What is stored are scores and no marginals: one pass of the teacher serves every temperature and
+every student. `pack` joins batches to one set of tensors, as safetensors holds it; `unpack` gives
+any of its sentences, padded. A sentence of n words takes n * L numbers as tokens or a chain,
+n^2 * R as spans, n (n + 1) (R + 1) as a parser; second-order arcs add 2 n^3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from l2kd_ray.distill.structured.arcs import Heads
+from l2kd_ray.distill.structured.chain import Chain
+from l2kd_ray.distill.structured.eisner import Projective
+from l2kd_ray.distill.structured.labelled import LabelledArcs
+from l2kd_ray.distill.structured.second_order import SecondOrder
+from l2kd_ray.distill.structured.spans import Spans
+from l2kd_ray.distill.structured.structure import Structure, valid_positions
+from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.trees import NonProjective
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (Tokens, Chain, Spans, Heads, NonProjective, Projective, SecondOrder)
+}
+# Which dimensions grow with the sentence, after the batch's: 0 as n, 1 as n + 1; one entry a
+# tensor. What is not here is of the model, and the same for all sentences.
+GROWING: Mapping[str, tuple[int, ...]] = {
+    "Tokens.emissions": (0,),
+    "Chain.emissions": (0,),
+    "Spans.scores": (0, 0),
+    "Heads.scores": (0, 1),
+    "NonProjective.scores": (0, 1),
+    "Projective.scores": (0, 1),
+    "SecondOrder.arcs": (0, 1),
+    "SecondOrder.siblings": (0, 1, 0),
+    "SecondOrder.grandparents": (0, 1, 1),
+    "relations": (0, 1),
+}
+
+
+def pack(batches: Sequence[Structure]) -> dict[str, Tensor]:
+    """The scores of all sentences, one after the other, on the CPU; batches are of one kind."""
+    packed: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        for name, values in _named(batch).items():
+            flat = values
+            if name in GROWING:
+                flat = values[_inside(batch.lengths, GROWING[name], values.shape)]
+            packed.setdefault(name, []).append(flat.detach().cpu())
+    return {
+        name: torch.cat(parts) if name in GROWING or name == "lengths" else parts[0].clone()
+        for name, parts in packed.items()
+    }
+
+
+def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
+    """The batch of these sentences, by their places in what was packed, on its device."""
+    rows = torch.tensor(sentences, device=packed["lengths"].device)
+    lengths = packed["lengths"][rows]
+    values = {
+        name: _picked(packed[name], packed["lengths"], rows, GROWING[name])
+        if name in GROWING
+        else packed[name]
+        for name in packed
+        if name != "lengths"
+    }
+    relations = values.pop("relations", None)
+    kind = KINDS[next(iter(values)).partition(".")[0]]
+    arguments: dict[str, Any] = {name.partition(".")[2]: value for name, value in values.items()}
+    structure: Any = kind(**arguments, lengths=lengths)
+    return structure if relations is None else LabelledArcs(structure, relations)
+
+
+def _named(structure: Any) -> dict[str, Tensor]:
+    """The tensors of a structure by the names of `GROWING`, and its lengths."""
+    if isinstance(structure, LabelledArcs):
+        return {**_named(structure.arcs), "relations": structure.relations}
+    kind = type(structure).__name__
+    return {
+        name if name == "lengths" else f"{kind}.{name}": value
+        for name, value in vars(structure).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _inside(lengths: Tensor, growing: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """[B, ...]: True on what belongs to the sentences."""
+    inside = torch.ones(shape[: 1 + len(growing)], dtype=torch.bool, device=lengths.device)
+    for place, extra in enumerate(growing, start=1):
+        valid = valid_positions(lengths + extra, shape[place])
+        dimensions = [len(lengths)] + [1] * len(growing)
+        dimensions[place] = -1
+        inside &= valid.view(dimensions)
+    return inside
+
+
+def _picked(flat: Tensor, lengths: Tensor, rows: Tensor, growing: Sequence[int]) -> Tensor:
+    sizes = torch.stack([lengths + extra for extra in growing]).prod(0)
+    ends = sizes.cumsum(0)
+    parts = [flat[ends[row] - sizes[row] : ends[row]] for row in rows.tolist()]
+    chosen = lengths[rows]
+    n = int(chosen.max())
+    shape = (len(rows), *(n + extra for extra in growing))
+    padded = flat.new_zeros(*shape, *flat.shape[1:])
+    padded[_inside(chosen, growing, shape)] = torch.cat(parts)
+    return padded

@@ -1,0 +1,67 @@
+"""Labels of words: chunk tags and the spans they spell, heads and relations, and what is right.
+
+An answer of a task of kind `tag` is a tag a word, "B-person E-person O"; of kind `parse` a
+"head:relation" a word, heads counted from 1 and the root 0. A context is words joined by single
+spaces, so `words` and not `str.split` takes it apart: a word may hold other white space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+Scheme = Literal["bioes", "iob2"]
+Span = tuple[int, int, str]
+"""(first word, last word, type)"""
+
+
+def words(text: str) -> list[str]:
+    """The words of a context, or the labels of an answer."""
+    return text.split(" ") if text else []
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """The spans of IOB1, IOB2 or BIOES tags, read as conlleval does: also where they are illegal.
+
+    A span goes on where I or E of its type follows its B or I, and nowhere else; any other I or E
+    begins one. What is no tag is outside all spans.
+    """
+    found: list[Span] = []
+    going = False  # whether the last span may go on
+    for place, tag in enumerate(tags):
+        part, _, kind = tag.partition("-")
+        if part not in ("B", "I", "E", "S") or not kind:
+            going = False
+            continue
+        if going and part in "IE" and found[-1][2] == kind:
+            found[-1] = (found[-1][0], place, kind)
+        else:
+            found.append((place, place, kind))
+        going = part in "BI"
+    return found
+
+
+def tags(spans: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
+    """The tags of `length` words that spell non-overlapping spans."""
+    begin, inside, end, single = "BIES" if scheme == "bioes" else "BIIB"
+    result = ["O"] * length
+    for first, last, kind in spans:
+        parts = single if first == last else begin + inside * (last - first - 1) + end
+        result[first : last + 1] = [f"{part}-{kind}" for part in parts]
+    return result
+
+
+def span_counts(prediction: str, gold: str) -> tuple[int, int, int]:
+    """(spans right in place and type, spans predicted, spans of the gold tags)."""
+    predicted, wanted = spans(words(prediction)), spans(words(gold))
+    return len(set(predicted) & set(wanted)), len(predicted), len(wanted)
+
+
+def attachment_counts(prediction: str, gold: str, *, labelled: bool) -> tuple[int, int]:
+    """(words with the right head, and relation where `labelled`; words of the gold parse)."""
+    wanted = words(gold)
+    pairs = zip(words(prediction), wanted, strict=False)  # words without a prediction are wrong
+    if labelled:
+        return sum(given == right for given, right in pairs), len(wanted)
+    heads = ((given.partition(":")[0], right.partition(":")[0]) for given, right in pairs)
+    return sum(given == right for given, right in heads), len(wanted)
