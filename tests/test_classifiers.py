@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from l2kd_ray.distill.corruption import DomainCorruption
+from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.models import words
 from l2kd_ray.models.bilstm import BiLSTM
 from l2kd_ray.models.classifier import Classifier
@@ -249,6 +251,30 @@ def test_costs() -> None:
         for task in HEADS:
             assert latency(model, task, batch=2, length=7, repeats=2) > 0
         assert model.training
+
+
+def meta_losses(teacher: Classifier, student: Classifier, texts: Texts) -> Tensor:
+    objective = MetaDistillation()
+    inputs = teacher.prepare(texts)
+    said = [m(inputs, "b.topic", wanted=objective.wanted) for m in (student, teacher)]
+    torch.manual_seed(0)
+    corruption = DomainCorruption(2, 16)
+    domain = torch.zeros(len(texts), dtype=torch.long)
+    features = [corruption(one.feature, domain)[0] for one in said]
+    return objective.loss(*said, (features[0], features[1]))
+
+
+def test_meta_distillation_between_models_reads_no_padding() -> None:
+    teacher = make("bert").eval()
+    cut = build_encoder("bert", {**SIZES["bert"], "num_hidden_layers": 1}, TOKENIZER, 3)
+    student = Classifier(Encoder(cut, TOKENIZER), HEADS, ["c-pairs"], 1).eval()
+    together = meta_losses(teacher, student, SINGLES)
+    alone = torch.cat([meta_losses(teacher, student, [text]) for text in SINGLES])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    together.mean().backward()
+    used = [p for name, p in student.named_parameters() if not name.startswith("layers")]
+    assert all(p.grad is not None for p in used)
+    assert all(p.grad is None for p in teacher.parameters())
 
 
 @pytest.fixture

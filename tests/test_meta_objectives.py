@@ -165,6 +165,7 @@ def test_scores_below_zero_are_clamped_and_counted() -> None:
     assert typicality(scores, raw=True) == (scores, 0.0)
 
 
+@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
 def test_expertise_grows_with_score_and_probability(t: float, p: float, q: float) -> None:
     low, high = sorted((p, q))

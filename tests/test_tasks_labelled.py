@@ -36,6 +36,7 @@ def aggregate(metric: Metric, pairs: list[tuple[Any, Any]]) -> float:
 # --- scores
 
 
+@settings(deadline=None)
 @given(YES_NO)
 def test_f1_is_that_of_the_label_that_asserts(pairs: list[tuple[str, str]]) -> None:
     hits = pairs.count(("yes", "yes"))
@@ -51,6 +52,7 @@ def test_f1_knows_denials_and_counts_what_is_no_label_as_one() -> None:
     assert aggregate("f1", list(zip(said, gold, strict=True))) == pytest.approx(100 * 2 / 3)
 
 
+@settings(deadline=None)
 @given(CLASSES)
 def test_mcc_is_the_correlation_of_indicators(pairs: list[tuple[str, str]]) -> None:
     """R_K from its definition by covariances (Gorodkin 2004)."""

@@ -124,7 +124,7 @@ def load_encoder(
 
     `layers`: only its first ones, where a student starts. Raises: ValueError: it has not so many.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel
 
     where: dict[str, Any] = {
         "pretrained_model_name_or_path": source.location,
@@ -140,7 +140,14 @@ def load_encoder(
         encoder = AutoModel.from_pretrained(
             **where, config=config, dtype=torch.float32, use_safetensors=True
         )
-    return encoder, AutoTokenizer.from_pretrained(**where)
+    return encoder, load_tokenizer(source)
+
+
+def load_tokenizer(source: Pretrained) -> Any:
+    """A pretrained tokenizer, which an encoder from scratch may read by, too."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source.location, revision=source.revision)
 
 
 def build_encoder(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> Any:

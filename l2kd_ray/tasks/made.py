@@ -8,7 +8,8 @@ topic make a domain known.
 
 Pairs: does the second text follow from the first, which tells two facts? It does if it is one of
 them, with or without its color. It does not if one word is another: of the other fact, so that the
-words alone do not tell, or one that does not occur.
+words alone do not tell, or one that does not occur. A small model that compares the texts word by
+word learns it; a small Transformer from scratch does not within some epochs.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _PER_TOPIC, _WINDOW, _SHIFT, _COMMON, _OWN = 24, 15, 6, 30, 12
 _OF_TOPIC, _OF_OTHER, _OF_DOMAIN = 0.3, 0.42, 0.62  # cumulative: the rest is common to all
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
-PEOPLE = ("anna", "john", "lisa", "maria", "nina", "paul", "peter", "tom")
-COLORS = ("black", "blue", "green", "red", "white", "yellow")
-THINGS = ("ball", "book", "boat", "car", "hat", "kite", "lamp", "ring")
+PEOPLE = ("anna", "john", "maria", "tom")
+COLORS = ("blue", "green", "red", "white")
+THINGS = ("ball", "boat", "hat", "kite")
 
 _TOPIC_QUESTION = "what is the topic ?"
 _PAIR = "made.pairs.a"
