@@ -457,7 +457,7 @@ class Experiment:
 
     def _curves(self, models: set[str]) -> dict[str, list[dict[str, float]]]:
         """The training curves of finished models, by key."""
-        from l2kd_ray.stages.learn import CURVE
+        from l2kd_ray.stages.base import CURVE
 
         curves = {}
         for manifest in self._manifests():

@@ -282,6 +282,28 @@ class MetaKD(Section):
     """Of a domain's training examples, what the student sees; its teacher sees all."""
 
 
+class StructuralKD(Section):
+    """Distillation of structured predictors (Structural KD, Wang et al. 2021).
+
+    `kd.weight` is the weight of distillation before it is annealed (0: no distillation), and
+    `kd.temperature` tempers the scores of teacher and student.
+    """
+
+    case: Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"] = "1a"
+    """What teacher and student compute: chain => chain (1a), biaffine => labelling (1b), chain =>
+    token (2a), second-order => labelling (2b), token => chain (3), spans => token (4), biaffine
+    => trees (tree, projective)."""
+    objective: Literal["structural", "token", "posterior", "top-k", "top-wk"] = "structural"
+    anneal: float = Field(1.0, ge=0)
+    """The weight falls to 0 within 1 / anneal of the training (0: it stays)."""
+    k: int = Field(10, ge=1)
+    """Sequences of top-k and top-wk."""
+    scope: Literal["global", "local"] = "global"
+    """`local`, the released code's, tempers marginals: to reproduce."""
+    unlabelled: int = Field(0, ge=0)
+    """Sentences without labels beside each task's own, from what its cap left of training."""
+
+
 class Lora(Section):
     """Low-rank adaptation (Hu et al. 2022). New tokens' embeddings are trained beside it."""
 
@@ -313,6 +335,9 @@ class Training(Section):
     """Tokens of a training sequence at most (the model's context where not set)."""
     bucket_batches: int = Field(1, ge=1)
     """So many batches are sorted by length together, for less padding (1: none are)."""
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs without a better dev score, and keep the best (taggers, parsers).
+    Such a training, killed, begins anew."""
     average: float = Field(0.0, ge=0, lt=1)
     """Share of the student before the task in the weights after it (0: none)."""
     lora: Lora | None = None
@@ -598,6 +623,7 @@ class StudyConfig(Section):
     """Of teachers that are other models than students (MKD, Meta-KD, Structural KD)."""
     mkd: MultiTaskKD = MultiTaskKD()
     metakd: MetaKD = MetaKD()
+    structkd: StructuralKD = StructuralKD()
     evaluate: Evaluation = Evaluation()
     max_train: int | None = Field(None, ge=1)
     max_dev: int | None = Field(None, ge=1)
@@ -757,7 +783,10 @@ def parse_study(
 
 
 # What may be searched or differ between the arms of one study: settings, not the study's frame.
-SETTINGS = ("student", "teacher", "kd", "replay", "ewc", "mas", "gem", "mkd", "metakd", "train")
+SETTINGS = (
+    *("student", "teacher", "kd", "replay", "ewc", "mas", "gem"),
+    *("mkd", "metakd", "structkd", "train"),
+)
 _SEARCHABLE = f"a dotted key below {', '.join(SETTINGS)}, such as kd.temperature"
 
 

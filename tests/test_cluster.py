@@ -16,9 +16,9 @@ import ray
 from l2kd_ray.cluster.executors import Job, run_inline, run_train, submit
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
 from l2kd_ray.config import Scale, Workers
-from l2kd_ray.stages.base import Context, Stage
+from l2kd_ray.stages.base import CURVE, Context, Stage
 from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.learn import CURVE, Learn
+from l2kd_ray.stages.learn import Learn
 from l2kd_ray.store import Damaged, Store
 
 # No dropout: then one worker and two differ by rounding alone.

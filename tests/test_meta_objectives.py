@@ -23,10 +23,10 @@ from l2kd_ray.distill.intermediate import (
 )
 from l2kd_ray.distill.logits import label_loss, logit_regression, soft_cross_entropy
 from l2kd_ray.distill.prototypes import Others, expertise, prototype_scores, typicality
+from l2kd_ray.distill.states import Outputs
 from l2kd_ray.distill.structured.objective import StructuralKD
 from l2kd_ray.distill.structured.projections import unchanged
 from l2kd_ray.distill.structured.token import Tokens
-from l2kd_ray.models.states import Outputs
 
 double = {"dtype": torch.float64}
 B, N, D, D_T, HEADS, C = 3, 4, 5, 6, 2, 3

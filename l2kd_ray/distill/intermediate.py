@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.logits import soft_cross_entropy
-from l2kd_ray.models.states import Outputs
+from l2kd_ray.distill.states import Outputs
 
 
 def layer_map(teacher: int, student: int) -> tuple[list[int], list[int]]:

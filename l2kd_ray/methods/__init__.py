@@ -15,6 +15,8 @@ from l2kd_ray.methods.language import LanguageBuilder
 from l2kd_ray.methods.mas import mas
 from l2kd_ray.methods.metakd import metakd, metakd_stream
 from l2kd_ray.methods.mkd import mkd
+from l2kd_ray.methods.structkd import structkd
+from l2kd_ray.methods.structures import StructureBuilder
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ CLASSIFIERS = Family(
     {"mkd": mkd, "metakd": metakd, "metakd-stream": metakd_stream},
     orderless=frozenset({"mkd", "metakd"}),
 )
-FAMILIES = (LANGUAGE, CLASSIFIERS)
+STRUCTURES = Family(StructureBuilder, {"structkd": structkd})
+FAMILIES = (LANGUAGE, CLASSIFIERS, STRUCTURES)
 METHODS: Mapping[str, Method] = {
     name: method for family in FAMILIES for name, method in family.methods.items()
 }

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
-from l2kd_ray.models.states import Inputs, States, Texts, check_texts, check_wanted, mean_state
+from l2kd_ray.distill.states import States, mean_state
+from l2kd_ray.models.states import Inputs, Texts, check_texts, check_wanted
 from l2kd_ray.models.words import PADDING, UNKNOWN, Words, read_vectors, with_vectors
 
 WEIGHTS, WORDS = "model.safetensors", "words.json"

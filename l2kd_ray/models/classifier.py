@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from l2kd_ray.distill.states import Outputs
 from l2kd_ray.models.bilstm import BiLSTM
 from l2kd_ray.models.encoders import Encoder
-from l2kd_ray.models.states import Inputs, Outputs, Texts
+from l2kd_ray.models.states import Inputs, Texts
 
 Body = Encoder | BiLSTM
 BODIES: Mapping[str, type[Encoder] | type[BiLSTM]] = {"encoder": Encoder, "bilstm": BiLSTM}

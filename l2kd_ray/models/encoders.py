@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from l2kd_ray.distill.states import States, mean_state
 from l2kd_ray.models.architecture import config_of
 from l2kd_ray.models.pretrained import Pretrained
-from l2kd_ray.models.states import Inputs, States, Texts, check_texts, check_wanted, mean_state
+from l2kd_ray.models.states import Inputs, Texts, check_texts, check_wanted
 from l2kd_ray.models.vocabulary import vocabulary_size
 
 Pooling = Literal["mean", "first"]

@@ -1,7 +1,4 @@
-"""What goes into a classifier and comes out of it.
-
-Shapes: B texts (or pairs) of n tokens, d width, C outputs of a task's head.
-"""
+"""What goes into a classifier, and what it may be asked for."""
 
 from __future__ import annotations
 
@@ -25,40 +22,10 @@ class Inputs:
         return Inputs({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
-@dataclass(frozen=True, kw_only=True)
-class States:
-    """What a body says of a batch; beside `text` and `mask` only what was wanted."""
-
-    text: Tensor
-    """[B, w]: what the heads read."""
-    mask: Tensor
-    """[B, n]: True on tokens."""
-    hidden: list[Tensor] | None = None
-    """[B, n, d] each, the embeddings first."""
-    attentions: list[Tensor] | None = None
-    """[B, heads, n, n] a layer, after the softmax."""
-    feature: Tensor | None = None
-    """h [B, d]: the masked mean of the last states without the first token (Meta-KD)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs(States):
-    logits: Tensor
-    """[B, C]."""
-
-
 def check_wanted(wanted: frozenset[str], offered: frozenset[str] = WANTED) -> None:
     """Raises: ValueError where a body cannot say what is wanted."""
     if not wanted <= offered:
         raise ValueError(f"wanted is {sorted(wanted)}; there is {sorted(offered)}")
-
-
-def mean_state(states: Tensor, mask: Tensor) -> Tensor:
-    """[B, d]: the mean over the tokens of states [B, n, d] but the first; of one token, that."""
-    after = mask.clone()
-    after[:, 0] &= ~mask[:, 1:].any(1)
-    total = states.masked_fill(~after.unsqueeze(-1), 0.0).sum(1)
-    return total / after.sum(1, keepdim=True)
 
 
 def check_texts(texts: Texts) -> bool:

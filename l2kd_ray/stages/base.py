@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from l2kd_ray.store import Store
 
 Scores = Mapping[str, float]
+CURVE = "curve.json"
+"""Beside a trained model: a row a step of its training."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.config import Training
 from l2kd_ray.stages.base import Context, Scores, Stage
 from l2kd_ray.stages.classifier import Labelled, Labels, Untrained, load_classifier
-from l2kd_ray.stages.learn import CURVE
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -144,13 +142,9 @@ class ClassifyAll(Classify):
 
 def leave(model: Classifier, labels: Labels, curve: Curve, context: Context) -> Scores:
     """Leave the files of a trained classifier; its scores."""
+    from l2kd_ray.stages.loop import write_curve
+
     if context.rank == 0:
         model.save(context.out)
         labels.save(context.out)
-        (context.out / CURVE).write_text(json.dumps(curve))
-    tokens = sum(row["tokens"] for row in curve)
-    return {"loss": curve[-1]["loss"], "steps": len(curve), "tokens": tokens}
-
-
-def named(tasks: Sequence[Labelled]) -> dict[str, Labelled]:
-    return {task.data.task: task for task in tasks}
+    return write_curve(curve, context)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from l2kd_ray.models.causal_lm import CausalLM
     from l2kd_ray.models.sequences import Sample, SequenceFormat
     from l2kd_ray.stages.curriculum import Curriculum, Source, Teacher
-
-CURVE = "curve.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +55,7 @@ class Learn(Stage):
         from l2kd_ray.models.causal_lm import CausalLM
         from l2kd_ray.models.lora import attach, merge
         from l2kd_ray.models.sequences import SequenceFormat
-        from l2kd_ray.stages.loop import fit
+        from l2kd_ray.stages.loop import fit, write_curve
 
         folder = context.files_of(self.start)
         text, model = SequenceFormat.load(folder), CausalLM.load(folder)
@@ -75,9 +72,7 @@ class Learn(Stage):
         if context.rank == 0:
             model.save(context.out)
             text.save(context.out)
-            (context.out / CURVE).write_text(json.dumps(curve))
-        tokens = sum(row["tokens"] for row in curve)
-        return {"loss": curve[-1]["loss"], "steps": len(curve), "tokens": tokens}
+        return write_curve(curve, context)
 
     def _objective(self) -> SoftTargets:
         from l2kd_ray.distill.objectives import SoftTargets

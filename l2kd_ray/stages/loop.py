@@ -7,6 +7,7 @@ pass. So the sum of the parts is the whole, and no counts are exchanged.
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +20,22 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from l2kd_ray.config import Training
-from l2kd_ray.stages.base import Context, Stage, generator
+from l2kd_ray.stages.base import CURVE, Context, Scores, Stage, generator
 from l2kd_ray.stages.checkpoint import Progress, restore, save
 
 Curve = list[dict[str, float]]
 Constraint = Callable[[Any], None]
 """Changes the gradients of the global batch before the step: a penalty's, or a projection."""
+
+
+class Watch(Protocol):
+    """Looks at the model after each epoch, on dev data (early stopping)."""
+
+    def ends(self, model: Any) -> bool:
+        """Whether the training is over."""
+
+    def restore(self, model: Any) -> None:
+        """Put the best weights seen in place."""
 
 
 class Lessons(Protocol):
@@ -79,6 +90,7 @@ def fit(
     lessons: Lessons,
     context: Context,
     constraint: Constraint | None = None,
+    watch: Watch | None = None,
 ) -> Curve:
     """Train `model` in place; resumes from the stage's newest checkpoint.
 
@@ -108,12 +120,26 @@ def fit(
         optimizer.step()
         progress.add(loss, lr, lessons.size(rows))
         due = context.rank == 0 and time.monotonic() - saved > context.checkpoint_seconds
-        if due or progress.step % lessons.steps_per_epoch == 0:
+        due = due and watch is None  # its memory is no part of a checkpoint
+        ended = progress.step % lessons.steps_per_epoch == 0
+        if due or ended:
             _check_finite(loss, norm, progress.step)
         if due:
             save(stage, model, optimizer, progress, context)
             saved = time.monotonic()
+        if ended and watch is not None and watch.ends(model):
+            break
+    if watch is not None:
+        watch.restore(model)
     return progress.curve()
+
+
+def write_curve(curve: Curve, context: Context) -> Scores:
+    """Leave `curve.json` beside a trained model; what it says of the training as a whole."""
+    if context.rank == 0:
+        (context.out / CURVE).write_text(json.dumps(curve))
+    tokens = sum(row["tokens"] for row in curve)
+    return {"loss": curve[-1]["loss"], "steps": len(curve), "tokens": tokens}
 
 
 def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from l2kd_ray.distill.corruption import DomainCorruption, corruption_loss
 from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.distill.logits import label_loss
+from l2kd_ray.distill.states import Outputs
 from l2kd_ray.models.classifier import Classifier
-from l2kd_ray.models.states import Inputs, Outputs
+from l2kd_ray.models.states import Inputs
 from l2kd_ray.stages.base import generator
 from l2kd_ray.stages.examples import Row, targets
 

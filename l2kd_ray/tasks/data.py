@@ -63,6 +63,8 @@ class TaskData:
     """At most so many examples; None where there are no more anyway."""
     data_seed: int | None
     """None where nothing is drawn."""
+    skip: int | None = None
+    """The examples are those beside a cap of this size."""
     rows: int = field(default=0, metadata={"identity": False}, compare=False)
     """Number of examples after carve and cap."""
 
@@ -88,7 +90,13 @@ class TaskData:
                 task=self.task,
             )
         if self.cap is not None:
-            examples = draws.cap(examples, self.cap, data_seed=self.data_seed, task=self.task)
+            examples = draws.cap(
+                examples,
+                self.cap,
+                data_seed=self.data_seed,
+                task=self.task,
+                skip=self.skip or 0,
+            )
         return examples
 
 

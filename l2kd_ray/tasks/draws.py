@@ -50,15 +50,18 @@ def carve(
     return [row for index, row in enumerate(examples) if (index in dev) == (side == "dev")]
 
 
-def cap(examples: Sequence[Example], size: int, *, data_seed: int, task: str) -> list[Example]:
+def cap(
+    examples: Sequence[Example], size: int, *, data_seed: int, task: str, skip: int = 0
+) -> list[Example]:
     """A sample of `size` examples (all where there are fewer), in upstream order.
 
     Raising `size` keeps the former sample. A group is taken from its start before the next one is
-    begun, so that a sample of dialogue turns consists of dialogues, the last one cut off.
+    begun, so that a sample of dialogue turns consists of dialogues, the last one cut off. With
+    `skip` it is a sample beside the one of that size.
     """
     units = _units(examples, lambda row, index: row.group or ("row", index))
     order = shuffled(units, data_seed=data_seed, stream="cap", task=task)
-    kept = [index for unit in order for index in units[unit]][:size]
+    kept = [index for unit in order for index in units[unit]][skip : skip + size]
     return [examples[index] for index in sorted(kept)]
 
 

@@ -231,4 +231,7 @@ METRICS: Mapping[Extra, Judge] = {
     "mcc": _of_split(agreement.mcc, _matches),
     "pearson": _of_split(partial(agreement.correlation, kind="pearson"), agreement.closeness),
     "spearman": _of_split(partial(agreement.correlation, kind="spearman"), agreement.closeness),
+    "span_f1": _span_f1,
+    "uas": _attachment(labelled=False),
+    "las": _attachment(labelled=True),
 }

@@ -9,6 +9,7 @@ n^2 * R as spans, n (n + 1) (R + 1) as a parser; second-order arcs add 2 n^3.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass, replace
 from typing import Any
 
 import torch
@@ -57,6 +58,27 @@ def pack(batches: Sequence[Structure]) -> dict[str, Tensor]:
         name: torch.cat(parts) if name in GROWING or name == "lengths" else parts[0].clone()
         for name, parts in packed.items()
     }
+
+
+def join(packs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The sentences of several packs of one model, one pack after the other."""
+    first = packs[0]
+    return {
+        name: torch.cat([pack[name] for pack in packs])
+        if name in GROWING or name == "lengths"
+        else first[name]
+        for name in first
+    }
+
+
+def to(structure: Any, device: str) -> Any:
+    """The same structure on a device."""
+    changed = {
+        name: value.to(device) if isinstance(value, Tensor) else to(value, device)
+        for name, value in vars(structure).items()
+        if isinstance(value, Tensor) or is_dataclass(value)
+    }
+    return replace(structure, **changed)
 
 
 def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
