@@ -16,7 +16,7 @@ from l2kd_ray.study.trial import Trial
 
 ROLES = (
     *("tokenizer", "tokens", "initial", "teacher", "decode", "annotate", "replay", "importance"),
-    *("learn", "multitask", "evaluate"),
+    *("prototypes", "learn", "multitask", "evaluate"),
 )
 _LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
 

@@ -1,0 +1,234 @@
+"""MKD and Meta-KD through stages and studies: identities between their settings, and whole runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from l2kd_ray.api import Experiment
+from l2kd_ray.config import InputError, Training, parse_study
+from l2kd_ray.models.classifier import Classifier
+from l2kd_ray.stages.base import Context, Stage
+from l2kd_ray.stages.classify import Classify
+from l2kd_ray.stages.examples import ClassifierLessons, Item, LabelLoss
+from l2kd_ray.stages.execute import obtain
+from l2kd_ray.stages.loop import accumulate
+from l2kd_ray.stages.metakd import MetaDistil, MetaTeach, Prototypes
+from l2kd_ray.store import Store
+from l2kd_ray.study import Study
+from l2kd_ray.study.loading import resolve_study
+
+BERT = {"arch": "bert", "num_attention_heads": 2, "vocab_size": 300}
+SMALL = {**BERT, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}
+LARGE = {**BERT, "hidden_size": 24, "num_hidden_layers": 2, "intermediate_size": 24}
+TOPICS = {
+    "name": "topics",
+    "tasks": ["made.topics.a", "made.topics.b"],
+    "student": SMALL,
+    "teacher": LARGE,
+    "train": {"epochs": 1, "batch_size": 8, "lr": 1e-3, "max_length": 16},
+    "teaching": {"epochs": 2},
+    "max_train": 24,
+    "max_dev": 8,
+    "max_test": 8,
+    "wandb": {"mode": "disabled"},
+}
+
+
+def study(**changes: Any) -> Study:
+    return resolve_study(parse_study({**TOPICS, **changes}), Path("study.yaml"))
+
+
+def experiment_of(data: dict[str, Any]) -> Experiment:
+    found = resolve_study(parse_study(data), Path("study.yaml"))
+    return Experiment(found, Store(data["storage"]), "l2kd sweep study.yaml")
+
+
+def student(found: Study, arm: str, task: str = "made.topics.a") -> Any:
+    (trial,) = [t for t in found.trials() if t.method == arm]
+    (cell,) = [c for c in trial.cells if c.task == task]
+    return cell.stage.model
+
+
+def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
+    obtain(stage, store)
+    folder = store.fetch(stage.kind, stage.key)
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "heads.safetensors")}
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def mkd(name: str, **settings: Any) -> dict[str, Any]:
+    return {"name": name, "method": "mkd", "settings": settings}
+
+
+def meta(name: str, **settings: Any) -> dict[str, Any]:
+    changed = {f"metakd.{key}": value for key, value in settings.items()}
+    return {"name": name, "method": "metakd", "settings": changed}
+
+
+def test_without_distillation_mkd_is_training_on_labels(store: Store) -> None:
+    none = {"kd.weight": 0.0}
+    found = study(
+        methods=[mkd("joint", **none), mkd("alone", **none, **{"mkd.student": "single"}), "mkd"]
+    )
+    assert same(
+        weights(student(found, "joint"), store), weights(student(found, "multitask"), store)
+    )
+    assert student(found, "alone") == student(found, "single")
+    assert not same(weights(student(found, "mkd"), store), weights(student(found, "joint"), store))
+
+
+def test_one_teacher_and_its_logits_serve_every_student(store: Store) -> None:
+    found = study(
+        methods=[
+            "mkd",
+            mkd("tuned", **{"mkd.finetune_epochs": 1}),
+            mkd("sum", **{"mkd.over": "sum"}),
+        ]
+    )
+    stages = {stage for trial in found.trials() for stage in trial.stages()}
+    teachers = {stage.start.key: stage for stage in stages if isinstance(stage, Classify)}
+    assert sum(stage.kind == "annotate" for stage in stages) == 2  # one a task
+    assert len(teachers) <= 4
+
+
+def test_a_batch_trains_the_body_and_its_own_head_alone(tmp_path: Path) -> None:
+    found = study(methods=["mkd"])
+    start = student(found, "mkd").start
+    store = Store(str(tmp_path / "store"))
+    obtain(start, store)
+    model = Classifier.load(store.fetch(start.kind, start.key))
+    items = [Item(("bada dodo",), "made.topics.a", 1.0), Item(("kiki",), "made.topics.a", 0.0)]
+    lessons = ClassifierLessons({"made.topics.a": items}, LabelLoss(), Training(), 0, "x")
+    (batch,) = list(lessons.mixture.epoch(0))
+    accumulate(model, lessons.rows(batch), lessons, Context(store, tmp_path))
+    own, other = model.layers
+    assert own.weight.grad is not None
+    assert other.weight.grad is None
+    trained = [p.grad is not None for p in model.body.parameters() if p.requires_grad]
+    assert all(trained)
+
+
+def test_an_examples_weight_scales_its_own_gradient(tmp_path: Path) -> None:
+    """The gradient of the mean of weighted losses is linear in each weight."""
+    found = study(methods=["mkd"])
+    start = student(found, "mkd").start
+    store = Store(str(tmp_path / "store"))
+    obtain(start, store)
+
+    def gradient(*weighed: float) -> Tensor:
+        model = Classifier.load(store.fetch(start.kind, start.key)).eval()
+        texts = [("bada dodo",), ("kiki",)]
+        items = [
+            Item(text, "made.topics.a", 1.0, weight=w)
+            for text, w in zip(texts, weighed, strict=True)
+        ]
+        lessons = ClassifierLessons(
+            {"made.topics.a": items}, LabelLoss(), Training(), 0, "x", by_weight=False
+        )
+        (batch,) = list(lessons.mixture.epoch(0))
+        accumulate(model, lessons.rows(batch), lessons, Context(store, tmp_path))
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    torch.testing.assert_close(
+        gradient(3.0, 1.0), 3 * gradient(1.0, 0.0) + gradient(0.0, 1.0), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_a_meta_teacher_without_its_parts_is_a_teacher_of_all_domains(store: Store) -> None:
+    found = study(
+        methods=[meta("plain", prototypes=False, corruption=0.0), meta("all", teacher="all")]
+    )
+    plain, every = student(found, "plain").teacher, student(found, "all").teacher
+    assert isinstance(plain, MetaTeach)
+    assert not isinstance(every, MetaTeach)
+    assert same(weights(plain, store), weights(every, store))
+
+
+def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
+    arms = [
+        meta("whole"),
+        meta("no-prototypes", prototypes=False),
+        meta("no-transfer", transfer=0.0),
+        meta("no-expertise", expertise=False),
+        meta("two", stages="two"),
+        meta("out", leave_out=True),
+        meta("few", share=0.25),
+    ]
+    found = study(methods=arms)
+    made = {arm["name"]: student(found, arm["name"]) for arm in arms}
+    assert all(isinstance(stage, MetaDistil) for stage in made.values())
+    assert isinstance(made["whole"].scores, Prototypes)
+    assert made["no-prototypes"].scores is None
+    assert made["no-prototypes"].teacher.scores is None
+    assert made["no-transfer"].losses.transfer == 0
+    assert made["no-transfer"].teacher == made["whole"].teacher
+    assert made["no-expertise"].expertise is None
+    first = made["two"].start
+    assert first.losses.prediction == 0
+    assert made["two"].losses.hidden == 0
+    assert [task.data.task for task in made["out"].teacher.tasks] == ["made.topics.b"]
+    assert made["few"].task.data.rows == 6
+    assert made["few"].teacher == made["whole"].teacher
+    assert made["few"].expertise.tasks == (made["few"].task,)
+
+
+def test_every_arm_runs_and_is_reported(tmp_path: Path) -> None:
+    arms = [
+        "mkd",
+        mkd("tuned", **{"mkd.finetune_epochs": 1}),
+        meta("whole"),
+        meta("by-single", teacher="single"),
+    ]
+    arms += [meta("two", stages="two"), meta("few", share=0.25, leave_out=True)]
+    data = {**TOPICS, "methods": arms, "seeds": [1, 2], "storage": str(tmp_path / "results")}
+    experiment = experiment_of(data)
+    experiment.sweep(executor="inline")
+    report = Path(experiment.folder, "report.md").read_text()
+    assert "| teacher |" in report
+    assert "Below teacher" in report
+    assert "Robustness to task order" not in report
+    assert experiment.plan().missing == frozenset()
+
+
+def test_domains_as_a_stream_have_orders(store: Store) -> None:
+    found = study(methods=["metakd-stream"])
+    trials = [trial for trial in found.trials() if trial.method == "metakd-stream"]
+    assert {trial.order for trial in trials} == {
+        ("made.topics.a", "made.topics.b"),
+        ("made.topics.b", "made.topics.a"),
+    }
+    last = trials[0].steps[-1][0].stage.model
+    assert last.start.place == trials[0].order[0]
+    assert last.expertise is not None
+    obtain(trials[0].steps[-1][0].stage, store)
+
+
+def test_a_bilstm_can_learn_from_an_encoders_logits_and_not_from_its_layers(store: Store) -> None:
+    bilstm = {"arch": "bilstm", "embedding": 8, "hidden": 6}
+    found = study(methods=["mkd"], student=bilstm)
+    assert weights(student(found, "mkd"), store)
+    layers = study(methods=["metakd"], student=bilstm)
+    with pytest.raises(ValueError, match="there is"):
+        obtain(student(layers, "metakd"), store)
+    none = {"metakd.hidden": 0.0, "metakd.attention": 0.0, "metakd.transfer": 0.0}
+    logits = study(methods=[{"name": "m", "method": "metakd", "settings": none}], student=bilstm)
+    assert weights(student(logits, "m"), store)
+
+
+def test_methods_of_two_kinds_are_refused() -> None:
+    with pytest.raises(InputError, match="two kinds"):
+        study(methods=["mkd", "l2kd"])
+    with pytest.raises(InputError, match="some learn in an order"):
+        study(methods=["metakd", "metakd-stream"])

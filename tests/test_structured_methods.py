@@ -1,0 +1,140 @@
+"""Structural KD through stages and studies: every case runs, and identities between settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from l2kd_ray.api import Experiment
+from l2kd_ray.config import InputError, parse_study
+from l2kd_ray.models.structured import StructuredModel
+from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.execute import obtain
+from l2kd_ray.stages.sentences import Best
+from l2kd_ray.store import Store
+from l2kd_ray.study import Study
+from l2kd_ray.study.loading import resolve_study
+
+TAGS = {
+    "name": "tags",
+    "tasks": ["made.tags.a"],
+    "methods": ["structkd"],
+    "student": {"arch": "bilstm", "hidden": 8, "word_size": 8, "character_size": 6},
+    "kd": {"weight": 1.0, "temperature": 1.0},
+    "train": {"epochs": 2, "batch_size": 8, "lr": 5e-3},
+    "max_train": 16,
+    "max_dev": 8,
+    "max_test": 8,
+    "wandb": {"mode": "disabled"},
+}
+SIZES = {"arc_size": 8, "relation_size": 6, "rank": 4}
+TREES = {"tasks": ["made.trees.a"], "student": {**TAGS["student"], **SIZES}}  # type: ignore[dict-item]
+
+
+def study(**changes: Any) -> Study:
+    return resolve_study(parse_study({**TAGS, **changes}), Path("study.yaml"))
+
+
+def experiment_of(data: dict[str, Any]) -> Experiment:
+    found = resolve_study(parse_study(data), Path("study.yaml"))
+    return Experiment(found, Store(data["storage"]), "l2kd sweep study.yaml")
+
+
+def student(found: Study, arm: str = "structkd") -> Any:
+    trial = next(t for t in found.trials() if t.method == arm)
+    return trial.steps[-1][-1].stage.model
+
+
+def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
+    obtain(stage, store)
+    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("case", ["1a", "2a", "3", "4", "1b", "2b", "tree", "projective"])
+def test_every_case_runs_from_teacher_to_score(case: str, store: Store) -> None:
+    own = TREES if case in ("1b", "2b", "tree", "projective") else {}
+    found = study(structkd={"case": case}, **own)
+    for trial in found.trials():
+        for cell in trial.cells:
+            assert 0 <= obtain(cell.stage, store)[cell.stage.metric] <= 100
+
+
+def test_without_a_weight_it_is_training_on_gold(store: Store) -> None:
+    arms = [
+        {"name": "none", "method": "structkd", "settings": {"kd.weight": 0.0}},
+        {"name": "annealed-at-once", "method": "structkd", "settings": {"structkd.anneal": 1e9}},
+        "structkd",
+    ]
+    found = study(methods=arms, train={**TAGS["train"], "epochs": 1})  # type: ignore[dict-item]
+    assert student(found, "none") == student(found, "single")
+    assert not same(weights(student(found), store), weights(student(found, "none"), store))
+    later = study(methods=arms)
+    # In the first epoch nothing is annealed yet: with two, the second is on gold alone.
+    assert not same(
+        weights(student(later, "annealed-at-once"), store), weights(student(later), store)
+    )
+
+
+def test_labels_of_unlabelled_sentences_are_not_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arm = {"name": "more", "method": "structkd", "settings": {"structkd.unlabelled": 12}}
+    found = study(methods=[arm])
+    stage = student(found, "more")
+    (data,) = stage.unlabelled
+    labelled = {example.context for example in stage.tasks[0].data.examples()}
+    extra = {example.context for example in data.examples()}
+    assert len(extra) == 12
+    assert not labelled & extra
+    assert all(not s.labels for s in stage._pools()["made.tags.a"][16:])
+    assert len(weights(stage, store)) > 0
+    with pytest.raises(InputError, match="no more training sentences"):
+        student(study(methods=[arm], max_train=None), "more")
+
+
+def test_one_teachers_scores_serve_every_temperature_and_weight() -> None:
+    grid = {"kd.temperature": {"grid": [1.0, 2.0]}, "kd.weight": {"grid": [0.5, 1.0]}}
+    stages = {s for t in study(search=grid).trials() for s in t.stages()}
+    assert sum(stage.kind == "annotate" for stage in stages) == 1
+
+
+def test_early_stopping_keeps_the_best(tmp_path: Path, store: Store) -> None:
+    found = study(train={**TAGS["train"], "epochs": 6, "patience": 1, "lr": 0.05})  # type: ignore[dict-item]
+    stage = student(found)
+    obtain(stage, store)
+    model = StructuredModel.load(store.fetch(stage.kind, stage.key))
+    looks = iter([10.0, 30.0, 20.0])
+    first = {name: one.clone() for name, one in model.state_dict().items()}
+    best = Best(1, lambda _: next(looks))
+    assert [best.ends(model), best.ends(model)] == [False, False]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    assert best.ends(model)
+    best.restore(model)
+    assert same(dict(model.state_dict()), first)
+
+
+def test_a_stream_of_tagging_tasks_has_orders_and_a_report(tmp_path: Path) -> None:
+    arms = [{"name": "finetune", "method": "structkd", "settings": {"kd.weight": 0.0}}, "structkd"]
+    data = {
+        **TAGS,
+        "tasks": ["made.tags.a", "made.tags.b"],
+        "methods": arms,
+        "seeds": [1, 2],
+        "storage": str(tmp_path / "results"),
+    }
+    experiment = experiment_of(data)
+    experiment.sweep(executor="inline")
+    report = Path(experiment.folder, "report.md").read_text()
+    assert "Robustness to task order" in report
+    assert "span_f1" in report
