@@ -114,7 +114,7 @@ class Experiment:
     @property
     def is_adaptive(self) -> bool:
         """Whether settings are proposed as results come in, and not named beforehand."""
-        return bool(self.study.config.search) and self.study.config.tune.searcher == "optuna"
+        return bool(self.study.config.search) and self.study.config.tune.adaptive
 
     def plan(self) -> Plan:
         """What the study costs, and what of it is in the store.
@@ -166,12 +166,14 @@ class Experiment:
                     None if self.is_adaptive else agenda.batches(),
                     failed=agenda.failed,
                     known=self._tried(),
+                    cut=self._cut(),
                     address=address,
                     seconds=math.inf if hours is None else 3600 * hours,
                 )
                 failures, late = [vars(failure) for failure in outcome.failures], outcome.late
                 if outcome.settings is not None:
                     self._write_json("settings.json", outcome.settings)
+                    self._write_json("cut.json", outcome.cut)
         self._write_json("failures.json", failures)
         self._keep_keys()
         if self.study.config.keep == "leaves" and not failures and not late:
@@ -309,6 +311,11 @@ class Experiment:
         tried: dict[str, list[dict[str, Any]]] = self._read_json("settings.json", {})
         return tried
 
+    def _cut(self) -> dict[str, list[dict[str, Any]]]:
+        """Settings that ASHA cut, by arm: they have no final score."""
+        cut: dict[str, list[dict[str, Any]]] = self._read_json("cut.json", {})
+        return cut
+
     def _drop_intermediate(self) -> None:
         """What a sweep drops as it goes, where an earlier one left it."""
         from l2kd_ray.garbage import droppable
@@ -337,7 +344,7 @@ class Experiment:
                 "adaptive search needs Ray",
                 where=self.name,
                 key="tune.searcher",
-                got="optuna",
+                got=self.study.config.tune.searcher,
                 mend="leave the executor at ray, or set tune.searcher=random",
             )
         scale = self.study.config.scale

@@ -335,6 +335,9 @@ class Training(Section):
     """Tokens of a training sequence at most (the model's context where not set)."""
     bucket_batches: int = Field(1, ge=1)
     """So many batches are sorted by length together, for less padding (1: none are)."""
+    rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """A student's training is a chain of stages that end after so many epochs, the last one after
+    all: what `tune.scheduler: asha` may cut (MKD, Structural KD)."""
     patience: int | None = Field(None, ge=1)
     """Stop after so many epochs without a better dev score, and keep the best (taggers, parsers).
     Such a training, killed, begins anew."""
@@ -342,6 +345,17 @@ class Training(Section):
     """Share of the student before the task in the weights after it (0: none)."""
     lora: Lora | None = None
     """Train low-rank updates alone, merged into the model at the end (extra `lora`)."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        rungs = self.rungs or (self.epochs,)
+        if list(rungs) != sorted(set(rungs)) or rungs[-1] != self.epochs:
+            raise ValueError(
+                f"rungs rise, and end with the epochs: {list(rungs)} for {self.epochs} epochs"
+            )
+        if self.rungs and self.patience:
+            raise ValueError("rungs and patience: a training that may stop early has no parts")
+        return self
 
     @property
     def parts(self) -> tuple[LossPart, ...]:
@@ -461,19 +475,27 @@ class TuneSettings(Section):
     num_samples: int = Field(1, ge=1)
     """Settings drawn (with a grid: draws per point of the grid)."""
     searcher: Literal["random", "optuna"] = "random"
-    scheduler: Literal["none", "race"] = "none"
+    scheduler: Literal["none", "race", "asha"] = "none"
     """`race`: settings run on common instances, order by order, and those that cannot win by a
-    sequentially valid test are given up."""
+    sequentially valid test are given up. `asha`: of methods without an order, settings that fall
+    behind on dev after one of `train.rungs` are cut (Li et al. 2020)."""
+    reduction: int = Field(3, ge=2)
+    """Of the settings at a rung, ASHA lets one in so many go on."""
     stop: Stop = Stop()
     select_on: SelectOn | None = None
     """Also as `search.select_on`."""
     seed: int = Field(0, ge=0)
     max_concurrent: int | None = Field(None, ge=1)
 
+    @property
+    def adaptive(self) -> bool:
+        """Whether settings are proposed, or cut, as results come in."""
+        return self.searcher == "optuna" or self.scheduler == "asha"
+
     @field_validator("scheduler", mode="before")
     @classmethod
     def _no_pruning_of_orders(cls, value: object) -> object:
-        if value in ("asha", "hyperband", "median", "pbt"):
+        if value in ("hyperband", "median", "pbt"):
             raise ValueError(
                 f"{value} would stop single orders early, and the mean over orders would be one "
                 "over the easy ones; `race` gives up settings, on common orders and seeds"
@@ -668,11 +690,18 @@ class StudyConfig(Section):
         self._check_stops()
         if self.tokenizer.model is not None and self.student.model is not None:
             raise ValueError("tokenizer.model: a pretrained student brings its own tokenizer")
-        adaptive = self.tune.searcher == "optuna"
+        adaptive = self.tune.adaptive
         grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
         if adaptive and grids:
             raise ValueError(
-                f"search.{grids[0]}: optuna draws settings and takes no grid; write choice: [...]"
+                f"search.{grids[0]}: an adaptive search draws settings and takes no grid; write "
+                "choice: [...]"
+            )
+        if self.tune.scheduler == "asha" and self.train.rungs is None:
+            raise ValueError(
+                "tune.scheduler: asha cuts trainings at train.rungs, of methods without an order; "
+                "cutting single orders would make the mean over orders one over the easy ones "
+                "(`race` gives up settings, on common orders and seeds)"
             )
         return self
 
@@ -680,7 +709,7 @@ class StudyConfig(Section):
         """Raises: ValueError for ways to stop that cannot be had together, or in this study."""
         tune, names = self.tune, [arm.name for arm in self.arms]
         ways = {
-            "tune.searcher: optuna": tune.searcher == "optuna",
+            "an adaptive search (optuna, asha)": tune.adaptive,
             "tune.scheduler: race": tune.scheduler == "race",
             "search.select_on": tune.select_on is not None,
             "tune.stop.half_width": tune.stop.half_width is not None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -232,3 +235,52 @@ def test_methods_of_two_kinds_are_refused() -> None:
         study(methods=["mkd", "l2kd"])
     with pytest.raises(InputError, match="some learn in an order"):
         study(methods=["metakd", "metakd-stream"])
+
+
+def test_a_training_in_parts_ends_with_the_same_bits(store: Store) -> None:
+    whole = {**TOPICS["train"], "epochs": 4}  # type: ignore[dict-item]
+    at_once = student(study(methods=["mkd"], train=whole), "mkd")
+    parts = student(study(methods=["mkd"], train={**whole, "rungs": [1, 2, 4]}), "mkd")
+    assert [parts.before.before.until, parts.before.until, parts.until] == [1, 2, None]
+    assert parts.at(2) == parts.before
+    assert parts.at(4) == parts
+    assert same(weights(parts, store), weights(at_once, store))
+
+
+def test_asha_cuts_trainings_and_never_orders() -> None:
+    search = {"search": {"train.lr": {"loguniform": [1e-4, 1e-2]}}, "tune": {"scheduler": "asha"}}
+    with pytest.raises(InputError, match="rungs"):
+        study(methods=["mkd"], **search)
+    rungs = {**TOPICS["train"], "epochs": 2, "rungs": [1, 2]}  # type: ignore[dict-item]
+    study(methods=["mkd"], train=rungs, **search)
+    with pytest.raises(InputError, match="easy ones"):
+        study(methods=["metakd-stream"], train=rungs, **search)
+
+
+@pytest.mark.drill
+def test_asha_on_rungs_with_two_workers_a_stage(tmp_path: Path) -> None:
+    """Settings are cut after a rung on dev; what is left has final scores, on test, too."""
+    data = {
+        **TOPICS,
+        "methods": ["mkd"],
+        "train": {**TOPICS["train"], "epochs": 2, "rungs": [1, 2]},  # type: ignore[dict-item]
+        "search": {"train.lr": {"loguniform": [1e-6, 1e-2]}, "kd.weight": {"uniform": [0.2, 1.0]}},
+        "tune": {"scheduler": "asha", "num_samples": 4, "reduction": 2, "max_concurrent": 1},
+        "scale": {"learn": {"workers": 2}},
+        "storage": str(tmp_path / "results"),
+    }
+    file = tmp_path / "asha.yaml"
+    file.write_text(yaml.safe_dump(data))
+    command = [sys.executable, "-m", "l2kd_ray.cli", "sweep", str(file)]
+    first = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert first.returncode == 0, first.stderr[-2000:]
+    experiment = experiment_of(data)
+    finished, cut = experiment._tried()["mkd"], experiment._cut()["mkd"]
+    assert len(finished) + len(cut) == 4
+    assert finished
+    scores = experiment.scores()
+    done = set(scores[(scores["method"] == "mkd") & (scores["split"] == "test")]["setting"])
+    assert len(done) == len(finished)
+    again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert again.returncode == 0
+    assert experiment_of(data)._tried()["mkd"] == finished

@@ -16,7 +16,7 @@ from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.models.causal_lm import CausalLM
 from l2kd_ray.models.sequences import Sample, TrainingSequence
 from l2kd_ray.stages import loop
-from l2kd_ray.stages.base import Context, Stage
+from l2kd_ray.stages.base import Context, TrainingStage
 from l2kd_ray.stages.curriculum import Curriculum, Source
 from l2kd_ray.stages.loop import fit
 from l2kd_ray.stages.teachers import Live
@@ -27,7 +27,7 @@ OLD = [Sample("b", [40 + k, 41], [50 + k]) for k in range(3)]
 TRAINING = Training(epochs=2, batch_size=4, lr=1e-2, lm_weight=0.25, answer_weight=5.0)
 
 
-class Dummy(Stage):
+class Dummy(TrainingStage):
     kind = "learn"
 
 

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import mean
 from typing import Any
@@ -27,7 +27,7 @@ from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
 from l2kd_ray.config import Arm, InputError, Range
 from l2kd_ray.garbage import droppable
-from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.base import Stage, TrainingStage
 from l2kd_ray.store import Store
 from l2kd_ray.study import Study, Trial, plan
 from l2kd_ray.study.search import Setting
@@ -45,6 +45,8 @@ class Outcome:
 
     settings: Settings | None = None
     """The settings that an adaptive search tried, by arm; None where the study names them."""
+    cut: Settings = field(default_factory=dict)
+    """Those that ASHA cut: they have no final score."""
     failures: Sequence[Failure] = field(default_factory=tuple)
     late: bool = False
     """The time was over before the work was."""
@@ -57,6 +59,7 @@ def sweep(
     *,
     failed: set[str] | None = None,
     known: Settings | None = None,
+    cut: Settings | None = None,
     address: str = LOCAL,
     seconds: float = math.inf,
 ) -> Outcome:
@@ -64,18 +67,19 @@ def sweep(
 
     `batches`: the trials, in parts (default: in one); the next part is asked for when the former
     is done, and `failed` then has the keys of the stages that failed. `known`: what an adaptive
-    search has tried before; it goes on from there. `address`: of a Ray cluster to join; by
-    default a Ray of our own on this machine, which ends with the sweep. `seconds`: after which
-    the sweep ends, whatever it has.
+    search has tried before, and `cut` what ASHA cut of it; it goes on from there. `address`: of a
+    Ray cluster to join; by default a Ray of our own on this machine, which ends with the sweep.
+    `seconds`: after which the sweep ends, whatever it has.
 
     Raises: InputError where there is no such cluster, or a stage asks for more than there is.
     """
-    adaptive = study.config.tune.searcher == "optuna" and bool(study.config.search)
+    adaptive = study.config.tune.adaptive and bool(study.config.search)
     every = study.trials(known or {}) if adaptive else study.trials()
     missing = plan(every, store).missing
-    if not missing and not (adaptive and _open_searches(study, known or {})):
+    if not missing and not (adaptive and _open_searches(study, known or {}, cut or {})):
         return Outcome()
-    deadline, done, settings = time.monotonic() + seconds, list[Trial](), None
+    deadline, done = time.monotonic() + seconds, list[Trial]()
+    settings, given_up = None, dict[str, list[Setting]]()
     with _on_demand(study, store, address, every, missing) as start:
         for trials in batches if batches is not None else [every]:
             done += trials
@@ -85,12 +89,12 @@ def sweep(
         if adaptive and time.monotonic() < deadline:
             pool, cpus = start()
             with Display(pool, (), open_ended=True):
-                settings = _search(study, store, pool, known or {}, cpus)
+                settings, given_up = _search(study, store, pool, known or {}, cut or {}, cpus)
         started = start.cache_info().currsize > 0
         failures = ray.get(start()[0].progress.remote())["failures"] if started else []
     done = study.trials(settings) if settings is not None else done
     late = time.monotonic() >= deadline and bool(plan(done, store).missing)
-    return Outcome(settings, failures or ([] if late else _unfinished(done, store)), late)
+    return Outcome(settings, given_up, failures or ([] if late else _unfinished(done, store)), late)
 
 
 def _finish(
@@ -284,6 +288,8 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
         trials = [study.trial(wanted["method"], wanted["setting"], wanted["order"], wanted["seed"])]
     else:
         trials = study.instances(study.arm(wanted["method"]), wanted["setting"])
+        if study.config.tune.scheduler == "asha":
+            _climb(trials, study, pool)
     finals = []
     for trial in trials:
         for number, step in enumerate(trial.steps):
@@ -298,31 +304,65 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
                 for cell, scores in zip(step, found, strict=True)
             }
             dev = [value for name, value in values.items() if name.startswith("dev/")]
-            if len(trials) == 1:
+            if "order" in wanted:
                 tune.report({"stage": number, OBJECTIVE: mean(dev) if dev else 0.0, **values})
         finals.append(mean(dev) if dev else 0.0)
-    if len(trials) > 1:
-        tune.report({OBJECTIVE: mean(finals)})
+    if "order" not in wanted:
+        tune.report({OBJECTIVE: mean(finals), "epochs": study.config.train.epochs})
 
 
-def _open_searches(study: Study, known: Settings) -> dict[str, int]:
+def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
+    """Report the mean dev score after each rung but the last: ASHA may end the trial there."""
+    for rung in (study.config.train.rungs or ())[:-1]:
+        stages = [
+            replace(cell.stage, model=model.at(rung))
+            for trial in trials
+            for cell in trial.steps[-1]
+            if cell.split == "dev" and isinstance(model := cell.stage.model, TrainingStage)
+        ]
+        try:
+            found = ray.get([pool.scores.remote(stage) for stage in stages])
+        except StageFailed:
+            return  # the last rung's stages need this one, and say so
+        scores = [one[stage.metric] for one, stage in zip(found, stages, strict=True)]
+        tune.report({OBJECTIVE: mean(scores), "epochs": rung})
+
+
+def _open_searches(study: Study, known: Settings, cut: Settings) -> dict[str, int]:
     """How many settings are left to try, by arm, where there are any."""
     wanted = study.config.tune.num_samples
     names = [arm.name for arm in study.config.arms if study.reads_search(arm)]
-    left = {name: wanted - len(known.get(name, ())) for name in names}
+    left = {name: wanted - len(known.get(name, ())) - len(cut.get(name, ())) for name in names}
     return {name: number for name, number in left.items() if number > 0}
 
 
 def _search(
-    study: Study, store: Store, pool: Any, known: Settings, cpus: float
-) -> dict[str, list[Setting]]:
-    """Adaptive search, an arm after another: Optuna proposes settings, each is run on every
-    (order, seed), and its mean dev score is told back."""
+    study: Study, store: Store, pool: Any, known: Settings, cut: Settings, cpus: float
+) -> tuple[dict[str, list[Setting]], dict[str, list[Setting]]]:
+    """Adaptive search, an arm after another: Optuna proposes settings (by its model, or at random),
+    each is run on every (order, seed), and its mean dev score is told back, with ASHA after each
+    rung. Returns the settings that were finished, and those that were cut."""
+    from optuna.samplers import RandomSampler
+    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     tried = {arm: list(settings) for arm, settings in known.items()}
-    for name, left in _open_searches(study, known).items():
-        arm, former = study.arm(name), tried.setdefault(name, [])
+    given_up = {arm: list(settings) for arm, settings in cut.items()}
+    settings, rungs = study.config.tune, study.config.train.rungs or ()
+    for name, left in _open_searches(study, known, cut).items():
+        arm, former, lost = study.arm(name), tried.setdefault(name, []), given_up.get(name, [])
+        seed = settings.seed + len(former) + len(lost)  # else its first proposals come again
+        at_random = settings.searcher == "random"
+        sampler: dict[str, Any] = {"sampler": RandomSampler(seed)} if at_random else {"seed": seed}
+        halving = ASHAScheduler(
+            time_attr="epochs",
+            metric=OBJECTIVE,
+            mode="max",
+            max_t=study.config.train.epochs,
+            grace_period=min(rungs, default=1),
+            reduction_factor=settings.reduction,
+        )
+        asha = {"scheduler": halving} if settings.scheduler == "asha" else {}
         rewards = {
             number: reward
             for number, setting in enumerate(former)
@@ -344,15 +384,20 @@ def _search(
             space=space,
             metric=OBJECTIVE,
             mode="max",
-            seed=study.config.tune.seed + len(former),  # else its first proposals come again
+            **sampler,
             **(told if rewards else {}),
         )
         results = _run(
-            study, pool, {"method": arm.name}, cpus, search_alg=searcher, num_samples=left
+            study, pool, {"method": arm.name}, cpus, search_alg=searcher, num_samples=left, **asha
         )
-        proposed = [result.config["trial"]["setting"] for result in results if not result.error]
-        former += [setting for setting in proposed if setting not in former]
-    return tried
+        for result in results:
+            setting = result.config["trial"]["setting"]
+            ended = (result.metrics or {}).get("epochs", study.config.train.epochs)
+            if result.error or setting in former or setting in lost:
+                continue
+            (former if ended == study.config.train.epochs else lost).append(setting)
+        given_up[name] = lost
+    return tried, given_up
 
 
 def _reward(study: Study, store: Store, arm: Arm, setting: Setting) -> float:

@@ -29,7 +29,7 @@ class ClassifierBuilder(Builder):
     def training(self) -> Training:
         """What only language models read is at its default."""
         plain = {"lm_weight": 0.0, "answer_weight": 1.0, "average": 0.0, "bucket_batches": 1}
-        return self.config.train.model_copy(update={**plain, "lora": None})
+        return self.config.train.model_copy(update={**plain, "lora": None, "rungs": None})
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.bilstm import check_bilstm
@@ -122,7 +122,8 @@ class ClassifierBuilder(Builder):
         training = self.training
         if epochs is not None:
             training = training.model_copy(update={"epochs": epochs})
-        return Classify(start, self._labelled(tasks), training, seed.train, **taught)
+        stage = Classify(start, self._labelled(tasks), training, seed.train, **taught)
+        return stage if epochs is not None else stage.in_parts(self.config.train.rungs or ())
 
     def distil(self, start: Untrained | MetaDistil, task: str, seed: Seed) -> MetaDistil:
         """`start` learns a domain from the study's teacher, in one stage or in two."""

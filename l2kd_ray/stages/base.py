@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel
@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from l2kd_ray.store import Store
 
 Scores = Mapping[str, float]
-CURVE = "curve.json"
-"""Beside a trained model: a row a step of its training."""
+CURVE, STATE = "curve.json", "state.safetensors"
+"""Beside a trained model: a row a step of its training; what a later part of it goes on from."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,33 @@ class Stage:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingStage(Stage):
+    """A training, or a part of one: from where `before` ended, `until` so many epochs are done.
+
+    The parts of a training, one after the other, end with the same bits as the whole: `STATE`
+    holds the optimizer's. That lets a search cut what does not promise (`train.rungs`).
+    """
+
+    distributable = True
+    before: TrainingStage | None = None
+    until: int | None = None
+
+    def in_parts(self, rungs: Sequence[int]) -> Self:
+        """The last part, after those that end at each of `rungs` but the last."""
+        part: Self | None = None
+        for rung in rungs[:-1]:
+            part = replace(self, before=part, until=rung)
+        return replace(self, before=part)
+
+    def at(self, rung: int) -> TrainingStage:
+        """The part that ends after so many epochs; the stage itself where there is none."""
+        part = self.before
+        while part is not None and part.until != rung:
+            part = part.before
+        return part or self
 
 
 def _stages_in(name: str, value: object) -> Iterator[tuple[str, Stage]]:

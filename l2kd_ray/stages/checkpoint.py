@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -52,17 +53,24 @@ def save(
     context: Context,
 ) -> None:
     """Keep the state as the stage's newest checkpoint."""
+    file = context.out.parent / "checkpoint"
+    write(file, model, optimizer, progress)
+    context.store.save_checkpoint(stage.kind, stage.key, progress.step, file)
+    file.unlink()
+
+
+def write(
+    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """The state as a file."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
         tensors[f"model.{name}"] = value
         for moment, tensor in optimizer.state.get(value, {}).items():
             tensors[f"optimizer.{moment}.{name}"] = tensor
     tensors["losses"] = torch.stack(progress.losses)
-    file = context.out.parent / "checkpoint"
     notes = {"rates": progress.rates, "tokens": progress.tokens}
     save_file(tensors, file, metadata={name: json.dumps(value) for name, value in notes.items()})
-    context.store.save_checkpoint(stage.kind, stage.key, progress.step, file)
-    file.unlink()
 
 
 def restore(
@@ -72,6 +80,13 @@ def restore(
     file = context.out.parent / "checkpoint"
     if not context.store.load_checkpoint(stage.kind, stage.key, file):
         return None
+    progress = read(file, model, optimizer, context.device)
+    file.unlink()
+    return progress
+
+
+def read(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> Progress:
+    """Put the state of a file in place."""
     with safe_open(file, framework="pt", device="cpu") as tensors, torch.no_grad():
         names = list(tensors.keys())
         for name, parameter in model.named_parameters():
@@ -81,7 +96,6 @@ def restore(
                 for key in names
                 if key.startswith("optimizer.") and key.split(".", 2)[2] == name
             }
-        losses = list(tensors.get_tensor("losses").to(context.device).unbind())
+        losses = list(tensors.get_tensor("losses").to(device).unbind())
         notes = {name: json.loads(value) for name, value in tensors.metadata().items()}
-    file.unlink()
     return Progress(losses, **notes)

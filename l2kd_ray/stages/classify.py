@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.config import Training
-from l2kd_ray.stages.base import Context, Scores, Stage
+from l2kd_ray.stages.base import Context, Scores, Stage, TrainingStage
 from l2kd_ray.stages.classifier import Labelled, Labels, Untrained, load_classifier
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def head_of(model: Classifier, task: str) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Classify(Stage):
+class Classify(TrainingStage):
     """`start` learns `tasks`: together as one pool of examples, or one task a mini-batch.
 
     The file folder is that of a classifier, its labels, and `curve.json`, a row a step. Without
@@ -77,7 +77,6 @@ class Classify(Stage):
     """
 
     kind = "learn"
-    distributable = True
     start: Untrained | Classify
     tasks: tuple[Labelled, ...]
     training: Training

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from l2kd_ray.config import Distillation, Training
 from l2kd_ray.stages.annotate import Annotate
-from l2kd_ray.stages.base import Context, Scores, Stage
+from l2kd_ray.stages.base import Context, Scores, TrainingStage
 from l2kd_ray.stages.constraints import Penalty, Projection
 from l2kd_ray.stages.replay import RealSamples, Replay, read_samples
 from l2kd_ray.stages.start import Initial
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Learn(Stage):
+class Learn(TrainingStage):
     """`start` learns `tasks`, beside replayed samples, from the labels or from teachers too.
 
     The file folder is a Hugging Face model with its tokenizer, and `curve.json`, a row a step.
@@ -33,7 +33,6 @@ class Learn(Stage):
     """
 
     kind = "learn"
-    distributable = True
     start: Initial | Learn
     tasks: tuple[Tokens, ...]
     training: Training

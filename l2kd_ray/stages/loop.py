@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from l2kd_ray.config import Training
-from l2kd_ray.stages.base import CURVE, Context, Scores, Stage, generator
-from l2kd_ray.stages.checkpoint import Progress, restore, save
+from l2kd_ray.stages.base import CURVE, STATE, Context, Scores, TrainingStage, generator
+from l2kd_ray.stages.checkpoint import Progress, read, restore, save, write
 
 Curve = list[dict[str, float]]
 Constraint = Callable[[Any], None]
@@ -85,14 +85,15 @@ class Lessons(Protocol):
 
 
 def fit(
-    stage: Stage,
+    stage: TrainingStage,
     model: nn.Module,
     lessons: Lessons,
     context: Context,
     constraint: Constraint | None = None,
     watch: Watch | None = None,
 ) -> Curve:
-    """Train `model` in place; resumes from the stage's newest checkpoint.
+    """Train `model` in place; resumes from the stage's newest checkpoint, or goes on from where the
+    part before it ended.
 
     Returns a row a step: step, loss (of the global batch), lr, tokens (of the global batch).
     Raises: FloatingPointError where the loss is not finite.
@@ -102,8 +103,12 @@ def fit(
     lessons.to(context.device)
     optimizer = _optimizer(model, training)
     progress = restore(stage, model, optimizer, context) or Progress()
+    if stage.before is not None and progress.step == 0:
+        state = context.files_of(stage.before) / STATE
+        progress = read(state, model, optimizer, context.device)
     network = _wrap(model, context, lessons.uses_all)
     total = training.epochs * lessons.steps_per_epoch
+    last = (stage.until or training.epochs) * lessons.steps_per_epoch
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
         lr = training.lr * _schedule(progress.step, total, training.warmup)
@@ -129,6 +134,10 @@ def fit(
             saved = time.monotonic()
         if ended and watch is not None and watch.ends(model):
             break
+        if progress.step == last:
+            break
+    if context.rank == 0 and stage.until is not None:
+        write(context.out / STATE, model, optimizer, progress)
     if watch is not None:
         watch.restore(model)
     return progress.curve()

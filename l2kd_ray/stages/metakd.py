@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.config import Training
-from l2kd_ray.stages.base import Context, Scores, Stage
+from l2kd_ray.stages.base import Context, Scores, Stage, TrainingStage
 from l2kd_ray.stages.classifier import Labelled, Labels, Untrained, load_classifier
 from l2kd_ray.stages.classify import (
     BATCH,
@@ -160,7 +160,7 @@ class Losses:
 
 
 @dataclass(frozen=True, eq=False)
-class MetaDistil(Stage):
+class MetaDistil(TrainingStage):
     """`start` learns a domain from a teacher's layers, transferable features and predictions.
 
     `expertise` are the teacher's logits for the domain's examples: with the prototype scores they
@@ -168,7 +168,6 @@ class MetaDistil(Stage):
     """
 
     kind = "learn"
-    distributable = True
     start: Untrained | MetaDistil
     task: Labelled
     training: Training

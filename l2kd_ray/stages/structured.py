@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from l2kd_ray.config import Metric, Training
 from l2kd_ray.models.pretrained import Pretrained
-from l2kd_ray.stages.base import Context, Scores, Stage
+from l2kd_ray.stages.base import Context, Scores, Stage, TrainingStage
 from l2kd_ray.stages.classifier import Labelled
 from l2kd_ray.tasks import TaskData, score
 from l2kd_ray.tasks.tagging import words
@@ -127,14 +127,13 @@ class Dev:
 
 
 @dataclass(frozen=True, eq=False)
-class LearnStructure(Stage):
+class LearnStructure(TrainingStage):
     """`start` learns `tasks`, a task a mini-batch, from gold structures and a teacher's scores.
 
     Without effect is None or empty. `unlabelled` sentences have the teacher's scores alone.
     """
 
     kind = "learn"
-    distributable = True
     start: UntrainedStructure | LearnStructure
     tasks: tuple[Labelled, ...]
     training: Training

@@ -80,6 +80,15 @@ def _checked_family(config: StudyConfig, where: str) -> Family:
                 expected=", ".join(METHODS) + ", multilm (multitask and single are always run)",
             )
     family = family_of(config)
+    if config.tune.scheduler == "asha" and {a.method for a in config.arms} - family.orderless:
+        raise InputError(
+            "asha would stop single orders early, and the mean over orders would be one over the "
+            "easy ones",
+            where=where,
+            key="tune.scheduler",
+            got="asha",
+            mend="race gives up settings, on common orders and seeds",
+        )
     strangers = [arm.method for arm in config.arms if arm.method not in family.methods]
     orders = {arm.method in family.orderless for arm in config.arms}
     if strangers or len(orders) > 1:
