@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from l2kd_ray.config import TaskKind
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.stages.base import Context, Scores, Stage
-from l2kd_ray.tasks import Example, TaskData
+from l2kd_ray.tasks import Example, TaskData, labels, texts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +32,7 @@ class Labelled:
 
     def texts(self, example: Example) -> tuple[str, ...]:
         """The text, or the two."""
-        if self.kind == "pair" or (self.kind == "regress" and example.question):
-            return example.context, example.question
-        return (example.context,)
+        return texts(example, self.kind)
 
 
 @dataclass(frozen=True)
@@ -56,13 +54,11 @@ class Labels:
         """The answers in the training examples, sorted."""
         return cls(
             {
-                head.name: sorted(
-                    {
-                        example.answers[0]
-                        for task in head.tasks
-                        if task.kind != "regress"
-                        for example in task.data.examples()
-                    }
+                head.name: labels(
+                    example
+                    for task in head.tasks
+                    if task.kind != "regress"
+                    for example in task.data.examples()
                 )
                 for head in heads
             }
