@@ -42,9 +42,31 @@ def _load(study: str, overrides: list[str] | None) -> Experiment:
 
 
 @app.command()
-def plan(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Count a study's stages: all, shared, in the store, to do; time and disk."""
+def plan(
+    study: StudyFile,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Simulate it on one: 'head + 0..64 x g5.xlarge spot'.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(help="What is complete by then: 8h.")] = None,
+    budget: Annotated[str | None, typer.Option(help="What is complete for it: 200usd.")] = None,
+    seconds: Annotated[
+        list[str] | None, typer.Option(help="Of a stage of a kind: learn=600 (repeat).")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="Of the cluster: preempted_per_hour=0.1 (repeat).")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price table (YAML).")] = None,
+) -> None:
+    """Count a study's stages: all, shared, in the store, to do; time, disk, and a cluster's money."""
     experiment = _load(study, overrides)
+    if cluster is not None:
+        prospect = experiment.forecast(
+            cluster, deadline, budget, seconds or (), assume or (), prices
+        )
+        print(json.dumps(prospect.to_json()) if as_json else "\n".join(prospect.lines()))
+        return
     planned = experiment.plan()
     if as_json:
         print(json.dumps(planned.to_json()))

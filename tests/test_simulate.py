@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from l2kd_ray.config import InputError
 from l2kd_ray.store import Store
 from l2kd_ray.study import plan
+from l2kd_ray.study.forecast import forecast, parse_assumptions, parse_duration, parse_money
 from l2kd_ray.study.machines import Cluster, Prices
 from l2kd_ray.study.simulate import POLICIES, Assumptions, Forecast, complete_by, simulate
 from l2kd_ray.study.trie import Trie, trie_of
@@ -129,9 +131,7 @@ def test_nothing_is_lost_or_won(
     for stage, inputs in enumerate(made.inputs):
         begun = max((found.finish[source] for source in inputs), default=0.0)
         assert found.finish[stage] >= begun + seconds[stage] + how.start_s - 1e-6
-    calm = run(
-        made, seconds, f"head + {machines} x g5.xlarge", widths=widths, policy=policy
-    )
+    calm = run(made, seconds, f"head + {machines} x g5.xlarge", widths=widths, policy=policy)
     assert calm.lost_s == calm.preemptions == 0
     assert calm.makespan_s <= sum(seconds)
     narrow = max(widths) == 1
@@ -244,3 +244,46 @@ def test_a_broken_price_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text("machines: {a: {cpus: 1}}")
     with pytest.raises(InputError, match="not a price table"):
         Prices.read(tmp_path / "prices.yaml")
+
+
+def test_a_forecast_says_what_it_assumes_and_what_fits(tiny: Any, store: Store) -> None:
+    study = tiny(seeds=[1, 2])
+    cluster = Cluster.parse("head + 0..4 x g5.xlarge spot")
+    found = forecast(study, store, cluster, deadline_s=1800, budget_usd=1, seconds={"learn": 300})
+    assert sum(found.stages.values()) == len(plan(study.trials(), store).missing)
+    assert (found.source["learn"], found.source["evaluate"]) == ("given", "assumed")
+    assert found.unshared_hours > found.work_hours
+    assert {course.policy for course in found.courses} == set(POLICIES)
+    for course in found.courses:
+        assert course.machine_hours >= found.work_hours / 4  # a machine of 4 CPUs holds 4 workers
+        done = course.by
+        assert done["both"]["trials"] == min(done[name]["trials"] for name in ("0.5 h", "1 USD"))
+    text = "\n".join(found.lines())
+    assert "assumptions as of" in text
+    with pytest.raises(InputError, match=r"scale\.gpus_per_worker"):
+        forecast(tiny(scale={"gpus_per_worker": 1}), store, Cluster.parse("head + 2 x m5.large"))
+
+
+def test_the_command_forecasts(study_file: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from l2kd_ray.cli import app
+
+    words = ["plan", str(study_file()), "--cluster", "head + 2 x local", "--deadline", "1h"]
+    app([*words, "--seconds", "learn=7", "--json"], standalone_mode=False)
+    found = json.loads(capsys.readouterr().out)
+    assert found["seconds"]["learn"] == 7
+    assert found["courses"][0]["by"]["1 h"]["trials"] == found["trials"] == 9
+    with pytest.raises(InputError, match="not a cluster"):
+        app(["plan", str(study_file()), "--cluster", "two of them"], standalone_mode=False)
+
+
+def test_words_of_time_money_and_assumptions() -> None:
+    assert parse_duration("8h") == 28800
+    assert parse_duration("90m") == 5400
+    assert parse_money("200usd") == parse_money("$200") == 200
+    assert parse_assumptions(["boot_s=10", "seed=3"]) == Assumptions(boot_s=10, seed=3)
+    for call, text in ((parse_duration, "soon"), (parse_money, "all"), (parse_duration, "0h")):
+        with pytest.raises(InputError):
+            call(text)
+    for pair in ("boot=3", "boot_s=-1", "boot_s", "boot_s=inf"):
+        with pytest.raises(InputError, match="--assume"):
+            parse_assumptions([pair])

@@ -187,10 +187,9 @@ class Builder:
         return Penalty(importance, halves * settings.strength)
 
     def evaluate(self, model: Initial | Learn, task: str, split: Part, seed: Seed) -> Evaluate:
-        about, decoding = self.resolved.tasks[task], self.config.evaluate.decode.normalised()
-        return self._once(
-            ("evaluate", model, task, split, seed),
-            lambda: Evaluate(
+        def make() -> Evaluate:
+            about, decoding = self.resolved.tasks[task], self.config.evaluate.decode.normalised()
+            return Evaluate(
                 model,
                 self._data(task, split),
                 about.metric,
@@ -199,8 +198,9 @@ class Builder:
                 about.seen if split == "test" else None,
                 decoding,
                 seed.train if decoding.draws else None,
-            ),
-        )
+            )
+
+        return self._once(("evaluate", model, task, split, seed), make)
 
     def _training(self, *, lm: bool, first: bool) -> Training:
         """What has no effect is at its default: averaging with an untrained model is not meant,

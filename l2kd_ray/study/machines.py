@@ -125,9 +125,7 @@ class Cluster:
         first, *rest = [part.strip() for part in text.split("+")]
         head, found = _HEAD.fullmatch(first), [_GROUP.fullmatch(part) for part in rest]
         groups = [
-            Group(
-                machine(m["type"]), int(m["least"] or m["most"]), int(m["most"]), _is_spot(m)
-            )
+            Group(machine(m["type"]), int(m["least"] or m["most"]), int(m["most"]), _is_spot(m))
             for m in found
             if m
         ]

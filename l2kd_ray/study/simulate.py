@@ -337,9 +337,13 @@ class _Clock:
             self._gone(number)
             for stage in sorted(worker.running):
                 self._interrupted(stage)
-        elif worker.free == worker.slots and self.now >= worker.idle_since + self.how.idle_s:
-            if self.count[worker.group] > self.cluster.groups[worker.group].least:
-                self._gone(number)
+        elif self._is_idle(worker):
+            self._gone(number)
+
+    def _is_idle(self, worker: _Worker) -> bool:
+        """For long enough, and the group may lose one."""
+        idle = worker.free == worker.slots and self.now >= worker.idle_since + self.how.idle_s
+        return idle and self.count[worker.group] > self.cluster.groups[worker.group].least
 
     def _watch(self, number: int) -> None:
         """A worker without work may go after a while."""

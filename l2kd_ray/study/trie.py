@@ -18,11 +18,19 @@ from l2kd_ray.stages.base import Stage
 from l2kd_ray.store import Listing, Store
 from l2kd_ray.study.plan import stored_examples
 from l2kd_ray.study.study import Study
-from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.trial import Cell, Trial
 
 SECONDS: Mapping[str, float] = {
-    **{"tokenizer": 60, "tokens": 20, "initial": 20, "learn": 600, "annotate": 60, "decode": 300},
-    **{"replay": 120, "importance": 60, "multitask": 3000, "evaluate": 30},
+    "tokenizer": 60,
+    "tokens": 20,
+    "initial": 20,
+    "learn": 600,
+    "annotate": 60,
+    "decode": 300,
+    "replay": 120,
+    "importance": 60,
+    "multitask": 3000,
+    "evaluate": 30,
 }
 """Assumed of a kind of which neither the user nor the store says anything."""
 BYTES: Mapping[str, float] = {"learn": 5e8, "multitask": 5e8, "initial": 5e8, "annotate": 2e8}
@@ -136,6 +144,9 @@ def _first_replicate(study: Study, seeds: tuple[int, ...], listing: Listing) -> 
     keys = {stage.key for trial in probes for stage in trial.stages()}
     shared = np.zeros(len(trie), dtype=bool)
     shared[[number for key, number in numbers.items() if key in keys]] = True
+    for number, (kind, inputs) in enumerate(zip(trie.kinds, trie.inputs, strict=True)):
+        if kind == "evaluate" and inputs:  # of one model on one split: the model's say
+            shared[number] = bool(shared[list(inputs)].all())
     many = trie.repeated(len(seeds), shared, [str(seed) for seed in seeds])
     many.assumed = f"every replicate is taken to be as far as that of seed {seeds[0]}"
     return many
@@ -146,6 +157,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     trie = Trie()
     known: dict[int, int | None] = {}  # by identity: a builder makes each stage once
     numbers: dict[str, int] = {}
+    cells_of: dict[tuple[str, str, str], int] = {}
     kept: list[Trial] = []
 
     def visit(stage: Stage) -> int | None:
@@ -165,8 +177,20 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
         numbers[key] = trie.add(stage.kind, [number for number in sources if number is not None])
         return numbers[key]
 
+    def evaluation(cell: Cell) -> int | None:
+        """Of a model that is not there, none is: most cells so need no key."""
+        model = cell.stage.model
+        if model.key in listing.finished:
+            return visit(cell.stage)
+        place = model.key, cell.task, cell.split
+        if place not in cells_of:
+            number = visit(model)
+            assert number is not None  # it is not finished
+            cells_of[place] = trie.add(cell.stage.kind, [number])
+        return cells_of[place]
+
     for trial in trials:
-        found = [visit(cell.stage) for cell in trial.cells]
+        found = [evaluation(cell) for cell in trial.cells]
         cells = sorted({number for number in found if number is not None})
         trie.trials.append(np.array(cells, dtype=np.int64))
         trie.names.append((">".join(trial.order), str(trial.seed)))
