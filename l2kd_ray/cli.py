@@ -59,7 +59,7 @@ def plan(
     ] = None,
     prices: Annotated[Path | None, typer.Option(help="Your own price table (YAML).")] = None,
 ) -> None:
-    """Count a study's stages: all, shared, in the store, to do; time, disk, and a cluster's money."""
+    """Count a study's stages: all, shared, in the store, to do; time and disk; or simulate it."""
     experiment = _load(study, overrides)
     if cluster is not None:
         prospect = experiment.forecast(

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from l2kd_ray.config import InputError
 from l2kd_ray.store import Store
 from l2kd_ray.study import plan
+from l2kd_ray.study.clock import Assumptions
 from l2kd_ray.study.forecast import forecast, parse_assumptions, parse_duration, parse_money
 from l2kd_ray.study.machines import Cluster, Prices
-from l2kd_ray.study.simulate import POLICIES, Assumptions, Forecast, complete_by, simulate
+from l2kd_ray.study.simulate import POLICIES, Forecast, complete_by, simulate
 from l2kd_ray.study.trie import Trie, trie_of
 
 AT_ONCE = Assumptions(boot_s=0, idle_s=1e9, preempted_per_hour=0, start_s=0)
@@ -271,7 +272,7 @@ def test_the_command_forecasts(study_file: Any, capsys: pytest.CaptureFixture[st
     app([*words, "--seconds", "learn=7", "--json"], standalone_mode=False)
     found = json.loads(capsys.readouterr().out)
     assert found["seconds"]["learn"] == 7
-    assert found["courses"][0]["by"]["1 h"]["trials"] == found["trials"] == 9
+    assert found["courses"][0]["by"]["1 h"]["trials"] == found["trials"] == 8
     with pytest.raises(InputError, match="not a cluster"):
         app(["plan", str(study_file()), "--cluster", "two of them"], standalone_mode=False)
 

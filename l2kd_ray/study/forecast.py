@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from l2kd_ray.config import InputError
 from l2kd_ray.store import Store
+from l2kd_ray.study.clock import Assumptions
 from l2kd_ray.study.machines import Cluster
-from l2kd_ray.study.simulate import POLICIES, Assumptions, Forecast, complete_by, simulate
+from l2kd_ray.study.simulate import POLICIES, Forecast, complete_by, simulate
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.trie import (
     BYTES,
