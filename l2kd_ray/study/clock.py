@@ -1,4 +1,4 @@
-"""The virtual cluster: stages become ready as their inputs end; machines boot, idle, are taken back."""
+"""The virtual cluster: stages wait for their inputs; machines boot, idle and are taken back."""
 
 from __future__ import annotations
 
