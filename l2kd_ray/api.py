@@ -58,6 +58,21 @@ def load_study(
     return Experiment(study, store, command)
 
 
+def submit_study(
+    path: str | Path, overrides: Mapping[str, Any], words: Sequence[str], address: str
+) -> str:
+    """Hand a study to a Ray cluster as a job of its own; the job's id. Its names are resolved
+    there: data and models need not be at hand here. `words`: the overrides, as they were typed.
+
+    Raises: InputError for a study or storage that cannot go there.
+    """
+    from l2kd_ray.cluster.submit import submit
+
+    file = _find(path, overrides)
+    config = read_study(file, overrides)
+    return submit(file.read_text(), words, storage=config.storage, address=address)
+
+
 def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
     """The file of a study named by path or by name."""
     if Path(path).exists() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):

@@ -139,6 +139,31 @@ def sweep(
 
 
 @app.command()
+def submit(
+    study: StudyFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(help="Of the cluster's dashboard, or of a tunnel to it.")
+    ] = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+) -> None:
+    """Hand a study to a Ray cluster as a job, which goes on without this machine."""
+    from l2kd_ray.api import submit_study
+
+    changes = dict(map(parse_override, overrides or []))
+    job = submit_study(study, changes, overrides or [], address)
+    print(f"Submitted as {job}. To see how far it is, from anywhere: l2kd status {study}")
+    if follow:
+        from l2kd_ray.cluster.submit import follow as follow_job
+
+        try:
+            raise typer.Exit(follow_job(job, address))
+        except KeyboardInterrupt:
+            print("\nThe job goes on; its log is on the dashboard.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+
+@app.command()
 def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Say how far a study is, live or not."""
     state = _load(study, overrides).status()

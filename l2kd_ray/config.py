@@ -401,6 +401,8 @@ class Workers(Section):
     ) = 1
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    """Of the nodes that may do it, as `{ray.io/market-type: on-demand}` (default: any node)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

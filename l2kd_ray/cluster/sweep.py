@@ -22,7 +22,7 @@ import ray
 from ray import tune
 
 from l2kd_ray.cluster import ENVIRONMENT
-from l2kd_ray.cluster.executors import Job
+from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
 from l2kd_ray.config import Arm, InputError, Range
@@ -35,8 +35,8 @@ from l2kd_ray.study.study import Settings
 
 POOL = "l2kd-stage-pool"
 LOCAL = "local"
-DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU
 OBJECTIVE = "dev/mean"
+_TOLD_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,9 @@ def _finish(
         return
     pool, cpus = start()
     left = deadline - time.monotonic()
+    if math.isinf(cpus):
+        evaluations = (cell.stage for t in unfinished for cell in t.cells if cell.stage in missing)
+        _show_demand(pool, list(dict.fromkeys(evaluations)))
     with Display(pool, missing):
         names = tune.grid_search([_name(trial) for trial in unfinished])
         _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
@@ -130,6 +133,13 @@ def _on_demand(
             return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
 
         yield start
+
+
+def _show_demand(pool: Any, stages: Sequence[Stage]) -> None:
+    """Tell the pool what cursors will ask for: an autoscaler is to see all that could run now, and
+    not what the few trials that are under way wait for."""
+    for start in range(0, len(stages), _TOLD_AT_ONCE):
+        pool.expect.remote(stages[start : start + _TOLD_AT_ONCE])
 
 
 def _unfinished(trials: Sequence[Trial], store: Store) -> list[Failure]:

@@ -68,7 +68,9 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
         progress.add(loss, lr, sum(len(row.sequence.tokens) for row in rows))
-        due = context.rank == 0 and time.monotonic() - saved > context.checkpoint_seconds
+        due = context.rank == 0 and (
+            time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
+        )
         if due or progress.step % curriculum.steps_per_epoch == 0:
             _check_finite(loss, norm, progress.step)
         if due:
