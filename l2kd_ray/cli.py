@@ -281,13 +281,19 @@ def tasks() -> None:
 
 
 @app.command()
-def doctor(storage: Storage = None) -> None:
-    """Check this machine: versions, storage, GPU, W&B; each line says what to do."""
+def doctor(
+    storage: Storage = None,
+    address: Annotated[
+        str | None, typer.Option(help="Also look at every node of a Ray cluster, such as auto.")
+    ] = None,
+) -> None:
+    """Check this machine (and a cluster): versions, storage, GPUs; each line says what to do."""
     from l2kd_ray.doctor import examine
 
-    findings = list(examine(storage))
-    for finding in findings:
-        print(finding)
+    findings = []
+    for finding in examine(storage, address):
+        findings.append(finding)
+        print(finding, flush=True)
     if any(not finding.good for finding in findings):
         raise typer.Exit(BAD_INPUT)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -128,7 +129,7 @@ def _on_demand(
         @cache
         def start() -> tuple[Any, float]:
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
-            own = _own_ray(jobs) if address == LOCAL else _joined(address)
+            own = _own_ray(jobs) if address == LOCAL else joined(address)
             cpus = stack.enter_context(own)
             return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
 
@@ -194,17 +195,18 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[float]:
+def joined(address: str) -> Iterator[float]:
     """A cluster that is there already. Every stage that is ready is handed to Ray at once, so
     that an autoscaler sees the whole demand: hence no bound on CPUs."""
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             "no Ray cluster there",
             key="--address",
@@ -222,6 +224,13 @@ def _joined(address: str) -> Iterator[float]:
         yield math.inf
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address for minutes. Raises: OSError where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _resources() -> dict[str, float]:
