@@ -90,7 +90,7 @@ class TaskSpec(Section):
     distil: Path | None = None
     """The training split with answers that a teacher decoded: SQuAD-like JSON, row for row."""
     format: Format | None = None
-    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    hub: str | None = Field(None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")
     config: str | None = None
     revision: str | None = None
     splits: Mapping[Split, str] = Field(default_factory=dict)

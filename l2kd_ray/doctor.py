@@ -62,9 +62,9 @@ def _cluster(address: str, storage: str) -> Iterator[Finding]:
     try:
         nodes = survey(address, storage)
     except InputError as error:
-        yield Finding(False, "ray", str(error))
+        yield Finding(False, "cluster", str(error))
         return
-    yield Finding(True, "ray", f"{address}: {len(nodes)} nodes are up")
+    yield Finding(True, "cluster", f"{address}: {len(nodes)} nodes are up")
     here = {name: version(name) for name in PACKAGES}
     for node in nodes:
         problems = []

@@ -96,11 +96,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Raises: ValueError where the bytes are no whole, unaltered manifest."""
+        """Raises: ValueError where the bytes are no whole, unaltered manifest, or name a file
+        outside of the stage's folder."""
         body = json.loads(data)
         if not isinstance(body, dict) or body.pop("sha256", None) != _digest_of(body):
             raise ValueError("the manifest is altered")
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
+        for name in (body["attempt"], *files):
+            if Path(name).is_absolute() or not name or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} lies outside of the stage")
         return cls(files=files, **body)
 
 

@@ -61,6 +61,6 @@ def test_what_is_wrong_with_a_node_is_said_with_what_to_do(
 
 
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    (found,) = of(examine(str(tmp_path), "127.0.0.1:1"), "ray")
+    (found,) = of(examine(str(tmp_path), "127.0.0.1:1"), "cluster")
     assert not found.good
     assert "no Ray cluster there" in found.text
