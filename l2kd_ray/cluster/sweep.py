@@ -21,6 +21,7 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
@@ -279,6 +280,10 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
     """Run cursors by Tune, so many at once that every CPU finds a stage to do."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
     cursor = tune.with_parameters(_cursor, study=study, pool=pool)
+    # Tune hands AWS keys of our environment to its trials, and Ray logs them. A cursor needs none.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+        {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    )
     with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(cursor, tune.PlacementGroupFactory([{DRIVER: 1}])),
