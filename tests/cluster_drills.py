@@ -130,6 +130,11 @@ def autoscaler(root: Path) -> Run:
         "available_node_types": types, "head_node_type": "ray.head.default",
         "upscaling_speed": 1.0, "auth": {}, "docker": {}, "file_mounts": {},
     }  # fmt: skip
+    commands = ("initialization", "setup", "head_setup", "worker_setup")
+    config |= {f"{name}_commands": [] for name in commands}
+    config |= {"head_start_ray_commands": [], "worker_start_ray_commands": []}
+    config |= {"cluster_synced_files": [], "file_mounts_sync_continuously": False}
+    config |= {"rsync_exclude": [], "rsync_filter": []}
     (folder / "autoscaling.yaml").write_text(yaml.safe_dump(config))
     code = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     process = head(
@@ -140,10 +145,12 @@ def autoscaler(root: Path) -> Run:
     begun = time.monotonic()
     try:
         wait_until(lambda: listens(f"127.0.0.1:{port}"), 60, "the head")
-        time.sleep(5)
-        assert len(raylets(process)) == 1
+        wait_until(lambda: len(raylets(process)) == 1, 60, "the head's raylet")
         command = start(folder, "--address", f"127.0.0.1:{port}")
-        up = wait_until(lambda: len(raylets(process)) == 3, 120, "two nodes")
+        up = wait_until(
+            lambda: len(raylets(process)) == 3 or command.poll() is not None, 120, "two nodes"
+        )
+        assert command.poll() is None, (folder / "log").read_text()
         most = 3
         while command.poll() is None:
             most = max(most, len(raylets(process)))
@@ -366,10 +373,14 @@ DRILLS: dict[str, Callable[[Path], Run]] = {
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--only", nargs="*", default=list(DRILLS), choices=list(DRILLS))
+    arguments.add_argument("--reference", type=Path, help="the folder of a former one")
     given = arguments.parse_args()
     root = Path(tempfile.mkdtemp(prefix="l2kd-cluster-drills-"))
     print(f"below {root}", flush=True)
-    reference = disturb(make(root, "reference"), "stage", 0, 0)
+    if given.reference:
+        reference = Run(given.reference, 0, 0, 0.0)
+    else:
+        reference = disturb(make(root, "reference"), "stage", 0, 0)
     print(f"reference      {reference.seconds:5.0f} s", flush=True)
     good = True
     with authless():
