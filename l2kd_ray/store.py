@@ -13,16 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import socket
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow.fs as pafs
 
@@ -118,6 +121,34 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_WAITS_S = (0.2, 1.0, 4.0)
+
+
+def _patient(
+    operation: Callable[Concatenate[Store, P], R],
+) -> Callable[Concatenate[Store, P], R]:
+    """An operation that is begun again, some times, where a remote storage fails in it.
+
+    Each leaves the same, however often it is done. pyarrow tries most requests again itself, but
+    not a GetObject that was refused (503): the error's text does not fit into the range's buffer.
+    """
+
+    @wraps(operation)
+    def begun(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for wait in () if store.is_local else _WAITS_S:
+            try:
+                return operation(store, *args, **kwargs)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                raise
+            except OSError:
+                time.sleep(wait * random.uniform(0.5, 1.5))
+        return operation(store, *args, **kwargs)
+
+    return begun
 
 
 class Store:
@@ -287,6 +318,7 @@ class Store:
 
     # Plain files below the root
 
+    @_patient
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, None where there is no such file."""
         try:
@@ -295,21 +327,25 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    @_patient
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole: a reader sees the old bytes or the new."""
         with self._writing(path) as stream:
             stream.write(data)
 
+    @_patient
     def upload(self, source: Path, path: str) -> None:
         with source.open("rb") as file, self._writing(path) as stream:
             shutil.copyfileobj(file, stream, _CHUNK)
 
+    @_patient
     def download(self, path: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source = self.filesystem.open_input_stream(f"{self.base}/{path}")
         with source as stream, target.open("wb") as file:
             shutil.copyfileobj(stream, file, _CHUNK)
 
+    @_patient
     def remove(self, path: str) -> None:
         """Remove a file or a folder below the root; nothing where there is none."""
         full = f"{self.base}/{path}"
@@ -337,6 +373,7 @@ class Store:
                 mend="set storage=... to one",
             ) from None
 
+    @_patient
     def files(self, path: str) -> list[FileEntry]:
         """The files below a folder, by one listing."""
         selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
