@@ -34,6 +34,7 @@ from l2kd_ray.config import InputError
 MANIFEST = "manifest.json"
 DROPPED = "dropped"
 _CHUNK = 1 << 20
+_OBJECT_STORES = ("s3", "gcs")  # no folders there: each that is made is a request a level
 
 
 class Damaged(RuntimeError):
@@ -402,7 +403,8 @@ class _AtomicFile:
         self._aside = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if is_local else path
 
     def __enter__(self) -> Any:
-        self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
+        if self._filesystem.type_name not in _OBJECT_STORES:
+            self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
         self._stream = self._filesystem.open_output_stream(self._aside)
         return self._stream
 

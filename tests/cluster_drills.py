@@ -60,6 +60,17 @@ def end(process: subprocess.Popen[bytes]) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+@contextmanager
+def sweeping(folder: Path, *words: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The command, which does not outlive the drill."""
+    command = start(folder, *words)
+    try:
+        yield command
+    finally:
+        if command.poll() is None:
+            end(command)
+
+
 def wait_until(ready: Callable[[], bool], seconds: float, what: str) -> float:
     """How long it took. Raises: RuntimeError where it takes longer."""
     begun = time.monotonic()
@@ -146,17 +157,17 @@ def autoscaler(root: Path) -> Run:
     try:
         wait_until(lambda: listens(f"127.0.0.1:{port}"), 60, "the head")
         wait_until(lambda: len(raylets(process)) == 1, 60, "the head's raylet")
-        command = start(folder, "--address", f"127.0.0.1:{port}")
-        up = wait_until(
-            lambda: len(raylets(process)) == 3 or command.poll() is not None, 120, "two nodes"
-        )
-        assert command.poll() is None, (folder / "log").read_text()
-        most = 3
-        while command.poll() is None:
-            most = max(most, len(raylets(process)))
-            time.sleep(0.5)
-        assert command.returncode == 0, (folder / "log").read_text()
-        assert most == 3, "more than two nodes"
+        with sweeping(folder, "--address", f"127.0.0.1:{port}") as command:
+            up = wait_until(
+                lambda: len(raylets(process)) == 3 or command.poll() is not None, 120, "two nodes"
+            )
+            assert command.poll() is None, (folder / "log").read_text()
+            most = 3
+            while command.poll() is None:
+                most = max(most, len(raylets(process)))
+                time.sleep(0.5)
+            assert command.returncode == 0, (folder / "log").read_text()
+            assert most == 3, "more than two nodes"
         seconds = time.monotonic() - begun
         down = wait_until(lambda: len(raylets(process)) == 1, 120, "no node again")
         print(f"autoscaler: 0 to 2 nodes in {up:.0f} s, back to 0 in {down:.0f} s after the sweep")
@@ -220,18 +231,20 @@ def preemption(root: Path) -> Run:
         nodes.add()
         nodes.add()
         time.sleep(8)
-        command = start(folder, "--address", nodes.address)
-        published = folder / "results/stages"
-        learnt = lambda: len(list(published.glob("learn/*/*/manifest.json")))  # noqa: E731
-        wait_until(lambda: learnt() >= 1 or command.poll() is not None, 120, "a first student")
-        nodes.kill(min(nodes.nodes))
-        nodes.add()
-        before = learnt()
-        wait_until(lambda: learnt() > before or command.poll() is not None, 120, "another student")
-        assert command.poll() is None, "it ended before the second node went"
-        nodes.drain(min(nodes.nodes), 6)
-        nodes.add()
-        assert command.wait(timeout=400) == 0, (folder / "log").read_text()
+        with sweeping(folder, "--address", nodes.address) as command:
+            published = folder / "results/stages"
+            learnt = lambda: len(list(published.glob("learn/*/*/manifest.json")))  # noqa: E731
+            wait_until(lambda: learnt() >= 1 or command.poll() is not None, 120, "a first student")
+            nodes.kill(min(nodes.nodes))
+            nodes.add()
+            before = learnt()
+            wait_until(
+                lambda: learnt() > before or command.poll() is not None, 120, "another student"
+            )
+            assert command.poll() is None, "it ended before the second node went"
+            nodes.drain(min(nodes.nodes), 6)
+            nodes.add()
+            assert command.wait(timeout=400) == 0, (folder / "log").read_text()
     finally:
         nodes.close()
     return Run(folder, 1, 2, time.monotonic() - begun)
@@ -291,21 +304,21 @@ def network(root: Path) -> Run:
                 node += ["--disable-usage-stats"]
                 processes.append(spawn(folder, "ip", "netns", "exec", name, *node, **quick))
             time.sleep(10)
-            command = start(folder, "--address", f"10.213.7.1:{port}")
-            published = folder / "results/stages"
-            wait_until(
-                lambda: (
-                    bool(list(published.glob("learn/*/*/manifest.json")))
-                    or command.poll() is not None
-                ),
-                120,
-                "a first student",
-            )
-            assert command.poll() is None, (folder / "log").read_text()
-            cut = f"l2kd{os.getpid() % 10000}0"
-            subprocess.run(["ip", "link", "set", cut, "down"], check=True)
-            seen = {e.stem for p in published.glob("*/*/*/starts") for e in p.glob("*.json")}
-            assert command.wait(timeout=500) == 0, (folder / "log").read_text()
+            with sweeping(folder, "--address", f"10.213.7.1:{port}") as command:
+                published = folder / "results/stages"
+                wait_until(
+                    lambda: (
+                        bool(list(published.glob("learn/*/*/manifest.json")))
+                        or command.poll() is not None
+                    ),
+                    120,
+                    "a first student",
+                )
+                assert command.poll() is None, (folder / "log").read_text()
+                cut = f"l2kd{os.getpid() % 10000}0"
+                subprocess.run(["ip", "link", "set", cut, "down"], check=True)
+                seen = {e.stem for p in published.glob("*/*/*/starts") for e in p.glob("*.json")}
+                assert command.wait(timeout=500) == 0, (folder / "log").read_text()
             hosts_after = {
                 json.loads(note.read_text())["host"]
                 for note in published.glob("*/*/*/starts/*.json")
@@ -325,7 +338,8 @@ def s3(root: Path) -> Run:
     """The storage is S3 on loopback; one request in twenty is refused, all are delayed."""
     port, begun = free_port(), time.monotonic()
     query = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-    folder = make(root, "s3", storage=f"s3://drill/results?{query}")
+    scale = {"checkpoint_seconds": 5, "multitask": {"workers": 2}}
+    folder = make(root, "s3", storage=f"s3://drill/results?{query}", scale=scale)
     keys = {"AWS_ACCESS_KEY_ID": "drill", "AWS_SECRET_ACCESS_KEY": "drill"}
     keys["AWS_EC2_METADATA_DISABLED"] = "true"
     former = {name: os.environ.get(name) for name in keys}
@@ -334,8 +348,8 @@ def s3(root: Path) -> Run:
     try:
         log = folder / "cluster.log"
         wait_until(lambda: log.exists() and "serving" in log.read_text(), 90, "the server")
-        command = start(folder)
-        assert command.wait(timeout=560) == 0, (folder / "log").read_text()
+        with sweeping(folder) as command:
+            assert command.wait(timeout=560) == 0, (folder / "log").read_text()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/drill/counts") as answer:
             requests, refused = map(int, answer.read().split())
         assert refused > 10, "too few requests were refused to say anything"
