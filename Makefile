@@ -22,9 +22,10 @@ types: $(INSTALLED)
 
 check: lint types test
 
-drills: $(INSTALLED)  ## faults on purpose, more than 20 kills: some 15 minutes
+drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that come and go: 25 minutes
 	$(BIN)/python -m pytest -m drill
 	$(BIN)/python tests/drills.py
+	$(BIN)/python tests/cluster_drills.py
 
 bench: $(INSTALLED)  ## speed of the stages and around them, coverage of the intervals
 	$(BIN)/python benchmarks/measure.py

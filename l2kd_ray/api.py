@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from l2kd_ray.study import Plan, Study, Trial
+    from l2kd_ray.study.forecast import Prospect
 
 DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
 
@@ -55,6 +56,21 @@ def load_study(
     words = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
     command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
     return Experiment(study, store, command)
+
+
+def submit_study(
+    path: str | Path, overrides: Mapping[str, Any], words: Sequence[str], address: str
+) -> str:
+    """Hand a study to a Ray cluster as a job of its own; the job's id. Its names are resolved
+    there: data and models need not be at hand here. `words`: the overrides, as they were typed.
+
+    Raises: InputError for a study or storage that cannot go there.
+    """
+    from l2kd_ray.cluster.submit import submit
+
+    file = _find(path, overrides)
+    config = read_study(file, overrides)
+    return submit(file.read_text(), words, storage=config.storage, address=address)
 
 
 def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
@@ -131,6 +147,34 @@ class Experiment:
         names = [arm.name for arm in self.study.config.arms]
         settings = {name: [*tried.get(name, []), *drawn][: len(drawn)] for name in names}
         return plan(self.study.trials(settings), self.store)
+
+    def forecast(
+        self,
+        cluster: str,
+        deadline: str | None = None,
+        budget: str | None = None,
+        seconds: Sequence[str] = (),
+        assume: Sequence[str] = (),
+        prices: Path | None = None,
+    ) -> Prospect:
+        """What is missing, simulated on `cluster` ("head + 0..64 x g5.xlarge spot"): hours, money,
+        and what is complete by a deadline ("8h") or for a budget ("200usd").
+
+        Raises: InputError for words that say none of this.
+        """
+        from l2kd_ray.study import forecast as look
+        from l2kd_ray.study.machines import Cluster, Prices
+        from l2kd_ray.study.plan import ROLES
+
+        return look.forecast(
+            self.study,
+            self.store,
+            Cluster.parse(cluster, Prices.read(prices)),
+            deadline_s=look.parse_duration(deadline) if deadline else None,
+            budget_usd=look.parse_money(budget) if budget else None,
+            seconds=look.parse_numbers("--seconds", seconds, ROLES),
+            assumed=look.parse_assumptions(assume),
+        )
 
     def trials(self) -> list[Trial]:
         """The trials that are known to be wanted: of an adaptive search those of the settings tried

@@ -42,9 +42,31 @@ def _load(study: str, overrides: list[str] | None) -> Experiment:
 
 
 @app.command()
-def plan(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Count a study's stages: all, shared, in the store, to do; time and disk."""
+def plan(
+    study: StudyFile,
+    overrides: Overrides = None,
+    as_json: Json = False,
+    cluster: Annotated[
+        str | None, typer.Option(help="Simulate it on one: 'head + 0..64 x g5.xlarge spot'.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(help="What is complete by then: 8h.")] = None,
+    budget: Annotated[str | None, typer.Option(help="What is complete for it: 200usd.")] = None,
+    seconds: Annotated[
+        list[str] | None, typer.Option(help="Of a stage of a kind: learn=600 (repeat).")
+    ] = None,
+    assume: Annotated[
+        list[str] | None, typer.Option(help="Of the cluster: preempted_per_hour=0.1 (repeat).")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="Your own price table (YAML).")] = None,
+) -> None:
+    """Count a study's stages: all, shared, in the store, to do; time and disk; or simulate it."""
     experiment = _load(study, overrides)
+    if cluster is not None:
+        prospect = experiment.forecast(
+            cluster, deadline, budget, seconds or (), assume or (), prices
+        )
+        print(json.dumps(prospect.to_json()) if as_json else "\n".join(prospect.lines()))
+        return
     planned = experiment.plan()
     if as_json:
         print(json.dumps(planned.to_json()))
@@ -114,6 +136,31 @@ def sweep(
             file=sys.stderr,
         )
         raise typer.Exit(BUDGET)
+
+
+@app.command()
+def submit(
+    study: StudyFile,
+    overrides: Overrides = None,
+    address: Annotated[
+        str, typer.Option(help="Of the cluster's dashboard, or of a tunnel to it.")
+    ] = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+) -> None:
+    """Hand a study to a Ray cluster as a job, which goes on without this machine."""
+    from l2kd_ray.api import submit_study
+
+    changes = dict(map(parse_override, overrides or []))
+    job = submit_study(study, changes, overrides or [], address)
+    print(f"Submitted as {job}. To see how far it is, from anywhere: l2kd status {study}")
+    if follow:
+        from l2kd_ray.cluster.submit import follow as follow_job
+
+        try:
+            raise typer.Exit(follow_job(job, address))
+        except KeyboardInterrupt:
+            print("\nThe job goes on; its log is on the dashboard.", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()
@@ -234,13 +281,19 @@ def tasks() -> None:
 
 
 @app.command()
-def doctor(storage: Storage = None) -> None:
-    """Check this machine: versions, storage, GPU, W&B; each line says what to do."""
+def doctor(
+    storage: Storage = None,
+    address: Annotated[
+        str | None, typer.Option(help="Also look at every node of a Ray cluster, such as auto.")
+    ] = None,
+) -> None:
+    """Check this machine (and a cluster): versions, storage, GPUs; each line says what to do."""
     from l2kd_ray.doctor import examine
 
-    findings = list(examine(storage))
-    for finding in findings:
-        print(finding)
+    findings = []
+    for finding in examine(storage, address):
+        findings.append(finding)
+        print(finding, flush=True)
     if any(not finding.good for finding in findings):
         raise typer.Exit(BAD_INPUT)
 

@@ -97,7 +97,7 @@ class TaskSpec(Section):
     distil: Path | None = None
     """The training split with answers that a teacher decoded: SQuAD-like JSON, row for row."""
     format: Format | None = None
-    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$")
+    hub: str | None = Field(None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")
     config: str | None = None
     revision: str | None = None
     splits: Mapping[Split, str] = Field(default_factory=dict)
@@ -512,6 +512,8 @@ class Workers(Section):
     ) = 1
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    """Of the nodes that may do it, as `{ray.io/market-type: on-demand}` (default: any node)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
+import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +20,7 @@ from l2kd_ray.store import Store
 
 _PACKAGES = ("l2kd-ray", "ray", "torch", "transformers", "datasets", "wandb", "pyarrow", "pandas")
 _FREE_GB = 5
+_SKEW_S = 5.0  # of clocks: far more than a message takes
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,9 @@ class Finding:
         return f"{'ok  ' if self.good else 'MEND'} {self.subject:<12} {self.text}"
 
 
-def examine(storage: str | None = None) -> Iterator[Finding]:
-    """Everything that a sweep on this machine relies on; slow or failing things say so."""
+def examine(storage: str | None = None, address: str | None = None) -> Iterator[Finding]:
+    """Everything that a sweep on this machine relies on, and with `address` on a cluster; slow or
+    failing things say so."""
     good = sys.version_info >= (3, 11)
     yield Finding(good, "python", sys.version.split()[0] + ("" if good else ": 3.11 is needed"))
     for package in _PACKAGES:
@@ -44,6 +49,71 @@ def examine(storage: str | None = None) -> Iterator[Finding]:
     yield _gpu()
     yield _wandb()
     yield Finding(True, "cpus", str(len(os.sched_getaffinity(0))))
+    yield _scratch()
+    yield _clock(storage or DEFAULT_STORAGE)
+    if address is not None:
+        yield from _cluster(address, storage or DEFAULT_STORAGE)
+
+
+def _cluster(address: str, storage: str) -> Iterator[Finding]:
+    """Every node that is up; of an autoscaling cluster at rest that is the head alone."""
+    from l2kd_ray.cluster.survey import PACKAGES, survey
+
+    try:
+        nodes = survey(address, storage)
+    except InputError as error:
+        yield Finding(False, "cluster", str(error))
+        return
+    yield Finding(True, "cluster", f"{address}: {len(nodes)} nodes are up")
+    here = {name: version(name) for name in PACKAGES}
+    for node in nodes:
+        problems = []
+        if node.storage_s is None:
+            problems.append(f"cannot write {storage}: give its role access ({node.storage_error})")
+        other = [f"{name} {v}" for name, v in node.versions.items() if v != here[name]]
+        if other:
+            problems.append(f"has {', '.join(other)}: install the same")
+        if node.free_gb < _FREE_GB:
+            problems.append(f"has {node.free_gb:.1f} GB free: give it a larger disk")
+        if node.gpus < node.resources.get("GPU", 0):
+            problems.append(f"promises GPUs, of which torch sees {node.gpus}: use a GPU image")
+        if abs(node.clock_s) > _SKEW_S:
+            problems.append(f"its clock is {node.clock_s:+.1f} s from ours: turn on NTP")
+        if Store(storage).is_local and node.host != socket.gethostname():
+            problems.append(f"{storage} must be a folder that all nodes mount: or use s3://, gs://")
+        if problems:
+            yield Finding(False, "node", f"{node.host}: " + "; ".join(problems))
+        else:
+            took = 1000 * (node.storage_s or 0)
+            what = f"storage in {took:.0f} ms, {node.free_gb:.0f} GB free, {node.gpus} GPUs"
+            yield Finding(True, "node", f"{node.host}: {what}, clock {node.clock_s:+.2f} s")
+
+
+def _scratch() -> Finding:
+    """Where a stage's files are before they are published, and copies of remote ones."""
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < _FREE_GB:
+        return Finding(False, "disk", f"{folder}: only {free:.1f} GB free: set TMPDIR to another")
+    return Finding(True, "disk", f"{folder}: {free:.0f} GB free")
+
+
+def _clock(root: str) -> Finding:
+    """Ours against the storage's: what is older than what is read from files' times."""
+    probe = f"probe-{uuid.uuid4().hex}/clock"
+    try:
+        store = Store(root)
+        before = time.time()
+        store.write(probe, b"")
+        middle = (before + time.time()) / 2
+        written = store.files(probe.split("/")[0])[0].modified.timestamp()
+        store.remove(probe.split("/")[0])
+    except (InputError, OSError, IndexError) as error:
+        return Finding(False, "clock", f"not compared with the storage's: {error}")
+    apart = middle - written
+    if abs(apart) > _SKEW_S:
+        return Finding(False, "clock", f"{apart:+.1f} s from the storage's: turn on NTP")
+    return Finding(True, "clock", f"{apart:+.1f} s from the storage's")
 
 
 def _storage(root: str) -> Finding:

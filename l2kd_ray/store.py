@@ -13,16 +13,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import shutil
 import socket
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow.fs as pafs
 
@@ -31,6 +34,7 @@ from l2kd_ray.config import InputError
 MANIFEST = "manifest.json"
 DROPPED = "dropped"
 _CHUNK = 1 << 20
+_OBJECT_STORES = ("s3", "gcs")  # no folders there: each that is made is a request a level
 
 
 class Damaged(RuntimeError):
@@ -96,11 +100,15 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Raises: ValueError where the bytes are no whole, unaltered manifest."""
+        """Raises: ValueError where the bytes are no whole, unaltered manifest, or name a file
+        outside of the stage's folder."""
         body = json.loads(data)
         if not isinstance(body, dict) or body.pop("sha256", None) != _digest_of(body):
             raise ValueError("the manifest is altered")
         files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
+        for name in (body["attempt"], *files):
+            if Path(name).is_absolute() or not name or ".." in Path(name).parts:
+                raise ValueError(f"{name!r} lies outside of the stage")
         return cls(files=files, **body)
 
 
@@ -114,6 +122,34 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_WAITS_S = (0.2, 1.0, 4.0)
+
+
+def _patient(
+    operation: Callable[Concatenate[Store, P], R],
+) -> Callable[Concatenate[Store, P], R]:
+    """An operation that is begun again, some times, where a remote storage fails in it.
+
+    Each leaves the same, however often it is done. pyarrow tries most requests again itself, but
+    not a GetObject that was refused (503): the error's text does not fit into the range's buffer.
+    """
+
+    @wraps(operation)
+    def begun(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        for wait in () if store.is_local else _WAITS_S:
+            try:
+                return operation(store, *args, **kwargs)
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                raise
+            except OSError:
+                time.sleep(wait * random.uniform(0.5, 1.5))
+        return operation(store, *args, **kwargs)
+
+    return begun
 
 
 class Store:
@@ -283,6 +319,7 @@ class Store:
 
     # Plain files below the root
 
+    @_patient
     def read(self, path: str) -> bytes | None:
         """The bytes of a file, None where there is no such file."""
         try:
@@ -291,21 +328,25 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    @_patient
     def write(self, path: str, data: bytes) -> None:
         """Write a file whole: a reader sees the old bytes or the new."""
         with self._writing(path) as stream:
             stream.write(data)
 
+    @_patient
     def upload(self, source: Path, path: str) -> None:
         with source.open("rb") as file, self._writing(path) as stream:
             shutil.copyfileobj(file, stream, _CHUNK)
 
+    @_patient
     def download(self, path: str, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         source = self.filesystem.open_input_stream(f"{self.base}/{path}")
         with source as stream, target.open("wb") as file:
             shutil.copyfileobj(stream, file, _CHUNK)
 
+    @_patient
     def remove(self, path: str) -> None:
         """Remove a file or a folder below the root; nothing where there is none."""
         full = f"{self.base}/{path}"
@@ -333,6 +374,7 @@ class Store:
                 mend="set storage=... to one",
             ) from None
 
+    @_patient
     def files(self, path: str) -> list[FileEntry]:
         """The files below a folder, by one listing."""
         selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
@@ -361,7 +403,8 @@ class _AtomicFile:
         self._aside = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if is_local else path
 
     def __enter__(self) -> Any:
-        self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
+        if self._filesystem.type_name not in _OBJECT_STORES:
+            self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
         self._stream = self._filesystem.open_output_stream(self._aside)
         return self._stream
 

@@ -18,14 +18,26 @@ from l2kd_ray.store import Store
 L2KD = [sys.executable, "-m", "l2kd_ray.cli"]
 
 
+# Planted in the environment of every command: none may be written or said anywhere.
+SECRETS = {
+    "WANDB_API_KEY": "0123456789abcdef-planted-wandb-key",
+    "AWS_SECRET_ACCESS_KEY": "planted-aws-secret",
+    "AWS_SESSION_TOKEN": "planted-aws-token",
+    "HF_TOKEN": "hf_planted-token",
+    "RAY_AUTH_TOKEN": "planted-ray-token-of-32-letters-x",
+}
+
+
 def l2kd(*words: object, folder: Path, code: int = 0) -> str:
     """Run the command; its output, after a look at its exit code."""
     environment = {**os.environ, "HOME": str(folder), "WANDB_MODE": "offline", "COLUMNS": "120"}
+    environment |= SECRETS
     done = subprocess.run(
         [*L2KD, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True
     )
     output = done.stdout + done.stderr
     assert done.returncode == code, output
+    assert not [name for name, secret in SECRETS.items() if secret in output]
     return output
 
 
@@ -63,6 +75,22 @@ def test_a_sweep_does_what_was_planned_and_leaves_its_files(swept: Path) -> None
     results = pd.read_parquet(base / "results.parquet")
     assert {"method", "order", "seed", "cl/avg", "cl/bwt", "gap/abs", "gap/rel"} <= set(results)
     assert results.query("method == 'l2kd'")["gap/abs"].notna().all()
+
+
+def test_no_secret_is_written_anywhere(swept: Path) -> None:
+    """Manifests, reports, the W&B mirror with its config, the exported study, Ray's own logs."""
+    l2kd("plan", "study.yaml", folder=swept)
+    files = [path for path in swept.rglob("*") if path.is_file()]
+    assert any("wandb" in path.parts for path in files)
+    begun = (swept / "study.yaml").stat().st_mtime
+    files += [
+        path
+        for path in Path("/tmp/ray").glob("session_*/logs/**/*")
+        if path.is_file() and path.stat().st_mtime >= begun
+    ]
+    for path in files:
+        content = path.read_bytes()
+        assert not [n for n, secret in SECRETS.items() if secret.encode() in content], path
 
 
 def test_the_multitask_bound_had_two_workers(swept: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import ray
 
-from l2kd_ray.cluster.executors import Job, run_inline, run_train, submit
+from l2kd_ray.api import submit_study
+from l2kd_ray.cluster.executors import DRIVER, Job, Notice, run_inline, run_train, submit
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
-from l2kd_ray.config import Scale, Workers
+from l2kd_ray.config import InputError, Scale, Workers
 from l2kd_ray.stages.base import CURVE, Context, Stage
-from l2kd_ray.stages.execute import obtain
+from l2kd_ray.stages.execute import execute, obtain
 from l2kd_ray.stages.learn import Learn
 from l2kd_ray.store import Damaged, Store
 
@@ -122,6 +124,81 @@ def test_a_stage_that_many_ask_for_is_run_once(
     assert len(log.read_text().splitlines()) == 2  # the store answers
 
 
+def test_what_is_expected_is_begun_before_anyone_asks(
+    store: Store, tmp_path: Path, local_ray: None
+) -> None:
+    """An autoscaler sees it; a failure among it takes nothing else with it, and is told."""
+    log = tmp_path / "log"
+    shared, broken = Slow(str(log)), Slow(str(tmp_path / "broken"), fails=True)
+    last = [Slow(str(log), source=shared), Slow(str(tmp_path / "other"), source=shared)]
+    pool = start_pool(store)
+    ray.get(pool.expect.remote([broken, *last]))
+    deadline = time.monotonic() + 30
+    while not all(store.manifest(one.kind, one.key) for one in last):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert ray.get(pool.scores.remote(last[0])) == {"score": 1.0}
+    with pytest.raises(StageFailed, match="told to fail"):
+        ray.get(pool.scores.remote(broken))
+    assert len(log.read_text().splitlines()) == 2
+
+
+def test_no_more_is_begun_ahead_than_the_head_can_hold(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+    monkeypatch.setattr("l2kd_ray.cluster.pool.AHEAD", 2)
+
+    async def everything() -> None:
+        pool = StagePool(store, Scale(), 2.0, {})
+
+        async def once(stage: Stage) -> Mapping[str, float]:
+            begun.append(stage.key)
+            await asyncio.sleep(0.01)
+            return {}
+
+        monkeypatch.setattr(pool, "_once", once)
+        stages = [Slow(str(tmp_path / name)) for name in "abcde"]
+        await pool.expect(stages[:4])
+        await pool.expect(stages[4:])
+        await asyncio.sleep(0)
+        assert begun == [stage.key for stage in stages[:2]]
+        await asyncio.sleep(0.2)
+        assert begun == [stage.key for stage in stages]
+
+    asyncio.run(everything())
+
+
+def test_a_stage_runs_where_its_labels_say_or_waits(
+    store: Store, tmp_path: Path, local_ray: None
+) -> None:
+    stage = Slow(str(tmp_path / "log"))
+    nowhere = Job(stage, Workers(labels={"ray.io/market-type": "on-demand"}), 60.0)
+    waiting = submit(nowhere, store)
+    ready, _ = ray.wait([waiting], timeout=3)
+    assert ready == []
+    ray.cancel(waiting)
+    node = ray.get_runtime_context().get_node_id()
+    here = Job(stage, Workers(labels={"ray.io/node-id": node}), 60.0)
+    assert ray.get(submit(here, store)) == {"score": 1.0}
+
+
+def test_a_notice_is_true_once_for_each_node_that_concerns_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drained: dict[str, int] = {}
+    monkeypatch.setattr("ray._private.state.state.get_draining_nodes", lambda: drained)
+    monkeypatch.setattr(Notice, "EVERY_S", 0.0)
+    mine, any_of_group = Notice("a"), Notice()
+    assert not mine()
+    drained["b"] = 0
+    assert not mine()
+    assert any_of_group()
+    drained["a"] = 0
+    assert [mine(), mine()] == [True, False]
+    assert [any_of_group(), any_of_group()] == [True, False]
+
+
 def test_a_failure_is_remembered_and_takes_its_path_alone(
     store: Store, tmp_path: Path, local_ray: None
 ) -> None:
@@ -192,3 +269,51 @@ def test_distributed_stages_are_admitted_first_and_none_beyond_the_cpus(tmp_path
     assert started[:2] == ["s1", "s2"]
     assert started[2] == "wide"
     assert sorted(started[3:]) == ["s3", "s4"]
+
+
+def test_a_notice_makes_the_loop_save_itself(
+    tiny: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = student(tiny)
+    prepare(stage, store)
+    saved: list[int] = []
+    monkeypatch.setattr(Store, "save_checkpoint", lambda *words: saved.append(words[3]))
+    notices = iter([False, True, *[False] * 1000])
+    execute(stage, store, checkpoint_seconds=1e9, leaving=lambda: next(notices))
+    assert saved == [2]
+
+
+class Dashboard:
+    """What `submit` asks a cluster for."""
+
+    given: Mapping[str, Any] = {}
+    study = ""
+
+    def __init__(self, address: str) -> None:
+        if not address.endswith("8265"):
+            raise ConnectionError("nobody is there")
+
+    def submit_job(self, **given: Any) -> str:
+        type(self).given = given
+        type(self).study = Path(given["runtime_env"]["working_dir"], "study.yaml").read_text()
+        return "job-1"
+
+
+def test_a_study_is_handed_over_with_nothing_of_this_machine(
+    study_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2kd_ray.cluster.submit.JobSubmissionClient", Dashboard)
+    monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
+    file, address = study_file(storage="s3://bucket/x"), "http://127.0.0.1:8265"
+    words = ["kd.temperature=2", "name=it's"]
+    assert submit_study(file, {"kd.temperature": 2}, words, address) == "job-1"
+    assert Dashboard.study == file.read_text()
+    command = shlex.split(Dashboard.given["entrypoint"])
+    assert command == ["l2kd", "sweep", "study.yaml", *words, "--address", "auto"]
+    assert Dashboard.given["entrypoint_resources"] == {DRIVER: 1}
+    assert Dashboard.given["entrypoint_num_cpus"] == 0
+    assert "planted-secret" not in repr(Dashboard.given)
+    with pytest.raises(InputError, match="a folder of this machine"):
+        submit_study(study_file(storage="./results"), {}, [], address)
+    with pytest.raises(InputError, match="ray attach"):
+        submit_study(study_file(storage="s3://bucket/x"), {}, [], "http://127.0.0.1:1")

@@ -7,6 +7,7 @@ import pickle
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -177,3 +178,45 @@ def test_dropped_files_leave_the_scores(any_store: Store, tmp_path: Path) -> Non
     again = any_store.publish(manifest(attempt="two"), files(tmp_path / "out"))
     assert again.attempt == "two"
     assert any_store.has_files("learn", published.key)
+
+
+def test_a_remote_storage_that_fails_now_and_then_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """But not where the answer is no, and not for ever."""
+    monkeypatch.setattr("l2kd_ray.store._WAITS_S", (0.0, 0.0, 0.0))
+    store = Store("memory://patience")
+    store.write("a", b"x")
+    asked: list[str] = []
+
+    class Failing:
+        def __init__(self, *errors: OSError) -> None:
+            self.errors = list(errors)
+
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            if self.errors:
+                raise self.errors.pop(0)
+            return getattr(store.filesystem, name)
+
+    def through(*errors: OSError) -> Store:
+        asked.clear()
+        other = Store("memory://patience")
+        other.filesystem = Failing(*errors)
+        return other
+
+    slow = OSError("SlowDown")
+    assert through(slow, slow, slow).read("a") == b"x"
+    assert asked == ["open_input_stream"] * 4
+    with pytest.raises(OSError, match="SlowDown"):
+        through(*[slow] * 4).read("a")
+    with pytest.raises(PermissionError):
+        through(PermissionError()).files("")
+    assert len(asked) == 1
+    assert through(FileNotFoundError()).read("a") is None
+    through(slow).write("b", b"y")
+    assert store.read("b") == b"y"
+    local = through(slow)
+    local.is_local = True
+    with pytest.raises(OSError, match="SlowDown"):
+        local.read("a")

@@ -6,7 +6,9 @@ scores that it returns are the manifest's. Each may be asked for a stage that is
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from l2kd_ray.stages.execute import execute
 from l2kd_ray.store import Damaged, Store
 
 Scores = Mapping[str, float]
+DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ class Job:
 
 def run_inline(job: Job, store: Store) -> Scores:
     """Run the stage in this process, on one worker."""
-    manifest = execute(job.stage, store, **job.how)
+    return _alone(job, store)
+
+
+def _alone(job: Job, store: Store, **where: Any) -> Scores:
+    manifest = execute(job.stage, store, **job.how, **where)
     assert manifest is not None  # rank 0 publishes
     return manifest.scores
 
@@ -71,21 +78,23 @@ def run_inline(job: Job, store: Store) -> Scores:
 def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
     """Start the stage on the cluster; the reference is of its scores.
 
-    A distributed stage is driven by a task without a CPU of its own; Ray Train's workers have
-    the resources. Ray runs a task again whose worker died; the loop resumes from its checkpoint.
+    A distributed stage is driven by a task without a CPU of its own, on the head; Ray Train's
+    workers have the resources. Ray runs a task again whose worker died; the loop resumes from its
+    checkpoint.
     """
     if job.distributed:
-        return _drive.options(num_cpus=0, max_retries=3).remote(job, store)
+        return _drive.options(num_cpus=0, resources={DRIVER: 1}, max_retries=3).remote(job, store)
     return _task.options(
         num_cpus=job.workers.cpus_per_worker,
         num_gpus=job.workers.gpus_per_worker,
+        label_selector=dict(job.workers.labels) or None,
         max_retries=3,
     ).remote(job, store)
 
 
 @ray.remote
 def _task(job: Job, store: Store) -> Scores:
-    return run_inline(job, store)
+    return _alone(job, store, leaving=Notice(ray.get_runtime_context().get_node_id()))
 
 
 @ray.remote
@@ -114,6 +123,7 @@ def run_train(job: Job, store: Store) -> Scores:
                 num_workers=workers.workers,  # type: ignore[arg-type]  # (min, max): elastic
                 use_gpu=use_gpu,
                 resources_per_worker=resources,
+                label_selector=dict(workers.labels) or None,  # type: ignore[call-arg]  # V2 has it
             ),
             torch_config=TorchConfig(
                 backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
@@ -121,7 +131,11 @@ def run_train(job: Job, store: Store) -> Scores:
             run_config=RunConfig(
                 name=f"{stage.key}-{uuid.uuid4().hex[:8]}",
                 storage_path=folder,
-                failure_config=FailureConfig(max_failures=3),
+                # A machine that is taken back with notice is no failure: as often as it takes.
+                failure_config=FailureConfig(
+                    max_failures=3,
+                    max_preemption_failures=-1,  # type: ignore[call-arg]  # V2 has it
+                ),
             ),
         )
         try:
@@ -151,4 +165,28 @@ def _train_worker(config: dict[str, Any]) -> None:
     job: Job = config["job"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    execute(job.stage, config["store"], rank=rank, world_size=world_size, **job.how)
+    place = {"rank": rank, "world_size": world_size, "leaving": Notice()}
+    execute(job.stage, config["store"], **place, **job.how)
+
+
+class Notice:
+    """Whether a node (of a worker group: any) is being drained: a spot machine's notice, SIGTERM,
+    `ray drain-node`. True once for each, so that the loop saves itself; it works on until the end.
+
+    Asks the cluster at most every two seconds, a millisecond each (as Ray Train's watcher does).
+    """
+
+    EVERY_S = 2.0
+
+    def __init__(self, node: str | None = None) -> None:
+        self._node, self._known, self._asked = node, set[str](), -math.inf
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked < self.EVERY_S:
+            return False
+        self._asked = now
+        drained = set(ray._private.state.state.get_draining_nodes())
+        new = {node for node in drained if self._node in (None, node)} - self._known
+        self._known |= new
+        return bool(new)

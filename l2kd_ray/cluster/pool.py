@@ -10,9 +10,9 @@ import asyncio
 import heapq
 import itertools
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,10 @@ class StageFailed(RuntimeError):
         return f"{self.failure.kind} {self.failure.key} failed: {self.failure.error}"
 
 
+AHEAD = 50_000
+"""Stages under way before anyone asks for them: some kilobytes each, on the head."""
+
+
 class StagePool:
     """Runs in an asynchronous actor; every method belongs to its one event loop.
 
@@ -59,6 +63,8 @@ class StagePool:
         self._work: dict[str, asyncio.Task[Scores]] = {}
         self._failures: dict[str, Failure] = {}
         self._admission = Admission(cpus)
+        self._expected: deque[Stage] = deque()
+        self._begun: set[asyncio.Task[None] | None] = set()
         self._running: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
 
@@ -69,6 +75,25 @@ class StagePool:
         """
         manifest = await asyncio.to_thread(self._store.manifest, stage.kind, stage.key)
         return manifest.scores if manifest is not None else await self._once(stage)
+
+    async def expect(self, stages: Iterable[Stage]) -> None:
+        """Begin stages that nobody has asked for yet, and what they need; AHEAD at once at most.
+
+        They may fail: whoever asks for them is told.
+        """
+        self._expected.extend(stages)
+        self._fill()
+
+    def _fill(self, ended: asyncio.Task[None] | None = None) -> None:
+        self._begun.discard(ended)
+        while self._expected and len(self._begun) < AHEAD:
+            begun = asyncio.create_task(self._begin(self._expected.popleft()))
+            self._begun.add(begun)
+            begun.add_done_callback(self._fill)
+
+    async def _begin(self, stage: Stage) -> None:
+        with suppress(StageFailed):
+            await self._once(stage)
 
     async def progress(self) -> dict[str, Any]:
         """Stages done by this pool and running now, by kind; failures so far."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,9 +21,10 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from l2kd_ray.cluster import ENVIRONMENT
-from l2kd_ray.cluster.executors import Job
+from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
 from l2kd_ray.config import Arm, InputError, Range
@@ -35,8 +37,8 @@ from l2kd_ray.study.study import Settings
 
 POOL = "l2kd-stage-pool"
 LOCAL = "local"
-DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU
 OBJECTIVE = "dev/mean"
+_TOLD_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,9 @@ def _finish(
         return
     pool, cpus = start()
     left = deadline - time.monotonic()
+    if math.isinf(cpus):
+        evaluations = (cell.stage for t in unfinished for cell in t.cells if cell.stage in missing)
+        _show_demand(pool, list(dict.fromkeys(evaluations)))
     with Display(pool, missing):
         names = tune.grid_search([_name(trial) for trial in unfinished])
         _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
@@ -129,11 +134,18 @@ def _on_demand(
         @cache
         def start() -> tuple[Any, float]:
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
-            own = _own_ray(jobs) if address == LOCAL else _joined(address)
+            own = _own_ray(jobs) if address == LOCAL else joined(address)
             cpus = stack.enter_context(own)
             return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
 
         yield start
+
+
+def _show_demand(pool: Any, stages: Sequence[Stage]) -> None:
+    """Tell the pool what cursors will ask for: an autoscaler is to see all that could run now, and
+    not what the few trials that are under way wait for."""
+    for start in range(0, len(stages), _TOLD_AT_ONCE):
+        pool.expect.remote(stages[start : start + _TOLD_AT_ONCE])
 
 
 def _unfinished(trials: Sequence[Trial], store: Store) -> list[Failure]:
@@ -188,17 +200,18 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[float]:
+def joined(address: str) -> Iterator[float]:
     """A cluster that is there already. Every stage that is ready is handed to Ray at once, so
     that an autoscaler sees the whole demand: hence no bound on CPUs."""
     try:
+        _knock(address)
         ray.init(
             address=address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(
             "no Ray cluster there",
             key="--address",
@@ -216,6 +229,13 @@ def _joined(address: str) -> Iterator[float]:
         yield math.inf
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address for minutes. Raises: OSError where nobody listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _resources() -> dict[str, float]:
@@ -264,6 +284,10 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
     """Run cursors by Tune, so many at once that every CPU finds a stage to do."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
     cursor = tune.with_parameters(_cursor, study=study, pool=pool)
+    # Tune hands AWS keys of our environment to its trials, and Ray logs them. A cursor needs none.
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
+        {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    )
     with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
         tuner = tune.Tuner(
             tune.with_resources(cursor, tune.PlacementGroupFactory([{DRIVER: 1}])),

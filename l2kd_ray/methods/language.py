@@ -166,10 +166,9 @@ class LanguageBuilder(Builder):
         return Penalty(importance, halves * settings.strength)
 
     def evaluate(self, model: Initial | Learn, task: str, split: Part, seed: Seed) -> EvaluateLM:
-        about, decoding = self.resolved.tasks[task], self.config.evaluate.decode.normalised()
-        return self._once(
-            ("evaluate", model, task, split, seed),
-            lambda: EvaluateLM(
+        def make() -> EvaluateLM:
+            about, decoding = self.resolved.tasks[task], self.config.evaluate.decode.normalised()
+            return EvaluateLM(
                 model,
                 self._data(task, split),
                 about.metric,
@@ -178,8 +177,9 @@ class LanguageBuilder(Builder):
                 self.config.evaluate.max_new_tokens,
                 decoding,
                 seed.train if decoding.draws else None,
-            ),
-        )
+            )
+
+        return self._once(("evaluate", model, task, split, seed), make)
 
     def _training(self, *, lm: bool, first: bool) -> Training:
         """What has no effect is at its default: averaging with an untrained model is not meant,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,8 @@ class Context:
     world_size: int = 1
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
+    leaving: Callable[[], bool] = lambda: False
+    """Whether this machine is about to go: asked after each step, true once for each notice."""
 
     def files_of(self, stage: Stage) -> Path:
         """The verified files of an input. Raises: store.Damaged."""

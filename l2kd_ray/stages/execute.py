@@ -7,7 +7,7 @@ import socket
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
@@ -27,6 +27,7 @@ def execute(
     threads: int = 1,
     device: str = "cpu",
     checkpoint_seconds: float = 60.0,
+    leaving: Callable[[], bool] = lambda: False,
 ) -> Manifest | None:
     """Do `stage` (as one of `world_size` processes); rank 0 publishes and returns its manifest.
 
@@ -49,7 +50,7 @@ def execute(
     with tempfile.TemporaryDirectory(prefix="l2kd-stage-") as folder:
         out = Path(folder, "out")
         out.mkdir()
-        context = Context(store, out, rank, world_size, device, checkpoint_seconds)
+        context = Context(store, out, rank, world_size, device, checkpoint_seconds, leaving)
         scores = stage.run(context)
         if rank > 0:
             return None

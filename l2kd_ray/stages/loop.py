@@ -124,7 +124,9 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), training.clip)
         optimizer.step()
         progress.add(loss, lr, lessons.size(rows))
-        due = context.rank == 0 and time.monotonic() - saved > context.checkpoint_seconds
+        due = context.rank == 0 and (
+            time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
+        )
         due = due and watch is None  # its memory is no part of a checkpoint
         ended = progress.step % lessons.steps_per_epoch == 0
         if due or ended:

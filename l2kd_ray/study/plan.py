@@ -85,7 +85,7 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
         counts[role].unique += 1
         counts[role].stored += stage.key in stored.finished
         counts[role].todo += stage in missing
-    manifests = _examples(store, stored.finished, {stage.kind for stage in missing})
+    manifests = stored_examples(store, stored.finished, {stage.kind for stage in missing})
     work = Counter(stage.kind for stage in missing)
     known = all(manifests.get(kind) for kind in work)
     seconds = [n * median(m.seconds for m in manifests[kind]) for kind, n in work.items() if known]
@@ -141,7 +141,7 @@ def _missing(stages: Iterable[Stage], stored: Listing) -> set[Stage]:
     return missing
 
 
-def _examples(
+def stored_examples(
     store: Store, stored: Mapping[str, str], kinds: set[str]
 ) -> dict[str, list[Manifest]]:
     """A few stored stages of each kind."""

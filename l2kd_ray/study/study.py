@@ -99,7 +99,7 @@ class Study:
             for reference in self.references
             for seed in self.config.replicates
         ]
-        arms = [(arm, self._settings(arm, settings)) for arm in self.config.arms]
+        arms = [(arm, self.settings(arm, settings)) for arm in self.config.arms]
         trials += [
             self._student(arm, setting, order, seed)
             for order in spread(self.orders)
@@ -191,7 +191,11 @@ class Study:
             self._builders[place] = self._builders["{}"].with_settings(merged)
         return self._builders[place]
 
-    def _settings(self, arm: Arm, settings: Settings | None) -> Sequence[Setting]:
+    def with_seeds(self, seeds: tuple[int, ...]) -> Study:
+        """The same study of some of its replicates."""
+        return Study(self.config.model_copy(update={"seeds": seeds}), self.resolved)
+
+    def settings(self, arm: Arm, settings: Settings | None = None) -> Sequence[Setting]:
         """What an arm is run with; once, with none, where it reads nothing that is searched."""
         if not self.config.search or not self.reads_search(arm):
             return ({},)

@@ -1,0 +1,72 @@
+"""A sweep as a job of a cluster's own (Ray Jobs): it goes on when this machine goes to sleep."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from l2kd_ray.cluster.executors import DRIVER
+from l2kd_ray.config import InputError
+
+DASHBOARD = "http://127.0.0.1:8265"
+_STUDY = "study.yaml"
+
+
+def submit(study: str, words: Sequence[str], *, storage: str, address: str = DASHBOARD) -> str:
+    """Hand a study (a YAML text) with its overrides to a cluster; the job's id.
+
+    The job's driver stands on the head. Nothing of this machine's environment goes with it: what a
+    job is given, the dashboard shows; keys are the cluster's own (roles, secrets).
+
+    Raises: InputError where there is no dashboard, or the storage is a folder of this machine.
+    """
+    if "://" not in storage and not Path(storage).is_absolute():
+        raise InputError(
+            "a cluster does not reach a folder of this machine",
+            key="storage",
+            got=storage,
+            expected="s3://bucket/prefix, gs://..., or an absolute path that every node mounts",
+        )
+    name = yaml.safe_load(study)["name"]
+    try:
+        client = JobSubmissionClient(address)
+        with tempfile.TemporaryDirectory(prefix="l2kd-submit-") as folder:
+            Path(folder, _STUDY).write_text(study)
+            command = ["l2kd", "sweep", _STUDY, *words, "--address", "auto"]
+            job: str = client.submit_job(
+                entrypoint=shlex.join(command),
+                runtime_env={"working_dir": folder},
+                metadata={"study": name},
+                entrypoint_num_cpus=0,
+                entrypoint_resources={DRIVER: 1},
+            )
+    except (ConnectionError, RuntimeError) as error:
+        raise InputError(
+            "no dashboard of a Ray cluster there",
+            key="--address",
+            got=address,
+            expected=f"the address of one, or of a tunnel to it ({error})",
+            mend="open the tunnel: ray attach cluster.yaml -p 8265 (docs/cluster.md)",
+        ) from None
+    return job
+
+
+def follow(job: str, address: str = DASHBOARD) -> int:
+    """Print a job's log until it ends; the exit code of its command."""
+    client = JobSubmissionClient(address)
+
+    async def tail() -> None:
+        async for lines in client.tail_job_logs(job):
+            print(lines, end="", flush=True)
+
+    asyncio.run(tail())
+    info = client.get_job_info(job)
+    if info.driver_exit_code is not None:
+        return int(info.driver_exit_code)
+    return 0 if info.status == JobStatus.SUCCEEDED else 4

@@ -1,0 +1,106 @@
+"""A look at every node of a cluster: what `l2kd doctor --address` asks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from l2kd_ray.cluster.sweep import joined
+from l2kd_ray.config import InputError
+from l2kd_ray.store import Store
+
+PACKAGES = ("l2kd-ray", "ray", "torch", "transformers")
+_WAIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node says of itself."""
+
+    host: str
+    resources: Mapping[str, float]
+    versions: Mapping[str, str]
+    storage_s: float | None
+    """To write and remove a file; None where it could not."""
+    storage_error: str
+    free_gb: float
+    gpus: int
+    """That torch sees there."""
+    clock_s: float
+    """Its clock less ours, as far as a message's way lets us know."""
+
+
+def survey(address: str, storage: str) -> list[Node]:
+    """Ask every node that is up.
+
+    Raises: InputError where there is no such cluster, or a node does not answer within a minute.
+    """
+    with joined(address):
+        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        asked = [
+            _look.options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            for node in nodes
+        ]
+        try:  # the first calls bring up the processes; the clocks are read by the second
+            ray.get([look.remote(storage) for look in asked], timeout=_WAIT_S)
+            found = []
+            for node, look in zip(nodes, asked, strict=True):
+                before = time.time()
+                answer = ray.get(look.remote(None), timeout=_WAIT_S)
+                middle = (before + time.time()) / 2
+                said = ray.get(look.remote(storage), timeout=_WAIT_S)
+                skew = answer.pop("clock") - middle
+                found.append(
+                    Node(**{**said, "clock_s": skew, "resources": dict(node["Resources"])})
+                )
+        except ray.exceptions.GetTimeoutError:
+            raise InputError(
+                f"a node does not answer within {_WAIT_S:.0f} s",
+                key="--address",
+                got=address,
+                mend="look at `ray status`; a node without the package fails here, too",
+            ) from None
+    return found
+
+
+@ray.remote
+def _look(storage: str | None) -> dict[str, Any]:
+    if storage is None:
+        return {"clock": time.time()}
+    import torch
+
+    seconds, error = None, ""
+    try:
+        store = Store(storage)
+        started = time.perf_counter()
+        store.check_writable()
+        seconds = time.perf_counter() - started
+    except InputError as problem:
+        error = str(problem)
+    return {
+        "host": socket.gethostname(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "storage_s": seconds,
+        "storage_error": error,
+        "free_gb": shutil.disk_usage(os.environ.get("TMPDIR", "/tmp")).free / 1e9,
+        "gpus": torch.cuda.device_count(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
