@@ -310,6 +310,7 @@ class Experiment:
                     study=self.name,
                     config=config,
                     curves=self._curves(set(scores["model"])),
+                    students=self._students(trials) if self.study.config.wandb.students else {},
                 )
                 print(said)
         return written
@@ -516,6 +517,15 @@ class Experiment:
                 path = self.store.fetch(manifest.kind, manifest.key) / CURVE
                 curves[manifest.key] = json.loads(path.read_text())
         return curves
+
+    def _students(self, trials: Sequence[Trial]) -> dict[str, Path]:
+        """The folders of the final students that are there, by key."""
+        models = {cell.stage.model for trial in trials for cell in trial.steps[-1]}
+        return {
+            model.key: self.store.fetch(model.kind, model.key)
+            for model in models
+            if self.store.has_files(model.kind, model.key)
+        }
 
     def _write_json(self, name: str, value: object) -> None:
         self.store.write(f"{self._base}/{name}", json.dumps(value, indent=1).encode())

@@ -556,6 +556,8 @@ class WandbSettings(Section):
     entity: str | None = None
     mode: Literal["auto", "offline", "online", "disabled"] = "auto"
     """auto: online where a key is set, else offline."""
+    students: bool = False
+    """Each trial's run has its final student as an artifact, too."""
 
 
 class Seed(Section):

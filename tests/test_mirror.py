@@ -37,7 +37,11 @@ class Study:
     curves: dict[str, Curve]
 
     def mirror(
-        self, mode: str = "auto", config: Mapping[str, Any] | None = None, time_limit: float = 60.0
+        self,
+        mode: str = "auto",
+        config: Mapping[str, Any] | None = None,
+        time_limit: float = 60.0,
+        students: Mapping[str, Path] | None = None,
     ) -> str:
         settings = WandbSettings.model_validate({"project": "proj", "mode": mode})
         return mirror(
@@ -46,6 +50,7 @@ class Study:
             study=STUDY,
             config=config or {},
             curves=self.curves,
+            students=students,
             time_limit=time_limit,
         )
 
@@ -234,6 +239,19 @@ def test_the_aggregate_run_holds_tables_figures_headlines_and_files(tmp_path: Pa
     for name, copy in files.items():
         assert study.folder / "wandb" in Path(copy).parents  # where they outlive the home folder
         assert Path(copy).read_bytes() == (study.folder / name).read_bytes()
+
+
+def test_students_are_kept_on_request_by_the_runs_that_made_them(tmp_path: Path) -> None:
+    study = make_study(tmp_path / "results", methods=("lamol",), orders=ORDERS[:1])
+    trial = f"lamol/{ORDERS[0]}"
+    model, student = f"{trial}@3", tmp_path / "student"
+    student.mkdir()
+    (student / "model.safetensors").write_bytes(b"weights")
+    study.mirror("offline", students={model: student})
+    run = study.offline()[run_id(STUDY, trial)]
+    (files,) = [run.artifacts[name] for name in run.artifacts]
+    assert list(run.artifacts) == [f"student-{model[:16]}".replace("/", "_").replace(">", "_")]
+    assert Path(files["model.safetensors"]).read_bytes() == b"weights"
 
 
 def test_a_second_mirror_replaces_our_offline_runs_and_no_other(tmp_path: Path) -> None:

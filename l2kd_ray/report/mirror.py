@@ -56,6 +56,7 @@ class _Request:
     mode: str
     config: Mapping[str, Any]
     curves: Mapping[str, Curve]
+    students: Mapping[str, str]
     limit: float
 
 
@@ -66,6 +67,7 @@ def mirror(
     study: str,
     config: Mapping[str, Any],
     curves: Mapping[str, Curve],
+    students: Mapping[str, Path] | None = None,
     time_limit: float = 120.0,
 ) -> str:
     """Mirror the result files in `folder` to W&B; say in one line what was done, and where.
@@ -78,6 +80,7 @@ def mirror(
         study: The group of the runs.
         config: Settings of the whole study; values whose names look like secrets are left out.
         curves: The training curve (rows of `step`, `loss`, `lr`) of each model, by its stage key.
+        students: Folders of final students by stage key: artifacts of their trials' runs.
         time_limit: Seconds after which, whatever happens, all is ended and this returns.
     """
     folder = Path(folder).absolute()
@@ -95,6 +98,7 @@ def mirror(
                     mode=mode,
                     config=flat(config),
                     curves={key: [dict(point) for point in curve] for key, curve in curves.items()},
+                    students={key: str(path) for key, path in (students or {}).items()},
                     limit=left if tried == len(modes) else left * 2 / 3,
                 )
             )
@@ -325,6 +329,20 @@ def _write_trial(request: _Request, trial: str, scores: pd.DataFrame, result: pd
             if step >= run.starting_step:
                 run.log(row, step=step)
         run.summary.update(_numbers(result, config))
+        for model in config["models"][-1:]:
+            if model in request.students:
+                _keep_student(run, model, Path(request.students[model]), config)
+
+
+def _keep_student(run: Any, model: str, folder: Path, config: Mapping[str, Any]) -> None:
+    """The final student of a trial, with the stages that it came from, in the run that made it."""
+    import wandb
+
+    os.environ["WANDB_DATA_DIR"] = run.settings.sync_dir
+    lineage = {name: config[name] for name in ("trial", "method", "order", "seed", "models")}
+    artifact = wandb.Artifact(_artifact("student", model[:16]), type="model", metadata=lineage)
+    artifact.add_dir(str(folder))
+    run.log_artifact(artifact)
 
 
 def history(scores: pd.DataFrame, curves: Mapping[str, Curve]) -> Iterator[dict[str, float]]:
@@ -372,13 +390,17 @@ def _write_aggregate(
             run.log(media)
         run.summary.update({"trials": len(trials), **headline})
 
-        name = re.sub(r"[^\w.-]", "_", request.study)  # all that an artifact's name may hold
-        artifact = wandb.Artifact(f"{name}-results", type="results")
+        artifact = wandb.Artifact(_artifact(request.study, "results"), type="results")
         for path in (*(folder / name for name in RESULT_FILES), *figures):
             if path.exists():
                 artifact.add_file(str(path), name=path.relative_to(folder).as_posix())
         run.log_artifact(artifact)
         return str(run.url)
+
+
+def _artifact(*parts: str) -> str:
+    """A name: nothing but what an artifact's may hold."""
+    return re.sub(r"[^\w.-]", "_", "-".join(parts))
 
 
 def _aggregate(
