@@ -292,7 +292,7 @@ def test_advice_follows_what_the_variance_is_made_of() -> None:
     assert advise(parts, 10, 5, 120).now == pytest.approx(float(exact))
     finished = advise(by_order, 6, 3, 6)
     assert np.isnan(finished.more_orders)
-    assert "every order has run" in finished.words
+    assert "every order in it has run" in finished.words
     expected_half = stats.t.ppf(0.975, 2) * sqrt(0.1 / 3)
     assert finished.now == pytest.approx(expected_half)
     dear = advise(by_order, 10, 5, 120, seed_cost=30.0)

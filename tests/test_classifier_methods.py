@@ -113,7 +113,7 @@ def test_a_batch_trains_the_body_and_its_own_head_alone(tmp_path: Path) -> None:
     obtain(start, store)
     model = Classifier.load(store.fetch(start.kind, start.key))
     items = [Item(("bada dodo",), "made.topics.a", 1.0), Item(("kiki",), "made.topics.a", 0.0)]
-    lessons = ClassifierLessons({"made.topics.a": items}, LabelLoss(), Training(), 0, "x")
+    lessons = ClassifierLessons({"made.topics.a": items}, Training(), 0, "x", LabelLoss())
     (batch,) = list(lessons.mixture.epoch(0))
     accumulate(model, lessons.rows(batch), lessons, Context(store, tmp_path))
     own, other = model.layers
@@ -138,7 +138,7 @@ def test_an_examples_weight_scales_its_own_gradient(tmp_path: Path) -> None:
             for text, w in zip(texts, weighed, strict=True)
         ]
         lessons = ClassifierLessons(
-            {"made.topics.a": items}, LabelLoss(), Training(), 0, "x", by_weight=False
+            {"made.topics.a": items}, Training(), 0, "x", LabelLoss(), by_weight=False
         )
         (batch,) = list(lessons.mixture.epoch(0))
         accumulate(model, lessons.rows(batch), lessons, Context(store, tmp_path))

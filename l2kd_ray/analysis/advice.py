@@ -59,12 +59,11 @@ def advise(
     now, with_seed = expected(orders, seeds), expected(orders, seeds + 1)
     with_orders = expected(orders + extra, seeds) if extra else np.nan
     if not extra:
-        words = "More seeds: every order has run, and only seeds can narrow the interval"
+        words = "More seeds: every order in it has run, and only seeds can narrow the interval"
         words += f" (one more: about {with_seed:.2g} points either side"
     else:
         first = "orders" if with_orders < with_seed else "seeds"
         words = f"More {first}: for the cost of one more seed, about {with_seed:.2g} points either"
         words += f" side with the seed, {with_orders:.2g} with {extra} more orders ("
-        words = words.removesuffix(" (") + " ("
     words += f"{'' if words.endswith('(') else '; '}now {now:.2g})."
     return Advice(now, with_orders, with_seed, extra, words)

@@ -60,7 +60,8 @@ def mean_by(
     cut = tasks if len(by) > 1 else 1
     found = []
     for value, group in used.groupby(list(by), sort=True):
-        own = [order for order in orders if order in set(group["order"])]
+        ran = set(group["order"])
+        own = [order for order in orders if order in ran]
         population = len(own) if design.kind == "list" else design.possible // cut
         estimates = {name: _mean(group, name, own, design, population) for name in NUMBERS}
         row: dict[str, object] = dict(zip(by, value, strict=True))

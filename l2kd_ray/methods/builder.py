@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
-from l2kd_ray.config import ModelSpec, Part, Seed, StudyConfig, with_settings
+from l2kd_ray.config import (
+    ModelSpec,
+    Part,
+    Seed,
+    StudyConfig,
+    Training,
+    TrainingOverrides,
+    with_settings,
+)
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.stages.base import Stage
+from l2kd_ray.stages.classifier import Labelled
 from l2kd_ray.stages.evaluate import Evaluate
 from l2kd_ray.tasks import Task, TaskData
 
@@ -84,3 +93,31 @@ class Builder:
             self._made[place] = make()
         made: T = self._made[place]
         return made
+
+
+class LabelBuilder(Builder):
+    """What classifiers, taggers and parsers share: heads for the labels of tasks, and teachers that
+    are other models than students."""
+
+    references = ("multitask", "single", "teacher")
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(sorted(self.resolved.tasks))
+
+    @property
+    def training(self) -> Training:
+        """A student's. What only language models read is at its default."""
+        plain: dict[str, Any] = {"lm_weight": 0.0, "answer_weight": 1.0, "average": 0.0}
+        return self.config.train.model_copy(
+            update={**plain, "bucket_batches": 1, "lora": None, "rungs": None}
+        )
+
+    def training_of(self, overrides: TrainingOverrides) -> Training:
+        """Of other models: teachers, the multi-task bound."""
+        return self.training.model_copy(update=overrides.model_dump(exclude_none=True))
+
+    def labelled(self, tasks: Sequence[str]) -> tuple[Labelled, ...]:
+        """The training examples of tasks."""
+        known = self.resolved.tasks
+        return tuple(Labelled(self._data(task, "train"), known[task].kind) for task in tasks)

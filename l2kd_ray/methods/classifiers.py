@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from l2kd_ray.config import ModelSpec, Part, Seed, Training, TrainingOverrides
-from l2kd_ray.methods.builder import Builder
+from l2kd_ray.config import ModelSpec, Part, Seed
+from l2kd_ray.methods.builder import LabelBuilder
 from l2kd_ray.stages.classifier import Head, Labelled, Untrained
 from l2kd_ray.stages.classify import SHARED, Classify, ClassifyAll, Logits
 from l2kd_ray.stages.evaluate_classifier import EvaluateClassifier
@@ -16,20 +16,8 @@ from l2kd_ray.stages.metakd import Losses, MetaDistil, MetaTeach, Prototypes
 Names = tuple[str, ...]
 
 
-class ClassifierBuilder(Builder):
+class ClassifierBuilder(LabelBuilder):
     """Stages of encoders and BiLSTMs with a head a task, or one for all domains."""
-
-    references = ("multitask", "single", "teacher")
-
-    @property
-    def tasks(self) -> Names:
-        return tuple(sorted(self.resolved.tasks))
-
-    @property
-    def training(self) -> Training:
-        """What only language models read is at its default."""
-        plain = {"lm_weight": 0.0, "answer_weight": 1.0, "average": 0.0, "bucket_batches": 1}
-        return self.config.train.model_copy(update={**plain, "lora": None, "rungs": None})
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.bilstm import check_bilstm
@@ -49,8 +37,8 @@ class ClassifierBuilder(Builder):
             return self.learn(self.initial(seed), (task,), seed)
         if name == "teacher":
             return self.teacher(task, seed)
-        training = _with(self.training, self.config.multitask)
-        tasks = self._labelled(self.tasks)
+        training = self.training_of(self.config.multitask)
+        tasks = self.labelled(self.tasks)
         return ClassifyAll(self.initial(seed), tasks, training, seed.train)
 
     def teacher(self, task: str, seed: Seed) -> Classify:
@@ -80,8 +68,8 @@ class ClassifierBuilder(Builder):
             ("meta", domains, seed),
             lambda: MetaTeach(
                 start,
-                self._labelled(domains),
-                _with(self.training, self.config.teaching),
+                self.labelled(domains),
+                self.training_of(self.config.teaching),
                 seed.train,
                 pooled=True,
                 scores=self.prototypes(seed) if settings.prototypes else None,
@@ -97,7 +85,7 @@ class ClassifierBuilder(Builder):
             ("prototypes", seed),
             lambda: Prototypes(
                 self.untrained(self._spec, self._shared(), seed),
-                self._labelled(self.tasks),
+                self.labelled(self.tasks),
                 settings.centroid,
                 settings.others,
                 settings.alpha,
@@ -122,7 +110,7 @@ class ClassifierBuilder(Builder):
         training = self.training
         if epochs is not None:
             training = training.model_copy(update={"epochs": epochs})
-        stage = Classify(start, self._labelled(tasks), training, seed.train, **taught)
+        stage = Classify(start, self.labelled(tasks), training, seed.train, **taught)
         return stage if epochs is not None else stage.in_parts(self.config.train.rungs or ())
 
     def distil(self, start: Untrained | MetaDistil, task: str, seed: Seed) -> MetaDistil:
@@ -187,23 +175,19 @@ class ClassifierBuilder(Builder):
     def _teach(
         self, tasks: Names, heads: tuple[Head, ...], seed: Seed, *, pooled: bool = False
     ) -> Classify:
-        training = _with(self.training, self.config.teaching)
+        training = self.training_of(self.config.teaching)
         start = self.untrained(self._spec, heads, seed)
         return self._once(
             ("teacher", tasks, heads, pooled, seed),
-            lambda: Classify(start, self._labelled(tasks), training, seed.train, pooled=pooled),
+            lambda: Classify(start, self.labelled(tasks), training, seed.train, pooled=pooled),
         )
 
     def _logits(self, teacher: Classify, task: str) -> Logits:
         return self._once(("logits", teacher, task), lambda: Logits(teacher, (self._part(task),)))
 
-    def _labelled(self, tasks: Names) -> tuple[Labelled, ...]:
-        kinds = self.resolved.tasks
-        return tuple(Labelled(self._data(task, "train"), kinds[task].kind) for task in tasks)
-
     def _part(self, task: str) -> Labelled:
         """The examples that a student of Meta-KD sees."""
-        (whole,) = self._labelled((task,))
+        (whole,) = self.labelled((task,))
         share = self.config.metakd.share
         rows = math.ceil(round(share * whole.data.rows, 6))
         if share == 1:
@@ -212,11 +196,7 @@ class ClassifierBuilder(Builder):
         return replace(whole, data=replace(whole.data, cap=rows, data_seed=seed, rows=rows))
 
     def _heads(self, tasks: Names) -> tuple[Head, ...]:
-        return tuple(Head(task, self._labelled((task,))) for task in tasks)
+        return tuple(Head(task, self.labelled((task,))) for task in tasks)
 
     def _shared(self) -> tuple[Head, ...]:
-        return (Head(SHARED, self._labelled(self.tasks)),)
-
-
-def _with(training: Training, overrides: TrainingOverrides) -> Training:
-    return training.model_copy(update=overrides.model_dump(exclude_none=True))
+        return (Head(SHARED, self.labelled(self.tasks)),)

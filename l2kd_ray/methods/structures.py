@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from l2kd_ray.config import InputError, ModelSpec, Part, Seed, Training
-from l2kd_ray.methods.builder import Builder
+from l2kd_ray.methods.builder import LabelBuilder
 from l2kd_ray.stages.classifier import Labelled
 from l2kd_ray.stages.evaluate_structured import EvaluateStructured
 from l2kd_ray.stages.structured import (
@@ -33,20 +33,8 @@ HEADS = {
 """What teacher and student compute in each case."""
 
 
-class StructureBuilder(Builder):
+class StructureBuilder(LabelBuilder):
     """Stages of taggers and parsers with a head a task; a study is of one case."""
-
-    references = ("multitask", "single", "teacher")
-
-    @property
-    def tasks(self) -> Names:
-        return tuple(sorted(self.resolved.tasks))
-
-    @property
-    def training(self) -> Training:
-        """What only language models read is at its default."""
-        plain = {"lm_weight": 0.0, "answer_weight": 1.0, "average": 0.0, "bucket_batches": 1}
-        return self.config.train.model_copy(update={**plain, "lora": None, "max_length": None})
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.structured import Architecture
@@ -61,24 +49,20 @@ class StructureBuilder(Builder):
             return self.learn(self.initial(seed), task, seed)
         if name == "teacher":
             return self.teacher(task, seed)
-        training = self.training.model_copy(
-            update=self.config.multitask.model_dump(exclude_none=True)
-        )
-        tasks = self._labelled(self.tasks)
+        training = self.training_of(self.config.multitask)
+        tasks = self.labelled(self.tasks)
         dev = self._dev(self.tasks, training)
         return LearnStructures(self.initial(seed), tasks, training, seed.train, dev=dev)
 
     def teacher(self, task: str, seed: Seed) -> LearnStructure:
         """The teacher of a task, from its gold structures."""
         spec, head = self.config.teacher or self.config.student, HEADS[self.config.structkd.case][0]
-        training = self.training.model_copy(
-            update=self.config.teaching.model_dump(exclude_none=True)
-        )
+        training = self.training_of(self.config.teaching)
         return self._once(
             ("teacher", task, seed.train),
             lambda: LearnStructure(
                 self._untrained(spec, head, seed),
-                self._labelled((task,)),
+                self.labelled((task,)),
                 training,
                 seed.train,
                 dev=self._dev((task,), training),
@@ -98,7 +82,7 @@ class StructureBuilder(Builder):
         knowledge = self._knowledge(task, seed) if distil and self.config.kd.weight > 0 else {}
         return LearnStructure(
             start,
-            self._labelled((task,)),
+            self.labelled((task,)),
             training,
             seed.train,
             dev=self._dev((task,), training),
@@ -155,10 +139,6 @@ class StructureBuilder(Builder):
             for task in tasks
         )
 
-    def _labelled(self, tasks: Names) -> tuple[Labelled, ...]:
-        known = self.resolved.tasks
-        return tuple(Labelled(self._data(task, "train"), known[task].kind) for task in tasks)
-
     def _untrained(self, spec: ModelSpec, head: Any, seed: Seed) -> UntrainedStructure:
         return self._once(
             ("initial", spec, head, seed.train),
@@ -166,7 +146,7 @@ class StructureBuilder(Builder):
                 head=head,
                 source=self.resolved.models.get(spec.model or ""),
                 architecture={"body": _body(spec), **dict(sorted(spec.overrides.items()))},
-                tasks=self._labelled(self.tasks),
+                tasks=self.labelled(self.tasks),
                 seed=seed.train,
                 vectors=self.resolved.models.get(spec.vectors or ""),
             ),

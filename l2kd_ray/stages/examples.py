@@ -12,12 +12,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from l2kd_ray.config import Training
 from l2kd_ray.distill.corruption import false_domains
 from l2kd_ray.distill.logits import label_loss, logit_regression
 from l2kd_ray.models.classifier import Classifier
 from l2kd_ray.stages.base import generator
-from l2kd_ray.stages.mixture import Mixture, TaskBatch
+from l2kd_ray.stages.mixture import Pooled, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -82,33 +81,13 @@ def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ClassifierLessons:
-    """Pools of examples, one pool a mini-batch: a task's, or those of all domains."""
+class ClassifierLessons(Pooled):
+    """Pools of items, and an objective."""
 
     pools: Mapping[str, Sequence[Item]]
     objective: Objective
-    training: Training
-    seed: int
-    place: str
     by_weight: bool = True
     """Whether the loss is a weighted mean; else the mean of the weighted losses."""
-
-    @property
-    def mixture(self) -> Mixture:
-        sizes = {name: len(items) for name, items in self.pools.items()}
-        return Mixture(sizes, self.training.batch_size, self.seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps_per_epoch
-
-    @property
-    def rows_per_example(self) -> int:
-        return 1
-
-    @property
-    def uses_all(self) -> bool:
-        return False  # a batch is of one head
 
     def to(self, device: str) -> None:
         self.objective.to(device)

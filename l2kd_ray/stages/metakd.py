@@ -119,7 +119,7 @@ class MetaTeach(Classify):
         if self.scores is not None:
             pool = self._weighed(pool, context)
         lessons = ClassifierLessons(
-            {SHARED: pool}, TeachLoss(self.corruption), self.training, self.seed, self.place
+            {SHARED: pool}, self.training, self.seed, self.place, TeachLoss(self.corruption)
         )
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
@@ -211,10 +211,10 @@ class MetaDistil(TrainingStage):
         model = MetaStudent.of(classifier, teacher, corruption, objective.wanted, self.seed)
         lessons = ClassifierLessons(
             {self.place: self._items(labels, classifier, context)},
-            DistilLoss(objective, teacher, head_of(teacher, self.place), corruption),
             self.training,
             self.seed,
             self.place,
+            DistilLoss(objective, teacher, head_of(teacher, self.place), corruption),
             by_weight=False,
         )
         curve = fit(self, model, lessons, context)

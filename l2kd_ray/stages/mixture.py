@@ -6,9 +6,11 @@ An epoch holds each task's batches once, ceil(N_t / B) of them, in one shuffled 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from l2kd_ray.config import Training
 from l2kd_ray.stages.base import generator
 
 
@@ -53,3 +55,32 @@ class Mixture:
         order = generator(self.seed, "shuffle", task, number).permutation(self.sizes[task]).tolist()
         starts = range(0, len(order), self.batch_size)
         return [TaskBatch(task, tuple(order[start : start + self.batch_size])) for start in starts]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """What lessons of classifiers, taggers and parsers share: pools of examples, a task's each or
+    one of all domains, and one pool a mini-batch."""
+
+    pools: Mapping[str, Sequence[Any]]
+    training: Training
+    seed: int
+    place: str
+    """Name of the random streams."""
+
+    @property
+    def mixture(self) -> Mixture:
+        sizes = {name: len(examples) for name, examples in self.pools.items()}
+        return Mixture(sizes, self.training.batch_size, self.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.steps_per_epoch
+
+    @property
+    def rows_per_example(self) -> int:
+        return 1
+
+    @property
+    def uses_all(self) -> bool:
+        return False  # a batch is of one head

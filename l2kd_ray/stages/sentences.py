@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2kd_ray.config import Training
 from l2kd_ray.distill.structured.objective import (
     StructuralKD,
     annealed_weight,
@@ -19,7 +18,7 @@ from l2kd_ray.distill.structured.objective import (
 from l2kd_ray.distill.structured.packing import to, unpack
 from l2kd_ray.distill.structured.structure import Structure
 from l2kd_ray.models.structured import StructuredModel
-from l2kd_ray.stages.mixture import Mixture, TaskBatch
+from l2kd_ray.stages.mixture import Pooled, TaskBatch
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Distilled:
 
 
 @dataclass(frozen=True)
-class StructuredLessons:
-    """Sentences of each task, one task a mini-batch (Wang et al. 2021, a loss a sentence).
+class StructuredLessons(Pooled):
+    """Sentences of each task (Wang et al. 2021, a loss a sentence).
 
     The weight of distillation is annealed from epoch to epoch; where it is 0, or nobody teaches,
     the loss is the negative log-likelihood.
@@ -65,26 +64,6 @@ class StructuredLessons:
     pools: Mapping[str, Sequence[Sentence]]
     distilled: Mapping[str, Distilled]
     anneal: float
-    training: Training
-    seed: int
-    place: str
-
-    @property
-    def mixture(self) -> Mixture:
-        sizes = {name: len(sentences) for name, sentences in self.pools.items()}
-        return Mixture(sizes, self.training.batch_size, self.seed)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.mixture.steps_per_epoch
-
-    @property
-    def rows_per_example(self) -> int:
-        return 1
-
-    @property
-    def uses_all(self) -> bool:
-        return False  # a batch is of one task
 
     def to(self, device: str) -> None:
         """Scores are moved batch by batch."""
