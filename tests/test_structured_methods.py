@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.config import InputError, parse_study
+from l2kd_ray.distill.structured.cases import CASES, Objective, distillation
+from l2kd_ray.distill.structured.labelled import RelativeLabels
+from l2kd_ray.methods.structures import HEADS, OBJECTIVES
 from l2kd_ray.models.structured import StructuredModel
 from l2kd_ray.stages.base import Stage
 from l2kd_ray.stages.execute import obtain
@@ -138,3 +142,20 @@ def test_a_stream_of_tagging_tasks_has_orders_and_a_report(tmp_path: Path) -> No
     report = Path(experiment.folder, "report.md").read_text()
     assert "Robustness to task order" in report
     assert "span_f1" in report
+
+
+def test_every_case_has_the_baselines_that_its_objective_takes() -> None:
+    """What is refused at the door is what the loss itself would refuse, case by case."""
+    assert {name: (case.teacher, case.student) for name, case in CASES.items()} == HEADS
+    relative = RelativeLabels(("0:root", "1:nsubj"))
+    for case, objective in product(CASES, get_args(Objective)):
+        labels = relative if case in ("1b", "2b") else None
+        try:
+            distillation(case, objective, labels=labels)
+            possible = True
+        except ValueError:
+            possible = False
+        assert possible == (objective in OBJECTIVES[case]), (case, objective)
+    arm = {"name": "token", "method": "structkd", "settings": {"structkd.objective": "token"}}
+    with pytest.raises(InputError, match="no such baseline"):
+        study(methods=[arm], structkd={"case": "4"})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
 from l2kd_ray.config import (
+    Arm,
     ModelSpec,
     Part,
     Seed,
@@ -49,6 +50,10 @@ class Builder:
     def __init__(self, config: StudyConfig, resolved: Resolved, owner: str | None = None) -> None:
         self.config, self.resolved, self.owner = config, resolved, owner
         self._made: dict[tuple[Any, ...], Any] = {}
+
+    @classmethod
+    def check_arm(cls, config: StudyConfig, arm: Arm, where: str) -> None:
+        """Raises: InputError where the settings of an arm cannot be had; `config` has them."""
 
     def owned_by(self, owner: str) -> Self:
         """A builder whose stages nobody else's are equal to."""

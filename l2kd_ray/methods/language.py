@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from l2kd_ray.config import (
+    Arm,
     Decoding,
     Distillation,
     Elastic,
+    InputError,
     ModelSpec,
     Part,
     Seed,
+    StudyConfig,
     Training,
 )
 from l2kd_ray.methods.builder import Builder, Method, Order
@@ -31,6 +35,27 @@ class LanguageBuilder(Builder):
     """Stages of causal LMs that read and write every task as text: L2KD and its baselines."""
 
     references = ("multitask", "single", "multilm")
+
+    @classmethod
+    def check_arm(cls, config: StudyConfig, arm: Arm, where: str) -> None:
+        if config.train.lora is None:
+            return
+        if arm.method in ("ewc", "mas"):
+            raise InputError(
+                f"{arm.method} holds each parameter by its importance, and with LoRA none is "
+                "trained",
+                where=where,
+                key="train.lora",
+                mend="give the other methods train.lora in their settings, or leave "
+                f"{arm.name} out",
+            )
+        if find_spec("peft") is None:
+            raise InputError(
+                "low-rank training needs the package peft",
+                where=where,
+                key="train.lora",
+                mend="pip install 'l2kd-ray[lora]'",
+            )
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.causal_lm import check_architecture

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from l2kd_ray.config import InputError, ModelSpec, Part, Seed, Training
+from l2kd_ray.config import Arm, InputError, ModelSpec, Part, Seed, StudyConfig, Training
 from l2kd_ray.methods.builder import LabelBuilder
 from l2kd_ray.stages.classifier import Labelled
 from l2kd_ray.stages.evaluate_structured import EvaluateStructured
@@ -20,6 +20,18 @@ from l2kd_ray.stages.structured import (
 from l2kd_ray.tasks import TaskData
 
 Names = tuple[str, ...]
+_TAGGED = {"structural", "token", "posterior", "top-k", "top-wk"}
+OBJECTIVES = {
+    "1a": _TAGGED,
+    "1b": _TAGGED - {"token"},
+    "2a": _TAGGED,
+    "2b": _TAGGED - {"token"},
+    "3": _TAGGED,
+    "4": {"structural", "posterior"},
+    "tree": {"structural"},
+    "projective": {"structural"},
+}
+"""What a student can learn in each case; where it labels words, posterior KD is structural."""
 HEADS = {
     "1a": ("chain", "chain"),
     "1b": ("biaffine", "labelling"),
@@ -35,6 +47,18 @@ HEADS = {
 
 class StructureBuilder(LabelBuilder):
     """Stages of taggers and parsers with a head a task; a study is of one case."""
+
+    @classmethod
+    def check_arm(cls, config: StudyConfig, arm: Arm, where: str) -> None:
+        case, objective = config.structkd.case, config.structkd.objective
+        if objective not in OBJECTIVES[case]:
+            raise InputError(
+                f"case {case} has no such baseline",
+                where=where,
+                key=f"methods: {arm.name}: structkd.objective",
+                got=objective,
+                expected=", ".join(sorted(OBJECTIVES[case])),
+            )
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.structured import Architecture

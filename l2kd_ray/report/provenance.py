@@ -125,7 +125,24 @@ def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:
         "What a trial takes alone, sharing nothing: its teachers, their decoding, replay and "
         "learning, without evaluation."
     )
-    return Table("work", words, pd.DataFrame(columns))
+    frame = pd.DataFrame(columns)
+    for name, (label, unit) in _SIZES.items():
+        if name in rows and rows[name].notna().any():
+            frame[label] = rows[name] / unit
+    if "latency_ms/1" in rows and rows["latency_ms/1"].notna().any():
+        words += (
+            " Of its student: millions of parameters, all and without embeddings; milliseconds for "
+            "1 and for 32 texts of 32 tokens, on the machine and at the load that made it."
+        )
+    return Table("work", words, frame)
+
+
+_SIZES = {
+    "parameters": ("Parameters, M", 1e6),
+    "parameters/inner": ("Inner, M", 1e6),
+    "latency_ms/1": ("ms, 1 text", 1.0),
+    "latency_ms/32": ("ms, 32 texts", 1.0),
+}
 
 
 def failure_section(failures: Sequence[Mapping[str, Any]]) -> list[Section]:

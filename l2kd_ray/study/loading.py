@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import Arm, InputError, Split, StudyConfig, TaskSpec, read_study, with_settings
+from l2kd_ray.config import InputError, Split, StudyConfig, TaskSpec, read_study, with_settings
 from l2kd_ray.methods import LANGUAGE, METHODS, Family, Resolved
 from l2kd_ray.models.pretrained import check_tokenizers, resolve_model, resolve_vectors
 from l2kd_ray.study.study import Study, family_of
@@ -29,7 +28,12 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         folders = (config.data_dir.expanduser(), base / config.data_dir)
         data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
         config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
-    language = _checked_family(config, where) is LANGUAGE
+    family_of_methods = _checked_family(config, where)
+    language = family_of_methods is LANGUAGE
+    searched = {key: space.examples()[0] for key, space in config.search.items()}
+    for arm in config.arms:
+        chosen = with_settings(config, {**searched, **arm.settings})
+        family_of_methods.builder.check_arm(chosen, arm, where)
     data_dir, seed = config.data_dir, config.data_seed
     caps: dict[Split, int | None] = {
         "train": config.max_train,
@@ -54,8 +58,6 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     corpus: list[Task] = []
     if language:
         check_tokenizers(config, models, where)
-        for arm in config.arms:
-            _check_lora(config, arm, where)
     if language and not (config.student.model or config.tokenizer.model):
         whole = set(tasks) <= set(family(config.tasks[0].name))
         if config.tokenizer.tasks is not None:
@@ -101,24 +103,3 @@ def _checked_family(config: StudyConfig, where: str) -> Family:
             expected=", ".join(family.methods),
         )
     return family
-
-
-def _check_lora(config: StudyConfig, arm: Arm, where: str) -> None:
-    """Raises: InputError where low-rank training is asked for and cannot be had."""
-    searched = {key: space.examples()[0] for key, space in config.search.items()}
-    if with_settings(config, {**searched, **arm.settings}).train.lora is None:
-        return
-    if arm.method in ("ewc", "mas"):
-        raise InputError(
-            f"{arm.method} holds each parameter by its importance, and with LoRA none is trained",
-            where=where,
-            key="train.lora",
-            mend=f"give the other methods train.lora in their settings, or leave {arm.name} out",
-        )
-    if find_spec("peft") is None:
-        raise InputError(
-            "low-rank training needs the package peft",
-            where=where,
-            key="train.lora",
-            mend="pip install 'l2kd-ray[lora]'",
-        )

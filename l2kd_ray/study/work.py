@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from l2kd_ray.stages.base import Stage
 from l2kd_ray.store import Manifest
 from l2kd_ray.study.trial import Trial
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WORK = ("steps", "tokens", "seconds")
+SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
+"""Of a student: all parameters, those that are no embedding, milliseconds for a batch of 1 and of
+32 texts of 32 tokens, as the machine that made it had them; NaN where its kind does not tell."""
 _MEASURES = {"evaluate", "tokenizer", "tokens", "initial"}
 
 
@@ -29,9 +33,19 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
         done = [manifests[stage.key] for stage in stages if stage.key in manifests]
         if len(done) == len(stages):
             setting = json.dumps(trial.setting, sort_keys=True)
-            rows.append((trial.method, setting, *_sum(done).values()))
-    frame = pd.DataFrame(rows, columns=["method", "setting", *WORK])
+            size = _size(trial, manifests)
+            rows.append((trial.method, setting, *_sum(done).values(), *size.values()))
+    frame = pd.DataFrame(rows, columns=["method", "setting", *WORK, *SIZE])
     return frame.groupby(["method", "setting"], sort=True, as_index=False).mean()
+
+
+def _size(trial: Trial, manifests: Mapping[str, Manifest]) -> Mapping[str, float]:
+    """What is known of the trial's student, from the stage that it began as."""
+    stage: Stage | None = trial.steps[-1][-1].stage.model
+    while stage is not None and stage.kind != "initial":
+        stage = getattr(stage, "start", None)
+    known = manifests[stage.key].scores if stage is not None and stage.key in manifests else {}
+    return {name: known.get(name, float("nan")) for name in SIZE}
 
 
 def _sum(manifests: Iterable[Manifest]) -> Mapping[str, float]:
