@@ -159,3 +159,12 @@ def test_every_case_has_the_baselines_that_its_objective_takes() -> None:
     arm = {"name": "token", "method": "structkd", "settings": {"structkd.objective": "token"}}
     with pytest.raises(InputError, match="no such baseline"):
         study(methods=[arm], structkd={"case": "4"})
+
+
+def test_tasks_that_no_case_can_learn_are_refused() -> None:
+    with pytest.raises(InputError, match="of this kind"):
+        study(tasks=["made.trees.a"])
+    with pytest.raises(InputError, match="of this kind"):
+        study(tasks=["made.tags.a"], structkd={"case": "1b"})
+    with pytest.raises(InputError, match="of this kind"):
+        study(tasks=["gen.rest"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -12,6 +12,7 @@ from l2kd_ray.config import (
     Part,
     Seed,
     StudyConfig,
+    TaskKind,
     Training,
     TrainingOverrides,
     with_settings,
@@ -54,6 +55,11 @@ class Builder:
     @classmethod
     def check_arm(cls, config: StudyConfig, arm: Arm, where: str) -> None:
         """Raises: InputError where the settings of an arm cannot be had; `config` has them."""
+
+    @classmethod
+    def kinds(cls, config: StudyConfig) -> Collection[TaskKind]:
+        """Of the tasks that its models can learn; none named: all."""
+        return ()
 
     def owned_by(self, owner: str) -> Self:
         """A builder whose stages nobody else's are equal to."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from l2kd_ray.config import ModelSpec, Part, Seed
+from l2kd_ray.config import ModelSpec, Part, Seed, StudyConfig, TaskKind
 from l2kd_ray.methods.builder import LabelBuilder
 from l2kd_ray.stages.classifier import Head, Labelled, Untrained
 from l2kd_ray.stages.classify import SHARED, Classify, ClassifyAll, Logits
@@ -18,6 +19,10 @@ Names = tuple[str, ...]
 
 class ClassifierBuilder(LabelBuilder):
     """Stages of encoders and BiLSTMs with a head a task, or one for all domains."""
+
+    @classmethod
+    def kinds(cls, config: StudyConfig) -> Collection[TaskKind]:
+        return ("classify", "pair", "regress")
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.bilstm import check_bilstm

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from l2kd_ray.config import Arm, InputError, ModelSpec, Part, Seed, StudyConfig, Training
+from l2kd_ray.config import Arm, InputError, ModelSpec, Part, Seed, StudyConfig, TaskKind, Training
 from l2kd_ray.methods.builder import LabelBuilder
 from l2kd_ray.stages.classifier import Labelled
 from l2kd_ray.stages.evaluate_structured import EvaluateStructured
@@ -59,6 +60,10 @@ class StructureBuilder(LabelBuilder):
                 got=objective,
                 expected=", ".join(sorted(OBJECTIVES[case])),
             )
+
+    @classmethod
+    def kinds(cls, config: StudyConfig) -> Collection[TaskKind]:
+        return ("tag",) if config.structkd.case in ("1a", "2a", "3", "4") else ("parse",)
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.structured import Architecture

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import InputError, Split, StudyConfig, TaskSpec, read_study, with_settings
+from l2kd_ray.config import (
+    InputError,
+    Split,
+    StudyConfig,
+    TaskKind,
+    TaskSpec,
+    read_study,
+    with_settings,
+)
 from l2kd_ray.methods import LANGUAGE, METHODS, Family, Resolved
 from l2kd_ray.models.pretrained import check_tokenizers, resolve_model, resolve_vectors
 from l2kd_ray.study.study import Study, family_of
@@ -45,6 +53,7 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         return resolve(spec, data_dir=data_dir, data_seed=seed, caps=caps, where=where, base=base)
 
     tasks = {spec.name: find(spec) for spec in config.tasks}
+    _check_kinds(tasks, family_of_methods.builder.kinds(config), where)
     models = {
         spec.model: found
         for spec in config.model_specs
@@ -68,6 +77,20 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
             corpus = [tasks[name] for name in sorted(tasks)]
     train = tuple(task.splits["train"] for task in corpus)
     return Study(config, Resolved(tasks, models, train))
+
+
+def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: str) -> None:
+    """Raises: InputError for a task that the study's methods cannot learn."""
+    for task in tasks.values():
+        if known and task.kind not in known:
+            raise InputError(
+                "the study's methods do not learn tasks of this kind",
+                where=where,
+                key=f"tasks.{task.name}",
+                got=task.kind,
+                expected=" or ".join(known),
+                mend="`l2kd tasks` lists the kinds; a task of your own may say its `kind`",
+            )
 
 
 def _checked_family(config: StudyConfig, where: str) -> Family:
