@@ -63,7 +63,9 @@ class StructureBuilder(LabelBuilder):
 
     @classmethod
     def kinds(cls, config: StudyConfig) -> Collection[TaskKind]:
-        return ("tag",) if config.structkd.case in ("1a", "2a", "3", "4") else ("parse",)
+        tags: TaskKind = "tag"
+        trees: TaskKind = "parse"
+        return (tags if config.structkd.case in ("1a", "2a", "3", "4") else trees,)
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.models.structured import Architecture
