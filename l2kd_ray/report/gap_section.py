@@ -92,7 +92,8 @@ def _gap_table(
             interval_label(*bounds) for bounds in zip(both["low"], both["high"], strict=True)
         ]
         words += " Over test examples: a 95 % interval of other test sets, models held fixed."
-    frame["Orders"] = arms["n_orders"].astype(int)
+    if arms["n_orders"].any():
+        frame["Orders"] = arms["n_orders"].astype(int)
     frame["Seeds"] = arms["n_seeds"].astype(int)
     return Table("gap", words, frame, digits={"Gap closed, %": 0})
 

@@ -47,7 +47,7 @@ def terminal_table(
             *(text(float(row[f"gap/{task}"])) for task in tasks),
             text(float(row["gap/abs"])),
             interval_label(row["gap/low"], row["gap/high"]),
-            text(int(row["n_orders"])),
+            text(int(row["n_orders"])) if row["n_orders"] else "—",
             text(int(row["n_seeds"])),
         )
     notes = dict.fromkeys(note for note in arms["gap/note"] if note)
