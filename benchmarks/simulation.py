@@ -1,6 +1,6 @@
 """The simulated cluster against a sweep that was run: predicted and measured, from its own storage.
 
-    python benchmarks/simulation.py STUDY.yaml STORAGE WORKERS [--start-s 0.3]
+    python benchmarks/simulation.py STUDY.yaml STORAGE WORKERS [--start-s 0.05]
 
 STUDY is the study that was swept into STORAGE (a folder) by WORKERS workers at once, from an empty
 storage and without a break. Measured: from the first stage's begin to the last one's end.
@@ -26,7 +26,7 @@ def main() -> None:
     arguments.add_argument("study", type=Path)
     arguments.add_argument("storage")
     arguments.add_argument("workers", type=int)
-    arguments.add_argument("--start-s", type=float, default=0.3)
+    arguments.add_argument("--start-s", type=float, default=0.05)
     given = arguments.parse_args()
     study, store = load(given.study), Store(given.storage)
     trie = trie_of(study, Store("memory://nothing"))

@@ -508,12 +508,13 @@ class Experiment:
         return costs.rename(columns={"count": "stages", "sum": "seconds"})
 
     def _curves(self, models: set[str]) -> dict[str, list[dict[str, float]]]:
-        """The training curves of finished models, by key."""
+        """The training curves of finished models, by key; none of a model that was dropped."""
         from l2kd_ray.stages.base import CURVE
 
         curves = {}
         for manifest in self._manifests():
-            if manifest.key in models and CURVE in manifest.files:
+            known = manifest.key in models and CURVE in manifest.files
+            if known and self.store.has_files(manifest.kind, manifest.key):
                 path = self.store.fetch(manifest.kind, manifest.key) / CURVE
                 curves[manifest.key] = json.loads(path.read_text())
         return curves
