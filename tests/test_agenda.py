@@ -148,7 +148,13 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"tune": {"scheduler": "asha"}}, "easy ones"),
+        (
+            {
+                "search": {"replay.ratio": {"uniform": [0.1, 0.5]}},
+                "tune": {"scheduler": "asha"},
+            },
+            "easy ones",
+        ),
         ({"tune": {"scheduler": "race"}}, "nothing is searched"),
         ({"tune": {"stop": {"half_width": 1, "method": "nobody"}}}, "none of"),
         (

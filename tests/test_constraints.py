@@ -534,7 +534,7 @@ def test_gem_goes_with_the_exchange_of_gradients(
         made, here = projection(tmp_path / name)
         fit(Dummy(), model, chosen, here, made.prepare(model, chosen, here))
         found.append(model.state_dict())
-        monkeypatch.setattr(loop, "_wrap", lambda model, _: DistributedDataParallel(model))
+        monkeypatch.setattr(loop, "_wrap", lambda model, *_: DistributedDataParallel(model))
     before = learnt.state_dict()
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value)
