@@ -262,7 +262,10 @@ def test_shipped_studies_plan(path: Path, tmp_path: Path) -> None:
         for role in ("student", "teacher")
         if "model" in data.get(role, {})
     }
-    overrides["tasks"] = [stand_in(task, tmp_path) for task in data["tasks"]]
+    tasks = [stand_in(task, tmp_path) for task in data["tasks"]]
+    overrides["tasks"] = tasks
+    if isinstance(data.get("orders"), list):
+        overrides["orders"] = [[task["name"] for task in tasks]]
     assert plan(load(path, overrides).trials(), Store("memory://empty")).missing
 
 
