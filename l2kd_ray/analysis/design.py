@@ -68,7 +68,7 @@ class Design:
             return "seeds alone, as there is no order"
         of = f"{orders:,} of {self.possible:,} orders"
         if orders == self.possible:
-            return f"all {orders:,} orders"
+            return f"all {orders:,} orders" if orders > 1 else "the one order that there is"
         if self.sampled:
             return f"{of}, drawn at random: holds for all {self.possible:,}"
         if self.kind == "williams":

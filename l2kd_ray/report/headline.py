@@ -49,7 +49,7 @@ def headline(
 def _reach(row: pd.Series[Any]) -> str:
     """What the mean speaks for, or why it has no interval: the note beyond the number of orders."""
     note = str(row["gap/note"]).removeprefix("one seed: ")
-    note = re.sub(r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone.*)[:,;]? ?", "", note)
+    note = re.sub(r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone.*|the one order.*)[:,;]? ?", "", note)
     if pd.isna(row["gap/low"]):
         return f"; {note}" if note else ""
     reach = note.partition(";")[0]  # what looks and failures do to it, the gap table says
