@@ -11,6 +11,12 @@ from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import interval_label, method_label, p_words, setting_label
 
 
+_NUMBER_OF_ORDERS = re.compile(
+    r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone, as there is no order"
+    r"|the one order that there is)[:,;]? ?"
+)
+
+
 def best_row(table: pd.DataFrame) -> pd.Series[Any] | None:
     """The row of the smallest gap among the selected ones that are furthest; None without a gap.
 
@@ -49,7 +55,7 @@ def headline(
 def _reach(row: pd.Series[Any]) -> str:
     """What the mean speaks for, or why it has no interval: the note beyond the number of orders."""
     note = str(row["gap/note"]).removeprefix("one seed: ")
-    note = re.sub(r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone.*|the one order.*)[:,;]? ?", "", note)
+    note = _NUMBER_OF_ORDERS.sub("", note)
     if pd.isna(row["gap/low"]):
         return f"; {note}" if note else ""
     reach = note.partition(";")[0]  # what looks and failures do to it, the gap table says
