@@ -10,7 +10,6 @@ import pandas as pd
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import interval_label, method_label, p_words, setting_label
 
-
 _NUMBER_OF_ORDERS = re.compile(
     r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone, as there is no order"
     r"|the one order that there is)[:,;]? ?"
