@@ -84,8 +84,20 @@ def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     log = (folder / "log").open("ab")
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=_interruptible,
     )
+
+
+def _interruptible() -> None:
+    """As in a terminal: what a shell starts in the background is deaf to Ctrl-C, and so are its
+    children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def descendants(pid: int) -> dict[int, str]:
