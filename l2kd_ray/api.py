@@ -384,13 +384,14 @@ class Experiment:
     def _sweep_inline(self, agenda: Agenda) -> list[Mapping[str, str]]:
         from l2kd_ray.stages.execute import obtain
 
+        tune = self.study.config.tune
         if self.is_adaptive:
             raise InputError(
                 "adaptive search needs Ray",
                 where=self.name,
-                key="tune.searcher",
-                got=self.study.config.tune.searcher,
-                mend="leave the executor at ray, or set tune.searcher=random",
+                key="tune",
+                got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
+                mend="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
             )
         scale = self.study.config.scale
         how = {

@@ -270,7 +270,8 @@ class MetaKD(Section):
     hidden: float = Field(1.0, ge=0)
     attention: float = Field(1.0, ge=0)
     transfer: float = Field(0.5, ge=0)
-    """gamma 2: the weight of transferable knowledge; without effect but for a meta-teacher."""
+    """gamma 2: the weight of transferable knowledge; without effect but for a meta-teacher that
+    learnt against false domains."""
     prediction: float = Field(1.0, ge=0)
     expertise: bool = True
     """Whether an example counts by how well the teacher knows it."""

@@ -164,6 +164,7 @@ def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
         meta("whole"),
         meta("no-prototypes", prototypes=False),
         meta("no-transfer", transfer=0.0),
+        meta("no-corruption", corruption=0.0),
         meta("no-expertise", expertise=False),
         meta("two", stages="two"),
         meta("out", leave_out=True),
@@ -177,6 +178,7 @@ def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
     assert made["no-prototypes"].teacher.scores is None
     assert made["no-transfer"].losses.transfer == 0
     assert made["no-transfer"].teacher == made["whole"].teacher
+    assert made["no-corruption"].losses.transfer == 0  # of an untrained transform
     assert made["no-expertise"].expertise is None
     first = made["two"].start
     assert first.losses.prediction == 0

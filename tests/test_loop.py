@@ -96,6 +96,18 @@ def first_batch(chosen: Curriculum) -> tuple[list[Sample], list[Sample]]:
     return new, old
 
 
+def test_a_part_that_was_killed_after_its_last_step_is_not_trained_on(tmp_path: Path) -> None:
+    """Its checkpoint has all of its steps: what is left is to leave the files."""
+    chosen, part = curriculum(TRAINING.model_copy(update={"epochs": 3})), Dummy(until=1)
+    here = context(tmp_path, checkpoint_seconds=0.0)
+    first = fit(part, model := make_model(), chosen, here)
+    again = fit(part, other := make_model(), chosen, here)
+    assert len(first) == chosen.steps_per_epoch
+    assert again == first
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+
+
 def test_lamols_loss_is_the_one_of_its_definition(tmp_path: Path) -> None:
     chosen = curriculum()
     new, old = first_batch(chosen)

@@ -366,27 +366,17 @@ def _search(
     """Adaptive search, an arm after another: Optuna proposes settings (by its model, or at random),
     each is run on every (order, seed), and its mean dev score is told back, with ASHA after each
     rung. Returns the settings that were finished, and those that were cut."""
-    from optuna.samplers import RandomSampler
-    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
     tried = {arm: list(settings) for arm, settings in known.items()}
     given_up = {arm: list(settings) for arm, settings in cut.items()}
-    settings, rungs = study.config.tune, study.config.train.rungs or ()
     for name, left in _open_searches(study, known, cut).items():
-        arm, former, lost = study.arm(name), tried.setdefault(name, []), given_up.get(name, [])
-        seed = settings.seed + len(former) + len(lost)  # else its first proposals come again
-        at_random = settings.searcher == "random"
-        sampler: dict[str, Any] = {"sampler": RandomSampler(seed)} if at_random else {"seed": seed}
-        halving = ASHAScheduler(
-            time_attr="epochs",
-            metric=OBJECTIVE,
-            mode="max",
-            max_t=study.config.train.epochs,
-            grace_period=min(rungs, default=1),
-            reduction_factor=settings.reduction,
+        arm, former, lost = (
+            study.arm(name),
+            tried.setdefault(name, []),
+            given_up.setdefault(name, []),
         )
-        asha = {"scheduler": halving} if settings.scheduler == "asha" else {}
+        seed = study.config.tune.seed + len(former) + len(lost)  # else its proposals come again
         rewards = {
             number: reward
             for number, setting in enumerate(former)
@@ -408,11 +398,17 @@ def _search(
             space=space,
             metric=OBJECTIVE,
             mode="max",
-            **sampler,
+            **_sampler(study, seed),
             **(told if rewards else {}),
         )
         results = _run(
-            study, pool, {"method": arm.name}, cpus, search_alg=searcher, num_samples=left, **asha
+            study,
+            pool,
+            {"method": arm.name},
+            cpus,
+            search_alg=searcher,
+            num_samples=left,
+            **_cutting(study),
         )
         for result in results:
             setting = result.config["trial"]["setting"]
@@ -420,8 +416,33 @@ def _search(
             if result.error or setting in former or setting in lost:
                 continue
             (former if ended == study.config.train.epochs else lost).append(setting)
-        given_up[name] = lost
     return tried, given_up
+
+
+def _sampler(study: Study, seed: int) -> dict[str, Any]:
+    from optuna.samplers import RandomSampler
+
+    if study.config.tune.searcher == "random":
+        return {"sampler": RandomSampler(seed)}
+    return {"seed": seed}
+
+
+def _cutting(study: Study) -> dict[str, Any]:
+    """ASHA on the rungs of the students' training, where the study asks for it."""
+    from ray.tune.schedulers import ASHAScheduler
+
+    tune, train = study.config.tune, study.config.train
+    if tune.scheduler != "asha" or train.rungs is None:
+        return {}
+    halving = ASHAScheduler(
+        time_attr="epochs",
+        metric=OBJECTIVE,
+        mode="max",
+        max_t=train.epochs,
+        grace_period=train.rungs[0],
+        reduction_factor=tune.reduction,
+    )
+    return {"scheduler": halving}
 
 
 def _reward(study: Study, store: Store, arm: Arm, setting: Setting) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from l2kd_ray.config import ModelSpec, Part, Seed, StudyConfig, TaskKind
+from l2kd_ray.config import ModelSpec, Part, Seed, StudyConfig, TaskKind, Training
 from l2kd_ray.methods.builder import LabelBuilder
 from l2kd_ray.stages.classifier import Head, Labelled, Untrained
 from l2kd_ray.stages.classify import SHARED, Classify, ClassifyAll, Logits
@@ -19,6 +19,10 @@ Names = tuple[str, ...]
 
 class ClassifierBuilder(LabelBuilder):
     """Stages of encoders and BiLSTMs with a head a task, or one for all domains."""
+
+    @property
+    def training(self) -> Training:
+        return super().training.model_copy(update={"patience": None})
 
     @classmethod
     def kinds(cls, config: StudyConfig) -> Collection[TaskKind]:
@@ -123,7 +127,9 @@ class ClassifierBuilder(LabelBuilder):
         settings, kd = self.config.metakd, self.config.kd
         teacher = self.meta_teacher(task, seed)
         meta = isinstance(teacher, MetaTeach)
-        layers = (settings.hidden, settings.attention, settings.transfer if meta else 0.0)
+        # Without corruption nothing trains the teacher's transform: its features say nothing.
+        transfer = settings.transfer if meta and settings.corruption else 0.0
+        layers = (settings.hidden, settings.attention, transfer)
         whole = Losses(*layers, settings.prediction, kd.temperature)
         if not settings.prediction:
             whole = replace(whole, temperature=None)

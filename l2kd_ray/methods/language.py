@@ -88,7 +88,7 @@ class LanguageBuilder(Builder):
         """All tasks at once, by the QA loss or with `lm` by both; one budget and setting,
         whatever is searched."""
         own = self.config.multitask.model_dump(exclude_none=True)
-        plain = {"average": 0.0} | ({} if lm else _QA_ONLY)
+        plain = {"average": 0.0, **_UNREAD} | ({} if lm else _QA_ONLY)
         training = self.config.train.model_copy(update=own | plain)
         names = sorted(self.resolved.tasks)
         tasks = tuple(self._tokens(self._data(task, "train")) for task in names)
@@ -209,7 +209,7 @@ class LanguageBuilder(Builder):
     def _training(self, *, lm: bool, first: bool) -> Training:
         """What has no effect is at its default: averaging with an untrained model is not meant,
         and without the LM part `<ans>` is never a target."""
-        changes: dict[str, Any] = {"average": 0.0} if first else {}
+        changes: dict[str, Any] = {**_UNREAD, **({"average": 0.0} if first else {})}
         if not lm or self.config.train.lm_weight == 0:
             changes |= _QA_ONLY
         return self.config.train.model_copy(update=changes)
@@ -361,4 +361,5 @@ def _share(ratio: float, rows: int) -> int:
 
 # Positions whose hidden states `kd.teacher: auto` keeps for a task: 3 GB at a width of 768.
 _CACHED_POSITIONS = 2**21
+_UNREAD = {"rungs": None, "patience": None}
 _QA_ONLY = {"lm_weight": 0.0, "answer_weight": 1.0}

@@ -49,6 +49,10 @@ HEADS = {
 class StructureBuilder(LabelBuilder):
     """Stages of taggers and parsers with a head a task; a study is of one case."""
 
+    @property
+    def training(self) -> Training:
+        return super().training.model_copy(update={"max_length": None, "precision": "float32"})
+
     @classmethod
     def check_arm(cls, config: StudyConfig, arm: Arm, where: str) -> None:
         case, objective = config.structkd.case, config.structkd.objective

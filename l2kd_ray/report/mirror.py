@@ -329,7 +329,7 @@ def _write_trial(request: _Request, trial: str, scores: pd.DataFrame, result: pd
             if step >= run.starting_step:
                 run.log(row, step=step)
         run.summary.update(_numbers(result, config))
-        for model in config["models"][-1:]:
+        for model in dict.fromkeys(scores.loc[scores["i"] == scores["i"].max(), "model"]):
             if model in request.students:
                 _keep_student(run, model, Path(request.students[model]), config)
 
@@ -350,11 +350,12 @@ def history(scores: pd.DataFrame, curves: Mapping[str, Curve]) -> Iterator[dict[
     reached = 0
     for stage in sorted(set(scores["i"].tolist())):
         rows = scores[scores["i"] == stage]
-        start = reached
-        for point in curves.get(rows["model"].iloc[0], ()) if stage > 0 else ():
-            reached = start + int(point["step"])
-            values = {f"train/{key}": value for key, value in point.items() if key != "step"}
-            yield {AXIS: reached, "stage": stage, **values}
+        for model in dict.fromkeys(rows["model"]) if stage > 0 else ():
+            start = reached
+            for point in curves.get(model, ()):
+                reached = start + int(point["step"])
+                values = {f"train/{key}": value for key, value in point.items() if key != "step"}
+                yield {AXIS: reached, "stage": stage, **values}
         tests = rows[rows["split"] == "test"]
         evals = {
             f"eval/{task}/{metric}": float(score)

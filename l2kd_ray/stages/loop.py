@@ -111,6 +111,8 @@ def fit(
     last = (stage.until or training.epochs) * lessons.steps_per_epoch
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
+        if progress.step == last:  # of a part; a checkpoint may have been its last step's
+            break
         lr = training.lr * _schedule(progress.step, total, training.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -135,8 +137,6 @@ def fit(
             save(stage, model, optimizer, progress, context)
             saved = time.monotonic()
         if ended and watch is not None and watch.ends(model):
-            break
-        if progress.step == last:
             break
     if context.rank == 0 and stage.until is not None:
         write(context.out / STATE, model, optimizer, progress)
