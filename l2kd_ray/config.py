@@ -532,11 +532,15 @@ class Scale(Workers):
 
     learn: Workers | None = None
     multitask: Workers | None = None
+    replay: Workers | None = None
+    decode: Workers | None = None
+    evaluate: Workers | None = None
+    """These three share out what they generate; one worker each unless it says otherwise here."""
     checkpoint_seconds: float = Field(60.0, gt=0)
     """A training stage saves itself this often, to resume after a fault."""
 
     def of(self, kind: str) -> Workers:
-        own: Workers | None = getattr(self, kind, None) if kind in ("learn", "multitask") else None
+        own: Workers | None = getattr(self, kind, None)
         if own is not None:
             unset = {
                 name: getattr(self, name)

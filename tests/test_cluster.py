@@ -21,6 +21,7 @@ from l2kd_ray.config import InputError, Scale, Workers
 from l2kd_ray.stages.base import CURVE, Context, Stage
 from l2kd_ray.stages.execute import execute, obtain
 from l2kd_ray.stages.learn import Learn
+from l2kd_ray.stages.replay import SAMPLES
 from l2kd_ray.store import Damaged, Store
 
 # No dropout: then one worker and two differ by rounding alone.
@@ -78,6 +79,20 @@ def test_the_executors_have_one_contract(tiny: Any, tmp_path: Path, local_ray: N
     assert curves["inline"] == curves["task"]
     assert curves["train"] == pytest.approx(curves["inline"], rel=1e-3)
     assert curves["train"][0] == pytest.approx(curves["inline"][0], rel=1e-5)
+
+
+def test_workers_share_out_what_is_generated(tiny: Any, tmp_path: Path, local_ray: None) -> None:
+    """Replay by two workers is, sample by sample, that by one: each row has draws of its own."""
+    replay = next(s for _, s in student(tiny).inputs() if s.kind == "replay")
+    texts = {}
+    for run, workers in (EXECUTORS["inline"], EXECUTORS["train"]):
+        store = Store(str(tmp_path / str(workers)))
+        prepare(replay, store)
+        scores = run(Job(replay, Scale(replay=Workers(workers=workers)).of("replay"), 60.0), store)
+        samples = store.fetch(replay.kind, replay.key) / SAMPLES
+        texts[workers] = samples.read_text(), scores
+    assert texts[1] == texts[2]
+    assert len(texts[1][0].splitlines()) > 2
 
 
 def test_a_stage_that_cannot_be_distributed_is_not() -> None:

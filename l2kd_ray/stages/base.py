@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel
 
 from l2kd_ray.store import Store
 
+T = TypeVar("T")
+R = TypeVar("R")
 Scores = Mapping[str, float]
 CURVE, STATE = "curve.json", "state.safetensors"
 """Beside a trained model: a row a step of its training; what a later part of it goes on from."""
@@ -40,6 +42,18 @@ class Context:
     def files_of(self, stage: Stage) -> Path:
         """The verified files of an input. Raises: store.Damaged."""
         return self.store.fetch(stage.kind, stage.key)
+
+    def shared_out(self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
+        """What `work` makes of each item: every worker does its share, and has all of it then."""
+        share = items[self.rank :: self.world_size]
+        mine = work(share) if share else []
+        if self.world_size == 1:
+            return mine
+        from torch.distributed import all_gather_object
+
+        parts: list[list[R]] = [[] for _ in range(self.world_size)]
+        all_gather_object(parts, mine)
+        return [parts[n % self.world_size][n // self.world_size] for n in range(len(items))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ class Decode(Stage):
     """
 
     kind = "decode"
+    distributable = True
     teacher: Stage
     data: TaskData
     decoding: Decoding
@@ -43,7 +44,8 @@ class Decode(Stage):
         text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
         examples = self.data.examples()
         stream = (self.seed or 0, "decode", self.data.task)
-        decoded = answers(model, text, examples, self.decoding, self.max_new_tokens, stream)
+        how = (self.decoding, self.max_new_tokens, stream)
+        decoded = context.shared_out(lambda share: answers(model, text, share, *how), examples)
         targets = [
             replace(example, answers=(answer or example.answers[0],))
             for example, answer in zip(examples, decoded, strict=True)

@@ -18,6 +18,7 @@ GREEDY = Decoding()
 class EvaluateLM(Evaluate):
     """`seed` is None where nothing is drawn."""
 
+    distributable = True
     max_new_tokens: int = 64
     decoding: Decoding = GREEDY
     seed: int | None = None
@@ -29,4 +30,5 @@ class EvaluateLM(Evaluate):
         folder = context.files_of(self.model)
         text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
         stream = (self.seed or 0, "evaluate", self.data.task)
-        return answers(model, text, examples, self.decoding, self.max_new_tokens, stream)
+        how = (self.decoding, self.max_new_tokens, stream)
+        return context.shared_out(lambda share: answers(model, text, share, *how), examples)

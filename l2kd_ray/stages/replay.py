@@ -15,7 +15,7 @@ from l2kd_ray.tasks import Example, TaskData, score
 
 if TYPE_CHECKING:
     from l2kd_ray.models.causal_lm import CausalLM
-    from l2kd_ray.models.sequences import Sample, SequenceFormat
+    from l2kd_ray.models.sequences import Sample, SequenceFormat, Tokens
 
 SAMPLES = "samples.jsonl"
 ROUNDS = 5
@@ -71,6 +71,7 @@ class Replay(Stage):
     """
 
     kind = "replay"
+    distributable = True
     model: Stage
     quotas: tuple[Quota, ...]
     top_k: int
@@ -89,7 +90,7 @@ class Replay(Stage):
         text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
         written: list[Written] = []
         for _ in range(ROUNDS if self.refill else 1):
-            fresh = self._write(text, model, self._missing(written), written)
+            fresh = self._write(text, model, self._missing(written), written, context)
             self._check(fresh, written, text, context)
             written += fresh
             if not self._missing(written):
@@ -104,7 +105,12 @@ class Replay(Stage):
         return [q.task for q in self.quotas for _ in range(q.count - kept.count(q.task))]
 
     def _write(
-        self, text: SequenceFormat, model: CausalLM, tasks: list[str], before: Sequence[Written]
+        self,
+        text: SequenceFormat,
+        model: CausalLM,
+        tasks: list[str],
+        before: Sequence[Written],
+        context: Context,
     ) -> list[Written]:
         from l2kd_ray.models.generation import TopK, generate
 
@@ -116,8 +122,14 @@ class Replay(Stage):
         for task in tasks:
             streams.append(generator(self.seed or 0, "replay", task, numbers[task]))
             numbers[task] += 1
-        sampler = TopK.seeded(self.top_k, self.temperature or 1.0, streams, max(rooms))
-        long = generate(model, prompts, sampler, max_new_tokens=max(rooms), eos=text.eos)
+
+        def sample(share: Sequence[int]) -> list[Tokens]:
+            own = [streams[place] for place in share]
+            sampler = TopK.seeded(self.top_k, self.temperature or 1.0, own, max(rooms))
+            starts = [prompts[place] for place in share]
+            return generate(model, starts, sampler, max_new_tokens=max(rooms), eos=text.eos)
+
+        long = context.shared_out(sample, range(len(tasks)))
         generated = [tokens[:room] for tokens, room in zip(long, rooms, strict=True)]
         return [
             Written(task, tokens, tokens[-1:] == [text.eos], text.parse(task, tokens), [])
@@ -223,7 +235,11 @@ def _ask(judge: Judge, asked: list[Written], text: SequenceFormat, context: Cont
     teacher = CausalLM.load(context.files_of(judge.teacher)).to(context.device)
     sequences = [text.qa(sample) for sample in samples]
     prompts = [sequence.tokens[: sequence.supervised] for sequence in sequences]
-    said = generate(teacher, prompts, greedy, max_new_tokens=judge.max_new_tokens, eos=text.eos)
+
+    def decode(share: Sequence[Tokens]) -> list[Tokens]:
+        return generate(teacher, share, greedy, max_new_tokens=judge.max_new_tokens, eos=text.eos)
+
+    said = context.shared_out(decode, prompts)
     claimed = [
         Example(str(number), text.decode(sample.question), "", (text.decode(sample.answer),))
         for number, sample in enumerate(samples)
