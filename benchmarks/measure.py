@@ -1,6 +1,6 @@
 """What the machine around the stages costs, as ratios and per stage; prints and saves a table.
 
-    python benchmarks/measure.py [overhead planning sharing]
+    python benchmarks/measure.py [overhead planning growth]
 
 Medians of at least five, interleaved where two things are compared, all in one run.
 """
@@ -8,24 +8,21 @@ Medians of at least five, interleaved where two things are compared, all in one 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from table import save
 
 from l2kd_ray.stages.base import Context, Stage
-from l2kd_ray.stages.execute import execute
+from l2kd_ray.stages.execute import _keep_memory, execute
 from l2kd_ray.store import Store
 from l2kd_ray.study import load, plan
 
@@ -102,26 +99,23 @@ def planning() -> Iterator[dict[str, Any]]:
             yield row("planning", f"per 10,000 shared stages, n={n}", times, 1e4 / sizes[1], "s")
 
 
-def sharing() -> Iterator[dict[str, Any]]:
-    """Wall clock of a sweep with sharing against the same without, beside the ratio of work."""
-    for n in (3, 4):
-        times: dict[bool, float] = {}
-        work: dict[bool, int] = {}
-        for share in (True, False):
-            with tempfile.TemporaryDirectory() as folder:
-                file = study_file(
-                    Path(folder), tasks=GENERATED[:n], share=share, storage=f"{folder}/results"
-                )
-                counts = plan(load(file).trials(), Store(f"{folder}/results")).stages
-                work[share] = counts["learn"].unique + counts["teacher"].unique
-                command = [sys.executable, "-m", "l2kd_ray.cli", "sweep", str(file)]
-                times[share] = timed(
-                    partial(subprocess.run, command, check=True, capture_output=True)
-                )
-        yield row("sharing", f"n={n}, shared: {work[True]} trainings", [times[True]], 1, "s")
-        yield row("sharing", f"n={n}, unshared: {work[False]} trainings", [times[False]], 1, "s")
-        yield row("sharing", f"n={n}, ratio of wall clock", [times[False] / times[True]], 1, "x")
-        yield row("sharing", f"n={n}, ratio of trainings", [work[False] / work[True]], 1, "x")
+def growth() -> Iterator[dict[str, Any]]:
+    """Seconds of a training step per 1,000 tokens, as its batch grows."""
+    from step import model, our_step, sequences
+
+    torch.set_num_threads(1)
+    _keep_memory()
+    sizes = (4, 8, 16, 32, 64)
+    steps, tokens = [], []
+    for size in sizes:
+        qa, lm = sequences(0, size)
+        steps.append(our_step(model("small", 0), model("small", 1), qa, lm, "ours"))
+        tokens.append(sum(len(sequence.tokens) for sequence in qa + lm) / 1000)
+        steps[-1]()
+    rounds = [[timed(step) for step in steps] for _ in range(5)]
+    for size, many, times in zip(sizes, tokens, zip(*rounds, strict=True), strict=True):
+        what = f"a step of {size} examples: per 1,000 of its {1000 * many:.0f} tokens"
+        yield row("growth", what, [one / many for one in times], 1, "s")
 
 
 def study_file(folder: Path, **changes: Any) -> Path:
@@ -151,25 +145,14 @@ def row(part: str, what: str, times: list[float], scale: float, unit: str) -> di
     return found
 
 
-PARTS = {"overhead": overhead, "planning": planning, "sharing": sharing}
+PARTS = {"overhead": overhead, "planning": planning, "growth": growth}
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
-    arguments.add_argument("--out", type=Path, default=Path("benchmarks/results.json"))
     given = arguments.parse_args()
-    rows = [found for part in given.parts or PARTS for found in PARTS[part]()]
-    git = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
-    given.out.write_text(json.dumps({"commit": commit, "machine": machine, "rows": rows}, indent=1))
-    print("| part | what | median | range | n |\n|---|---|---|---|---|")
-    for r in rows:
-        print(
-            f"| {r['part']} | {r['what']} | {r['median']} {r['unit']} | "
-            f"{r['low']}-{r['high']} | {r['n']} |"
-        )
+    save("measure", [found for part in given.parts or PARTS for found in PARTS[part]()])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ exact step needs (torch's counter), whatever a variant spends besides.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import resource
 import statistics
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from table import save
 
 SIZES: Mapping[str, Mapping[str, int]] = {
     "small": {"n_layer": 4, "n_embd": 256, "n_head": 4},
@@ -28,14 +28,24 @@ VOCABULARY, BATCH, CONTEXT = 50_257, 8, 128
 VARIANTS = ("original", "ours", "ours, cached teacher", "ours, bf16", "ours, bf16, cached teacher")
 
 
+Prepared = tuple[Callable[[], Any], int, Callable[[], float]]
+"""A step, its tokens, and what counts its GFLOP."""
+Prepare = Callable[[str, bool, str], Prepared]
+
+
 def rows(models: Sequence[str] = tuple(SIZES), times: int = 5) -> list[dict[str, Any]]:
     """A row for each model, part of the step (QA alone, QA and LM) and variant."""
-    return [row for size in models for lm in (False, True) for row in _compare(size, lm, times)]
+    return [
+        row for size in models for lm in (False, True) for row in compare(VARIANTS, size, lm, times)
+    ]
 
 
-def _compare(size: str, lm: bool, times: int) -> Iterator[dict[str, Any]]:
-    workers = {variant: _Worker(size, lm, variant) for variant in VARIANTS}
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+def compare(
+    variants: Sequence[str], size: str, lm: bool, times: int, prepare: Prepare | None = None
+) -> Iterator[dict[str, Any]]:
+    """A row a variant, against the first; `prepare` makes their steps."""
+    workers = {v: _Worker(prepare or step_of, size, lm, v) for v in variants}
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     sgemm: list[float] = []
     for _ in range(times + 1):  # the first round warms up
         sgemm.append(_sgemm())
@@ -44,9 +54,9 @@ def _compare(size: str, lm: bool, times: int) -> Iterator[dict[str, Any]]:
     facts = {variant: worker.ask("facts") for variant, worker in workers.items()}
     for worker in workers.values():
         worker.end()
-    limit, flop = statistics.median(sgemm[1:]), facts["ours"]["gflop"]
-    base = seconds["original"][1:]
-    for variant in VARIANTS:
+    limit, flop = statistics.median(sgemm[1:]), max(fact["gflop"] for fact in facts.values())
+    base = seconds[variants[0]][1:]
+    for variant in variants:
         taken = seconds[variant][1:]
         ratios = [one / other for one, other in zip(base, taken, strict=True)]
         median = statistics.median(taken)
@@ -79,10 +89,10 @@ def _sgemm(size: int = 2048) -> float:
 class _Worker:
     """A process that holds one variant and does a step when it is asked."""
 
-    def __init__(self, size: str, lm: bool, variant: str) -> None:
+    def __init__(self, prepare: Prepare, size: str, lm: bool, variant: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, size, lm, variant))
+        self._process = context.Process(target=_serve, args=(theirs, prepare, size, lm, variant))
         self._process.start()
 
     def ask(self, what: str) -> Any:
@@ -94,15 +104,15 @@ class _Worker:
         self._process.join()
 
 
-def _serve(pipe: Any, size: str, lm: bool, variant: str) -> None:
+def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> None:
     import torch
 
     from l2kd_ray.stages.execute import _keep_memory
 
     torch.set_num_threads(1)
-    if variant != "original":
+    if "ours" in variant:
         _keep_memory()
-    step, tokens, gflop = _prepare(size, lm, variant)
+    step, tokens, gflop = prepare(size, lm, variant)
     before = _peak()
     while (asked := pipe.recv()) != "end":
         if asked == "step":
@@ -119,33 +129,34 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _prepare(
-    size: str, lm: bool, variant: str
-) -> tuple[Callable[[], Any], int, Callable[[], float]]:
-    """The step, its tokens, and what counts its GFLOP."""
-    import torch
+def step_of(size: str, lm: bool, variant: str) -> Prepared:
+    """Our step, or the original's."""
     from original import OriginalStep
-    from torch.utils.flop_counter import FlopCounterMode
 
-    student, teacher = _model(size, seed=0), _model(size, seed=1)
-    qa, language = _sequences(seed=0)
+    student, teacher = model(size, seed=0), model(size, seed=1)
+    qa, language = sequences(seed=0)
     language = language if lm else []
     tokens = sum(len(sequence.tokens) for sequence in [*qa, *language])
     if variant == "original":
         original = OriginalStep(student, teacher, 2.0, 0.25)
         return lambda: original(qa, language), tokens, lambda: 0.0
-    step = _ours(student, teacher, qa, language, variant)
-
-    def gflop() -> float:
-        with FlopCounterMode(display=False) as counter:
-            step()
-        return float(counter.get_total_flops()) / 1e9
-
-    torch.manual_seed(0)
-    return step, tokens, gflop
+    step = our_step(student, teacher, qa, language, variant)
+    return step, tokens, lambda: counted(step)
 
 
-def _ours(student: Any, teacher: Any, qa: Any, language: Any, variant: str) -> Callable[[], Any]:
+def counted(step: Callable[[], Any]) -> float:
+    """GFLOP of a step's matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops()) / 1e9
+
+
+def our_step(
+    student: Any, teacher: Any, qa: Any, language: Any, variant: str, temperature: float = 2.0
+) -> Callable[[], float]:
+    """An optimizer step of the loop on these rows, all of them distilled; returns the loss."""
     from pathlib import Path
 
     from torch import nn
@@ -186,20 +197,22 @@ def _ours(student: Any, teacher: Any, qa: Any, language: Any, variant: str) -> C
     )
     source = Source([], teacher=said, share=1.0)
     text: Any = Format()
-    curriculum = Curriculum((source,), Source([]), False, text, training, 0, "", SoftTargets(2.0))
+    objective = SoftTargets(temperature)
+    curriculum = Curriculum((source,), Source([]), False, text, training, 0, "", objective)
     context = Context(Store("memory://bench"), Path())
     optimizer = loop._optimizer(student, training)
 
-    def step() -> None:
+    def step() -> float:
         optimizer.zero_grad()
-        loop.accumulate(student, rows, curriculum, context)
+        loss = loop.accumulate(student, rows, curriculum, context)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
+        return float(loss)
 
     return step
 
 
-def _model(size: str, seed: int) -> Any:
+def model(size: str, seed: int) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config
 
@@ -211,13 +224,13 @@ def _model(size: str, seed: int) -> Any:
     return CausalLM(AutoModelForCausalLM.from_config(config))
 
 
-def _sequences(seed: int) -> tuple[list[Any], list[Any]]:
+def sequences(seed: int, batch: int = BATCH) -> tuple[list[Any], list[Any]]:
     """QA and LM sequences as E2E's: some 60 to 110 tokens, 20 to 40 of them an answer."""
     from l2kd_ray.models.sequences import TrainingSequence
 
     stream = np.random.default_rng(seed)
     qa, language = [], []
-    for _ in range(BATCH):
+    for _ in range(batch):
         question, answer = int(stream.integers(40, 70)), int(stream.integers(20, 40))
         tokens = stream.integers(0, VOCABULARY, question + answer).tolist()
         qa.append(TrainingSequence(tokens, question))
@@ -229,16 +242,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--out", default="")
     chosen = parser.parse_args()
-    found = rows(chosen.models, chosen.times)
-    print("| " + " | ".join(found[0]) + " |\n|" + "---|" * len(found[0]))
-    for row in found:
-        cells = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
-        print("| " + " | ".join(cells) + " |")
-    if chosen.out:
-        with open(chosen.out, "w") as file:
-            json.dump(found, file, indent=1)
+    save("step", rows(chosen.models, chosen.times))
 
 
 if __name__ == "__main__":
