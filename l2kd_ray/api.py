@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -466,6 +467,25 @@ class Experiment:
 
         return work_by_method(self.trials(), {m.key: m for m in self._manifests()})
 
+    def top_k_bias(self) -> list[str]:
+        """How far teaching by a teacher's most likely tokens (`kd.top_k`) is from its whole
+        distribution, a line a temperature; none where it is not used."""
+        found: dict[float, list[Mapping[str, float]]] = {}
+        for manifest in self._manifests():
+            if "top_k/error" in manifest.scores:
+                temperature = manifest.settings["distillation"]["temperature"]
+                found.setdefault(temperature, []).append(manifest.scores)
+
+        def of(scores: list[Mapping[str, float]], name: str) -> float:
+            return median(one[f"top_k/{name}"] for one in scores)
+
+        return [
+            f"kd.top_k at T = {temperature:g}: the kept tokens have {of(scores, 'mass'):.0%} of "
+            f"the teacher's probability; a first gradient is off by {of(scores, 'error'):.0%} of "
+            f"its norm (cosine {of(scores, 'cosine'):.2f})"
+            for temperature, scores in sorted(found.items())
+        ]
+
     def inference(
         self, agenda: Agenda | None = None, trials: Sequence[Trial] | None = None
     ) -> dict[str, Any]:
@@ -481,6 +501,7 @@ class Experiment:
         """What a reader of the report must know first."""
         tasks = self.study.resolved.tasks
         notes = [f"**{name}:** {note}" for name in self.study.tasks for note in tasks[name].notes]
+        notes += [f"**Biased:** {line}." for line in self.top_k_bias()]
         return notes + ([f"**Stop rule:** {agenda.verdict.why}."] if agenda.verdict else [])
 
     def _evidence(self, trials: Sequence[Trial], scores: pd.DataFrame) -> dict[str, Any]:

@@ -199,6 +199,8 @@ def _show(experiment: Experiment) -> None:
     scores = experiment.scores()
     if len(scores):
         Console().print(terminal_table(scores, **experiment.inference()))
+        for line in experiment.top_k_bias():
+            print(line)
         print(f"Report: {experiment.folder}/report.html")
 
 

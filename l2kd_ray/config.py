@@ -196,8 +196,17 @@ class Distillation(Section):
     teacher: Literal["online", "cached", "auto"] = "auto"
     """`cached`: the teacher's last hidden states are a stage of their own, in half precision, read
     by every training that shares the teacher; `auto`: cached up to some gigabytes a task."""
+    top_k: int | None = Field(None, ge=1)
+    """Of a cached teacher, keep its most likely tokens alone, the others as one class: biased, the
+    more so the higher the temperature. The sweep says by how much."""
     teacher_seed: int | None = Field(None, ge=0)
     """One teacher of this seed for all replicates; not set: each has its own (independent)."""
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.top_k is not None and self.teacher == "online":
+            raise ValueError("top_k: of a cached teacher; one that is asked online says all")
+        return self
 
 
 class ReplaySettings(Section):

@@ -11,12 +11,14 @@ Shapes: P positions, K of them in a term, C in a chunk, V vocabulary, d width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from l2kd_ray.distill.top_k import MostLikely, divergence
 
 CHUNK_ELEMENTS = 2**24
 """Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
@@ -50,7 +52,7 @@ class Term:
     """Positions `where` [K] at which one teacher speaks, or none."""
 
     where: Tensor
-    teacher: Knowledge | None = None
+    teacher: Knowledge | MostLikely | None = None
 
 
 def linear_loss(
@@ -135,19 +137,27 @@ def _chunks(
     """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
     size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
-        said = term.teacher
-        teacher = None if said is None else _Layer(said.head.weight, said.head.bias, work.half)
+        speak = _speaker(term.teacher, work.half)
         for start in range(0, len(term.where), size):
-            where = term.where[start : start + size]
-            logits = student.logits(hidden[where])
-            spoken = None
-            if said is not None and teacher is not None:
-                spoken = teacher.logits(said.hidden[start : start + size])
-            yield where, *_chunk(logits, spoken, where, work)
+            part = slice(start, start + size)
+            where = term.where[part]
+            yield where, *_chunk(student.logits(hidden[where]), speak(part), where, work)
+
+
+def _speaker(
+    said: Knowledge | MostLikely | None, half: bool
+) -> Callable[[slice], Tensor | MostLikely | None]:
+    """What a teacher says of a chunk: its logits [C, V], or the best of them."""
+    if said is None:
+        return lambda part: None
+    if isinstance(said, MostLikely):
+        return said.__getitem__
+    hidden, layer = said.hidden, _Layer(said.head.weight, said.head.bias, half)
+    return lambda part: layer.logits(hidden[part])
 
 
 def _chunk(
-    logits: Tensor, teacher: Tensor | None, where: Tensor, work: _Work
+    logits: Tensor, teacher: Tensor | MostLikely | None, where: Tensor, work: _Work
 ) -> tuple[Tensor, Tensor]:
     """The gradient in a chunk's logits [C, V], and its loss. Overwrites both logits."""
     ce, kd = work.ce[where], work.kd[where]
@@ -156,7 +166,10 @@ def _chunk(
     hard = None
     if bool((ce > 0).any()):
         hard = _cross_entropy(logits.clone(), work.target[where], ce)
-    grad, loss = _distillation(logits, teacher, kd, work.temperature)
+    if isinstance(teacher, MostLikely):
+        grad, loss = divergence(logits, teacher, kd, work.temperature)
+    else:
+        grad, loss = _distillation(logits, teacher, kd, work.temperature)
     return (grad, loss) if hard is None else (grad.add_(hard[0]), loss + hard[1])
 
 

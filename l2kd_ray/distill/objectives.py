@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.linear_loss import Head, Knowledge, Term, linear_loss
+from l2kd_ray.distill.top_k import MostLikely
 
 NO_TEACHER = -1
 
@@ -69,7 +70,7 @@ class SoftTargets:
         self,
         hidden: Tensor,
         head: Head,
-        knowledge: Sequence[Knowledge | None],
+        knowledge: Sequence[Knowledge | MostLikely | None],
         positions: Positions,
         scale: Tensor,
     ) -> Tensor:

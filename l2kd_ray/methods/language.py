@@ -252,12 +252,12 @@ class LanguageBuilder(Builder):
         rows, length = self._data(task, "train").rows, training.max_length
         few = rows * len(parts) * (length or DEFAULT_LENGTH) <= _CACHED_POSITIONS
         same = length is not None or self.config.teacher is None  # both see the same positions
-        how = self.config.kd.teacher
-        if how == "online" or (how == "auto" and not (few and same)):
+        how, top_k = self.config.kd.teacher, self.config.kd.top_k
+        if how == "online" or (how == "auto" and top_k is None and not (few and same)):
             return teacher
         return self._once(
-            ("annotate", teacher, answers),
-            lambda: Annotate(teacher, answers, length, parts, training.precision),
+            ("annotate", teacher, answers, top_k),
+            lambda: Annotate(teacher, answers, length, parts, training.precision, top_k),
         )
 
     def _targets(self, task: str, seed: Seed) -> Decode | TaskData:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from l2kd_ray.config import LossPart, Training
 from l2kd_ray.distill.linear_loss import Head, Knowledge
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
+from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.models.causal_lm import CausalLM, pad_right
 from l2kd_ray.models.sequences import Sample, SequenceFormat, TrainingSequence
 from l2kd_ray.stages.base import generator
@@ -30,7 +31,7 @@ class Teacher(Protocol):
     def to(self, device: str) -> object:
         """Move it to where the training runs."""
 
-    def listen(self, rows: Sequence[Row], device: str) -> Knowledge:
+    def listen(self, rows: Sequence[Row], device: str) -> Knowledge | MostLikely:
         """What it says at the supervised positions of rows that it teaches, in their order."""
 
 

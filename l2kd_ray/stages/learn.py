@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from l2kd_ray.config import Distillation, Training
-from l2kd_ray.stages.annotate import Annotate
+from l2kd_ray.stages.annotate import PROBED, Annotate
 from l2kd_ray.stages.base import Context, Scores, TrainingStage
 from l2kd_ray.stages.constraints import Penalty, Projection
 from l2kd_ray.stages.replay import RealSamples, Replay, read_samples
@@ -63,6 +63,7 @@ class Learn(TrainingStage):
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
+        bias = self._bias(model, curriculum, context)
         curve = fit(self, model, curriculum, context, constraint)
         if lora is not None:
             merge(model, lora)
@@ -71,7 +72,19 @@ class Learn(TrainingStage):
         if context.rank == 0:
             model.save(context.out)
             text.save(context.out)
-        return write_curve(curve, context)
+        return {**write_curve(curve, context), **bias}
+
+    def _bias(self, model: CausalLM, curriculum: Curriculum, context: Context) -> Scores:
+        """How far the first gradient is off where a teacher's most likely tokens alone teach."""
+        from l2kd_ray.stages.teachers import Cached
+
+        source = curriculum.new[0]
+        if not isinstance(source.teacher, Cached):
+            return {}
+        rows = curriculum.rows(range(min(PROBED, len(source.samples))))
+        taught = [row for row in rows if curriculum.teachers[row.teacher] is source.teacher]
+        found = source.teacher.bias(model, taught, curriculum.objective.temperature, context.device)
+        return {f"top_k/{name}": value for name, value in found.items()}
 
     def _objective(self) -> SoftTargets:
         from l2kd_ray.distill.objectives import SoftTargets

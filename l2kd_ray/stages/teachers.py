@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from l2kd_ray.distill import top_k
 from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.stages.annotate import HEAD, HIDDEN, OFFSETS, SHARD, SHARD_POSITIONS
+from l2kd_ray.stages.annotate import (
+    HEAD,
+    HIDDEN,
+    OFFSETS,
+    PROBE,
+    PROBED,
+    SHARD,
+    SHARD_POSITIONS,
+)
 from l2kd_ray.stages.curriculum import Row, inputs
 
 
@@ -41,7 +51,8 @@ class Live:
 
 
 class Cached:
-    """The files of an `Annotate` stage: hidden states mapped into memory, and an output layer."""
+    """The files of an `Annotate` stage, mapped into memory: hidden states and an output layer, or
+    the most likely tokens."""
 
     def __init__(self, folder: Path, parts: Sequence[str]) -> None:
         from safetensors import safe_open
@@ -49,8 +60,9 @@ class Cached:
 
         self._offsets = np.load(folder / OFFSETS)
         shards = sorted(folder.glob(SHARD.format("*")))
-        handles = [safe_open(shard, framework="pt") for shard in shards]
-        self._shards = [_slice(handle) for handle in handles]
+        self._shards = [_slices(safe_open(shard, framework="pt")) for shard in shards]
+        probe = folder / PROBE
+        self._probe = load_file(probe)[HIDDEN] if probe.exists() else None
         layer = load_file(folder / HEAD)
         self._head, self._parts = Head(layer["weight"], layer.get("bias")), tuple(parts)
 
@@ -63,15 +75,44 @@ class Cached:
         moved = None if bias is None else bias.to(device)
         self._head = Head(self._head.weight.to(device), moved)
 
-    def listen(self, rows: Sequence[Row], device: str) -> Knowledge:
+    def listen(self, rows: Sequence[Row], device: str) -> Knowledge | MostLikely:
         dtype = self._head.weight.dtype  # before they are joined: autocast knows no half on CPUs
-        pieces = [piece.to(dtype) for row in rows for piece in self._pieces(row)]
-        return Knowledge(torch.cat(pieces).to(device), self._head)
+        pieces = [piece for row in rows for piece in self._pieces(row)]
+        said = {
+            name: torch.cat(
+                [p[name].to(torch.long if name == "tokens" else dtype) for p in pieces]
+            ).to(device)
+            for name in pieces[0]
+        }
+        if self._probe is None:
+            return Knowledge(said[HIDDEN], self._head)
+        return MostLikely(**said, others=self.vocabulary - said["tokens"].shape[1])
 
-    def _pieces(self, row: Row) -> Iterator[Tensor]:
-        """The hidden states of a row, from the one or two shards that hold them."""
+    def bias(
+        self, model: CausalLM, rows: Sequence[Row], temperature: float, device: str
+    ) -> Mapping[str, float]:
+        """Of the gradient that `rows` of the first samples give `model`, where only the most likely
+        tokens are kept: `distill.top_k.bias`. Empty where all is kept."""
+        if self._probe is None:
+            return {}
+        rows = [row for row in rows if row.index < PROBED]
+        kept, places = self.listen(rows, device), [place for r in rows for place in self._places(r)]
+        assert isinstance(kept, MostLikely)
+        hidden = self._probe[places].to(self._head.weight).float()
+        with torch.no_grad():
+            student: Tensor = model.head(model.eval().to(device)(*inputs(rows, device)))
+            exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
+            return top_k.bias(student.float(), exact, kept, temperature)
+
+    def _places(self, row: Row) -> range:
+        """The row's positions among all that the teacher spoke at."""
         number = row.index * len(self._parts) + self._parts.index(row.part)
-        start, end = self._offsets[number : number + 2].tolist()
+        return range(*self._offsets[number : number + 2].tolist())
+
+    def _pieces(self, row: Row) -> Iterator[dict[str, Tensor]]:
+        """What is kept of a row, from the one or two shards that hold it."""
+        places = self._places(row)
+        start, end = places.start, places.stop
         supervised = len(row.sequence.tokens) - row.sequence.supervised
         if end - start != supervised:
             raise ValueError(
@@ -81,10 +122,11 @@ class Cached:
         while start < end:
             shard, place = divmod(start, SHARD_POSITIONS)
             stop = min(end, (shard + 1) * SHARD_POSITIONS)
-            yield self._shards[shard][place : place + stop - start]
+            tensors = self._shards[shard].items()
+            yield {name: tensor[place : place + stop - start] for name, tensor in tensors}
             start = stop
 
 
-def _slice(handle: Any) -> Any:
-    """The tensor of a shard, read only where it is looked at."""
-    return handle.get_slice(HIDDEN)
+def _slices(handle: Any) -> dict[str, Any]:
+    """The tensors of a shard, read only where they are looked at."""
+    return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
