@@ -108,7 +108,10 @@ class _LinearLoss(torch.autograd.Function):
                 grad = grad.to(student.weight.dtype)
                 grad_hidden[where] = (grad @ student.weight).to(hidden.dtype)
                 if grad_weight is not None:
-                    grad_weight += grad.T @ hidden[where].to(grad.dtype)
+                    if grad.dtype == grad_weight.dtype:
+                        grad_weight.addmm_(grad.T, hidden[where])
+                    else:
+                        grad_weight += grad.T @ hidden[where].to(grad.dtype)
         ctx.grads = grad_hidden, grad_weight, grad_bias
         return loss
 
