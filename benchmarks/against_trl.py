@@ -40,7 +40,7 @@ def step_of(size: str, lm: bool, variant: str) -> Prepared:
     if abs(loss - wanted) > TOLERANCE[half] * wanted:
         raise SystemExit(f"{variant}: the first loss is {loss}, ours {wanted}")
     ours = variant.startswith("ours")
-    return step, sum(len(s.tokens) for s in qa), lambda: counted(step) if ours else 0.0
+    return step, sum(len(s.tokens) for s in qa), lambda: {"gflop": counted(step) if ours else 0.0}
 
 
 def trl_step(student: Any, teacher: Any, qa: Any, variant: str) -> Callable[[], float]:

@@ -28,8 +28,8 @@ VOCABULARY, BATCH, CONTEXT = 50_257, 8, 128
 VARIANTS = ("original", "ours", "ours, cached teacher", "ours, bf16", "ours, bf16, cached teacher")
 
 
-Prepared = tuple[Callable[[], Any], int, Callable[[], float]]
-"""A step, its tokens, and what counts its GFLOP."""
+Prepared = tuple[Callable[[], Any], int, Callable[[], Mapping[str, float]]]
+"""A step, its tokens, and what is found out afterwards: `gflop`, `gradient error`."""
 Prepare = Callable[[str, bool, str], Prepared]
 
 
@@ -54,7 +54,8 @@ def compare(
     facts = {variant: worker.ask("facts") for variant, worker in workers.items()}
     for worker in workers.values():
         worker.end()
-    limit, flop = statistics.median(sgemm[1:]), max(fact["gflop"] for fact in facts.values())
+    limit = statistics.median(sgemm[1:])
+    flop = max(fact.get("gflop", 0.0) for fact in facts.values())
     base = seconds[variants[0]][1:]
     for variant in variants:
         taken = seconds[variant][1:]
@@ -71,6 +72,7 @@ def compare(
             "to": max(ratios),
             "of sgemm": flop / median / limit,
             "memory MB": facts[variant]["memory"],
+            "gradient error": facts[variant].get("gradient error", 0.0),
             "n": times,
         }
 
@@ -112,7 +114,7 @@ def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> No
     torch.set_num_threads(1)
     if "ours" in variant:
         _keep_memory()
-    step, tokens, gflop = prepare(size, lm, variant)
+    step, tokens, facts = prepare(size, lm, variant)
     before = _peak()
     while (asked := pipe.recv()) != "end":
         if asked == "step":
@@ -120,8 +122,8 @@ def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> No
             step()
             pipe.send(time.perf_counter() - start)
         else:
-            facts = {"tokens": tokens, "gflop": gflop(), "memory": _peak() - before}
-            pipe.send(facts)
+            memory = _peak() - before
+            pipe.send({"tokens": tokens, "memory": memory, **facts()})
 
 
 def _peak() -> float:
@@ -139,9 +141,32 @@ def step_of(size: str, lm: bool, variant: str) -> Prepared:
     tokens = sum(len(sequence.tokens) for sequence in [*qa, *language])
     if variant == "original":
         original = OriginalStep(student, teacher, 2.0, 0.25)
-        return lambda: original(qa, language), tokens, lambda: 0.0
+        return lambda: original(qa, language), tokens, dict
     step = our_step(student, teacher, qa, language, variant)
-    return step, tokens, lambda: counted(step)
+
+    def facts() -> Mapping[str, float]:
+        error = _gradient_error(size, qa, language, variant)
+        return {"gflop": counted(step), "gradient error": error}
+
+    return step, tokens, facts
+
+
+def _gradient_error(size: str, qa: Any, language: Any, variant: str) -> float:
+    """Of a first step's (clipped) gradient, against the original's: norm of the difference."""
+    import torch
+    from original import OriginalStep
+
+    gradients = []
+    for ours in (False, True):
+        student, teacher = model(size, seed=0), model(size, seed=1)
+        if ours:
+            our_step(student, teacher, qa, language, variant)()
+        else:
+            OriginalStep(student, teacher, 2.0, 0.25)(qa, language)
+        flat = [p.grad.flatten() for p in student.parameters() if p.grad is not None]
+        gradients.append(torch.cat(flat))
+    wanted, found = gradients
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def counted(step: Callable[[], Any]) -> float:
