@@ -299,6 +299,23 @@ def test_n_best_are_the_best_of_enumeration_in_order(
         assert (scores[b, there:] == -torch.inf).all()
 
 
+@some
+@batches
+def test_n_best_of_independent_words_are_those_of_a_chain_without_transitions(
+    seed: int, lengths: list[int], scale: float
+) -> None:
+    emissions = chain(seed, lengths, scale).emissions
+    none, sizes = emissions.new_zeros(LABELS), torch.tensor(lengths)
+    for k in (1, 3, 10):
+        batch = Chain(emissions, none.expand(LABELS, -1), none, none, sizes)
+        paths, scores = Tokens(emissions, sizes).n_best(k)
+        wanted, best = batch.n_best(k)
+        there = best.isfinite()
+        assert torch.equal(scores.isfinite(), there)
+        close(scores[there], best[there])
+        assert torch.equal(paths[there], wanted[there])
+
+
 def forbidden_chain(magnitude: float) -> Chain:
     """Label 2 only after label 1, label 0 never in the third place, the end never in 1."""
     batch = chain(4, [1, 4, 5, 3], 1.0)

@@ -47,7 +47,9 @@ def posterior_kd(teacher: Chain, student: Chain, temperature: float = 1.0) -> Te
     return kd.loss(student, kd.targets(teacher))
 
 
-def top_k(teacher: Chain, local: float = 1.0, *, k: int = 10, weighted: bool = False) -> ChainParts:
+def top_k(
+    teacher: Chain | Tokens, local: float = 1.0, *, k: int = 10, weighted: bool = False
+) -> ChainParts:
     """Targets that make (1) the mean NLL of the teacher's k best sequences as pseudo-labels.
 
     `weighted` (Top-WK) weighs each by its probability among them instead of equally. A case for

@@ -128,13 +128,11 @@ def _pseudo_labels(
     *,
     row: Case,
     project: Projection,
-    best: Callable[[Chain], ChainParts],
+    best: Callable[[Chain | Tokens], ChainParts],
 ) -> Parts:
     """The label counts of the teacher's best sequences."""
-    if not isinstance(teacher, Chain):
-        # Words are labelled independently of each other: a chain without transitions.
+    if not isinstance(teacher, Chain):  # words are labelled independently of each other
         mu = (teacher.marginals() if isinstance(teacher, Tokens) else project(teacher))[0]
-        none = mu.new_zeros(mu.shape[-1])
-        teacher = Chain(mu.log(), none.expand(len(none), -1), none, none, teacher.lengths)
+        teacher = Tokens(mu.log(), teacher.lengths)
     parts = best(teacher)
     return parts if row.student == "chain" else (parts.tokens,)

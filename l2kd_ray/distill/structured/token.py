@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from l2kd_ray.distill.structured.structure import Parts, valid_positions
 
@@ -52,6 +54,27 @@ class Tokens:
     def argmax(self) -> Tensor:
         """[B, n]: the best labels, 0 on padding."""
         return self._clean.argmax(-1)
+
+    @torch.no_grad()
+    def n_best(self, k: int) -> tuple[Tensor, Tensor]:
+        """As `Chain.n_best`. No sequence among the k best has a label that is not among its
+        position's k best, so k^2 sums a position do."""
+        values, labels = self._clean.topk(min(k, self.emissions.shape[-1]), dim=-1)
+        values[:, :, 1:].masked_fill_(~self.valid[..., None], -torch.inf)  # padding: one label
+        width = values.shape[-1]
+        best, origins = values.new_zeros(len(values), 1), []
+        for t in range(values.shape[1]):
+            reached = (best[:, :, None] + values[:, t, None, :]).flatten(1)
+            best, origin = reached.topk(min(k, reached.shape[1]), dim=-1)
+            origins.append(origin)
+        place, path = torch.arange(best.shape[1], device=best.device).expand_as(best), []
+        for t in reversed(range(len(origins))):
+            origin = origins[t].gather(1, place)
+            path.append(labels[:, t].gather(1, origin % width))
+            place = origin // width
+        missing = k - best.shape[1]
+        paths = torch.stack(path[::-1], -1) * self.valid[:, None]
+        return F.pad(paths, (0, 0, 0, missing)), F.pad(best, (0, missing), value=-torch.inf)
 
     def temper(self, temperature: float) -> Self:
         return replace(self, emissions=self.emissions / temperature)
