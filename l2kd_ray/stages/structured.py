@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
     from l2kd_ray.distill.structured.cases import Kind
     from l2kd_ray.distill.structured.objective import StructuralKD
+    from l2kd_ray.distill.structured.structure import Structure
     from l2kd_ray.models.structured import StructuredModel
     from l2kd_ray.stages.sentences import Distilled, Sentence
 
 SCORES = "scores.safetensors"
-BATCH = 64
+BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +84,14 @@ class TeacherScores(Stage):
 
         model = load(self.teacher, context)
         sentences = [words(example.context) for example in self.data.examples()]
-        batches = []
-        with torch.inference_mode():
+
+        def batches() -> Iterator[Structure]:  # one at a time: padded, they are large
             for start in range(0, len(sentences), BATCH):
                 inputs = model.prepare(sentences[start : start + BATCH]).to(context.device)
-                batches.append(model(inputs, self.data.task))
-            packed = {name: value.clone() for name, value in pack(batches).items()}
+                yield model(inputs, self.data.task)
+
+        with torch.inference_mode():
+            packed = {name: value.clone() for name, value in pack(batches()).items()}
         save_file(packed, context.out / SCORES)
         return {"sentences": len(sentences)}
 

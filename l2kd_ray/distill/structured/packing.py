@@ -8,7 +8,7 @@ n^2 * R as spans, n (n + 1) (R + 1) as a parser; second-order arcs add 2 n^3.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ GROWING: Mapping[str, tuple[int, ...]] = {
 }
 
 
-def pack(batches: Sequence[Structure]) -> dict[str, Tensor]:
+def pack(batches: Iterable[Structure]) -> dict[str, Tensor]:
     """The scores of all sentences, one after the other, on the CPU; batches are of one kind."""
     packed: dict[str, list[Tensor]] = {}
     for batch in batches:
