@@ -105,7 +105,7 @@ def growth() -> Iterator[dict[str, Any]]:
 
     torch.set_num_threads(1)
     _keep_memory()
-    sizes = (4, 8, 16, 32, 64)
+    sizes = (4, 8, 16, 32)
     steps, tokens = [], []
     for size in sizes:
         qa, lm = sequences(0, size)
