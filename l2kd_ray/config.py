@@ -292,6 +292,11 @@ class MetaKD(Section):
     """Of a domain's training examples, what the student sees; its teacher sees all."""
 
 
+def _text(value: object) -> object:
+    """YAML reads `3` as a number."""
+    return str(value) if isinstance(value, int) else value
+
+
 class StructuralKD(Section):
     """Distillation of structured predictors (Structural KD, Wang et al. 2021).
 
@@ -299,7 +304,9 @@ class StructuralKD(Section):
     `kd.temperature` tempers the scores of teacher and student.
     """
 
-    case: Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"] = "1a"
+    case: Annotated[
+        Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"], BeforeValidator(_text)
+    ] = "1a"
     """What teacher and student compute: chain => chain (1a), biaffine => labelling (1b), chain =>
     token (2a), second-order => labelling (2b), token => chain (3), spans => token (4), biaffine
     => trees (tree, projective)."""

@@ -83,8 +83,9 @@ class ChainHead(TokenHead):
         self.start, self.end = nn.Parameter(torch.zeros(L)), nn.Parameter(torch.zeros(L))
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Chain:
-        emissions = self.emissions(hidden)
-        return Chain(emissions, self.transitions, self.start, self.end, lengths)
+        # Copies: DDP takes a parameter for unused that is itself what comes out.
+        transitions, start, end = (s.clone() for s in (self.transitions, self.start, self.end))
+        return Chain(self.emissions(hidden), transitions, start, end, lengths)
 
 
 class Biaffine(nn.Module):
