@@ -6,7 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: a thread each, as stages do
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,31 @@ def tiny(study_file: Any) -> Any:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "results"))
+
+
+@pytest.fixture
+def as_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], AbstractContextManager[None]]:
+    """Trainings within go through torch's DDP, in a group of this process alone."""
+
+    @contextmanager
+    def group() -> Iterator[None]:
+        import torch
+        from torch.nn.parallel import DistributedDataParallel
+
+        def wrapped(model: Any, context: object, uses_all: bool) -> Any:
+            return DistributedDataParallel(model, find_unused_parameters=not uses_all)
+
+        monkeypatch.setattr("l2kd_ray.stages.loop._wrap", wrapped)
+        meet = f"file://{tmp_path}/meet"
+        torch.distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            torch.distributed.destroy_process_group()
+
+    return group
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,20 @@ def test_without_distillation_mkd_is_training_on_labels(store: Store) -> None:
     assert not same(weights(student(found, "mkd"), store), weights(student(found, "joint"), store))
 
 
+def test_workers_exchange_the_gradients_of_every_part(
+    store: Store, tmp_path: Path, as_a_worker: Any
+) -> None:
+    found = study(methods=["mkd"])
+    domains = study(methods=[meta("metakd")])
+    last = student(domains, "metakd")
+    stages = [student(found, "mkd"), student(found, "multitask"), last]
+    alone = [weights(stage, store) for stage in stages]
+    with as_a_worker():
+        other = Store(str(tmp_path / "wrapped"))
+        for stage, wanted in zip(stages, alone, strict=True):
+            torch.testing.assert_close(weights(stage, other), wanted)
+
+
 def test_one_teacher_and_its_logits_serve_every_student(store: Store) -> None:
     found = study(
         methods=[

@@ -42,6 +42,15 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 BODIES = [*SIZES, "first", "bilstm"]
 TOKENIZER = train_wordpiece(TEXTS, 100)
+
+
+def test_a_vocabulary_is_a_function_of_its_texts() -> None:
+    texts = [f"the {color} thing of {n} parts" for n in range(40) for color in ("reddish", "blue")]
+    vocabularies = [train_wordpiece(texts, 90).get_vocab() for _ in range(5)]
+    assert all(one == vocabularies[0] for one in vocabularies)
+    assert {"[PAD]", "the", "##d"} <= vocabularies[0].keys()
+
+
 LSTM = {"embedding": 6, "hidden": 5, "dropout": 0.1, "max_length": 32}
 
 

@@ -195,6 +195,14 @@ def test_training_is_deterministic(tmp_path: Path) -> None:
         assert torch.equal(value, other[name])
 
 
+def test_workers_exchange_the_gradients_of_the_updates(tmp_path: Path, as_a_worker: Any) -> None:
+    stage = path(train={**LORA, "lora": {"rank": RANK, "dropout": 0.0}})[1]
+    alone = weights(stage, Store(str(tmp_path / "alone")))
+    with as_a_worker():
+        found = weights(stage, Store(str(tmp_path / "wrapped")))
+    torch.testing.assert_close(found, alone)
+
+
 @pytest.mark.parametrize("method", ["lamol", "gem"])
 def test_a_training_that_was_killed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str

@@ -594,3 +594,18 @@ def test_decoded_targets_and_replay_are_of_the_right_model() -> None:
         former = sorted(trial.order[:place])
         assert [quota.task for quota in stage.replay.quotas] == former
         assert [judge.teacher.tasks[0].task for judge in stage.replay.judges] == former
+
+
+@pytest.mark.parametrize("name", ["word", "both", "ewc", "mas"])
+def test_workers_exchange_the_gradients_of_every_method(
+    name: str, tiny: Any, store: Store, tmp_path: Path, as_a_worker: Any
+) -> None:
+    """The same weights through torch's DDP; GEM has a test of its own."""
+    student = {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96}
+    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    study = tiny(methods=[arm(name)], student={**student, **off})
+    stage = next(t for t in study.trials() if t.method == name).steps[-1][0].stage.model
+    wanted = weights(store, stage)
+    with as_a_worker():
+        found = weights(Store(str(tmp_path / "wrapped")), stage)
+    torch.testing.assert_close(found, wanted)

@@ -9,8 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.config import InputError, parse_study
@@ -18,7 +17,6 @@ from l2kd_ray.distill.structured.cases import CASES, Objective, distillation
 from l2kd_ray.distill.structured.labelled import RelativeLabels
 from l2kd_ray.methods.structures import HEADS, OBJECTIVES
 from l2kd_ray.models.structured import StructuredModel
-from l2kd_ray.stages import loop
 from l2kd_ray.stages.base import Stage
 from l2kd_ray.stages.execute import obtain
 from l2kd_ray.stages.sentences import Best
@@ -76,27 +74,16 @@ def test_every_case_runs_from_teacher_to_score(case: str, store: Store) -> None:
 
 @pytest.mark.parametrize("case", ["1a", "2a", "3", "4", "1b", "2b", "tree", "projective"])
 def test_workers_exchange_the_gradients_of_every_head(
-    case: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, store: Store, tmp_path: Path, as_a_worker: Any
 ) -> None:
-    """Teacher, student and multi-task model under torch's DDP, in a group of one, are the same."""
     own = TREES if case in ("1b", "2b", "tree", "projective") else {}
     found = study(structkd={"case": case}, **own)
     stages = [student(found, arm) for arm in ("teacher", "structkd", "multitask")]
     alone = [weights(stage, store) for stage in stages]
-
-    def wrapped(model: nn.Module, context: object, uses_all: bool) -> nn.Module:
-        return DistributedDataParallel(model, find_unused_parameters=not uses_all)
-
-    monkeypatch.setattr(loop, "_wrap", wrapped)
-    meet = f"file://{tmp_path}/meet"
-    torch.distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
-    try:
+    with as_a_worker():
         other = Store(str(tmp_path / "wrapped"))
         for stage, wanted in zip(stages, alone, strict=True):
-            for name, value in weights(stage, other).items():
-                torch.testing.assert_close(value, wanted[name])
-    finally:
-        torch.distributed.destroy_process_group()
+            torch.testing.assert_close(weights(stage, other), wanted)
 
 
 def test_without_a_weight_it_is_training_on_gold(store: Store) -> None:

@@ -91,6 +91,7 @@ class Untrained(Stage):
     drawn from `seed`; its heads are drawn, and its vocabulary is of the tasks' training texts."""
 
     kind = "initial"
+    version = 2
     source: Pretrained | None
     arch: str | None
     overrides: Mapping[str, Any]

@@ -99,12 +99,15 @@ class MetaStudent(nn.Module):
             own = DomainCorruption(corruption.embedding.num_embeddings, widths[0])
         return cls(classifier, wanted, own, widths)
 
-    def forward(self, inputs: Inputs, head: str, domain: Tensor) -> tuple[Outputs, Tensor | None]:
-        """What the classifier says, and its transferable features [B, d_S]."""
+    def forward(
+        self, inputs: Inputs, head: str, domain: Tensor
+    ) -> tuple[Outputs, Tensor | None, tuple[Tensor | None, Tensor | None]]:
+        """What the classifier says, its transferable features [B, d_S], and both maps."""
         said = self.classifier(inputs, head, wanted=self.wanted)
+        maps = _copy(self.fit), _copy(self.transfer_fit)
         if self.corruption is None:
-            return said, None
-        return said, self.corruption(said.feature, domain)[0]
+            return said, None, maps
+        return said, self.corruption(said.feature, domain)[0], maps
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ class DistilLoss:
         texts = [item.texts for item in items]
         inputs = model.classifier.prepare(texts).to(device)
         domain = torch.tensor([item.domain for item in items], device=device)
-        student, own = network(inputs, items[0].head, domain)
+        student, own, (fit, transfer_fit) = network(inputs, items[0].head, domain)
         with torch.no_grad():
             asked = self.teacher.prepare(texts).to(device)
             teacher = self.teacher(asked, self.head, wanted=self.objective.wanted)
@@ -142,9 +145,12 @@ class DistilLoss:
                 "give them one tokenizer, or set metakd.hidden and metakd.attention to 0"
             )
         both = None if own is None or theirs is None else (own, theirs)
-        return self.objective.loss(
-            student, teacher, both, fit=model.fit, transfer_fit=model.transfer_fit
-        )
+        return self.objective.loss(student, teacher, both, fit=fit, transfer_fit=transfer_fit)
+
+
+def _copy(parameter: nn.Parameter | None) -> Tensor | None:
+    """DDP takes a parameter for unused that no output of the forward pass was made from."""
+    return None if parameter is None else parameter.clone()
 
 
 def _start(seed: int, what: str) -> None:
