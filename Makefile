@@ -27,11 +27,12 @@ drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that co
 	$(BIN)/python tests/drills.py
 	$(BIN)/python tests/cluster_drills.py
 
-bench: $(INSTALLED)  ## speed of the stages and around them, coverage of the intervals
+bench: $(INSTALLED)  ## speed of the stages and of sweeps, coverage of the intervals: 90 minutes
 	$(BIN)/python benchmarks/measure.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/structured.py
+	$(BIN)/python benchmarks/sweeps.py
 	$(BIN)/python benchmarks/coverage.py
 
 real: $(INSTALLED)  ## the studies on real data and weights; L2KD_DATA and L2KD_MODELS say where

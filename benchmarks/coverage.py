@@ -11,13 +11,11 @@ order as such. Every figure is a share of 4,000 such studies (fewer for what is 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from math import factorial, sqrt
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -336,20 +334,13 @@ def rows(names: list[str] | None = None, repeats: int = REPEATS) -> Iterator[dic
 
 
 def main() -> None:
+    from table import save
+
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
     arguments.add_argument("--repeats", type=int, default=REPEATS)
-    arguments.add_argument("--out", type=Path, help="where to write the rows as JSON")
     given = arguments.parse_args()
-    found = list(rows(given.parts, given.repeats))
-    if given.out:
-        given.out.write_text(json.dumps({"rows": found}, indent=1))
-    print("| part | what | figure | range | n |\n|---|---|---|---|---|")
-    for r in found:
-        print(
-            f"| {r['part']} | {r['what']} | {r['median']} {r['unit']} | "
-            f"{r['low']}-{r['high']} | {r['n']} |"
-        )
+    save("coverage", list(rows(given.parts, given.repeats)))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from table import save
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -256,20 +255,7 @@ def rows(
             model = gpt2() if part == "gpt2" else stories15m()
             for size, case in itertools.product(sizes, cases):
                 found += compared(part, Case(model, size, *case.split()))
-                print(markdown(found[-len(VARIANTS) :]), file=sys.stderr, flush=True)
     return found
-
-
-def markdown(found: list[dict[str, Any]]) -> str:
-    lines = ["| part | what | variant | median | range | tokens/s | ours, bf16 faster by |"]
-    lines.append("|---|---|---|---|---|---|---|")
-    for one in found:
-        faster = f"{one.get('speedup_of_ours', '')} {one.get('speedup_of_bf16', '')}"
-        lines.append(
-            f"| {one['part']} | {one['what']} | {one['variant']} | {one['median']:.3g} s | "
-            f"{one['low']:.3g}-{one['high']:.3g} | {one['tokens'] / one['median']:.0f} | {faster} |"
-        )
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -277,12 +263,8 @@ def main() -> None:
     arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
     arguments.add_argument("--rows", type=int, nargs="+", default=SIZES)
     arguments.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    arguments.add_argument("--out", type=Path)
     given = arguments.parse_args()
-    found = rows(given.parts or PARTS, given.rows, given.cases)
-    if given.out:
-        given.out.write_text(json.dumps(found, indent=1))
-    print(markdown(found))
+    save("generation", rows(given.parts or PARTS, given.rows, given.cases))
 
 
 if __name__ == "__main__":

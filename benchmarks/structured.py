@@ -15,9 +15,6 @@ ones, and grows as n^3, so that it is left out above n = 64.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -26,10 +23,10 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
+from table import save
 from torch import Tensor
 
 from l2kd_ray.distill.structured.chain import Chain
@@ -213,20 +210,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
     arguments.add_argument("--lengths", nargs="*", type=int, default=[40, 128])
-    arguments.add_argument("--out", type=Path, default=Path("benchmarks/structured.json"))
     given = arguments.parse_args()
     torch.set_num_threads(1)
-    found = rows(given.parts or PARTS, given.lengths)
-    machine = (
-        f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs, torch {torch.__version__}"
-    )
-    given.out.write_text(json.dumps({"machine": machine, "rows": found}, indent=1))
-    print("| part | what | median | range | n | to ours |\n|---|---|---|---|---|---|")
-    for r in found:
-        print(
-            f"| {r['part']} | {r['what']} | {r['median']} ms | {r['low']}-{r['high']} | {r['n']} | "
-            f"{r['ratio']} |"
-        )
+    save("structured", rows(given.parts or PARTS, given.lengths))
 
 
 if __name__ == "__main__":

@@ -290,7 +290,7 @@ PARTS = {"ratios": ratios, "overhead": overhead, "growth": growth, "mirror": mir
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--plain", nargs=3, metavar=("HOW", "STUDY", "FOLDER"))
     given = parser.parse_args()

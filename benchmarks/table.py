@@ -15,8 +15,9 @@ FOLDER = Path(__file__).parent / "results"
 
 def save(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """`results/<name>.{json,md}`, with commit and machine."""
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *cells]
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_cell(row.get(name, "")) for name in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *cells]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
