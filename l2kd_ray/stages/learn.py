@@ -63,7 +63,7 @@ class Learn(TrainingStage):
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
-        bias = self._bias(model, curriculum, context)
+        bias = self._bias(model, curriculum)
         curve = fit(self, model, curriculum, context, constraint)
         if lora is not None:
             merge(model, lora)
@@ -74,7 +74,7 @@ class Learn(TrainingStage):
             text.save(context.out)
         return {**write_curve(curve, context), **bias}
 
-    def _bias(self, model: CausalLM, curriculum: Curriculum, context: Context) -> Scores:
+    def _bias(self, model: CausalLM, curriculum: Curriculum) -> Scores:
         """How far the first gradient is off where a teacher's most likely tokens alone teach."""
         from l2kd_ray.stages.teachers import Cached
 
@@ -83,7 +83,7 @@ class Learn(TrainingStage):
             return {}
         rows = curriculum.rows(range(min(PROBED, len(source.samples))))
         taught = [row for row in rows if curriculum.teachers[row.teacher] is source.teacher]
-        found = source.teacher.bias(model, taught, curriculum.objective.temperature, context.device)
+        found = source.teacher.bias(model, taught, curriculum.objective.temperature)
         return {f"top_k/{name}": value for name, value in found.items()}
 
     def _objective(self) -> SoftTargets:

@@ -88,19 +88,20 @@ class Cached:
             return Knowledge(said[HIDDEN], self._head)
         return MostLikely(**said, others=self.vocabulary - said["tokens"].shape[1])
 
-    def bias(
-        self, model: CausalLM, rows: Sequence[Row], temperature: float, device: str
-    ) -> Mapping[str, float]:
+    def bias(self, model: CausalLM, rows: Sequence[Row], temperature: float) -> Mapping[str, float]:
         """Of the gradient that `rows` of the first samples give `model`, where only the most likely
-        tokens are kept: `distill.top_k.bias`. Empty where all is kept."""
+        tokens are kept: `distill.top_k.bias`. Empty where all is kept. Before anything is moved."""
         if self._probe is None:
             return {}
         rows = [row for row in rows if row.index < PROBED]
-        kept, places = self.listen(rows, device), [place for r in rows for place in self._places(r)]
+        kept, places = (
+            self.listen(rows, "cpu"),
+            [place for row in rows for place in self._places(row)],
+        )
         assert isinstance(kept, MostLikely)
-        hidden = self._probe[places].to(self._head.weight).float()
+        hidden = self._probe[places].to(self._head.weight.dtype)
         with torch.no_grad():
-            student: Tensor = model.head(model.eval().to(device)(*inputs(rows, device)))
+            student: Tensor = model.head(model.eval()(*inputs(rows, "cpu")))
             exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
             return top_k.bias(student.float(), exact, kept, temperature)
 
