@@ -94,8 +94,15 @@ class Stage:
 
     def inputs(self) -> Iterator[tuple[str, Stage]]:
         """The stages that this one reads, by field (`constraint.importance`, `judges.0`)."""
-        for field in _identifying(self):
-            yield from _stages_in(field.name, getattr(self, field.name))
+        return iter(self._inputs)
+
+    @cached_property
+    def _inputs(self) -> tuple[tuple[str, Stage], ...]:
+        """Looked for once: a plan asks each stage in every trial that it is part of."""
+        fields = _identifying(self)
+        return tuple(
+            s for field in fields for s in _stages_in(field.name, getattr(self, field.name))
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and self.key == other.key
