@@ -96,6 +96,7 @@ class _Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, prepare, size, lm, variant))
         self._process.start()
+        theirs.close()  # else a worker that is killed is waited for
 
     def ask(self, what: str) -> Any:
         self._pipe.send(what)
