@@ -99,6 +99,15 @@ def test_the_student_says_how_far_its_gradient_was_off(tiny: Any, store: Store) 
     assert found[300]["top_k/mass"] > found[4]["top_k/mass"]
 
 
+def test_given_answers_beside_the_teachers_have_no_part_in_its_word(
+    tiny: Any, store: Store
+) -> None:
+    """seq-soft at weight 0.5 learns the given answers, too, on which no teacher speaks."""
+    kd = {"objective": "seq-soft", "weight": 0.5, "teacher": "cached", "top_k": 20}
+    trial = next(t for t in tiny(methods=["l2kd"], kd=kd).trials() if t.method == "l2kd")
+    assert 0 < obtain(trial.steps[1][0].stage.model, store)["top_k/mass"] <= 1
+
+
 def test_what_cannot_be_kept_is_refused(tiny: Any, store: Store) -> None:
     with pytest.raises(InputError, match="cached teacher"):
         tiny(methods=["l2kd"], kd={"teacher": "online", "top_k": 4})

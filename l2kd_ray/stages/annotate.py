@@ -86,6 +86,10 @@ class Annotate(Stage):
             for part in self.parts
         ]
         _write(rows, live, context, half=self.precision == "bfloat16", top_k=self.top_k)
+        if self.top_k is not None:
+            probed = [row for row in rows if row.index < PROBED]
+            exact = live.listen(probed, context.device).hidden
+            save_file({HIDDEN: exact.half().cpu()}, context.out / PROBE)
         sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in rows]
         np.save(context.out / OFFSETS, np.cumsum([0, *sizes], dtype=np.int64))
         head = {name: value.detach().cpu() for name, value in model.head.named_parameters()}
@@ -110,10 +114,6 @@ def _write(
     for start in range(0, len(rows), BATCH):
         with torch.autocast(context.device, torch.bfloat16, enabled=half):
             said = live.listen(rows[start : start + BATCH], context.device)
-        if top_k and not start:
-            probed = [row for row in rows[:BATCH] if row.index < PROBED]
-            places = sum(len(r.sequence.tokens) - r.sequence.supervised for r in probed)
-            save_file({HIDDEN: said.hidden[:places].half().cpu()}, context.out / PROBE)
         kept = _best(said, top_k) if top_k else {HIDDEN: said.hidden.half().cpu()}
         waiting = {n: torch.cat([waiting[n], v]) if waiting else v for n, v in kept.items()}
         count = len(next(iter(waiting.values())))

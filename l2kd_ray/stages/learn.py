@@ -82,7 +82,8 @@ class Learn(TrainingStage):
         if not isinstance(source.teacher, Cached):
             return {}
         rows = curriculum.rows(range(min(PROBED, len(source.samples))))
-        taught = [row for row in rows if curriculum.teachers[row.teacher] is source.teacher]
+        number = curriculum.teachers.index(source.teacher)
+        taught = [row for row in rows if row.teacher == number]
         found = source.teacher.bias(model, taught, curriculum.objective.temperature)
         return {f"top_k/{name}": value for name, value in found.items()}
 
