@@ -51,8 +51,9 @@ def compare(
         sgemm.append(_sgemm())
         for variant, worker in workers.items():
             seconds[variant].append(worker.ask("step"))
-    facts = {variant: worker.ask("facts") for variant, worker in workers.items()}
-    for worker in workers.values():
+    facts = {}
+    for variant, worker in workers.items():  # one ends before the next makes its comparison
+        facts[variant] = worker.ask("facts")
         worker.end()
     limit = statistics.median(sgemm[1:])
     flop = max(fact.get("gflop", 0.0) for fact in facts.values())
