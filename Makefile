@@ -29,7 +29,8 @@ drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that co
 
 bench: $(INSTALLED)  ## speed of the stages and of sweeps, coverage of the intervals: 90 minutes
 	$(BIN)/python benchmarks/measure.py
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --models small
+	$(BIN)/python benchmarks/step.py --models gpt2 --variants "ours" "ours, bf16"
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/structured.py
 	$(BIN)/python benchmarks/sweeps.py

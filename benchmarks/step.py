@@ -1,10 +1,11 @@
 """The training step against the original's structure: time, arithmetic rate, memory.
 
-    python benchmarks/step.py [--models small] [--times 5]
+    python benchmarks/step.py [--models small gpt2] [--variants "ours" "ours, bf16"] [--times 5]
 
-Each variant runs in a process of its own, one thread; their steps are interleaved, round after
-round, with a large matrix product between them. GFLOP are those of the matrix products that the
-exact step needs (torch's counter), whatever a variant spends besides.
+Each variant runs in a process of its own (all five at GPT-2-small size: more than 24 GB), one
+thread; their steps are interleaved, round after round, with a large matrix product between them.
+GFLOP are those of the matrix products that the exact step needs (torch's counter), whatever a
+variant spends besides.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ VOCABULARY, BATCH, CONTEXT = 50_257, 8, 128
 VARIANTS = ("original", "ours", "ours, cached teacher", "ours, bf16", "ours, bf16, cached teacher")
 
 
-Prepared = tuple[Callable[[], Any], int, Callable[[], Mapping[str, float]]]
-"""A step, its tokens, and what is found out afterwards: `gflop`, `gradient error`."""
+Prepared = tuple[Callable[[], Any], int, Callable[[], float]]
+"""A step, its tokens, and its GFLOP, to be counted afterwards (0: not asked for)."""
 Prepare = Callable[[str, bool, str], Prepared]
 
 
-def rows(models: Sequence[str] = tuple(SIZES), times: int = 5) -> list[dict[str, Any]]:
-    """A row for each model, part of the step (QA alone, QA and LM) and variant."""
+def rows(size: str, variants: Sequence[str], times: int) -> list[dict[str, Any]]:
+    """A row for each part of the step (QA alone, QA and LM) and variant."""
+    found = [(lm, row) for lm in (False, True) for row in compare(variants, size, lm, times)]
     return [
-        row for size in models for lm in (False, True) for row in compare(VARIANTS, size, lm, times)
+        row | {"gradient error": _gradient_error(size, lm, row["variant"])}
+        for lm, row in found  # the workers have ended: one pair of models is held at a time
     ]
 
 
@@ -51,12 +54,11 @@ def compare(
         sgemm.append(_sgemm())
         for variant, worker in workers.items():
             seconds[variant].append(worker.ask("step"))
-    facts = {}
-    for variant, worker in workers.items():  # one ends before the next makes its comparison
-        facts[variant] = worker.ask("facts")
+    facts = {variant: worker.ask("facts") for variant, worker in workers.items()}
+    for worker in workers.values():
         worker.end()
     limit = statistics.median(sgemm[1:])
-    flop = max(fact.get("gflop", 0.0) for fact in facts.values())
+    flop = max(fact["gflop"] for fact in facts.values())
     base = seconds[variants[0]][1:]
     for variant in variants:
         taken = seconds[variant][1:]
@@ -73,7 +75,6 @@ def compare(
             "to": max(ratios),
             "of sgemm": flop / median / limit,
             "memory MB": facts[variant]["memory"],
-            "gradient error": facts[variant].get("gradient error", 0.0),
             "n": times,
         }
 
@@ -95,7 +96,8 @@ class _Worker:
     def __init__(self, prepare: Prepare, size: str, lm: bool, variant: str) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, prepare, size, lm, variant))
+        given = (theirs, prepare, size, lm, variant)
+        self._process = context.Process(target=_serve, args=given, daemon=True)
         self._process.start()
         theirs.close()  # else a worker that is killed is waited for
 
@@ -116,7 +118,7 @@ def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> No
     torch.set_num_threads(1)
     if "ours" in variant:
         _keep_memory()
-    step, tokens, facts = prepare(size, lm, variant)
+    step, tokens, gflop = prepare(size, lm, variant)
     before = _peak()
     while (asked := pipe.recv()) != "end":
         if asked == "step":
@@ -125,7 +127,7 @@ def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> No
             pipe.send(time.perf_counter() - start)
         else:
             memory = _peak() - before
-            pipe.send({"tokens": tokens, "memory": memory, **facts()})
+            pipe.send({"tokens": tokens, "memory": memory, "gflop": gflop()})
 
 
 def _peak() -> float:
@@ -138,29 +140,29 @@ def step_of(size: str, lm: bool, variant: str) -> Prepared:
     from original import OriginalStep
 
     student, teacher = model(size, seed=0), model(size, seed=1)
-    qa, language = sequences(seed=0)
-    language = language if lm else []
+    qa, language = _rows(lm)
     tokens = sum(len(sequence.tokens) for sequence in [*qa, *language])
     if variant == "original":
         original = OriginalStep(student, teacher, 2.0, 0.25)
-        return lambda: original(qa, language), tokens, dict
+        return lambda: original(qa, language), tokens, float
     step = our_step(student, teacher, qa, language, variant)
-
-    def facts() -> Mapping[str, float]:
-        error = _gradient_error(size, qa, language, variant)
-        return {"gflop": counted(step), "gradient error": error}
-
-    return step, tokens, facts
+    return step, tokens, lambda: counted(step)
 
 
-def _gradient_error(size: str, qa: Any, language: Any, variant: str) -> float:
+def _rows(lm: bool) -> tuple[list[Any], list[Any]]:
+    qa, language = sequences(seed=0)
+    return qa, language if lm else []
+
+
+def _gradient_error(size: str, lm: bool, variant: str) -> float:
     """Of a first step's (clipped) gradient, against the original's: norm of the difference."""
     import torch
     from original import OriginalStep
 
     gradients = []
-    for ours in (False, True):
+    for ours in (False, variant != "original"):
         student, teacher = model(size, seed=0), model(size, seed=1)
+        qa, language = _rows(lm)
         if ours:
             our_step(student, teacher, qa, language, variant)()
         else:
@@ -268,9 +270,11 @@ def sequences(seed: int, batch: int = BATCH) -> tuple[list[Any], list[Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--variants", nargs="*", default=VARIANTS[1:], choices=VARIANTS[1:])
     parser.add_argument("--times", type=int, default=5)
     chosen = parser.parse_args()
-    save("step", rows(chosen.models, chosen.times))
+    for size in chosen.models:
+        save(f"step_{size}", rows(size, [VARIANTS[0], *chosen.variants], chosen.times))
 
 
 if __name__ == "__main__":
