@@ -106,4 +106,4 @@ def local_ray() -> Iterator[None]:
     os.environ["PYTHONPATH"] = here
     ray.init(address="local", num_cpus=2, resources={"driver": 100}, log_to_driver=False)
     yield
-    ray.shutdown()
+    import_module("l2kd_ray.cluster.sweep").leave()

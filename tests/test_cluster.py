@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import ray
 from l2kd_ray.api import submit_study
 from l2kd_ray.cluster.executors import DRIVER, Job, Notice, run_inline, run_train, submit
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
+from l2kd_ray.cluster.sweep import leave
 from l2kd_ray.config import InputError, Scale, Workers
 from l2kd_ray.stages.base import CURVE, Context, Stage
 from l2kd_ray.stages.execute import execute, obtain
@@ -54,6 +56,15 @@ EXECUTORS = {
     "task": (on_a_cluster, 1),
     "train": (run_train, 2),
 }
+
+
+def test_a_ray_that_does_not_let_go_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    monkeypatch.setattr("ray.shutdown", let_go.wait)
+    begun = time.monotonic()
+    leave(patience=0.1)
+    assert time.monotonic() - begun < 5
+    let_go.set()
 
 
 def test_the_executors_have_one_contract(tiny: Any, tmp_path: Path, local_ray: None) -> None:

@@ -372,7 +372,7 @@ def test_a_dead_server_costs_seconds_and_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     study = make_study(tmp_path / "results", methods=("lamol",))
-    assert_fell_back_offline(study, tmp_path, caplog, time_limit=18)
+    assert_fell_back_offline(study, tmp_path, caplog, time_limit=30)
 
 
 @pytest.mark.parametrize("behaviour", ["hangs", "stalls", "refuses"])
@@ -385,7 +385,7 @@ def test_a_bad_server_costs_seconds_and_a_warning(
     study = make_study(tmp_path / "results", methods=("lamol",))
     with serving(behaviour) as server:
         use(monkeypatch, server)
-        assert_fell_back_offline(study, tmp_path, caplog, time_limit=18)
+        assert_fell_back_offline(study, tmp_path, caplog, time_limit=30)
         assert server.requests > 0
 
 

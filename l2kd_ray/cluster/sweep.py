@@ -6,6 +6,7 @@ machine's resources belong to the stages.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import mean
+from threading import Thread
 from typing import Any
 
 import ray
@@ -196,7 +198,7 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
                 )
         yield float(cpus)
     finally:
-        ray.shutdown()
+        leave()
 
 
 @contextmanager
@@ -228,7 +230,18 @@ def joined(address: str) -> Iterator[float]:
             )
         yield math.inf
     finally:
-        ray.shutdown()
+        leave()
+
+
+def leave(patience: float = 30.0) -> None:
+    """`ray.shutdown()`, left to itself after `patience` seconds: it waits without a deadline for
+    the head's word that a subscription has ended, which may never come. What Ray started ends with
+    this process."""
+    ending = Thread(target=ray.shutdown, daemon=True)
+    ending.start()
+    ending.join(patience)
+    if ending.is_alive():
+        atexit.unregister(ray.shutdown)  # it would wait for this one
 
 
 def _knock(address: str) -> None:
