@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from fake_wandb import KEY, Run, Server, read_offline, serving
 
 from l2kd_ray.config import WandbSettings
 from l2kd_ray.report.mirror import Curve, flat, mirror, run_id
+
+import_module("wandb")  # its temporary folders are made now, not in a test's TMPDIR
 
 STUDY = "orders+1"
 METHODS = ("finetune", "lamol", "l2kd")
