@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import ray
 from l2kd_ray.api import submit_study
 from l2kd_ray.cluster.executors import DRIVER, Job, Notice, run_inline, run_train, submit
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
-from l2kd_ray.cluster.sweep import leave
 from l2kd_ray.config import InputError, Scale, Workers
 from l2kd_ray.stages.base import CURVE, Context, Stage
 from l2kd_ray.stages.execute import execute, obtain
@@ -58,13 +58,26 @@ EXECUTORS = {
 }
 
 
-def test_a_ray_that_does_not_let_go_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    let_go = threading.Event()
-    monkeypatch.setattr("ray.shutdown", let_go.wait)
-    begun = time.monotonic()
-    leave(patience=0.1)
-    assert time.monotonic() - begun < 5
-    let_go.set()
+SILENT_HEAD = """
+import os, signal, subprocess
+import ray
+from l2kd_ray.cluster.sweep import leave
+
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+children = ["pgrep", "-P", str(os.getpid()), "-f", "gcs_server"]
+(head,) = map(int, subprocess.run(children, capture_output=True, text=True).stdout.split())
+os.kill(head, signal.SIGSTOP)
+leave(patience=2)
+print("left", head)
+"""
+
+
+def test_a_head_that_does_not_answer_is_left() -> None:
+    """The process ends by itself, with its own exit code, and the head with it."""
+    command = [sys.executable, "-c", SILENT_HEAD]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    _, head = ended.stdout.split()[-2:]
+    assert not Path("/proc", head).exists()
 
 
 def test_the_executors_have_one_contract(tiny: Any, tmp_path: Path, local_ray: None) -> None:

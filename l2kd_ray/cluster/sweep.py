@@ -6,7 +6,6 @@ machine's resources belong to the stages.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import math
 import os
@@ -234,14 +233,17 @@ def joined(address: str) -> Iterator[float]:
 
 
 def leave(patience: float = 30.0) -> None:
-    """`ray.shutdown()`, left to itself after `patience` seconds: it waits without a deadline for
-    the head's word that a subscription has ended, which may never come. What Ray started ends with
-    this process."""
+    """`ray.shutdown()`, which waits without a deadline for the head's word that a subscription has
+    ended. Where it does not come within `patience` seconds, the head that this process started is
+    killed, which is an answer, too."""
     ending = Thread(target=ray.shutdown, daemon=True)
     ending.start()
     ending.join(patience)
     if ending.is_alive():
-        atexit.unregister(ray.shutdown)  # it would wait for this one
+        node = ray._private.worker._global_node  # there is no public way to the head's processes
+        if node is not None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        ending.join(patience)
 
 
 def _knock(address: str) -> None:
