@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.models.causal_lm import CausalLM, add_vocabulary, build, check_head, pad_right
+from l2kd_ray.models.causal_lm import SHORT, CausalLM, add_vocabulary, build, check_head, pad_right
 from l2kd_ray.models.corpus import Corpus
 from l2kd_ray.models.sequences import Sample, SequenceFormat
 from l2kd_ray.models.vocabulary import train, with_tokens
@@ -20,9 +21,11 @@ TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .",
 TASKS = ("a", "b")
 
 
-def make_format(bos: int | None = None, task_prompt: str = "token") -> SequenceFormat:
+def make_format(
+    bos: int | None = None, task_prompt: str = "token", tasks: Sequence[str] = TASKS
+) -> SequenceFormat:
     tokenizer = train(TEXTS, 300)
-    with_tokens(tokenizer, TASKS if task_prompt == "token" else None)
+    with_tokens(tokenizer, tasks if task_prompt == "token" else None)
     return SequenceFormat(tokenizer, bos=bos, task_prompt=task_prompt)
 
 
@@ -59,6 +62,15 @@ def test_training_a_tokenizer_is_deterministic(tmp_path: Path) -> None:
     for folder in folders:
         make_format().save(folder)
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
+
+
+def test_a_folder_with_other_files_is_read_again(tmp_path: Path) -> None:
+    for tasks in (("a",), ("a", "b"), ("a",)):
+        made = make_format(tasks=tasks)
+        made.save(tmp_path)
+        loaded = SequenceFormat.load(tmp_path)
+        assert loaded.added == made.added
+        assert loaded.prompt(tasks[-1]) == made.prompt(tasks[-1])
 
 
 def test_sequences_are_those_of_lamol() -> None:
@@ -131,6 +143,17 @@ def test_selected_logits_are_those_of_the_whole_model(arch: str) -> None:
         second = model.lm(input_ids=torch.tensor([rows[1]])).logits[0]
     torch.testing.assert_close(chosen[0], first, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(chosen[1:], second, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "qwen2"])
+def test_short_rows_and_long_ones_are_one_model(arch: str) -> None:
+    model = make_model(arch, positions=2 * SHORT).eval()
+    row = [token % 200 for token in range(3, SHORT + 1)]
+    places = torch.arange(len(row))
+    with torch.no_grad():  # on a CPU two kernels of attention: the filler makes the row a long one
+        short = model(pad_right([row], FORMAT.eos), places)
+        long = model(torch.tensor([[*row, *[FORMAT.eos] * SHORT]]), places)
+    torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-4)
 
 
 def test_new_rows_start_at_the_mean_of_the_old() -> None:
