@@ -346,7 +346,7 @@ def test_extras_are_beside_the_metric(tmp_path: Path) -> None:
     folder = rnnlg(tmp_path)
     assert get("rnnlg.rest", data_dir=folder).extras == ("bleu", "slot_error")
     task = get({"name": "rnnlg.rest", "metric": "bleu"}, data_dir=folder)
-    assert (task.metric, task.extras) == ("bleu", ("slot_error",))
+    assert (task.metric, task.extras) == ("bleu", ("rouge", "slot_error"))
     assert get("gen.rest").extras == ("bleu", "slot_error")
     assert get("gen.state").extras == ()
 

@@ -100,7 +100,8 @@ def resolve(
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
     metric = spec.metric or (entry.metric if entry else _METRICS[kind])
-    extras = tuple(extra for extra in (entry.extras if entry else ()) if extra != metric)
+    named = (entry.metric, *entry.extras) if entry else ()  # a metric of its own stays in sight
+    extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
     return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
 
