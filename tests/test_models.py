@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,9 @@ TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .",
 TASKS = ("a", "b")
 
 
-def make_format(
-    bos: int | None = None, task_prompt: str = "token", tasks: Sequence[str] = TASKS
-) -> SequenceFormat:
+def make_format(bos: int | None = None, task_prompt: str = "token") -> SequenceFormat:
     tokenizer = train(TEXTS, 300)
-    with_tokens(tokenizer, tasks if task_prompt == "token" else None)
+    with_tokens(tokenizer, TASKS if task_prompt == "token" else None)
     return SequenceFormat(tokenizer, bos=bos, task_prompt=task_prompt)
 
 
@@ -62,15 +59,6 @@ def test_training_a_tokenizer_is_deterministic(tmp_path: Path) -> None:
     for folder in folders:
         make_format().save(folder)
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
-
-
-def test_a_folder_with_other_files_is_read_again(tmp_path: Path) -> None:
-    for tasks in (("a",), ("a", "b"), ("a",)):
-        made = make_format(tasks=tasks)
-        made.save(tmp_path)
-        loaded = SequenceFormat.load(tmp_path)
-        assert loaded.added == made.added
-        assert loaded.prompt(tasks[-1]) == made.prompt(tasks[-1])
 
 
 def test_sequences_are_those_of_lamol() -> None:

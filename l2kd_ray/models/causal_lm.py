@@ -89,7 +89,7 @@ SHORT = 128
 
 def _attention(input_ids: Tensor) -> AbstractContextManager[None]:
     """The kernel for rows [R, n]: torch's fused one, but on CPUs for short rows, where its backward
-    pass in bfloat16 takes two to six times as long as that of the plain products."""
+    pass in bfloat16 takes three to six times as long as that of the plain products."""
     if input_ids.device.type == "cpu" and input_ids.shape[1] <= SHORT:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()

@@ -9,7 +9,6 @@ G is the task's prompt: a token of its own, or the task's name in ordinary token
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +56,10 @@ class SequenceFormat:
 
     @classmethod
     def load(cls, folder: Path) -> SequenceFormat:
-        settings = json.loads((folder / FORMAT_FILE).read_text())
-        return cls(_tokenizer(folder), **settings)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(tokenizer, **json.loads((folder / FORMAT_FILE).read_text()))
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -123,19 +124,3 @@ def cut(context: Tokens, question: Tokens, room: int) -> Tokens:
     """Context and question in `room` tokens: the context loses its end, first of all."""
     question = question[: max(room, 0)]
     return [*context[: max(room - len(question), 0)], *question]
-
-
-_TOKENIZERS: dict[str, Any] = {}
-"""Those that were read, by the digest of their files: nobody changes one."""
-
-
-def _tokenizer(folder: Path) -> Any:
-    """Of a stage's files. All models of a study have the same, and a worker does stage after stage:
-    to read 32,000 tokens takes half a second, as long as many an evaluation."""
-    from transformers import AutoTokenizer
-
-    files = (*sorted(folder.glob("tokenizer*")), folder / FORMAT_FILE)
-    digest = hashlib.sha256(b"\n".join(file.read_bytes() for file in files)).hexdigest()
-    if digest not in _TOKENIZERS:
-        _TOKENIZERS[digest] = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _TOKENIZERS[digest]
