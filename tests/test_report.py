@@ -308,6 +308,17 @@ def test_terminal_table() -> None:
         terminal_table(study().iloc[:0])
 
 
+def test_a_narrow_terminal_cuts_no_methods_name() -> None:
+    names = {"finetune": "lamol-compute", "lamol": "l2kd-seq", "l2kd": "l2kd-seq-soft"}
+    arms, scores = names.values(), study(seeds=SEEDS)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(terminal_table(scores.assign(method=scores["method"].replace(names))))
+    shown = console.export_text()
+    assert {arm for arm in arms if f" {arm} " in shown} == set(arms)
+    assert "seeds" in shown
+    assert "…" not in shown
+
+
 def test_labels() -> None:
     assert task_labels(["rnnlg.rest", "rnnlg.tv"]) == {"rnnlg.rest": "rest", "rnnlg.tv": "tv"}
     assert task_labels(["rnnlg.rest", "e2e"])["rnnlg.rest"] == "rnnlg.rest"

@@ -36,12 +36,17 @@ def terminal_table(
     arms = table[~table["reference"]].reset_index(drop=True)
     tasks = tasks_of(scores)
     shown = Table(
-        title="Points below multi-task (lower is better)", title_justify="left", box=SIMPLE_HEAD
+        title="Points below multi-task (lower is better)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
     )
-    shown.add_column("method")
+    names = row_labels(arms)
+    # A narrow terminal folds the columns' names; methods and intervals stay whole.
+    shown.add_column("method", overflow="fold", no_wrap=not any(" " in name for name in names))
     for label in (*task_labels(tasks).values(), "mean", "95 % interval", "orders", "seeds"):
-        shown.add_column(label, justify="right")
-    for name, (_, row) in zip(row_labels(arms), arms.iterrows(), strict=True):
+        shown.add_column(label, justify="right", overflow="fold", no_wrap="interval" in label)
+    for name, (_, row) in zip(names, arms.iterrows(), strict=True):
         shown.add_row(
             name + (" *" if row["selected"] and row["setting"] != "{}" else ""),
             *(text(float(row[f"gap/{task}"])) for task in tasks),
