@@ -34,8 +34,8 @@ from transformers import (
     LogitsProcessor,
 )
 
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.generation import Sampler, TopK, generate, greedy
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.generation import Sampler, TopK, generate, greedy
 
 EOS = 2
 TOP_K = 20

@@ -21,9 +21,9 @@ import torch
 import yaml
 from table import save
 
-from l2kd_ray.stages.base import Context, Stage
-from l2kd_ray.stages.execute import _keep_memory, execute
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import _keep_memory, execute
+from l2kd_ray.core.stage import Context, Stage
+from l2kd_ray.core.store import Store
 from l2kd_ray.study import load, plan
 
 TINY: Mapping[str, Any] = {
@@ -57,7 +57,7 @@ def overhead() -> Iterator[dict[str, Any]]:
     import ray
 
     from l2kd_ray.cluster.pool import StagePool
-    from l2kd_ray.config import Scale
+    from l2kd_ray.study.schema import Scale
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)

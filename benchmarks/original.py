@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l2kd_ray.models.causal_lm import CausalLM, pad_right
-from l2kd_ray.models.sequences import TrainingSequence
+from l2kd_ray.families.language.model.causal_lm import CausalLM, pad_right
+from l2kd_ray.families.language.model.sequences import TrainingSequence
 
 IGNORED = -1
 

@@ -13,12 +13,12 @@ import argparse
 from datetime import datetime
 from pathlib import Path
 
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
+from l2kd_ray.forecast.clock import Assumptions
+from l2kd_ray.forecast.machines import Cluster
+from l2kd_ray.forecast.simulate import POLICIES, simulate
+from l2kd_ray.forecast.trie import OTHER_SECONDS, measured, trie_of, widths
 from l2kd_ray.study import load
-from l2kd_ray.study.clock import Assumptions
-from l2kd_ray.study.machines import Cluster
-from l2kd_ray.study.simulate import POLICIES, simulate
-from l2kd_ray.study.trie import OTHER_SECONDS, measured, trie_of, widths
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ class _Worker:
 def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> None:
     import torch
 
-    from l2kd_ray.stages.execute import _keep_memory
+    from l2kd_ray.core.execute import _keep_memory
 
     torch.set_num_threads(1)
     if "ours" in variant:
@@ -190,14 +190,14 @@ def our_step(
 
     from torch import nn
 
-    from l2kd_ray.config import Training
+    from l2kd_ray.core import loop
+    from l2kd_ray.core.stage import Context
+    from l2kd_ray.core.store import Store
     from l2kd_ray.distill.linear_loss import Head, Knowledge
     from l2kd_ray.distill.objectives import SoftTargets
-    from l2kd_ray.stages import loop
-    from l2kd_ray.stages.base import Context
-    from l2kd_ray.stages.curriculum import Curriculum, Row, Source
-    from l2kd_ray.stages.teachers import Live
-    from l2kd_ray.store import Store
+    from l2kd_ray.families.language.stages.curriculum import Curriculum, Row, Source
+    from l2kd_ray.families.language.stages.teachers import Live
+    from l2kd_ray.families.settings import Training
 
     class Format:
         answer = -1
@@ -245,7 +245,7 @@ def model(size: str, seed: int) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GPT2Config
 
-    from l2kd_ray.models.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.causal_lm import CausalLM
 
     torch.manual_seed(seed)
     off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
@@ -255,7 +255,7 @@ def model(size: str, seed: int) -> Any:
 
 def sequences(seed: int, batch: int = BATCH) -> tuple[list[Any], list[Any]]:
     """QA and LM sequences as E2E's: some 60 to 110 tokens, 20 to 40 of them an answer."""
-    from l2kd_ray.models.sequences import TrainingSequence
+    from l2kd_ray.families.language.model.sequences import TrainingSequence
 
     stream = np.random.default_rng(seed)
     qa, language = [], []

@@ -27,9 +27,9 @@ from typing import Any
 import yaml
 from table import save
 
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.store import Manifest, Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Manifest, Store
 from l2kd_ray.study import Trial, load
 
 CORES = 2

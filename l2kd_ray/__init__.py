@@ -6,6 +6,6 @@ study.plan(); study.sweep(); study.report(); study.results()
 """
 
 from l2kd_ray.api import Experiment, load_study
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 
 __all__ = ["Experiment", "InputError", "load_study"]

@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from l2kd_ray.agenda import Agenda, halves_of
-from l2kd_ray.config import InputError, Revisions, StudyConfig, parse_study, read_study
-from l2kd_ray.store import Manifest, Store
+from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.study.agenda import Agenda, halves_of
+from l2kd_ray.study.pins import Revisions
+from l2kd_ray.study.reading import parse_study, read_study
+from l2kd_ray.study.schema import StudyConfig
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
-    from l2kd_ray.study.forecast import Prospect
 
 DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
 
@@ -163,8 +166,8 @@ class Experiment:
 
         Raises: InputError for words that say none of this.
         """
-        from l2kd_ray.study import forecast as look
-        from l2kd_ray.study.machines import Cluster, Prices
+        from l2kd_ray.forecast import forecast as look
+        from l2kd_ray.forecast.machines import Cluster, Prices
         from l2kd_ray.study.plan import ROLES
 
         return look.forecast(
@@ -262,7 +265,7 @@ class Experiment:
 
         scores = self.scores()
         if scores.empty:
-            raise InputError("nothing is finished yet", where=self.name, mend=self.command)
+            raise InputError("nothing is finished yet", where=self.name, fix=self.command)
         return results(scores, list(self.study.config.search))
 
     def report(self, *, wandb: bool = True) -> list[Path]:
@@ -271,8 +274,8 @@ class Experiment:
         Returns the report's files (in a temporary folder where the storage is remote; they are
         uploaded). Raises: InputError where nothing is finished yet.
         """
+        from l2kd_ray.mirrors.wandb import mirror
         from l2kd_ray.report import write_report
-        from l2kd_ray.report.mirror import mirror
 
         scores, status, agenda = self.scores(), self.status(), self.agenda()
         trials = self.trials() if self.is_adaptive else agenda.trials()
@@ -284,7 +287,7 @@ class Experiment:
             "stages": sum(total for _, total in status.stages.values()),
             "stages_done": sum(done),
         }
-        config = self.study.config.model_dump(mode="json", exclude_unset=True)
+        config = self.study.config.to_data()
         tune = self.study.config.tune
         with self._folder() as folder:
             written = write_report(
@@ -336,7 +339,7 @@ class Experiment:
                 "the trial's student is not finished",
                 where=self.name,
                 got=trial,
-                mend=self.command,
+                fix=self.command,
             )
         target = Path(folder)
         shutil.copytree(self.store.fetch(model.kind, model.key), target, dirs_exist_ok=True)
@@ -364,7 +367,7 @@ class Experiment:
 
     def _drop_intermediate(self) -> None:
         """What a sweep drops as it goes, where an earlier one left it."""
-        from l2kd_ray.garbage import droppable
+        from l2kd_ray.study.garbage import droppable
 
         for model in droppable(self.study, self.store, self.trials()):
             if self.store.has_files(model.kind, model.key):
@@ -372,8 +375,8 @@ class Experiment:
 
     def _check_models(self) -> None:
         """Raises: InputError for a student or teacher from scratch that cannot be built."""
-        config = self.study.config
-        for key, spec in (("student", config.student), ("teacher", config.teacher)):
+        sections = self.study.config.settings.family
+        for key, spec in (("student", sections.student), ("teacher", sections.teacher)):
             if spec is None:
                 continue
             try:
@@ -383,7 +386,7 @@ class Experiment:
                 raise InputError(str(error), where=self.name, key=key, got=got) from None
 
     def _sweep_inline(self, agenda: Agenda) -> list[Mapping[str, str]]:
-        from l2kd_ray.stages.execute import obtain
+        from l2kd_ray.core.execute import obtain
 
         tune = self.study.config.tune
         if self.is_adaptive:
@@ -392,7 +395,7 @@ class Experiment:
                 where=self.name,
                 key="tune",
                 got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
-                mend="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
+                fix="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
             )
         scale = self.study.config.scale
         how = {
@@ -407,7 +410,9 @@ class Experiment:
 
     def _keep_study(self) -> None:
         """Write the resolved study and the keys of its stages; a changed study's old file stays."""
-        text, former = self.study.to_yaml(), self.store.read(f"{self._base}/study.yaml")
+        from l2kd_ray.study.loading import to_yaml
+
+        text, former = to_yaml(self.study), self.store.read(f"{self._base}/study.yaml")
         if former is not None and former.decode() != text:
             kept = f"study-until-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
             self.store.write(f"{self._base}/{kept}", former)
@@ -473,7 +478,7 @@ class Experiment:
         found: dict[float, list[Mapping[str, float]]] = {}
         for manifest in self._manifests():
             if "top_k/error" in manifest.scores:
-                temperature = manifest.settings["distillation"]["temperature"]
+                temperature = manifest.settings["objective"]["temperature"]
                 found.setdefault(temperature, []).append(manifest.scores)
 
         def of(scores: list[Mapping[str, float]], name: str) -> float:
@@ -507,7 +512,7 @@ class Experiment:
     def _evidence(self, trials: Sequence[Trial], scores: pd.DataFrame) -> dict[str, Any]:
         """What the report shows beside the scores."""
         from l2kd_ray.analysis import results, select, shown_arms
-        from l2kd_ray.evidence import over_examples, replay_quality, samples
+        from l2kd_ray.study.evidence import over_examples, replay_quality, samples
 
         manifests = {manifest.key: manifest for manifest in self._manifests()}
         replay, last = replay_quality(trials, manifests)
@@ -531,7 +536,7 @@ class Experiment:
 
     def _curves(self, models: set[str]) -> dict[str, list[dict[str, float]]]:
         """The training curves of finished models, by key; none of a model that was dropped."""
-        from l2kd_ray.stages.base import CURVE
+        from l2kd_ray.core.stage import CURVE
 
         curves = {}
         for manifest in self._manifests():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2kd_ray.config import InputError, parse_override
+from l2kd_ray.errors import InputError
+from l2kd_ray.study.reading import parse_override
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
@@ -213,8 +214,8 @@ def explain(
 ) -> None:
     """Say what a stage computed, from what, when, by which version; or why two stages differ."""
     from l2kd_ray.api import DEFAULT_STORAGE
-    from l2kd_ray.explain import differences, find
-    from l2kd_ray.store import Store
+    from l2kd_ray.core.store import Store
+    from l2kd_ray.study.explain import differences, find
 
     store = Store(storage or DEFAULT_STORAGE)
     found = find(store, key)
@@ -239,8 +240,8 @@ def gc(
 ) -> None:
     """Say (or remove) what no study of a storage needs: dropped studies' stages, lost attempts."""
     from l2kd_ray.api import DEFAULT_STORAGE
-    from l2kd_ray.garbage import collect, find_garbage
-    from l2kd_ray.store import Store
+    from l2kd_ray.core.store import Store
+    from l2kd_ray.study.garbage import collect, find_garbage
 
     store = Store(storage or DEFAULT_STORAGE)
     garbage = find_garbage(store, drop or [])
@@ -301,7 +302,7 @@ def doctor(
 
 
 def main() -> None:
-    """The entry point: one-screen messages instead of tracebacks for what the user can mend."""
+    """The entry point: one-screen messages instead of tracebacks for what the user can fix."""
     try:
         app()
     except InputError as error:
@@ -309,7 +310,7 @@ def main() -> None:
         sys.exit(BAD_INPUT)
     except OSError as error:
         print(
-            f"error: {error}\n  what is finished is kept; mend this and run the same command again",
+            f"error: {error}\n  what is finished is kept; fix this and run the same command again",
             file=sys.stderr,
         )
         sys.exit(FAILED)

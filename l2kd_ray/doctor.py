@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from l2kd_ray.api import DEFAULT_STORAGE
-from l2kd_ray.config import InputError
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
 
 _PACKAGES = ("l2kd-ray", "ray", "torch", "transformers", "datasets", "wandb", "pyarrow", "pandas")
 _FREE_GB = 5

@@ -367,7 +367,7 @@ def s3(root: Path) -> Run:
 def fetch(storage: str, target: Path) -> None:
     """Copy a storage to a folder, for the comparison; times of writing are kept, which S3 tells
     in whole seconds: the end of that second."""
-    from l2kd_ray.store import Store
+    from l2kd_ray.core.store import Store
 
     store = Store(storage)
     for entry in store.files(""):

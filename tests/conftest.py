@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
 from l2kd_ray.study import Study, load
 
 # A study so small that a stage takes a fraction of a second; two tasks, two orders.
@@ -85,7 +85,7 @@ def as_a_worker(
         def wrapped(model: Any, context: object, uses_all: bool) -> Any:
             return DistributedDataParallel(model, find_unused_parameters=not uses_all)
 
-        monkeypatch.setattr("l2kd_ray.stages.loop._wrap", wrapped)
+        monkeypatch.setattr("l2kd_ray.core.loop._wrap", wrapped)
         meet = f"file://{tmp_path}/meet"
         torch.distributed.init_process_group("gloo", init_method=meet, rank=0, world_size=1)
         try:

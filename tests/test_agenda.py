@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from l2kd_ray.agenda import Agenda, halves_of
 from l2kd_ray.analysis import results, select
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, Trial
+from l2kd_ray.study.agenda import Agenda, halves_of
 from l2kd_ray.study.orders import SEPARATOR
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 6, 12, 24

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import l2kd_ray
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 
 
 def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(

@@ -15,17 +15,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from l2kd_ray.api import Experiment
-from l2kd_ray.config import InputError, Training, parse_study
-from l2kd_ray.models.classifier import Classifier
-from l2kd_ray.stages.base import Context, Stage
-from l2kd_ray.stages.classify import Classify
-from l2kd_ray.stages.examples import ClassifierLessons, Item, LabelLoss
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.loop import accumulate
-from l2kd_ray.stages.metakd import MetaDistil, MetaTeach, Prototypes
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.loop import accumulate
+from l2kd_ray.core.stage import Context, Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.classifiers.model.classifier import Classifier
+from l2kd_ray.families.classifiers.stages.learn import Classify
+from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, Item, LabelLoss
+from l2kd_ray.families.classifiers.stages.metakd import MetaDistil, MetaTeach, Prototypes
+from l2kd_ray.families.settings import Training
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
 
 BERT = {"arch": "bert", "num_attention_heads": 2, "vocab_size": 300}
 SMALL = {**BERT, "hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 16}

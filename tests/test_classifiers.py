@@ -14,14 +14,19 @@ from transformers import AutoModel, AutoTokenizer
 
 from l2kd_ray.distill.corruption import DomainCorruption
 from l2kd_ray.distill.intermediate import MetaDistillation
-from l2kd_ray.models import words
-from l2kd_ray.models.bilstm import BiLSTM
-from l2kd_ray.models.classifier import Classifier
-from l2kd_ray.models.cost import latency, parameters
-from l2kd_ray.models.encoders import Encoder, build_encoder, check_encoder, load_encoder
+from l2kd_ray.families.classifiers.model import words
+from l2kd_ray.families.classifiers.model.bilstm import BiLSTM
+from l2kd_ray.families.classifiers.model.classifier import Classifier
+from l2kd_ray.families.classifiers.model.cost import latency, parameters
+from l2kd_ray.families.classifiers.model.encoders import (
+    Encoder,
+    build_encoder,
+    check_encoder,
+    load_encoder,
+)
+from l2kd_ray.families.classifiers.model.states import Inputs, Texts
+from l2kd_ray.families.language.model.vocabulary import train_wordpiece
 from l2kd_ray.models.pretrained import Pretrained
-from l2kd_ray.models.states import Inputs, Texts
-from l2kd_ray.models.vocabulary import train_wordpiece
 
 TEXTS = ["the blue moon serves thai food .", "it is cheap", "", "two words", "moon moon moon !"]
 PAIRS = list(zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True))

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import l2kd_ray
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
 
 L2KD = [sys.executable, "-m", "l2kd_ray.cli"]
 

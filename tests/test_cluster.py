@@ -19,12 +19,13 @@ import ray
 from l2kd_ray.api import submit_study
 from l2kd_ray.cluster.executors import DRIVER, Job, Notice, run_inline, run_train, submit
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
-from l2kd_ray.config import InputError, Scale, Workers
-from l2kd_ray.stages.base import CURVE, Context, Stage
-from l2kd_ray.stages.execute import execute, obtain
-from l2kd_ray.stages.learn import Learn
-from l2kd_ray.stages.replay import SAMPLES
-from l2kd_ray.store import Damaged, Store
+from l2kd_ray.core.execute import execute, obtain
+from l2kd_ray.core.stage import CURVE, Context, Stage
+from l2kd_ray.core.store import Damaged, Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.language.stages.replay import SAMPLES
+from l2kd_ray.study.schema import Scale, Workers
 
 # No dropout: then one worker and two differ by rounding alone.
 STUDENT = {

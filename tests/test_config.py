@@ -11,17 +11,10 @@ from conftest import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import (
-    ALIASES,
-    SETTINGS,
-    InputError,
-    Revisions,
-    StudyConfig,
-    parse_override,
-    parse_study,
-    read_study,
-    with_settings,
-)
+from l2kd_ray.errors import InputError
+from l2kd_ray.study.pins import Revisions
+from l2kd_ray.study.reading import parse_override, parse_study, read_study
+from l2kd_ray.study.schema import ALIASES, SETTINGS, StudyConfig, with_settings
 
 SHIPPED = sorted((Path(__file__).parent.parent / "tune_configs").glob("*.yaml"))
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from l2kd_ray.config import InputError, Split, TaskSpec
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, Task, family, resolve
 from l2kd_ray.tasks.readers import conll
 from l2kd_ray.tasks.sentences import SENTENCES, SIZES, TRANSITIONS
+from l2kd_ray.tasks.spec import Split, TaskSpec
 from l2kd_ray.tasks.tagging import Scheme, spans, tags, words
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")

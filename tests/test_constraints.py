@@ -22,20 +22,21 @@ from test_models import FORMAT, make_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from l2kd_ray.config import TaskSpec, Training
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.sequences import Sample, SequenceFormat
-from l2kd_ray.stages import loop
-from l2kd_ray.stages.base import Context, Scores, Stage
-from l2kd_ray.stages.constraints import Penalty, Projection, dual_solution
-from l2kd_ray.stages.curriculum import Curriculum, Source
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.importance import FILE, Importance
-from l2kd_ray.stages.loop import Constraint, fit
-from l2kd_ray.stages.replay import SAMPLES
-from l2kd_ray.stages.start import Initial, Tokenizer
-from l2kd_ray.store import Store
+from l2kd_ray.core import loop
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.loop import Constraint, fit
+from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
+from l2kd_ray.families.language.stages.constraints import Penalty, Projection, dual_solution
+from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
+from l2kd_ray.families.language.stages.importance import FILE, Importance
+from l2kd_ray.families.language.stages.replay import SAMPLES
+from l2kd_ray.families.language.stages.start import Initial, Tokenizer
+from l2kd_ray.families.settings import Training
 from l2kd_ray.tasks import TaskData, resolve
+from l2kd_ray.tasks.spec import TaskSpec
 
 PLAIN = Training(epochs=1, batch_size=8, lr=1e-2, lm_weight=0.0, answer_weight=1.0)
 Tensors = dict[str, Tensor]

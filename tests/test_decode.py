@@ -17,19 +17,21 @@ from safetensors.torch import load_file
 from test_methods import planned
 from torch import Tensor
 
-from l2kd_ray.config import Decoding, InputError, TaskSpec
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.sequences import SequenceFormat
-from l2kd_ray.stages import decode
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.decode import Decode
-from l2kd_ray.stages.evaluate import PREDICTIONS
-from l2kd_ray.stages.evaluate_lm import EvaluateLM
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.evaluate import PREDICTIONS
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.sequences import SequenceFormat
+from l2kd_ray.families.language.stages import decode
+from l2kd_ray.families.language.stages.decode import Decode
+from l2kd_ray.families.language.stages.evaluate import EvaluateLM
+from l2kd_ray.families.settings import Decoding
 from l2kd_ray.study import Study, load
 from l2kd_ray.tasks import Example, TaskData, resolve, write_squad
 from l2kd_ray.tasks.readers import squad
+from l2kd_ray.tasks.spec import TaskSpec
 
 # A teacher that answers with words of its task, most of them wrong; dialogues have groups.
 TASK, ROWS, TOKENS = "gen.state", 12, 10
@@ -111,7 +113,7 @@ def test_greedy_targets_are_the_teachers_answers(world: World) -> None:
 
 
 def test_beam_targets_are_those_of_a_beam_search(world: World) -> None:
-    if importlib.util.find_spec("l2kd_ray.models.beam") is None:
+    if importlib.util.find_spec("l2kd_ray.families.language.model.beam") is None:
         pytest.skip("beam search is not there yet")
     stage = replace(world.stage, decoding=BEAMS)
     said = naive(world, stage.data, num_beams=3)

@@ -12,8 +12,8 @@ import pytest
 
 from l2kd_ray.cluster import survey as looked
 from l2kd_ray.cluster.survey import PACKAGES, Node
+from l2kd_ray.core.store import Store
 from l2kd_ray.doctor import Finding, examine
-from l2kd_ray.store import Store
 
 HERE = Node(
     host=socket.gethostname(),

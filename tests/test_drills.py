@@ -13,7 +13,7 @@ import drills
 import pytest
 from drills import Run, descendants, disturb, make, start, wait_for_end
 
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
 
 SMALL: dict[str, Any] = {
     "tasks": ["gen.rest", "gen.intent"],

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from l2kd_ray.config import TaskSpec
-from l2kd_ray.stages.base import Context
-from l2kd_ray.stages.evaluate import PREDICTIONS, Evaluate, unseen
-from l2kd_ray.stages.evaluate_lm import EvaluateLM
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.start import Initial, Tokenizer
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Context
+from l2kd_ray.core.store import Store
+from l2kd_ray.families.evaluate import PREDICTIONS, Evaluate, unseen
+from l2kd_ray.families.language.stages.evaluate import EvaluateLM
+from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.study import Study
 from l2kd_ray.tasks import Example, Task, resolve, score, write_squad
+from l2kd_ray.tasks.spec import TaskSpec
 
 ARCH = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96}
 

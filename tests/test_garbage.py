@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from l2kd_ray.api import Experiment
-from l2kd_ray.config import InputError
-from l2kd_ray.explain import differences, find
-from l2kd_ray.garbage import collect, find_garbage
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.store import Manifest, Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, intermediate, plan
+from l2kd_ray.study.explain import differences, find
+from l2kd_ray.study.garbage import collect, find_garbage
 
 
 def swept(study: Study, store: Store) -> Experiment:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from l2kd_ray.models.beam import beam
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.decoder import BLOCK, Decoder, closed_up
-from l2kd_ray.models.generation import TopK, best, generate, greedy
-from l2kd_ray.models.sequences import Tokens
+from l2kd_ray.families.language.model.beam import beam
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.decoder import BLOCK, Decoder, closed_up
+from l2kd_ray.families.language.model.generation import TopK, best, generate, greedy
+from l2kd_ray.families.language.model.sequences import Tokens
 
 EOS = 0
 ARCHITECTURES: dict[str, dict[str, Any]] = {

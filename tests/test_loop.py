@@ -11,16 +11,16 @@ import torch
 from test_models import FORMAT, make_model
 from torch import Tensor
 
-from l2kd_ray.config import Training
+from l2kd_ray.core import loop
+from l2kd_ray.core.loop import fit
+from l2kd_ray.core.stage import Context, TrainingStage
+from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.sequences import Sample, TrainingSequence
-from l2kd_ray.stages import loop
-from l2kd_ray.stages.base import Context, TrainingStage
-from l2kd_ray.stages.curriculum import Curriculum, Source
-from l2kd_ray.stages.loop import fit
-from l2kd_ray.stages.teachers import Live
-from l2kd_ray.store import Store
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.sequences import Sample, TrainingSequence
+from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
+from l2kd_ray.families.language.stages.teachers import Live
+from l2kd_ray.families.settings import Training
 
 NEW = [Sample("a", [5 + k, 6, 7, 8][: 2 + k % 3], [20 + k, 30]) for k in range(7)]
 OLD = [Sample("b", [40 + k, 41], [50 + k]) for k in range(3)]
@@ -147,7 +147,7 @@ def test_the_parts_have_a_mean_each_at_any_weight_of_theirs(tmp_path: Path) -> N
 
 
 def no_dropout(seed: int = 0) -> CausalLM:
-    from l2kd_ray.models.causal_lm import build
+    from l2kd_ray.families.language.model.causal_lm import build
 
     sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 64}
     off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}

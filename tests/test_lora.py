@@ -17,16 +17,16 @@ from test_methods import planned
 from test_models import FORMAT, make_model
 from torch import Tensor, nn
 
-from l2kd_ray.config import Lora
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.sequences import SequenceFormat
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.learn import Learn
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.sequences import SequenceFormat
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.settings import Lora
 
 pytest.importorskip("peft")
-from l2kd_ray.models.lora import attach, merge
+from l2kd_ray.families.language.model.lora import attach, merge
 
 RANK = 3
 LORA = {**TINY["train"], "lora": {"rank": RANK, "alpha": 12}, "weight_decay": 0.1, "lr": 2e-2}
@@ -255,7 +255,7 @@ def test_a_saved_student_needs_no_peft(
 
 
 def evaluation(stage: Learn) -> Any:
-    from l2kd_ray.stages.evaluate_lm import EvaluateLM
+    from l2kd_ray.families.language.stages.evaluate import EvaluateLM
     from l2kd_ray.tasks import Task
 
     task: Task = planned().resolved.tasks["gen.rest"]

@@ -17,22 +17,24 @@ from conftest import TINY
 from safetensors.torch import load_file
 from torch import Tensor
 
-from l2kd_ray.config import InputError, TaskSpec, parse_study
-from l2kd_ray.methods import METHODS
-from l2kd_ray.methods.builder import Resolved
-from l2kd_ray.models.causal_lm import CausalLM, build
-from l2kd_ray.models.vocabulary import train
-from l2kd_ray.stages.annotate import Annotate
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.decode import Decode
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.learn import Learn, Multitask
-from l2kd_ray.stages.replay import RealSamples, Replay
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families import METHODS
+from l2kd_ray.families.builder import Resolved
+from l2kd_ray.families.language.model.causal_lm import CausalLM, build
+from l2kd_ray.families.language.model.vocabulary import train
+from l2kd_ray.families.language.stages.annotate import Annotate
+from l2kd_ray.families.language.stages.decode import Decode
+from l2kd_ray.families.language.stages.learn import Learn, Multitask
+from l2kd_ray.families.language.stages.replay import RealSamples, Replay
 from l2kd_ray.study import Study, load, plan
 from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
 from l2kd_ray.study.trial import Trial
 from l2kd_ray.tasks import resolve, write_squad
+from l2kd_ray.tasks.spec import TaskSpec
 
 THREE = ["gen.intent", "gen.rest", "gen.tv"]
 
@@ -516,7 +518,7 @@ def test_a_teacher_of_another_tokenizer_is_refused_at_the_door(
             load(study_file(teacher={"model": teacher}, **changes))
         assert refused.value.key == "teacher.model"
         assert "tokenizer" in refused.value.problem
-        assert "tokenizer.model" in refused.value.mend
+        assert "tokenizer.model" in refused.value.fix
     same = pretrained(tmp_path / "same", arch="llama")
     load(study_file(student={"model": student}, teacher={"model": same}))
 

@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 from fake_wandb import KEY, Run, Server, read_offline, serving
 
-from l2kd_ray.config import WandbSettings
-from l2kd_ray.report.mirror import Curve, flat, mirror, run_id
+from l2kd_ray.mirrors.wandb import Curve, flat, mirror, run_id
+from l2kd_ray.study.schema import WandbSettings
 
 import_module("wandb")  # its temporary folders are made now, not in a test's TMPDIR
 

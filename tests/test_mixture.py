@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.stages.mixture import Mixture
+from l2kd_ray.families.mixture import Mixture
 
 SIZES = {"b": 11, "a": 4, "c.d": 1}
 

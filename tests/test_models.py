@@ -10,10 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.models.causal_lm import SHORT, CausalLM, add_vocabulary, build, check_head, pad_right
-from l2kd_ray.models.corpus import Corpus
-from l2kd_ray.models.sequences import Sample, SequenceFormat
-from l2kd_ray.models.vocabulary import train, with_tokens
+from l2kd_ray.families.language.model.causal_lm import (
+    SHORT,
+    CausalLM,
+    add_vocabulary,
+    build,
+    check_head,
+    pad_right,
+)
+from l2kd_ray.families.language.model.corpus import Corpus
+from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
+from l2kd_ray.families.language.model.vocabulary import train, with_tokens
 from l2kd_ray.tasks import Example
 
 TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .", "what is it ?"]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from l2kd_ray.config import InputError, RandomOrders
+from l2kd_ray.errors import InputError
 from l2kd_ray.study.orders import WINDOW, orders_of, spread, williams
+from l2kd_ray.study.schema import RandomOrders
 
 sizes = st.integers(1, 6)
 

@@ -21,16 +21,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_methods import planned, resolved
 
-from l2kd_ray.config import Seed, parse_study
-from l2kd_ray.methods.language import LanguageBuilder
-from l2kd_ray.models import generation
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.sequences import Sample, SequenceFormat
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.quality import TaskModel, distinct
-from l2kd_ray.stages.replay import ROUNDS, Judge, Quota, RealSamples, Replay, read_samples
-from l2kd_ray.store import Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.store import Store
+from l2kd_ray.families.language.builder import LanguageBuilder
+from l2kd_ray.families.language.model import generation
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
+from l2kd_ray.families.language.stages.quality import TaskModel, distinct
+from l2kd_ray.families.language.stages.replay import (
+    ROUNDS,
+    Judge,
+    Quota,
+    RealSamples,
+    Replay,
+    read_samples,
+)
 from l2kd_ray.study import Study, load
+from l2kd_ray.study.reading import parse_study
 from l2kd_ray.tasks import Task, TaskData
 
 TASKS = ["gen.intent", "gen.rest", "gen.tv"]

@@ -13,7 +13,7 @@ from rich.console import Console
 from synthetic_study import study
 
 from l2kd_ray.analysis import gap_table
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import order_labels, setting_label, task_labels

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 import l2kd_ray
-from l2kd_ray.config import InputError, ModelSpec, parse_study
-from l2kd_ray.store import Damaged, Manifest, Store
+from l2kd_ray.core.store import Damaged, Manifest, Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.models.spec import ModelSpec
+from l2kd_ray.study.reading import parse_study
 
 SOURCES = sorted(Path(l2kd_ray.__file__).parent.rglob("*.py"))
 OUTSIDE = ["../x", "..", "a/../../b", "/etc/passwd", "a/b", ".hidden", "a\\b", "a\nb"]
@@ -95,7 +97,7 @@ def _unsafe(call: ast.Call) -> bool:
 
 
 def test_the_loader_of_studies_makes_plain_values_only(tmp_path: Path) -> None:
-    from l2kd_ray.config import read_study
+    from l2kd_ray.study.reading import read_study
 
     file = tmp_path / "study.yaml"
     file.write_text(f"name: !!python/object/apply:os.system ['touch {tmp_path}/ran']\n")

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import InputError
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.forecast.clock import Assumptions
+from l2kd_ray.forecast.forecast import forecast, parse_assumptions, parse_duration, parse_money
+from l2kd_ray.forecast.machines import Cluster, Prices
+from l2kd_ray.forecast.simulate import POLICIES, Forecast, complete_by, simulate
+from l2kd_ray.forecast.trie import Trie, trie_of
 from l2kd_ray.study import plan
-from l2kd_ray.study.clock import Assumptions
-from l2kd_ray.study.forecast import forecast, parse_assumptions, parse_duration, parse_money
-from l2kd_ray.study.machines import Cluster, Prices
-from l2kd_ray.study.simulate import POLICIES, Forecast, complete_by, simulate
-from l2kd_ray.study.trie import Trie, trie_of
 
 AT_ONCE = Assumptions(boot_s=0, idle_s=1e9, preempted_per_hour=0, start_s=0)
 
@@ -211,7 +211,7 @@ def test_replicates_are_what_one_by_one_they_would_be(
     )
     store = Store(str(tmp_path / "none"))
     exact = trie_of(study, store)
-    monkeypatch.setattr("l2kd_ray.study.trie._EXACT_CELLS", 0)
+    monkeypatch.setattr("l2kd_ray.forecast.trie._EXACT_CELLS", 0)
     taken = trie_of(study, store)
     assert taken.assumed
     assert sorted(taken.kinds) == sorted(exact.kinds)

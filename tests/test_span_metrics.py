@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from l2kd_ray.config import Extra
 from l2kd_ray.tasks import Example, score
+from l2kd_ray.tasks.spec import Extra
 
 TAGS = ["O", *(f"{part}-{kind}" for part in "BIES" for kind in "xy")]
 

@@ -12,17 +12,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from l2kd_ray.api import Experiment
-from l2kd_ray.config import InputError, parse_study
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
 from l2kd_ray.distill.structured.cases import CASES, Objective, distillation
 from l2kd_ray.distill.structured.labelled import RelativeLabels
-from l2kd_ray.methods.structures import HEADS, OBJECTIVES
-from l2kd_ray.models.structured import StructuredModel
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.sentences import Best
-from l2kd_ray.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.structures.builder import HEADS, OBJECTIVES
+from l2kd_ray.families.structures.model.structured import StructuredModel
+from l2kd_ray.families.structures.stages.lessons import Best
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
 
 TAGS = {
     "name": "tags",

@@ -11,15 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from l2kd_ray.config import InputError, TaskKind
 from l2kd_ray.distill.structured.cases import CASES, Kind, distillation
 from l2kd_ray.distill.structured.labelled import RelativeLabels
 from l2kd_ray.distill.structured.objective import negative_log_likelihood
 from l2kd_ray.distill.structured.packing import pack
-from l2kd_ray.models.features import LONGEST, PretrainedFeatures, vocabulary
-from l2kd_ray.models.structured import Architecture, StructuredModel, build, label_set
-from l2kd_ray.models.vocabulary import train as train_tokenizer
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.model.vocabulary import train as train_tokenizer
+from l2kd_ray.families.structures.model.features import LONGEST, PretrainedFeatures, vocabulary
+from l2kd_ray.families.structures.model.structured import (
+    Architecture,
+    StructuredModel,
+    build,
+    label_set,
+)
 from l2kd_ray.tasks import sentences
+from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words
 
 SMALL = Architecture(

@@ -17,11 +17,11 @@ from conftest import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import parse_study
-from l2kd_ray.stages.learn import Learn
-from l2kd_ray.stages.tokens import Tokens
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.language.stages.tokens import Tokens
 from l2kd_ray.study import Study, load, plan
+from l2kd_ray.study.reading import parse_study
 from l2kd_ray.study.search import settings_of
 from l2kd_ray.tasks import registered
 

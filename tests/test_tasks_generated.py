@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from l2kd_ray.config import Split, TaskSpec
 from l2kd_ray.tasks import Example, Task, family, resolve
 from l2kd_ray.tasks.grammars import GRAMMARS
 from l2kd_ray.tasks.metrics import parse_state
+from l2kd_ray.tasks.spec import Split, TaskSpec
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 NAMES = list(GRAMMARS)

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import InputError, Metric, TaskSpec
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, Task, judge, labels, registered, resolve, score, texts
 from l2kd_ray.tasks.glue import GLUE
 from l2kd_ray.tasks.readers import hub
+from l2kd_ray.tasks.spec import Metric, TaskSpec
 
 YES_NO = st.lists(st.tuples(*[st.sampled_from(["yes", "no"])] * 2), min_size=1, max_size=12)
 CLASSES = st.lists(st.tuples(*[st.sampled_from(["a", "b", "c"])] * 2), min_size=1, max_size=12)

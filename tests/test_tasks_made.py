@@ -7,9 +7,9 @@ from collections import Counter
 
 import pytest
 
-from l2kd_ray.config import Split, TaskSpec
 from l2kd_ray.tasks import Example, Task, family, registered, resolve, texts
 from l2kd_ray.tasks.made import COLORS, MADE, PAIR_SIZES, PEOPLE, SIZES, THINGS, TOPICS
+from l2kd_ray.tasks.spec import Split, TaskSpec
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 TOPIC_TASKS = [f"made.topics.{domain}" for domain in "abcd"]

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import Extra
 from l2kd_ray.tasks import METRICS, Example, judge, score
 from l2kd_ray.tasks.metrics import parse_state
 from l2kd_ray.tasks.porter import stem
 from l2kd_ray.tasks.readers import squad
 from l2kd_ray.tasks.rouge import rouge_average, rouge_l, rouge_n, words
+from l2kd_ray.tasks.spec import Extra
 from l2kd_ray.tasks.sql import Query, parse, render
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import write_squad
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import READERS, hub, nlg, squad, tables, wikisql, woz

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from l2kd_ray.config import Split, TaskSpec
-from l2kd_ray.stages.evaluate import unseen
+from l2kd_ray.families.evaluate import unseen
 from l2kd_ray.tasks import Task, labels, resolve, score, texts
 from l2kd_ray.tasks.readers import nlg, squad, wikisql, woz
 from l2kd_ray.tasks.registry import DOMAINS
+from l2kd_ray.tasks.spec import Split, TaskSpec
 from l2kd_ray.tasks.sql import parse
 from l2kd_ray.tasks.tagging import spans, words
 

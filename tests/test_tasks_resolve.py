@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from l2kd_ray.config import InputError, TaskSpec
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, Task, TaskData, registered, resolve, write_squad
 from l2kd_ray.tasks.readers import hub
+from l2kd_ray.tasks.spec import TaskSpec
 
 
 def lines(path: Path, *rows: dict[str, Any]) -> Path:

@@ -15,16 +15,16 @@ from safetensors.torch import save_file
 from test_loop import NEW, OLD, TRAINING, context, curriculum, losses, no_dropout, trained
 from test_models import FORMAT
 
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
-from l2kd_ray.models.causal_lm import CausalLM
-from l2kd_ray.models.corpus import Corpus, Encoded
-from l2kd_ray.stages import annotate
-from l2kd_ray.stages.annotate import Annotate
-from l2kd_ray.stages.curriculum import Source
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.stages.learn import Learn
-from l2kd_ray.stages.teachers import Cached, Live
-from l2kd_ray.store import Store
+from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.corpus import Corpus, Encoded
+from l2kd_ray.families.language.stages import annotate
+from l2kd_ray.families.language.stages.annotate import Annotate
+from l2kd_ray.families.language.stages.curriculum import Source
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.language.stages.teachers import Cached, Live
 from l2kd_ray.tasks import Example
 
 WORDS = st.lists(st.sampled_from(["thai", "food", "in", "the", "north", "?"]), max_size=12)
@@ -66,7 +66,7 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
 ) -> None:
     """Within half precision, over several shards and both parts."""
     monkeypatch.setattr(annotate, "SHARD_POSITIONS", 7)
-    monkeypatch.setattr("l2kd_ray.stages.teachers.SHARD_POSITIONS", 7)
+    monkeypatch.setattr("l2kd_ray.families.language.stages.teachers.SHARD_POSITIONS", 7)
     teacher = no_dropout(seed=9)
     # far from its start, so that its distributions are not all flat
     torch.manual_seed(0)

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from l2kd_ray.config import InputError
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.store import Store
 from l2kd_ray.distill.linear_loss import _distillation
 from l2kd_ray.distill.top_k import MostLikely, bias, divergence
-from l2kd_ray.stages.annotate import Annotate
-from l2kd_ray.stages.execute import obtain
-from l2kd_ray.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.stages.annotate import Annotate
 
 V, P = 9, 4
 

@@ -17,10 +17,10 @@ from typing import Any
 import ray
 
 from l2kd_ray.cluster import COLLECTIVE_TIMEOUT_S
-from l2kd_ray.config import Scale, Workers
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.execute import execute
-from l2kd_ray.store import Damaged, Store
+from l2kd_ray.core.execute import execute
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Damaged, Store
+from l2kd_ray.study.schema import Scale, Workers
 
 Scores = Mapping[str, float]
 DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from l2kd_ray.cluster.executors import Job, Scores, submit
-from l2kd_ray.config import Scale
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.execute import ATTEMPTS
-from l2kd_ray.store import Damaged, Store
+from l2kd_ray.core.execute import ATTEMPTS
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Damaged, Store
+from l2kd_ray.study.schema import Scale
 
 
 @dataclass(frozen=True)

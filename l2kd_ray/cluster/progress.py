@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from l2kd_ray.stages.base import Stage
+from l2kd_ray.core.stage import Stage
 from l2kd_ray.study.plan import ROLES
 
 _LINE_EVERY_S = 10.0

@@ -12,7 +12,7 @@ import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2kd_ray.cluster.executors import DRIVER
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 
 DASHBOARD = "http://127.0.0.1:8265"
 _STUDY = "study.yaml"
@@ -52,7 +52,7 @@ def submit(study: str, words: Sequence[str], *, storage: str, address: str = DAS
             key="--address",
             got=address,
             expected=f"the address of one, or of a tunnel to it ({error})",
-            mend="open the tunnel: ray attach cluster.yaml -p 8265 (docs/cluster.md)",
+            fix="open the tunnel: ray attach cluster.yaml -p 8265 (docs/cluster.md)",
         ) from None
     return job
 

@@ -15,8 +15,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from l2kd_ray.cluster.sweep import joined
-from l2kd_ray.config import InputError
-from l2kd_ray.store import Store
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
 
 PACKAGES = ("l2kd-ray", "ray", "torch", "transformers")
 _WAIT_S = 60.0
@@ -70,7 +70,7 @@ def survey(address: str, storage: str) -> list[Node]:
                 f"a node does not answer within {_WAIT_S:.0f} s",
                 key="--address",
                 got=address,
-                mend="look at `ray status`; a node without the package fails here, too",
+                fix="look at `ray status`; a node without the package fails here, too",
             ) from None
     return found
 

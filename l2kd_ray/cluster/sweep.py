@@ -28,11 +28,12 @@ from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
-from l2kd_ray.config import Arm, InputError, Range
-from l2kd_ray.garbage import droppable
-from l2kd_ray.stages.base import Stage, TrainingStage
-from l2kd_ray.store import Store
+from l2kd_ray.core.stage import Stage, TrainingStage
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, Trial, plan
+from l2kd_ray.study.garbage import droppable
+from l2kd_ray.study.schema import Arm, Range
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import Settings
 
@@ -174,7 +175,7 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
                 key=f"scale ({job.stage.kind})",
                 got=job.cpus,
                 expected=f"at most {cpus}: workers x cpus_per_worker",
-                mend=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
+                fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
     ray.init(
         address=LOCAL,
@@ -225,7 +226,7 @@ def joined(address: str) -> Iterator[float]:
                 f"the cluster's head has no resource `{DRIVER}`, which cursors hold",
                 key="--address",
                 got=address,
-                mend=f"start it with: ray start --head --resources='{{\"{DRIVER}\": 1000}}'",
+                fix=f"start it with: ray start --head --resources='{{\"{DRIVER}\": 1000}}'",
             )
         yield math.inf
     finally:
@@ -339,7 +340,7 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
                 tune.report({"failed": True, OBJECTIVE: float("nan")})
                 return
             values = {
-                f"{cell.split}/{cell.task}": scores[cell.stage.metric]
+                f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
                 for cell, scores in zip(step, found, strict=True)
             }
             dev = [value for name, value in values.items() if name.startswith("dev/")]
@@ -347,12 +348,12 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
                 tune.report({"stage": number, OBJECTIVE: mean(dev) if dev else 0.0, **values})
         finals.append(mean(dev) if dev else 0.0)
     if "order" not in wanted:
-        tune.report({OBJECTIVE: mean(finals), "epochs": study.config.train.epochs})
+        tune.report({OBJECTIVE: mean(finals), "epochs": study.epochs})
 
 
 def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
     """Report the mean dev score after each rung but the last: ASHA may end the trial there."""
-    for rung in (study.config.train.rungs or ())[:-1]:
+    for rung in (study.config.rungs or ())[:-1]:
         stages = [
             replace(cell.stage, model=model.at(rung))
             for trial in trials
@@ -363,7 +364,7 @@ def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
             found = ray.get([pool.scores.remote(stage) for stage in stages])
         except StageFailed:
             return  # the last rung's stages need this one, and say so
-        scores = [one[stage.metric] for one, stage in zip(found, stages, strict=True)]
+        scores = [one[stage.metric_name] for one, stage in zip(found, stages, strict=True)]
         tune.report({OBJECTIVE: mean(scores), "epochs": rung})
 
 
@@ -427,10 +428,10 @@ def _search(
         )
         for result in results:
             setting = result.config["trial"]["setting"]
-            ended = (result.metrics or {}).get("epochs", study.config.train.epochs)
+            ended = (result.metrics or {}).get("epochs", study.epochs)
             if result.error or setting in former or setting in lost:
                 continue
-            (former if ended == study.config.train.epochs else lost).append(setting)
+            (former if ended == study.epochs else lost).append(setting)
     return tried, given_up
 
 
@@ -446,15 +447,15 @@ def _cutting(study: Study) -> dict[str, Any]:
     """ASHA on the rungs of the students' training, where the study asks for it."""
     from ray.tune.schedulers import ASHAScheduler
 
-    tune, train = study.config.tune, study.config.train
-    if tune.scheduler != "asha" or train.rungs is None:
+    tune, rungs = study.config.tune, study.config.rungs
+    if tune.scheduler != "asha" or rungs is None:
         return {}
     halving = ASHAScheduler(
         time_attr="epochs",
         metric=OBJECTIVE,
         mode="max",
-        max_t=train.epochs,
-        grace_period=train.rungs[0],
+        max_t=study.epochs,
+        grace_period=rungs[0],
         reduction_factor=tune.reduction,
     )
     return {"scheduler": halving}
@@ -469,7 +470,7 @@ def _reward(study: Study, store: Store, arm: Arm, setting: Setting) -> float:
         for cell in step
         if cell.split == "dev"
     ]
-    scores = [manifest.scores[cell.stage.metric] for cell, manifest in manifests if manifest]
+    scores = [manifest.scores[cell.stage.metric_name] for cell, manifest in manifests if manifest]
     return mean(scores) if len(scores) == len(manifests) else float("nan")
 
 

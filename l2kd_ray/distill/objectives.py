@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a stage holds an objective, and a study's stages are made without torch
+    from torch import Tensor
 
-from l2kd_ray.distill.linear_loss import Head, Knowledge, Term, linear_loss
-from l2kd_ray.distill.top_k import MostLikely
+    from l2kd_ray.distill.linear_loss import Head, Knowledge
+    from l2kd_ray.distill.top_k import MostLikely
 
 NO_TEACHER = -1
 
@@ -57,12 +58,16 @@ class SoftTargets:
 
     def weights(self, positions: Positions) -> tuple[Tensor, Tensor]:
         """The weights of KD [P] and of CE [P] at each position, within its row."""
+        import torch
+
         of_class = torch.where(positions.is_answer, self.answer_weight, 1.0)
         kd = positions.share * of_class if self.weigh_kd else positions.share
         return kd, (1.0 - positions.share) * of_class
 
     def count(self, positions: Positions, rows: int) -> Tensor:
         """[R]: what each row's sum is divided by in a mean; known before any forward pass."""
+        import torch
+
         count = torch.add(*self.weights(positions))
         return count.new_zeros(rows).index_add(0, positions.row, count)
 
@@ -78,6 +83,8 @@ class SoftTargets:
 
         hidden [P, d]: the student's last hidden states; knowledge: by the teachers' numbers.
         """
+        from l2kd_ray.distill.linear_loss import Term, linear_loss
+
         of_row = scale[positions.row]
         kd, ce = (weight * of_row for weight in self.weights(positions))
         terms = [Term((positions.teacher == NO_TEACHER).nonzero().squeeze(-1))]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from l2kd_ray.config import InputError, ModelSpec, StudyConfig
+from l2kd_ray.errors import InputError
+from l2kd_ray.models.spec import ModelSpec
 
 # What a model is loaded from; a README beside it does not make another model.
 _SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".py", ".jinja"}
@@ -58,16 +59,17 @@ def resolve_vectors(path: str, *, where: str, base: Path | None = None) -> Pretr
     )
 
 
-def check_tokenizers(config: StudyConfig, models: Mapping[str, Pretrained], where: str) -> None:
+def check_tokenizers(
+    own: str | None, teacher: str | None, models: Mapping[str, Pretrained], where: str
+) -> None:
     """Word-KD compares distributions token by token: teacher and student share one vocabulary.
 
+    `own` and `teacher`: the student's model (or its tokenizer's) and the teacher's, as named.
     Raises: InputError where a pretrained teacher reads another one than the student.
     """
-    teacher = config.teacher.model if config.teacher else None
-    own = config.student.model or config.tokenizer.model
     if teacher is None or teacher == own:
         return
-    mend = f"tokenizer.model={teacher} for a student from scratch, or a teacher of its family"
+    fix = f"tokenizer.model={teacher} for a student from scratch, or a teacher of its family"
     if own is None:
         raise InputError(
             "a pretrained teacher has a tokenizer of its own, and the student's would be trained",
@@ -75,7 +77,7 @@ def check_tokenizers(config: StudyConfig, models: Mapping[str, Pretrained], wher
             key="teacher.model",
             got=teacher,
             expected="one tokenizer for teacher and student",
-            mend=mend,
+            fix=fix,
         )
     vocabularies = [_vocabulary(models[name]) for name in (teacher, own)]
     if vocabularies[0] != vocabularies[1]:
@@ -86,7 +88,7 @@ def check_tokenizers(config: StudyConfig, models: Mapping[str, Pretrained], wher
             key="teacher.model",
             got=f"{len(vocabularies[0])} and {len(vocabularies[1])} tokens; {different} differ",
             expected="one tokenizer for teacher and student",
-            mend=mend,
+            fix=fix,
         )
 
 
@@ -130,7 +132,7 @@ def _of_hub(spec: ModelSpec, where: str) -> Pretrained:
                 key="model",
                 got=model,
                 expected=f"a model of {constants.ENDPOINT} and a network, or a folder",
-                mend="download it elsewhere and give its folder: student.model=FOLDER",
+                fix="download it elsewhere and give its folder: student.model=FOLDER",
             ) from None
         commit = Path(cached).parent.name
     return Pretrained(f"hub:{model}@{commit}", model, commit)

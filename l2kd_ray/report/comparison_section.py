@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report import driver_figures
 from l2kd_ray.report.blocks import (
     MINUS,
@@ -17,7 +18,6 @@ from l2kd_ray.report.blocks import (
     signed,
     text,
 )
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import method_label
 
 MOST_DRAWN = 15

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from l2kd_ray.analysis import MULTITASK
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report.blocks import Document, Section, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.gap_section import gap_section
 from l2kd_ray.report.headline import best_row, count, headline
 from l2kd_ray.report.labels import method_label, row_labels

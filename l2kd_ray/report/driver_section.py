@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.analysis.scope import advice
 from l2kd_ray.report import driver_figures
 from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, text
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import method_label
-from l2kd_ray.report.scope import advice
 from l2kd_ray.report.style import Look
 
 TITLE = "What drives the gap"

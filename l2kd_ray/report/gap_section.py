@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from l2kd_ray.analysis.compare import BASELINE
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     Block,
@@ -18,7 +19,6 @@ from l2kd_ray.report.blocks import (
     measured,
     text,
 )
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
 from l2kd_ray.report.style import Look
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.analysis.scope import assisted_means
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     Block,
@@ -19,10 +21,8 @@ from l2kd_ray.report.blocks import (
     measured,
     text,
 )
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.gap_section import EACH, place_columns
 from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
-from l2kd_ray.report.scope import assisted_means
 from l2kd_ray.report.style import Look
 
 MOST_LISTED = 720

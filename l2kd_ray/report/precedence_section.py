@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.precedence import MOST_TASKS, ORDERS_A_FEATURE, enough_orders, feature_count
 from l2kd_ray.report import heatmaps
@@ -20,7 +21,6 @@ from l2kd_ray.report.blocks import (
     measured,
     signed,
 )
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import method_label, order_labels, task_labels
 
 TITLE = "Which task hurts which"

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report.blocks import Block, Fold, Listing, Prose, Section, Table
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.headline import count
 from l2kd_ray.report.labels import (
     method_label,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis import Optimism
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report import figures, heatmaps
 from l2kd_ray.report.blocks import (
     SETTING,
@@ -21,7 +22,6 @@ from l2kd_ray.report.blocks import (
     signed,
     text,
 )
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import method_label, setting_label
 from l2kd_ray.report.style import Look
 

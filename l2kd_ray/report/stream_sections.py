@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report import figures, heatmaps
 from l2kd_ray.report.blocks import Block, Picture, Prose, Section, Table, text
-from l2kd_ray.report.findings import Findings
 from l2kd_ray.report.labels import ARROW, method_label, ordinal, row_labels, task_labels
 from l2kd_ray.report.style import Look
 

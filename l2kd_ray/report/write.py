@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from l2kd_ray.analysis import Design, Halves, Instance
-from l2kd_ray.config import InputError
+from l2kd_ray.analysis.findings import Findings, find
+from l2kd_ray.errors import InputError
 from l2kd_ray.report import style
 from l2kd_ray.report.content import document
-from l2kd_ray.report.findings import Findings, find
 from l2kd_ray.report.markdown import markdown
 from l2kd_ray.report.page import html
 
@@ -78,7 +78,7 @@ def write_report(
             "no scores yet, so there is nothing to report",
             where=str(study.get("name") or folder),
             expected="at least one finished evaluation",
-            mend="run `l2kd sweep` with this study first",
+            fix="run `l2kd sweep` with this study first",
         )
     if order is not None and (scores.empty or order not in set(scores["order"])):
         raise InputError(

@@ -6,19 +6,21 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import (
-    InputError,
-    Split,
-    StudyConfig,
-    TaskKind,
-    TaskSpec,
-    read_study,
-    with_settings,
-)
-from l2kd_ray.methods import LANGUAGE, METHODS, Family, Resolved
-from l2kd_ray.models.pretrained import check_tokenizers, resolve_model, resolve_vectors
-from l2kd_ray.study.study import Study, family_of
-from l2kd_ray.tasks import Task, family, resolve
+import yaml
+
+from l2kd_ray import door
+from l2kd_ray.core.stage import identity
+from l2kd_ray.errors import InputError
+from l2kd_ray.families import Resolved
+from l2kd_ray.models.pretrained import resolve_model, resolve_vectors
+from l2kd_ray.section import reading
+from l2kd_ray.study.pins import Revisions
+from l2kd_ray.study.reading import read_study
+from l2kd_ray.study.schema import StudyConfig
+from l2kd_ray.study.study import Study
+from l2kd_ray.study.unread import refuse_unread
+from l2kd_ray.tasks import Task, resolve
+from l2kd_ray.tasks.spec import Split, TaskKind, TaskSpec
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -36,13 +38,8 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         folders = (config.data_dir.expanduser(), base / config.data_dir)
         data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
         config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
-    family_of_methods = _checked_family(config, where)
-    language = family_of_methods is LANGUAGE
-    searched = {key: space.examples()[0] for key, space in config.search.items()}
-    for arm in config.arms:
-        chosen = with_settings(config, {**searched, **arm.settings})
-        family_of_methods.builder.check_arm(chosen, arm, where)
-    data_dir, seed = config.data_dir, config.data_seed
+    settings, builder = config.settings, config.family.builder
+    _check_arms(config, where)
     caps: dict[Split, int | None] = {
         "train": config.max_train,
         "dev": config.max_dev,
@@ -50,33 +47,66 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     }
 
     def find(spec: TaskSpec) -> Task:
-        return resolve(spec, data_dir=data_dir, data_seed=seed, caps=caps, where=where, base=base)
+        return resolve(
+            spec,
+            data_dir=config.data_dir,
+            data_seed=config.data_seed,
+            caps=caps,
+            where=where,
+            base=base,
+            plugin=lambda kind, name, known: door.held(kind, name, known, settings.options),
+        )
 
     tasks = {spec.name: find(spec) for spec in config.tasks}
-    _check_kinds(tasks, family_of_methods.builder.kinds(config), where)
-    models = {
-        spec.model: found
-        for spec in config.model_specs
-        if spec.model and (found := resolve_model(spec, where=where, base=base))
-    }
-    models |= {
-        spec.vectors: resolve_vectors(spec.vectors, where=where, base=base)
-        for spec in config.model_specs
-        if spec.vectors
-    }
-    corpus: list[Task] = []
-    if language:
-        check_tokenizers(config, models, where)
-    if language and not (config.student.model or config.tokenizer.model):
-        whole = set(tasks) <= set(family(config.tasks[0].name))
-        if config.tokenizer.tasks is not None:
-            corpus = [find(spec) for spec in config.tokenizer.tasks]
-        elif whole:  # so that the study can gain a generated task and keep every stage
-            corpus = [find(TaskSpec(name=name)) for name in family(config.tasks[0].name)]
-        else:
-            corpus = [tasks[name] for name in sorted(tasks)]
+    _check_kinds(tasks, builder.kinds(settings), where)
+    with reading() as reads:
+        specs = settings.family.model_specs
+        models = {
+            spec.model: found
+            for spec in specs
+            if spec.model and (found := resolve_model(spec, where=where, base=base))
+        }
+        models |= {
+            spec.vectors: resolve_vectors(spec.vectors, where=where, base=base)
+            for spec in specs
+            if spec.vectors
+        }
+        builder.check_models(settings, models, where)
+        corpus = builder.corpus(settings, tasks, find)
     train = tuple(task.splits["train"] for task in corpus)
-    return Study(config, Resolved(tasks, models, train))
+    study = Study(config, Resolved(tasks, models, train, config.data_seed))
+    refuse_unread(study, reads, where)
+    return study
+
+
+def _check_arms(config: StudyConfig, where: str) -> None:
+    """Raises: InputError for settings that a method cannot have."""
+    for arm in config.arms:
+        for setting in config.search_examples():
+            values = {**setting, **arm.settings}
+            try:
+                settings = config.settings.with_values(values)
+                config.family.builder.check_settings(settings, config.family.methods[arm.method])
+            except InputError as error:
+                raise InputError(
+                    error.problem,
+                    where=where,
+                    key=f"methods: {arm.name}: {error.key}",
+                    got=error.got,
+                    expected=error.expected,
+                    fix=error.fix,
+                ) from None
+    if config.tune.scheduler == "asha" and not all(
+        config.family.methods[arm.method].orderless for arm in config.arms
+    ):
+        raise InputError(
+            "asha would stop single orders early, and the mean over orders would be one over the "
+            "easy ones",
+            where=where,
+            key="tune.scheduler",
+            got="asha",
+            fix="race gives up settings, on common orders and seeds",
+        )
 
 
 def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: str) -> None:
@@ -89,40 +119,40 @@ def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: 
                 key=f"tasks.{task.name}",
                 got=task.kind,
                 expected=" or ".join(known),
-                mend="`l2kd tasks` lists the kinds; a task of your own may say its `kind`",
+                fix="`l2kd tasks` lists the kinds; a task of your own may say its `kind`",
             )
 
 
-def _checked_family(config: StudyConfig, where: str) -> Family:
-    """Raises: InputError for a method that is none, or methods that no study can compare."""
-    for arm in config.arms:
-        if arm.method not in METHODS:
-            raise InputError(
-                "no such method",
-                where=where,
-                key="methods",
-                got=arm.method,
-                expected=", ".join(METHODS) + ", multilm (multitask and single are always run)",
-            )
-    family = family_of(config)
-    if config.tune.scheduler == "asha" and {a.method for a in config.arms} - family.orderless:
-        raise InputError(
-            "asha would stop single orders early, and the mean over orders would be one over the "
-            "easy ones",
-            where=where,
-            key="tune.scheduler",
-            got="asha",
-            mend="race gives up settings, on common orders and seeds",
-        )
-    strangers = [arm.method for arm in config.arms if arm.method not in family.methods]
-    orders = {arm.method in family.orderless for arm in config.arms}
-    if strangers or len(orders) > 1:
-        raise InputError(
-            "these methods cannot be compared in one study: "
-            + ("their models are of two kinds" if strangers else "some learn in an order"),
-            where=where,
-            key="methods",
-            got=", ".join(arm.method for arm in config.arms),
-            expected=", ".join(family.methods),
-        )
-    return family
+def to_yaml(study: Study) -> str:
+    """The resolved study: the file as it was understood, and what its names stood for."""
+    tasks, models = study.resolved.tasks, study.resolved.models
+    hub = {
+        name: task.splits["train"].source.digest
+        for name, task in tasks.items()
+        if task.splits["train"].source.reader == "hub"
+    }
+    commits = {name: model.revision for name, model in models.items() if model.revision}
+    data = Revisions(commits, hub).pin(study.config).to_data()
+    _locate(data, study)
+    notes = {
+        "tasks": {
+            name: {split: identity(task.splits[split]) for split in sorted(task.splits)}
+            for name, task in sorted(tasks.items())
+        },
+        "models": {name: identity(model) for name, model in sorted(models.items())},
+    }
+    lines = yaml.safe_dump(notes, sort_keys=False).splitlines()
+    comment = "".join(f"# {line}\n" for line in lines)
+    return yaml.safe_dump(data, sort_keys=False) + "\n# What the names stand for:\n" + comment
+
+
+def _locate(data: dict[str, Any], study: Study) -> None:
+    """Put in a dumped study where its files lie, whatever folder it is read from."""
+    for spec in data["tasks"]:
+        for split, task_data in study.resolved.tasks[spec["name"]].splits.items():
+            if split in spec:
+                spec[split] = task_data.source.location
+    for key in {"student", "teacher", "tokenizer"} & set(data):
+        model = study.resolved.models.get((data[key] or {}).get("model") or "")
+        if model is not None:
+            data[key]["model"] = model.location

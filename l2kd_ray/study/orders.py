@@ -8,10 +8,16 @@ from itertools import permutations
 
 import numpy as np
 
-from l2kd_ray.config import InputError, Orders, RandomOrders
+from l2kd_ray.errors import InputError
+from l2kd_ray.study.schema import Orders, RandomOrders
 
 Order = tuple[str, ...]
 SEPARATOR = ">"
+
+
+def order_id(order: Sequence[str]) -> str:
+    """An order as the result files have it: `a>b>c`."""
+    return SEPARATOR.join(order)
 
 
 def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Order]:
@@ -32,7 +38,7 @@ def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Orde
                 key="orders.random",
                 got=orders.random,
                 expected=f"at most {possible} for {len(tasks)} tasks",
-                mend="write orders: all",
+                fix="write orders: all",
             )
         return _sample(tasks, orders.random, data_seed)
     if orders == "williams":

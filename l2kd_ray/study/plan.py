@@ -8,14 +8,24 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from l2kd_ray.stages.annotate import Annotate
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.learn import Learn
-from l2kd_ray.store import Listing, Manifest, Store
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Listing, Manifest, Store
+from l2kd_ray.families.language.stages.annotate import Annotate
+from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.trial import Trial
 
 ROLES = (
-    *("tokenizer", "tokens", "initial", "teacher", "decode", "annotate", "replay", "importance"),
+    *(
+        "examples",
+        "tokenizer",
+        "tokens",
+        "initial",
+        "teacher",
+        "decode",
+        "annotate",
+        "replay",
+        "importance",
+    ),
     *("prototypes", "learn", "multitask", "evaluate"),
 )
 _LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
@@ -120,7 +130,7 @@ def _outputs(stages: Iterable[Stage]) -> TeacherOutputs | None:
     sizes = [stage.most_bytes for stage in kept]
     return TeacherOutputs(
         len(kept),
-        sum(stage.training.epochs for stage in readers) - len(kept),
+        sum(stage.optimisation.epochs for stage in readers) - len(kept),
         None if None in sizes else sum(size or 0 for size in sizes),
     )
 

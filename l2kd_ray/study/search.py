@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from l2kd_ray.config import Grid, Range, StudyConfig
+from l2kd_ray.study.schema import Grid, Range, StudyConfig
 
 Setting = Mapping[str, Any]
+
+
+def setting_id(setting: Setting) -> str:
+    """A setting as the result files have it: JSON, keys sorted; `{}` for none."""
+    return json.dumps(dict(setting), sort_keys=True)
 
 
 def settings_of(config: StudyConfig) -> list[Setting]:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from l2kd_ray.config import (
-    REFERENCES,
-    Arm,
-    Revisions,
-    Seed,
-    Split,
-    StudyConfig,
-)
-from l2kd_ray.methods import FAMILIES, METHODS, Builder, Family, Resolved
-from l2kd_ray.stages.base import Stage, identity
-from l2kd_ray.store import Manifest, Store
-from l2kd_ray.study.orders import SEPARATOR, Order, orders_of, spread
-from l2kd_ray.study.search import Setting, settings_of
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.families import Builder, Resolved
+from l2kd_ray.study.orders import Order, order_id, orders_of, spread
+from l2kd_ray.study.schema import REFERENCES, Arm, StudyConfig
+from l2kd_ray.study.search import Setting, setting_id, settings_of
 from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.tasks.spec import Split
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,11 +45,10 @@ class Study:
     """The trials of a checked study. No torch, no Ray: it only says what is to be done."""
 
     def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
-        self.config, self.resolved = config, resolved
-        self.family = family_of(config)
-        self._builders: dict[str, Builder] = {"{}": self.family.builder(config, resolved)}
-        orderless = all(arm.method in self.family.orderless for arm in config.arms)
-        self.orders = [()] if orderless else self._orders()
+        self.config, self.resolved, self.family = config, resolved, config.family
+        self._builders: dict[tuple[str, str], Builder] = {}
+        orderless = all(self.family.methods[arm.method].orderless for arm in config.arms)
+        self.orders = [()] if orderless and config.arms else self._orders()
         """In the sequence of the design: what an unfinished study has is the beginning of it. One
         empty order where no method has any."""
 
@@ -69,9 +60,24 @@ class Study:
         return [spec.name for spec in self.config.tasks]
 
     @property
+    def epochs(self) -> int:
+        """Epochs of a student's training, before any search."""
+        return self.config.settings.family.train.epochs
+
+    @property
     def builder(self) -> Builder:
-        """Of the study's own settings."""
-        return self._builder()
+        """The builder of the references, with the study's own settings: they learn from the teachers
+        of its first method."""
+        return self._builder(self._first_method, {})
+
+    @property
+    def _first_method(self) -> str:
+        return self.config.arms[0].method if self.config.arms else next(iter(self.family.methods))
+
+    def fresh_builder(self) -> Builder:
+        """One that has made no stage yet."""
+        method = self.family.methods[self._first_method]
+        return self.family.builder(self.config.settings, self.resolved, method)
 
     def _orders(self) -> list[Order]:
         return orders_of(self.tasks, self.config.orders, self.config.data_seed)
@@ -110,8 +116,8 @@ class Study:
         return trials
 
     def trial(self, method: str, setting: Setting, order: Order, seed: str) -> Trial:
-        """One trial by its names. Raises: StopIteration, KeyError for names not of this study."""
-        replicate = next(known for known in self.config.replicates if str(known) == seed)
+        """One trial by its names. Raises: KeyError for names not of this study."""
+        replicate = {str(known): known for known in self.config.replicates}[seed]
         if method in REFERENCES:
             return self._reference(method, replicate)
         return self._student(self.arm(method), setting, tuple(order), replicate)
@@ -150,46 +156,14 @@ class Study:
         frame = pd.DataFrame(rows, columns=list(SCORES)).astype(SCORES)
         return frame.sort_values(["trial", "i", "j", "split"], ignore_index=True)
 
-    def to_yaml(self) -> str:
-        """The resolved study: the file as it was understood, and what its names stood for."""
-        hub = {
-            name: task.splits["train"].source.digest
-            for name, task in self.resolved.tasks.items()
-            if task.splits["train"].source.reader == "hub"
-        }
-        commits = {
-            name: model.revision for name, model in self.resolved.models.items() if model.revision
-        }
-        pinned = Revisions(commits, hub).pin(self.config)
-        data = pinned.model_dump(mode="json", exclude_unset=True)
-        self._locate(data)
-        tasks = {
-            name: {split: identity(task.splits[split]) for split in sorted(task.splits)}
-            for name, task in sorted(self.resolved.tasks.items())
-        }
-        models = {name: identity(model) for name, model in sorted(self.resolved.models.items())}
-        notes = yaml.safe_dump({"tasks": tasks, "models": models}, sort_keys=False)
-        comment = "".join(f"# {line}\n" for line in notes.splitlines())
-        return yaml.safe_dump(data, sort_keys=False) + "\n# What the names stand for:\n" + comment
-
-    def _locate(self, data: dict[str, Any]) -> None:
-        """Put in a dumped study where its files lie, whatever folder it is read from."""
-        for spec in data["tasks"]:
-            for split, task_data in self.resolved.tasks[spec["name"]].splits.items():
-                if split in spec:
-                    spec[split] = task_data.source.location
-        for key in {"student", "teacher", "tokenizer"} & set(data):
-            model = self.resolved.models.get((data[key] or {}).get("model") or "")
-            if model is not None:
-                data[key]["model"] = model.location
-
-    def _builder(self, *settings: Mapping[str, Any]) -> Builder:
-        """The builder of some settings; later ones win. Trials of one setting share it."""
-        merged = {key: value for setting in settings for key, value in setting.items()}
-        place = json.dumps(merged, sort_keys=True)
-        if place not in self._builders:
-            self._builders[place] = self._builders["{}"].with_settings(merged)
-        return self._builders[place]
+    def _builder(self, method: str, values: Mapping[str, Any]) -> Builder:
+        """The builder of a method with some settings in place. Trials of one setting share it."""
+        known = method, setting_id(values)
+        if known not in self._builders:
+            settings = self.config.settings.with_values(values)
+            chosen = self.family.methods[method]
+            self._builders[known] = self.family.builder(settings, self.resolved, chosen)
+        return self._builders[known]
 
     def with_seeds(self, seeds: tuple[int, ...]) -> Study:
         """The same study of some of its replicates."""
@@ -203,7 +177,7 @@ class Study:
 
     def _reference(self, name: str, seed: Seed) -> Trial:
         """It reads no searched setting: it is made of the study's own."""
-        build = self._builder()
+        build = self.builder
         models = {task: build.reference(name, task, seed) for task in self.tasks}
         return Trial(name, {}, (), seed, (self._beside(build, models, seed),))
 
@@ -216,16 +190,15 @@ class Study:
         )
 
     def _student(self, arm: Arm, setting: Setting, order: Order, seed: Seed) -> Trial:
-        build = self._builder(setting, arm.settings)
+        build = self._builder(arm.method, {**setting, **arm.settings})
         if not self.config.share:
             build = build.owned_by(f"{arm.name} {dict(setting)} {order} {seed}")
-        method = METHODS[arm.method]
-        if arm.method in self.family.orderless:
-            models = {task: build.student(method, (task,), seed) for task in self.tasks}
+        if build.method.orderless:
+            models = {task: build.student((task,), seed) for task in self.tasks}
             return Trial(arm.name, setting, (), seed, (self._beside(build, models, seed),))
         steps = []
         for i in range(len(order) + 1):
-            model = build.student(method, order[:i], seed)
+            model = build.student(order[:i], seed)
             cells = [
                 cell
                 for j, task in enumerate(order, start=1)
@@ -245,21 +218,15 @@ def _row(trial: Trial, cell: Cell, manifest: Manifest) -> tuple[Any, ...]:
     return (
         trial.id,
         trial.method,
-        json.dumps(trial.setting, sort_keys=True),
-        SEPARATOR.join(trial.order),
+        setting_id(trial.setting),
+        order_id(trial.order),
         str(trial.seed),
         cell.i,
         cell.j,
         cell.task,
         cell.split,
-        cell.stage.metric,
-        manifest.scores[cell.stage.metric],
+        cell.stage.metric_name,
+        manifest.scores[cell.stage.metric_name],
         cell.stage.key,
         cell.stage.model.key,
     )
-
-
-def family_of(config: StudyConfig) -> Family:
-    """The family of the study's methods. Raises: StopIteration where it knows none of them."""
-    first = config.arms[0].method if config.arms else "finetune"
-    return next(family for family in FAMILIES if first in family.methods)

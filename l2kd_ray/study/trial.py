@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from l2kd_ray.config import REFERENCES, Seed, Split
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.stages.evaluate import Evaluate
-from l2kd_ray.study.orders import SEPARATOR, Order
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.study.orders import Order, order_id
+from l2kd_ray.study.schema import REFERENCES
 from l2kd_ray.study.search import Setting
+from l2kd_ray.tasks.spec import Split
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Trial:
     def name(self) -> str:
         """For people: `l2kd a>b>c seed 531 kd.weight=1`."""
         setting = [f"{key}={value}" for key, value in self.setting.items()]
-        order = [SEPARATOR.join(self.order)] if self.order else []
+        order = [order_id(self.order)] if self.order else []
         return " ".join([self.method, *order, f"seed {self.seed}", *setting])
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from l2kd_ray.stages.base import Stage
-from l2kd_ray.store import Manifest
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Manifest
+from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ WORK = ("steps", "tokens", "seconds")
 SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
 """Of a student: all parameters, those that are no embedding, milliseconds for a batch of 1 and of
 32 texts of 32 tokens, as the machine that made it had them; NaN where its kind does not tell."""
-_MEASURES = {"evaluate", "tokenizer", "tokens", "initial"}
+_MEASURES = {"evaluate", "examples", "tokenizer", "tokens", "initial"}
 
 
 def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:
@@ -32,7 +32,7 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
         stages = [stage for stage in trial.stages() if stage.kind not in _MEASURES]
         done = [manifests[stage.key] for stage in stages if stage.key in manifests]
         if len(done) == len(stages):
-            setting = json.dumps(trial.setting, sort_keys=True)
+            setting = setting_id(trial.setting)
             size = _size(trial, manifests)
             rows.append((trial.method, setting, *_sum(done).values(), *size.values()))
     frame = pd.DataFrame(rows, columns=["method", "setting", *WORK, *SIZE])

@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from l2kd_ray.config import Extra, InputError, Metric, Part, TaskKind
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import draws
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers import READERS
+from l2kd_ray.tasks.readers import reader_of
 from l2kd_ray.tasks.readers.files import digest
+from l2kd_ray.tasks.spec import Format, Metric, Part, TaskKind
 
 
 @dataclass(frozen=True)
 class Source:
     """One upstream file, hub split or generator."""
 
-    reader: str
-    """A name of `READERS`: the format."""
+    reader: Format
+    """A name of `READERS`, or a reader from outside."""
     version: int
     """Of the reader: raised when its output changes."""
     digest: str
@@ -38,14 +39,14 @@ class Source:
         Raises:
             InputError: the data cannot be read, or are no longer those of `digest`.
         """
-        reader = READERS[self.reader]
+        reader = reader_of(self.reader)
         if reader.of_file and (found := digest(self.location)) != self.digest:
             raise InputError(
                 "the file has changed since the study was planned",
                 where=self.location,
                 got=f"sha256 {found[:12]}",
                 expected=f"sha256 {self.digest[:12]}",
-                mend="put the former file back, or start the study again with the new one",
+                fix="put the former file back, or start the study again with the new one",
             )
         return _checked(reader.read(self.location, dict(self.options)), self.location)
 
@@ -108,7 +109,7 @@ class Task:
     kind: TaskKind
     metric: Metric
     splits: Mapping[Part, TaskData]
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[Metric, ...] = ()
     """Scores of an evaluation beside the metric."""
     seen: TaskData | None = None
     """Everything trained on, carved off or capped away, where inputs of test are known to be in it:
@@ -117,7 +118,7 @@ class Task:
     @property
     def notes(self) -> tuple[str, ...]:
         """What to know of the data when reading their scores."""
-        notes = (READERS[data.source.reader].note for data in self.splits.values())
+        notes = (reader_of(data.source.reader).note for data in self.splits.values())
         return tuple(dict.fromkeys(note for note in notes if note))
 
 

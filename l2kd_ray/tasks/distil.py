@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.data import Source, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import READERS

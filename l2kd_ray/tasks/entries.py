@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from l2kd_ray.config import Extra, Format, Metric, Split, TaskKind
+from l2kd_ray.tasks.spec import Format, Split, TaskKind
 
 Files = Mapping[Split, str]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -16,7 +16,7 @@ class Entry:
     """A named task."""
 
     kind: TaskKind
-    metric: Metric
+    metric: str
     description: str
     files: tuple[tuple[Format, Files], ...] = ()
     """Sets of files, the first that is found is read; a set needs its train and test files."""
@@ -31,7 +31,7 @@ class Entry:
     labels: tuple[str, ...] = ()
     question: str | None = None
     """For rows that bring none."""
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[str, ...] = ()
     """Scores beside the metric."""
     leaks: bool = False
     """Whether inputs of the test split are known to occur in training."""

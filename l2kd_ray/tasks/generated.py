@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
-from l2kd_ray.config import Split
 from l2kd_ray.tasks.draws import shuffled
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS, Item
+from l2kd_ray.tasks.spec import Split
 
 VERSION = 1
 SIZES: Mapping[Split, int] = {"train": 400, "dev": 50, "test": 100}

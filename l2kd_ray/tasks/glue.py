@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from l2kd_ray.config import Extra, Metric, TaskKind
 from l2kd_ray.tasks.entries import Entry, jsonl
+from l2kd_ray.tasks.spec import TaskKind
 
 HUB = "nyu-mll/glue"
 
@@ -21,8 +21,8 @@ def _glue(
     description: str,
     texts: tuple[str, ...],
     labels: tuple[str, ...] = (),
-    metric: Metric = "em",
-    extras: tuple[Extra, ...] = (),
+    metric: str = "em",
+    extras: tuple[str, ...] = (),
     kind: TaskKind | None = None,
 ) -> Entry:
     columns = dict(zip(("context", "question"), texts, strict=False)) | {"id": "idx"}

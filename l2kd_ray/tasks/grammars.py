@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from l2kd_ray.config import Extra, Metric, TaskKind
 from l2kd_ray.tasks.metrics import DATA_TO_TEXT
+from l2kd_ray.tasks.spec import TaskKind
 
 Item = tuple[tuple[str, str], ...]
 
@@ -40,12 +40,12 @@ PLACES = (
 @dataclass(frozen=True)
 class Grammar:
     kind: TaskKind
-    metric: Metric
+    metric: str
     question: str
     description: str
     items: Callable[[], list[list[Item]]]
     """Items by kind; no context occurs twice in a grammar."""
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

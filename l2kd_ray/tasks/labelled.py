@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from l2kd_ray.config import InputError, TaskKind
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.spec import TaskKind
 
 
 def texts(example: Example, kind: TaskKind) -> tuple[str, ...]:
@@ -43,7 +44,7 @@ def check(kind: TaskKind, examples: Sequence[Example], task: str, where: str) ->
             key=f"tasks.{task}",
             got=examples[0].question,
             expected="a second text in every row",
-            mend="name its column: columns: {question: ...}",
+            fix="name its column: columns: {question: ...}",
         )
     if kind == "regress":
         for example in examples:

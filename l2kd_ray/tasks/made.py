@@ -21,9 +21,9 @@ from itertools import accumulate, count, islice
 from random import Random
 from typing import cast
 
-from l2kd_ray.config import Split
 from l2kd_ray.tasks.entries import Entry
 from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.spec import Split
 
 VERSION = 1
 DOMAINS = "abcd"

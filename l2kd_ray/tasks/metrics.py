@@ -29,13 +29,14 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from l2kd_ray.config import Extra
+from l2kd_ray.door import Plugin
 from l2kd_ray.tasks import agreement, sql, tagging
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.rouge import f_score, rouge_average
 from l2kd_ray.tasks.slots import SlotErrors
+from l2kd_ray.tasks.spec import Metric
 
-DATA_TO_TEXT: tuple[Extra, ...] = ("bleu", "slot_error")
+DATA_TO_TEXT: tuple[str, ...] = ("bleu", "slot_error")
 """What is scored beside ROUGE where a dialogue act becomes text."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -51,15 +52,33 @@ class Judged:
     """The aggregate over some of the examples, at least one, by their places."""
 
 
-def judge(metric: Extra, predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+def judge(metric: Metric, predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
     """`predictions[i]` is the decoded answer of `examples[i]`."""
     if len(predictions) != len(examples):
         raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
-    return METRICS[metric](predictions, examples)
+    if isinstance(metric, str):
+        return METRICS[metric](predictions, examples)
+    return _mean(_from_outside(metric, predictions, examples))
+
+
+def _from_outside(
+    metric: Plugin, predictions: Sequence[str], examples: Sequence[Example]
+) -> list[float]:
+    """The scores of a plug-in: (predictions, examples) -> a score an example, 0 to 100.
+
+    Raises: ValueError where it gives something else.
+    """
+    each = [float(one) for one in metric.load()(predictions, examples)]
+    if len(each) != len(examples) or not all(0 <= one <= 100 for one in each):
+        raise ValueError(
+            f"the metric {metric.name} must return a score from 0 to 100 for each of the "
+            f"{len(examples)} examples; it returned {len(each)}: {each[:5]}"
+        )
+    return each
 
 
 def score(
-    metric: Extra, predictions: Sequence[str], examples: Sequence[Example]
+    metric: Metric, predictions: Sequence[str], examples: Sequence[Example]
 ) -> tuple[float, list[float]]:
     """(aggregate, score of each example); the aggregate of no examples is 0."""
     judged = judge(metric, predictions, examples)
@@ -219,7 +238,9 @@ def _attachment(labelled: bool) -> Judge:
     return metric
 
 
-METRICS: Mapping[Extra, Judge] = {
+LESS_IS_BETTER = ("slot_error",)
+"""Shown beside a task's metric and never in its place: selection takes the highest score."""
+METRICS: Mapping[str, Judge] = {
     "em": _mean_of_best(exact_match),
     "nf1": _mean_of_best(normalised_f1),
     "rouge": _mean_of_best(rouge_average),

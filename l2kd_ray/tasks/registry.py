@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from l2kd_ray.config import Extra, Metric, TaskKind
 from l2kd_ray.tasks.entries import SPLITS, Entry, Files, jsonl, squad
 from l2kd_ray.tasks.glue import GLUE
 from l2kd_ray.tasks.grammars import GRAMMARS, Grammar
@@ -17,6 +16,7 @@ from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 from l2kd_ray.tasks.readers import nlg, wikisql, woz
 from l2kd_ray.tasks.sentences import SENTENCES, Sentences
+from l2kd_ray.tasks.spec import TaskKind
 
 
 def _rnnlg(domain: str, folder: str) -> Entry:
@@ -210,8 +210,8 @@ class Registered:
 
     name: str
     kind: TaskKind
-    metric: Metric
-    extras: tuple[Extra, ...]
+    metric: str
+    extras: tuple[str, ...]
     hub: str | None
     files: tuple[str, ...]
     """Paths tried below `data_dir`, or the file alone in `data_dir` itself."""

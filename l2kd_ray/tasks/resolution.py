@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import Format, InputError, Metric, Part, Split, TaskKind, TaskSpec
+from l2kd_ray.door import Kind, Plugin, find
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import distil, generated, labelled, made, sentences
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.entries import SPLITS, Entry
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS
 from l2kd_ray.tasks.made import MADE
+from l2kd_ray.tasks.metrics import LESS_IS_BETTER, METRICS
 from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import REGISTRY
 from l2kd_ray.tasks.sentences import SENTENCES
+from l2kd_ray.tasks.spec import Format, Metric, Part, Split, TaskKind, TaskSpec
 
-_SUFFIXES: Mapping[str, Format] = {
+_SUFFIXES: Mapping[str, str] = {
     ".json": "squad",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
@@ -32,7 +35,7 @@ _SUFFIXES: Mapping[str, Format] = {
     ".conll": "conll",
     ".conllu": "conllu",
 }
-_METRICS: Mapping[TaskKind, Metric] = {
+_METRICS: Mapping[TaskKind, str] = {
     "classify": "em",
     "pair": "em",
     "regress": "pearson",
@@ -52,7 +55,15 @@ _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "dev": ("validation", "dev", "valid"),
     "test": ("test",),
 }
+FORMATS = {name: reader for name, reader in READERS.items() if reader.of_file}
+"""The readers that a study may name."""
 Sources = dict[Split, Source]
+FindPlugin = Callable[[Kind, str, Mapping[str, Any]], str | Plugin]
+
+
+def find_plugin(kind: Kind, name: str, known: Mapping[str, Any]) -> str | Plugin:
+    """A built-in's name, or a plug-in without options. Raises: InputError."""
+    return name if name in known else find(kind, name, known)[1]
 
 
 def resolve(
@@ -63,6 +74,7 @@ def resolve(
     caps: Mapping[Split, int | None],
     where: str,
     base: Path | None = None,
+    plugin: FindPlugin = find_plugin,
 ) -> Task:
     """Find, read and check a task's data.
 
@@ -71,13 +83,14 @@ def resolve(
         data_seed: of the dev split where upstream has none, of caps and of generated tasks.
         caps: at most so many examples of a split, where `spec` does not say (`max_train` ...).
         where: the study, for messages.
+        plugin: finds a metric or reader from outside, with its options.
         base: where relative paths lie that are not found from the working directory.
 
     Raises:
         InputError: something is missing, unreadable or not in its form.
     """
     entry = REGISTRY.get(spec.name, _generated_entry(spec.name))
-    sources = _sources(spec, entry, data_dir, data_seed, where, base)
+    sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
     read = {source: source.read() for source in dict.fromkeys(sources.values())}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
     for examples in read.values():
@@ -99,11 +112,17 @@ def resolve(
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
-    metric = spec.metric or (entry.metric if entry else _METRICS[kind])
+    metric = _metric(spec, entry.metric if entry else _METRICS[kind], plugin)
     named = (entry.metric, *entry.extras) if entry else ()  # a metric of its own stays in sight
     extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
     return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
+
+
+def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
+    """The task's metric. Raises: InputError where it names none."""
+    known = {name: judge for name, judge in METRICS.items() if name not in LESS_IS_BETTER}
+    return default if spec.metric is None else plugin("metrics", spec.metric, known)
 
 
 def _capped(
@@ -116,7 +135,7 @@ def _capped(
             f"{len(examples)} training examples are too few to make a dev split of",
             where=where,
             key=data.task,
-            mend="name a dev file, or change dev_fraction",
+            fix="name a dev file, or change dev_fraction",
         )
     if limit is None or limit >= rows:
         return replace(data, rows=rows)
@@ -125,6 +144,8 @@ def _capped(
 
 def _kind(train: Source) -> TaskKind:
     """Of its format; and a task whose answers are labels is classification."""
+    if isinstance(train.reader, Plugin):
+        return "text-to-text"
     if train.reader in _KINDS:
         return _KINDS[train.reader]
     options = dict(train.options)
@@ -144,10 +165,11 @@ def _sources(
     data_seed: int,
     where: str,
     base: Path | None,
+    plugin: FindPlugin,
 ) -> Sources:
     """Where each split comes from; dev may be left out."""
     if spec.train or spec.dev or spec.test:
-        return _own_files(spec, entry, where, base)
+        return _own_files(spec, entry, where, base, plugin)
     if spec.hub:
         return _hub(spec, entry, spec.hub, where)
     if entry is None:
@@ -158,7 +180,7 @@ def _sources(
             key="tasks",
             got=spec.name,
             expected=f"one of {', '.join(_NAMES)}",
-            mend=(f"did you mean {close[0]}? " if close else "")
+            fix=(f"did you mean {close[0]}? " if close else "")
             + "your own task has files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
     if any(spec.name in known for known, _, _ in _GENERATORS):
@@ -172,11 +194,13 @@ def _sources(
         where=where,
         key="data_dir",
         expected="a folder with " + " or ".join(files["train"] for _, files in entry.files),
-        mend="set data_dir, or name the task's files (train, dev, test)",
+        fix="set data_dir, or name the task's files (train, dev, test)",
     )
 
 
-def _own_files(spec: TaskSpec, entry: Entry | None, where: str, base: Path | None) -> Sources:
+def _own_files(
+    spec: TaskSpec, entry: Entry | None, where: str, base: Path | None, plugin: FindPlugin
+) -> Sources:
     given = {split: getattr(spec, split) for split in SPLITS if getattr(spec, split)}
     for split in ("train", "test"):
         if split not in given:
@@ -188,8 +212,8 @@ def _own_files(spec: TaskSpec, entry: Entry | None, where: str, base: Path | Non
             )
     sources: Sources = {}
     for split, path in given.items():
-        reader = spec.format or _SUFFIXES.get(path.suffix)
-        if reader is None:
+        name = spec.format or _SUFFIXES.get(path.suffix)
+        if name is None:
             raise InputError(
                 "the file's name does not tell its format",
                 where=where,
@@ -197,6 +221,7 @@ def _own_files(spec: TaskSpec, entry: Entry | None, where: str, base: Path | Non
                 got=str(path),
                 expected=f"a name ending in {', '.join(_SUFFIXES)}, or the key `format`",
             )
+        reader = plugin("readers", name, FORMATS)
         sources[split] = _file(_find(path, base), reader, split, spec, entry)
     return sources
 
@@ -222,7 +247,7 @@ def _named_files(spec: TaskSpec, entry: Entry, data_dir: Path, where: str) -> So
         got=str(data_dir),
         expected="a train and a test file; looked for:\n            "
         + "\n            ".join(looked_for),
-        mend="set data_dir, name the files (train, dev, test)"
+        fix="set data_dir, name the files (train, dev, test)"
         + (
             f", or read the hub's copy: {{name: {spec.name}, hub: {entry.hub}}}"
             if entry.hub
@@ -246,6 +271,9 @@ def _candidates(data_dir: Path, name: str) -> list[Path]:
 
 def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry | None) -> Source:
     options: dict[str, str] = {}
+    if isinstance(reader, Plugin):
+        options = {"split": split, **_table_options(spec, entry, dict(spec.columns))}
+        return Source(reader, 0, digest(path), tuple(sorted(options.items())), str(path))
     if READERS[reader].per_split:
         options["split"] = split
     if reader in tables.ROWS or reader in ("conll", "conllu", "text"):

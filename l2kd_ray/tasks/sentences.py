@@ -18,8 +18,8 @@ from functools import lru_cache
 from itertools import accumulate, count
 from random import Random
 
-from l2kd_ray.config import Extra, Metric, Split, TaskKind
 from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.spec import Split, TaskKind
 
 VERSION = 1
 SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
@@ -30,11 +30,11 @@ Sentence = tuple[list[str], list[str]]
 @dataclass(frozen=True)
 class Sentences:
     kind: TaskKind
-    metric: Metric
+    metric: str
     description: str
     sentence: Callable[[str, Random], Sentence]
     """Draws one of a domain."""
-    extras: tuple[Extra, ...] = ()
+    extras: tuple[str, ...] = ()
 
 
 def digest(task: str) -> str:

@@ -4,29 +4,18 @@
     targets = kd.targets(teacher)             # once
     loss = kd.loss(student, targets)          # [B]
 
-| case | teacher => student | token KD | posterior KD | Top-K, Top-WK |
-|---|---|---|---|---|
-| 1a | chain => chain | yes | yes | yes |
-| 1b | biaffine => labelling | | as structural | yes |
-| 2a | chain => token | yes | as structural | yes |
-| 2b | second-order => labelling | | as structural | yes |
-| 3 | token => chain | yes | yes | yes |
-| 4 | spans => token | | as structural | |
-| tree, projective | biaffine => trees | | | |
-
-Cases 1a to 4 are those of Wang et al. 2021, section 3; the last condition the teacher on trees. A
-student that is normalised a word at a time has no posterior beside its scores. Only what has a
-score for each label of a word has token KD; the k best of span sets and of trees are not searched.
+`case_table` says which objectives each case has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 from l2kd_ray.distill.structured import baselines, projections
+from l2kd_ray.distill.structured.case_table import CASES, Case, Objective
 from l2kd_ray.distill.structured.chain import Chain, ChainParts
 from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.labelled import LabelledArcs, RelativeLabels
@@ -35,23 +24,7 @@ from l2kd_ray.distill.structured.structure import Parts, Structure
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
-Kind = Literal[
-    "token", "chain", "spans", "biaffine", "second-order", "tree", "projective", "labelling"
-]
-"""What a model's head computes: Tokens, Chain, Spans; LabelledArcs of Heads, SecondOrder,
-NonProjective, Projective; Tokens of relative labels."""
-Objective = Literal["structural", "token", "posterior", "top-k", "top-wk"]
 Projection = Callable[..., Parts]
-
-
-@dataclass(frozen=True)
-class Case:
-    teacher: Kind
-    student: Kind
-    project: Projection
-    """From the teacher to the student's substructures."""
-    posterior: Projection | None = None
-    """From the teacher to labels of words, where that is another thing."""
 
 
 def to_labels(teacher: LabelledArcs, local: float = 1.0, *, labels: RelativeLabels) -> Parts:
@@ -70,16 +43,22 @@ def to_trees(
     return projections.unchanged(replace(teacher, arcs=trees(arcs.scores, arcs.lengths)), local)
 
 
-CASES = {
-    "1a": Case("chain", "chain", projections.chain_to_chain, projections.chain_to_tokens),
-    "1b": Case("biaffine", "labelling", to_labels),
-    "2a": Case("chain", "token", projections.chain_to_tokens),
-    "2b": Case("second-order", "labelling", to_labels),
-    "3": Case("token", "chain", projections.tokens_to_chain, projections.unchanged),
-    "4": Case("spans", "token", projections.spans_to_tokens),
-    "tree": Case("biaffine", "tree", partial(to_trees, trees=NonProjective)),
-    "projective": Case("biaffine", "projective", partial(to_trees, trees=Projective)),
+PROJECTIONS: Mapping[str, Projection] = {
+    "1a": projections.chain_to_chain,
+    "1b": to_labels,
+    "2a": projections.chain_to_tokens,
+    "2b": to_labels,
+    "3": projections.tokens_to_chain,
+    "4": projections.spans_to_tokens,
+    "tree": partial(to_trees, trees=NonProjective),
+    "projective": partial(to_trees, trees=Projective),
 }
+"""From the teacher to the student's substructures."""
+POSTERIORS: Mapping[str, Projection] = {
+    "1a": projections.chain_to_tokens,
+    "3": projections.unchanged,
+}
+"""From the teacher to labels of words, where that is another thing."""
 
 
 def distillation(
@@ -101,25 +80,23 @@ def distillation(
 
     Raises: ValueError: the case has no such baseline, or needs `labels`.
     """
-    row = CASES[case]
-    project = row.project
-    if row.student == "labelling":
+    row, project = CASES[case], PROJECTIONS[case]
+    if objective not in row.objectives:
+        raise ValueError(f"case {case}, {row.teacher} => {row.student}, has no {objective!r}")
+    if row.relative:
         if labels is None:
             raise ValueError(f"case {case} has a student of relative labels: say which, by labels")
         project = partial(to_labels, labels=labels)
     loss = partial(StructuralKD[Any], scope=scope, clamp=scope == "local")
     if objective == "structural":
         return loss(project, temperature)
-    if objective == "posterior" and row.student not in ("tree", "projective"):
-        view = baselines.token_posterior if row.posterior else None
-        return loss(row.posterior or project, temperature, view=view)
-    if objective == "token" and {row.teacher, row.student} <= {"token", "chain"}:
+    if objective == "posterior":
+        view = baselines.token_posterior if case in POSTERIORS else None
+        return loss(POSTERIORS.get(case, project), temperature, view=view)
+    if objective == "token":
         return loss(baselines.token_targets, temperature, view=baselines.emissions)
-    flat = row.teacher != "spans" and row.student in ("token", "chain", "labelling")
-    if objective in ("top-k", "top-wk") and flat:
-        best = partial(baselines.top_k, k=k, weighted=objective == "top-wk")
-        return StructuralKD(partial(_pseudo_labels, row=row, project=project, best=best))
-    raise ValueError(f"case {case}, {row.teacher} => {row.student}, has no objective {objective!r}")
+    best = partial(baselines.top_k, k=k, weighted=objective == "top-wk")
+    return StructuralKD(partial(_pseudo_labels, row=row, project=project, best=best))
 
 
 def _pseudo_labels(

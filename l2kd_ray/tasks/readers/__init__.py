@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from l2kd_ray.tasks import generated, made, sentences
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import conll, hub, nlg, squad, tables, wikisql, woz
+from l2kd_ray.tasks.spec import Format
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,11 @@ READERS: Mapping[str, Reader] = {
     "made": Reader(made.VERSION, made.read, of_file=False, per_split=True),
     "sentences": Reader(sentences.VERSION, sentences.read, of_file=False, per_split=True),
 }
+
+
+def reader_of(name: Format) -> Reader:
+    """A built-in reader, or one from outside: (path, options) -> examples in upstream order.
+
+    Raises: InputError where a reader from outside cannot be imported.
+    """
+    return READERS[name] if isinstance(name, str) else Reader(0, name.load())

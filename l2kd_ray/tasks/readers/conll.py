@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import read_text
 from l2kd_ray.tasks.tagging import Scheme, spans, tags
@@ -103,7 +103,7 @@ def _word_and_tag(row: Row, columns: Sequence[int]) -> tuple[str, str]:
             where=where,
             got=cells,
             expected=f"columns {columns[0]} (the word) and {columns[1]} (its tag)",
-            mend="name the columns of the task: columns: {text: '0', label: '-1'}",
+            fix="name the columns of the task: columns: {text: '0', label: '-1'}",
         )
     word, tag = (cells[column] for column in columns)
     if not word:

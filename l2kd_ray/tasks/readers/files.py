@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 
 _RACY_NS = 2 * 10**9
 """A file changed so short ago may change again and show the same time: file systems are coarse."""
@@ -35,7 +35,7 @@ def decode(data: bytes, where: str) -> str:
             where=f"{where}:{line}",
             got=data[error.start : error.start + 8],
             expected="text in UTF-8",
-            mend="convert it, for instance: iconv -f latin1 -t utf-8",
+            fix="convert it, for instance: iconv -f latin1 -t utf-8",
         ) from None
 
 
@@ -63,7 +63,7 @@ def digest(path: str | Path) -> str:
             f"cannot read the file: {error.strerror}",
             where=str(path),
             expected="a file",
-            mend="on a cluster, data files must lie at the same path on every machine",
+            fix="on a cluster, data files must lie at the same path on every machine",
         ) from None
     if time.time_ns() - stat.st_mtime_ns < _RACY_NS:
         return _hash(path)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import tables
 
@@ -82,5 +82,5 @@ def _unreachable(hub: str, error: Exception, key: str) -> InputError:
         key=key,
         got=f"{type(error).__name__}: {error}".split("\n")[0],
         expected="a dataset of the Hugging Face hub, and a network connection to it",
-        mend="name local files instead (train, dev, test), or data_dir, a folder that holds them",
+        fix="name local files instead (train, dev, test), or data_dir, a folder that holds them",
     )

@@ -12,7 +12,7 @@ import io
 import zipfile
 from collections.abc import Iterable, Mapping
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, read_text
 

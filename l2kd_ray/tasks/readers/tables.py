@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import parse_json, read_text
 
@@ -62,7 +62,7 @@ def csv_rows(location: str) -> Iterator[Row]:
             raise InputError(
                 f"not valid CSV: {error}",
                 where=f"{location}:{reader.reader.line_num}",
-                mend="quote cells that hold quotes or line breaks, or write the data as JSONL",
+                fix="quote cells that hold quotes or line breaks, or write the data as JSONL",
             ) from None
         if cells is None:
             return
@@ -130,7 +130,7 @@ def _no_column(name: str, cells: Mapping[str, Any], where: str) -> InputError:
         where=where,
         got=list(cells),
         expected=f"a column {name}",
-        mend="name the columns of the task: columns: {context: ..., question: ..., answer: ...}",
+        fix="name the columns of the task: columns: {context: ..., question: ..., answer: ...}",
     )
 
 

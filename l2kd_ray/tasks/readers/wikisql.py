@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from l2kd_ray.config import InputError
+from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import sql
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes

@@ -1,0 +1,181 @@
+"""The frames that a report is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis import (
+    Arm,
+    Design,
+    Halves,
+    Instance,
+    Optimism,
+    Trial,
+    compare,
+    compare_methods,
+    optimism,
+    over_orders,
+    results,
+    shown_arms,
+    trials,
+    within,
+)
+from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.scope import (
+    Scope,
+    by_order,
+    mean_effects,
+    places,
+    precedence,
+    predicted_extremes,
+    variance,
+)
+from l2kd_ray.analysis.trials import METRICS, tasks_of
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What `analysis` says of a study's scores; the frames are also the report's CSV files."""
+
+    scores: pd.DataFrame
+    trials: tuple[Trial, ...]
+    results: pd.DataFrame
+    gap: pd.DataFrame
+    """Of `compare`: a row a method and setting, by gap, references last."""
+    orders: pd.DataFrame
+    """Of `over_orders`: a row a shown method and setting."""
+    comparisons: pd.DataFrame
+    """Of `compare_methods`: a row a pair of selected methods; no rows for fewer than two."""
+    scope: Scope
+    by_order: pd.DataFrame
+    variance: pd.DataFrame
+    precedence: pd.DataFrame
+    effects: pd.DataFrame
+    extremes: pd.DataFrame
+    places: pd.DataFrame
+    optimism: Mapping[str, Optimism]
+    """Of each method whose setting was selected on one half and is reported on the other."""
+    designed: bool
+    """Whether the study's design is known, or only what has run."""
+
+    @property
+    def tasks(self) -> list[str]:
+        gaps = [name for name in self.results.columns if name.startswith("gap/")]
+        return [name.removeprefix("gap/") for name in gaps if name not in METRICS]
+
+    @property
+    def arms(self) -> pd.DataFrame:
+        """Rows of `gap` to show: the selected setting of a method, all of them where none is."""
+        lifelong = self.gap[~self.gap["reference"]]
+        decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
+        return lifelong[lifelong["selected"] | ~decided].reset_index(drop=True)
+
+    @property
+    def references(self) -> pd.DataFrame:
+        return self.gap[self.gap["reference"]]
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """Complete results of methods with a selected setting: one setting a method, by gap."""
+        rows = self.arms[self.arms["selected"]]
+        done = self.scope.results[self.scope.results["complete"]]
+        return rows[["method", "setting"]].merge(done, on=["method", "setting"])
+
+    @property
+    def used(self) -> pd.DataFrame:
+        """Of `chosen`, what the means of `gap` are of."""
+        rows, scope = self.chosen, self.scope
+        if not (self.designed and scope.orders):
+            return rows
+        kept = rows[rows["order"].isin(scope.orders)]
+        of_order = kept.groupby(["method", "order"])["seed"]
+        return kept[of_order.transform("size") == len(scope.design.seeds)]
+
+    @property
+    def half_way(self) -> bool:
+        """Whether an order of the design is not finished for all methods and seeds; without a
+        design, whether a trial that has begun, of those shown, still lacks a final score."""
+        if self.designed:
+            return len(self.scope.orders) < len(self.scope.design.orders)
+        arms = self.arms
+        return bool(
+            (arms["n_complete"] < arms["n_trials"]).any() or arms["n_complete"].nunique() > 1
+        )
+
+    @property
+    def trace(self) -> pd.DataFrame:
+        """The keys that every score is from, a row a cell of every score matrix."""
+        by = ["method", "setting", "order", "seed", "trial", "split", "i", "j"]
+        return self.scores[[*by, "task", "metric", "score", "key", "model"]].sort_values(
+            by, ignore_index=True
+        )
+
+    def mean_matrices(self, rows: pd.DataFrame) -> dict[str, FloatArray]:
+        """Of the trials of `rows`: each method's mean score matrix `[n + 1, n]`, by place."""
+        matrices = {trial.trial: trial.R for trial in self.trials}
+        return {
+            str(method): np.mean([matrices[trial] for trial in own["trial"]], axis=0)
+            for method, own in rows.groupby("method", sort=False)
+        }
+
+
+def find(
+    scores: pd.DataFrame,
+    searched: Sequence[str] = (),
+    design: Design | None = None,
+    failed: Collection[Instance] = (),
+    *,
+    stopping: bool = False,
+    split: Halves | None = None,
+) -> Findings:
+    """All that `analysis` says of the scores; `design`, `failed` and `stopping` as in `compare`.
+
+    `split`: settings were selected on one half of the instances, and its other half is the design.
+
+    Raises:
+        ValueError: `scores` is empty or is not the long form of R.
+    """
+    design = split.report if split else design
+    test = results(scores, searched)
+    dev = results(scores, searched, split="dev")
+    gap = compare(test, dev, design, failed, stopping=stopping)
+    inside = within(test, design) if design else test
+    begun = set(inside["method"])
+    arms = [arm for arm in _selected(gap) if arm[0] in begun]
+    scope = Scope.of(inside, arms, design, failed, stopping=stopping)
+    return Findings(
+        scores,
+        tuple(trials(scores)),
+        test,
+        gap,
+        orders=over_orders(inside, design, arms=shown_arms(gap)),
+        comparisons=compare_methods(inside, scope.arms, scope.design, failed, stopping=stopping),
+        scope=scope,
+        by_order=by_order(scope),
+        variance=variance(scope),
+        precedence=precedence(scope, tasks_of(scores)),
+        effects=mean_effects(scope),
+        extremes=predicted_extremes(scope),
+        places=places(scope, scores),
+        optimism=_optimism(dev, test, gap, split) if split else {},
+        designed=design is not None,
+    )
+
+
+def _optimism(
+    dev: pd.DataFrame, test: pd.DataFrame, gap: pd.DataFrame, split: Halves
+) -> dict[str, Optimism]:
+    several = gap["method"].duplicated(keep=False)
+    return {
+        method: optimism(dev, test, method, setting, split)
+        for method, setting in _selected(gap[several])
+    }
+
+
+def _selected(gap: pd.DataFrame) -> list[Arm]:
+    rows = gap[gap["selected"] & ~gap["reference"]]
+    return list(zip(rows["method"], rows["setting"], strict=True))

@@ -1,0 +1,139 @@
+"""Run one stage in this process and publish it: what every executor does in the end."""
+
+from __future__ import annotations
+
+import platform
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.core.store import Damaged, Manifest, Store
+
+
+def execute(
+    stage: Stage,
+    store: Store,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int = 1,
+    device: str = "cpu",
+    checkpoint_seconds: float = 60.0,
+    leaving: Callable[[], bool] = lambda: False,
+) -> Manifest | None:
+    """Do `stage` (as one of `world_size` processes); rank 0 publishes and returns its manifest.
+
+    Raises:
+        store.Damaged: an input is not what was published (it has been withdrawn).
+        Exception: whatever the stage raises; nothing is published then.
+    """
+    import torch
+
+    if stage.distributable is False and world_size > 1:
+        raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
+    torch.set_num_threads(threads)
+    _keep_memory()
+    if store.has_files(stage.kind, stage.key):  # published, but its worker did not live to say so
+        return store.manifest(stage.kind, stage.key)
+    attempt = uuid.uuid4().hex[:12]
+    if rank == 0:
+        store.note_start(stage.kind, stage.key, attempt)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="l2kd-stage-") as folder:
+        out = Path(folder, "out")
+        out.mkdir()
+        context = Context(store, out, rank, world_size, device, checkpoint_seconds, leaving)
+        scores = stage.run(context)
+        if rank > 0:
+            return None
+        manifest = Manifest(
+            kind=stage.kind,
+            key=stage.key,
+            version=stage.version,
+            settings=stage.settings,
+            inputs={name: source.key for name, source in stage.inputs()},
+            scores={name: float(score) for name, score in scores.items()},
+            files={},
+            attempt=attempt,
+            started=started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - clock, 3),
+            host=socket.gethostname(),
+            environment={
+                **environment(),
+                "threads": threads,
+                "world_size": world_size,
+                "device": device,
+            },
+        )
+        return store.publish(manifest, out)
+
+
+ATTEMPTS = 3
+"""How often a stage is begun whose inputs turn out damaged: each time they are computed again."""
+
+
+def obtain(stage: Stage, store: Store, **how: Any) -> Scores:
+    """The scores of a stage: from the store, or by running what is missing, here and in turn.
+
+    The executor `inline`: no Ray, one process, the debugger's friend. `how` goes to `execute`.
+    """
+    manifest = store.manifest(stage.kind, stage.key)
+    return manifest.scores if manifest is not None else _with_inputs(stage, store, how).scores
+
+
+def _with_inputs(stage: Stage, store: Store, how: Mapping[str, Any]) -> Manifest:
+    for attempt in range(ATTEMPTS):
+        for _, source in stage.inputs():
+            if not store.has_files(source.kind, source.key):
+                _with_inputs(source, store, how)
+        try:
+            manifest = execute(stage, store, **how)
+        except Damaged:  # an input was withdrawn: the next round computes it
+            if attempt + 1 == ATTEMPTS:
+                raise
+        else:
+            assert manifest is not None  # rank 0 publishes
+            return manifest
+    raise AssertionError("unreachable")
+
+
+@cache
+def _keep_memory() -> None:
+    """Have the C library keep what is freed, up to 1 GB a piece, for the next step's tensors.
+
+    By default glibc maps each large tensor afresh, and the kernel clears its pages: on a small
+    model with a large vocabulary that was nearly half of a step.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):  # glibc: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+        library.mallopt(-3, 2**30)
+        library.mallopt(-1, 2**31 - 1)
+
+
+@cache
+def environment() -> Mapping[str, Any]:
+    """What bit-for-bit repetition depends on."""
+    packages = ("l2kd-ray", "torch", "transformers", "tokenizers", "numpy", "ray")
+    return {
+        "python": platform.python_version(),
+        "cpu": _cpu(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")

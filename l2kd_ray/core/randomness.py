@@ -1,0 +1,31 @@
+"""Random numbers: functions of a seed and of where they are used, never of a running stream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from pydantic import Field
+
+from l2kd_ray.section import Section
+
+
+class Seed(Section):
+    """The seeds of one replicate."""
+
+    train: int = Field(ge=0)
+    replay: int = Field(ge=0)
+
+    def __str__(self) -> str:
+        return str(self.train) if self.train == self.replay else f"{self.train}x{self.replay}"
+
+
+def generator(seed: int, stream: str, *where: object) -> np.random.Generator:
+    """The random numbers of (seed, stream, where...): never from a key or a running stream.
+
+    Methods and settings that share a seed so see the same batches and draws.
+    """
+    text = json.dumps([seed, stream, *map(str, where)])
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))

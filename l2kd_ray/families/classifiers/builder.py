@@ -1,0 +1,150 @@
+"""The stages of classifiers, from a study's settings: MKD and Meta-KD."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.families.builder import LabelBuilder
+from l2kd_ray.families.classifiers.settings import ClassifierSettings
+from l2kd_ray.families.classifiers.stages.evaluate import EvaluateClassifier
+from l2kd_ray.families.classifiers.stages.learn import SHARED, Classify, ClassifyAll, Logits
+from l2kd_ray.families.classifiers.stages.start import Head, Untrained
+from l2kd_ray.families.examples import Labelled
+from l2kd_ray.families.method import Order
+from l2kd_ray.families.settings import Settings, TrainOverrides
+from l2kd_ray.models.spec import ModelSpec
+from l2kd_ray.tasks.spec import Part, TaskKind
+
+
+class ClassifierBuilder(LabelBuilder):
+    """Stages of encoders and BiLSTMs with a head a task, or one for all domains."""
+
+    settings: ClassifierSettings
+
+    @classmethod
+    def kinds(cls, settings: Settings) -> Collection[TaskKind]:
+        return ("classify", "pair", "regress")
+
+    def check(self, spec: ModelSpec) -> None:
+        from l2kd_ray.families.classifiers.model.bilstm import check_bilstm
+        from l2kd_ray.families.classifiers.model.encoders import check_encoder
+
+        overrides = {name: value for name, value in spec.overrides.items() if name != "vocab_size"}
+        if spec.arch == "bilstm":
+            check_bilstm(overrides)
+        elif spec.arch is not None:
+            check_encoder(spec.arch, overrides)
+
+    def initial(self, seed: Seed) -> Untrained:
+        return self._untrained(self.settings.student, self._heads(self.tasks), seed)
+
+    def reference(self, name: str, task: str, seed: Seed) -> Classify:
+        if name == "single":
+            return self.learn(self.initial(seed), (task,), seed)
+        if name == "teacher" and self.method.teacher is not None:
+            asked: Classify = self.method.teacher(self, task, seed)
+            return asked
+        return ClassifyAll(
+            start=self.initial(seed),
+            tasks=self.labelled(self.tasks),
+            **self.training(seed, self.settings.multitask),
+        )
+
+    def joint_teacher(self, tasks: Order, seed: Seed) -> Classify:
+        """A teacher with a head a task, refined on some of them."""
+        start = self._untrained(self.teacher_spec, self._heads(self.tasks), seed)
+        return Classify(start=start, tasks=self.labelled(tasks), **self.teaching(seed))
+
+    def shared_teacher(self, tasks: Order, seed: Seed, *, pooled: bool = False) -> Classify:
+        """A teacher with one head for all domains."""
+        return Classify(
+            start=self.untrained_teacher(seed),
+            tasks=self.labelled(tasks),
+            pooled=pooled,
+            **self.teaching(seed),
+        )
+
+    def learn(
+        self,
+        start: Untrained | Classify,
+        tasks: Order,
+        seed: Seed,
+        *,
+        teachers: Mapping[str, Classify] | None = None,
+        over: Literal["mean", "sum"] = "mean",
+        epochs: int | None = None,
+    ) -> Classify:
+        """`start` learns tasks, one a mini-batch, from labels and from the teachers by task."""
+        taught: dict[str, Any] = {}
+        if teachers is not None and (weight := self.settings.kd.weight) > 0:
+            logits = (self.logits(teachers[each.task], each) for each in self.labelled(tasks))
+            taught = {"taught": tuple(logits), "weight": weight, "over": over}
+        stage = Classify(start=start, tasks=self.labelled(tasks), **self.training(seed), **taught)
+        if epochs is not None:
+            return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs))
+        return stage.in_parts(self.settings.train.rungs or ())
+
+    def domain_student(self, seed: Seed) -> Untrained:
+        """A student before any domain: one head for all of them."""
+        return self._untrained(self.settings.student, self._shared(), seed)
+
+    def untrained_teacher(self, seed: Seed) -> Untrained:
+        """A teacher before any domain: one head for all of them."""
+        return self._untrained(self.teacher_spec, self._shared(), seed)
+
+    def training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
+        """The fields of a training."""
+        train = self.settings.train
+        return {
+            "optimisation": train.optimisation(overrides),
+            "precision": train.precision,
+            "seed": seed.train,
+        }
+
+    def teaching(self, seed: Seed) -> dict[str, Any]:
+        """The fields of a teacher's training."""
+        return self.training(seed, self.settings.teaching)
+
+    def logits(self, teacher: Classify, examples: Labelled) -> Logits:
+        """The teacher's logits for the examples of a task."""
+        return Logits(teacher=teacher, tasks=(examples,))
+
+    def part(self, task: str, share: float) -> Labelled:
+        """A share of a task's training examples."""
+        (whole,) = self.labelled((task,))
+        data = whole.source.data
+        rows, seed = math.ceil(round(share * data.rows, 6)), self.resolved.data_seed
+        if share == 1:
+            return whole
+        part = replace(data, cap=rows, data_seed=seed, rows=rows)
+        return replace(whole, source=self.examples(part))
+
+    def evaluate(self, model: Any, task: str, split: Part, seed: Seed) -> EvaluateClassifier:
+        about = self.resolved.tasks[task]
+        return EvaluateClassifier(**self._evaluation(model, task, split), task_kind=about.kind)
+
+    def _untrained(self, spec: ModelSpec, heads: tuple[Head, ...], seed: Seed) -> Untrained:
+        return self._once(
+            ("initial", spec, heads, seed.train),
+            lambda: Untrained(
+                source=self.resolved.models.get(spec.model or ""),
+                arch=spec.arch,
+                overrides=dict(sorted(spec.overrides.items())),
+                heads=heads,
+                max_length=self.settings.train.max_length,
+                seed=seed.train,
+                layers=spec.layers,
+                vectors=self.resolved.models.get(spec.vectors or ""),
+                trust_remote_code=spec.trust_remote_code,
+            ),
+        )
+
+    def _heads(self, tasks: Order) -> tuple[Head, ...]:
+        return tuple(Head(task, self.labelled((task,))) for task in tasks)
+
+    def _shared(self) -> tuple[Head, ...]:
+        return (Head(SHARED, self.labelled(self.tasks)),)

@@ -1,0 +1,180 @@
+"""The bi-attentive BiLSTM classifier, as AllenNLP's (McCann et al. 2017), the student of MKD.
+
+    X = BiLSTM(ReLU(FF(Emb(x)))), Y likewise (one text: Y = X);  A = X Y^T;  C_y = softmax_m(A) Y
+    X' = BiLSTM([X; X - C_y; X * C_y]), Y' likewise;  pool = [max; min; mean; self-attention]
+
+Shapes: B batch, n and m lengths, h LSTM size; X [B, n, 2h], pool [B, 8h], of a pair [B, 16h].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+
+from l2kd_ray.distill.states import States, mean_state
+from l2kd_ray.families.classifiers.model.states import Inputs, Texts, check_texts, check_wanted
+from l2kd_ray.families.classifiers.model.words import (
+    PADDING,
+    UNKNOWN,
+    Words,
+    read_vectors,
+    with_vectors,
+)
+
+WEIGHTS, WORDS = "model.safetensors", "words.json"
+FIRST, SECOND = "first", "second"
+
+
+class BiLSTM(nn.Module):
+    """A body of classifiers; pairs are told from single texts by their second tensor."""
+
+    kind = "bilstm"
+
+    def __init__(
+        self,
+        words: Words,
+        *,
+        embedding: int = 300,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        max_length: int = 128,
+    ) -> None:
+        super().__init__()
+        self.words = words
+        self.settings: dict[str, Any] = {
+            "embedding": embedding, "hidden": hidden, "dropout": dropout, "max_length": max_length,
+        }  # fmt: skip
+        self.embed = nn.Embedding(len(words), embedding, padding_idx=PADDING)
+        self.feedforward = nn.Linear(embedding, hidden)
+        self.encode = _bilstm(hidden, hidden)
+        self.integrate = _bilstm(6 * hidden, hidden)
+        self.attend = nn.Linear(2 * hidden, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def build(
+        cls, words: Words, seed: int, settings: Mapping[str, Any], vectors: Path | None = None
+    ) -> BiLSTM:
+        """Weights drawn from `seed`; embeddings from a GloVe text file where it has the word.
+
+        Raises: ValueError as `read_vectors` does.
+        """
+        torch.manual_seed(seed)
+        model = cls(words, **settings)
+        if vectors is not None:
+            found = read_vectors(vectors, words, model.embed.embedding_dim)
+            model.embed.weight.data = with_vectors(model.embed.weight.data, found)
+        return model
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> BiLSTM:
+        """From a folder of `save`."""
+        model = cls(Words(json.loads((folder / WORDS).read_text("utf-8"))), **settings)
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return model
+
+    def save(self, folder: Path) -> None:
+        save_file(self.state_dict(), folder / WEIGHTS)
+        (folder / WORDS).write_text(json.dumps(self.words.known, ensure_ascii=False), "utf-8")
+
+    def width(self, pair: bool) -> int:
+        """Of what the heads read."""
+        return (16 if pair else 8) * self.encode.hidden_size
+
+    @property
+    def embeddings(self) -> Tensor:
+        return self.embed.weight
+
+    def prepare(self, texts: Texts) -> Inputs:
+        """Texts or pairs, each text cut to `max_length` words.
+
+        Raises: ValueError as `check_texts` does.
+        """
+        names = (FIRST, SECOND) if check_texts(texts) else (FIRST,)
+        return Inputs(
+            {
+                name: pad_sequence(
+                    [
+                        torch.tensor(self.words.encode(text, self.settings["max_length"]))
+                        for text in column
+                    ],
+                    batch_first=True,
+                    padding_value=PADDING,
+                )
+                for name, column in zip(names, zip(*texts, strict=True), strict=True)
+            }
+        )
+
+    def blank(self, batch: int, length: int, pair: bool) -> Inputs:
+        """Texts of `length` words that say nothing, to measure time with."""
+        ids = torch.full((batch, length), UNKNOWN)
+        return Inputs({FIRST: ids, SECOND: ids} if pair else {FIRST: ids})
+
+    def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
+        """Hidden states are those of the first text: ReLU(FF(Emb(x))), X, X'.
+
+        Raises: ValueError where something else is wanted: its attention is no Transformer's.
+        """
+        check_wanted(wanted, frozenset({"hidden", "feature"}))
+        ids = list(inputs.tensors.values())
+        masks = [one != PADDING for one in ids]
+        embedded = [self.dropout(torch.relu(self.feedforward(self.embed(one)))) for one in ids]
+        states = [_run(self.encode, *pair) for pair in zip(embedded, masks, strict=True)]
+        final = [
+            self._integrated(states[n], masks[n], states[-1 - n], masks[-1 - n])
+            for n in range(len(ids))
+        ]
+        pooled = [self._pooled(*pair) for pair in zip(final, masks, strict=True)]
+        return States(
+            text=self.dropout(torch.cat(pooled, -1)),
+            mask=masks[0],
+            hidden=[embedded[0], states[0], final[0]] if "hidden" in wanted else None,
+            feature=mean_state(final[0], masks[0]) if "feature" in wanted else None,
+        )
+
+    def _integrated(self, x: Tensor, mask: Tensor, y: Tensor, other: Tensor) -> Tensor:
+        """X' [B, n, 2h], from X, and what each of its tokens sees of Y."""
+        affinity = x @ y.transpose(1, 2)
+        context = affinity.masked_fill(~other.unsqueeze(1), -torch.inf).softmax(-1) @ y
+        return _run(self.integrate, torch.cat([x, x - context, x * context], -1), mask)
+
+    def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
+        """[B, 8h]: [max; min; mean; self-attention] over the tokens."""
+        padding = ~mask.unsqueeze(-1)
+        weights = self.attend(states).masked_fill(padding, -torch.inf).softmax(1)
+        return torch.cat(
+            [
+                states.masked_fill(padding, -torch.inf).amax(1),
+                states.masked_fill(padding, torch.inf).amin(1),
+                states.sum(1) / mask.sum(1, keepdim=True),
+                (weights * states).sum(1),
+            ],
+            -1,
+        )
+
+
+def check_bilstm(settings: Mapping[str, Any]) -> None:
+    """Raises: ValueError for a setting that the model has not."""
+    known = ("embedding", "hidden", "dropout", "max_length")
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"a bilstm has no field {name}; it has {', '.join(known)}")
+
+
+def _bilstm(inputs: int, hidden: int) -> nn.LSTM:
+    return nn.LSTM(inputs, hidden, batch_first=True, bidirectional=True)
+
+
+def _run(lstm: nn.LSTM, states: Tensor, mask: Tensor) -> Tensor:
+    """[B, n, 2h]: over the tokens alone, 0 on padding, whatever the longest text is."""
+    lengths = mask.sum(1).cpu()
+    packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
+    output, _ = pad_packed_sequence(lstm(packed)[0], True, total_length=states.shape[1])
+    return output

@@ -1,0 +1,190 @@
+"""Hugging Face encoders as bodies of classifiers: pretrained, cut to some layers, or made new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from l2kd_ray.distill.states import States, mean_state
+from l2kd_ray.families.classifiers.model.states import Inputs, Texts, check_texts, check_wanted
+from l2kd_ray.families.language.model.vocabulary import vocabulary_size
+from l2kd_ray.models.architecture import config_of
+from l2kd_ray.models.pretrained import Pretrained
+
+Pooling = Literal["mean", "first"]
+logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
+
+
+class Encoder(nn.Module):
+    """An encoder with its tokenizer. Heads read the `feature` (pooling `mean`), or the first token.
+
+    Attentions are computed the eager way where they are wanted, else the fast way.
+    """
+
+    kind = "encoder"
+
+    def __init__(
+        self, encoder: Any, tokenizer: Any, *, max_length: int = 128, pooling: Pooling = "mean"
+    ) -> None:
+        super().__init__()
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # nothing would train it
+        self.encoder = encoder
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        longest = getattr(encoder.config, "max_position_embeddings", None) or max_length
+        self.max_length = min(max_length, tokenizer.model_max_length, longest)
+        self._attention: str = encoder.config._attn_implementation
+
+    @classmethod
+    def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:
+        """From a folder of `save`, in float32."""
+        from transformers import AutoModel, AutoTokenizer
+
+        with _quiet():
+            encoder = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(encoder, tokenizer, **settings)
+
+    def save(self, folder: Path) -> None:
+        """A Hugging Face folder: config.json, model.safetensors, the tokenizer's files."""
+        self.encoder.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"max_length": self.max_length, "pooling": self.pooling}
+
+    def width(self, pair: bool) -> int:
+        """Of what the heads read."""
+        return int(self.encoder.config.hidden_size)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Of tokens."""
+        weight: Tensor = self.encoder.get_input_embeddings().weight
+        return weight
+
+    def prepare(self, texts: Texts) -> Inputs:
+        """Texts or pairs, cut to `max_length` tokens. Raises: ValueError as `check_texts` does."""
+        check_texts(texts)
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        encoded = self.tokenizer(
+            *columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+        )
+        return self._inputs(encoded["input_ids"], encoded["attention_mask"], encoded)
+
+    def blank(self, batch: int, length: int, pair: bool) -> Inputs:
+        """Texts of `length` tokens that say nothing, to measure time with."""
+        ids = torch.full((batch, length), int(self.tokenizer.unk_token_id or 0))
+        types = {"token_type_ids": torch.zeros_like(ids)}
+        return self._inputs(ids, torch.ones_like(ids), types)
+
+    def _inputs(self, ids: Tensor, mask: Tensor, more: Mapping[str, Tensor]) -> Inputs:
+        tensors = {"input_ids": ids, "attention_mask": mask}
+        # RoBERTa's kind tells one segment only, and the tokenizer may not know.
+        if "token_type_ids" in more and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
+            tensors["token_type_ids"] = more["token_type_ids"]
+        return Inputs(tensors)
+
+    def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
+        """Raises: ValueError where something unknown is wanted."""
+        check_wanted(wanted)
+        attention = "eager" if "attentions" in wanted else self._attention
+        if self.encoder.config._attn_implementation != attention:
+            self.encoder.set_attn_implementation(attention)
+        said = self.encoder(
+            **inputs.tensors,
+            output_hidden_states="hidden" in wanted,
+            output_attentions="attentions" in wanted,
+        )
+        mask = inputs.tensors["attention_mask"].bool()
+        last = said.last_hidden_state
+        feature = mean_state(last, mask)
+        return States(
+            text=feature if self.pooling == "mean" else last[:, 0],
+            mask=mask,
+            hidden=list(said.hidden_states) if "hidden" in wanted else None,
+            attentions=list(said.attentions) if "attentions" in wanted else None,
+            feature=feature if "feature" in wanted else None,
+        )
+
+
+def load_encoder(
+    source: Pretrained, *, layers: int | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """A pretrained encoder and its tokenizer, in float32, from safetensors only.
+
+    `layers`: only its first ones, where a student starts. Raises: ValueError: it has not so many.
+    """
+    from transformers import AutoConfig, AutoModel
+
+    where: dict[str, Any] = {
+        "pretrained_model_name_or_path": source.location,
+        "revision": source.revision,
+        "trust_remote_code": trust_remote_code,
+    }
+    config = AutoConfig.from_pretrained(**where)
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise ValueError(f"layers is {layers}; the encoder has {config.num_hidden_layers}")
+        config.num_hidden_layers = layers
+    with _quiet():
+        encoder = AutoModel.from_pretrained(
+            **where, config=config, dtype=torch.float32, use_safetensors=True
+        )
+    return encoder, load_tokenizer(source)
+
+
+def load_tokenizer(source: Pretrained) -> Any:
+    """A pretrained tokenizer, which an encoder from scratch may read by, too."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+
+
+def build_encoder(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> Any:
+    """An encoder from scratch, its weights drawn from `seed`.
+
+    Raises: ValueError as `check_encoder` does.
+    """
+    ids = {"vocab_size": vocabulary_size(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(seed)
+    return _from_config(arch, {**overrides, **ids})
+
+
+def check_encoder(arch: str, overrides: Mapping[str, Any]) -> None:
+    """Build the encoder without its weights.
+
+    Raises: ValueError: no such architecture, a field that its config has not, sizes that do not
+        fit together.
+    """
+    with torch.device("meta"):
+        _from_config(arch, overrides)
+
+
+def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
+    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as KNOWN
+
+    config = config_of(arch, fields, ("bert", "roberta", "distilbert", *KNOWN), "encoder")
+    return AutoModel.from_config(config, dtype=torch.float32)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Layers that are left out, and a pooler that is dropped, are no cause for concern."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

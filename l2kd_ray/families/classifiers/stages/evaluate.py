@@ -1,0 +1,28 @@
+"""Evaluation of a classifier: the label of the largest logit, or the number that it says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l2kd_ray.core.stage import Context
+from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.examples import Labelled
+from l2kd_ray.tasks import Example
+from l2kd_ray.tasks.spec import TaskKind
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateClassifier(Evaluate):
+    """`task_kind` says which of an example's texts are read."""
+
+    task_kind: TaskKind = "classify"
+
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+        from l2kd_ray.families.classifiers.stages.learn import head_of, logits
+        from l2kd_ray.families.classifiers.stages.start import load_classifier
+
+        model, labels = load_classifier(context.files_of(self.model))
+        model.to(context.device).freeze()
+        said = logits(model, Labelled(self.examples, self.task_kind), examples, context.device)
+        return labels.say(head_of(model, self.task), said)

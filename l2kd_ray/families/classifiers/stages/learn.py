@@ -1,0 +1,154 @@
+"""Training a classifier: on labels, on a teacher's logits, or on both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
+from l2kd_ray.families.classifiers.stages.start import Labels, Untrained, load_classifier
+from l2kd_ray.families.examples import Labelled
+from l2kd_ray.families.settings import Precision
+from l2kd_ray.tasks import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from l2kd_ray.core.loop import Curve
+    from l2kd_ray.families.classifiers.model.classifier import Classifier
+    from l2kd_ray.families.classifiers.stages.lessons import Item
+
+SHARED = "*"
+"""The head, and the pool, of all domains."""
+LOGITS = "logits.safetensors"
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Logits(Stage):
+    """A classifier's logits for training examples: computed once, read by every student.
+
+    File: `logits.safetensors`, a tensor [N, C] a task.
+    """
+
+    kind = "annotate"
+    teacher: Stage
+    tasks: tuple[Labelled, ...]
+
+    def run(self, context: Context) -> Scores:
+        from safetensors.torch import save_file
+
+        model, _ = load_classifier(context.files_of(self.teacher))
+        model.to(context.device).freeze()
+        found = {
+            task.task: logits(model, task, task.load(context), context.device)
+            for task in self.tasks
+        }
+        save_file(found, context.out / LOGITS)
+        return {"examples": sum(map(len, found.values()))}
+
+    def load(self, context: Context) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(context.files_of(self) / LOGITS)
+
+
+def logits(model: Classifier, task: Labelled, examples: Sequence[Example], device: str) -> Tensor:
+    """[N, C]: of a task's examples, in their order, in float32."""
+    import torch
+
+    head = head_of(model, task.task)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(examples), BATCH):
+            texts = [task.texts(example) for example in examples[start : start + BATCH]]
+            parts.append(model(model.prepare(texts).to(device), head).logits.float().cpu())
+    return torch.cat(parts).clone()
+
+
+def head_of(model: Classifier, task: str) -> str:
+    """The task's own head, or the one that all domains share."""
+    return task if task in model.heads else SHARED
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Classify(TrainingStage):
+    """`start` learns `tasks`: together as one pool of examples, or one task a mini-batch.
+
+    The file folder is that of a classifier, its labels, and `curve.json`, a row a step. Without
+    effect is None: `taught`, the teachers' logits, and what goes with it.
+    """
+
+    kind = "learn"
+    start: Untrained | Classify
+    tasks: tuple[Labelled, ...]
+    precision: Precision = "float32"
+    pooled: bool = False
+    taught: tuple[Logits, ...] = ()
+    weight: float | None = None
+    """Of logit regression; the rest is the labels'."""
+    over: Literal["mean", "sum"] | None = None
+
+    @property
+    def place(self) -> str:
+        """The name of its random streams."""
+        return "+".join(task.task for task in self.tasks)
+
+    def run(self, context: Context) -> Scores:
+        from l2kd_ray.core.loop import fit
+        from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, LabelLoss
+
+        model, labels = load_classifier(context.files_of(self.start))
+        said = {k: v for stage in self.taught for k, v in stage.load(context).items()}
+        items = self.items(labels, model, said, context)
+        lessons = ClassifierLessons(
+            pools={SHARED: [one for own in items.values() for one in own]}
+            if self.pooled
+            else items,
+            objective=LabelLoss(self.weight or 0.0, self.over or "mean"),
+            optimisation=self.optimisation,
+            precision=self.precision,
+            seed=self.seed,
+            place=self.place,
+        )
+        curve = fit(self, model, lessons, context)
+        return leave(model, labels, curve, context)
+
+    def items(
+        self, labels: Labels, model: Classifier, said: Mapping[str, Tensor], context: Context
+    ) -> dict[str, list[Item]]:
+        """The examples of each task as they are trained on."""
+        from l2kd_ray.families.classifiers.stages.lessons import Item
+
+        return {
+            task.task: [
+                Item(
+                    texts=task.texts(example),
+                    head=(head := head_of(model, task.task)),
+                    target=labels.target(head, example.answers[0]),
+                    domain=number,
+                    taught=said[task.task][place] if task.task in said else None,
+                )
+                for place, example in enumerate(task.load(context))
+            ]
+            for number, task in enumerate(self.tasks)
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassifyAll(Classify):
+    """All tasks at once, by labels: what students are measured against."""
+
+    kind = "multitask"
+    default_seconds = 3000.0
+
+
+def leave(model: Classifier, labels: Labels, curve: Curve, context: Context) -> Scores:
+    """Leave the files of a trained classifier; its scores."""
+    from l2kd_ray.core.loop import write_curve
+
+    if context.rank == 0:
+        model.save(context.out)
+        labels.save(context.out)
+    return write_curve(curve, context)

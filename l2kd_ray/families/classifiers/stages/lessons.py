@@ -1,0 +1,119 @@
+"""What a classifier learns from, in which batches, and the loss of each example.
+
+B examples in a global batch, one task's (or one pool's) at a time; C outputs of its head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from l2kd_ray.core.randomness import generator
+from l2kd_ray.distill.corruption import false_domains
+from l2kd_ray.distill.logits import label_loss, logit_regression
+from l2kd_ray.families.classifiers.model.classifier import Classifier
+from l2kd_ray.families.mixture import Pooled, TaskBatch
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example: its label (or number), what it counts, what a teacher says of it."""
+
+    texts: tuple[str, ...]
+    head: str
+    target: float
+    domain: int = 0
+    weight: float = 1.0
+    taught: Tensor | None = None
+    """[C]: the teacher's logits."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """An item in a batch, with the domain that it is told to come from (`false_domains`)."""
+
+    item: Item
+    false_domain: int
+
+
+class Objective(Protocol):
+    """A loss an example; what it needs beside the model is its own."""
+
+    def to(self, device: str) -> None:
+        """Move it to where the training runs."""
+
+    def losses(self, model: Any, network: nn.Module, rows: Sequence[Row], device: str) -> Tensor:
+        """[B]: of rows of one head."""
+
+
+@dataclass(frozen=True)
+class LabelLoss:
+    """w ||z_T - z_S||^2 + (1 - w) label loss (MKD has w = 1); labels alone where nobody teaches."""
+
+    weight: float = 0.0
+    over: Literal["mean", "sum"] = "mean"
+
+    def to(self, device: str) -> None:
+        """It has nothing to move."""
+
+    def losses(
+        self, model: Classifier, network: nn.Module, rows: Sequence[Row], device: str
+    ) -> Tensor:
+        items = [row.item for row in rows]
+        inputs = model.prepare([item.texts for item in items]).to(device)
+        logits = network(inputs, items[0].head).logits.float()
+        loss = (1 - self.weight) * label_loss(logits, targets(items, logits))
+        taught = [item.taught for item in items if item.taught is not None]
+        if self.weight > 0:
+            said = torch.stack(taught).to(device)
+            loss = loss + self.weight * logit_regression(logits, said, self.over)
+        return loss
+
+
+def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
+    """[B]: classes, or numbers where logits [B, C] has one column."""
+    dtype = logits.dtype if logits.shape[-1] == 1 else torch.long
+    return torch.tensor([item.target for item in items], device=logits.device).to(dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierLessons(Pooled):
+    """Pools of items, and an objective."""
+
+    pools: Mapping[str, Sequence[Item]]
+    objective: Objective
+    by_weight: bool = True
+    """Whether the loss is a weighted mean; else the mean of the weighted losses."""
+
+    def to(self, device: str) -> None:
+        self.objective.to(device)
+
+    def batches(self, first_step: int) -> Iterator[TaskBatch]:
+        return self.mixture.batches(first_step, self.optimisation.epochs)
+
+    def rows(self, batch: TaskBatch) -> list[Row]:
+        items = [self.pools[batch.task][place] for place in batch.examples]
+        random = generator(self.seed, "false domains", self.place, *batch.examples)
+        told = false_domains(torch.tensor([item.domain for item in items]), random).tolist()
+        return [Row(item, domain) for item, domain in zip(items, told, strict=True)]
+
+    def size(self, rows: Sequence[Row]) -> int:
+        """Words: what a token is, is the model's matter."""
+        return sum(len(text.split()) for row in rows for text in row.item.texts)
+
+    def scale(self, rows: Sequence[Row]) -> Tensor:
+        weight = torch.tensor([row.item.weight for row in rows])
+        total = weight.sum() if self.by_weight else torch.tensor(float(len(rows)))
+        return weight / total if total > 0 else torch.zeros_like(weight)
+
+    def loss(
+        self, model: Any, network: nn.Module, rows: Sequence[Row], scale: Tensor, device: str
+    ) -> Tensor:
+        half = self.precision == "bfloat16"
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            losses = self.objective.losses(model, network, rows, device)
+        return (scale.to(device) * losses).sum()

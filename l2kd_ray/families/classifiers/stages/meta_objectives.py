@@ -1,0 +1,163 @@
+"""The models that Meta-KD trains, and the loss of each of their examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from l2kd_ray.core.randomness import generator
+from l2kd_ray.distill.corruption import DomainCorruption, corruption_loss
+from l2kd_ray.distill.intermediate import MetaDistillation
+from l2kd_ray.distill.logits import label_loss
+from l2kd_ray.distill.states import Outputs
+from l2kd_ray.families.classifiers.model.classifier import Classifier
+from l2kd_ray.families.classifiers.model.states import Inputs
+from l2kd_ray.families.classifiers.stages.lessons import Row, targets
+
+FEATURE = frozenset({"feature"})
+
+
+class MetaTeacher(nn.Module):
+    """A classifier whose features also say a domain."""
+
+    def __init__(self, classifier: Classifier, corruption: DomainCorruption) -> None:
+        super().__init__()
+        self.classifier, self.corruption = classifier, corruption
+
+    @classmethod
+    def of(cls, classifier: Classifier, domains: int, seed: int) -> MetaTeacher:
+        """The new weights are drawn from `seed`."""
+        _start(seed, "corruption")
+        return cls(classifier, DomainCorruption(domains, classifier.body.width(pair=False)))
+
+    def forward(self, inputs: Inputs, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits [B, C], and the domain logits [B, K]."""
+        said = self.classifier(inputs, head, wanted=FEATURE)
+        _, domains = self.corruption(said.feature, domain)
+        return said.logits, domains
+
+
+@dataclass(frozen=True)
+class TeachLoss:
+    """CE_class + gamma1 CE_corrupt; the example's weight multiplies both."""
+
+    corruption: float
+
+    def to(self, device: str) -> None:
+        """It has nothing to move."""
+
+    def losses(
+        self, model: MetaTeacher, network: nn.Module, rows: Sequence[Row], device: str
+    ) -> Tensor:
+        items = [row.item for row in rows]
+        inputs = model.classifier.prepare([item.texts for item in items]).to(device)
+        domain = torch.tensor([item.domain for item in items], device=device)
+        logits, domains = network(inputs, items[0].head, domain)
+        loss = label_loss(logits.float(), targets(items, logits.float()))
+        if self.corruption > 0:
+            told = torch.tensor([row.false_domain for row in rows], device=device)
+            loss = loss + self.corruption * corruption_loss(domains.float(), told)
+        return loss
+
+
+class MetaStudent(nn.Module):
+    """A classifier with the maps that compare its layers with its teacher's.
+
+    `fit` [d_S, d_T] maps hidden states, `transfer_fit` transferable features; None where both
+    models are as wide, or nothing is compared.
+    """
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        wanted: frozenset[str],
+        corruption: DomainCorruption | None,
+        widths: tuple[int, int],
+    ) -> None:
+        super().__init__()
+        self.classifier, self.wanted, self.corruption = classifier, wanted, corruption
+        self.fit = _map(widths, "hidden" in wanted)
+        self.transfer_fit = _map(widths, corruption is not None)
+
+    @classmethod
+    def of(
+        cls,
+        classifier: Classifier,
+        teacher: Classifier,
+        corruption: DomainCorruption | None,
+        wanted: frozenset[str],
+        seed: int,
+    ) -> MetaStudent:
+        """The new weights are drawn from `seed`; `corruption` is the teacher's."""
+        _start(seed, "maps")
+        widths = classifier.body.width(pair=False), teacher.body.width(pair=False)
+        own = None
+        if corruption is not None:
+            own = DomainCorruption(corruption.embedding.num_embeddings, widths[0])
+        return cls(classifier, wanted, own, widths)
+
+    def forward(
+        self, inputs: Inputs, head: str, domain: Tensor
+    ) -> tuple[Outputs, Tensor | None, tuple[Tensor | None, Tensor | None]]:
+        """What the classifier says, its transferable features [B, d_S], and both maps."""
+        said = self.classifier(inputs, head, wanted=self.wanted)
+        maps = _copy(self.fit), _copy(self.transfer_fit)
+        if self.corruption is None:
+            return said, None, maps
+        return said, self.corruption(said.feature, domain)[0], maps
+
+
+@dataclass(frozen=True)
+class DistilLoss:
+    """The losses against a live teacher, frozen and without dropout."""
+
+    objective: MetaDistillation
+    teacher: Classifier
+    head: str
+    """Of the teacher."""
+    corruption: DomainCorruption | None
+
+    def to(self, device: str) -> None:
+        self.teacher.to(device).freeze()
+        if self.corruption is not None:
+            self.corruption.to(device).requires_grad_(False)
+
+    def losses(
+        self, model: MetaStudent, network: nn.Module, rows: Sequence[Row], device: str
+    ) -> Tensor:
+        items = [row.item for row in rows]
+        texts = [item.texts for item in items]
+        inputs = model.classifier.prepare(texts).to(device)
+        domain = torch.tensor([item.domain for item in items], device=device)
+        student, own, (fit, transfer_fit) = network(inputs, items[0].head, domain)
+        with torch.no_grad():
+            asked = self.teacher.prepare(texts).to(device)
+            teacher = self.teacher(asked, self.head, wanted=self.objective.wanted)
+            theirs = None
+            if self.corruption is not None:
+                theirs = self.corruption(teacher.feature, domain)[0]
+        if self.objective.wanted and student.mask.shape != teacher.mask.shape:
+            raise ValueError(
+                "teacher and student read a text in different tokens: to compare their layers "
+                "give them one tokenizer, or set metakd.hidden and metakd.attention to 0"
+            )
+        both = None if own is None or theirs is None else (own, theirs)
+        return self.objective.loss(student, teacher, both, fit=fit, transfer_fit=transfer_fit)
+
+
+def _copy(parameter: nn.Parameter | None) -> Tensor | None:
+    """DDP takes a parameter for unused that no output of the forward pass was made from."""
+    return None if parameter is None else parameter.clone()
+
+
+def _start(seed: int, what: str) -> None:
+    torch.manual_seed(int(generator(seed, "initial", what).integers(2**63)))
+
+
+def _map(widths: tuple[int, int], needed: bool) -> nn.Parameter | None:
+    if not needed or widths[0] == widths[1]:
+        return None
+    return nn.Parameter(torch.randn(widths) * widths[0] ** -0.5)

@@ -1,0 +1,278 @@
+"""Meta-KD (Pan et al., ACL 2021): prototype scores, the meta-teacher, meta-distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
+from l2kd_ray.families.classifiers.stages.learn import (
+    BATCH,
+    SHARED,
+    Classify,
+    Logits,
+    head_of,
+    leave,
+)
+from l2kd_ray.families.classifiers.stages.start import Labels, Untrained, load_classifier
+from l2kd_ray.families.examples import Labelled
+from l2kd_ray.families.settings import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from l2kd_ray.distill.corruption import DomainCorruption
+    from l2kd_ray.families.classifiers.model.classifier import Classifier
+    from l2kd_ray.families.classifiers.stages.lessons import Item
+
+SCORES = "prototypes.safetensors"
+CORRUPTION = "corruption.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes(Stage):
+    """How typical each example is of its own domain and of the others, to an untuned encoder.
+
+    File: `prototypes.safetensors`, a tensor [N] a domain.
+    """
+
+    kind = "prototypes"
+    model: Untrained
+    tasks: tuple[Labelled, ...]
+    centroid: Literal["domain_class", "domain"]
+    others: Literal["mean_of_cosines", "cosine_of_mean"]
+    alpha: float
+
+    def run(self, context: Context) -> Scores:
+        import torch
+        from safetensors.torch import save_file
+
+        from l2kd_ray.distill.prototypes import prototype_scores, typicality
+
+        model, labels = load_classifier(context.files_of(self.model))
+        model.to(context.device).freeze()
+        found = [_features(model, task, context) for task in self.tasks]
+        sizes = [len(features) for features in found]
+        domain = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(sizes))
+        answers = [
+            labels.target(head_of(model, task.task), example.answers[0])
+            for task in self.tasks
+            for example in task.load(context)
+        ]
+        by_class = torch.tensor(answers).long() if self.centroid == "domain_class" else None
+        scores = prototype_scores(
+            torch.cat(found), domain, by_class, alpha=self.alpha, others=self.others
+        )
+        parts = dict(zip(_names(self.tasks), scores.split(sizes), strict=True))
+        save_file({name: part.clone() for name, part in parts.items()}, context.out / SCORES)
+        return {"below_zero": typicality(scores)[1], "mean": float(scores.mean())}
+
+    def load(self, context: Context) -> dict[str, Tensor]:
+        from safetensors.torch import load_file
+
+        return load_file(context.files_of(self) / SCORES)
+
+
+def _names(tasks: tuple[Labelled, ...]) -> list[str]:
+    return [task.task for task in tasks]
+
+
+def _features(model: Classifier, task: Labelled, context: Context) -> Tensor:
+    """h [N, d] of a task's examples, on the CPU."""
+    import torch
+
+    examples, parts = task.load(context), []
+    with torch.no_grad():
+        for start in range(0, len(examples), BATCH):
+            texts = [task.texts(example) for example in examples[start : start + BATCH]]
+            said = model(
+                model.prepare(texts).to(context.device),
+                head_of(model, task.task),
+                wanted=frozenset({"feature"}),
+            )
+            parts.append(said.feature.float().cpu())
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MetaTeach(Classify):
+    """A teacher of all domains: typical examples count more, and false domains are learnt.
+
+    Beside the classifier's files: `corruption.safetensors`, the transform of its features.
+    """
+
+    scores: Prototypes | None = None
+    raw: bool = False
+    corruption: float = 0.0
+
+    def run(self, context: Context) -> Scores:
+        from safetensors.torch import save_file
+
+        from l2kd_ray.core.loop import fit
+        from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons
+        from l2kd_ray.families.classifiers.stages.meta_objectives import MetaTeacher, TeachLoss
+
+        classifier, labels = load_classifier(context.files_of(self.start))
+        model = MetaTeacher.of(classifier, len(self.tasks), self.seed)
+        pool = [one for own in self.items(labels, classifier, {}, context).values() for one in own]
+        if self.scores is not None:
+            pool = self._weighed(pool, context)
+        lessons = ClassifierLessons(
+            pools={SHARED: pool},
+            objective=TeachLoss(self.corruption),
+            optimisation=self.optimisation,
+            precision=self.precision,
+            seed=self.seed,
+            place=self.place,
+        )
+        curve = fit(self, model, lessons, context)
+        if context.rank == 0:
+            save_file(model.corruption.state_dict(), context.out / CORRUPTION)
+        return leave(model.classifier, labels, curve, context)
+
+    def _weighed(self, pool: list[Item], context: Context) -> list[Item]:
+        import torch
+
+        from l2kd_ray.distill.prototypes import typicality
+
+        assert self.scores is not None
+        known = self.scores.load(context)
+        scores = torch.cat([known[name] for name in _names(self.tasks)])
+        weights = typicality(scores, raw=self.raw)[0].tolist()
+        return [replace(one, weight=weight) for one, weight in zip(pool, weights, strict=True)]
+
+
+def load_corruption(folder: Path, domains: int, width: int) -> DomainCorruption:
+    from safetensors.torch import load_file
+
+    from l2kd_ray.distill.corruption import DomainCorruption
+
+    found = DomainCorruption(domains, width)
+    found.load_state_dict(load_file(folder / CORRUPTION))
+    return found
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weights of meta-distillation's parts, and the temperature of the prediction."""
+
+    hidden: float
+    attention: float
+    transfer: float
+    prediction: float
+    temperature: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MetaDistil(TrainingStage):
+    """`start` learns a domain from a teacher's layers, transferable features and predictions.
+
+    `expertise` are the teacher's logits for the domain's examples: with the prototype scores they
+    say what each example counts. The files are those of `Classify`.
+    """
+
+    kind = "learn"
+    start: Untrained | MetaDistil
+    task: Labelled
+    precision: Precision = "float32"
+    teacher: Classify
+    losses: Losses
+    scores: Prototypes | None = None
+    expertise: Logits | None = None
+
+    @property
+    def place(self) -> str:
+        """The name of its random streams."""
+        return self.task.task
+
+    @property
+    def tasks(self) -> tuple[Labelled, ...]:
+        return (self.task,)
+
+    def run(self, context: Context) -> Scores:
+        from l2kd_ray.core.loop import fit
+        from l2kd_ray.distill.intermediate import MetaDistillation
+        from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons
+        from l2kd_ray.families.classifiers.stages.meta_objectives import DistilLoss, MetaStudent
+
+        classifier, labels = load_classifier(context.files_of(self.start))
+        folder = context.files_of(self.teacher)
+        teacher, theirs = load_classifier(folder)
+        _check_labels(labels, theirs, head_of(classifier, self.place), head_of(teacher, self.place))
+        corruption = None
+        if self.losses.transfer > 0:
+            domains = len(self.teacher.tasks)
+            corruption = load_corruption(folder, domains, teacher.body.width(pair=False))
+        parts = {"temperature": self.losses.temperature or 1.0}
+        objective = MetaDistillation(
+            hidden=self.losses.hidden,
+            attention=self.losses.attention,
+            transfer=self.losses.transfer,
+            prediction=self.losses.prediction,
+            **parts,
+        )
+        model = MetaStudent.of(classifier, teacher, corruption, objective.wanted, self.seed)
+        lessons = ClassifierLessons(
+            pools={self.place: self._items(labels, classifier, context)},
+            objective=DistilLoss(objective, teacher, head_of(teacher, self.place), corruption),
+            optimisation=self.optimisation,
+            precision=self.precision,
+            seed=self.seed,
+            place=self.place,
+            by_weight=False,
+        )
+        curve = fit(self, model, lessons, context)
+        return leave(model.classifier, labels, curve, context)
+
+    def _items(self, labels: Labels, model: Classifier, context: Context) -> list[Item]:
+        """The domain's examples with their weights; a domain that was left out of the teacher has
+        the number of the first."""
+        from l2kd_ray.families.classifiers.stages.lessons import Item
+
+        names = _names(self.teacher.tasks)
+        domain = names.index(self.place) if self.place in names else 0
+        head = head_of(model, self.place)
+        examples = self.task.load(context)
+        items = [
+            Item(self.task.texts(e), head, labels.target(head, e.answers[0]), domain)
+            for e in examples
+        ]
+        if self.expertise is None:
+            return items
+        weights = self._weights(labels, items, context)
+        return [replace(one, weight=weight) for one, weight in zip(items, weights, strict=True)]
+
+    def _weights(self, labels: Labels, items: list[Item], context: Context) -> list[float]:
+        import torch
+
+        from l2kd_ray.distill.prototypes import expertise
+
+        assert self.expertise is not None
+        said = self.expertise.load(context)[self.place]
+        target = torch.tensor([item.target for item in items]).long()
+        probability = said.softmax(-1).gather(1, target[:, None]).squeeze(1)
+        scores = torch.zeros(len(items))
+        if self.scores is not None:
+            scores = self._scores(self.scores.load(context), context)
+        weights: list[float] = expertise(scores, probability).tolist()
+        return weights
+
+    def _scores(self, known: Mapping[str, Tensor], context: Context) -> Tensor:
+        """Those of the examples that the student sees: perhaps a part of its domain's."""
+        import torch
+
+        assert self.scores is not None
+        (whole,) = [task for task in self.scores.tasks if task.task == self.place]
+        place = {example.id: n for n, example in enumerate(whole.load(context))}
+        chosen = [place[example.id] for example in self.task.load(context)]
+        return known[self.place][torch.tensor(chosen)]
+
+
+def _check_labels(own: Labels, theirs: Labels, head: str, other: str) -> None:
+    if own.of_head[head] != theirs.of_head[other]:
+        raise ValueError(
+            f"the student's labels are {own.of_head[head]}, the teacher's {theirs.of_head[other]}: "
+            "the domains of a study have the same labels"
+        )

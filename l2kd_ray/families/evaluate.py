@@ -1,0 +1,92 @@
+"""Evaluation: one model on one task's split, scores an example."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.door import named
+from l2kd_ray.families.examples import Examples
+from l2kd_ray.tasks import Example, Judged, judge
+from l2kd_ray.tasks.spec import Metric
+
+PREDICTIONS = "predictions.jsonl"
+LEAK_FREE = "leak_free"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate(Stage):
+    """The model's answers to a split, and their scores: the metric's and the extras'."""
+
+    kind = "evaluate"
+    default_seconds = 30.0
+    model: Stage
+    examples: Examples
+    metric: Metric
+    extras: tuple[Metric, ...] = ()
+    seen: Examples | None = None
+    """All training examples, where the scores without inputs that occur in them are wanted, too."""
+
+    @property
+    def task(self) -> str:
+        return self.examples.task
+
+    @property
+    def metric_name(self) -> str:
+        return named(self.metric)
+
+    def run(self, context: Context) -> Scores:
+        examples = self.examples.load(context)
+        predictions = self.answers(context, examples)
+        judged = {
+            named(metric): judge(metric, predictions, examples)
+            for metric in (self.metric, *self.extras)
+        }
+        fresh = None if self.seen is None else unseen(examples, self.seen.load(context))
+        write_predictions(context.out / PREDICTIONS, examples, predictions, judged, fresh)
+        return totals(judged, len(examples), fresh)
+
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+        """What the model says to each example."""
+        raise NotImplementedError
+
+
+def unseen(examples: Sequence[Example], training: Sequence[Example]) -> list[int]:
+    """Places of the examples whose context is no training example's."""
+    contexts = {example.context for example in training}
+    return [place for place, example in enumerate(examples) if example.context not in contexts]
+
+
+def totals(judged: Mapping[str, Judged], size: int, fresh: Sequence[int] | None) -> Scores:
+    """Each metric over all examples; with `fresh`, over those, too, and their number."""
+    scores: dict[str, float] = {name: each.over(range(size)) for name, each in judged.items()}
+    if fresh is not None:
+        scores[f"examples/{LEAK_FREE}"] = len(fresh)
+    if fresh:
+        scores |= {f"{name}/{LEAK_FREE}": each.over(fresh) for name, each in judged.items()}
+    return scores
+
+
+def write_predictions(
+    path: Path,
+    examples: Sequence[Example],
+    predictions: Sequence[str],
+    judged: Mapping[str, Judged],
+    fresh: Sequence[int] | None,
+) -> None:
+    """One line an example; `score` is that of the first metric."""
+    kept = set(fresh or ())
+    first, *extras = judged
+    with path.open("w", encoding="utf-8") as file:
+        for place, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
+            line: dict[str, object] = {"id": example.id, "prediction": prediction}
+            line["score"] = judged[first].each[place]
+            line |= {metric: judged[metric].each[place] for metric in extras}
+            if example.group is not None:
+                line["group"] = example.group
+            if fresh is not None:
+                line[LEAK_FREE] = place in kept
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,0 +1,80 @@
+"""Examples as a stage: upstream files are read once, and every other stage reads these."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.tasks import Example, TaskData, texts
+from l2kd_ray.tasks.spec import TaskKind
+
+FILE = "examples.jsonl"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples(Stage):
+    """The examples of one split, in upstream order, a line each.
+
+    `owner`: the one trial that this and all that follows from it belongs to (`share: false`).
+    """
+
+    kind = "examples"
+    data: TaskData
+    owner: str | None = None
+
+    @property
+    def task(self) -> str:
+        return self.data.task
+
+    @property
+    def rows(self) -> int:
+        """Number of examples."""
+        return self.data.rows
+
+    def run(self, context: Context) -> Scores:
+        examples = self.data.examples()
+        with (context.out / FILE).open("w", encoding="utf-8") as file:
+            for example in examples:
+                file.write(json.dumps(_line(example), ensure_ascii=False) + "\n")
+        return {"examples": len(examples)}
+
+    def load(self, context: Context) -> list[Example]:
+        """The examples, from this stage's files. Raises: core.store.Damaged."""
+        with (context.files_of(self) / FILE).open(encoding="utf-8", newline="\n") as file:
+            return [_example(json.loads(line)) for line in file]
+
+
+def _line(example: Example) -> dict[str, Any]:
+    line = {
+        "id": example.id,
+        "context": example.context,
+        "question": example.question,
+        "answers": example.answers,
+    }
+    return line if example.group is None else {**line, "group": example.group}
+
+
+def _example(line: Mapping[str, Any]) -> Example:
+    return Example(**{**line, "answers": tuple(line["answers"])})
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A task's examples, and how they are read."""
+
+    source: Examples
+    kind: TaskKind
+
+    @property
+    def task(self) -> str:
+        return self.source.task
+
+    def load(self, context: Context) -> list[Example]:
+        return self.source.load(context)
+
+    def texts(self, example: Example) -> tuple[str, ...]:
+        """The text, or the two."""
+        return texts(example, self.kind)

@@ -1,0 +1,26 @@
+"""A family: methods whose students are models of one kind, so that a study can compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from l2kd_ray.families.builder import Builder
+from l2kd_ray.families.method import Method
+from l2kd_ray.families.settings import FamilySettings
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family brings; `title` is what messages call its models."""
+
+    name: str
+    title: str
+    settings: type[FamilySettings]
+    builder: type[Builder]
+    methods: Mapping[str, Method]
+
+    @property
+    def options(self) -> Mapping[str, Method]:
+        """A method for each section of options in the study file, by its key."""
+        return {m.section: m for m in self.methods.values() if m.options is not None}

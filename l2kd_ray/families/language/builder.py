@@ -1,0 +1,413 @@
+"""The stages of a lifelong language model, from a study's settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.builder import Builder
+from l2kd_ray.families.examples import Examples
+from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings
+from l2kd_ray.families.language.stages.annotate import DEFAULT_LENGTH, Annotate
+from l2kd_ray.families.language.stages.answers import Decoding
+from l2kd_ray.families.language.stages.constraints import Constraint, Penalty, Projection
+from l2kd_ray.families.language.stages.decode import Decode
+from l2kd_ray.families.language.stages.evaluate import EvaluateLM
+from l2kd_ray.families.language.stages.importance import Importance
+from l2kd_ray.families.language.stages.learn import Learn, LoraUpdate, Multitask
+from l2kd_ray.families.language.stages.replay import (
+    FILTERS,
+    Judge,
+    Quota,
+    RealSamples,
+    Replay,
+)
+from l2kd_ray.families.language.stages.start import Initial, Tokenizer
+from l2kd_ray.families.language.stages.tokens import Tokens
+from l2kd_ray.families.method import Method, Order
+from l2kd_ray.families.settings import Settings, TrainOverrides
+from l2kd_ray.models.pretrained import Pretrained, check_tokenizers
+from l2kd_ray.models.spec import ModelSpec
+from l2kd_ray.tasks import Task
+from l2kd_ray.tasks.registry import family as generated_family
+from l2kd_ray.tasks.spec import Part, TaskSpec
+
+Student = Initial | Learn
+"""A causal LM: before any training, or after some."""
+
+
+class LanguageBuilder(Builder):
+    """Stages of causal LMs that read and write every task as text: L2KD and its baselines."""
+
+    references = ("multitask", "single", "multilm")
+
+    settings: LanguageSettings
+
+    @classmethod
+    def check_settings(cls, settings: Settings, method: Method) -> None:
+        super().check_settings(settings, method)
+        sections: Any = settings.family
+        if sections.train.lora is not None and find_spec("peft") is None:
+            raise InputError(
+                "low-rank training needs the package peft",
+                key="train.lora",
+                fix="pip install 'l2kd-ray[lora]'",
+            )
+
+    @classmethod
+    def check_models(cls, settings: Settings, models: Mapping[str, Pretrained], where: str) -> None:
+        sections: Any = settings.family
+        own = sections.student.model or sections.tokenizer.model
+        teacher = sections.teacher.model if sections.teacher else None
+        check_tokenizers(own, teacher, models, where)
+
+    @classmethod
+    def corpus(
+        cls, settings: Settings, tasks: Mapping[str, Task], find: Callable[[TaskSpec], Task]
+    ) -> list[Task]:
+        sections: Any = settings.family
+        if sections.student.model or sections.tokenizer.model:
+            return []
+        if sections.tokenizer.tasks is not None:
+            return [find(spec) for spec in sections.tokenizer.tasks]
+        whole = generated_family(next(iter(tasks)))
+        if set(tasks) <= set(
+            whole
+        ):  # so that the study can gain a generated task and keep every stage
+            return [find(TaskSpec(name=name)) for name in whole]
+        return [tasks[name] for name in sorted(tasks)]
+
+    def check(self, spec: ModelSpec) -> None:
+        from l2kd_ray.families.language.model.causal_lm import check_architecture
+
+        if spec.arch is not None:
+            check_architecture(spec.arch, spec.overrides)
+
+    def initial(self, seed: Seed) -> Initial:
+        return self._initial(self.settings.student, seed)
+
+    def teacher(self, task: str, seed: Seed) -> Learn:
+        """The teacher of a task: what LAMOL makes of a first task (L2KD, section 3)."""
+        spec, seed = self.settings.teacher or self.settings.student, self._teacher_seed(seed)
+        return self._once(
+            ("teacher", task, seed), lambda: self.learn(self._initial(spec, seed), task, seed)
+        )
+
+    def single(self, task: str, seed: Seed) -> Learn:
+        """The student's architecture trained on one task alone: the single-task reference."""
+        return self._once(
+            ("single", task, seed), lambda: self.learn(self.initial(seed), task, seed)
+        )
+
+    def reference(self, name: str, task: str, seed: Seed) -> Learn:
+        if name == "single":
+            return self.single(task, seed)
+        return self.multitask(seed, lm=name == "multilm")
+
+    def multitask(self, seed: Seed, *, lm: bool = False) -> Multitask:
+        """All tasks at once, by the QA loss or with `lm` by both; one budget and setting,
+        whatever is searched."""
+        names = sorted(self.resolved.tasks)
+        return Multitask(
+            start=self.initial(seed),
+            tasks=tuple(self._tokens(self._split(task, "train")) for task in names),
+            seed=seed.train,
+            **self._training(lm=lm, first=True, overrides=self.settings.multitask),
+        )
+
+    def learn(
+        self,
+        start: Initial | Learn,
+        task: str,
+        seed: Seed,
+        *,
+        lm: bool = True,
+        replay: Stage | None = None,
+        distil: bool = False,
+        constraint: Constraint | None = None,
+    ) -> Learn:
+        """`start` learns a task; with `distil` from the teachers that the study's `kd` names."""
+        training = self._training(lm=lm, first=isinstance(start, Initial))
+        if distil:
+            training |= self._knowledge(task, seed, replay is not None, training["objective"])
+        return Learn(
+            start=start,
+            tasks=(self._tokens(self._split(task, "train")),),
+            seed=seed.train,
+            replay=replay,
+            replay_weight=self._replay_weight() if replay is not None else None,
+            constraint=constraint,
+            **training,
+        )
+
+    def replay(self, model: Initial | Learn, former: Order, task: str, seed: Seed) -> Replay | None:
+        """Pseudo-samples of the former tasks, `ratio` of the new task's size."""
+        settings = self.settings.replay
+        filters = tuple(self.plugin("filters", name, FILTERS) for name in sorted(settings.filters))
+        temperature, draws = settings.temperature, settings.top_k > 1
+        quotas, judges = self._quotas(former, task), self._judges(former, seed)
+        return (
+            None
+            if not quotas
+            else Replay(
+                model=model,
+                quotas=quotas,
+                top_k=settings.top_k,
+                temperature=temperature if draws else None,
+                max_length=self.settings.train.max_length,
+                seed=seed.replay if draws else None,
+                filters=tuple(dict.fromkeys(filters)),
+                judges=tuple(judges[quota.task] for quota in quotas) if judges else (),
+                refill=settings.refill,
+            )
+        )
+
+    def real_replay(self, former: Order, task: str, seed: Seed) -> RealSamples | None:
+        """Real samples of the former tasks, as many as `replay` would have written."""
+        return self._real(self._quotas(former, task), seed)
+
+    def memory(self, former: Order, seed: Seed, ratio: float, margin: float) -> Projection | None:
+        """GEM's constraint: `ratio` of each former task's samples."""
+        data = [self._split(task, "train") for task in sorted(former)]
+        samples = self._real(tuple(Quota(d, _share(ratio, d.rows)) for d in data), seed)
+        return None if samples is None else Projection(samples, margin)
+
+    def importance(
+        self, former: Order, seed: Seed, measure: Literal["fisher", "sensitivity"], samples: int
+    ) -> Importance | None:
+        """How much the parameters of the method's student matter to the former tasks."""
+        if not former:
+            return None
+        *before, last = former
+        return self._once(
+            ("importance", former, seed, measure, samples),
+            lambda: Importance(
+                model=self.student(former, seed),
+                examples=self._split(last, "train"),
+                measure=measure,
+                samples=samples,
+                max_length=self.settings.train.max_length,
+                seed=seed.train,
+                former=self.importance(tuple(before), seed, measure, samples),
+            ),
+        )
+
+    def penalty(
+        self,
+        former: Order,
+        seed: Seed,
+        measure: Literal["fisher", "sensitivity"],
+        samples: int,
+        strength: float,
+    ) -> Penalty | None:
+        """What holds parameters by their importance to the former tasks; None without effect."""
+        importance = self.importance(former, seed, measure, samples)
+        if importance is None or strength == 0:
+            return None
+        halves = 2 if measure == "sensitivity" else 1  # MAS's penalty has no 1/2, EWC's has
+        return Penalty(importance, halves * strength)
+
+    def evaluate(self, model: Initial | Learn, task: str, split: Part, seed: Seed) -> EvaluateLM:
+        def make() -> EvaluateLM:
+            decoding = _decoding(self.settings.evaluate.decode)
+            return EvaluateLM(
+                **self._evaluation(model, task, split),
+                max_new_tokens=self.settings.evaluate.max_new_tokens,
+                decoding=decoding,
+                seed=seed.train if decoding.draws else None,
+            )
+
+        return self._once(("evaluate", model, task, split, seed), make)
+
+    def _training(
+        self, *, lm: bool, first: bool, overrides: TrainOverrides | None = None
+    ) -> dict[str, Any]:
+        """The fields of a training. What has no effect is left at its default: averaging with an
+        untrained model is not meant, and without the LM part `<ans>` is never a target."""
+        train = self.settings.train
+        lm_weight = train.lm_weight if lm else 0.0
+        average = 0.0 if first else train.average
+        return {
+            "optimisation": train.optimisation(overrides),
+            "precision": train.precision,
+            "max_length": train.max_length,
+            "bucket_batches": train.bucket_batches,
+            "lora": train.lora and LoraUpdate(**{n: getattr(train.lora, n) for n in _LORA}),
+            "average": average,
+            "lm_weight": lm_weight,
+            "objective": SoftTargets(answer_weight=train.answer_weight if lm_weight > 0 else 1.0),
+        }
+
+    def _replay_weight(self) -> str | float:
+        """Counted once is natural."""
+        weight = self.settings.replay.weight
+        return "natural" if weight == 1 else weight
+
+    def _knowledge(
+        self, task: str, seed: Seed, replays: bool, objective: SoftTargets
+    ) -> dict[str, Any]:
+        """The fields of a training that distils: who teaches what. None where nobody does."""
+        kd = self.settings.kd
+        weight, temperature, keep = kd.weight, kd.temperature, kd.answer_weight == "keep"
+        new, recall = kd.teachers != "previous", kd.teachers != "new" and replays
+        if weight == 0 or not (new or recall):
+            return {}
+        found: dict[str, Any] = {"kd_weight": weight, "recall": recall}
+        if recall or kd.objective != "seq":
+            found["objective"] = replace(objective, temperature=temperature, weigh_kd=keep)
+        if not new:
+            return found
+        if kd.objective != "word":
+            found["targets"] = self._tokens(self._targets(task, seed))
+        answers = found.get("targets") or self._tokens(self._split(task, "train"))
+        if kd.objective != "seq":
+            found["teacher"] = self._asked(task, seed, answers)
+        return found
+
+    def _asked(self, task: str, seed: Seed, answers: Tokens) -> Learn | Annotate:
+        """The teacher itself, or its outputs for these answers, computed once."""
+        teacher, kd, train = self.teacher(task, seed), self.settings.kd, self.settings.train
+        parts = teacher.parts
+        few = answers.rows * len(parts) * (train.max_length or DEFAULT_LENGTH) <= _CACHED_POSITIONS
+        same = train.max_length is not None or self.settings.teacher is None
+        top_k = kd.top_k  # with one context length both see the same positions
+        if kd.teacher == "online" or (
+            kd.teacher == "auto" and top_k is None and not (few and same)
+        ):
+            return teacher
+        return self._once(
+            ("annotate", teacher, answers, top_k),
+            lambda: Annotate(
+                teacher=teacher,
+                tokens=answers,
+                max_length=train.max_length,
+                parts=parts,
+                precision=train.precision,
+                top_k=top_k,
+            ),
+        )
+
+    def _targets(self, task: str, seed: Seed) -> Decode | Examples:
+        """Seq-KD's answers: those of a file that the study names, or the teacher's."""
+        given = self.resolved.tasks[task].splits.get("distil")
+        if given is not None:
+            return self.examples(given)
+        seed = self._teacher_seed(seed)
+        decoding = _decoding(self.settings.kd.decode)
+        return self._once(
+            ("decode", task, seed),
+            lambda: Decode(
+                teacher=self.teacher(task, seed),
+                source=self._split(task, "train"),
+                decoding=decoding,
+                max_new_tokens=self.settings.evaluate.max_new_tokens,
+                seed=seed.train if decoding.draws else None,
+            ),
+        )
+
+    def _quotas(self, former: Order, task: str) -> tuple[Quota, ...]:
+        """`ceil(ratio * |D|)` samples: in equal shares, rounded down to a multiple of the number
+        of tasks (LAMOL), or in proportion to the tasks' sizes."""
+        settings = self.settings.replay
+        wanted = _share(settings.ratio, self._split(task, "train").rows)
+        data = [self._split(name, "train") for name in sorted(former)]
+        total = sum(one.rows for one in data)
+        equal, labels = settings.shares == "equal", "label" in settings.filters
+        counts = [wanted // len(data) if equal else wanted * one.rows // total for one in data]
+        return tuple(
+            Quota(one, count, labels and self._is_classification(one.task))
+            for one, count in zip(data, counts, strict=True)
+            if count > 0
+        )
+
+    def _is_classification(self, task: str) -> bool:
+        return self.resolved.tasks[task].kind == "classify"
+
+    def _judges(self, former: Order, seed: Seed) -> dict[str, Judge]:
+        """The judge of each former task; none where every sample is kept."""
+        least = self.settings.replay.agreement
+        if least is None:
+            return {}
+        tokens, tasks = self.settings.evaluate.max_new_tokens, self.resolved.tasks
+        return {
+            task: Judge(self.teacher(task, seed), tasks[task].metric, least, tokens)
+            for task in former
+        }
+
+    def _real(self, quotas: tuple[Quota, ...], seed: Seed) -> RealSamples | None:
+        """The same samples for every method: those of the untrained model's tokenizer."""
+        if not quotas:
+            return None
+        plain = tuple(Quota(quota.examples, quota.count) for quota in quotas)
+        return RealSamples(
+            initial=self.initial(seed),
+            quotas=plain,
+            max_length=self.settings.train.max_length,
+            seed=seed.replay,
+        )
+
+    def _initial(self, spec: ModelSpec, seed: Seed) -> Initial:
+        pretrained = self.resolved.models.get(spec.model or "")
+        return self._once(
+            ("initial", spec, seed),
+            lambda: Initial(
+                source=pretrained,
+                arch=spec.arch,
+                overrides=dict(sorted(spec.overrides.items())),
+                tokenizer=self._tokenizer(),
+                seed=None if pretrained else seed.train,
+                trust_remote_code=spec.trust_remote_code,
+            ),
+        )
+
+    def _tokenizer(self) -> Tokenizer:
+        """The student's own, or a named one, or a trained one; the teacher reads the same."""
+        name = self.settings.student.model or self.settings.tokenizer.model or ""
+        source = self.resolved.models.get(name)
+        prompts = (
+            tuple(sorted(self.resolved.tasks)) if self.settings.task_prompt == "token" else None
+        )
+        return self._once(
+            ("tokenizer",),
+            lambda: Tokenizer(
+                source=source,
+                corpus=() if source else tuple(map(self.examples, self.resolved.corpus)),
+                vocab_size=None if source else self.settings.tokenizer.vocab_size,
+                prompts=prompts,
+                owner=self.owner,
+            ),
+        )
+
+    def _tokens(self, source: Examples | Decode) -> Tokens:
+        return self._once(("tokens", source), lambda: Tokens(self._tokenizer(), source))
+
+    def _teacher_seed(self, seed: Seed) -> Seed:
+        """A teacher's own, where the study names one for all replicates."""
+        one = self.settings.kd.teacher_seed
+        return seed if one is None else Seed(train=one, replay=one)
+
+
+def _share(ratio: float, rows: int) -> int:
+    """`ceil(ratio * rows)`; 0.07 of 100 are 7, though floats say a little more."""
+    return math.ceil(round(ratio * rows, 6))
+
+
+# Positions whose hidden states `kd.teacher: auto` keeps for a task: 3 GB at a width of 768.
+_CACHED_POSITIONS = 2**21
+_LORA = ("rank", "alpha", "dropout", "targets")
+
+
+def _decoding(settings: DecodeSettings) -> Decoding:
+    """What the strategy reads, and nothing else."""
+    if settings.strategy == "beam":
+        return Decoding("beam", beams=settings.beams)
+    if settings.strategy == "sample":
+        return Decoding("sample", top_k=settings.top_k, temperature=settings.temperature)
+    return Decoding("greedy")

@@ -1,0 +1,62 @@
+"""Fine-tuning whose gradient is changed before each step, so that former tasks are kept."""
+
+from pydantic import Field
+
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.builder import LanguageBuilder, Student
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.method import Order, method
+from l2kd_ray.families.settings import Settings
+from l2kd_ray.section import Section
+
+
+class ImportanceOptions(Section):
+    """A quadratic penalty on leaving the former student, by parameter importance (EWC, MAS)."""
+
+    strength: float = Field(100.0, ge=0)
+    samples: int = Field(128, ge=1)
+    """Training examples of a task on which its importance is measured."""
+
+
+class MemoryOptions(Section):
+    """Real samples of former tasks whose loss may not grow (GEM)."""
+
+    ratio: float = Field(0.05, gt=0, le=1)
+    """Share of a task's training examples that is kept."""
+    margin: float = Field(0.5, ge=0)
+
+
+def _whole_weights(settings: Settings) -> None:
+    """Raises: InputError with LoRA: the weights that the penalty would hold are not trained."""
+    if getattr(settings.family.train, "lora", None) is not None:
+        raise InputError(
+            "a penalty by parameter importance holds the model's weights, and with LoRA none of them "
+            "is trained",
+            key="train.lora",
+            fix="set train.lora in the other methods' own settings, or leave this method out",
+        )
+
+
+@method(options=ImportanceOptions, check=_whole_weights)
+def ewc(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
+    """EWC (Kirkpatrick et al., PNAS 2017): a penalty weighed by the Fisher information of the former
+    tasks; the anchor is renewed after each task (Huszar 2018)."""
+    options = build.options
+    constraint = build.penalty(former, seed, "fisher", options.samples, options.strength)
+    return build.learn(previous, task, seed, lm=False, constraint=constraint)
+
+
+@method(options=ImportanceOptions, check=_whole_weights)
+def mas(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
+    """MAS (Aljundi et al., ECCV 2018): the penalty of EWC, weighed by the output's sensitivity."""
+    options = build.options
+    constraint = build.penalty(former, seed, "sensitivity", options.samples, options.strength)
+    return build.learn(previous, task, seed, lm=False, constraint=constraint)
+
+
+@method(options=MemoryOptions)
+def gem(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
+    """GEM (Lopez-Paz, Ranzato, NeurIPS 2017): no step may raise the loss on kept former samples."""
+    constraint = build.memory(former, seed, build.options.ratio, build.options.margin)
+    return build.learn(previous, task, seed, lm=False, constraint=constraint)

@@ -1,0 +1,178 @@
+"""Causal language models: loading, saving, and hidden states only where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers.utils import logging
+
+from l2kd_ray.families.language.model.sequences import Tokens
+from l2kd_ray.families.language.model.vocabulary import vocabulary_size
+from l2kd_ray.models.architecture import config_of
+from l2kd_ray.models.pretrained import Pretrained
+
+logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
+
+
+class CausalLM(nn.Module):
+    """A transformers causal LM in two parts: its body, and the output layer on wanted positions.
+
+    For a small model the output layer is most of the work, and most positions carry no loss.
+    """
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm
+
+    @classmethod
+    def load(cls, folder: Path) -> CausalLM:
+        """A model from a folder of `save`, in float32."""
+        from transformers import AutoModelForCausalLM
+
+        lm = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+        return cls(lm)
+
+    def save(self, folder: Path) -> None:
+        """A Hugging Face folder: config.json, model.safetensors."""
+        self.lm.save_pretrained(folder)
+
+    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """The last hidden states [P, d] at flat `positions` [P] of `input_ids` [R, n].
+
+        Rows are padded on the right: under causal attention no real token sees the padding, so
+        no mask is needed.
+        """
+        with _attention(input_ids):
+            states = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        hidden: Tensor = states.flatten(0, 1)[positions]
+        return hidden
+
+    @property
+    def head(self) -> nn.Module:
+        layer: nn.Module = self.lm.get_output_embeddings()
+        return layer
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens that it predicts among."""
+        return int(self.lm.get_output_embeddings().weight.shape[0])
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model takes, in tokens."""
+        config = self.lm.config
+        return int(getattr(config, "max_position_embeddings", 0) or config.n_positions)
+
+    @torch.no_grad()
+    def average_with(self, other: CausalLM, share: float) -> None:
+        """Move the weights: `share` of another model of the same shape, the rest its own."""
+        theirs = dict(other.to(next(self.parameters()).device).named_parameters())
+        for name, parameter in self.named_parameters():
+            parameter.lerp_(theirs[name], share)
+
+    def freeze(self) -> CausalLM:
+        """As a teacher: no dropout, no gradients."""
+        return self.eval().requires_grad_(False)
+
+
+SHORT = 128
+"""Tokens a row up to which plain attention is faster than the fused one on CPUs."""
+
+
+def _attention(input_ids: Tensor) -> AbstractContextManager[None]:
+    """The kernel for rows [R, n]: torch's fused one, but on CPUs for short rows, where its backward
+    pass in bfloat16 takes three to six times as long as that of the plain products."""
+    if input_ids.device.type == "cpu" and input_ids.shape[1] <= SHORT:
+        return sdpa_kernel(SDPBackend.MATH)
+    return nullcontext()
+
+
+def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> CausalLM:
+    """A model from scratch, its weights drawn from `seed`.
+
+    Raises: ValueError as `check_architecture` does.
+    """
+    torch.manual_seed(seed)
+    eos = tokenizer.eos_token_id
+    ids = {"bos_token_id": eos, "eos_token_id": eos, "vocab_size": vocabulary_size(tokenizer)}
+    return CausalLM(_from_config(arch, {**overrides, **ids}))
+
+
+def check_architecture(arch: str, overrides: Mapping[str, Any]) -> None:
+    """Build the model without its weights.
+
+    Raises: ValueError: no such architecture, a field that its config has not, sizes that do not
+        fit together.
+    """
+    with torch.device("meta"):
+        _from_config(arch, overrides)
+
+
+def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+
+    config = config_of(arch, fields, ("gpt2", "llama", "qwen2", *KNOWN), "causal LM")
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
+    """A model from a hub id or folder, in float32, from safetensors only."""
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(
+        source.location,
+        revision=source.revision,
+        trust_remote_code=trust_remote_code,
+        dtype=torch.float32,
+        use_safetensors=True,
+    )
+    return CausalLM(lm)
+
+
+@torch.no_grad()
+def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
+    """Give the model embeddings for a vocabulary of `size`; those of the `new` ids start at the
+    mean of the old ones.
+
+    Rows drawn at random make GPT-2 emit special tokens from the start. Rows that belong to no
+    token go: models of one tokenizer, however padded, so predict among the same tokens.
+    """
+    lm = model.lm
+    if size != lm.get_input_embeddings().num_embeddings:
+        lm.resize_token_embeddings(size, mean_resizing=False)
+    layers = [lm.get_input_embeddings()]
+    if lm.get_output_embeddings().weight is not layers[0].weight:
+        layers.append(lm.get_output_embeddings())
+    for layer in layers:
+        layer.weight[list(new)] = layer.weight[: min(new)].mean(dim=0)
+
+
+@torch.no_grad()
+def check_head(model: CausalLM) -> None:
+    """Raises: ValueError where output layer after body is not what the whole model computes.
+
+    Some architectures scale or cap their logits afterwards; selecting positions first would then
+    train another model.
+    """
+    model.eval()
+    input_ids = torch.arange(4).unsqueeze(0)
+    whole = model.lm(input_ids=input_ids).logits[0]
+    parts = model.head(model(input_ids, torch.arange(4)))
+    if not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
+        name = type(model.lm).__name__
+        raise ValueError(f"{name} changes its logits after the output layer; it is not supported")
+
+
+def pad_right(rows: Sequence[Tokens], filler: int) -> Tensor:
+    """[R, longest]: rows of token ids, filled up on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])

@@ -1,0 +1,88 @@
+"""Examples in tokens as two flat arrays: made once, mapped into memory by whoever reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, Tokens, cut
+from l2kd_ray.tasks import Example
+
+FLAT, OFFSETS = "tokens.npy", "offsets.npy"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """N examples, uncut. flat [all tokens]; offsets [3 N + 1]: where the context, the question and
+    the answer of each example begin."""
+
+    flat: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, examples: Sequence[Example], text: SequenceFormat) -> Encoded:
+        columns = [
+            text.encode([example.context for example in examples]),
+            text.encode([example.question for example in examples]),
+            text.encode([example.answers[0] for example in examples]),
+        ]
+        parts = [part for row in zip(*columns, strict=True) for part in row]
+        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+        flat = np.fromiter((token for part in parts for token in part), np.int32, int(offsets[-1]))
+        return cls(flat, offsets)
+
+    @classmethod
+    def load(cls, folder: Path) -> Encoded:
+        """Mapped, not read."""
+        return cls(*(np.load(folder / name, mmap_mode="r") for name in (FLAT, OFFSETS)))
+
+    def save(self, folder: Path) -> None:
+        np.save(folder / FLAT, self.flat)
+        np.save(folder / OFFSETS, self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) // 3
+
+    def parts(self, index: int) -> tuple[Tokens, Tokens, Tokens]:
+        """Context, question and answer."""
+        a, b, c, d = self.offsets[3 * index : 3 * index + 4].tolist()
+        row = self.flat[a:d].tolist()
+        return row[: b - a], row[b - a : c - a], row[c - a :]
+
+
+@dataclass(frozen=True)
+class Corpus(Sequence[Sample]):
+    """Encoded examples of a task as samples, cut where a training sequence would pass a length."""
+
+    encoded: Encoded
+    task: str
+    room: int
+    """Tokens of context, question and answer together."""
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Example], text: SequenceFormat, task: str, max_length: int
+    ) -> Corpus:
+        """Room is kept for the answer: the context loses its end, first of all."""
+        return cls(Encoded.of(examples, text), task, text.room(task, max_length))
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        context, question, answer = self.encoded.parts(index % len(self))
+        answer = answer[: max(self.room - len(question), self.room // 2)]
+        return Sample(self.task, cut(context, question, self.room - len(answer)), answer)

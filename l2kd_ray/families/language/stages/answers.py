@@ -1,0 +1,56 @@
+"""Answers of a model to the questions of a task: what evaluation scores and Seq-KD teaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from l2kd_ray.core.randomness import generator
+
+if TYPE_CHECKING:
+    from l2kd_ray.families.language.model.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.sequences import SequenceFormat
+    from l2kd_ray.tasks import Example
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is decoded; what the strategy does not read is None."""
+
+    strategy: Literal["greedy", "beam", "sample"]
+    beams: int | None = None
+    top_k: int | None = None
+    temperature: float | None = None
+
+    @property
+    def draws(self) -> bool:
+        return self.strategy == "sample"
+
+
+def answers(
+    model: CausalLM,
+    text: SequenceFormat,
+    examples: Sequence[Example],
+    decoding: Decoding,
+    max_new_tokens: int,
+    stream: tuple[int, str, str],
+) -> list[str]:
+    """The decoded answer to each example.
+
+    `stream` (seed, name, place) names the random draws of `sample`; each example has its own.
+    """
+    from l2kd_ray.families.language.model.generation import TopK, generate, greedy
+
+    room = min(max_new_tokens, model.context // 2)
+    prompts = text.test_prompts(examples, model.context - room)
+    if decoding.strategy == "beam":
+        from l2kd_ray.families.language.model.beam import beam
+
+        decoded = beam(model, prompts, decoding.beams or 1, max_new_tokens=room, eos=text.eos)
+    else:
+        draws = [generator(*stream, example.id) for example in examples]
+        top_k, temperature = decoding.top_k or 1, decoding.temperature or 1.0
+        sampler = TopK.seeded(top_k, temperature, draws, room) if decoding.draws else greedy
+        decoded = generate(model, prompts, sampler, max_new_tokens=room, eos=text.eos)
+    return [text.decode(answer) for answer in decoded]

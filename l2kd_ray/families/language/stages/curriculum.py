@@ -1,0 +1,227 @@
+"""What a causal LM learns, in which batches, and how its samples become rows of tokens.
+
+R rows of tokens in a global batch, P supervised positions. A sample gives a QA row and, where the
+LM loss is on, an LM row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from l2kd_ray.core.randomness import generator
+from l2kd_ray.core.stage import Optimisation
+from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
+from l2kd_ray.distill.top_k import MostLikely
+from l2kd_ray.families.language.model.causal_lm import CausalLM, pad_right
+from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TrainingSequence
+from l2kd_ray.families.language.stages.tokens import LossPart
+from l2kd_ray.families.settings import Precision
+
+CROSS_ENTROPY = SoftTargets()
+
+
+class Teacher(Protocol):
+    """A frozen teacher: its outputs, live or from a stage's files."""
+
+    def to(self, device: str) -> object:
+        """Move it to where the training runs."""
+
+    def annotate(self, rows: Sequence[Row], device: str) -> Knowledge | MostLikely:
+        """Its outputs at the supervised positions of rows that it teaches, in their order."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Samples to learn from, what one of them counts, and who teaches beside their labels."""
+
+    samples: Sequence[Sample]
+    weight: float = 1.0
+    teacher: Teacher | None = None
+    share: float = 0.0
+    """Of what the teacher says in the loss; the rest is the label's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of a batch: the part of the loss that it bears, its weight, its teacher."""
+
+    sequence: TrainingSequence
+    part: LossPart
+    index: int = 0
+    """Of its sample in the source."""
+    is_replay: bool = False
+    weight: float = 1.0
+    teacher: int = NO_TEACHER
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What is learnt, in which batches, and how the loop weighs it.
+
+    `new` are versions of the same examples (given answers, a teacher's answers), learnt together;
+    `replayed` are samples of former tasks.
+    """
+
+    new: tuple[Source, ...]
+    replayed: Source
+    separate: bool
+    """Whether replay has a mean of its own (L2KD) or shares that of the batch (LAMOL)."""
+    format: SequenceFormat
+    optimisation: Optimisation
+    seed: int
+    place: str
+    """Name of the random streams: the task, so that methods on one instance see one order."""
+    objective: SoftTargets = CROSS_ENTROPY
+    parts: tuple[LossPart, ...] = ("qa", "lm")
+    lm_weight: float = 0.25
+    precision: Precision = "float32"
+    bucket_batches: int = 1
+
+    def __len__(self) -> int:
+        return len(self.new[0].samples) + len(self.replayed.samples)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self) / self.optimisation.batch_size)
+
+    @property
+    def teachers(self) -> list[Teacher]:
+        """Each teacher once."""
+        sources = (*self.new, self.replayed)
+        return list(dict.fromkeys(source.teacher for source in sources if source.teacher))
+
+    @property
+    def rows_per_example(self) -> int:
+        return len(self.parts)
+
+    @property
+    def uses_all(self) -> bool:
+        return True
+
+    def to(self, device: str) -> None:
+        for teacher in self.teachers:
+            teacher.to(device)
+
+    def size(self, rows: Sequence[Row]) -> int:
+        return sum(len(row.sequence.tokens) for row in rows)
+
+    def batches(self, first_step: int) -> Iterator[list[int]]:
+        """The samples of each global batch, from a step on."""
+        for epoch in range(first_step // self.steps_per_epoch, self.optimisation.epochs):
+            for step, batch in enumerate(self._epoch(epoch)):
+                if epoch * self.steps_per_epoch + step >= first_step:
+                    yield batch
+
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        """The batches of an epoch: a permutation, cut. With buckets, so many batches in a row are
+        sorted by length together (less padding), and come in a random order again."""
+        stream = generator(self.seed, "shuffle", self.place, epoch)
+        order, size = stream.permutation(len(self)).tolist(), self.optimisation.batch_size
+        bucket = self.bucket_batches * size
+        if bucket > size:
+            order = [
+                index
+                for start in range(0, len(order), bucket)
+                for index in sorted(order[start : start + bucket], key=self._length)
+            ]
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        if bucket > size:
+            batches = [batches[index] for index in stream.permutation(len(batches)).tolist()]
+        return batches
+
+    def _length(self, index: int) -> int:
+        count = len(self.new[0].samples)
+        new = index < count
+        sample = self.new[0].samples[index] if new else self.replayed.samples[index - count]
+        return len(sample.question) + len(sample.answer)
+
+    def rows(self, batch: Sequence[int]) -> list[Row]:
+        """The QA rows of the samples, then their LM rows."""
+        count, numbers = len(self.new[0].samples), {id(t): n for n, t in enumerate(self.teachers)}
+        chosen = [(source, index) for index in batch if index < count for source in self.new]
+        chosen += [(self.replayed, index - count) for index in batch if index >= count]
+        samples = [(source, index, source.samples[index]) for source, index in chosen]
+        return [
+            Row(
+                sequence(self.format, sample, part),
+                part,
+                index,
+                source is self.replayed,
+                source.weight,
+                numbers.get(id(source.teacher), NO_TEACHER),
+                source.share,
+            )
+            for part in self.parts
+            for source, index, sample in samples
+        ]
+
+    def scale(self, rows: Sequence[Row]) -> Tensor:
+        """[R]: one weighted mean per part (QA, LM); replay shares it, or has a mean of its own."""
+        count = self.objective.count(positions(rows, self.format.answer), len(rows))
+        weight = torch.tensor([row.weight for row in rows])
+        part_weight = {"qa": 1.0, "lm": self.lm_weight}
+        groups = [(row.part, self.separate and row.is_replay) for row in rows]
+        scale = torch.zeros(len(rows))
+        for group in set(groups):
+            inside = torch.tensor([one == group for one in groups])
+            total = (weight * count)[inside].sum()
+            if total > 0:
+                scale[inside] = part_weight[group[0]] * weight[inside] / total
+        return scale
+
+    def loss(
+        self,
+        model: CausalLM,
+        network: nn.Module,
+        rows: Sequence[Row],
+        scale: Tensor,
+        device: str,
+    ) -> Tensor:
+        """The share of the global batch's loss that some of its rows bear."""
+        half = self.precision == "bfloat16"
+        places = positions(rows, self.format.answer).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=half):
+            knowledge = []
+            for number, teacher in enumerate(self.teachers):
+                taught = [row for row in rows if row.teacher == number]
+                knowledge.append(teacher.annotate(taught, device) if taught else None)
+            hidden = network(*inputs(rows, device))
+        head = Head.of(model.head, half)
+        return self.objective.loss(hidden, head, knowledge, places, scale.to(device))
+
+
+def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:
+    return text.qa(sample) if part == "qa" else text.lm(sample)
+
+
+def inputs(rows: Sequence[Row], device: str) -> tuple[Tensor, Tensor]:
+    """Tokens [R, n], padded on the right; flat indices [P] of the supervised positions.
+
+    The position before a token is the one that predicts it. Padding is no real token's past.
+    """
+    input_ids = pad_right([row.sequence.tokens for row in rows], filler=0)
+    width = input_ids.shape[1]
+    flat = [
+        number * width + place - 1
+        for number, row in enumerate(rows)
+        for place in range(row.sequence.supervised, len(row.sequence.tokens))
+    ]
+    return input_ids.to(device), torch.tensor(flat, device=device)
+
+
+def positions(rows: Sequence[Row], answer: int) -> Positions:
+    """The supervised positions of the rows, one after another."""
+    supervised = [row.sequence.tokens[row.sequence.supervised :] for row in rows]
+    row = torch.tensor([n for n, tokens in enumerate(supervised) for _ in tokens])
+    target = torch.tensor([token for tokens in supervised for token in tokens])
+    teacher = torch.tensor([row.teacher for row in rows])[row]
+    share = torch.tensor([row.share for row in rows])[row]
+    return Positions(target, row, target == answer, teacher, share)

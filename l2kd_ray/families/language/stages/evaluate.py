@@ -1,0 +1,33 @@
+"""Evaluation of a causal LM: its answers are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l2kd_ray.core.stage import Context
+from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.language.stages.answers import Decoding, answers
+from l2kd_ray.tasks import Example
+
+GREEDY = Decoding("greedy")
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateLM(Evaluate):
+    """`seed` is None where nothing is drawn."""
+
+    distributable = True
+    max_new_tokens: int = 64
+    decoding: Decoding = GREEDY
+    seed: int | None = None
+
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+        from l2kd_ray.families.language.model.causal_lm import CausalLM
+        from l2kd_ray.families.language.model.sequences import SequenceFormat
+
+        folder = context.files_of(self.model)
+        text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
+        stream = (self.seed or 0, "evaluate", self.task)
+        how = (self.decoding, self.max_new_tokens, stream)
+        return context.shared_out(lambda share: answers(model, text, share, *how), examples)

@@ -1,0 +1,199 @@
+"""Learning: one task (student or teacher), or all tasks at once (the multi-task bound)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
+from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.families.language.stages.annotate import Annotate
+from l2kd_ray.families.language.stages.constraints import Constraint
+from l2kd_ray.families.language.stages.replay import read_samples
+from l2kd_ray.families.language.stages.start import Initial
+from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
+from l2kd_ray.families.settings import Precision
+
+if TYPE_CHECKING:
+    from l2kd_ray.families.language.model.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
+    from l2kd_ray.families.language.stages.curriculum import Curriculum, Source, Teacher
+
+
+@dataclass(frozen=True)
+class LoraUpdate:
+    """Low-rank updates in place of whole weights (Hu et al. 2022)."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    targets: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Learn(TrainingStage):
+    """`start` learns `tasks`, beside replayed samples, from the labels or from teachers too.
+
+    The file folder is a Hugging Face model with its tokenizer, and `curve.json`, a row a step.
+    `teacher` (live, or as it was annotated) teaches the new samples with weight `kd_weight`, on the
+    given answers or on `targets`, a teacher's; with `recall` the start itself teaches replayed
+    samples. Without effect is None: `kd_weight` where nobody teaches, `replay_weight` without replay.
+    """
+
+    kind = "learn"
+    start: Initial | Learn
+    tasks: tuple[Tokens, ...]
+    objective: SoftTargets
+    lm_weight: float
+    """Weight of the language-model rows beside the question-answering rows; 0: there are none."""
+    precision: Precision = "float32"
+    max_length: int | None = None
+    bucket_batches: int = 1
+    average: float = 0.0
+    """Share of `start` in the weights at the end."""
+    lora: LoraUpdate | None = None
+    replay: Stage | None = None
+    replay_weight: str | float | None = None
+    teacher: Learn | Annotate | None = None
+    targets: Tokens | None = None
+    kd_weight: float | None = None
+    recall: bool = False
+    constraint: Constraint | None = None
+
+    @property
+    def parts(self) -> tuple[LossPart, ...]:
+        """The rows that a sample gives: question answering and, with a weight, language model."""
+        return ("qa", "lm") if self.lm_weight > 0 else ("qa",)
+
+    @property
+    def place(self) -> str:
+        """The name of its random streams."""
+        return "+".join(tokens.task for tokens in self.tasks)
+
+    def run(self, context: Context) -> Scores:
+        from l2kd_ray.core.loop import fit, write_curve
+        from l2kd_ray.families.language.model.causal_lm import CausalLM
+        from l2kd_ray.families.language.model.lora import attach, merge
+        from l2kd_ray.families.language.model.sequences import SequenceFormat
+
+        folder = context.files_of(self.start)
+        text, model = SequenceFormat.load(folder), CausalLM.load(folder)
+        curriculum = self._curriculum(text, model, context)
+        lora = self.lora and attach(model, self.lora, text.added, self.seed)
+        constraint = None
+        if self.constraint is not None:
+            constraint = self.constraint.prepare(model, curriculum, context)
+        bias = self._bias(model, curriculum)
+        curve = fit(self, model, curriculum, context, constraint)
+        if lora is not None:
+            merge(model, lora)
+        if self.average > 0:
+            model.average_with(CausalLM.load(folder), self.average)
+        if context.rank == 0:
+            model.save(context.out)
+            text.save(context.out)
+        return {**write_curve(curve, context), **bias}
+
+    def _bias(self, model: CausalLM, curriculum: Curriculum) -> Scores:
+        """How far the first gradient is off where a teacher's most likely tokens alone teach."""
+        from l2kd_ray.families.language.stages.annotations import PROBED, Cached
+
+        source = curriculum.new[0]
+        if not isinstance(source.teacher, Cached):
+            return {}
+        rows = curriculum.rows(range(min(PROBED, len(source.samples))))
+        number = curriculum.teachers.index(source.teacher)
+        taught = [row for row in rows if row.teacher == number]
+        found = source.teacher.bias(model, taught, curriculum.objective.temperature)
+        return {f"top_k/{name}": value for name, value in found.items()}
+
+    def _curriculum(self, text: SequenceFormat, model: CausalLM, context: Context) -> Curriculum:
+        from l2kd_ray.families.language.stages.curriculum import Curriculum
+
+        numbered = isinstance(self.replay_weight, float | int)
+        return Curriculum(
+            new=self._new(text, model, context),
+            replayed=self._replayed(context, float(self.replay_weight or 0) if numbered else 1.0),
+            separate=self.replay_weight == "separate",
+            format=text,
+            optimisation=self.optimisation,
+            seed=self.seed,
+            place=self.place,
+            objective=self.objective,
+            parts=self.parts,
+            lm_weight=self.lm_weight,
+            precision=self.precision,
+            bucket_batches=self.bucket_batches,
+        )
+
+    def _new(self, text: SequenceFormat, model: CausalLM, context: Context) -> tuple[Source, ...]:
+        """The new samples: with the given answers, with a teacher's, or with both."""
+        from l2kd_ray.families.language.stages.curriculum import Source
+
+        corpora = [self._samples(tokens, text, model, context) for tokens in self.tasks]
+        gold = corpora[0] if len(corpora) == 1 else [s for corpus in corpora for s in corpus]
+        teacher, weight = self._teacher(model, context), self.kd_weight or 0.0
+        if self.targets is None:
+            return (Source(gold, teacher=teacher, share=weight if teacher else 0.0),)
+        decoded = self._samples(self.targets, text, model, context)
+        sources = [
+            Source(decoded, weight, teacher, share=1.0 if teacher else 0.0),
+            Source(gold, 1 - weight),
+        ]
+        return tuple(source for source in sources if source.weight > 0)
+
+    def _samples(
+        self, tokens: Tokens, text: SequenceFormat, model: CausalLM, context: Context
+    ) -> Sequence[Sample]:
+        from l2kd_ray.families.language.model.corpus import Corpus, Encoded
+
+        longest = min(self.max_length or model.context, model.context)
+        encoded = Encoded.load(context.files_of(tokens))
+        return Corpus(encoded, tokens.task, text.room(tokens.task, longest))
+
+    def _teacher(self, model: CausalLM, context: Context) -> Teacher | None:
+        """The teacher of the new task, live or as it was annotated."""
+        from l2kd_ray.families.language.model.causal_lm import CausalLM
+        from l2kd_ray.families.language.stages.annotations import Cached
+        from l2kd_ray.families.language.stages.teachers import Live
+
+        if self.teacher is None:
+            return None
+        folder = context.files_of(self.teacher)
+        teacher: Live | Cached
+        if isinstance(self.teacher, Annotate):
+            teacher = Cached(folder, self.parts)
+        else:
+            teacher = Live(CausalLM.load(folder))
+        if teacher.vocabulary != model.vocabulary:
+            raise ValueError(
+                f"the teacher's vocabulary ({teacher.vocabulary}) is not the student's "
+                f"({model.vocabulary}): word-KD compares them token by token"
+            )
+        return teacher
+
+    def _replayed(self, context: Context, weight: float) -> Source:
+        from l2kd_ray.families.language.model.causal_lm import CausalLM
+        from l2kd_ray.families.language.stages.curriculum import Source
+        from l2kd_ray.families.language.stages.teachers import Live
+
+        if self.replay is None:
+            return Source([])
+        samples = read_samples(context.files_of(self.replay))
+        if not self.recall:
+            return Source(samples, weight)
+        previous = Live(CausalLM.load(context.files_of(self.start)))
+        return Source(samples, weight, previous, self.kd_weight or 0.0)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Multitask(Learn):
+    """All tasks at once: what the lifelong student is measured against."""
+
+    kind = "multitask"
+    default_seconds = 3000.0
+
+    @property
+    def place(self) -> str:
+        return "multitask"

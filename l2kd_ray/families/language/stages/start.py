@@ -1,0 +1,96 @@
+"""What every path starts from: the study's vocabulary, and models before any training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.families.examples import Examples
+from l2kd_ray.models.pretrained import Pretrained
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenizer(Stage):
+    """A pretrained tokenizer, or one trained on `corpus`; plus `<ans>` and the task tokens.
+
+    `prompts`: tasks with a token of their own, sorted; None where the prompt is text. The
+    vocabulary so never depends on the order of the tasks.
+    """
+
+    kind = "tokenizer"
+    source: Pretrained | None
+    corpus: tuple[Examples, ...]
+    vocab_size: int | None
+    prompts: tuple[str, ...] | None
+    owner: str | None = None
+    """The one trial that this and all that follows from it belongs to; None: shared."""
+
+    def run(self, context: Context) -> Scores:
+        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.model.vocabulary import load, train, with_tokens
+
+        if self.source is not None:
+            tokenizer, bos = load(self.source)
+        else:
+            texts = (
+                text
+                for data in self.corpus
+                for example in data.load(context)
+                for text in (example.context, example.question, *example.answers)
+            )
+            tokenizer, bos = train(texts, self.vocab_size or 0), None
+        with_tokens(tokenizer, self.prompts)
+        prompt = "text" if self.prompts is None else "token"
+        SequenceFormat(tokenizer, bos=bos, task_prompt=prompt).save(context.out)
+        return {"vocabulary": len(tokenizer)}
+
+
+@dataclass(frozen=True, eq=False)
+class Initial(Stage):
+    """A model before any training: pretrained weights, or drawn from `seed`."""
+
+    kind = "initial"
+    default_seconds = 20.0
+    default_bytes = 5e8
+    source: Pretrained | None
+    arch: str | None
+    overrides: Mapping[str, Any]
+    tokenizer: Tokenizer
+    seed: int | None
+    trust_remote_code: bool = field(default=False, metadata={"identity": False})
+
+    @property
+    def width(self) -> int | None:
+        """Of its hidden states; None where the config is not at hand (a hub id)."""
+        settings = dict(self.overrides)
+        file = Path(self.source.location if self.source else "", "config.json")
+        if self.source is not None and file.is_file():
+            settings = json.loads(file.read_text())
+        return next(
+            (settings[name] for name in ("n_embd", "hidden_size") if name in settings), None
+        )
+
+    def run(self, context: Context) -> Scores:
+        from l2kd_ray.families.language.model.causal_lm import (
+            add_vocabulary,
+            build,
+            check_head,
+            load_pretrained,
+        )
+        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.model.vocabulary import vocabulary_size
+
+        text = SequenceFormat.load(context.files_of(self.tokenizer))
+        if self.source is not None:
+            model = load_pretrained(self.source, self.trust_remote_code)
+            add_vocabulary(model, vocabulary_size(text.tokenizer), text.added)
+        else:
+            model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
+        check_head(model)
+        model.save(context.out)
+        text.save(context.out)
+        return {"parameters": sum(parameter.numel() for parameter in model.parameters())}

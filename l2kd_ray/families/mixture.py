@@ -1,0 +1,88 @@
+"""A mixture of tasks, as MT-DNN and MKD draw it: one task a mini-batch.
+
+An epoch holds each task's batches once, ceil(N_t / B) of them, in one shuffled order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from l2kd_ray.core.randomness import generator
+from l2kd_ray.core.stage import Optimisation
+from l2kd_ray.families.settings import Precision
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Examples of one task, by their places."""
+
+    task: str
+    examples: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The batches of some tasks, from (seed, stream, epoch): any step can be gone to at once.
+
+    `sizes`: the number of examples of each task. A task's own batches are the same in every
+    mixture that it is in, and alone.
+    """
+
+    sizes: Mapping[str, int]
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return sum(math.ceil(size / self.batch_size) for size in self.sizes.values())
+
+    def epoch(self, number: int) -> list[TaskBatch]:
+        """The batches of one epoch, in their order."""
+        tasks = sorted(self.sizes)  # how a study lists its tasks changes nothing
+        batches = [batch for task in tasks for batch in self._of(task, number)]
+        order = generator(self.seed, "mixture", *tasks, number).permutation(len(batches))
+        return [batches[place] for place in order]
+
+    def batches(self, first_step: int, epochs: int) -> Iterator[TaskBatch]:
+        """The batches of all epochs, from a step on."""
+        for number in range(first_step // self.steps_per_epoch, epochs):
+            skipped = max(0, first_step - number * self.steps_per_epoch)
+            yield from self.epoch(number)[skipped:]
+
+    def _of(self, task: str, number: int) -> list[TaskBatch]:
+        order = generator(self.seed, "shuffle", task, number).permutation(self.sizes[task]).tolist()
+        starts = range(0, len(order), self.batch_size)
+        return [TaskBatch(task, tuple(order[start : start + self.batch_size])) for start in starts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """What lessons of classifiers, taggers and parsers share: pools of examples, a task's each or
+    one of all domains, and one pool a mini-batch."""
+
+    pools: Mapping[str, Sequence[Any]]
+    optimisation: Optimisation
+    seed: int
+    place: str
+    """Name of the random streams."""
+    precision: Precision = "float32"
+
+    @property
+    def mixture(self) -> Mixture:
+        sizes = {name: len(examples) for name, examples in self.pools.items()}
+        return Mixture(sizes, self.optimisation.batch_size, self.seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.steps_per_epoch
+
+    @property
+    def rows_per_example(self) -> int:
+        return 1
+
+    @property
+    def uses_all(self) -> bool:
+        return False  # a batch is of one head

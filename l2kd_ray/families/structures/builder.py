@@ -1,0 +1,173 @@
+"""The stages of taggers and parsers, from a study's settings: Structural KD."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.distill.structured.case_table import CASES, Case
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.builder import LabelBuilder
+from l2kd_ray.families.examples import Examples
+from l2kd_ray.families.method import Order
+from l2kd_ray.families.settings import Settings, TrainOverrides
+from l2kd_ray.families.structures.settings import StructureSettings
+from l2kd_ray.families.structures.stages.evaluate import EvaluateStructured
+from l2kd_ray.families.structures.stages.learn import (
+    Dev,
+    Distilling,
+    LearnStructure,
+    LearnStructures,
+    TeacherScores,
+)
+from l2kd_ray.families.structures.stages.start import UntrainedStructure
+from l2kd_ray.models.spec import ModelSpec
+from l2kd_ray.tasks.spec import Part, TaskKind
+
+
+class StructureBuilder(LabelBuilder):
+    """Stages of taggers and parsers with a head a task; a study is of one case."""
+
+    settings: StructureSettings
+
+    @property
+    def case(self) -> Case:
+        return CASES[self.settings.structkd.case]
+
+    @classmethod
+    def kinds(cls, settings: Settings) -> Collection[TaskKind]:
+        sections: Any = settings.family
+        tags: TaskKind = "tag"
+        trees: TaskKind = "parse"
+        return (tags if CASES[sections.structkd.case].tags else trees,)
+
+    def check(self, spec: ModelSpec) -> None:
+        from l2kd_ray.families.structures.model.structured import Architecture
+
+        Architecture(body=_body(spec), **spec.overrides)
+
+    def initial(self, seed: Seed) -> UntrainedStructure:
+        return self._untrained(self.settings.student, self.case.student, seed)
+
+    def reference(self, name: str, task: str, seed: Seed) -> LearnStructure:
+        if name == "single":
+            return self.learn(self.initial(seed), task, seed)
+        if name == "teacher":
+            return self.teacher(task, seed)
+        return LearnStructures(
+            start=self.initial(seed),
+            tasks=self.labelled(self.tasks),
+            dev=self._dev(self.tasks),
+            **self._training(seed, self.settings.multitask),
+        )
+
+    def teacher(self, task: str, seed: Seed) -> LearnStructure:
+        """The teacher of a task, from its gold structures."""
+        return self._once(
+            ("teacher", task, seed.train),
+            lambda: LearnStructure(
+                start=self._untrained(self.teacher_spec, self.case.teacher, seed),
+                tasks=self.labelled((task,)),
+                dev=self._dev((task,)),
+                **self._training(seed, self.settings.teaching),
+            ),
+        )
+
+    def learn(
+        self,
+        start: UntrainedStructure | LearnStructure,
+        task: str,
+        seed: Seed,
+        *,
+        distil: bool = False,
+    ) -> LearnStructure:
+        """`start` learns a task; with `distil` from the scores of the task's teacher, too."""
+        return LearnStructure(
+            start=start,
+            tasks=self.labelled((task,)),
+            dev=self._dev((task,)),
+            **self._training(seed),
+            **(self._knowledge(task, seed) if distil else {}),
+        )
+
+    def evaluate(self, model: Any, task: str, split: Part, seed: Seed) -> EvaluateStructured:
+        return EvaluateStructured(**self._evaluation(model, task, split))
+
+    def _training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
+        """The fields of a training."""
+        train = self.settings.train
+        return {
+            "optimisation": train.optimisation(overrides),
+            "precision": train.precision,
+            "max_length": train.max_length,
+            "patience": train.patience,
+            "seed": seed.train,
+        }
+
+    def _knowledge(self, task: str, seed: Seed) -> dict[str, Any]:
+        """The fields of a training that distils; none at weight 0."""
+        settings, kd = self.settings.structkd, self.settings.kd
+        weight, anneal, best = kd.weight, settings.anneal, settings.objective.startswith("top")
+        if weight == 0:
+            return {}
+        unlabelled = self._unlabelled(task)
+        sources = (self._split(task, "train"), *unlabelled)
+        return {
+            "scores": tuple(self._scores(task, one, seed) for one in sources),
+            "unlabelled": unlabelled,
+            "distilling": Distilling(
+                settings.case,
+                settings.objective,
+                1.0 if best else kd.temperature,
+                weight,
+                anneal,
+                "global" if best else settings.scope,
+                settings.k if best else None,
+            ),
+        }
+
+    def _scores(self, task: str, examples: Examples, seed: Seed) -> TeacherScores:
+        return TeacherScores(teacher=self.teacher(task, seed), examples=examples)
+
+    def _unlabelled(self, task: str) -> tuple[Examples, ...]:
+        """The sentences that follow a task's own in the draw of its cap."""
+        count, data = self.settings.structkd.unlabelled, self._split(task, "train").data
+        if not count:
+            return ()
+        if data.cap is None:
+            raise InputError(
+                "there are no more training sentences than those with labels",
+                key="structkd.unlabelled",
+                got=count,
+                fix="cap the labelled ones: max_train",
+            )
+        return (self.examples(replace(data, cap=count, skip=data.cap, rows=count)),)
+
+    def _dev(self, tasks: Order) -> tuple[Dev, ...]:
+        """What early stopping looks at."""
+        if self.settings.train.patience is None:
+            return ()
+        return tuple(
+            Dev(labelled, self.resolved.tasks[task].metric)
+            for task, labelled in zip(tasks, self.labelled(tasks, "dev"), strict=True)
+        )
+
+    def _untrained(self, spec: ModelSpec, head: Any, seed: Seed) -> UntrainedStructure:
+        return self._once(
+            ("initial", spec, head, seed.train),
+            lambda: UntrainedStructure(
+                head=head,
+                source=self.resolved.models.get(spec.model or ""),
+                architecture={"body": _body(spec), **dict(sorted(spec.overrides.items()))},
+                tasks=self.labelled(self.tasks),
+                seed=seed.train,
+                vectors=self.resolved.models.get(spec.vectors or ""),
+            ),
+        )
+
+
+def _body(spec: ModelSpec) -> Any:
+    """What stands between features and heads: nothing above a pretrained encoder."""
+    return spec.arch or "none"

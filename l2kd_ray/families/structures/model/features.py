@@ -1,0 +1,188 @@
+"""From the words of sentences to vectors: embeddings and a character CNN, or a pretrained encoder.
+
+Both are modules with `prepare`, from sentences to tensors on the CPU, and `forward`, from those to
+[B, n, width]. Sentences are padded on the right, and what is computed of a word does not depend on
+the padding.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from l2kd_ray.errors import InputError
+
+Sentence = Sequence[str]
+"""Its words."""
+UNLIMITED = 2**20  # subwords, of an encoder that names no limit
+LONGEST = 32  # bytes of a word that are read: the rest of a URL says little
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of sentences: words of each, [B], and what the features read."""
+
+    lengths: Tensor
+    tensors: Mapping[str, Tensor]
+
+    def to(self, device: torch.device | str) -> Inputs:
+        moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return Inputs(self.lengths.to(device), moved)
+
+
+def vocabulary(sentences: Iterable[Sentence], min_count: int = 2) -> tuple[str, ...]:
+    """The words that occur so often, sorted: it depends on no order of sentences or tasks.
+
+    Above 1, the rare words of training teach the vector of unknown ones.
+    """
+    counts = Counter(word for sentence in sentences for word in sentence)
+    return tuple(sorted(word for word, count in counts.items() if count >= min_count))
+
+
+class WordFeatures(nn.Module):
+    """A vector a word, and the largest values of a CNN over its characters (Ma and Hovy 2016).
+
+    A word that is not of `words` is looked up in lower case, and else is unknown. Characters are
+    the bytes of UTF-8, so that there is no second vocabulary.
+    """
+
+    def __init__(self, words: Sequence[str], size: int, characters: int) -> None:
+        super().__init__()
+        self.words = tuple(words)
+        self.ids = {word: number for number, word in enumerate(self.words, start=2)}
+        self.embedding = nn.Embedding(len(self.words) + 2, size, padding_idx=0)  # 1 is unknown
+        bound = (3 / size) ** 0.5
+        nn.init.uniform_(self.embedding.weight[1:], -bound, bound)
+        self.byte_embedding = nn.Embedding(257, characters, padding_idx=0)
+        self.convolution = nn.Conv1d(characters, characters, kernel_size=3, padding=1)
+        self.width = size + characters
+
+    def prepare(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
+        """words [B, n] and characters [B, n, c]; 0 is padding."""
+        spelled = [
+            [[byte + 1 for byte in word.encode()[:LONGEST]] for word in sentence]
+            for sentence in sentences
+        ]
+        B, n = len(sentences), max(map(len, sentences))
+        words = torch.zeros(B, n, dtype=torch.long)
+        characters = torch.zeros(
+            B, n, max(len(word) for row in spelled for word in row), dtype=torch.long
+        )
+        for b, (sentence, row) in enumerate(zip(sentences, spelled, strict=True)):
+            words[b, : len(sentence)] = torch.tensor([self._id(word) for word in sentence])
+            for t, word in enumerate(row):
+                characters[b, t, : len(word)] = torch.tensor(word)
+        return {"words": words, "characters": characters}
+
+    def _id(self, word: str) -> int:
+        return self.ids.get(word, self.ids.get(word.lower(), 1))
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        words, characters = inputs.tensors["words"], inputs.tensors["characters"]
+        flat = characters.flatten(0, 1)  # [B n, c]
+        maps = self.convolution(self.byte_embedding(flat).transpose(1, 2))
+        # The convolution is relu'd, so that 0 on padding is never above what a word has.
+        maps = maps.relu().masked_fill((flat == 0)[:, None], 0.0)
+        return torch.cat([self.embedding(words), maps.amax(-1).view(*words.shape, -1)], -1)
+
+    @torch.no_grad()
+    def read_glove(self, path: Path) -> int:
+        """Set the vectors of the words that a file of GloVe's text format has; how many it has.
+
+        Raises: InputError: the vectors are of another size.
+        """
+        size, found = self.embedding.embedding_dim, 0
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                word, *values = line.rstrip("\n").split(" ")
+                if len(values) != size:
+                    raise InputError(
+                        "the vector is of another size than the model's",
+                        where=f"{path}:{number}",
+                        got=len(values),
+                        expected=f"{size} numbers",
+                    )
+                if word in self.ids:
+                    self.embedding.weight[self.ids[word]] = torch.tensor([*map(float, values)])
+                    found += 1
+        return found
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """What `load` needs beside the weights, which the model keeps."""
+        return {"words": self.words}
+
+    @classmethod
+    def load(cls, folder: Path, saved: Mapping[str, Any], size: int, characters: int) -> Self:
+        return cls(saved["words"], size, characters)
+
+
+class PretrainedFeatures(nn.Module):
+    """The hidden state of a Hugging Face encoder at the first subword of each word.
+
+    Words without subwords, and those that the encoder's context cuts off, get zeros.
+    """
+
+    def __init__(self, encoder: Any, tokenizer: Any) -> None:
+        super().__init__()
+        self.encoder, self.tokenizer = encoder, tokenizer
+        self.width = int(encoder.config.hidden_size)
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """A pretrained encoder from a folder with its fast tokenizer."""
+        from transformers import AutoModel, AutoTokenizer
+
+        encoder = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(encoder, tokenizer)
+
+    def prepare(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
+        """input_ids and attention_mask [B, m], first [B, n]: 1 + each word's first subword."""
+        positions = getattr(self.encoder.config, "max_position_embeddings", UNLIMITED)
+        encoded = self.tokenizer(
+            [list(sentence) for sentence in sentences],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=min(positions, self.tokenizer.model_max_length),
+        )
+        B, n, m = len(sentences), max(map(len, sentences)), max(map(len, encoded["input_ids"]))
+        first = torch.zeros(B, n, dtype=torch.long)
+        ids = torch.zeros(B, m, dtype=torch.long)
+        mask = torch.zeros(B, m, dtype=torch.long)
+        for b, row in enumerate(encoded["input_ids"]):
+            ids[b, : len(row)], mask[b, : len(row)] = torch.tensor(row), 1
+            for place, word in reversed([*enumerate(encoded.word_ids(b), start=1)]):
+                if word is not None:
+                    first[b, word] = place
+        return {"input_ids": ids, "attention_mask": mask, "first": first}
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        ids, mask = inputs.tensors["input_ids"], inputs.tensors["attention_mask"]
+        hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = nn.functional.pad(hidden, (0, 0, 1, 0))  # zeros for words without a subword
+        first = inputs.tensors["first"][..., None].expand(-1, -1, hidden.shape[-1])
+        pooled: Tensor = hidden.gather(1, first)
+        return pooled
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Config and tokenizer, as files; the model keeps the weights."""
+        self.encoder.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        return {}
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """As saved, with weights still to be read."""
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(AutoModel.from_config(config, dtype=torch.float32), tokenizer)

@@ -1,0 +1,210 @@
+"""Taggers and parsers of one contract: features, a body that sees the sentence, a head a task.
+
+    model = build(architecture, {"ner": labels}, words=vocabulary(sentences), seed=0)
+    structure = model(model.prepare(sentences), "ner")        # of `distill.structured`
+    loss = negative_log_likelihood(structure, model.encode_gold(gold, "ner"))
+    labels = model.decode(structure, "ner")
+
+The tasks and their labels are given at construction, all of a stream's: a head's first weights
+come from the seed and its task's name, so that they depend on no order and on no other task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+
+from l2kd_ray.distill.structured.case_table import Kind
+from l2kd_ray.distill.structured.labelled import RelativeLabels
+from l2kd_ray.distill.structured.structure import Structure
+from l2kd_ray.families.structures.model.contextual import BiLSTM, Transformer, Unchanged
+from l2kd_ray.families.structures.model.features import (
+    Inputs,
+    PretrainedFeatures,
+    Sentence,
+    WordFeatures,
+)
+from l2kd_ray.families.structures.model.parser import (
+    DISTRIBUTIONS,
+    ArcHead,
+    LabellingHead,
+    SecondOrderHead,
+)
+from l2kd_ray.families.structures.model.tagger import ChainHead, Labels, SpanHead, TokenHead
+from l2kd_ray.tasks.spec import TaskKind
+from l2kd_ray.tasks.tagging import words as split
+
+_FILE, _WEIGHTS = "structured.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes are of vectors. Defaults are those of Wang et al. 2021's students."""
+
+    head: Kind = "token"
+    body: Literal["bilstm", "transformer", "none"] = "bilstm"
+    hidden: int = 256
+    """Of each direction of a BiLSTM; of a Transformer's layers."""
+    layers: int = 1
+    attention_heads: int = 4
+    word_size: int = 100
+    character_size: int = 30
+    dropout: float = 0.33
+    arc_size: int = 500
+    relation_size: int = 100
+    span_size: int = 150
+    rank: int = 32
+    """Of second-order scores."""
+
+
+def label_set(kind: TaskKind, answers: Iterable[str]) -> tuple[str, ...]:
+    """The labels of a task of kind `tag` or `parse`, from the gold answers of its training split.
+
+    Teacher and student are built for the same ones, whatever their heads.
+    """
+    rows = [split(answer) for answer in answers]
+    if kind == "parse":
+        return RelativeLabels.of(rows).names
+    return tuple(sorted({label for row in rows for label in row}))
+
+
+class StructuredModel(nn.Module):
+    """A tagger or a parser of one or more tasks."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        labels: Mapping[str, Sequence[str]],
+        features: WordFeatures | PretrainedFeatures,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.labels = {task: tuple(labels[task]) for task in sorted(labels)}
+        self.features = features
+        self.dropout = nn.Dropout(architecture.dropout)
+        with torch.random.fork_rng(devices=[]):
+            _seed(seed, "body")
+            self.body = _body(architecture, features.width)
+            self.heads = nn.ModuleList()  # in the order of the tasks, whose names may have dots
+            for task, known in self.labels.items():
+                _seed(seed, f"head/{task}")
+                self.heads.append(_head(architecture, self.body.width, known))
+
+    def prepare(self, sentences: Sequence[Sentence]) -> Inputs:
+        """A padded batch on the CPU; every sentence has a word at least."""
+        lengths = torch.tensor([len(sentence) for sentence in sentences])
+        return Inputs(lengths, self.features.prepare(sentences))
+
+    def forward(self, inputs: Inputs, task: str) -> Structure:
+        """The distribution over the task's structures: of the kind `architecture.head`."""
+        hidden = self.body(self.dropout(self.features(inputs)), inputs.lengths)
+        with torch.autocast(hidden.device.type, enabled=False):  # scores stay in float32
+            structure: Structure = self._head(task)(self.dropout(hidden.float()), inputs.lengths)
+        return structure
+
+    def encode_gold(self, labels: Labels, task: str, length: int | None = None) -> Tensor:
+        """Gold labels as the structure's `score` reads them, on the CPU.
+
+        length: words of the longest sentence of the batch, where one without labels is longer.
+        Raises: ValueError: a label that is none of the task's.
+        """
+        gold: Tensor = self._head(task).encode(labels, length or max(map(len, labels)))
+        return gold
+
+    def decode(self, structure: Structure, task: str) -> list[list[str]]:
+        """The best labels, written as a task's answers have them (joined by spaces)."""
+        decoded: list[list[str]] = self._head(task).decode(structure)
+        return decoded
+
+    def _head(self, task: str) -> Any:
+        return self.heads[list(self.labels).index(task)]
+
+    def save(self, folder: Path) -> None:
+        """model.safetensors, structured.json, and an encoder's config and tokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        document = {
+            "architecture": asdict(self.architecture),
+            "labels": self.labels,
+            "features": self.features.save(folder),
+        }
+        (folder / _FILE).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        save_model(self, str(folder / _WEIGHTS))
+
+    @classmethod
+    def load(cls, folder: Path) -> StructuredModel:
+        document = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        architecture, saved = Architecture(**document["architecture"]), document["features"]
+        features: WordFeatures | PretrainedFeatures
+        if saved:
+            sizes = architecture.word_size, architecture.character_size
+            features = WordFeatures.load(folder, saved, *sizes)
+        else:
+            features = PretrainedFeatures.load(folder)
+        model = cls(architecture, document["labels"], features)
+        load_model(model, str(folder / _WEIGHTS))
+        return model
+
+
+def build(
+    architecture: Architecture,
+    labels: Mapping[str, Sequence[str]],
+    *,
+    words: Sequence[str] = (),
+    encoder: Path | None = None,
+    glove: Path | None = None,
+    seed: int,
+) -> StructuredModel:
+    """A model whose weights are drawn from `seed`, but for those of an encoder or of GloVe.
+
+    Args:
+        labels: of each task, from `label_set`.
+        words: the vocabulary; not read where there is an encoder, the folder of a pretrained one.
+        glove: a file of word vectors in GloVe's text format, of `architecture.word_size`.
+
+    Raises: InputError: the vectors are of another size.
+    """
+    if encoder is not None:
+        return StructuredModel(architecture, labels, PretrainedFeatures.of(encoder), seed)
+    with torch.random.fork_rng(devices=[]):
+        _seed(seed, "features")
+        features = WordFeatures(words, architecture.word_size, architecture.character_size)
+    if glove is not None:
+        features.read_glove(glove)
+    return StructuredModel(architecture, labels, features, seed)
+
+
+def _seed(seed: int, stream: str) -> None:
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
+
+
+def _body(of: Architecture, width: int) -> BiLSTM | Transformer | Unchanged:
+    if of.body == "bilstm":
+        return BiLSTM(width, of.hidden, of.layers, of.dropout)
+    if of.body == "transformer":
+        return Transformer(width, of.hidden, of.layers, of.attention_heads, of.dropout)
+    return Unchanged(width)
+
+
+def _head(of: Architecture, width: int, labels: Sequence[str]) -> nn.Module:
+    if of.head == "token":
+        return TokenHead(width, labels)
+    if of.head == "chain":
+        return ChainHead(width, labels)
+    if of.head == "spans":
+        return SpanHead(width, labels, of.span_size, of.dropout)
+    if of.head == "labelling":
+        return LabellingHead(width, labels)
+    sizes = of.arc_size, of.relation_size, of.dropout
+    if of.head == "second-order":
+        return SecondOrderHead(width, labels, *sizes, of.rank)
+    return ArcHead(width, labels, *sizes, DISTRIBUTIONS[of.head])

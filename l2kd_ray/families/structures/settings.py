@@ -1,0 +1,78 @@
+"""What a study may say to taggers and parsers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from l2kd_ray.distill.structured.case_table import CASES, Objective
+from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
+from l2kd_ray.section import Section
+
+
+class StructureDistilSettings(Section):
+    """Distillation of a teacher's scores into the student (Structural KD)."""
+
+    weight: float = Field(1.0, ge=0, le=1)
+    """Weight of distillation before it is annealed (0: no distillation)."""
+    temperature: float = Field(2.0, gt=0)
+    """Tempers the scores of teacher and student."""
+
+
+class StructureTrainSettings(TrainSettings):
+    """Training of a tagger or parser. `max_length` counts words: longer training sentences are left
+    out, since a tree that is cut is none."""
+
+    patience: int | None = Field(None, ge=1)
+    """Stop after so many epochs without a better dev score, and keep the best. Such a training,
+    killed, begins anew."""
+
+
+def _text(value: object) -> object:
+    """YAML reads `3` as a number, and a case is a name."""
+    return str(value) if isinstance(value, int) else value
+
+
+class StructuralSettings(Section):
+    """Distillation of structured predictors (Structural KD, Wang et al. 2021).
+
+    `kd.weight` is the weight of distillation before it is annealed (0: no distillation), and
+    `kd.temperature` tempers the scores of teacher and student.
+    """
+
+    case: Annotated[
+        Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"], BeforeValidator(_text)
+    ] = "1a"
+    """What teacher and student compute: chain => chain (1a), biaffine => labelling (1b), chain =>
+    token (2a), second-order => labelling (2b), token => chain (3), spans => token (4), biaffine
+    => trees (tree, projective)."""
+    objective: Objective = "structural"
+    anneal: float = Field(1.0, ge=0)
+    """The weight falls to 0 within 1 / anneal of the training (0: it stays)."""
+    k: int = Field(10, ge=1)
+    """Sequences of top-k and top-wk."""
+    scope: Literal["global", "local"] = "global"
+    """`local`, the released code's, tempers marginals: to reproduce."""
+    unlabelled: int = Field(0, ge=0)
+    """Sentences without labels beside each task's own, from what its cap left of training."""
+
+    @model_validator(mode="after")
+    def _of_the_case(self) -> Self:
+        known = CASES[self.case].objectives
+        if self.objective not in known:
+            raise ValueError(
+                f"structkd.objective: case {self.case} has no {self.objective}; it has "
+                f"{', '.join(sorted(known))}"
+            )
+        return self
+
+
+class StructureSettings(FamilySettings):
+    """The sections of a study of taggers and parsers."""
+
+    kd: StructureDistilSettings = StructureDistilSettings()
+    train: StructureTrainSettings = StructureTrainSettings()
+    teaching: TrainOverrides = TrainOverrides()
+    """What differs from `train` for teachers."""
+    structkd: StructuralSettings = StructuralSettings()

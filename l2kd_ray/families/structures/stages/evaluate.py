@@ -1,0 +1,23 @@
+"""Evaluation of a tagger or parser: its best structure, as a label a word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from l2kd_ray.core.stage import Context
+from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.tasks import Example
+from l2kd_ray.tasks.tagging import words
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluateStructured(Evaluate):
+    """Answers are labels joined by spaces."""
+
+    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+        from l2kd_ray.families.structures.stages.learn import load, tag
+
+        model = load(self.model, context)
+        sentences = [words(example.context) for example in examples]
+        return tag(model, sentences, self.task, context.device)

@@ -1,0 +1,135 @@
+"""What a tagger or parser learns from, in which batches, and the loss of each sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from l2kd_ray.distill.structured.objective import (
+    StructuralKD,
+    annealed_weight,
+    interpolate,
+    negative_log_likelihood,
+)
+from l2kd_ray.distill.structured.packing import to, unpack
+from l2kd_ray.distill.structured.structure import Structure
+from l2kd_ray.families.mixture import Pooled, TaskBatch
+from l2kd_ray.families.structures.model.structured import StructuredModel
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Words and their gold labels, none where it is unlabelled; `place` is its own in the task."""
+
+    task: str
+    place: int
+    words: list[str]
+    labels: list[str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sentence in a batch, and the weight of distillation there."""
+
+    sentence: Sentence
+    weight: float
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What a teacher says of a task's sentences, by their places, and the loss against it."""
+
+    objective: StructuralKD[Any]
+    weight: float
+    packed: Mapping[str, Tensor]
+
+    def loss(self, student: Structure, places: Sequence[int], device: str) -> Tensor:
+        """[B]: of sentences in a batch."""
+        rows = unpack(self.packed, places)
+        return self.objective.loss(student, self.objective.targets(to(rows, device)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StructuredLessons(Pooled):
+    """Sentences of each task (Wang et al. 2021, a loss a sentence).
+
+    The weight of distillation is annealed from epoch to epoch; where it is 0, or nobody teaches,
+    the loss is the negative log-likelihood.
+    """
+
+    pools: Mapping[str, Sequence[Sentence]]
+    distilled: Mapping[str, Distilled]
+    anneal: float
+
+    def to(self, device: str) -> None:
+        """Scores are moved batch by batch."""
+
+    def batches(self, first_step: int) -> Iterator[tuple[int, TaskBatch]]:
+        """With the epoch that each is of."""
+        steps = self.steps_per_epoch
+        batches = self.mixture.batches(first_step, self.optimisation.epochs)
+        return ((step // steps, batch) for step, batch in enumerate(batches, start=first_step))
+
+    def rows(self, batch: tuple[int, TaskBatch]) -> list[Row]:
+        epoch, chosen = batch
+        said = self.distilled.get(chosen.task)
+        weight = 0.0
+        if said is not None:  # the paper anneals by epochs of a hundred
+            weight = said.weight * annealed_weight(
+                100 * epoch / self.optimisation.epochs, self.anneal
+            )
+        sentences = [self.pools[chosen.task][place] for place in chosen.examples]
+        return [Row(sentence, weight) for sentence in sentences]
+
+    def size(self, rows: Sequence[Row]) -> int:
+        return sum(len(row.sentence.words) for row in rows)
+
+    def scale(self, rows: Sequence[Row]) -> Tensor:
+        return torch.full((len(rows),), 1 / len(rows))
+
+    def loss(
+        self,
+        model: StructuredModel,
+        network: nn.Module,
+        rows: Sequence[Row],
+        scale: Tensor,
+        device: str,
+    ) -> Tensor:
+        task = rows[0].sentence.task
+        said = self.distilled.get(task)
+        chosen = [row.sentence for row in rows]
+        inputs = model.prepare([s.words for s in chosen]).to(device)
+        with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            structure = network(inputs, task)
+        longest = max(len(sentence.words) for sentence in chosen)
+        gold = model.encode_gold([s.labels for s in chosen], task, longest).to(device)
+        losses = negative_log_likelihood(structure, gold)
+        labelled = torch.tensor([bool(sentence.labels) for sentence in chosen], device=device)
+        if said is not None and (rows[0].weight > 0 or not labelled.all()):
+            kd = said.loss(structure, [sentence.place for sentence in chosen], device)
+            losses = interpolate(kd, losses, rows[0].weight, labelled)
+        return (scale.to(device) * losses).sum()
+
+
+class Best:
+    """Early stopping: keeps the weights of the best dev score, and waits so many epochs."""
+
+    def __init__(self, patience: int, look: Callable[[StructuredModel], float]) -> None:
+        self.patience, self.look = patience, look
+        self.score, self.waited = -1.0, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def ends(self, model: StructuredModel) -> bool:
+        score = self.look(model)
+        self.waited += 1
+        if score > self.score:
+            self.score, self.waited = score, 0
+            self.weights = {name: one.clone() for name, one in model.state_dict().items()}
+        return self.waited >= self.patience
+
+    def restore(self, model: StructuredModel) -> None:
+        model.load_state_dict(self.weights)

@@ -1,0 +1,142 @@
+"""A cluster in one line, `head + 0..64 x g5.xlarge spot`, and what its machines cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from l2kd_ray.errors import InputError
+
+_GROUP = re.compile(
+    r"(?:(?P<least>\d+)\s*\.\.\s*)?(?P<most>\d+)\s*x\s*(?P<type>[\w.-]+)"
+    r"(?:\s+(?P<market>spot|on-demand))?"
+)
+_HEAD = re.compile(r"head(?:\s+(?P<type>[\w.-]+))?")
+_GRAMMAR = 'head [TYPE] + [MIN..]MAX x TYPE [spot|on-demand], as "head + 0..64 x g5.xlarge spot"'
+_HOURS_A_MONTH = 730
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A type of machine; prices in US dollars an hour, its disk included."""
+
+    name: str
+    cpus: float
+    gpus: float
+    on_demand: float
+    spot: float
+
+    def slots(self, cpus: float, gpus: float) -> int:
+        """How many workers that ask for so much each it holds at once."""
+        by_cpu = int(self.cpus / cpus)
+        return min(by_cpu, int(self.gpus / gpus)) if gpus > 0 else by_cpu
+
+
+@dataclass(frozen=True)
+class Group:
+    """Workers of one type: at least `least`, as many as there is demand for, at most `most`."""
+
+    machine: Machine
+    least: int
+    most: int
+    spot: bool
+
+    @property
+    def usd_per_hour(self) -> float:
+        return self.machine.spot if self.spot else self.machine.on_demand
+
+    def __str__(self) -> str:
+        market = "spot" if self.spot else "on-demand"
+        return f"{self.least}..{self.most} x {self.machine.name} {market}"
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The price table: a YAML file, by default the one of this package (assumptions)."""
+
+    as_of: str
+    region: str
+    machines: Mapping[str, Machine]
+    head: str
+    storage_gb_month: float
+
+    @classmethod
+    def read(cls, path: Path | None = None) -> Prices:
+        """Raises: InputError for a file that is not such a table."""
+        source = path or files("l2kd_ray.study").joinpath("prices.yaml")
+        try:
+            table: dict[str, Any] = yaml.safe_load(source.read_text())
+            disk = table["disk_gb"] * table["disk_gb_month"] / _HOURS_A_MONTH
+            machines = {
+                name: _machine(name, **values, disk=disk if name != "local" else 0.0)
+                for name, values in table["machines"].items()
+            }
+            return cls(
+                str(table["as_of"]),
+                table["region"],
+                machines,
+                table["head"],
+                table["storage_gb_month"],
+            )
+        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(
+                f"not a price table: {type(error).__name__}: {error}",
+                where=str(path),
+                expected="the keys of l2kd_ray/study/prices.yaml",
+            ) from None
+
+
+def _machine(
+    name: str, *, cpus: float, gpus: float, on_demand: float, spot: float, disk: float
+) -> Machine:
+    return Machine(name, cpus, gpus, on_demand + disk, spot + disk)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A head, which is always there and on demand, and groups of workers."""
+
+    head: Machine
+    groups: tuple[Group, ...]
+    prices: Prices
+
+    @classmethod
+    def parse(cls, text: str, prices: Prices | None = None) -> Cluster:
+        """Raises: InputError for text that says no cluster, or a type without a price."""
+        prices = prices or Prices.read()
+
+        def machine(name: str) -> Machine:
+            if name not in prices.machines:
+                raise InputError(
+                    "no price is known of this type of machine",
+                    key="--cluster",
+                    got=name,
+                    expected=", ".join(prices.machines),
+                    fix="add it to a copy of l2kd_ray/study/prices.yaml and name that: --prices",
+                )
+            return prices.machines[name]
+
+        first, *rest = [part.strip() for part in text.split("+")]
+        head, found = _HEAD.fullmatch(first), [_GROUP.fullmatch(part) for part in rest]
+        groups = [
+            Group(machine(m["type"]), int(m["least"] or m["most"]), int(m["most"]), _is_spot(m))
+            for m in found
+            if m
+        ]
+        bad = any(group.least > group.most or group.most == 0 for group in groups)
+        if head is None or not groups or len(groups) < len(found) or bad:
+            raise InputError("not a cluster", key="--cluster", got=text, expected=_GRAMMAR)
+        return cls(machine(head["type"] or prices.head), tuple(groups), prices)
+
+    def __str__(self) -> str:
+        return " + ".join([f"head {self.head.name}", *map(str, self.groups)])
+
+
+def _is_spot(match: re.Match[str]) -> bool:
+    return match["market"] == "spot"

@@ -1,0 +1,220 @@
+"""The work of a study as numbers: what is still to be done, how long it takes, what waits for what.
+
+A simulation walks a million stages; here they are integers, inputs before what reads them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import mean
+
+import numpy as np
+from numpy.typing import NDArray
+
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Listing, Store
+from l2kd_ray.study.plan import stored_examples
+from l2kd_ray.study.schema import Scale
+from l2kd_ray.study.study import Study
+from l2kd_ray.study.trial import Cell, Trial
+
+SECONDS: Mapping[str, float] = {
+    "tokenizer": 60,
+    "tokens": 20,
+    "initial": 20,
+    "learn": 600,
+    "annotate": 60,
+    "decode": 300,
+    "replay": 120,
+    "importance": 60,
+    "multitask": 3000,
+    "evaluate": 30,
+}
+"""Assumed of a kind of which neither the user nor the store says anything."""
+BYTES: Mapping[str, float] = {"learn": 5e8, "multitask": 5e8, "initial": 5e8, "annotate": 2e8}
+"""Of a stage's files, likewise; a model of 125 million weights in float32."""
+OTHER_SECONDS, OTHER_BYTES = 60.0, 1e6
+_EXACT_CELLS = 250_000
+
+
+@dataclass
+class Trie:
+    """Stages to do; every list has one entry a stage, and `trials` the cells of each trial."""
+
+    kinds: list[str] = field(default_factory=list)
+    inputs: list[tuple[int, ...]] = field(default_factory=list)
+    """Of those to do; each is smaller than the stage's own number."""
+    trials: list[NDArray[np.int64]] = field(default_factory=list)
+    """The evaluations to do of each trial, in the sequence of the design."""
+    names: list[tuple[str, str]] = field(default_factory=list)
+    """(order, seed) of each trial."""
+    assumed: str = ""
+    """What was not looked at, but taken to be so."""
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def add(self, kind: str, inputs: Iterable[int] = ()) -> int:
+        self.kinds.append(kind)
+        self.inputs.append(tuple(sorted(set(inputs))))
+        return len(self.kinds) - 1
+
+    def values(self, by_kind: Mapping[str, float], default: float) -> NDArray[np.float64]:
+        """[stages]: what each stage's kind says."""
+        known = {kind: by_kind.get(kind, default) for kind in set(self.kinds)}
+        return np.array([known[kind] for kind in self.kinds], dtype=float)
+
+    def to_the_end(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[stages]: the longest path from a stage's begin to a leaf (bottom level; Hu 1961)."""
+        level = seconds.tolist()
+        own = seconds.tolist()
+        below = [0.0] * len(self)
+        for stage in range(len(self) - 1, -1, -1):
+            level[stage] = own[stage] + below[stage]
+            for source in self.inputs[stage]:
+                below[source] = max(below[source], level[stage])
+        return np.array(level)
+
+    def unshared(self) -> Counter[str]:
+        """Stages by kind if each trial did all of its own."""
+        total: Counter[str] = Counter()
+        for cells in self.trials:
+            seen: set[int] = set()
+            waiting = cells.tolist()
+            while waiting:
+                stage = waiting.pop()
+                if stage not in seen:
+                    seen.add(stage)
+                    waiting += self.inputs[stage]
+            total.update(self.kinds[stage] for stage in seen)
+        return total
+
+    def repeated(self, times: int, shared: NDArray[np.bool_], seeds: list[str]) -> Trie:
+        """The trie of `times` replicates of which this one is the first; `shared` stages are one.
+
+        `shared` is closed: what a shared stage reads is shared.
+        """
+        own = np.cumsum(~shared) - 1
+        many = Trie(list(self.kinds), list(self.inputs), list(self.trials), list(self.names))
+        for number in range(1, times):
+            base = len(self) + (number - 1) * int((~shared).sum())
+            place = np.where(shared, np.arange(len(self)), base + own)
+            numbers = place.tolist()
+            keep = np.flatnonzero(~shared).tolist()
+            many.kinds += [self.kinds[stage] for stage in keep]
+            many.inputs += [tuple([numbers[i] for i in self.inputs[s]]) for s in keep]
+            many.trials += [place[cells] for cells in self.trials]
+            many.names += [(order, seeds[number]) for order, _ in self.names]
+        sequence = np.arange(len(many.trials)).reshape(times, -1).T.ravel().tolist()
+        many.trials = [many.trials[k] for k in sequence]  # order by order, as a study has them
+        many.names = [many.names[k] for k in sequence]
+        return many
+
+
+def trie_of(study: Study, store: Store, trials: Iterable[Trial] | None = None) -> Trie:
+    """What is missing in the store, of some trials (default: of all that the study may come to).
+
+    Replicates differ in their seed alone. Where there are very many cells and the seeds are a
+    plain list, the first replicate is looked at, and the others are taken to be like it.
+    """
+    listing = store.listing()
+    seeds = study.config.seeds
+    if trials is None and isinstance(seeds, tuple) and len(seeds) > 1:
+        cells = len(study.orders) * (len(study.tasks) + 1) * len(study.tasks) * len(seeds)
+        settings = max(len(study.settings(arm)) for arm in study.config.arms)
+        if cells * settings * len(study.splits) > _EXACT_CELLS:
+            return _first_replicate(study, seeds, listing)
+    trie, _ = _exact(study.trials() if trials is None else trials, listing)
+    return trie
+
+
+def _first_replicate(study: Study, seeds: tuple[int, ...], listing: Listing) -> Trie:
+    first = study.with_seeds(seeds[:1])
+    trie, numbers = _exact(first.trials(), listing)
+    other = study.with_seeds(seeds[1:2])
+    arms = [(arm, other.settings(arm)) for arm in study.config.arms]
+    order = study.orders[0]
+    probes = [
+        other.trial(arm.name, setting, order, str(seeds[1]))
+        for arm, settings in arms
+        for setting in settings
+    ]
+    keys = {stage.key for trial in probes for stage in trial.stages()}
+    shared = np.zeros(len(trie), dtype=bool)
+    shared[[number for key, number in numbers.items() if key in keys]] = True
+    for number, (kind, inputs) in enumerate(zip(trie.kinds, trie.inputs, strict=True)):
+        if kind == "evaluate" and inputs:  # of one model on one split: the model's say
+            shared[number] = bool(shared[list(inputs)].all())
+    many = trie.repeated(len(seeds), shared, [str(seed) for seed in seeds])
+    many.assumed = f"every replicate is taken to be as far as that of seed {seeds[0]}"
+    return many
+
+
+def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, int]]:
+    """The trie, and the number of each stage by key."""
+    trie = Trie()
+    known: dict[int, int | None] = {}  # by identity: a builder makes each stage once
+    numbers: dict[str, int] = {}
+    cells_of: dict[tuple[str, str, str], int] = {}
+    kept: list[Trial] = []
+
+    def visit(stage: Stage) -> int | None:
+        """The stage's number; None where it need not be done."""
+        place = id(stage)
+        if place not in known:
+            known[place] = _number(stage)
+        return known[place]
+
+    def _number(stage: Stage) -> int | None:
+        key = stage.key
+        if key in numbers:
+            return numbers[key]
+        if key in listing.finished and (stage.kind == "evaluate" or key not in listing.dropped):
+            return None
+        sources = [visit(source) for _, source in stage.inputs()]
+        numbers[key] = trie.add(stage.kind, [number for number in sources if number is not None])
+        return numbers[key]
+
+    def evaluation(cell: Cell) -> int | None:
+        """Of a model that is not there, none is: most cells so need no key."""
+        model = cell.stage.model
+        if model.key in listing.finished:
+            return visit(cell.stage)
+        place = model.key, cell.task, cell.split
+        if place not in cells_of:
+            number = visit(model)
+            assert number is not None  # it is not finished
+            cells_of[place] = trie.add(cell.stage.kind, [number])
+        return cells_of[place]
+
+    for trial in trials:
+        found = [evaluation(cell) for cell in trial.cells]
+        cells = sorted({number for number in found if number is not None})
+        trie.trials.append(np.array(cells, dtype=np.int64))
+        trie.names.append((">".join(trial.order), str(trial.seed)))
+        kept.append(trial)  # identities hold while their stages live
+    return trie, numbers
+
+
+def measured(store: Store, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean seconds, and mean bytes, of the stored stages of each kind that has any."""
+    examples = stored_examples(store, store.listing().finished, set(kinds))
+    return (
+        {kind: mean(m.seconds for m in found) for kind, found in examples.items() if found},
+        {
+            kind: mean(sum(file.size for file in m.files.values()) for m in found)
+            for kind, found in examples.items()
+            if found
+        },
+    )
+
+
+def widths(trie: Trie, scale: Scale) -> list[int]:
+    """[stages]: workers that a stage needs at least, at once."""
+    needs = {}
+    for kind in set(trie.kinds):
+        workers = scale.of(kind).workers
+        needs[kind] = workers if isinstance(workers, int) else workers[0]
+    return [needs[kind] for kind in trie.kinds]

@@ -1,0 +1,58 @@
+"""What a stage was, and why two stages differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.errors import InputError
+
+
+def find(store: Store, key: str) -> Manifest:
+    """The one finished stage whose key begins with `key`. Raises: InputError."""
+    found = store.find(key)
+    if len(found) != 1:
+        raise InputError(
+            "no finished stage has this key" if not found else "several keys begin like this",
+            where=store.root,
+            got=key,
+            expected="a key of scores.parquet or of the report",
+            fix="name the storage: --storage",
+        )
+    return found[0]
+
+
+def differences(store: Store, one: Manifest, other: Manifest) -> dict[str, Any]:
+    """The fields in which two stages differ, [theirs, the other's] each.
+
+    Where they read different inputs of one kind, it says why those differ: the first cause of a
+    difference is the deepest entry.
+    """
+    if one.kind != other.kind:
+        return {"kind": [one.kind, other.kind]}
+    found: dict[str, Any] = {}
+    if one.version != other.version:
+        found["version"] = [one.version, other.version]
+    for name in sorted({*one.settings, *other.settings}):
+        value, theirs = one.settings.get(name), other.settings.get(name)
+        if value == theirs:
+            continue
+        source, other_source = _input(store, one, name), _input(store, other, name)
+        if source is not None and other_source is not None:
+            found[name] = differences(store, source, other_source)
+        elif isinstance(value, dict) and isinstance(theirs, dict):
+            found[name] = _apart(value, theirs)
+        else:
+            found[name] = [value, theirs]
+    return found
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    names = sorted({*one, *other})
+    return {n: [one.get(n), other.get(n)] for n in names if one.get(n) != other.get(n)}
+
+
+def _input(store: Store, manifest: Manifest, name: str) -> Manifest | None:
+    """The stage that a field holds, where it holds one and it is in the store."""
+    key = manifest.inputs.get(name)
+    return next(iter(store.find(key)), None) if key else None

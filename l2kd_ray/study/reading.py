@@ -1,0 +1,338 @@
+"""A study file read and checked: YAML, overrides of the command line, the original's names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from l2kd_ray import door
+from l2kd_ray.errors import InputError
+from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
+from l2kd_ray.section import Section
+from l2kd_ray.study.refusal import refusal
+from l2kd_ray.study.schema import ArmsOnly, StudyConfig
+
+PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
+"""The keys under which a study may name a plug-in."""
+TAKEN = (
+    *StudyConfig.model_fields,
+    *(key for family in FAMILIES.values() for key in family.settings.model_fields),
+)
+"""The keys of a study file, which no plug-in may be called."""
+
+# The names that users of the original code know, and ours.
+ALIASES = {
+    "gen_lm_sample_percentage": "replay.ratio",
+    "top_k_lm": "replay.top_k",
+    "temperature_lm": "replay.temperature",
+    "lm_lambda": "train.lm_weight",
+    "temperature_kd": "kd.temperature",
+    "tokens_weight": "train.answer_weight",
+    "n_train_epochs": "train.epochs",
+    "learning_rate": "train.lr",
+    "adam_epsilon": "train.adam_eps",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.clip",
+    "n_warmup_ratio": "train.warmup",
+    "train_batch_size": "train.batch_size",
+    "max_len": "train.max_length",
+    "model_name": "student.model",
+}
+
+
+def read_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> StudyConfig:
+    """Read and check a study file; `overrides` are dotted keys, as on the command line.
+
+    Raises:
+        InputError: the file is missing, is no YAML, or says what a study may not say.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            "cannot read the study file",
+            where=str(path),
+            got=getattr(error, "strerror", None) or str(error),
+            expected="a YAML file; the shipped ones lie in tune_configs/",
+        ) from None
+    try:
+        data = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise InputError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}", where=line
+        ) from None
+    if not isinstance(data, dict):
+        raise InputError("a study is a mapping", where=str(path), got=data, expected="key: value")
+    return parse_study(data, overrides, where=str(path), base=path.parent)
+
+
+def parse_study(
+    data: Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    where: str = "study",
+    base: Path | None = None,
+) -> StudyConfig:
+    """Check a study given as a mapping. A searched key that is overridden is fixed, and an override
+    with nothing as its value takes the key away. `base`: where plug-in files are looked for.
+
+    Raises:
+        InputError: it says what a study may not say.
+    """
+    merged = _expand_aliases(dict(data), where)
+    for key, value in (overrides or {}).items():
+        _assign(merged, ALIASES.get(key, key), value, where)
+    search = merged.get("search")
+    if isinstance(search, Mapping) and "select_on" in search:
+        merged["search"] = {key: space for key, space in search.items() if key != "select_on"}
+        _assign(merged, "tune.select_on", search["select_on"], where)
+    merged = _located(merged, base)
+    frame = {name: merged.pop(name) for name in list(merged) if name in StudyConfig.model_fields}
+    family = _family(frame.get("methods"), where)
+    settings = _settings(family, merged, frame, where)
+    try:
+        study = StudyConfig.model_validate({**frame, "family": family, "settings": settings})
+    except ValidationError as error:
+        raise refusal(error, StudyConfig, where) from None
+    for key, space in study.search.items():
+        for value in space.examples():
+            _check_values(settings, {key: value}, where, "search")
+    for arm in study.methods:
+        _check_values(settings, arm.settings, where, f"methods: {arm.name}")
+    return study
+
+
+def _family(methods: object, where: str) -> Family:
+    """The family of the study's methods, with those that come from outside.
+
+    Raises: InputError for a method that is none, or methods that no study can compare.
+    """
+    default = {"methods": methods} if methods is not None else {}
+    try:
+        arms = ArmsOnly.model_validate(default).arms
+    except ValidationError as error:
+        raise refusal(error, ArmsOnly, where) from None
+    chosen = {arm.method: _method(arm.method, where) for arm in arms}
+    families = {method.family for method in chosen.values()} or {"language"}
+    orderless = {method.orderless for method in chosen.values()}
+    if len(families) > 1 or len(orderless) > 1:
+        raise InputError(
+            "these methods cannot be compared in one study: "
+            + ("their models are of two kinds" if len(families) > 1 else "some learn in an order"),
+            where=where,
+            key="methods",
+            got=", ".join(arm.method for arm in arms),
+            expected=" or ".join(", ".join(FAMILIES[name].methods) for name in sorted(families)),
+        )
+    family = FAMILIES[families.pop()]
+    return replace(family, methods={**family.methods, **chosen})
+
+
+def _method(name: str, where: str) -> Method:
+    if name in METHODS:
+        return METHODS[name]
+    known = {**METHODS, **dict.fromkeys(("multilm", *TAKEN))}
+    found, plugin = door.find("methods", name, known, where=where, key="methods")
+    method = found if isinstance(found, Method) else Method(found, plugin.name)
+    if method.section in known or method.family not in FAMILIES or not callable(method.step):
+        raise InputError(
+            "a method from outside is a function `step(build, previous, former, task, seed)`, of one "
+            "of the families, under a name of its own",
+            where=where,
+            key="methods",
+            got=f"{name}: name {method.section}, family {method.family}",
+            expected=f"a family of {', '.join(FAMILIES)}; a name that is none of "
+            f"{', '.join(known)}",
+        )
+    return replace(method, code=plugin.code)
+
+
+def _settings(
+    family: Family, data: dict[str, Any], frame: Mapping[str, Any], where: str
+) -> Settings:
+    """What the methods read. Raises: InputError for keys that none of the family knows."""
+    models = {key: one.options for key, one in family.options.items() if one.options is not None}
+    models |= _plugin_options({**frame, **data}, where)
+    options: dict[str, Section] = {}
+    for key, model in models.items():
+        try:
+            options[key] = model.model_validate(data.pop(key, None) or {})
+        except ValidationError as error:
+            raise refusal(error, model, where, key) from None
+    for key in data:
+        if key not in family.settings.model_fields:
+            raise _unknown(key, data[key], family, [*models], where)
+    try:
+        return Settings(family.settings.model_validate(data), options)
+    except ValidationError as error:
+        raise refusal(error, family.settings, where) from None
+
+
+def _unknown(key: str, value: object, family: Family, options: list[str], where: str) -> InputError:
+    """A top-level key that the study's methods do not have: who would read it, or what there is."""
+    others = [
+        f"{other.title} ({', '.join(other.methods)})"
+        for other in FAMILIES.values()
+        if key in other.settings.model_fields or key in other.options
+    ]
+    if others:
+        return InputError(
+            f"no method of this study reads it: it is read by {' and by '.join(others)}",
+            where=where,
+            key=key,
+            got=value,
+            fix="take it away, or name a method that reads it",
+        )
+    known = (*StudyConfig.model_fields, *family.settings.model_fields, *options)
+    return InputError(
+        "unknown key",
+        where=where,
+        key=key,
+        got=value,
+        expected="one of " + ", ".join(n for n in known if n not in ("family", "settings")),
+    )
+
+
+def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key: str) -> None:
+    """Raises: InputError for dotted settings that there are not, or values that they do not take."""
+    try:
+        settings.with_values(values)
+    except KeyError as error:
+        sections = ", ".join((*type(settings.family).model_fields, *settings.options))
+        raise InputError(
+            "no such setting",
+            where=where,
+            key=f"{key}: {error.args[0]}",
+            expected=f"a dotted key below {sections}, such as train.lr",
+        ) from None
+    except ValidationError as error:
+        section = next(iter(values)).split(".")[0]
+        raise refusal(error, type(settings.family), where, f"{key}: {section}") from None
+
+
+# Plug-ins
+
+
+def _plugin_names(value: object, key: str = "") -> Iterator[str]:
+    """Every plug-in that a study names where it may name one."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _plugin_names(item, str(name).rpartition(".")[2])
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _plugin_names(item, key)
+    elif isinstance(value, str) and key in PLUGGABLE and door.PATH.match(value):
+        yield value
+
+
+def _plugin_options(data: Mapping[str, Any], where: str) -> dict[str, type[Section]]:
+    """The sections of the plug-ins that are no methods (divergences, metrics, ...), by name."""
+    found = {}
+    for name in _plugin_names(data):
+        loaded, plugin = door.find("filters", name, dict.fromkeys(TAKEN), where=where)
+        model = getattr(loaded, "options", None)
+        if model is not None and not isinstance(loaded, Method):
+            found[plugin.name] = model
+    return found
+
+
+def _located(value: Any, base: Path | None, key: str = "") -> Any:
+    """The study with the absolute paths of plug-in files: it is read from other folders, too."""
+    if isinstance(value, Mapping):
+        return {
+            name: _located(item, base, str(name).rpartition(".")[2]) for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_located(item, base, key) for item in value]
+    return door.absolute(value, base) if isinstance(value, str) and key in PLUGGABLE else value
+
+
+def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
+    for alias, key in ALIASES.items():
+        if alias in data:
+            section, _, name = key.partition(".")
+            if name in (data.get(section) or {}):
+                raise InputError(
+                    f"is said twice: as {key} and by its alias",
+                    where=where,
+                    key=alias,
+                    fix=f"keep {key}",
+                )
+            _assign(data, key, data.pop(alias), where)
+    return data
+
+
+def _assign(data: dict[str, Any], dotted: str, value: object, where: str) -> None:
+    search = data.get("search")
+    if isinstance(search, Mapping) and dotted in search:
+        data["search"] = {key: space for key, space in search.items() if key != dotted}
+    *parents, last = dotted.split(".")
+    if value is None:
+        _take_away(data, parents, last)
+        return
+    if parents and parents[0] == "search":  # search keys are themselves dotted
+        parents, last = ["search"], dotted.partition(".")[2]
+    for parent in parents:
+        below = data.get(parent)
+        if below is not None and not isinstance(below, Mapping):
+            raise InputError("has no keys below it", where=where, key=dotted, got=below)
+        data[parent] = dict(below or {})
+        data = data[parent]
+    data[last] = value
+
+
+def _take_away(data: dict[str, Any], parents: list[str], last: str) -> None:
+    for parent in parents:
+        below = data.get(parent)
+        if not isinstance(below, Mapping):
+            return
+        data[parent] = dict(below)
+        data = data[parent]
+    data.pop(last, None)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` of the command line; the value is YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(
+            "an override is key=value", got=text, expected="for instance kd.temperature=2"
+        )
+    try:
+        return key.strip(), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise InputError("the value is not valid YAML", key=key, got=value) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses a key given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
+    ),
+    list("-+0123456789."),
+)

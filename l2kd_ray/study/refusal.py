@@ -1,0 +1,62 @@
+"""What pydantic found wrong, as a message for the user."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ValidationError
+
+from l2kd_ray.errors import InputError
+
+_BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Range", "Workers"}
+
+
+def refusal(
+    error: ValidationError, model: type[BaseModel], where: str, key: str = ""
+) -> InputError:
+    """The first problem of `error`; `key` is where in the study file the `model` stands."""
+    problems = error.errors(include_url=False)
+    # A union reports each branch; the deepest location is the branch that the user meant.
+    first = max(problems, key=lambda problem: len(problem["loc"]))
+    location = _location(first["loc"])
+    dotted = ".".join([*([key] if key else []), *map(str, location)])
+    if first["type"] == "extra_forbidden":
+        return InputError(
+            "unknown key",
+            where=where,
+            key=dotted,
+            got=first["input"],
+            expected=known_keys(model, location),
+        )
+    if first["type"] == "missing":
+        return InputError("a key is missing", where=where, key=dotted)
+    same = [one for one in problems if _location(one["loc"]) == location]
+    messages = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in same)
+    got = None if isinstance(first["input"], dict) and not location else first["input"]
+    return InputError(
+        "not accepted", where=where, key=dotted, got=got, expected="; or ".join(messages)
+    )
+
+
+def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
+    """The keys that stand beside an unknown one."""
+    found = model
+    for part in location[:-1]:
+        field = found.model_fields.get(str(part))
+        if field is None:
+            continue
+        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not below:
+            return ""
+        found = below[0]
+    return "one of " + ", ".join(found.model_fields)
+
+
+def _location(parts: Sequence[object]) -> list[object]:
+    """A pydantic location without the names of a union's branches."""
+    return [
+        part
+        for part in parts
+        if not (isinstance(part, str) and ("[" in part or "(" in part or part in _BRANCHES))
+    ]

@@ -1,0 +1,377 @@
+"""The frame of a study: its tasks, orders, seeds and methods, its search, where it runs and is kept.
+
+What its methods read (`kd`, `train`, ...) is their family's (`families.settings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
+
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.families import Family
+from l2kd_ray.families.settings import Settings
+from l2kd_ray.section import Name, Section
+from l2kd_ray.tasks.spec import TaskSpec
+
+
+class Arm(Section):
+    """A method of the study; `settings` lets one study hold several versions of a method."""
+
+    name: Name
+    method: str
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"name": value.rpartition(":")[2], "method": value}
+        if isinstance(value, Mapping) and "method" not in value and "name" in value:
+            return {**value, "method": value["name"]}
+        return value
+
+
+class Grid(Section):
+    grid: tuple[Any, ...] = Field(min_length=1)
+
+    def examples(self) -> tuple[Any, ...]:
+        """Values that the searched setting must take."""
+        return self.grid
+
+
+class Range(Section):
+    """A continuous or integer range to draw from; exactly one of the fields."""
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    randint: tuple[int, int] | None = None
+    choice: tuple[Any, ...] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        given = self.model_fields_set
+        if len(given) != 1:
+            raise ValueError("exactly one of grid, uniform, loguniform, randint, choice is needed")
+        for name in ("uniform", "loguniform", "randint"):
+            bounds = getattr(self, name)
+            if bounds is not None and not bounds[0] < bounds[1]:
+                raise ValueError(f"{name}: the first bound must be below the second")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError("loguniform: bounds must be above 0")
+        return self
+
+    def examples(self) -> tuple[Any, ...]:
+        """Values that the searched setting must take: the ends of the range, or every choice."""
+        if self.randint is not None:
+            return self.randint[0], self.randint[1] - 1
+        bounds = self.uniform or self.loguniform
+        if bounds is not None:  # a value between, too: a setting may take whole numbers only
+            return (*bounds, bounds[0] + 0.37 * (bounds[1] - bounds[0]))
+        return self.choice or ()
+
+
+class Stop(Section):
+    """When a sweep may end before its last trial."""
+
+    half_width: float | None = Field(None, gt=0)
+    """Of the 95 % interval of `metric` of `method`, valid at the planned looks."""
+    method: str | None = None
+    """The arm whose interval it is (default: the first of the study)."""
+    metric: Literal["gap/abs", "cl/avg", "cl/forgetting_max"] = "gap/abs"
+    budget_hours: float | None = Field(None, gt=0)
+    """Of wall clock, for one run of the command."""
+
+
+class SelectOn(Section):
+    """Settings are selected on one half of the instances, and reported on the other."""
+
+    orders: Literal["half"] | None = None
+    seeds: Literal["half"] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if self.orders is None and self.seeds is None:
+            raise ValueError("say orders: half, or seeds: half, or both")
+        return self
+
+
+class TuneSettings(Section):
+    num_samples: int = Field(1, ge=1)
+    """Settings drawn (with a grid: draws per point of the grid)."""
+    searcher: Literal["random", "optuna"] = "random"
+    scheduler: Literal["none", "race", "asha"] = "none"
+    """`race`: settings run on common instances, order by order, and those that cannot win by a
+    sequentially valid test are given up. `asha`: of methods without an order, settings that fall
+    behind on dev after one of `train.rungs` are cut (Li et al. 2020)."""
+    reduction: int = Field(3, ge=2)
+    """Of the settings at a rung, ASHA lets one in so many go on."""
+    stop: Stop = Stop()
+    select_on: SelectOn | None = None
+    """Also as `search.select_on`."""
+    seed: int = Field(0, ge=0)
+    max_concurrent: int | None = Field(None, ge=1)
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether settings are proposed, or cut, as results come in."""
+        return self.searcher == "optuna" or self.scheduler == "asha"
+
+    @field_validator("scheduler", mode="before")
+    @classmethod
+    def _no_pruning_of_orders(cls, value: object) -> object:
+        if value in ("hyperband", "median", "pbt"):
+            raise ValueError(
+                f"{value} would stop single orders early, and the mean over orders would be one "
+                "over the easy ones; `race` gives up settings, on common orders and seeds"
+            )
+        return value
+
+
+class Workers(Section):
+    """The machine a kind of stage asks for."""
+
+    workers: (
+        Annotated[int, Field(ge=1)]
+        | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+    ) = 1
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float = Field(0, ge=0)
+    labels: Mapping[str, str] = Field(default_factory=dict)
+    """Of the nodes that may do it, as `{ray.io/market-type: on-demand}` (default: any node)."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError("workers: [minimum, maximum] with minimum <= maximum")
+        return self
+
+    @property
+    def maximum(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+
+class Scale(Workers):
+    """Workers of every stage, and by kind of stage where it differs."""
+
+    learn: Workers | None = None
+    multitask: Workers | None = None
+    replay: Workers | None = None
+    decode: Workers | None = None
+    evaluate: Workers | None = None
+    """These three share out what they generate; one worker each unless it says otherwise here."""
+    checkpoint_seconds: float = Field(60.0, gt=0)
+    """A training stage saves itself this often, to resume after a fault."""
+
+    def of(self, kind: str) -> Workers:
+        own: Workers | None = getattr(self, kind, None)
+        if own is not None:
+            unset = {
+                name: getattr(self, name)
+                for name in Workers.model_fields
+                if name not in own.model_fields_set
+            }
+            return own.model_copy(update=unset)
+        plain = {name: getattr(self, name) for name in Workers.model_fields}
+        if kind not in ("learn", "multitask"):
+            plain["workers"] = 1
+        if kind in ("tokenizer", "tokens", "initial"):
+            plain["gpus_per_worker"] = 0
+        return Workers(**plain)
+
+
+class WandbSettings(Section):
+    project: str = "l2kd"
+    entity: str | None = None
+    mode: Literal["auto", "offline", "online", "disabled"] = "auto"
+    """auto: online where a key is set, else offline."""
+    students: bool = False
+    """Each trial's run has its final student as an artifact, too."""
+
+
+class CrossedSeeds(Section):
+    train: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    replay: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+
+
+class RandomOrders(Section):
+    random: int = Field(ge=1)
+
+
+def _split_orders(value: object) -> object:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [item.split(">") if isinstance(item, str) else item for item in value]
+    return value
+
+
+Orders = Annotated[
+    Literal["all", "williams"]
+    | RandomOrders
+    | Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)],
+    BeforeValidator(_split_orders),
+]
+
+REFERENCES = ("multitask", "single", "multilm", "teacher")
+"""What students are measured against and has no order: all tasks at once; each task alone;
+all tasks at once by the LM loss too, where a study names it among its methods; the teachers, where
+they are other models than students."""
+
+
+class ArmsOnly(Section):
+    """The methods of a study: they say of which family the other keys are."""
+
+    methods: tuple[Arm, ...] = (
+        Arm(name="finetune", method="finetune"),
+        Arm(name="lamol", method="lamol"),
+        Arm(name="l2kd", method="l2kd"),
+    )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The methods that are compared with the references."""
+        return tuple(arm for arm in self.methods if arm.name not in REFERENCES)
+
+
+class StudyConfig(ArmsOnly):
+    """A study file."""
+
+    name: Name
+    tasks: tuple[TaskSpec, ...] = Field(min_length=1)
+    data_dir: Path | None = None
+    orders: Orders = "all"
+    seeds: (
+        Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | CrossedSeeds
+    ) = (531,)
+    data_seed: int = Field(0, ge=0)
+    family: InstanceOf[Family] = Field(exclude=True)
+    """The family of the methods, with those that come from outside."""
+    settings: InstanceOf[Settings] = Field(exclude=True)
+    """What the methods read."""
+    max_train: int | None = Field(None, ge=1)
+    max_dev: int | None = Field(None, ge=1)
+    max_test: int | None = Field(None, ge=1)
+    search: Mapping[str, Grid | Range] = Field(default_factory=dict)
+    tune: TuneSettings = TuneSettings()
+    scale: Scale = Scale()
+    storage: str = "./l2kd_results"
+    keep: Literal["all", "leaves"] = "all"
+    """leaves: a model that others were trained from is removed once nothing needs it any more;
+    scores and manifests stay."""
+    share: bool = True
+    """false: every trial does all of its own stages (to measure what sharing saves)."""
+    wandb: WandbSettings = WandbSettings()
+
+    @field_validator("seeds", "tasks", mode="before")
+    @classmethod
+    def _one_thing_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, int | str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [task.name for task in self.tasks]
+        _refuse_twice(names, "tasks")
+        _refuse_twice([arm.name for arm in self.methods], "methods")
+        for arm in self.methods:
+            if arm.name in ("multitask", "single", "teacher"):
+                raise ValueError(f"methods: {arm.name} is a reference, which is always run")
+            if (arm.name == "multilm") != (arm.method == "multilm") or (
+                arm.method == "multilm" and arm.settings
+            ):
+                raise ValueError("methods: multilm is a reference and goes by that name alone")
+        _refuse_twice([str(seed) for seed in self.replicates], "seeds")
+        if isinstance(self.orders, tuple):
+            _refuse_twice([">".join(order) for order in self.orders], "orders")
+            for order in self.orders:
+                _refuse_twice(list(order), f"orders: {'>'.join(order)}")
+                if sorted(order) != sorted(names):
+                    raise ValueError(
+                        f"orders: {'>'.join(order)} is not an order of the tasks {', '.join(names)}"
+                    )
+        self._check_stops()
+        adaptive = self.tune.adaptive
+        grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
+        if adaptive and grids:
+            raise ValueError(
+                f"search.{grids[0]}: an adaptive search draws settings and takes no grid; write "
+                "choice: [...]"
+            )
+        if self.tune.scheduler == "asha" and self.rungs is None:
+            raise ValueError(
+                "tune.scheduler: asha cuts trainings at train.rungs, of methods without an order; "
+                "cutting single orders would make the mean over orders one over the easy ones "
+                "(`race` gives up settings, on common orders and seeds)"
+            )
+        return self
+
+    def _check_stops(self) -> None:
+        """Raises: ValueError for ways to stop that cannot be had together, or in this study."""
+        tune, names = self.tune, [arm.name for arm in self.arms]
+        ways = {
+            "an adaptive search (optuna, asha)": tune.adaptive,
+            "tune.scheduler: race": tune.scheduler == "race",
+            "search.select_on": tune.select_on is not None,
+            "tune.stop.half_width": tune.stop.half_width is not None,
+        }
+        chosen = [name for name, on in ways.items() if on]
+        if len(chosen) > 1:
+            raise ValueError(f"{' and '.join(chosen)} cannot be had together")
+        if tune.stop.method is not None and tune.stop.method not in names:
+            raise ValueError(f"tune.stop.method: {tune.stop.method} is none of {', '.join(names)}")
+        if tune.stop.half_width is not None and self.search:
+            raise ValueError("tune.stop.half_width is of one setting: fix what `search` searches")
+        if tune.stop.half_width is None and tune.stop.model_fields_set & {"method", "metric"}:
+            raise ValueError("tune.stop.method and metric are read with tune.stop.half_width")
+        searching = {"num_samples", "searcher", "scheduler", "select_on", "seed"}
+        unread = sorted(tune.model_fields_set & searching) if not self.search else []
+        if unread:
+            raise ValueError(f"tune.{unread[0]} has no effect: nothing is searched")
+        if "reduction" in tune.model_fields_set and tune.scheduler != "asha":
+            raise ValueError("tune.reduction is read with tune.scheduler: asha")
+
+    @property
+    def rungs(self) -> tuple[int, ...] | None:
+        """Epochs after which ASHA may cut a training, where the family has such."""
+        rungs: tuple[int, ...] | None = getattr(self.settings.family.train, "rungs", None)
+        return rungs
+
+    def search_examples(self) -> list[dict[str, Any]]:
+        """Settings in which every searched key takes each of its examples, the others their first;
+        one without any where nothing is searched."""
+        examples = {key: space.examples() for key, space in self.search.items()}
+        first = {key: values[0] for key, values in examples.items()}
+        more = [{**first, key: one} for key, values in examples.items() for one in values[1:]]
+        return [first, *more]
+
+    def to_data(self) -> dict[str, Any]:
+        """The study file's content, as it was understood: what was set, and nothing else."""
+        data = self.model_dump(mode="json", exclude_unset=True)
+        data |= self.settings.family.model_dump(mode="json", exclude_unset=True)
+        for key, section in self.settings.options.items():
+            if section.model_fields_set:
+                data[key] = section.model_dump(mode="json", exclude_unset=True)
+        return data
+
+    @property
+    def replicates(self) -> tuple[Seed, ...]:
+        """The seeds of the study, each an independent replicate (or a crossed pair)."""
+        if isinstance(self.seeds, CrossedSeeds):
+            return tuple(
+                Seed(train=train, replay=replay)
+                for train in self.seeds.train
+                for replay in self.seeds.replay
+            )
+        return tuple(Seed(train=seed, replay=seed) for seed in self.seeds)
+
+
+def _refuse_twice(values: Sequence[str], what: str) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{what}: {value} is named twice")

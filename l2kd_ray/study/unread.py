@@ -1,0 +1,116 @@
+"""Settings that are set or searched and that no method of the study reads are refused.
+
+Nothing declares what a method reads: the stages of its first trial are built, and the sections of
+the study note which of their fields are looked at (`section.reading`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from l2kd_ray.errors import InputError
+from l2kd_ray.families import FAMILIES, Builder, Method, Settings
+from l2kd_ray.section import reading
+from l2kd_ray.study.schema import Arm
+from l2kd_ray.study.study import Study
+
+Reads = set[tuple[int, str]]
+
+
+def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
+    """`resolving`: what was read of the study's own settings as its models were looked for.
+
+    Raises: InputError for the first setting that nobody reads.
+    """
+    config = study.config
+    own = {key for key, *_ in config.settings.keys_set()}
+    read = set(_looked_at(config.settings, resolving)) | _read_by_references(study)
+    by_arm = {arm.name: _read_by_arm(study, arm) | read for arm in config.arms}
+    for arm in config.arms:
+        for key in arm.settings:
+            if not _has(by_arm[arm.name], key):
+                raise _refused(study, key, arm.settings[key], f"methods: {arm.name}: {key}", where)
+    everyone = set().union(read, *by_arm.values())
+    for key in sorted(own):
+        if not _has(everyone, key):
+            raise _refused(study, key, _value(config.settings, key), key, where)
+    for key, space in config.search.items():
+        free = [by_arm[arm.name] for arm in config.arms if key not in arm.settings]
+        if not any(_has(reads, key) for reads in free):
+            raise _refused(study, key, space.model_dump(exclude_unset=True), f"search.{key}", where)
+
+
+def _has(reads: Iterable[str], key: str) -> bool:
+    """Whether a key, or a key below it, was read."""
+    return any(read == key or read.startswith(f"{key}.") for read in reads)
+
+
+def _read_by_arm(study: Study, arm: Arm) -> set[str]:
+    """The keys that an arm reads with any of the searched values."""
+    found: set[str] = set()
+    for setting in study.config.search_examples():
+        values = {**setting, **arm.settings}
+        found |= _read_by_method(study, study.family.methods[arm.method], values)
+    return found
+
+
+def _read_by_method(study: Study, method: Method, values: Mapping[str, Any]) -> set[str]:
+    """The keys read while the path of the first trial is built."""
+    settings = study.config.settings.with_values(values)
+    build = study.family.builder(settings, study.resolved, method)
+    seed = study.config.replicates[0]
+    with reading() as reads:
+        for order in _first_paths(study, method):
+            model = build.student(order, seed)
+            for task in study.tasks:
+                build.evaluate(model, task, "test", seed)
+    return set(_looked_at(settings, reads))
+
+
+def _first_paths(study: Study, method: Method) -> list[tuple[str, ...]]:
+    if method.orderless:
+        return [(task,) for task in study.tasks]
+    return [study.orders[0] or tuple(study.tasks)]
+
+
+def _read_by_references(study: Study) -> set[str]:
+    """The keys that the references read: the multi-task bound's, the teachers'."""
+    build: Builder = study.fresh_builder()
+    seed = study.config.replicates[0]
+    with reading() as reads:
+        for name in study.references:
+            for task in study.tasks:
+                build.evaluate(build.reference(name, task, seed), task, "test", seed)
+    return set(_looked_at(study.config.settings, reads))
+
+
+def _looked_at(settings: Settings, reads: Reads) -> Iterator[str]:
+    return (key for key, section, field in settings.keys_set() if (id(section), field) in reads)
+
+
+def _value(settings: Settings, key: str) -> object:
+    return next(
+        section.__dict__.get(field, (section.model_extra or {}).get(field))
+        for known, section, field in settings.keys_set()
+        if known == key
+    )
+
+
+def _refused(study: Study, key: str, got: object, shown: str, where: str) -> InputError:
+    """The refusal of a setting; it names the methods that would read it."""
+    arms = ", ".join(arm.name for arm in study.config.arms)
+    readers = [
+        method.name
+        for method in FAMILIES[study.family.name].methods.values()
+        if _has(_read_by_method(study, method, {}), key)
+    ]
+    return InputError(
+        f"it has no effect: none of the study's methods ({arms}) reads it as it stands",
+        where=where,
+        key=shown,
+        got=got,
+        expected=f"it is read by {', '.join(readers)}" if readers else "",
+        fix=f"take it away (on the command line: {key}=), or name a method or an option that "
+        "reads it",
+    )
