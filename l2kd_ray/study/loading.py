@@ -77,7 +77,9 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     study = Study(config, Resolved(tasks, models, train, config.data_seed))
     try:
         refuse_unread(study, reads, where)
-    except InputError as error:  # of a stage that cannot be made, such as a plug-in that is not there
+    except (
+        InputError
+    ) as error:  # of a stage that cannot be made, such as a plug-in that is not there
         raise error.at(where) from None
     return study
 

@@ -182,7 +182,9 @@ def check_divergence(path: str) -> Iterator[str]:
     at_teacher = loss(same, teacher, 2.0)
     (gradient,) = torch.autograd.grad(at_teacher.sum(), same)
     if float(at_teacher.abs().max()) > 1e-9 or float(gradient.abs().max()) > 1e-6:
-        raise Broken(f"where student and teacher agree it must be 0, with no gradient: {at_teacher}")
+        raise Broken(
+            f"where student and teacher agree it must be 0, with no gradient: {at_teacher}"
+        )
     yield "zero, without gradient, where student and teacher agree"
     torch.autograd.gradcheck(lambda logits: loss(logits, teacher, 2.0), (student,))
     yield "its gradient is right (gradcheck, float64)"
@@ -202,7 +204,9 @@ def check_metric(path: str) -> Iterator[str]:
         raise Broken(f"{metric.name}: asked twice, it scored the same answers differently")
     yield "deterministic"
     if right.over(range(4)) < wrong.over(range(4)):
-        raise Broken(f"{metric.name}: right answers score lower than empty ones; more must be better")
+        raise Broken(
+            f"{metric.name}: right answers score lower than empty ones; more must be better"
+        )
     yield "right answers score no lower than empty ones"
 
 

@@ -48,7 +48,9 @@ def _leaves(annotation: Any) -> Iterator[Any]:
     """The members of a union, without the metadata of `Annotated`."""
     if typing.get_origin(annotation) is typing.Annotated:
         yield from _leaves(typing.get_args(annotation)[0])
-    elif typing.get_origin(annotation) in (typing.Literal, tuple) or not typing.get_args(annotation):
+    elif typing.get_origin(annotation) in (typing.Literal, tuple) or not typing.get_args(
+        annotation
+    ):
         yield annotation
     else:
         for inner in typing.get_args(annotation):
