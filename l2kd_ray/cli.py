@@ -1,6 +1,7 @@
 """The `l2kd` command: what it is asked, what it prints, its exit codes. No logic.
 
-0 done, 2 bad input, 4 some stages failed (the rest is kept), 130 Ctrl-C.
+0 done, 1 a plug-in breaks a law, 2 bad input, 3 budget reached, 4 some stages failed (the rest is
+kept), 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from l2kd_ray.study.reading import parse_override
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
 
-BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 2, 3, 4, 130
+BROKEN, BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(
     help="Lifelong language knowledge distillation on Ray: the gap to multi-task, over all orders.",
@@ -281,6 +282,24 @@ def tasks() -> None:
         metrics = ", ".join((task.metric, *task.extras))
         table.add_row(name, task.kind, metrics, task.hub or "", task.description)
     Console().print(table)
+
+
+@app.command()
+def check_plugin(
+    plugin: Annotated[
+        str, typer.Argument(help="As in a study file: ./file.py:name, or package.module:name.")
+    ],
+    kind: Annotated[
+        str, typer.Option(help="methods, divergences, metrics, filters or readers.")
+    ] = "methods",
+) -> None:
+    """Check that a method, divergence, metric, filter or reader from outside keeps the laws."""
+    from l2kd_ray.testing.plugins import CHECKS, run_all
+
+    if kind not in CHECKS:
+        raise InputError("no such kind", key="--kind", got=kind, expected=", ".join(CHECKS))
+    if not run_all(plugin, kind):
+        raise typer.Exit(BROKEN)
 
 
 @app.command()

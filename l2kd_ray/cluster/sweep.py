@@ -84,7 +84,7 @@ def sweep(
     if not missing and not (adaptive and _open_searches(study, known or {}, cut or {})):
         return Outcome()
     for module in door.modules():  # a plug-in's file is not there on other nodes
-        ray.cloudpickle.register_pickle_by_value(module)
+        ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
     settings, given_up = None, dict[str, list[Setting]]()
     with _on_demand(study, store, address, every, missing) as start:

@@ -145,8 +145,8 @@ def _method(name: str, where: str) -> Method:
     method = found if isinstance(found, Method) else Method(found, plugin.name)
     if method.section in known or method.family not in FAMILIES or not callable(method.step):
         raise InputError(
-            "a method from outside is a function `step(build, previous, former, task, seed)`, of one "
-            "of the families, under a name of its own",
+            "a method from outside is a function `step(build, previous, former, task, seed)`, of "
+            "one of the families, under a name of its own",
             where=where,
             key="methods",
             got=f"{name}: name {method.section}, family {method.family}",
@@ -178,7 +178,7 @@ def _settings(
 
 
 def _unknown(key: str, value: object, family: Family, options: list[str], where: str) -> InputError:
-    """A top-level key that the study's methods do not have: who would read it, or what there is."""
+    """A top-level key that the study's methods do not have: who reads it, or what there is."""
     others = [
         f"{other.title} ({', '.join(other.methods)})"
         for other in FAMILIES.values()
@@ -203,7 +203,7 @@ def _unknown(key: str, value: object, family: Family, options: list[str], where:
 
 
 def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key: str) -> None:
-    """Raises: InputError for dotted settings that there are not, or values that they do not take."""
+    """Raises: InputError for settings that do not exist, or values that they do not take."""
     try:
         settings.with_values(values)
     except KeyError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -27,18 +28,6 @@ from l2kd_ray.testing.values import others
 
 class Broken(AssertionError):
     """A law that a plug-in does not keep; `str()` says which and how to mend it."""
-
-
-def check(path: str, kind: door.Kind = "methods") -> Iterator[str]:
-    """All checks of a plug-in, which is named as in a study file. Raises: Broken, InputError."""
-    checks: Mapping[str, Callable[[str], Iterator[str]]] = {
-        "methods": check_method,
-        "divergences": check_divergence,
-        "metrics": check_metric,
-        "filters": check_filter,
-        "readers": check_reader,
-    }
-    return checks[kind](door.absolute(path, None))
 
 
 # Methods
@@ -105,7 +94,8 @@ def _ancestors(stage: Stage) -> Iterator[Stage]:
 def _keys_move(study: Study, method: Method, students: list[Stage]) -> Iterator[str]:
     keys = [student.key for student in students]
     section = study.config.settings.options.get(method.section)
-    for field in [] if section is None else type(section).model_fields:
+    options = () if section is None else [(section, name) for name in type(section).model_fields]
+    for section, field in options:
         path = study.config.arms[0].method
         tried = {repr(value): value for value in others(section, field)}
         changed = (_study(path, **{method.section: {field: value}}) for value in tried.values())
@@ -151,10 +141,8 @@ def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) ->
         except StopIteration:
             raise _Killed from None
 
-    try:
+    with suppress(_Killed):
         obtain(stage, store, leaving=leaving)
-    except _Killed:
-        pass
     if _trained([stage], store)[stage.key] != first[stage.key]:
         raise Broken(
             f"a training of {stage.key} that was killed after its first step and begun again left "
@@ -232,12 +220,25 @@ def _plugin(kind: door.Kind, path: str) -> door.Plugin:
     return held
 
 
-def run_all(path: str, kind: door.Kind = "methods", show: Callable[[str], None] = print) -> bool:
-    """Run every check and show each; whether all laws hold."""
+CHECKS: Mapping[str, Callable[[str], Iterator[str]]] = {
+    "methods": check_method,
+    "divergences": check_divergence,
+    "metrics": check_metric,
+    "filters": check_filter,
+    "readers": check_reader,
+}
+"""The checks of each kind of plug-in; each takes a plug-in named as in a study file."""
+
+
+def run_all(path: str, kind: str = "methods", show: Callable[[str], None] = print) -> bool:
+    """Run every check of a plug-in and show each; whether all laws hold.
+
+    Raises: InputError for a plug-in that cannot be imported.
+    """
     try:
-        for line in check(path, kind):
-            show(f"ok    {line}")
+        for line in CHECKS[kind](door.absolute(path, None)):
+            show(f"ok      {line}")
     except Broken as broken:
-        show(f"BROKEN {broken}")
+        show(f"BROKEN  {broken}")
         return False
     return True
