@@ -23,9 +23,10 @@ from l2kd_ray.section import Section
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.study.study import Study
-from l2kd_ray.testing.studies import tiny
+from l2kd_ray.testing.studies import TINY, tiny
 from l2kd_ray.testing.values import others
 
+BERT = {**TINY["classifiers"]["teacher"], "hidden_size": 8}
 # Settings beside which a method reads more of its fields; the first is the method as it is.
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "finetune": [
@@ -47,12 +48,15 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
         {"replay.ratio": 1.0, "kd.teachers": "both", "kd.weight": 0.5},
         {"kd.teacher": "cached", "kd.top_k": 8},
     ],
-    "ewc": [{}],
-    "mas": [{}],
-    "gem": [{"gem.ratio": 0.5}],
+    "ewc": [{"ewc.samples": 4}],
+    "mas": [{"mas.samples": 4}],
+    "gem": [{"gem.ratio": 0.5, "train.lr": 0.05, "train.epochs": 4}],
     "mkd": [{"kd.weight": 0.5}, {"train.rungs": [1, 2]}, {"mkd.finetune_epochs": 1}],
-    "metakd": [{}, {"metakd.stages": "two"}, {"metakd.raw": True}],
-    "metakd-stream": [{}],
+    "metakd": [
+        {"student": BERT},
+        {"student": BERT, "metakd.stages": "two"},
+    ],
+    "metakd-stream": [{"student": BERT}],
     "structkd": [
         {"kd.weight": 0.5, "structkd.anneal": 0.1},
         {"train.patience": 1},
@@ -63,7 +67,9 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
 }
 # Fields whose other value may leave the same bits, each with the reason.
 SILENT = {
+    "train.rungs": "the parts of a training end with the bits of the whole",
     "train.micro_batch": "accumulation has the loss of the whole batch, but for rounding",
+    "metakd.raw": "an untrained encoder's prototype scores are all above 0",
     "replay.refill": "a quota that is full is not refilled",
     "structkd.case": "another case is another model: its keys are another study's",
 }

@@ -232,8 +232,8 @@ def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key
         ) from None
     except ValidationError as error:
         section = next(iter(values)).split(".")[0]
-        model = type(getattr(settings.family, section, settings.options.get(section)))
-        raise refusal(error, model, where, f"{key}: {section}") from None
+        found: Section = getattr(settings.family, section, None) or settings.options[section]
+        raise refusal(error, type(found), where, f"{key}: {section}") from None
 
 
 # Plug-ins
