@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.distill.corruption import false_domains
+from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.logits import label_loss, logit_regression
 from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.mixture import Pooled, TaskBatch
@@ -66,12 +67,11 @@ class LabelLoss:
         items = [row.item for row in rows]
         inputs = model.prepare([item.texts for item in items]).to(device)
         logits = network(inputs, items[0].head).logits.float()
-        loss = (1 - self.weight) * label_loss(logits, targets(items, logits))
-        taught = [item.taught for item in items if item.taught is not None]
-        if self.weight > 0:
-            said = torch.stack(taught).to(device)
-            loss = loss + self.weight * logit_regression(logits, said, self.over)
-        return loss
+        loss = label_loss(logits, targets(items, logits))
+        if self.weight == 0:
+            return loss
+        said = torch.stack([item.taught for item in items if item.taught is not None]).to(device)
+        return interpolate(logit_regression(logits, said, self.over), loss, self.weight)
 
 
 def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
