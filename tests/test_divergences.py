@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ from torch import Tensor
 
 from l2kd_ray import door
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import CURVE
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill import linear_loss
 from l2kd_ray.distill.cross_entropy import interpolate, structural_cross_entropy
 from l2kd_ray.distill.divergences import DIVERGENCES, Divergence, forward
 from l2kd_ray.distill.gradients import bias, gradient
 from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.logits import soft_cross_entropy
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.errors import InputError
@@ -48,10 +52,10 @@ def reverse(student: Tensor, teacher: Tensor, T: float) -> Tensor:
 
 def skew_kl(alpha: float = 0.1) -> Divergence:
     _, plugin = door.find("divergences", EXAMPLE, DIVERGENCES)
-    return door.replace(plugin, options=(("alpha", alpha),)).load()
+    return replace(plugin, options=(("alpha", alpha),)).load()
 
 
-# One slot, two ways to a gradient -----------------------------------------------------------------
+# One slot, two ways to a gradient
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,6 +87,13 @@ def test_forward_kl_is_the_cross_entropy_less_the_teachers_entropy() -> None:
     entropy = structural_cross_entropy((p,), (p.log(),))
     wanted = T**2 * (structural_cross_entropy((p,), (log_q,)) - entropy)
     torch.testing.assert_close(forward(student, teacher, T), wanted)
+
+
+def test_soft_targets_of_a_classifier_have_the_gradient_of_forward_kl() -> None:
+    student, teacher, weight, T = draw(C, V, seed=1), draw(C, V, seed=2), draw(C, seed=3).abs(), 2.0
+    own, _ = gradient(student.clone(), teacher.clone(), T**2 * weight, T, soft_cross_entropy)
+    wanted, _ = gradient(student.clone(), teacher.clone(), weight, T)
+    torch.testing.assert_close(own, wanted)
 
 
 def test_a_teacher_may_forbid_tokens() -> None:
@@ -180,42 +191,43 @@ def test_an_interpolation_reads_no_label_where_there_is_none() -> None:
     assert interpolate(kd, kd + 1, 0.5).tolist() == [2.5, 3.5]
 
 
-# In a study ----------------------------------------------------------------------------------------
+# In a study
 
 
-def student_of(study: Any) -> Learn:
-    """L2KD's student after its first task."""
-    trial = next(trial for trial in study.trials() if trial.method == "l2kd")
-    student: Learn = trial.steps[1][0].stage.model
-    return student
+SKEWED = {"kd.divergence": EXAMPLE}
 
 
-def soft(tiny: Any, divergence: str = "forward", **more: Any) -> Learn:
-    kd = {"divergence": divergence, "temperature": 2.0, "teacher": "cached", **more.pop("kd", {})}
-    return student_of(tiny(methods=["l2kd"], kd=kd, **more))
+def students(tiny: Any, arms: dict[str, dict[str, Any]]) -> dict[str, Learn]:
+    """L2KD's student of each arm after the first task of its first order."""
+    methods = [{"name": n, "method": "l2kd", "settings": own} for n, own in arms.items()]
+    study = tiny(methods=methods, kd={"teacher": "cached"})
+    firsts = {name: study.trial(name, {}, study.orders[0], "531") for name in arms}
+    return {name: trial.steps[1][0].stage.model for name, trial in firsts.items()}
 
 
 def test_a_divergence_and_its_options_are_part_of_the_key(tiny: Any) -> None:
-    usual = soft(tiny)
-    assert usual.objective.divergence == "forward"
-    assert usual.key == student_of(tiny(methods=["l2kd"], kd={"teacher": "cached"})).key
-    keys = {usual.key, soft(tiny, EXAMPLE).key, soft(tiny, EXAMPLE, skew_kl={"alpha": 0.4}).key}
-    assert len(keys) == 3
-    assert soft(tiny, EXAMPLE, skew_kl={"alpha": 0.1}).key in keys
-    of_others = tiny(methods=["l2kd", "lamol"], kd={"divergence": EXAMPLE})
-    assert of_others.trial("lamol", {}, of_others.orders[0], "531") is not None
+    made = students(
+        tiny,
+        {
+            "usual": {},
+            "forward": {"kd.divergence": "forward"},
+            "skewed": SKEWED,
+            "tenth": {**SKEWED, "skew_kl.alpha": 0.1},
+            "more": {**SKEWED, "skew_kl.alpha": 0.4},
+        },
+    )
+    assert made["usual"].key == made["forward"].key
+    assert made["skewed"].key == made["tenth"].key
+    assert len({student.key for student in made.values()}) == 3
+    objective = made["skewed"].objective
+    assert objective.kd is objective.kd  # loaded once
 
 
-def test_an_arm_and_a_search_may_choose_it(tiny: Any) -> None:
-    arms = [
-        "l2kd",
-        {"name": "skewed", "method": "l2kd", "settings": {"kd.divergence": EXAMPLE}},
-    ]
-    assert {trial.method for trial in tiny(methods=arms).trials()} >= {"l2kd", "skewed"}
+def test_a_search_may_choose_it(tiny: Any) -> None:
     grid = {"kd.divergence": {"grid": ["forward", EXAMPLE]}, "skew_kl.alpha": {"grid": [0.1, 0.2]}}
     study = tiny(methods=["l2kd"], search=grid)
-    students = {t.steps[1][0].stage.model.key for t in study.trials() if t.method == "l2kd"}
-    assert len(students) == 3 * len(study.tasks)  # forward does not read alpha
+    keys = {t.steps[1][0].stage.model.key for t in study.trials() if t.method == "l2kd"}
+    assert len(keys) == 3 * len(study.tasks)  # forward does not read alpha
 
 
 @pytest.mark.parametrize(
@@ -250,19 +262,15 @@ def test_the_examples_value_is_that_of_its_formula() -> None:
 
 
 def test_a_student_learns_by_the_example(tiny: Any, store: Store) -> None:
-    """Whole or from the teacher's most likely tokens; both leave another loss than forward KL."""
-    train = {"epochs": 3, "batch_size": 8, "lr": 5e-3}
-    usual, skewed, kept = (
-        soft(tiny, train=train),
-        soft(tiny, EXAMPLE, train=train),
-        soft(tiny, EXAMPLE, train=train, kd={"top_k": 300}),
+    """From a live teacher, or from the most likely tokens of a cached one."""
+    arms = {"usual": {}, "live": {"kd.teacher": "online"}, "kept": {"kd.top_k": 300}}
+    made = students(
+        tiny, {name: own if name == "usual" else own | SKEWED for name, own in arms.items()}
     )
-    assert isinstance(kept.teacher, Annotate)
-    scores = {stage: obtain(stage, store) for stage in (usual, skewed, kept)}
-    assert scores[skewed]["loss"] < scores[usual]["loss"]  # skew KL is at most (1 - alpha) KL
-    assert scores[kept]["top_k/cosine"] > 0.9
-    curve = store.fetch(skewed.kind, skewed.key) / "curve.json"
-    import json
-
-    losses = [row["loss"] for row in json.loads(curve.read_text())]
+    assert isinstance(made["kept"].teacher, Annotate)
+    scores = {name: obtain(student, store) for name, student in made.items()}
+    assert scores["live"]["loss"] < scores["usual"]["loss"]  # skew KL is at most (1 - alpha) KL
+    assert scores["kept"]["top_k/cosine"] > 0.9
+    folder = store.fetch("learn", made["live"].key)
+    losses = [row["loss"] for row in json.loads((folder / CURVE).read_text())]
     assert losses[-1] < losses[0]

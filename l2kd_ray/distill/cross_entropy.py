@@ -1,9 +1,9 @@
 """The equation that every distillation of outputs here is a case of, and its mix with the labels.
 
-A student's P_s(y | x) = exp(sum_u s_s(u) - A_s(x)) over substructures u of y, and the teacher's
-marginals mu_t(u) of the same substructures, give the cross-entropy
+With scores s_s(u) of the substructures u of y, a student's P_s(y | x) = exp(sum_u s_s(u) - A_s(x))
+and the teacher's marginals mu_t(u) of the same substructures have the cross-entropy
 
-    H(P_t, P_s) = A_s(x) - <mu_t(x), s_s(x)>,    with gradient mu_s - mu_t in the scores s_s.
+    H(P_t, P_s) = A_s(x) - <mu_t(x), s_s(x)>,    whose gradient in s_s is mu_s - mu_t.
 
 | substructures | objective |
 |---|---|
@@ -12,6 +12,10 @@ marginals mu_t(u) of the same substructures, give the cross-entropy
 | a class of the whole text | soft targets (`logits.soft_cross_entropy`) |
 | the same at a high temperature | logit regression (`logits.logit_regression`, MKD) |
 | labels, arcs, spans and their neighbours | Structural KD (`structured.objective`) |
+
+All have one signature, (student's outputs, teacher's) -> a loss each, [B]: sentences, texts or
+positions. Who calls them weighs, mixes with the label's loss and sums: `interpolate`, or, where the
+weights must be known before any forward pass, `objectives.SoftTargets`.
 
 No torch is imported here: a stage names a divergence, and stages are made without torch.
 """
@@ -49,9 +53,9 @@ def inner(marginals: tuple[Tensor, ...], scores: tuple[Tensor, ...]) -> Tensor:
 def interpolate(
     kd: Tensor, target: Tensor, weight: float, labelled: Tensor | None = None
 ) -> Tensor:
-    """[B]: w KD + (1 - w) target loss; KD alone where `labelled` [B] says that there is no label.
+    """[B]: w KD + (1 - w) target loss; KD alone where `labelled` [B] is False.
 
-    What `target` says of unlabelled examples is not read.
+    There `target` is not read, and may be infinite.
     """
     mixed = weight * kd + (1 - weight) * target
     return mixed if labelled is None else mixed.where(labelled, kd)

@@ -1,4 +1,4 @@
-"""Objectives on the logits of a classifier: one loss per example.
+"""Losses on the logits of a classifier: one per example.
 
 Shapes: B examples, C outputs of a task's head (1 for a regression).
 """

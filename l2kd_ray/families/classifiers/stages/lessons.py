@@ -41,8 +41,8 @@ class Row:
     false_domain: int
 
 
-class Objective(Protocol):
-    """A loss an example; what it needs beside the model is its own."""
+class ExampleLoss(Protocol):
+    """Runs the models on some rows, and compares their outputs: a loss each."""
 
     def to(self, device: str) -> None:
         """Move it to where the training runs."""
@@ -82,10 +82,10 @@ def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierLessons(Pooled):
-    """Pools of items, and an objective."""
+    """Pools of items, and the loss of each."""
 
     pools: Mapping[str, Sequence[Item]]
-    objective: Objective
+    objective: ExampleLoss
     by_weight: bool = True
     """Whether the loss is a weighted mean; else the mean of the weighted losses."""
 
