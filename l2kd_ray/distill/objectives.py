@@ -1,7 +1,7 @@
 """What a student is trained to do at each supervised position, and what it needs of a teacher.
 
-Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them that a teacher
-speaks at, V vocabulary, d width. The weight of a position is the product of its row's scale (which
+Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them with a teacher,
+V vocabulary, d width. The weight of a position is the product of its row's scale (which
 the training loop knows before any forward pass: instance weights over the count of the global
 batch) and of its share in the objective. An objective says each row's count, and the batch's loss.
 """
@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+from l2kd_ray.distill.divergences import DIVERGENCES, Divergence
+from l2kd_ray.door import Plugin
 
 if TYPE_CHECKING:  # a stage holds an objective, and a study's stages are made without torch
     from torch import Tensor
@@ -26,8 +30,8 @@ class Positions:
     """The supervised positions of a batch.
 
     target [P]: the token to predict; row [P]: its row; is_answer [P]: the target is `<ans>`;
-    teacher [P]: the number of the teacher that speaks there, or `NO_TEACHER`; share [P]: the
-    weight w of what it says, 0 where none speaks.
+    teacher [P]: the number of the teacher that gives targets there, or `NO_TEACHER`; share [P]: the
+    weight w of its divergence, 0 without a teacher.
     """
 
     target: Tensor
@@ -45,8 +49,8 @@ class Positions:
 class SoftTargets:
     """`w * KD + (1 - w) * CE` at each position, w its share; w = 0 everywhere is LAMOL's own loss.
 
-    CE = -log softmax(z)[target]; KD = T^2 KL(softmax(z_teacher / T) || softmax(z / T)) (Word-KD of
-    Chuang et al. 2020; T^2 from Hinton et al. 2015). `answer_weight` is the class weight of `<ans>`
+    CE = -log softmax(z)[target]; KD is the divergence, `forward` that of Word-KD (Chuang et al.
+    2020). `answer_weight` is the class weight of `<ans>`
     in CE; `weigh_kd` lets it weigh KD too. The count is the sum of the positions' weights, so that
     a mean over it is torch's weighted mean. Between 0 and 1 the two are mixed position by
     position, under one common count.
@@ -55,6 +59,13 @@ class SoftTargets:
     temperature: float = 1.0
     answer_weight: float = 1.0
     weigh_kd: bool = False
+    divergence: str | Plugin = "forward"
+
+    @cached_property
+    def loaded_divergence(self) -> Divergence:
+        """The divergence itself. Raises: InputError for a plug-in that cannot be loaded."""
+        named = self.divergence
+        return DIVERGENCES[named] if isinstance(named, str) else named.load()
 
     def weights(self, positions: Positions) -> tuple[Tensor, Tensor]:
         """The weights of KD [P] and of CE [P] at each position, within its row."""
@@ -92,4 +103,6 @@ class SoftTargets:
             if said is not None:
                 where = (positions.teacher == number).nonzero().squeeze(-1)
                 terms.append(Term(where, said))
-        return linear_loss(hidden, head, positions.target, ce, kd, terms, self.temperature)
+        return linear_loss(
+            hidden, head, positions.target, ce, kd, terms, self.temperature, self.loaded_divergence
+        )
