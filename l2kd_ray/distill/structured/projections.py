@@ -32,12 +32,12 @@ from l2kd_ray.distill.structured.token import Tokens
 
 
 def unchanged(teacher: Structure, local: float = 1.0) -> Parts:
-    """Same substructures, one alternative a place: tokens => tokens, arcs => arcs."""
+    """The teacher's marginals as they are, for equal substructures (tokens => tokens)."""
     return tuple(soften(mu, local) for mu in teacher.marginals())
 
 
 def chain_to_chain(teacher: Chain, local: float = 1.0) -> ChainParts:
-    """Case 1a."""
+    """Case 1a: the chain's marginals."""
     if local == 1.0:
         return teacher.marginals()
     pairs, first, last = teacher.pair_marginals()

@@ -1,4 +1,4 @@
-"""What every factorisation offers, so that the objective is written once.
+"""The common interface of all factorisations, so that the objective is written once.
 
 Shapes: B sentences, n positions, L labels. `lengths` [B] are at least 1, sentences are padded at
 the end, and what stands on padding is never read. A score of -inf forbids a substructure; every
@@ -26,7 +26,7 @@ class Structure(Protocol):
         ...
 
     def potentials(self) -> Parts:
-        """The scores of the substructures; a structure's score is the sum of its own."""
+        """The scores of the substructures; a structure's score is the sum of the scores in it."""
         ...
 
     def log_partition(self) -> Tensor:
@@ -34,11 +34,11 @@ class Structure(Protocol):
         ...
 
     def marginals(self) -> Parts:
-        """P(u) of each substructure u, 0 on padding; aligned with `potentials`."""
+        """P(u) for each substructure u, 0 on padding; aligned with `potentials`."""
         ...
 
     def score(self, gold: Tensor) -> Tensor:
-        """[B]: score of one structure a sentence, encoded as `argmax` does."""
+        """[B]: score of one structure per sentence, encoded as `argmax` does."""
         ...
 
     def argmax(self) -> Tensor:
@@ -56,7 +56,7 @@ def valid_positions(lengths: Tensor, n: int) -> Tensor:
 
 
 def inner(marginals: Parts, scores: Parts) -> Tensor:
-    """[B]: <mu, s>, where 0 * -inf = 0: what the marginals exclude is not read."""
+    """[B]: <mu, s>, where 0 * -inf = 0: scores that the marginals exclude are not read."""
     total = marginals[0].new_zeros(marginals[0].shape[0])
     for mu, s in zip(marginals, scores, strict=True):
         read = torch.where(mu > 0, s, 0.0)
@@ -66,6 +66,7 @@ def inner(marginals: Parts, scores: Parts) -> Tensor:
 
 def logsumexp(values: Tensor, dim: int) -> Tensor:
     """torch.logsumexp whose gradient is 0, not NaN, where every value is -inf."""
+    # A maximum of -inf would give nan when it is subtracted.
     top = values.detach().amax(dim, keepdim=True).clamp(min=torch.finfo(values.dtype).min)
     total = (values - top).exp().sum(dim)
     empty = total == 0
@@ -74,7 +75,7 @@ def logsumexp(values: Tensor, dim: int) -> Tensor:
 
 
 def wants_gradient(scores: Parts) -> bool:
-    """Whether autograd would record a function of these."""
+    """True if autograd would record a function of these scores."""
     return torch.is_grad_enabled() and any(score.requires_grad for score in scores)
 
 
