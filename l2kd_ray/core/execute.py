@@ -42,9 +42,7 @@ def execute(
     # The number of threads changes the order of float sums, hence the bits of a result.
     torch.set_num_threads(threads)
     _keep_memory()
-    if store.has_files(
-        stage.kind, stage.key
-    ):  # published before its worker died
+    if store.has_files(stage.kind, stage.key):  # published before its worker died
         return store.manifest(stage.kind, stage.key)
     attempt = uuid.uuid4().hex[:12]
     if rank == 0:

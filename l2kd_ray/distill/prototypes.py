@@ -45,9 +45,7 @@ def prototype_scores(
     counts = torch.bincount(cell, minlength=shape[0] * shape[1])
     sums = features.new_zeros(len(counts), features.shape[1]).index_add(0, cell, features)
     centroids = (sums / counts.clamp(min=1).unsqueeze(-1)).unflatten(0, shape)  # [K, M, d]
-    number = (counts > 0).unflatten(0, shape).sum(
-        0
-    ) - 1  # [M]: other domains with the class
+    number = (counts > 0).unflatten(0, shape).sum(0) - 1  # [M]: other domains with the class
     rows = torch.arange(len(features), device=features.device)
     of_class = _cosines(features, centroids)[rows, :, group]  # [N, K]
     own = of_class[rows, domain]
