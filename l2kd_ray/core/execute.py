@@ -82,8 +82,7 @@ ATTEMPTS = 3
 
 
 def obtain(stage: Stage, store: Store, **how: Any) -> Scores:
-    """The scores of a stage: from the store, or by running what is missing one by one in this
-    process.
+    """The scores of a stage: from the store, or by running what is missing, one by one.
 
     This is the executor `inline`: no Ray, one process, easy to debug. `how` is passed to `execute`.
     """

@@ -45,8 +45,7 @@ class Course:
     preemptions: int
     peak_gb: float
     by: Mapping[str, Mapping[str, int]]
-    """For each limit, the number of trials, of orders (with all trials) and of seeds complete by
-    it."""
+    """For each limit, the trials, orders (with all trials) and seeds complete by it."""
 
 
 @dataclass(frozen=True)

@@ -71,8 +71,7 @@ def mirror(
     students: Mapping[str, Path] | None = None,
     time_limit: float = 120.0,
 ) -> str:
-    """Mirror the result files in `folder` to W&B; returns one line that says what was done, and
-    where.
+    """Mirror the result files in `folder` to W&B; returns a line that says what was done.
 
     Online if a key is set, else offline below `folder/wandb`. A failure falls back one step
     (online, offline, nothing), each with one warning. Repeating it replaces the offline runs and

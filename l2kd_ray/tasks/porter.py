@@ -1,7 +1,7 @@
-"""The Porter stemmer (Porter, 1980) in the variant that `rouge-score` uses, NLTK's extensions.
+"""The Porter stemmer (Porter, 1980) with NLTK's extensions, as `rouge-score` uses it.
 
-Its rules read "(condition on the stem) suffix -> replacement". The first rule of a step whose
-suffix fits decides, whether or not its condition holds.
+Its rules read "(condition on the stem) suffix -> replacement". In each step the first rule whose
+suffix matches decides, whether or not its condition holds.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _shape(word: str) -> str:
 
 
 def _measure(word: str) -> int:
-    """m of [C](VC)^m[V]: tree 0, trouble 1, private 2."""
+    """The number m of vowel-consonant groups in [C](VC)^m[V]: tree 0, trouble 1, private 2."""
     return len(re.findall("vc", _shape(word)))
 
 

@@ -32,8 +32,7 @@ class Arcs:
 
     @property
     def legal(self) -> Tensor:
-        """[B, n, n+1]: True on possible arcs: inside the sentence, and from another word or the
-        root."""
+        """[B, n, n+1]: True on arcs within the sentence, from another word or the root."""
         n, valid = self.scores.shape[1], self.valid
         heads = valid_positions(self.lengths + 1, n + 1)
         loops = torch.ones(n, n + 1, dtype=torch.bool, device=valid.device)

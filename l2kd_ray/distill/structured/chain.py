@@ -230,8 +230,7 @@ def _log_space(emissions: Tensor, unpadded: Tensor, transitions: Tensor, ends: T
 def _scale_space(
     emissions: Tensor, unpadded: Tensor, transitions: Tensor, ends: Tensor
 ) -> Tensor | None:
-    """The messages of `_log_space` by matrix products, several times faster; None if terms were
-    lost."""
+    """The messages of `_log_space` by matrix products: much faster; None if terms were lost."""
     scale = transitions.amax().clamp(min=torch.finfo(transitions.dtype).min)
     factors = (transitions - scale).exp()
 

@@ -80,10 +80,10 @@ class LabelledArcs:
 
 @dataclass(frozen=True)
 class RelativeLabels:
-    """Labels for parsing as labelling (Strzyz et al. 2019): "-2:det", relation `det` to two words
-    before.
+    """Labels for parsing as labelling (Strzyz et al. 2019): offset to the head, relation.
 
-    "0:root" is the root. The sorted relations of these labels are those of a parser's scores.
+    "-2:det" is relation `det` to the head two words before; "0:root" is the root. The sorted
+    relations of these labels are those of a parser's scores.
     """
 
     names: tuple[str, ...]
@@ -109,8 +109,7 @@ class RelativeLabels:
 
 
 def relative(parse: Sequence[str]) -> list[str]:
-    """Convert "head:relation" with absolute heads to offsets from the word: ["2:det", ...] ->
-    "1:det"."""
+    """Replace absolute heads in "head:relation" by offsets: ["2:det", ...] -> "1:det"."""
     labels = []
     for word, label in enumerate(parse, start=1):
         head, _, relation = label.partition(":")

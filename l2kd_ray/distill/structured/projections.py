@@ -9,10 +9,10 @@
 | 3 | token softmax => linear chain | `tokens_to_chain` |
 | 4 | labelled spans => token softmax on BIOES tags | `spans_to_tokens` |
 
-Beside them `unchanged`, where a teacher's marginals are the student's as they stand, and
-`heads_to_trees`. Source: Wang et al. 2021, section 3. `local` is a temperature of the marginals,
-as the released code has it: to the power 1 / local, renormalised among the alternatives at a
-place; 1 leaves them alone. Teacher and student have the same labels in the same order.
+Beside them `unchanged`, if the teacher's marginals are the student's as they are, and
+`heads_to_trees`. Source: Wang et al. 2021, section 3. `local` is a temperature of the marginals, as
+in the released code: they are raised to the power 1 / local and renormalised among the alternatives
+at a position; 1 leaves them unchanged. Teacher and student have the same labels in the same order.
 """
 
 from __future__ import annotations

@@ -84,8 +84,7 @@ class NonProjective(Arcs):
         return log_z, marginals, condition
 
     def _eliminate(self, scores: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The results of `_matrix_tree` for scores [K, n, n+1], in log space, word by word, by
-        autograd."""
+        """As `_matrix_tree`, for scores [K, n, n+1]: in log space, word by word, by autograd."""
         first = torch.zeros_like(lengths)
         if self.single_root:  # a word that can head all others: the eliminations never end in it
             first = (best_trees(scores, lengths) == 0).int().argmax(-1)

@@ -62,8 +62,7 @@ class BiLSTM(nn.Module):
     def build(
         cls, words: Words, seed: int, settings: Mapping[str, Any], vectors: Path | None = None
     ) -> BiLSTM:
-        """Draw the weights from `seed`; embeddings come from a GloVe text file where it has the
-        word.
+        """Draw the weights from `seed`; embeddings come from a GloVe file where it has the word.
 
         Raises: ValueError as `read_vectors` does.
         """
@@ -119,8 +118,7 @@ class BiLSTM(nn.Module):
         return Inputs({FIRST: ids, SECOND: ids} if pair else {FIRST: ids})
 
     def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
-        """The states of a batch; hidden states are those of the first text: ReLU(FF(Emb(x))), X,
-        X'.
+        """The states of a batch; hidden states (first text): ReLU(FF(Emb(x))), X, X'.
 
         Raises: ValueError if attentions are wanted: a BiLSTM has none like a Transformer's.
         """

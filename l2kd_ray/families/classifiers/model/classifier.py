@@ -28,8 +28,7 @@ class Classifier(nn.Module):
         heads: the number of outputs of each task (1: a regression).
         pairs: the tasks that have two texts.
         seed: each head's weights are drawn from (seed, task), so that adding a task leaves the
-        other
-            heads as they are.
+            other heads as they are.
     """
 
     def __init__(

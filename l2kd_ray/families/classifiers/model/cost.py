@@ -18,8 +18,7 @@ def parameters(model: Classifier) -> tuple[int, int]:
 
 @torch.no_grad()
 def latency(model: Classifier, task: str, *, batch: int, length: int, repeats: int = 9) -> float:
-    """The median time in seconds to compute the logits of a batch of texts (or pairs) of `length`
-    tokens.
+    """Median seconds for the logits of a batch of texts (or pairs) of `length` tokens.
 
     Measured on the model's device with the current threads; tokenization is not included.
     """

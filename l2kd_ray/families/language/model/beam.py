@@ -67,8 +67,7 @@ class Finished:
 
 
 class Search:
-    """The beams of a batch of prompts: their tokens `written_PKT` and log-probabilities
-    `scores_PK`."""
+    """The beams of a batch: tokens `written_PKT` and log-probabilities `scores_PK`."""
 
     def __init__(
         self,
@@ -111,8 +110,7 @@ class Search:
         return bool(self.open)
 
     def _candidates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """[P, C], best first: the candidates' scores, the beams that they continue, their last
-        tokens.
+        """[P, C], best first: the candidates' scores, their beams, their last tokens.
 
         At most k of the 2k candidates end with eos, so at least k are left to continue.
         """

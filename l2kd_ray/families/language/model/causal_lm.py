@@ -143,8 +143,7 @@ def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
 
 @torch.no_grad()
 def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
-    """Resize the embeddings to `size` tokens; those of the `new` ids become the mean of the old
-    ones.
+    """Resize the embeddings to `size` tokens; the `new` ids start at the mean of the old.
 
     Randomly initialised rows make GPT-2 emit special tokens from the start. Rows that belong to no
     token are removed, so that models of one tokenizer, however padded, predict among the same

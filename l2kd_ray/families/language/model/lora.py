@@ -51,8 +51,7 @@ def _embeddings(model: CausalLM) -> list[Any]:
 
 
 def _train_rows(weight: Any, rows: Sequence[int]) -> None:
-    """Let gradients, but no weight decay, reach only some rows of an embedding (once if it is
-    tied)."""
+    """Let gradients, but no decay, reach only some rows of an embedding (once if tied)."""
     if weight.requires_grad:
         return
     chosen = torch.zeros(len(weight), 1)

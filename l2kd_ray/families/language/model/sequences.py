@@ -81,8 +81,7 @@ class SequenceFormat:
         return [*self.bos, *self.encode([f"{task}:"])[0]]
 
     def room(self, task: str, max_length: int) -> int:
-        """Number of tokens that a training sequence of a task has left for context, question and
-        answer.
+        """Tokens that a training sequence has left for context, question and answer.
 
         The others are its prompt, `<ans>` and eos.
         """

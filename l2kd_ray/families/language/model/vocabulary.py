@@ -32,10 +32,9 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
-    """Train a tokenizer like BERT's for encoders from scratch: WordPiece, no case, [CLS] a [SEP] b
-    [SEP].
+    """Train a tokenizer like BERT's for encoders from scratch: WordPiece, no case.
 
-    Characters that were not seen in training are [UNK].
+    Texts are encoded as [CLS] a [SEP] b [SEP]. Characters that were not seen in training are [UNK].
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast

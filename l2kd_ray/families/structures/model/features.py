@@ -94,8 +94,7 @@ class WordFeatures(nn.Module):
 
     @torch.no_grad()
     def read_glove(self, path: Path) -> int:
-        """Set the vectors of the known words from a file in GloVe's text format; returns their
-        number.
+        """Set the vectors of known words from a file in GloVe's format; returns their number.
 
         Raises: InputError: the vectors are of another size.
         """
@@ -147,8 +146,7 @@ class PretrainedFeatures(nn.Module):
         return cls(encoder, tokenizer)
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
-        """input_ids and attention_mask [B, m], first [B, n]: 1 + index of each word's first
-        subword."""
+        """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
         positions = getattr(self.encoder.config, "max_position_embeddings", UNLIMITED)
         encoded = self.tokenizer(
             [list(sentence) for sentence in sentences],

@@ -100,9 +100,8 @@ class SecondOrderHead(ArcHead):
     def _distribution(
         self, scores: Tensor, hidden: Tensor, heads: Tensor, lengths: Tensor
     ) -> SecondOrder:
-        sibling = self.roles["sibling"](
-            hidden
-        )  # one projection for both siblings: their order does not matter
+        # One projection for both siblings: their order does not matter.
+        sibling = self.roles["sibling"](hidden)
         shared = self.roles["shared_head"](heads)
         dependent, head = self.roles["dependent"](hidden), self.roles["head"](heads)
         grandhead = self.roles["grandhead"](heads)

@@ -94,9 +94,8 @@ class StructuredModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             _seed(seed, "body")
             self.body = _body(architecture, features.width)
-            self.heads = (
-                nn.ModuleList()
-            )  # a list, since tasks' names may have dots, which module names may not
+            # A list, since tasks' names may have dots, which module names may not.
+            self.heads = nn.ModuleList()
             for task, known in self.labels.items():
                 _seed(seed, f"head/{task}")
                 self.heads.append(_head(architecture, self.body.width, known))
