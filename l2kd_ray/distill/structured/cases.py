@@ -83,7 +83,7 @@ def distillation(
     row, project = CASES[case], PROJECTIONS[case]
     if objective not in row.objectives:
         raise ValueError(
-            f"case {case} ({row.teacher} => {row.student}) has no objective {objective!r}"
+            f"case {case}, {row.teacher} => {row.student}, has no objective {objective!r}"
         )
     if row.relative:
         if labels is None:
