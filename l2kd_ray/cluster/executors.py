@@ -131,6 +131,8 @@ def run_train(job: Job, store: Store) -> Scores:
                 backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
             ),
             run_config=RunConfig(
+                # A name of its own: Ray Train would resume a run of the same name, but our
+                # checkpoints decide.
                 name=f"{stage.key}-{uuid.uuid4().hex[:8]}",
                 storage_path=folder,
                 # A spot machine's return is no failure of the stage: retry without limit.

@@ -184,6 +184,7 @@ class Admission:
     @asynccontextmanager
     async def of(self, job: Job) -> AsyncIterator[None]:
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # False sorts first: distributed stages, then by arrival.
         entry = (not job.distributed, next(self._arrival), job.cpus, admitted)
         heapq.heappush(self._waiting, entry)
         self._admit()

@@ -59,6 +59,7 @@ def survey(address: str, storage: str) -> list[NodeReport]:
             for node, look in zip(nodes, asked, strict=True):
                 before = time.time()
                 answer = ray.get(look.remote(None), timeout=_WAIT_S)
+                # The node read its clock about half-way between the request and the answer.
                 middle = (before + time.time()) / 2
                 answers = ray.get(look.remote(storage), timeout=_WAIT_S)
                 skew = answer.pop("clock") - middle

@@ -74,6 +74,7 @@ def write(
             tensors[f"optimizer.{moment}.{name}"] = tensor
     tensors["losses"] = torch.stack(progress.losses)
     notes = {"rates": progress.rates, "tokens": progress.tokens}
+    # The metadata of safetensors hold text only.
     save_file(tensors, file, metadata={name: json.dumps(value) for name, value in notes.items()})
 
 

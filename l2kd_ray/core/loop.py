@@ -115,6 +115,7 @@ def fit(
         progress = read(state, model, optimizer, context.device)
     network = _wrap(model, context, lessons.uses_all)
     total = how.epochs * lessons.steps_per_epoch
+    # A part of a training (`train.rungs`) ends at epoch `until`, but follows the whole schedule.
     last = (stage.until or how.epochs) * lessons.steps_per_epoch
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
@@ -135,6 +136,7 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), how.clip)
         optimizer.step()
         progress.add(loss, lr, lessons.size(rows))
+        # Rank 0 alone saves, without a collective, so the workers need not agree on the moment.
         due = context.rank == 0 and (
             time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
         )
@@ -205,6 +207,7 @@ def _optimizer(model: nn.Module, how: Optimisation) -> torch.optim.Optimizer:
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():
         if parameter.requires_grad:
+            # `lora` sets `decays` to False on embeddings of which only some rows are trained.
             groups[getattr(parameter, "decays", parameter.ndim >= 2)].append(parameter)
     decay = {True: how.weight_decay, False: 0.0}
     return torch.optim.AdamW(
@@ -220,6 +223,7 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     """Factor of the learning rate: linear warm-up over a share of the steps, then linear to 0."""
     rise = warmup * total
     if step < rise:
+        # Never 0, so that the first step trains, too.
         return (step + 1) / (math.floor(rise) + 1)
     return (total - step) / (total - rise)
 

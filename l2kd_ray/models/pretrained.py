@@ -34,6 +34,7 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
     for folder in (Path(spec.model).expanduser(), (base or Path()) / spec.model):
         if folder.is_dir():
             return _of_folder(folder.resolve(), where)
+    # A hub id has at most one slash and looks like no path.
     if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
         raise InputError(
             "no such model folder",

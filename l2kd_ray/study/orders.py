@@ -63,6 +63,7 @@ def _sample(tasks: Sequence[str], wanted: int, seed: int) -> list[Order]:
 def _permutations(tasks: Sequence[str], seed: int) -> Iterator[Order]:
     if len(tasks) <= 8:  # 40,320 orders at most: shuffling them all avoids duplicates
         every = list(permutations(tasks))
+        # One permutation of all orders, so that a shorter sample is a prefix of a longer one.
         for index in np.random.default_rng([seed, len(tasks)]).permutation(len(every)):
             yield every[index]
     stream = np.random.default_rng([seed, len(tasks)])

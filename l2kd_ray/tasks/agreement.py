@@ -18,6 +18,7 @@ from typing import Literal
 
 from l2kd_ray.tasks.labelled import number
 
+# GLUE's F1 is that of the positive class, which labels given as text do not mark.
 _DENIALS = frozenset({"0", "no", "false", "negative"})
 
 

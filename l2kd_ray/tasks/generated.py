@@ -33,6 +33,8 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
         while len(examples) < size:
             examples += _examples(next(items), question, len(examples))
         if split == options["split"]:
+            # The rest of a dialogue that is cut off here is dropped, so that splits share no
+            # dialogue.
             return examples[:size]
     raise ValueError(f"no split {options['split']}")
 

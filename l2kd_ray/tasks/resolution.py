@@ -300,6 +300,7 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     registered = registered_entry.splits if registered_entry else {}
     given: dict[Split, str] = {**registered, **spec.splits}
+    # GLUE's validation split is the test split here, so it must not become dev, too.
     usual: Mapping[Split, tuple[str, ...]] = {"dev": ()} if registered else _HUB_SPLITS
     sources: Sources = {}
     for split in SPLITS:

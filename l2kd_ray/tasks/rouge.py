@@ -14,6 +14,7 @@ from functools import lru_cache
 from l2kd_ray.tasks.porter import stem
 
 _WORD = re.compile(r"[a-z0-9]+")
+# Words repeat, so that most stems come from the cache.
 _stem = lru_cache(maxsize=65536)(stem)
 
 

@@ -75,6 +75,7 @@ def _draw(weights: Mapping[str, float], random: Random) -> str:
 
 def _spelled(number: int) -> str:
     """A word of two syllables, different for each number below 4,900."""
+    # 2741 is coprime to 4900 = 70 * 70, so that no two numbers give one word.
     first, second = divmod(number * 2741 % 4900, 70)
     return "".join("bdfgklmnprstvz"[s % 14] + "aeiou"[s // 14] for s in (first, second))
 

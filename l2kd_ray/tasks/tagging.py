@@ -43,6 +43,7 @@ def spans(tags: Sequence[str]) -> list[Span]:
 
 def tags(spans: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
     """The tags of `length` words that spell non-overlapping spans."""
+    # In IOB2 a span of one word begins with B, and its last word is inside.
     begin, inside, end, single = "BIES" if scheme == "bioes" else "BIIB"
     result = ["O"] * length
     for first, last, kind in spans:

@@ -57,6 +57,7 @@ def top_k(
     """
     del local  # sequences have no marginals to temper
     paths, scores = teacher.n_best(k)
+    # Missing sequences keep -inf and so get weight 0.
     equal = torch.where(scores.isfinite(), 0.0, scores)
     weights = (scores if weighted else equal).softmax(-1)
     return path_marginals(paths, weights, teacher.lengths, teacher.emissions.shape[-1])

@@ -89,6 +89,7 @@ def distillation(
         if labels is None:
             raise ValueError(f"case {case} has a student of relative labels: pass them as `labels`")
         project = partial(to_labels, labels=labels)
+    # Scope local has no minimum without the clamp of the released code.
     loss = partial(StructuralKD[Any], scope=scope, clamp=scope == "local")
     if objective == "structural":
         return loss(project, temperature)

@@ -56,6 +56,7 @@ def pack(batches: Iterable[Structure]) -> dict[str, Tensor]:
                 flat = values[_inside(batch.lengths, GROWING[name], values.shape)]
             packed.setdefault(name, []).append(flat.detach().cpu())
     return {
+        # Cloned, since safetensors refuses to save tensors that share memory.
         name: torch.cat(parts) if name in GROWING or name == "lengths" else parts[0].clone()
         for name, parts in packed.items()
     }
@@ -94,6 +95,7 @@ def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
         if name != "lengths"
     }
     relations = values.pop("relations", None)
+    # All remaining tensors are of one class, whose name stands before the dot.
     kind = KINDS[next(iter(values)).partition(".")[0]]
     arguments: dict[str, Any] = {name.partition(".")[2]: value for name, value in values.items()}
     structure: Any = kind(**arguments, lengths=lengths)

@@ -81,6 +81,7 @@ def _contract(weights: Floats) -> Ints:
     broken = cycle[entering[:, tree[size]].argmax()]
     from_cycle = cycle[leaving.argmax(1)]
     expanded = heads.copy()
+    # The modulo only keeps the index valid where `from_cycle` is chosen anyway.
     expanded[rest] = np.where(tree[:size] == size, from_cycle, rest[tree[:size] % size])
     expanded[broken] = rest[tree[size]]
     expanded[0] = 0

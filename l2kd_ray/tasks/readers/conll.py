@@ -121,6 +121,7 @@ def _retagged(sentence: Sequence[tuple[str, str]], scheme: Scheme) -> LabelledSe
 
 
 def _tree(rows: Sequence[ColumnRow]) -> LabelledSentence:
+    # Multiword tokens have ids such as 1-2, empty nodes such as 1.1.
     rows = [row for row in rows if not re.fullmatch(r"\d+[-.]\d+", row[1][0])]
     words, labels = [], []
     for number, (where, cells) in enumerate(rows, start=1):

@@ -67,6 +67,7 @@ def digest(path: str | Path) -> str:
         ) from None
     if time.time_ns() - stat.st_mtime_ns < _RACY_NS:
         return _hash(path)
+    # Size and time only serve as the cache's key.
     return _remembered(str(path), stat.st_size, stat.st_mtime_ns)
 
 

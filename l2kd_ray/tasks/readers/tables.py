@@ -162,6 +162,7 @@ def _answers(value: Any, options: Mapping[str, str], where: str) -> tuple[str, .
         if not isinstance(item, str | int) or (isinstance(item, str) and not item.strip()):
             raise InputError("an answer is empty", where=where, got=value, expected="text")
         text = labels.get(f"label.{item}", str(item))
+        # An integer beyond the named labels is a mistake; other texts are taken as they are.
         if labels and text not in labels.values() and text.lstrip("-").isdigit():
             raise InputError(
                 "no such label", where=where, got=item, expected=", ".join(labels.values())

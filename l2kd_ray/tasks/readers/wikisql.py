@@ -30,6 +30,7 @@ _QUERY = re.compile(
     r"SELECT (?:(MAX|MIN|COUNT|SUM|AVG) )?(?:TABLEalias0\.)?(.+?)_FIELD"
     r" FROM (?:TABLE AS TABLEalias0|table)(?: WHERE (.*))? ;"
 )
+# A value may contain AND, so a condition ends only where another one begins, or at the end.
 _NEXT = r"(?: AND (?=(?:TABLEalias0\.)?\S+_FIELD [=<>] )|$)"
 _CONDITION = re.compile(r"(?:TABLEalias0\.)?(.+?)_FIELD ([=<>]) (.*?)" + _NEXT)
 _VARIABLE = re.compile(r"\"?\b(var\d+)\b\"?")

@@ -174,6 +174,7 @@ def _bilstm(inputs: int, hidden: int) -> nn.LSTM:
 
 def _run(lstm: nn.LSTM, states: Tensor, mask: Tensor) -> Tensor:
     """[B, n, 2h]: outputs on the tokens, 0 on padding, independent of the batch's longest text."""
+    # pack_padded_sequence requires lengths on the CPU.
     lengths = mask.sum(1).cpu()
     packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
     output, _ = pad_packed_sequence(lstm(packed)[0], True, total_length=states.shape[1])

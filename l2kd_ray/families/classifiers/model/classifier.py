@@ -95,6 +95,7 @@ class Classifier(nn.Module):
 
 def _head(width: int, outputs: int, seed: int, task: str) -> nn.Linear:
     digest = hashlib.sha256(json.dumps([seed, "head", task]).encode()).digest()
+    # Forked, so that drawing a head does not move the global stream.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:8], "little"))
         return nn.Linear(width, outputs)

@@ -130,6 +130,7 @@ class GrowingLayer(DynamicLayer):
             self.buffers = key_states, value_states
         if end > self.buffers[0].shape[-2]:
             self.hold([self.shown])
+        # The first call has just made the buffers from these states.
         if start:
             for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
                 buffer[: len(states), :, start:end] = states

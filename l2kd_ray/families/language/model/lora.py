@@ -52,6 +52,7 @@ def _embeddings(model: CausalLM) -> list[Any]:
 
 def _train_rows(weight: Any, rows: Sequence[int]) -> None:
     """Let gradients, but no decay, reach only some rows of an embedding (once if tied)."""
+    # A tied output layer is the same tensor, which has its hook already.
     if weight.requires_grad:
         return
     chosen = torch.zeros(len(weight), 1)

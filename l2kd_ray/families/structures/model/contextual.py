@@ -35,6 +35,7 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, size: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
+        # Positions need an even size (sines and cosines), attention a multiple of `heads`.
         if size % (2 * heads):
             raise ValueError(f"hidden is {size}, and must be a multiple of 2 * heads = {2 * heads}")
         self.project = nn.Linear(width, size)

@@ -58,8 +58,10 @@ class WordFeatures(nn.Module):
         self.words = tuple(words)
         self.ids = {word: number for number, word in enumerate(self.words, start=2)}
         self.embedding = nn.Embedding(len(self.words) + 2, size, padding_idx=0)  # 1 is unknown
+        # Variance 1 / size for each entry: the expected squared length of a vector is 1.
         bound = (3 / size) ** 0.5
         nn.init.uniform_(self.embedding.weight[1:], -bound, bound)
+        # 256 bytes and padding.
         self.byte_embedding = nn.Embedding(257, characters, padding_idx=0)
         self.convolution = nn.Conv1d(characters, characters, kernel_size=3, padding=1)
         self.width = size + characters

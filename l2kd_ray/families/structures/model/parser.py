@@ -95,6 +95,7 @@ class SecondOrderHead(ArcHead):
         super().__init__(width, labels, arc_size, relation_size, dropout)
         roles = ("sibling", "shared_head", "dependent", "head", "grandhead")
         self.roles = nn.ModuleDict({role: projection(width, rank, dropout) for role in roles})
+        # Keeps the variance of a sum over `rank` products independent of `rank`.
         self.scale = rank**-0.5
 
     def _distribution(

@@ -103,6 +103,7 @@ class Biaffine(nn.Module):
         nn.init.normal_(self.weight, std=1 / size)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        # The appended 1 adds linear terms and a bias to the bilinear form.
         one = nn.functional.pad(self.first(first), (0, 1), value=1.0)
         other = nn.functional.pad(self.second(second), (0, 1), value=1.0)
         return torch.einsum("bxi,oij,byj->bxyo", one, self.weight, other)
