@@ -10,7 +10,6 @@ import math
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,10 @@ import ray
 
 from l2kd_ray.cluster import COLLECTIVE_TIMEOUT_S
 from l2kd_ray.core.execute import execute
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.study.schema import Scale, Workers
 
-Scores = Mapping[str, float]
 DRIVER = "driver"  # a resource of the head node only; a cursor holds one, and no CPU
 
 

@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from l2kd_ray.cluster.executors import Job, Scores, submit
+from l2kd_ray.cluster.executors import Job, submit
 from l2kd_ray.core.execute import ATTEMPTS
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.study.schema import Scale
 
