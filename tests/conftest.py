@@ -50,12 +50,20 @@ def study_file(tmp_path: Path) -> Any:
 
     def write(**changes: Any) -> Path:
         data = {**TINY, "storage": str(tmp_path / "results"), **changes}
+        if "replay" not in changes and not _replays(data["methods"]):
+            del data["replay"]  # a setting that no method reads is refused
         path = tmp_path / "study.yaml"
         kept = {key: value for key, value in data.items() if value is not None}
         path.write_text(yaml.safe_dump(kept))
         return path
 
     return write
+
+
+def _replays(methods: Any) -> bool:
+    named = [methods] if isinstance(methods, str) else methods
+    used = {arm if isinstance(arm, str) else arm.get("method", arm["name"]) for arm in named}
+    return bool(used & {"lamol", "lamol-real", "l2kd"})
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ class Prices:
     @classmethod
     def read(cls, path: Path | None = None) -> Prices:
         """Raises: InputError for a file that is not such a table."""
-        source = path or files("l2kd_ray.study").joinpath("prices.yaml")
+        source = path or files("l2kd_ray.forecast").joinpath("prices.yaml")
         try:
             table: dict[str, Any] = yaml.safe_load(source.read_text())
             disk = table["disk_gb"] * table["disk_gb_month"] / _HOURS_A_MONTH
@@ -88,7 +88,7 @@ class Prices:
             raise InputError(
                 f"not a price table: {type(error).__name__}: {error}",
                 where=str(path),
-                expected="the keys of l2kd_ray/study/prices.yaml",
+                expected="the keys of l2kd_ray/forecast/prices.yaml",
             ) from None
 
 
@@ -118,7 +118,7 @@ class Cluster:
                     key="--cluster",
                     got=name,
                     expected=", ".join(prices.machines),
-                    fix="add it to a copy of l2kd_ray/study/prices.yaml and name that: --prices",
+                    fix="add it to a copy of l2kd_ray/forecast/prices.yaml and name that: --prices",
                 )
             return prices.machines[name]
 

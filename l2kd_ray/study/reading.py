@@ -140,10 +140,11 @@ def _family(methods: object, where: str) -> Family:
 def _method(name: str, where: str) -> Method:
     if name in METHODS:
         return METHODS[name]
-    known = {**METHODS, **dict.fromkeys(("multilm", *TAKEN))}
+    known = {**METHODS, "multilm": None}
     found, plugin = door.find("methods", name, known, where=where, key="methods")
     method = found if isinstance(found, Method) else Method(found, plugin.name)
-    if method.section in known or method.family not in FAMILIES or not callable(method.step):
+    taken = (*known, *TAKEN)
+    if method.section in taken or method.family not in FAMILIES or not callable(method.step):
         raise InputError(
             "a method from outside is a function `step(build, previous, former, task, seed)`, of one "
             "of the families, under a name of its own",
@@ -151,7 +152,7 @@ def _method(name: str, where: str) -> Method:
             key="methods",
             got=f"{name}: name {method.section}, family {method.family}",
             expected=f"a family of {', '.join(FAMILIES)}; a name that is none of "
-            f"{', '.join(known)}",
+            f"{', '.join(taken)}",
         )
     return replace(method, code=plugin.code)
 
