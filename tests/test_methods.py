@@ -414,7 +414,7 @@ def test_the_stages_of_a_trial(name: str) -> None:
         roles = Counter(trial.stages().values())
         assert roles.pop("initial") == roles.pop("tokenizer") == 1
         assert roles.pop("evaluate") == 4 * 3
-        # What the tokenizer is trained on, the tasks' train splits among them; and their test splits.
+        # The tokenizer is trained on the whole family, with the tasks' train splits; and three test.
         assert roles.pop("examples") == len(generated_family(THREE[0])) + 3
         assert roles == IN_A_TRIAL[name]
 
