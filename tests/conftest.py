@@ -49,8 +49,7 @@ def tiny_data(**changes: Any) -> dict[str, Any]:
     method reads that: such a setting is refused."""
     data = {**TINY, **changes}
     methods = [
-        one if isinstance(one, str) else one.get("method", one["name"])
-        for one in data["methods"]
+        one if isinstance(one, str) else one.get("method", one["name"]) for one in data["methods"]
     ]
     if "replay" not in changes and not {"lamol", "lamol-real", "l2kd"} & {*methods}:
         del data["replay"]

@@ -19,8 +19,7 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.study import Study, load
 
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
-KEYS = {
-}
+KEYS = {}
 
 
 def students(study: Study, method: str) -> list[Any]:
