@@ -19,7 +19,24 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.study import Study, load
 
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
-KEYS = {}
+KEYS = {
+    "examples": "dfd15d3f39f51d88c2f2bb178b0de1bb",
+    "tokenizer": "07b9528821204bf557d71720c40ed264",
+    "tokens": "6020eb52c3c14e7dcf3fc1e96be7d992",
+    "initial": "494fcfb8295171db532d1215c073b1aa",
+    "learn, a first task": "cdb7c9c1c684adbfd2e4eff46425770d",
+    "learn, l2kd with replay": "4fbc6921f8e789599084acaf1f464ad7",
+    "annotate": "6dcabbf76c12ef7a6a4259f7a2dcbb73",
+    "replay": "a28385d91c02bc0ad5242a9e90080cf4",
+    "multitask": "89e0767f7ec63cca0f4b4a6e2c8904b4",
+    "evaluate": "f352b7cb7269ecebe05604ea201d8609",
+    "classify, mkd": "647062a3390ac6c3dff07e9ff8fb71c9",
+    "logits": "1d3b58f351ff9097b8f607806821af46",
+    "meta-distil": "1087d27bf1da1f76bc7e6d9bafd89a6e",
+    "prototypes": "353fda16e9f022049a106812e822b521",
+    "learn structure": "0ec28f892773950f503daf02213352d3",
+    "teacher scores": "57062cdb03f4a29d5e6ff5159fa1c06c",
+}
 
 
 def students(study: Study, method: str) -> list[Any]:
