@@ -27,12 +27,21 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
     """Find a model of a study, a folder or on the hub; None where it is trained from scratch.
 
     A relative folder is looked for below the working directory, then below `base`.
-    Raises: InputError where neither is there, or the hub cannot be reached.
+    Raises: InputError where neither is there, the hub cannot be reached, or a folder is asked for
+    a revision.
     """
     if spec.model is None:
         return None
     for folder in (Path(spec.model).expanduser(), (base or Path()) / spec.model):
         if folder.is_dir():
+            if spec.revision is not None:
+                raise InputError(
+                    "a folder has no revisions: its files are what it is",
+                    where=where,
+                    key="revision",
+                    got=spec.revision,
+                    fix="take it away",
+                )
             return _of_folder(folder.resolve(), where)
     if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
         raise InputError(

@@ -16,6 +16,7 @@ from l2kd_ray.study.schema import Arm
 from l2kd_ray.study.study import Study
 
 Reads = set[tuple[int, str]]
+_NAMES = (".model", ".vectors")
 
 
 def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
@@ -25,13 +26,14 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
     """
     config = study.config
     own = {key for key, *_ in config.settings.keys_set()}
-    read = set(_looked_at(config.settings, resolving)) | _read_by_references(study)
-    by_arm = {arm.name: _read_by_arm(study, arm) | read for arm in config.arms}
+    by_arm = {arm.name: _read_by_arm(study, arm) for arm in config.arms}
     for arm in config.arms:
         for key in arm.settings:
             if not _has(by_arm[arm.name], key):
                 raise _refused(study, key, arm.settings[key], f"methods: {arm.name}: {key}", where)
-    everyone = set().union(read, *by_arm.values())
+    # Whether a model that was found is of use is said by who builds it.
+    found = {key for key in _looked_at(config.settings, resolving) if not key.endswith(_NAMES)}
+    everyone = found.union(_read_by_references(study), *by_arm.values())
     for key in sorted(own):
         if not _has(everyone, key):
             raise _refused(study, key, _value(config.settings, key), key, where)

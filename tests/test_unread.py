@@ -1,0 +1,308 @@
+"""Law 11: a setting is read or refused. Every field of every section, for every method.
+
+No stage is run. The fields are those of the sections' classes, so a new one is tested unasked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import typing
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from l2kd_ray.errors import InputError
+from l2kd_ray.families import FAMILIES, METHODS, Family
+from l2kd_ray.section import Section
+from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
+from l2kd_ray.tasks import Source
+
+CAPS = {"max_train": 16, "max_dev": 4, "max_test": 4}
+BERT = {"arch": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+STUDIES: Mapping[str, Mapping[str, Any]] = {
+    "language": {
+        "tasks": [{"name": "gen.rest", "max_train": 24}, "gen.intent", "gen.hotel"],
+        "orders": ["gen.rest>gen.intent>gen.hotel"],
+        "student": {"arch": "gpt2", "n_layer": 1},
+        **CAPS,
+    },
+    "classifiers": {"tasks": ["made.topics.a", "made.topics.b"], "student": BERT, **CAPS},
+    "structures": {"tasks": ["made.tags.a"], "student": {"arch": "bilstm", "hidden": 8}, **CAPS},
+}
+"""A small study of each family, which sets what it must."""
+
+FOLDER, VECTORS = "encoder", "vectors.txt"
+"""A pretrained model and word vectors, below the working directory of each test."""
+LORA = {"train.lora": {"alpha": 8}}
+TEACHER = {"teacher": {"arch": "gpt2", "n_layer": 2}}
+PRETRAINED = {"teacher": {"model": FOLDER}, "tokenizer.model": FOLDER}
+COMPANIONS: Mapping[str, Mapping[str, Any]] = {
+    # A teacher's answers are decoded for objectives on its answers, by one strategy.
+    "kd.decode": {"kd.objective": "seq"},
+    "kd.decode.beams": {"kd.objective": "seq", "kd.decode.strategy": "beam"},
+    "kd.decode.top_k": {"kd.objective": "seq", "kd.decode.strategy": "sample"},
+    "kd.decode.temperature": {"kd.objective": "seq", "kd.decode.strategy": "sample"},
+    "evaluate.decode.beams": {"evaluate.decode.strategy": "beam"},
+    "evaluate.decode.top_k": {"evaluate.decode.strategy": "sample"},
+    "evaluate.decode.temperature": {"evaluate.decode.strategy": "sample"},
+    # Only a section that is there has fields: another model as teacher, low-rank training.
+    "train.lora": LORA,
+    "teacher": TEACHER,
+    # A pretrained teacher brings its tokenizer.
+    "teacher.model": {"tokenizer.model": FOLDER},
+    # What pretrained models have and models from scratch have not, and the other way round.
+    "student.layers": {"student": {"model": FOLDER}},
+    "student.revision": {"student": {"model": FOLDER}},
+    "teacher.layers": PRETRAINED,
+    "teacher.revision": PRETRAINED,
+    "teacher.trust_remote_code": PRETRAINED,
+    "tokenizer.revision": {"tokenizer.model": FOLDER},
+    "student.vectors": {"student": {"arch": "bilstm"}},
+    "teacher.vectors": {"teacher": {"arch": "bilstm"}},
+    "student.trust_remote_code": {"student": {"model": FOLDER}},
+    # Rungs end with the epochs.
+    "train.rungs": {"train.epochs": 4},
+    # The k best are those of an objective that has them.
+    "structkd.k": {"structkd.objective": "top-k"},
+}
+"""What a field is read with, where the smallest study does not read it: by key or by section."""
+VALUES: Mapping[str, Any] = {
+    "student.arch": "other",
+    "teacher.arch": "other",
+    "student.vectors": VECTORS,
+    "teacher.vectors": VECTORS,
+    "tokenizer.tasks": ["gen.rest"],
+    "train.lora.targets": ["c_attn"],
+    "train.rungs": [1, 4],
+    "replay.filters": ["ended"],
+    "tokenizer.model": FOLDER,
+    "student.revision": "main",
+    "teacher.revision": "main",
+    "tokenizer.revision": "main",
+}
+"""Another value of a field that is no number, choice or flag."""
+REFUSED = {
+    "revision": "a folder has no revisions",
+    "train.lora": "none of them is trained",
+    "kd.top_k": "needs a cached teacher",
+}
+"""Why some are refused in other words. A revision is of a model of the hub, which is not asked."""
+NOBODY = {
+    *(f"{family}.{model}.revision" for family in FAMILIES for model in ("student", "teacher")),
+    "language.tokenizer.revision",
+    *(
+        f"language.{model}.{key}"
+        for model in ("student", "teacher")
+        for key in ("layers", "vectors")
+    ),
+    *(
+        f"structures.{model}.{key}"
+        for model in ("student", "teacher")
+        for key in ("layers", "trust_remote_code")
+    ),
+}
+"""What is said of models in general, and the models of this family do not have; and revisions."""
+NO_KEY = {"trust_remote_code": "without it a model's own code is not run, and the stage fails"}
+"""What is read and is no part of a key, by the field's name."""
+WHOLE: Mapping[str, Mapping[str, Any]] = {
+    "student.model": {"student": {"model": FOLDER}},
+    "teacher.model": {"teacher": {"model": FOLDER}},
+}
+"""Values that take the place of a whole section: a model is pretrained or from scratch."""
+
+
+@pytest.fixture(autouse=True)
+def _named_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the studies name; and generated tasks are generated once."""
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "config.json").write_text("{}")
+    (tmp_path / VECTORS).write_text("a 1 2\n")
+    monkeypatch.setattr(Source, "read", _read)
+
+
+_read = cache(Source.read)
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a field holds, or may hold."""
+    kinds = annotation, *typing.get_args(annotation)
+    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+
+
+def fields_of(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted key, field) of everything below a section that holds no section."""
+    for name, field in model.model_fields.items():
+        if (below := section_of(field.annotation)) is not None:
+            yield from fields_of(below, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def settings_of(family: Family) -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting of a family: of its sections, and of its methods' own."""
+    yield from fields_of(family.settings)
+    for key, method in family.options.items():
+        assert method.options is not None
+        yield from fields_of(method.options, f"{key}.")
+
+
+FIELDS = {name: dict(settings_of(family)) for name, family in FAMILIES.items()}
+OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "lamol": ({"replay.ratio": 0.0}, {"replay.top_k": 1}, {"train.lm_weight": 0.0}),
+    "lamol-real": ({"replay.ratio": 0.0}, {"replay.weight": "separate"}),
+    "l2kd": (
+        {"kd.weight": 0.0},
+        {"kd.objective": "seq"},
+        {"kd.objective": "seq-soft"},
+        {"kd.teachers": "previous"},
+        {"kd.teachers": "both"},
+        {"kd.teacher": "online"},
+    ),
+    "mkd": ({"mkd.student": "single"}, {"mkd.teacher": "single"}),
+    "metakd": (
+        {"metakd.teacher": "all"},
+        {"metakd.teacher": "single"},
+        {"metakd.teacher": "multitask"},
+        {"metakd.prototypes": False},
+        {"metakd.corruption": 0.0},
+        {"metakd.prediction": 0.0},
+        {"metakd.expertise": False},
+        {"metakd.stages": "two"},
+        {"metakd.alpha": 1.0},
+        {"metakd.alpha": 0.0},
+    ),
+    "structkd": (
+        {"kd.weight": 0.0},
+        {"structkd.objective": "top-wk"},
+        {"structkd.objective": "posterior"},
+        {"structkd.anneal": 0.0},
+    ),
+}
+"""What takes something away from a method: what only that read is refused then."""
+CASES = [
+    (method.name, key, "{}") for method in METHODS.values() for key in FIELDS[method.family]
+] + [
+    (name, key, json.dumps(off))
+    for name, variants in OFF.items()
+    for off in variants
+    for key in FIELDS[METHODS[name].family]
+    if key.split(".")[0] in ("kd", "replay", METHODS[name].section) and key not in off
+]  # fmt: skip
+
+
+def base(method: str) -> dict[str, Any]:
+    return {"name": "base", "methods": [method], **STUDIES[METHODS[method].family]}
+
+
+Keys = frozenset[tuple[Any, ...]]
+
+
+def keys(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> Keys:
+    """What every trial of a study evaluates, by the keys. Raises: InputError.
+
+    A key holds those of all stages before it; `method` tells apart trials that change places.
+    """
+    study = resolve_study(parse_study(data, overrides, where="my.yaml"), "my.yaml")
+    return frozenset(
+        (trial.method, cell.i, cell.task, cell.split, cell.stage.key)
+        for trial in study.trials()
+        for cell in trial.cells
+    )
+
+
+def others(key: str, field: FieldInfo) -> list[Any]:
+    """Values that the field takes and that are not its default."""
+    if key in VALUES:
+        return [VALUES[key]]
+    takes: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])
+    choices = [
+        choice
+        for kind in (field.annotation, *typing.get_args(field.annotation))
+        if typing.get_origin(kind) is typing.Literal
+        for choice in typing.get_args(kind)
+    ]
+    found = []
+    for value in (*choices, True, False, 3, 300, 0.25, 0.75):
+        try:
+            same = takes.validate_python(value, strict=True) == field.default
+        except ValidationError:
+            continue
+        if not same:
+            found.append(value)
+    return found
+
+
+def companions_of(method: str, key: str) -> dict[str, Any]:
+    """What the field is read with, of what the method's family has."""
+    parts = key.split(".")
+    prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    found = next((COMPANIONS[name] for name in prefixes if name in COMPANIONS), {})
+    sections = FAMILIES[METHODS[method].family].settings.model_fields
+    known = {name: value for name, value in found.items() if name.split(".")[0] in sections}
+    return {name: value for name, value in (known or found).items() if name != key}
+
+
+@cache
+def _keys(method: str, overrides: str) -> Keys | None:
+    """The keys with some settings; None where they are refused."""
+    try:
+        return keys(base(method), json.loads(overrides))
+    except InputError:
+        return None
+
+
+@cache
+def outcome(method: str, key: str, variant: str = "{}") -> tuple[str, str, Any]:
+    """(`moved`, `silent`, `no effect` or `refused`, the message, the value) of another value.
+
+    What the method does not take of the companions, the field has to do without, if it can.
+    """
+    own = json.loads(variant)
+    companions = {**companions_of(method, key), **own}
+    before = _keys(method, json.dumps(companions))
+    beside = [companions] if before is not None else [own, companions]
+    before = before or _keys(method, variant)
+    assert before is not None, own
+    field = FIELDS[METHODS[method].family][key]
+    values = [WHOLE[key]] if key in WHOLE else [{key: value} for value in others(key, field)]
+    last: tuple[str, str, Any] = "refused", "no other value is known: see VALUES", None
+    for change, more in product(values, beside):
+        try:
+            moved = keys(base(method), {**more, **change}) != before
+        except InputError as error:
+            last = "no effect" if "no effect" in error.problem else "refused", str(error), change
+            if last[0] == "no effect":
+                return last
+        else:
+            return "moved" if moved else "silent", "", change
+    return last
+
+
+@pytest.mark.parametrize(("method", "key", "off"), CASES)
+def test_a_setting_moves_a_key_or_is_refused(method: str, key: str, off: str) -> None:
+    found, message, change = outcome(method, key, off)
+    if found == "silent":
+        assert key.rpartition(".")[2] in NO_KEY, change
+    if found == "refused":
+        why = [text for name, text in REFUSED.items() if f".{name}" in f".{key}"]
+        assert any(text in message for text in why), f"{change}\n{message}"
+    if found == "no effect":
+        said = message.splitlines()[0]
+        assert said.startswith(f"my.yaml: {key.partition('.')[0]}")
+        assert f"({method})" in said
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_setting_of_a_family_is_read_by_one_of_its_methods(family: str) -> None:
+    """None is there for nobody; what has no key (see NO_KEY) is read, too."""
+    for key in FIELDS[family]:
+        found = {outcome(method, key)[0] for method in FAMILIES[family].methods}
+        assert found & {"moved", "silent"} or f"{family}.{key}" in NOBODY, key
