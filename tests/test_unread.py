@@ -6,7 +6,6 @@ No stage is run. The fields are those of the sections' classes, so a new one is 
 from __future__ import annotations
 
 import json
-import math
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -23,7 +22,9 @@ from l2kd_ray.families import FAMILIES, METHODS, Family
 from l2kd_ray.section import Section
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
+from l2kd_ray.study.schema import StudyConfig
 from l2kd_ray.tasks import Source
+from l2kd_ray.tasks.spec import TaskSpec
 
 CAPS = {"max_train": 16, "max_dev": 4, "max_test": 4}
 BERT = {"arch": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -83,6 +84,8 @@ VALUES: Mapping[str, Any] = {
     "train.lora.targets": ["c_attn"],
     "train.rungs": [1, 4],
     "replay.filters": ["ended"],
+    "student.model": FOLDER,
+    "teacher.model": FOLDER,
     "tokenizer.model": FOLDER,
     "student.revision": "main",
     "teacher.revision": "main",
@@ -132,9 +135,11 @@ _read = cache(Source.read)
 
 
 def section_of(annotation: Any) -> type[Section] | None:
-    """The section that a field holds, or may hold."""
-    kinds = annotation, *typing.get_args(annotation)
-    return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
+    """The section that a field holds, or may hold in place of nothing."""
+    kinds = {annotation, *typing.get_args(annotation)} - {type(None)}
+    kinds -= {annotation} if len(kinds) > 1 else set()
+    (kind, *more) = kinds
+    return kind if isinstance(kind, type) and issubclass(kind, Section) and not more else None
 
 
 def fields_of(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
@@ -247,7 +252,7 @@ def companions_of(method: str, key: str) -> dict[str, Any]:
     found = next((COMPANIONS[name] for name in prefixes if name in COMPANIONS), {})
     sections = FAMILIES[METHODS[method].family].settings.model_fields
     known = {name: value for name, value in found.items() if name.split(".")[0] in sections}
-    return {name: value for name, value in (known or found).items() if name != key}
+    return {name: value for name, value in known.items() if name != key}
 
 
 @cache
@@ -260,35 +265,51 @@ def _keys(method: str, overrides: str) -> Keys | None:
 
 
 @cache
-def outcome(method: str, key: str, variant: str = "{}") -> tuple[str, str, Any]:
+def outcome(method: str, key: str, off: str, place: str) -> tuple[str, str, Any]:
     """(`moved`, `silent`, `no effect` or `refused`, the message, the value) of another value.
 
+    `place`: it is the study's own, searched, or an arm's own; then the arm itself is looked at.
     What the method does not take of the companions, the field has to do without, if it can.
     """
-    own = json.loads(variant)
+    own = json.loads(off)
     companions = {**companions_of(method, key), **own}
     before = _keys(method, json.dumps(companions))
     beside = [companions] if before is not None else [own, companions]
-    before = before or _keys(method, variant)
+    before = before or _keys(method, off)
     assert before is not None, own
     field = FIELDS[METHODS[method].family][key]
-    values = [WHOLE[key]] if key in WHOLE else [{key: value} for value in others(key, field)]
     last: tuple[str, str, Any] = "refused", "no other value is known: see VALUES", None
-    for change, more in product(values, beside):
+    for value, more in product(others(key, field), beside):
+        change = put(method, key, value, place)
         try:
-            moved = keys(base(method), {**more, **change}) != before
+            after = keys(base(method), {**more, **change})
         except InputError as error:
             last = "no effect" if "no effect" in error.problem else "refused", str(error), change
             if last[0] == "no effect":
                 return last
         else:
+            moved = after != before if place == "study" else students(method, after - before)
             return "moved" if moved else "silent", "", change
     return last
 
 
+def put(method: str, key: str, value: object, place: str) -> Mapping[str, Any]:
+    """The overrides that give a key a value in one of three places."""
+    if place == "search":
+        return {"search": {key: {"grid": [value]}}}
+    if place == "arm":
+        return {"methods": [{"name": method, "method": method, "settings": {key: value}}]}
+    return WHOLE.get(key, {key: value})
+
+
+def students(method: str, found: Keys) -> Keys:
+    """What of it is a student's, on test: a search has the students on dev, too."""
+    return frozenset(one for one in found if (one[0], one[3]) == (method, "test"))
+
+
 @pytest.mark.parametrize(("method", "key", "off"), CASES)
 def test_a_setting_moves_a_key_or_is_refused(method: str, key: str, off: str) -> None:
-    found, message, change = outcome(method, key, off)
+    found, message, change = outcome(method, key, off, "study")
     if found == "silent":
         assert key.rpartition(".")[2] in NO_KEY, change
     if found == "refused":
@@ -300,9 +321,193 @@ def test_a_setting_moves_a_key_or_is_refused(method: str, key: str, off: str) ->
         assert f"({method})" in said
 
 
+@pytest.mark.parametrize("place", ["search", "arm"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_searched_setting_or_an_arms_own_moves_the_arm_or_is_refused(
+    method: str, place: str
+) -> None:
+    for key in FIELDS[METHODS[method].family]:
+        found, message, change = outcome(method, key, "{}", place)
+        if found == "silent":
+            assert key.rpartition(".")[2] in NO_KEY, change
+        elif found != "moved":
+            shown = f"search.{key}" if place == "search" else f"methods: {method}: {key}"
+            why = [text for name, text in REFUSED.items() if f".{name}" in f".{key}"]
+            known = "no such setting" in message or any(text in message for text in why)
+            named = message.startswith((f"my.yaml: {shown}", f"my.yaml: {key.split('.')[0]}."))
+            assert known or (found == "no effect" and named), message
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_setting_of_a_family_is_read_by_one_of_its_methods(family: str) -> None:
     """None is there for nobody; what has no key (see NO_KEY) is read, too."""
     for key in FIELDS[family]:
-        found = {outcome(method, key)[0] for method in FAMILIES[family].methods}
+        found = {outcome(method, key, "{}", "study")[0] for method in FAMILIES[family].methods}
         assert found & {"moved", "silent"} or f"{family}.{key}" in NOBODY, key
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def leaves(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    inside = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Annotated:
+        return leaves(inside[0])
+    return set().union(*map(leaves, inside)) if inside else {annotation}
+
+
+def is_number(field: FieldInfo) -> bool:
+    return bool({int, float} & leaves(field.annotation))
+
+
+def refusal(family: str, overrides: Mapping[str, Any]) -> str:
+    method = next(iter(FAMILIES[family].methods))
+    with pytest.raises(InputError) as caught:
+        parse_study(base(method), overrides, where="my.yaml")
+    return str(caught.value)
+
+
+NO_NUMBERS = (float("inf"), float("-inf"), float("nan"), True, False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_no_number_is_refused_for_every_number(family: str) -> None:
+    for key, field in (*FIELDS[family].items(), *FRAME.items()):
+        for wrong in NO_NUMBERS if is_number(field) else ():
+            for value in (wrong, [wrong], [wrong, 4]):
+                assert key.split(".")[-1] in refusal(family, {key: value}), (key, value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_no_number_is_refused_for_every_number_that_is_searched(family: str) -> None:
+    for key, field in FIELDS[family].items():
+        for wrong in NO_NUMBERS if is_number(field) else ():
+            for space in ({"grid": [wrong]}, {"choice": [wrong]}):
+                message = refusal(family, {"search": {key: space}})
+                assert f"search: {key.split('.')[0]}" in message, message
+            for bounds in ("uniform", "loguniform", "randint"):
+                message = refusal(family, {"search": {key: {bounds: [0.1, wrong]}}})
+                assert f"search.{key}" in message, message
+
+
+# The frame ----------------------------------------------------------------------------------------
+
+FRAME = {
+    key: field
+    for key, field in fields_of(StudyConfig)
+    if key not in ("family", "settings")  # which are made of the other keys
+}
+RANGE = {"search": {"train.lr": {"uniform": [0.1, 0.2]}}}
+FRAME_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "tasks": {"tasks": ["gen.rest"], "orders": "all"},
+    "methods": {"methods": ["lamol"]},
+    "orders": {"orders": ["gen.rest>gen.hotel>gen.intent"]},
+    "seeds": {"seeds": [7]},
+    "data_seed": {"data_seed": 7},
+    "max_train": {"max_train": 9},
+    "max_dev": {"max_dev": 3, **RANGE},
+    "max_test": {"max_test": 3},
+    "search": RANGE,
+    "tune.num_samples": {"tune.num_samples": 3, **RANGE},
+    "tune.seed": {"tune.seed": 3, **RANGE},
+    "share": {"share": False},
+}
+"""Another value of what says which trials there are, with what reads it."""
+ELSEWHERE = {
+    "name": "what the study is called",
+    "data_dir": "where files lie",
+    "storage": "where results lie",
+    "keep": "what of them stays",
+    "scale": "which machines do it",
+    "wandb": "how it is shown",
+    "tune.max_concurrent": "how many at once",
+    "tune.searcher": "which setting is tried next",
+    "tune.scheduler": "which setting is given up",
+    "tune.reduction": "which setting is given up",
+    "tune.stop": "when a sweep ends",
+    "tune.select_on": "what the report says of the trials",
+}
+"""What says where and how trials run, what is tried next and what is said of it; by section."""
+
+
+@pytest.mark.parametrize("key", FRAME)
+def test_the_frame_says_which_trials_there_are_or_where_they_run(key: str) -> None:
+    if any(key == name or key.startswith(f"{name}.") for name in ELSEWHERE):
+        assert key not in FRAME_VALUES
+        return
+    changes = FRAME_VALUES[key]
+    companions = {name: value for name, value in changes.items() if name != key}
+    assert keys(base("lamol-real"), changes) != keys(base("lamol-real"), companions)
+
+
+@pytest.mark.parametrize(
+    "key", ["num_samples", "searcher", "scheduler", "reduction", "seed", "select_on"]
+)
+def test_how_to_search_is_refused_where_nothing_is_searched(key: str) -> None:
+    value = {"searcher": "optuna", "scheduler": "race", "select_on": {"seeds": "half"}}.get(key, 3)
+    assert f"tune.{key}" in refusal("language", {f"tune.{key}": value})
+
+
+@pytest.mark.parametrize("key", ["num_samples", "seed"])
+def test_how_to_draw_is_refused_where_nothing_is_drawn(key: str) -> None:
+    grid = {"train.lr": {"grid": [0.1, 0.2]}}
+    assert f"tune.{key}" in refusal("language", {"search": grid, f"tune.{key}": 3})
+
+
+def test_how_wide_and_of_what_is_read_together() -> None:
+    assert "half_width" in refusal("language", {"tune.stop.metric": "cl/avg"})
+    assert "half_width" in refusal("language", {"tune.stop.method": "finetune"})
+
+
+# Tasks --------------------------------------------------------------------------------------------
+
+OF_A_TASK = {
+    "kind": "classify",
+    "train": "t.jsonl",
+    "dev": "t.jsonl",
+    "test": "t.jsonl",
+    "distil": "no.json",
+    "format": "csv",
+    "hub": "org/set",
+    "config": "c",
+    "revision": "main",
+    "splits": {"dev": "d"},
+    "columns": {"answer": "b"},
+    "labels": ["x", "y"],
+    "scheme": "iob2",
+    "question": "What?",
+    "metric": "nf1",
+    "max_train": 3,
+    "max_dev": 1,
+    "max_test": 3,
+    "dev_fraction": 0.4,
+}
+FILES = {"train": "t.jsonl", "test": "t.jsonl"}
+
+
+def test_every_field_of_a_task_is_listed() -> None:
+    assert {*OF_A_TASK, "name"} == {*TaskSpec.model_fields}
+
+
+@pytest.mark.parametrize("own", [{"name": "gen.rest"}, {"name": "mine", **FILES}], ids=str)
+@pytest.mark.parametrize("key", OF_A_TASK)
+def test_a_tasks_field_moves_a_key_or_is_refused(
+    own: Mapping[str, Any], key: str, tmp_path: Path
+) -> None:
+    """Most are of files alone, or of a set of the hub; language models read a task's kind where
+    they check replayed labels."""
+    row = {"question": "q", "answer": "x", "b": "y"}
+    rows = [json.dumps({**row, "context": f"a{n}"}) + "\n" for n in range(20)]
+    Path(tmp_path, "t.jsonl").write_text("".join(rows))
+    study = {**base("lamol"), "orders": "all", "replay": {"filters": ["label"]}, **RANGE}
+    before = keys({**study, "tasks": [own, "gen.intent"]}, {})
+    try:
+        after = keys({**study, "tasks": [{**own, key: OF_A_TASK[key]}, "gen.intent"]}, {})
+    except InputError as error:
+        refused = str(error).splitlines()[0]
+        named = any(one in refused for one in ("my.yaml", "t.jsonl", "no.json", "org/set"))
+        moved = False
+    else:
+        named, moved = False, after != before
+    assert named or moved or own.get(key) == OF_A_TASK[key]

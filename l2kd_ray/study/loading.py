@@ -48,19 +48,30 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     }
 
     def find(spec: TaskSpec) -> Task:
-        return resolve(
-            spec,
-            data_dir=config.data_dir,
-            data_seed=config.data_seed,
-            caps=caps,
-            where=where,
-            base=base,
-            plugin=lambda kind, name, known: door.held(kind, name, known, settings.options),
-        )
+        with reading() as looked_at:
+            task = resolve(
+                spec,
+                data_dir=config.data_dir,
+                data_seed=config.data_seed,
+                caps=caps,
+                where=where,
+                base=base,
+                plugin=lambda kind, name, known: door.held(kind, name, known, settings.options),
+            )
+        for key, _, field in spec.keys_set():
+            if (id(spec), field) not in looked_at:
+                raise InputError(
+                    "it has no effect: the data of this task are read without it",
+                    where=where,
+                    key=f"tasks.{spec.name}.{key}",
+                    got=getattr(spec, field),
+                    fix="take it away",
+                )
+        return task
 
-    tasks = {spec.name: find(spec) for spec in config.tasks}
-    _check_kinds(tasks, builder.kinds(settings), where)
     with reading() as reads:
+        tasks = {spec.name: find(spec) for spec in config.tasks}
+        _check_kinds(tasks, builder.kinds(settings), where)
         models = _models(settings.family.model_specs, where, base)
         builder.check_models(settings, models, where)
         corpus = builder.corpus(settings, tasks, find)
