@@ -1,7 +1,7 @@
 """The keys of some stages of the shipped studies, written down: what is stored is found by them.
 
-A change of one means that every user computes that stage, and all that follows from it, again. So it
-must be meant, and the log of changes must say so. Then write the new table:
+A change of one means that every user computes that stage, and all that follows from it, again. So
+it must be meant, and the log of changes must say so. Then write the new table:
 
     python tests/test_keys.py
 """

@@ -337,6 +337,11 @@ class StudyConfig(ArmsOnly):
         unread = sorted(tune.model_fields_set & searching) if not self.search else []
         if unread:
             raise ValueError(f"tune.{unread[0]} has no effect: nothing is searched")
+        drawn = {"num_samples", "seed"} & tune.model_fields_set
+        if drawn and all(isinstance(space, Grid) for space in self.search.values()):
+            raise ValueError(
+                f"tune.{min(drawn)} has no effect: every point of a grid is tried, none is drawn"
+            )
         if "reduction" in tune.model_fields_set and tune.scheduler != "asha":
             raise ValueError("tune.reduction is read with tune.scheduler: asha")
 
