@@ -230,7 +230,7 @@ class Experiment:
             self.report()
         agenda = self.agenda()
         agenda.trials()  # of what is there now, be it from this sweep or from a former one
-        return Ended(failures, late, agenda.verdict.why if agenda.verdict else "")
+        return Ended(failures, late, _verdict(agenda))
 
     def status(self) -> Status:
         """How far the study is, whether or not a sweep of it is alive."""
@@ -507,7 +507,8 @@ class Experiment:
         tasks = self.study.resolved.tasks
         notes = [f"**{name}:** {note}" for name in self.study.tasks for note in tasks[name].notes]
         notes += [f"**Biased:** {line}." for line in self.top_k_bias()]
-        return notes + ([f"**Stop rule:** {agenda.verdict.why}."] if agenda.verdict else [])
+        verdict = _verdict(agenda)
+        return notes + ([f"**Stop rule:** {verdict}."] if verdict else [])
 
     def _evidence(self, trials: Sequence[Trial], scores: pd.DataFrame) -> dict[str, Any]:
         """What the report shows beside the scores."""
@@ -561,3 +562,10 @@ class Experiment:
     def _read_json(self, name: str, default: Any) -> Any:
         data = self.store.read(f"{self._base}/{name}")
         return default if data is None else json.loads(data)
+
+
+def _verdict(agenda: Agenda) -> str:
+    """The stop rule's verdict at the last look as a sentence; "" without one."""
+    from l2kd_ray.report.sentences import verdict_words
+
+    return verdict_words(agenda.verdict) if agenda.verdict else ""

@@ -132,7 +132,7 @@ def test_components_and_advice(tmp_path: Path) -> None:
     for row in expected.to_dict("records"):
         low, high = text(row["low"], 2), text(row["high"], 2)
         assert f"{text(row['std'], 2)} ({low} to {high})" in page.words
-    assert "More seeds: every order in it has run" in page.words
+    assert "More seeds: every order of the study has run" in page.words
     drawn = Design("random", DRAWN[:12], SEEDS)
     sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)
     assert re.search(r"More (orders|seeds): for the cost of one more seed", sampled.words)
@@ -143,7 +143,9 @@ def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
     page = report(tmp_path, scores, design=Design("all", ALL, CROSSED))
     assert "order x training x replay seed" in page.words
     assert set(csv(tmp_path, "variance")["component"]) >= {"training seed", "replay seed"}
-    assert "More seeds: every order in it has run" in page.words  # advice averages replay seeds
+    assert (
+        "More seeds: every order of the study has run" in page.words
+    )
 
 
 def test_precedence_is_of_each_task(tmp_path: Path) -> None:

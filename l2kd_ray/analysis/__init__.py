@@ -2,7 +2,7 @@
 
 from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted
-from l2kd_ray.analysis.compare import compare, gap_table, shown_arms
+from l2kd_ray.analysis.compare import compare, shown_arms
 from l2kd_ray.analysis.components import decompose
 from l2kd_ray.analysis.design import (
     Arm,
@@ -17,8 +17,9 @@ from l2kd_ray.analysis.design import (
 from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.examples import Examples, bootstrap
 from l2kd_ray.analysis.halves import Halves, Optimism, halves, optimism, within
-from l2kd_ray.analysis.looks import Look, Verdict, at_looks, planned_looks, stop_rule
+from l2kd_ray.analysis.looks import Look, Outcome, Verdict, at_looks, planned_looks, stop_rule
 from l2kd_ray.analysis.mean import moments
+from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Orders, Reach, Undefined
 from l2kd_ray.analysis.orders import mean_gap, over_orders
 from l2kd_ray.analysis.paired import Paired, compare_methods, holm, paired, sign_flip
 from l2kd_ray.analysis.places import mean_by, task_rows
@@ -27,8 +28,9 @@ from l2kd_ray.analysis.race import Race, race
 from l2kd_ray.analysis.ratio import ratio
 from l2kd_ray.analysis.selection import select
 from l2kd_ray.analysis.shares import gap_closed, relative_gap
-from l2kd_ray.analysis.trials import MULTITASK, REFERENCES, SINGLE, Trial, results, trials
+from l2kd_ray.analysis.trials import Trial, results, trials
 from l2kd_ray.analysis.worst import cvar, orders_beyond_worst, quantile_bound
+from l2kd_ray.names import MULTITASK, REFERENCES, SINGLE
 
 __all__ = [
     "LEVEL",
@@ -37,6 +39,7 @@ __all__ = [
     "SINGLE",
     "Advice",
     "Arm",
+    "Caveat",
     "Cells",
     "Design",
     "Estimate",
@@ -45,10 +48,16 @@ __all__ = [
     "Instance",
     "Look",
     "Moments",
+    "NoInterval",
+    "Note",
     "Optimism",
+    "Orders",
+    "Outcome",
     "Paired",
     "Race",
+    "Reach",
     "Trial",
+    "Undefined",
     "Verdict",
     "advise",
     "assisted",
@@ -63,7 +72,6 @@ __all__ = [
     "extremes",
     "finished_orders",
     "gap_closed",
-    "gap_table",
     "halves",
     "holm",
     "mean_by",

@@ -17,6 +17,7 @@ from l2kd_ray.analysis.estimate import Moments
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import BOTH, ORDER, moments
 from l2kd_ray.analysis.precedence import enough_orders, features, fit
+from l2kd_ray.names import SEPARATOR
 
 FOLDS = 5
 
@@ -32,10 +33,10 @@ def assisted(table: FloatArray, orders: Sequence[str], population: int) -> Momen
 
     `orders` must be in the drawn sequence: folds are taken in turn.
     """
-    tasks = sorted(orders[0].split(">"))
+    tasks = sorted(orders[0].split(SEPARATOR))
     if not enough_orders(len(table), len(tasks), population):
         return moments(table, population)
-    x = features([order.split(">") for order in orders], tasks)
+    x = features([order.split(SEPARATOR) for order in orders], tasks)
     count, seeds = table.shape
     fold = np.arange(count) % FOLDS
     residual = np.empty_like(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import factorial
 
@@ -19,31 +19,30 @@ from l2kd_ray.analysis.design import (
 )
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.note import Note, Undefined
 from l2kd_ray.analysis.orders import mean_gap, seed_means
 from l2kd_ray.analysis.selection import select
 from l2kd_ray.analysis.shares import BASELINE as BASELINE
 from l2kd_ray.analysis.shares import GAP, gap_closed, relative_gap
-from l2kd_ray.analysis.trials import METRICS, REFERENCES, results, train_seed
+from l2kd_ray.analysis.trials import METRICS, train_seed
+from l2kd_ray.names import REFERENCES
 
 TAUGHT = "gap/teacher"
 FIXED = ("method", "setting", "order", "seed", "trial", "complete")
-AS_IT_IS = Reading(0, LEVEL, "")
+AS_IT_IS = Reading(0, LEVEL)
 
 
-def gap_table(scores: pd.DataFrame, searched: Sequence[str] = ()) -> pd.DataFrame:
-    """How far below multi-task each method and setting ends; see `compare`.
-
-    Raises:
-        ValueError: `scores` is empty or is not the long form of R.
-    """
-    return compare(results(scores, searched), results(scores, searched, split="dev"))
+def shown_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `select` or `compare` to show: the selected setting of each lifelong method, all of
+    its settings where none is selected."""
+    lifelong = table[~table["method"].isin(REFERENCES)]
+    decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
+    return lifelong[lifelong["selected"] | ~decided]
 
 
 def shown_arms(table: pd.DataFrame) -> list[Arm]:
-    """The selected setting of each method, all of them where none is; of `select` or `compare`."""
-    lifelong = table[~table["method"].isin(REFERENCES)]
-    decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
-    shown = lifelong[lifelong["selected"] | ~decided]
+    """The method and setting of each of the `shown_rows`."""
+    shown = shown_rows(table)
     return list(zip(shown["method"], shown["setting"], strict=True))
 
 
@@ -153,7 +152,7 @@ class _Table:
             "reference": method in REFERENCES,
             "selected": bool(choice["selected"].any()),
             "dev": choice["dev"].iat[0] if len(choice) else np.nan,
-            "select/note": choice["note"].iat[0] if len(choice) else "",
+            "select/note": choice["note"].iat[0] if len(choice) else None,
             "n_orders": used.loc[used["order"] != "", "order"].nunique(),
             "n_possible": self.possible,
             "n_seeds": used["seed"].map(train_seed).nunique(),
@@ -204,7 +203,7 @@ class _Table:
         if self.design is None:
             return mean_gap(scope.rows, column)
         found = mean_over(scope.rows, self.design, scope.orders, column, scope.reading.level)
-        return replace(found, note="; ".join(filter(None, (found.note, scope.reading.note))))
+        return replace(found, note=scope.reading.note(found.note))
 
     def _shares(self, arm: Arm, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
         rows, level = scope.rows, scope.reading.level
@@ -214,8 +213,10 @@ class _Table:
         rel = relative_gap(rows, part, level)
         if not gap.bounded:  # of a descriptive mean nothing else is more than that
             rel = Estimate(rel.value, note=gap.note)
-        closed = Estimate(note="the baseline" if arm[0] == BASELINE else gap.note)
-        if arm[0] != BASELINE and (self.design is None or scope.orders):
+        if arm[0] == BASELINE:
+            return gap, rel, Estimate(note=Note(undefined=Undefined.IS_BASELINE))
+        closed = Estimate(note=gap.note)
+        if self.design is None or scope.orders:
             against = self.scope(self.baseline).rows if self.baseline else self.test.iloc[:0]
             closed = gap_closed(rows, against, part, level)
         return gap, rel, closed

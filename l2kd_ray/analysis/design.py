@@ -18,7 +18,9 @@ import pandas as pd
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
-from l2kd_ray.analysis.trials import MULTITASK, replay_seed, train_seed
+from l2kd_ray.analysis.note import NoInterval, Note, Orders, Reach, Undefined
+from l2kd_ray.analysis.trials import replay_seed, train_seed
+from l2kd_ray.names import MULTITASK, SEPARATOR
 
 Kind = Literal["all", "random", "williams", "list"]
 Arm = tuple[str, str]
@@ -52,7 +54,7 @@ class Design:
     @property
     def possible(self) -> int:
         """n!, of n tasks."""
-        return factorial(self.orders[0].count(">") + 1) if self.orders else 0
+        return factorial(self.orders[0].count(SEPARATOR) + 1) if self.orders else 0
 
     @property
     def sampled(self) -> bool:
@@ -62,18 +64,18 @@ class Design:
         """Of how many orders a mean over so many of them speaks."""
         return orders if self.kind == "list" else self.possible
 
-    def reach(self, orders: int) -> str:
-        """What a mean over so many orders speaks for, in words."""
+    def reach(self, orders: int) -> Reach:
+        """What a mean over so many orders speaks for."""
+        kind = Orders.LISTED
         if self.orderless:
-            return "seeds alone, as there is no order"
-        of = f"{orders:,} of {self.possible:,} orders"
-        if orders == self.possible:
-            return f"all {orders:,} orders" if orders > 1 else "the one order that there is"
-        if self.sampled:
-            return f"{of}, drawn at random: holds for all {self.possible:,}"
-        if self.kind == "williams":
-            return f"{of}, a Williams design: model-based, as if they were drawn at random"
-        return f"{of}: holds for these only"
+            kind = Orders.NONE
+        elif orders == self.possible:
+            kind = Orders.ALL
+        elif self.sampled:
+            kind = Orders.RANDOM
+        elif self.kind == "williams":
+            kind = Orders.WILLIAMS
+        return Reach(kind, orders, self.possible)
 
     def part(self, orders: Sequence[str], seeds: Sequence[str]) -> Design:
         """The same design with some of its orders and seeds: of `all`, now a random part."""
@@ -176,16 +178,14 @@ def mean_over(
     table = found.by_seed
     if not len(table):
         return _descriptive(rows, design, column)
-    note = design.reach(len(table))
-    if len(table) < len(orders):
-        note += f"; {len(orders) - len(table)} left out, as a trial failed on them"
     if len(found.train) == 1:
-        return Estimate(float(table.mean()), note="one seed: no interval")
+        return Estimate(float(table.mean()), note=Note(no_interval=NoInterval.ONE_SEED))
+    note = Note(reach=design.reach(len(table)), left_out=len(orders) - len(table))
     if level is None:
         return Estimate(float(table.mean()), note=note)
     population = design.population(len(table))
     if len(table) == 1 and population > 1:
-        note = f"{note}; no interval, as one order says nothing of the others"
+        note = replace(note, no_interval=NoInterval.ONE_ORDER)
     return moments(table, population).estimate(note, level)
 
 
@@ -193,11 +193,10 @@ def _descriptive(rows: pd.DataFrame, design: Design, column: str) -> Estimate:
     known = rows.dropna(subset=[column])
     known = known[known["complete"]]
     if known.empty:
-        return Estimate(note="no trial is complete with its multi-task score")
+        return Estimate(note=Note(undefined=Undefined.NO_COMPLETE_TRIAL))
     value = known.groupby(known["seed"].map(train_seed))[column].mean().mean()
     planned = len(design.orders) * len(design.seeds)
-    note = f"descriptive: {len(known)} of {planned} trials, no order is finished for all"
-    return Estimate(float(value), note=f"{note} methods and seeds")
+    return Estimate(float(value), note=Note(descriptive=(len(known), planned)))
 
 
 def scored_zero(

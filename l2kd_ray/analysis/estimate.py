@@ -8,18 +8,20 @@ import numpy as np
 from scipy.special import stdtr, stdtridf, stdtrit
 
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.note import Note
 
 LEVEL = 0.95
+NO_NOTE = Note()
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; NaN is undefined, and `note` says why, or what it speaks for."""
+    """A number with its interval, NaN where undefined; `note` says why, or what it speaks for."""
 
     value: float = np.nan
     low: float = np.nan
     high: float = np.nan
-    note: str = ""
+    note: Note = NO_NOTE
     df: float = np.nan
     """Degrees of freedom of Student's t that give this interval."""
 
@@ -89,7 +91,7 @@ class Moments:
             return float(self.mean == 0) if error == 0 else np.nan
         return float(2 * stdtr(self.df, -abs(float(self.mean)) / error))
 
-    def estimate(self, note: str = "", level: float = LEVEL) -> Estimate:
+    def estimate(self, note: Note = NO_NOTE, level: float = LEVEL) -> Estimate:
         """One mean as an `Estimate`; no interval where there is one seed only."""
         value = float(self.mean)
         half = float(self.half_width(level)) if self.seed_df >= 1 else np.nan

@@ -55,18 +55,17 @@ def bootstrap(
     if not tasks:
         raise ValueError("bootstrap: no task; expected the examples of at least one")
     stream = np.random.default_rng(seed)
-    value, drawn, note = 0.0, np.zeros(repeats), ""
-    for name, task in sorted(tasks.items()):
+    value, drawn, bounded = 0.0, np.zeros(repeats), True
+    for _, task in sorted(tasks.items()):
         difference = np.asarray(task.against, dtype=float) - np.asarray(task.scores, dtype=float)
         totals, sizes = _by_cluster(difference, task.clusters)
         value += float(difference.mean()) / len(tasks)
         drawn += _means(totals, sizes, repeats, stream) / len(tasks)
-        if len(sizes) < 2:
-            note = f"{name} has one test example or cluster: no interval"
-    if note:
-        return Estimate(value, note=note)
+        bounded &= len(sizes) > 1
+    if not bounded:
+        return Estimate(value)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), "over test examples, models held fixed")
+    return Estimate(value, float(low), float(high))
 
 
 def _by_cluster(

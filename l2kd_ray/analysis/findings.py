@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis import (
-    Arm,
-    Design,
-    Halves,
-    Instance,
-    Optimism,
-    Trial,
-    compare,
-    compare_methods,
-    optimism,
-    over_orders,
-    results,
-    shown_arms,
-    trials,
-    within,
-)
+from l2kd_ray.analysis.compare import compare, shown_arms, shown_rows
+from l2kd_ray.analysis.design import Arm, Design, Instance
+from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.orders import over_orders
+from l2kd_ray.analysis.paired import compare_methods
 from l2kd_ray.analysis.scope import (
     Scope,
     by_order,
@@ -34,7 +24,7 @@ from l2kd_ray.analysis.scope import (
     predicted_extremes,
     variance,
 )
-from l2kd_ray.analysis.trials import METRICS, tasks_of
+from l2kd_ray.analysis.trials import METRICS, Trial, result_rows, results, tasks_of, trials
 
 
 @dataclass(frozen=True)
@@ -67,12 +57,10 @@ class Findings:
         gaps = [name for name in self.results.columns if name.startswith("gap/")]
         return [name.removeprefix("gap/") for name in gaps if name not in METRICS]
 
-    @property
+    @cached_property
     def arms(self) -> pd.DataFrame:
-        """Rows of `gap` to show: the selected setting of a method, all of them where none is."""
-        lifelong = self.gap[~self.gap["reference"]]
-        decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
-        return lifelong[lifelong["selected"] | ~decided].reset_index(drop=True)
+        """The `shown_rows` of `gap`, numbered from 0."""
+        return shown_rows(self.gap).reset_index(drop=True)
 
     @property
     def references(self) -> pd.DataFrame:
@@ -140,7 +128,8 @@ def find(
         ValueError: `scores` is empty or is not the long form of R.
     """
     design = split.report if split else design
-    test = results(scores, searched)
+    every = trials(scores)
+    test = result_rows(every, scores, searched)
     dev = results(scores, searched, split="dev")
     gap = compare(test, dev, design, failed, stopping=stopping)
     inside = within(test, design) if design else test
@@ -149,7 +138,7 @@ def find(
     scope = Scope.of(inside, arms, design, failed, stopping=stopping)
     return Findings(
         scores,
-        tuple(trials(scores)),
+        tuple(every),
         test,
         gap,
         orders=over_orders(inside, design, arms=shown_arms(gap)),
@@ -160,7 +149,7 @@ def find(
         precedence=precedence(scope, tasks_of(scores)),
         effects=mean_effects(scope),
         extremes=predicted_extremes(scope),
-        places=places(scope, scores),
+        places=places(scope, every),
         optimism=_optimism(dev, test, gap, split) if split else {},
         designed=design is not None,
     )

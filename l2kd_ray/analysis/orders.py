@@ -15,6 +15,7 @@ import pandas as pd
 from l2kd_ray.analysis.anova import components, mean_products
 from l2kd_ray.analysis.design import Arm, Design, cells, mean_over
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Undefined
 from l2kd_ray.analysis.trials import train_seed
 from l2kd_ray.analysis.worst import cvar, orders_beyond_worst, quantile_bound
 
@@ -45,16 +46,16 @@ def mean_gap(
     """
     rows = rows.dropna(subset=[column])
     if rows.empty:
-        return Estimate(note="no trial is complete with its multi-task score")
+        return Estimate(note=Note(undefined=Undefined.NO_COMPLETE_TRIAL))
     rows = rows.assign(complete=True)
     if design is not None:
         return mean_over(rows, design, design.orders, column, level)
     runs = rows.groupby("seed")["order"].agg(lambda orders: " ".join(sorted(orders)))
     if runs.nunique() > 1:
         value = float(seed_means(rows, [column])[column].mean())
-        if rows["seed"].map(train_seed).nunique() == 1:
-            return Estimate(value, note="one seed: no interval")
-        return Estimate(value, note="unfinished: the seeds have run different orders, no interval")
+        alone = rows["seed"].map(train_seed).nunique() == 1
+        why = NoInterval.ONE_SEED if alone else NoInterval.SEEDS_DIFFER
+        return Estimate(value, note=Note(no_interval=why))
     design = implied_design(rows)
     return mean_over(rows, design, design.orders, column, level)
 
@@ -96,7 +97,7 @@ def over_orders(
                 "method": method,
                 "setting": setting,
                 **_spread(own, score_columns, design),
-                "note": "not comparable: no instance is complete for all" if apart else "",
+                "note": Caveat.NOT_COMPARABLE if apart else None,
             }
         )
     return pd.DataFrame(rows)

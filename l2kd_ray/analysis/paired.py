@@ -7,17 +7,18 @@ over seeds: the bound, the batches and the draws of a seed are common to both an
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.design import Arm, Design, Instance, cells, finished_orders
-from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
+from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 
 EXACT_SEEDS = 16
 COLUMNS = (
@@ -45,7 +46,7 @@ class Paired:
 
 
 def paired(
-    a: FloatArray, b: FloatArray, population: int, note: str = "", level: float = LEVEL
+    a: FloatArray, b: FloatArray, population: int, note: Note = NO_NOTE, level: float = LEVEL
 ) -> Paired:
     """Two tables `[orders, seeds]` of the same instances, as a - b.
 
@@ -56,12 +57,13 @@ def paired(
     lower = float(((difference < 0) + 0.5 * (difference == 0)).mean())
     by_seed = difference.mean(axis=0)
     if seeds < 2:
-        alone = Estimate(float(difference.mean()), note="one seed: no interval")
+        note = Note(no_interval=NoInterval.ONE_SEED)
+        alone = Estimate(float(difference.mean()), note=note)
         return Paired(alone, np.nan, np.nan, 1.0, np.nan, lower)
     found = moments(difference, population)
     estimate, p = found.estimate(note, level), found.p
     if orders == 1 < population:
-        note = f"{note}; no interval, as one order says nothing of the others".removeprefix("; ")
+        note = replace(note, no_interval=NoInterval.ONE_ORDER)
         estimate, p = Estimate(float(difference.mean()), note=note), np.nan
     least = 2.0 ** (1 - seeds)
     return Paired(estimate, p, sign_flip(by_seed), least, hedges(by_seed), lower)
@@ -150,12 +152,9 @@ def _numbers(a: FloatArray, b: FloatArray, design: Design, now: Reading) -> dict
     whole = np.flatnonzero(~np.isnan(a + b).any(axis=1))
     sizes = {"n_orders": len(whole), "n_seeds": a.shape[1]}
     if not len(whole):
-        return {**sizes, "note": "no order is finished for all methods and seeds"}
-    notes = [design.reach(len(whole)), now.note]
-    if len(whole) < len(a):
-        notes.insert(1, f"{len(a) - len(whole)} left out, as a trial failed on them")
+        return {**sizes, "note": Note(undefined=Undefined.NO_FINISHED_ORDER)}
     population, level = design.population(len(whole)), now.level
-    note = "; ".join(filter(None, notes))
+    note = now.note(Note(reach=design.reach(len(whole)), left_out=len(a) - len(whole)))
     found = paired(a[whole], b[whole], population, note, LEVEL if level is None else level)
     return {
         "difference": found.difference.value,

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from l2kd_ray.analysis.estimate import Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.names import SEPARATOR
 
 MOST_TASKS = 8
 """Up to here all n! orders are looked through for the best and the worst."""
@@ -101,10 +102,10 @@ def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.Dat
     Returns:
         first, second, effect, low, high (NaN for one seed); no rows below three orders.
     """
-    tasks = sorted(orders[0].split(">")) if orders else []
+    tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
     if len(table) < 3:
         return pd.DataFrame(columns=["first", "second", "effect", "low", "high"])
-    x = features([order.split(">") for order in orders], tasks)
+    x = features([order.split(SEPARATOR) for order in orders], tasks)
     model = fit(x, table.mean(axis=1), least_kept=LEAST_KEPT)
     by_seed = model.smoother @ table
     seeds = table.shape[1]
@@ -167,14 +168,14 @@ def extremes(table: FloatArray, orders: Sequence[str], population: int) -> pd.Da
         `MOST_TASKS` tasks, below three seeds, and where `enough_orders` says that they are too few.
     """
     columns = ["which", "order", "value", "crossed", "low", "high", "ran"]
-    tasks = sorted(orders[0].split(">")) if orders else []
+    tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
     count, seeds = table.shape
     few = count < population and not enough_orders(count, len(tasks), population)
     if len(tasks) > MOST_TASKS or few or seeds < 3 or count < 3:
         return pd.DataFrame(columns=columns)
     every = list(permutations(tasks))
     index = {order: k for k, order in enumerate(every)}
-    ran = np.array([index[tuple(order.split(">"))] for order in orders])
+    ran = np.array([index[tuple(order.split(SEPARATOR))] for order in orders])
     x = features(every, tasks)
     every_seed = _Predictor.of(x, ran, table)
     others = [_Predictor.of(x, ran, np.delete(table, s, axis=1)) for s in range(seeds)]
@@ -194,7 +195,7 @@ def extremes(table: FloatArray, orders: Sequence[str], population: int) -> pd.Da
         left_out = np.array([one.weights(at) @ table[:, s] for s, (one, at) in enumerate(pairs)])
         crossed = predicted(left_out, float(np.mean([one.wrong(at) for one, at in pairs])))
         low, high = min(own.low, crossed.low), max(own.high, crossed.high)
-        name = ">".join(every[place])
+        name = SEPARATOR.join(every[place])
         rows.append((which, name, own.value, crossed.value, low, high, bool(place in ran)))
     return pd.DataFrame(rows, columns=columns)
 

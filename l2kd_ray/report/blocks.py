@@ -39,6 +39,10 @@ class Measured:
     low: float = math.nan
     high: float = math.nan
 
+    @property
+    def bounded(self) -> bool:
+        return not math.isnan(self.low)
+
 
 def measured(
     frame: pd.DataFrame, value: str, low: str, high: str, scale: float = 1.0
@@ -64,13 +68,14 @@ class Table:
     wrapped: frozenset[str] = frozenset()
     """Columns of sentences, which the page breaks into lines."""
 
-    def cells(self) -> list[list[str]]:
-        """The texts of the cells, row by row."""
-        columns = [
-            [text(value, self.digits.get(name, 1)) for value in self.frame[name].tolist()]
-            for name in self.frame.columns
-        ]
+    def rows(self) -> list[list[tuple[str, object]]]:
+        """Column and value of each cell, row by row."""
+        columns = [[(n, value) for value in self.frame[n].tolist()] for n in self.frame.columns]
         return [list(row) for row in zip(*columns, strict=True)]
+
+    def text(self, column: str, value: object) -> str:
+        """A value of a column as its cell shows it."""
+        return text(value, self.digits.get(column, 1))
 
     def is_number(self, column: str) -> bool:
         values = self.frame[column]
@@ -138,7 +143,7 @@ def text(value: object, digits: int = 1) -> str:
     """
     if isinstance(value, Measured):
         shown = text(value.value, digits)
-        return shown if math.isnan(value.low) else f"{shown} ({between(value, digits)})"
+        return f"{shown} ({between(value, digits)})" if value.bounded else shown
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):
@@ -152,7 +157,7 @@ def text(value: object, digits: int = 1) -> str:
 
 def between(cell: Measured, digits: int = 1) -> str:
     """`2.4 to 3.8`, or a dash."""
-    if math.isnan(cell.low):
+    if not cell.bounded:
         return NOTHING
     return f"{text(cell.low, digits)} to {text(cell.high, digits)}"
 

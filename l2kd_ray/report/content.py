@@ -13,8 +13,9 @@ from l2kd_ray.report.blocks import Document, Section, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
-from l2kd_ray.report.headline import best_row, count, headline
-from l2kd_ray.report.labels import method_label, row_labels
+from l2kd_ray.report.headline import best_row, headline
+from l2kd_ray.report.inputs import Inputs
+from l2kd_ray.report.labels import count, method_label, row_labels
 from l2kd_ray.report.order_section import order_section
 from l2kd_ray.report.precedence_section import precedence_section
 from l2kd_ray.report.provenance import (
@@ -24,36 +25,24 @@ from l2kd_ray.report.provenance import (
     trace_section,
     words_section,
 )
-from l2kd_ray.report.replay_section import Samples, replay_section
+from l2kd_ray.report.replay_section import replay_section
+from l2kd_ray.report.sentences import CAVEATS
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import Look, looks
 
 
-def document(
-    found: Findings | None,
-    *,
-    study: Mapping[str, Any],
-    planned: Mapping[str, int] | None = None,
-    failures: Sequence[Mapping[str, Any]] = (),
-    costs: pd.DataFrame | None = None,
-    work: pd.DataFrame | None = None,
-    command: str = "",
-    order: str | None = None,
-    replay: pd.DataFrame | None = None,
-    samples: Samples | None = None,
-    over_examples: pd.DataFrame | None = None,
-    notes: Sequence[str] = (),
-) -> Document:
-    """The whole report; `found` is None where no score is there yet. See `write_report`."""
-    title = str(study.get("name") or "study")
-    undone = _undone(planned or {})
+def document(found: Findings | None, inputs: Inputs) -> Document:
+    """The whole report; `found` is None where there is no score yet."""
+    title = str(inputs.study.get("name") or "study")
+    undone = _undone(inputs.planned)
     gap = None if found is None else found.gap
-    ends = (*cost_section(costs, work, gap), *failure_section(failures))
-    reproduce = reproduce_section(study, command)
+    ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
+    reproduce = reproduce_section(inputs.study, inputs.command)
+    first, failed = (*_half_way(undone), *inputs.notes), _failed(inputs.failures)
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to tell."
-        notices = (*_half_way(undone), *notes, *_failed(failures))
+        notices = (*first, *failed)
         return Document(title, "", words, (), notices, (*ends, reproduce))
     look = looks(found.gap["method"].tolist())
     methods = count(found.arms["method"].nunique(), "method")
@@ -62,13 +51,13 @@ def document(
         subtitle=f"{methods}, {count(len(found.tasks), 'task')}: {', '.join(found.tasks)}",
         headline=headline(found.gap, found.comparisons, half_way=bool(undone) or found.half_way),
         facts=_facts(found),
-        notices=(*_half_way(undone), *notes, *_caveats(found, undone), *_failed(failures)),
+        notices=(*first, *_caveats(found, undone), *failed),
         sections=(
-            gap_section(found, look, over_examples),
+            gap_section(found, look, inputs.over_examples),
             *comparison_section(found),
-            *_of_orders(found, look, order),
+            *_of_orders(found, look),
             *setting_section(found, look),
-            *replay_section(replay, samples),
+            *replay_section(inputs.replay, inputs.samples),
             *ends,
             trace_section(found),
             reproduce,
@@ -77,7 +66,7 @@ def document(
     )
 
 
-def _of_orders(found: Findings, look: Mapping[str, Look], order: str | None) -> list[Section]:
+def _of_orders(found: Findings, look: Mapping[str, Look]) -> list[Section]:
     """What only tasks that are learnt one after another can tell."""
     if found.scope.design.orderless:
         return []
@@ -85,7 +74,7 @@ def _of_orders(found: Findings, look: Mapping[str, Look], order: str | None) -> 
         *order_section(found, look),
         *driver_section(found, look),
         *precedence_section(found),
-        *matrix_section(found, order),
+        *matrix_section(found),
         *forgetting_section(found, look),
     ]
 
@@ -137,9 +126,9 @@ def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
         notices += _comparable(found)
     if MULTITASK not in set(found.gap["method"]):
         notices.append("**No multi-task score yet:** every gap is undefined until it is there.")
-    reasons = found.gap[found.gap["select/note"] != ""].drop_duplicates("method")
+    reasons = found.gap[found.gap["select/note"].notna()].drop_duplicates("method")
     for method, note in zip(reasons["method"], reasons["select/note"], strict=True):
-        notices.append(f"**{method_label(method)}:** {note}.")
+        notices.append(f"**{method_label(method)}:** {CAVEATS[note]}.")
     return notices
 
 

@@ -11,6 +11,7 @@ from l2kd_ray.analysis.scope import advice
 from l2kd_ray.report import driver_figures
 from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, text
 from l2kd_ray.report.labels import method_label
+from l2kd_ray.report.sentences import advice_words
 from l2kd_ray.report.style import Look
 
 TITLE = "What drives the gap"
@@ -82,7 +83,9 @@ def _advice(found: Findings) -> list[Block]:
     """What to run next, said once for all methods it is true of."""
     scope = found.scope
     each = {method_label(arm[0]): advice(scope, arm) for arm in scope.arms}
-    said: list[Block] = [Prose(f"**{name}:** {words}") for name, words in each.items() if words]
+    said: list[Block] = [
+        Prose(f"**{name}:** {advice_words(known)}") for name, known in each.items() if known
+    ]
     if not said:
         return []
     intro = "**Where the next hours narrow the interval most**, each trial at the same cost:"

@@ -20,6 +20,7 @@ from l2kd_ray.report.blocks import (
     text,
 )
 from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
+from l2kd_ray.report.sentences import note_words
 from l2kd_ray.report.style import Look
 
 INTERVAL = " Below a mean, its 95 % interval."
@@ -131,10 +132,11 @@ def _reasons(arms: pd.DataFrame) -> list[Block]:
     for name, (_, row) in zip(row_labels(arms), arms.iterrows(), strict=True):
         if row["gap/note"]:
             what = "Interval" if pd.isna(row["gap/low"]) else "How far the intervals reach"
-            reasons.setdefault(f"**{what}:** {row['gap/note']}", []).append(name)
+            reasons.setdefault(f"**{what}:** {note_words(row['gap/note'])}", []).append(name)
         rival = with_baseline and row["method"] != BASELINE
         if rival and pd.isna(row["closed/value"]):
-            reasons.setdefault(f"**Gap closed:** {row['closed/note']}", []).append(name)
+            why = note_words(row["closed/note"])
+            reasons.setdefault(f"**Gap closed:** {why}", []).append(name)
     return [
         Prose(f"{reason}." if len(names) == len(arms) else f"{reason} ({', '.join(names)}).")
         for reason, names in reasons.items()

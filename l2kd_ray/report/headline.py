@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pandas as pd
 
+from l2kd_ray.analysis import Note
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import interval_label, method_label, p_words, setting_label
-
-_NUMBER_OF_ORDERS = re.compile(
-    r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone, as there is no order"
-    r"|the one order that there is)[:,;]? ?"
-)
+from l2kd_ray.report.labels import count, interval_label, method_label, p_words, setting_label
+from l2kd_ray.report.sentences import note_words, qualifier
 
 
 def best_row(table: pd.DataFrame) -> pd.Series[Any] | None:
@@ -52,13 +48,13 @@ def headline(
 
 
 def _reach(row: pd.Series[Any]) -> str:
-    """What the mean speaks for, or why it has no interval: the note beyond the number of orders."""
-    note = str(row["gap/note"]).removeprefix("one seed: ")
-    note = _NUMBER_OF_ORDERS.sub("", note)
+    """What the mean speaks for, or why it has no interval."""
+    note: Note = row["gap/note"]
     if pd.isna(row["gap/low"]):
-        return f"; {note}" if note else ""
-    reach = note.partition(";")[0]  # what looks and failures do to it, the gap table says
-    return f" ({reach})" if reach else ""
+        words = note_words(note, counted=True)
+        return f"; {words}" if words else ""
+    words = qualifier(note.reach) if note.reach else ""  # the gap table has the rest of the note
+    return f" ({words})" if words else ""
 
 
 def _against(best: pd.Series[Any], comparisons: pd.DataFrame | None) -> list[str]:
@@ -117,8 +113,3 @@ def _without_gap(table: pd.DataFrame) -> str:
         f"No multi-task score yet, so there is no gap to tell; **{method_label(best['method'])}** "
         f"ends highest, at **{text(float(best['cl/avg']))} points** over {_scope(best)}."
     )
-
-
-def count(number: int, thing: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
-from l2kd_ray.analysis import MULTITASK, SINGLE
+from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
@@ -40,7 +40,7 @@ def row_labels(table: pd.DataFrame) -> list[str]:
     several = set(table["method"][table.duplicated("method", keep=False)])
     return [
         f"{method_label(method)} ({setting_label(setting)})"
-        if method in several and setting != "{}"
+        if method in several and setting != NO_SETTING
         else method_label(method)
         for method, setting in zip(table["method"], table["setting"], strict=True)
     ]
@@ -59,11 +59,11 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
     Long orders are written in letters, one a task: `A › C › B`.
     """
     orders = list(orders)
-    tasks = sorted({task for order in orders for task in order.split(">")})
+    tasks = sorted({task for order in orders for task in order.split(SEPARATOR)})
     names, legend = task_labels(tasks), ""
 
     def label(order: str) -> str:
-        return ARROW.join(names[task] for task in order.split(">"))
+        return ARROW.join(names[task] for task in order.split(SEPARATOR))
 
     longest = max((len(label(order)) for order in orders), default=0)
     if longest > LONGEST_ORDER and len(tasks) <= len(ascii_uppercase):
@@ -85,3 +85,8 @@ def p_words(p: float) -> str:
 
 def ordinal(place: int) -> str:
     return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+
+
+def count(number: int, thing: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

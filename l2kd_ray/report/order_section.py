@@ -23,6 +23,7 @@ from l2kd_ray.report.blocks import (
 )
 from l2kd_ray.report.gap_section import EACH, place_columns
 from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
+from l2kd_ray.report.sentences import CAVEATS
 from l2kd_ray.report.style import Look
 
 MOST_LISTED = 720
@@ -106,9 +107,9 @@ def _spread_table(found: Findings) -> list[Block]:
         f"tasks.{f' Tasks: {legend}.' if legend else ''}"
     )
     blocks: list[Block] = [Table("orders", caption, pd.DataFrame(columns))]
-    notes = rows[rows["note"] != ""]
+    notes = rows["note"].dropna()
     if len(notes):
-        blocks.append(Prose(f"**{str(notes['note'].iloc[0]).capitalize()}.**"))
+        blocks.append(Prose(f"**{CAVEATS[notes.iloc[0]].capitalize()}.**"))
     return [*blocks, *_assisted(found)]
 
 

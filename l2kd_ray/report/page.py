@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from html import escape
 
+import pandas as pd
+
 from l2kd_ray.report import style
 from l2kd_ray.report.blocks import (
-    NOTHING,
     Block,
     Document,
     Fold,
@@ -91,21 +92,20 @@ def _table(table: Table) -> str:
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(str(name))}</th>' for name, kind in kinds.items()
     )
-    values = [table.frame[name].tolist() for name in table.frame.columns]
     rows = []
-    for k, cells in enumerate(table.cells()):
+    for k, row in enumerate(table.rows()):
         parts = []
-        for column, ((name, kind), cell) in enumerate(zip(kinds.items(), cells, strict=True)):
-            value = values[column][k]
-            shown = _cell(value, cell)
-            if name in table.codes and cell:
+        for column, (name, value) in enumerate(row):
+            shown = _cell(table, name, value)
+            if name in table.codes and shown:
                 shown = f"<code>{shown}</code>"
             if (k, name) in table.strong:
                 shown = f"<strong>{shown}</strong>"
             tag = 'th scope="row"' if column == 0 else "td"
             number = value.value if isinstance(value, Measured) else value
-            known = f' data-value="{number}"' if kind == "num" and cell != NOTHING else ""
-            parts.append(f'<{tag} class="{kind}"{known}>{shown}</{tag[:2]}>')
+            known = kinds[name] == "num" and not pd.isna(number)
+            sorts_by = f' data-value="{number}"' if known else ""
+            parts.append(f'<{tag} class="{kinds[name]}"{sorts_by}>{shown}</{tag[:2]}>')
         rows.append(f"<tr>{''.join(parts)}</tr>")
     label = f"table-{table.name}"
     return (
@@ -122,12 +122,14 @@ def _kind(table: Table, name: str) -> str:
     return "num" if table.is_number(name) else ""
 
 
-def _cell(value: object, shown: str) -> str:
-    """An interval stands below its number."""
-    if isinstance(value, Measured) and "(" in shown:
-        number, interval = shown.rstrip(")").split(" (")
-        return f"{number} <small>({interval})</small>"
-    return escape(shown)
+def _cell(table: Table, column: str, value: object) -> str:
+    """A value as HTML, its interval, if it has one, below its number."""
+    if isinstance(value, Measured) and value.bounded:
+        number, low, high = (
+            escape(table.text(column, part)) for part in (value.value, value.low, value.high)
+        )
+        return f"{number} <small>({low} to {high})</small>"
+    return escape(table.text(column, value))
 
 
 def _marks(words: str) -> str:

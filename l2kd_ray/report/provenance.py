@@ -11,8 +11,8 @@ import yaml
 
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report.blocks import Block, Fold, Listing, Prose, Section, Table
-from l2kd_ray.report.headline import count
 from l2kd_ray.report.labels import (
+    count,
     method_label,
     order_labels,
     row_labels,

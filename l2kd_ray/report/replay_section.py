@@ -27,10 +27,10 @@ MOST_SHOWN = 8
 LONGEST = 400
 """Characters of a sample on the page."""
 
-Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
-
-def replay_section(replay: pd.DataFrame | None, samples: Samples | None) -> list[Section]:
+def replay_section(
+    replay: pd.DataFrame | None, samples: Mapping[str, Sequence[Mapping[str, Any]]] | None
+) -> list[Section]:
     blocks: list[Block] = []
     if replay is not None and len(replay):
         table = _table(replay)
