@@ -31,6 +31,7 @@ from l2kd_ray.analysis import (
     results,
     shown_arms,
     task_rows,
+    trials,
     within,
 )
 from l2kd_ray.report import headline, terminal_table, write_report
@@ -89,7 +90,8 @@ def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
     page = report(tmp_path, scores, design=DESIGN)
     table = compare(results(scores), results(scores, split="dev"), DESIGN)
     pairs = compare_methods(results(scores), shown_arms(table), DESIGN)
-    pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), pairs, check_dtype=False)
+    plain = pairs.assign(note=pairs["note"].map(str))
+    pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), plain, check_dtype=False)
     shown = data_values(tmp_path)
     for row in pairs.to_dict("records"):
         assert {str(row[name]) for name in ("difference", "p", "p_flip", "p_holm")} <= shown
@@ -206,7 +208,7 @@ def test_what_a_sample_of_orders_bounds_is_shown_for_a_sample_only(tmp_path: Pat
 def test_places_and_tasks(tmp_path: Path) -> None:
     scores = study(seeds=SEEDS, methods=("l2kd",))
     page = report(tmp_path, scores, design=DESIGN)
-    found, rows = csv(tmp_path, "places"), task_rows(scores)
+    found, rows = csv(tmp_path, "places"), task_rows(trials(scores), results(scores))
     for by, own in (("place", found["task"] == ""), ("task", found["task"] != "")):
         expected = mean_by(rows[rows["method"] == "l2kd"], [by], DESIGN, ALL)
         np.testing.assert_allclose(found.loc[own, "gap"], expected["gap"])

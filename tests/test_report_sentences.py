@@ -24,8 +24,8 @@ SAMPLE = Reach(Orders.RANDOM, 24, 120)
         ),
         (
             Note(reach=SAMPLE, left_out=1, look=0.98875),
-            "24 of 120 orders, drawn at random: holds for all 120; 1 left out, as a trial failed on "
-            "them; a planned look, level 98.88 %: all looks together hold at 95 %",
+            "24 of 120 orders, drawn at random: holds for all 120; 1 left out, as a trial failed "
+            "on them; a planned look, level 98.88 %: all looks together hold at 95 %",
             "drawn at random: holds for all 120; 1 left out, as a trial failed on them; a planned "
             "look, level 98.88 %: all looks together hold at 95 %",
         ),

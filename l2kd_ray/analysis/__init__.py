@@ -1,4 +1,4 @@
-"""From scores to answers: gap, forgetting, transfer, order statistics. No torch, no Ray."""
+"""From scores to answers: gap, forgetting, transfer, order statistics. Values only, no prose."""
 
 from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted

@@ -12,14 +12,14 @@ from l2kd_ray.analysis.estimate import Moments
 
 @dataclass(frozen=True)
 class Advice:
-    """What the same cost buys: expected half-widths, in points."""
+    """Expected half-widths, in points, after spending the cost of one more seed."""
 
     now: float
     more_orders: float
     """NaN where every order has run."""
     more_seeds: float
     orders: int
-    """How many more orders the cost of one more seed would pay for."""
+    """Number of orders that cost as much as one more seed."""
 
 
 def advise(

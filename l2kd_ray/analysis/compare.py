@@ -1,4 +1,4 @@
-"""The gap table: a row for each method and setting, with what is known of its gap."""
+"""The gap table: one row for each method and setting, with its gap and the gap's intervals."""
 
 from __future__ import annotations
 
@@ -56,16 +56,16 @@ def compare(
 ) -> pd.DataFrame:
     """One row for each method and setting, and for the references multitask and single.
 
-    With a `design`, numbers and intervals are of the orders that all shown arms have finished
-    (`finished_orders`; a setting that is not shown may have fewer, its own), and speak for the
-    orders that the design speaks for; half-way, at the last planned look (`looks.reading`). Where
-    there are none, numbers are of all that is complete and `gap/note` says descriptive. Without a
-    design they are of the trials that are there, and speak for the orders that ran.
+    With a `design`, numbers and intervals are over the orders that all shown arms have finished
+    (`finished_orders`; a setting that is not shown may have fewer), and hold for the population of
+    the design; half-way, they are read at the last planned look (`looks.reading`). Where no order
+    is finished, numbers are over all complete trials and `gap/note` is descriptive. Without a
+    design they are over the trials that are there, and hold for the orders that ran.
 
     Args:
-        test: `results` of the test split, which every number is from.
+        test: `results` of the test split, the source of every number.
         dev: `results` of the dev split, which only selection reads.
-        design: what the study set out to run.
+        design: the orders and seeds of the study.
         failed: trials that will never finish.
         stopping: whether a stop rule could end, or has ended, the study before its last order.
 
@@ -86,11 +86,11 @@ def compare(
 
 @dataclass(frozen=True)
 class _Scope:
-    """What an arm's numbers are of."""
+    """The rows and orders that an arm's numbers are computed from."""
 
     rows: pd.DataFrame
     orders: tuple[str, ...] = ()
-    """Finished ones, those with a failed trial among them; none where `rows` is all there is."""
+    """Finished orders, including those with a failed trial; empty if `rows` is all there is."""
     reading: Reading = AS_IT_IS
 
 
@@ -123,11 +123,11 @@ class _Table:
 
     @property
     def arms(self) -> list[Arm]:
-        """Those with a trial, and those of which every trial has failed."""
+        """All arms with a trial, including those whose trials have all failed."""
         return list(dict.fromkeys([*self.groups, *self.of_failed]))
 
     def scope(self, arm: Arm) -> _Scope:
-        """Of the orders that all shown arms have finished; an arm that is behind, of its own."""
+        """The orders that all shown arms have finished; for an arm that is behind, its own."""
         group = self.groups.get(arm, self.test.iloc[:0])
         done = group[group["complete"]]
         if self.design is None or arm[0] in REFERENCES:
@@ -211,7 +211,7 @@ class _Table:
         if self.design is not None and scope.orders:
             part = self.design.part(scope.orders, self.design.seeds)
         rel = relative_gap(rows, part, level)
-        if not gap.bounded:  # of a descriptive mean nothing else is more than that
+        if not gap.bounded:  # a share of a mean without an interval has none either
             rel = Estimate(rel.value, note=gap.note)
         if arm[0] == BASELINE:
             return gap, rel, Estimate(note=Note(undefined=Undefined.IS_BASELINE))

@@ -1,8 +1,8 @@
-"""What a study set out to run, and how far inference from it reaches.
+"""The orders and seeds that a study plans to run, and which orders its means hold for.
 
-`all` and `random` run the orders of one seeded permutation from its beginning, so that however far
-the study is, what it has is a random sample of all n! orders. `williams` is no sample: what it
-says of the other orders rests on a model. A list of orders speaks for itself only.
+`all` and `random` run a prefix of one seeded permutation of the orders, so that the finished orders
+are a random sample of all n! orders at any time. `williams` is no sample: inference from it to the
+other orders rests on a model. A list of orders holds for those orders only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Arm = tuple[str, str]
 
 
 class Instance(NamedTuple):
-    """A trial by its names, as `results` has them: what a failure is told by."""
+    """A trial by its names, as in `results`; identifies trials that have failed."""
 
     method: str
     setting: str
@@ -42,13 +42,13 @@ class Design:
 
     kind: Kind
     orders: tuple[str, ...]
-    """As `a>b>c`. Of `all` and `random`: the beginning of a seeded permutation of all orders."""
+    """Orders such as `a>b>c`; for `all` and `random`, a prefix of a seeded permutation."""
     seeds: tuple[str, ...]
-    """As `531`, and `531x7` where crossed."""
+    """Seeds such as `531`, or `531x7` where training and replay seeds are crossed."""
 
     @property
     def orderless(self) -> bool:
-        """Whether the methods learn their tasks in no order: seeds are all there is."""
+        """True if the methods learn their tasks in no order, so that only seeds differ."""
         return self.orders == ("",)
 
     @property
@@ -61,11 +61,11 @@ class Design:
         return self.kind in ("all", "random")
 
     def population(self, orders: int) -> int:
-        """Of how many orders a mean over so many of them speaks."""
+        """Size of the population of orders that a mean over `orders` of them holds for."""
         return orders if self.kind == "list" else self.possible
 
     def reach(self, orders: int) -> Reach:
-        """What a mean over so many orders speaks for."""
+        """The population that a mean over `orders` finished orders holds for."""
         kind = Orders.LISTED
         if self.orderless:
             kind = Orders.NONE
@@ -78,7 +78,7 @@ class Design:
         return Reach(kind, orders, self.possible)
 
     def part(self, orders: Sequence[str], seeds: Sequence[str]) -> Design:
-        """The same design with some of its orders and seeds: of `all`, now a random part."""
+        """The same design with some of its orders and seeds; a part of `all` is `random`."""
         kind: Kind = "random" if self.kind == "all" and len(orders) < self.possible else self.kind
         if self.kind == "williams" and len(orders) < len(self.orders):
             kind = "list"  # a part of the square is not balanced
@@ -112,7 +112,7 @@ class Cells:
 
 
 def cells(rows: pd.DataFrame, column: str, orders: Sequence[str], seeds: Sequence[str]) -> Cells:
-    """`column` of the rows of one method and setting, at these orders and seeds.
+    """One column of the rows of one method and setting, at these orders and seeds.
 
     Raises:
         ValueError: two rows are of one instance.
@@ -141,11 +141,11 @@ def finished_orders(
     design: Design,
     failed: Collection[Instance] = (),
 ) -> tuple[str, ...]:
-    """The longest beginning of the design's orders that every arm has finished on every seed.
+    """The longest prefix of the design's orders that every arm has finished on every seed.
 
-    Finished is a trial with its gap, and one that has failed for good. What is used must not
-    depend on which trials happen to be fast, so a trial beyond this prefix is not used, however
-    many of its neighbours are done; a Williams design is used when it is whole.
+    A trial is finished if it has its gap or has failed for good. The orders used must not depend on
+    which trials happen to be fast, so a trial beyond this prefix is not used. A Williams design is
+    used only when it is whole.
     """
     done = results[results["complete"] & results["gap/abs"].notna()]
     names = ("method", "setting", "order", "seed")
@@ -168,11 +168,11 @@ def mean_over(
     column: str = "gap/abs",
     level: float | None = LEVEL,
 ) -> Estimate:
-    """Mean of `column` over all orders that the design speaks for, from its finished `orders`.
+    """Mean of `column` over the design's population of orders, from its finished `orders`.
 
-    `rows` are of one method and setting. An order on which a trial has failed is left out, and the
-    note says so: `scored_zero` is the figure beside. Without a finished order the mean of whatever
-    is there, marked descriptive. No interval at level None.
+    `rows` belong to one method and setting. Orders on which a trial has failed are left out and
+    counted in the note (`scored_zero` counts them as 0 instead). Without a finished order, the mean
+    of all complete trials, noted as descriptive. No interval at level None.
     """
     found = cells(rows, column, orders, design.seeds).whole
     table = found.by_seed
@@ -202,7 +202,7 @@ def _descriptive(rows: pd.DataFrame, design: Design, column: str) -> Estimate:
 def scored_zero(
     rows: pd.DataFrame, references: pd.DataFrame, failed: Collection[Instance], column: str
 ) -> pd.DataFrame:
-    """`rows` of one method and setting with a row more for each failed trial, its scores all 0.
+    """The rows of one method and setting, plus a row with scores of 0 for each failed trial.
 
     The gap of a student that scores 0 is the multi-task score of its training seed, which the
     `multitask` rows of `references` (`results`) have; other columns are NaN.

@@ -1,11 +1,11 @@
-"""Looking at a study before it is finished, and stopping it, without fooling oneself.
+"""Valid intervals for a study that is read, or stopped, before it is finished.
 
 Looks are planned: at fixed numbers of orders, each finished for every method and seed. A look's
 interval has the level 1 - alpha_l, and the alphas add up to 0.05, so that all looks together hold
 with at least 95 % (Bonferroni; alpha is spent in proportion to the orders done, Lan & DeMets 1983,
 Kim & DeMets 1987 with rho = 1). Then a stop at any look, for any reason, leaves the interval valid.
-Between two looks the interval of the former stands. A study that is run to its end whatever its
-looks say may be read at 95 % there: nothing was decided by them.
+Between two looks the interval of the former stands. A study that no look could have
+stopped may be read at 95 % at its end, as nothing was decided before.
 """
 
 from __future__ import annotations
@@ -42,23 +42,23 @@ def planned_looks(orders: int) -> tuple[int, ...]:
 
 
 def alphas(looks: Sequence[int], level: float = LEVEL) -> tuple[float, ...]:
-    """What each look may spend of 1 - level, less a reserve: its share of the orders."""
+    """The alpha of each look: its share of the orders times 1 - level minus a reserve."""
     before, whole = (0, *looks[:-1]), (1 - RESERVE) * (1 - level)
     return tuple(whole * (k - b) / looks[-1] for b, k in zip(before, looks, strict=True))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a study may be read now: from so many of its orders, at this level."""
+    """The orders that a study may be read from now, and the level of its intervals."""
 
     orders: int
     level: float | None
-    """None: no interval yet."""
+    """Level of the intervals; None: no interval yet."""
     first_look: int | None = None
     """Orders of the first planned look, where it is still to come."""
 
     def note(self, note: Note) -> Note:
-        """The note of a number that is read so."""
+        """A number's note with the look at which it is read."""
         look = None if self.level == LEVEL else self.level
         return replace(note, look=look, first_look=self.first_look)
 
@@ -70,7 +70,7 @@ class Reading:
 
 
 def reading(finished: int, planned: int, *, stopping: bool = False) -> Reading:
-    """The reading of a study with so many finished orders of so many planned ones.
+    """The reading of a study with `finished` of `planned` orders.
 
     A whole study is read at 95 %. Half-way, or where a stop rule might have ended it earlier
     (`stopping`), it is read as of its last planned look.
@@ -115,7 +115,7 @@ def at_looks(
 
 
 class Outcome(Named):
-    """What a stop rule found."""
+    """The result of a stop rule."""
 
     REACHED = "reached"
     OPEN = "open"
@@ -130,7 +130,7 @@ class Outcome(Named):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to stop, with all that the decision rests on."""
+    """The decision of a stop rule, with the numbers that it rests on."""
 
     outcome: Outcome
     method: str
@@ -156,7 +156,7 @@ class Verdict:
 
     @property
     def reachable(self) -> bool:
-        """Whether all planned orders could bring the half-width below eps, with these seeds."""
+        """False if these seeds cannot bring the half-width to eps with all planned orders."""
         return self.outcome in (Outcome.REACHED, Outcome.OPEN, Outcome.EARLY)
 
     @property
@@ -211,7 +211,7 @@ def stop_rule(
 def _forecast(
     table: FloatArray, planned: int, population: int, eps: float, level: float
 ) -> tuple[float, float, int | None]:
-    """With all planned orders run: expected half-width, a lower bound of it, seeds that reach eps.
+    """Expected half-width with all planned orders, a lower bound of it, and seeds to reach eps.
 
     The seeds' part at its unbiased estimate, (MS_S - (1 - f) MS_OS) / k (`anova`). Where planned
     orders are a sample themselves, their own part is left out of the bound and of the seeds.

@@ -1,4 +1,4 @@
-"""What a number speaks for, and why it has no interval or no value: values that a report words."""
+"""Notes on numbers: the population they hold for, and why they lack an interval or a value."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Named(Enum):
 
 
 class Orders(Named):
-    """Which orders a mean is over."""
+    """The kind of set of orders that a mean is over."""
 
     NONE = "no order"
     ALL = "all"
@@ -25,7 +25,7 @@ class Orders(Named):
 
 @dataclass(frozen=True)
 class Reach:
-    """The orders that a mean is over: a random part or a Williams design stands for all of them."""
+    """The orders that a mean is over; a random part holds for all of them, a list for itself."""
 
     kind: Orders
     ran: int
@@ -36,7 +36,7 @@ class Reach:
 
 
 class NoInterval(Named):
-    """Why a number has no interval."""
+    """A reason for which a number has no interval."""
 
     ONE_SEED = "one seed"
     ONE_ORDER = "one order"
@@ -44,7 +44,7 @@ class NoInterval(Named):
 
 
 class Undefined(Named):
-    """Why a number has no value."""
+    """A reason for which a number has no value."""
 
     NO_COMPLETE_TRIAL = "no complete trial"
     NO_FINISHED_ORDER = "no finished order"
@@ -58,7 +58,7 @@ class Undefined(Named):
 
 
 class Caveat(Named):
-    """Why a selection or a comparison is not to be relied on yet."""
+    """A reason not to rely on a selection or a comparison yet."""
 
     NO_DEV_SCORE = "no dev score"
     PROVISIONAL = "provisional"
@@ -67,7 +67,7 @@ class Caveat(Named):
 
 @dataclass(frozen=True)
 class Note:
-    """What is known of a number beside its value and interval; false where there is nothing."""
+    """Facts about a number beside its value and interval; falsy if there are none."""
 
     undefined: Undefined | None = None
     reach: Reach | None = None

@@ -36,9 +36,9 @@ class Paired:
     p: float
     """Two-sided, Student's t: below 0.05 exactly where the interval leaves 0 out."""
     p_flip: float
-    """Two-sided, sign-flip: no normal distribution is assumed, but only these orders spoken of."""
+    """Two-sided, sign-flip: assumes no normal distribution, but holds for these orders only."""
     p_least: float
-    """The smallest p that a sign-flip over so many seeds can give: 2^(1 - S)."""
+    """The smallest p that a sign-flip test over S seeds can give: 2^(1 - S)."""
     effect: float
     """Hedges's g of the seeds' differences: mean over standard deviation, corrected for few."""
     lower: float
@@ -120,12 +120,12 @@ def compare_methods(
     *,
     stopping: bool = False,
 ) -> pd.DataFrame:
-    """Every pair of arms, one row each: `difference` is how much wider the gap of `method` is.
+    """One row for each pair of arms: `difference` is the gap of `method` minus that of `against`.
 
-    On the orders that all arms and seeds have finished (`finished_orders`), less those on which a
-    trial of the pair has failed; half-way, at the last planned look (`looks.reading`), its p-values
-    brought to the scale of 0.05. It is a number with an interval; which of two is preferable is for
-    the reader of its sign, its size and its p to say.
+    Over the orders that all arms and seeds have finished (`finished_orders`), without those on
+    which a trial of the pair has failed; half-way, at the last planned look (`looks.reading`), with
+    p-values scaled so that they compare with 0.05. No arm is called better: that is the reader's
+    judgement of sign, size and p.
 
     Returns:
         method, setting, against, against/setting, difference, low, high, p, p_flip, p_least,
@@ -148,7 +148,7 @@ def compare_methods(
 
 
 def _numbers(a: FloatArray, b: FloatArray, design: Design, now: Reading) -> dict[str, object]:
-    """Of one pair of tables `[finished orders, seeds]`."""
+    """The columns of one pair of tables `[finished orders, seeds]`."""
     whole = np.flatnonzero(~np.isnan(a + b).any(axis=1))
     sizes = {"n_orders": len(whole), "n_seeds": a.shape[1]}
     if not len(whole):

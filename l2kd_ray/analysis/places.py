@@ -1,4 +1,4 @@
-"""The gap and the forgetting of each task, of each place in the order, and of each task at each."""
+"""Gap and forgetting by task, by position in the order, and by both."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def task_rows(trials: Iterable[Trial], results: pd.DataFrame) -> pd.DataFrame:
     """One row for each task of each trial that has an order and a row in `results`.
 
     Returns:
-        method, setting, order, seed, trial, task, place (from 1), score R[n, j], learned R[j, j],
-        forgetting R[j, j] - R[n, j] (that of the last place is 0), gap m_j - R[n, j], complete.
+        method, setting, order, seed, trial, task, place (position from 1), score R[n, j], learned
+        R[j, j], forgetting R[j, j] - R[n, j] (0 at the last position), gap m_j - R[n, j], complete.
     """
     gaps = results.set_index("trial").filter(regex="^gap/")
     of_trial = dict(zip(gaps.index, gaps.to_dict("records"), strict=True))
@@ -45,9 +45,9 @@ def mean_by(
 ) -> pd.DataFrame:
     """Means of `task_rows` of one method and setting, for each value of `by`.
 
-    `by` is any of "task" and "place". With both, a mean is over the (n - 1)! orders that have the
-    task at that place, of which those that ran are a sample. Intervals as of the mean gap
-    (`mean`), over seeds and, where orders are a sample, orders.
+    `by` is "task", "place" or both. With both, a mean is over the (n - 1)! orders that have the
+    task at that position, of which those that ran are a sample. Intervals as for the mean gap (`mean`),
+    over seeds and, where orders are a sample, orders.
 
     Returns:
         The columns of `by`, `gap`, `gap/low`, `gap/high`, `score`, `learned`, `forgetting`,

@@ -1,6 +1,6 @@
-"""What the sections on orders and seeds are of, and the frames of `analysis` that they show.
+"""The orders that sections on orders and seeds may read, and the frames that they show.
 
-Every frame has a row or more for each selected method and names it by method and setting.
+Every frame has one row or more for each selected method, named by method and setting.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Scope:
         return self.results[own & self.results["complete"] & self.results[GAP].notna()]
 
     def cells(self, arm: Arm, column: str = GAP) -> Cells:
-        """The used orders of an arm that have every cell: none in which a trial has failed."""
+        """The used orders of an arm that have every cell, so without those with a failed trial."""
         return cells(self.rows(arm), column, self.orders, self.design.seeds).whole
 
     def each(self, frame: Callable[[Arm], pd.DataFrame]) -> pd.DataFrame:
@@ -120,7 +120,7 @@ def variance(scope: Scope) -> pd.DataFrame:
 
 
 def advice(scope: Scope, arm: Arm) -> Advice | None:
-    """What to run next; None where the components are not known. Replay seeds are averaged."""
+    """Advice on what to run next; None without variance components. Replay seeds are averaged."""
     found = scope.cells(arm)
     found = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
     population = scope.design.population(len(found.orders))
@@ -185,9 +185,9 @@ def predicted_extremes(scope: Scope) -> pd.DataFrame:
 
 
 def places(scope: Scope, trials: Iterable[Trial]) -> pd.DataFrame:
-    """`mean_by` task and `mean_by` place of every method; `place` NA, or `task` "", over all.
+    """`mean_by` task, and by position, of every method; `place` is NA, or `task` "", over all.
 
-    Without intervals where the study may not be read yet.
+    Without intervals before the first planned look.
     """
     if not scope.orders:
         return pd.DataFrame()

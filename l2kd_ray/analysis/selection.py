@@ -1,4 +1,4 @@
-"""Which setting of a method is reported: selection on dev. Test data is never asked."""
+"""Selection of the setting of a method that is reported, on dev scores alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from l2kd_ray.analysis.note import Caveat
 
 
 def select(dev: pd.DataFrame) -> pd.DataFrame:
-    """The setting of each method, by the best mean dev score. Test data is never asked.
+    """Select the setting of each method with the best mean dev score; never reads test scores.
 
     `dev` is `results(scores, split="dev")`. Settings of a method are compared on the instances
-    (order, seed) that all of them have complete; where they share none yet, each on its own, and
-    `note` says so. A method's only setting is selected whatever its scores.
+    (order, seed) that all of them have complete; where they share none yet, each on its own, with
+    the note `Caveat.PROVISIONAL`. A method's only setting is selected whatever its scores.
 
     Returns:
         One row for each (method, setting): method, setting, dev (mean ACC in points), selected,

@@ -56,7 +56,7 @@ def relative_gap(
 ) -> Estimate:
     """Mean gap over mean multi-task score, a fraction, with Fieller's interval (`ratio`).
 
-    The multi-task score is another one for each seed, and its spread is in the interval.
+    The multi-task score differs between seeds, and the interval includes its spread.
     """
     rows = rows.dropna(subset=[GAP])
     rows = rows.assign(bound=rows[GAP] + rows["cl/avg"])

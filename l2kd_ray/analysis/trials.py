@@ -36,7 +36,7 @@ class Trial:
     order: str
     seed: str
     tasks: tuple[str, ...]
-    """By place: the order; for multitask and single, sorted by name."""
+    """The tasks by position in the order; for references, sorted by name."""
     R: FloatArray
     """Scores `[n + 1, n]`, see `matrix`; multitask and single fill only the last row."""
 
@@ -119,13 +119,13 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
             tasks = tuple(order.split(SEPARATOR))
         else:
             tasks = tuple(sorted(set(own["task"]))) if method == SINGLE else every
-        place = {task: position for position, task in enumerate(tasks)}
-        strange = sorted(set(own["task"]) - set(place))
+        column = {task: j for j, task in enumerate(tasks)}
+        strange = sorted(set(own["task"]) - set(column))
         if strange:
             raise ValueError(f"scores: trial {trial} of order {order} has the task {strange[0]}")
         R = np.full((len(tasks) + 1, len(tasks)), np.nan)
         i = own["i"][wanted[k]].astype(int) if order else len(tasks)
-        R[i, [place[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
+        R[i, [column[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
         found.append(Trial(str(trial), method, setting, order, seed, tasks, R))
     return found
 
@@ -133,7 +133,7 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
 def results(
     scores: pd.DataFrame, searched: Sequence[str] = (), *, split: str = "test"
 ) -> pd.DataFrame:
-    """One row a trial: who it is, its final scores and its metrics (`docs/metrics.md`).
+    """One row for each trial: its identity, its final scores and its metrics (`docs/metrics.md`).
 
     Columns: method, setting (JSON), one for each searched setting (dotted), order, seed, trial,
     `score/<task>/<metric>`, the names in `METRICS`, `gap/<task>`, complete. What is undefined is

@@ -1,4 +1,4 @@
-"""What a report is made of, before it is a page: the pages (HTML, Markdown) render these blocks."""
+"""The blocks of a report, which the HTML page and the Markdown file render."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _picture(rows: pd.DataFrame) -> Picture:
 def _table(rows: pd.DataFrame) -> Table:
     frame = pd.DataFrame({"Pair": _names(rows)})
     frame["Difference"] = measured(rows, "difference", "low", "high")
-    caption = "Points of gap, first less second."
+    caption = "Points of gap, first minus second."
     if rows["p"].notna().any():
         tests = [rows[name].astype(float) for name in TESTS.values()]
         frame = pd.concat([frame, pd.DataFrame(dict(zip(TESTS, tests, strict=True)))], axis=1)
@@ -95,7 +95,7 @@ def _table(rows: pd.DataFrame) -> Table:
 
 
 def _notes(rows: pd.DataFrame) -> list[Block]:
-    """What the differences speak for, once for all pairs it is true of."""
+    """The population that the differences hold for, once for all pairs that share it."""
     notes: dict[Note, list[str]] = {}
     for name, note in zip(_names(rows), rows["note"], strict=True):
         notes.setdefault(note, []).append(name)

@@ -1,4 +1,4 @@
-"""What a report says, from its headline down, of what the study has so far."""
+"""The document of a report, from its headline down."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
 
 
 def _of_orders(found: Findings, look: Mapping[str, Look]) -> list[Section]:
-    """What only tasks that are learnt one after another can tell."""
+    """The sections for tasks that are learned one after another."""
     if found.scope.design.orderless:
         return []
     return [
@@ -98,7 +98,7 @@ def _facts(found: Findings) -> tuple[tuple[str, str], ...]:
 
 
 def _undone(planned: Mapping[str, int]) -> list[str]:
-    """`12 of 24 trials` and the like, of what is planned and not done."""
+    """Phrases such as `12 of 24 trials` for planned work that is not done."""
     return [
         f"{planned[f'{things}_done']:,} of {planned[things]:,} {things}"
         for things in ("trials", "stages")
@@ -109,7 +109,9 @@ def _undone(planned: Mapping[str, int]) -> list[str]:
 def _half_way(undone: Sequence[str]) -> list[str]:
     if not undone:
         return []
-    return [f"**Half-way:** {' and '.join(undone)} are done; the numbers are of what is complete."]
+    return [
+        f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
+    ]
 
 
 def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -117,7 +119,7 @@ def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
-    """What a reader must know before comparing the numbers."""
+    """Notices for the reader before comparing the numbers."""
     arms, notices = found.arms, []
     lacking = int((arms["n_trials"] - arms["n_complete"]).sum())
     if lacking and not undone and not found.designed:
@@ -133,7 +135,7 @@ def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
 
 
 def _comparable(found: Findings) -> list[str]:
-    """Whether the methods' means are over the same orders and seeds, and which."""
+    """Notices on which orders and seeds the methods' means are over."""
     arms, scope = found.arms, found.scope
     failed = int(found.gap["failed/n"].sum())
     notices = []

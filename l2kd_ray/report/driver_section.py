@@ -1,4 +1,4 @@
-"""The section on what drives the gap: orders, seeds, and both together."""
+"""The section on the variance of the gap: orders, seeds, and both together."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def driver_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
 
 
 def _missing(found: Findings) -> str:
-    """Why the variance cannot be split."""
+    """The reason why the variance cannot be split."""
     scope = found.scope
     cells = [scope.cells(arm) for arm in scope.arms]
     orders = max(len(found.orders) for found in cells)
@@ -80,7 +80,7 @@ def _table(table: pd.DataFrame) -> Table:
 
 
 def _advice(found: Findings) -> list[Block]:
-    """What to run next, said once for all methods it is true of."""
+    """Advice on what to run next, for each method."""
     scope = found.scope
     each = {method_label(arm[0]): advice(scope, arm) for arm in scope.arms}
     said: list[Block] = [

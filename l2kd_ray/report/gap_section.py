@@ -74,9 +74,9 @@ def _gap_table(
     words = ""
     if arms["gap/teacher"].notna().any():
         frame["Below teacher"] = measured(arms, "gap/teacher", "teacher/low", "teacher/high")
-        words = " Below teacher: the mean score of the teachers less the student's."
+        words = " Below teacher: the mean score of the teachers minus the student's."
     words = (
-        "Gap in points, and by task: multi-task less the end of the stream; lower is better."
+        "Gap in points, and by task: multi-task minus the end of the stream; lower is better."
         f"{INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
         + words
     )
@@ -117,7 +117,7 @@ def _task_table(found: Findings) -> list[Block]:
 
 
 def place_columns(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Beside the columns that say what a row is of, those of `places`."""
+    """Add the measured columns of `places` to the columns that identify a row."""
     frame["Gap"] = measured(rows, "gap", "gap/low", "gap/high")
     frame["Forgetting"] = measured(rows, "forgetting", "forgetting/low", "forgetting/high")
     frame["Learned"] = rows["learned"].astype(float)
@@ -126,7 +126,7 @@ def place_columns(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reasons(arms: pd.DataFrame) -> list[Block]:
-    """How far the intervals reach, or why there are none, said once for all rows it is true of."""
+    """The notes on intervals, each once for all rows that share it."""
     reasons: dict[str, list[str]] = {}
     with_baseline = BASELINE in set(arms["method"])
     for name, (_, row) in zip(row_labels(arms), arms.iterrows(), strict=True):

@@ -13,7 +13,7 @@ from l2kd_ray.report.sentences import note_words, qualifier
 
 
 def best_row(table: pd.DataFrame) -> pd.Series[Any] | None:
-    """The row of the smallest gap among the selected ones that are furthest; None without a gap.
+    """The row of the smallest gap among the selected rows with the most trials; None without a gap.
 
     Half-way, a method that has run only the easy orders must not win, nor one that fails on the
     hard ones: failed trials count as run, and score 0.
@@ -48,7 +48,7 @@ def headline(
 
 
 def _reach(row: pd.Series[Any]) -> str:
-    """What the mean speaks for, or why it has no interval."""
+    """The population that the mean holds for, or the reason why it has no interval."""
     note: Note = row["gap/note"]
     if pd.isna(row["gap/low"]):
         words = note_words(note, counted=True)

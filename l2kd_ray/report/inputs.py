@@ -1,4 +1,4 @@
-"""What a report is told beside the scores."""
+"""Inputs of a report beside the scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Inputs:
     study: Mapping[str, Any]
     """The resolved study file."""
     planned: Mapping[str, int] = field(default_factory=dict)
-    """How far the study is: trials, trials_done, stages, stages_done; all optional."""
+    """Progress of the study: trials, trials_done, stages, stages_done; all optional."""
     failures: Sequence[Mapping[str, Any]] = ()
     """Failed stages: key, kind, error, traceback."""
     costs: pd.DataFrame | None = None
@@ -36,4 +36,4 @@ class Inputs:
     over_examples: pd.DataFrame | None = None
     """The bootstrap over test examples: method, setting, low, high."""
     notes: Sequence[str] = ()
-    """What a reader must know first, such as a stop rule's verdict; **strong** is marked."""
+    """Notices at the top, such as a stop rule's verdict; **strong** is marked."""

@@ -47,7 +47,7 @@ def row_labels(table: pd.DataFrame) -> list[str]:
 
 
 def task_labels(tasks: Sequence[str]) -> dict[str, str]:
-    """Tasks without the family's name that all of them begin with (`rnnlg.`)."""
+    """Tasks without the prefix that all of them share (`rnnlg.`)."""
     families = {task.partition(".")[0] for task in tasks if "." in task}
     shared = len(tasks) > 1 and len(families) == 1 and all("." in task for task in tasks)
     return {task: task.partition(".")[2] if shared else task for task in tasks}
@@ -83,8 +83,8 @@ def p_words(p: float) -> str:
     return f"p {shown.replace('<', '< ')}" if shown.startswith("<") else f"p = {shown}"
 
 
-def ordinal(place: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+def ordinal(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")
 
 
 def count(number: int, thing: str) -> str:

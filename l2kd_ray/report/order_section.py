@@ -1,4 +1,4 @@
-"""The section on robustness to the order of the tasks: every order, and every place in it."""
+"""The section on robustness to the order of the tasks: every order, and every position in it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _picture(found: Findings, look: Mapping[str, Look]) -> Picture:
 
 
 def _spread_table(found: Findings) -> list[Block]:
-    """How far orders spread, worst ones, and what a sample can say of those that did not run."""
+    """The spread over orders, the worst ones, and bounds for those that did not run."""
     rows = found.arms[["method", "setting"]].merge(found.orders, on=["method", "setting"])
     if rows.empty:
         return []
@@ -168,13 +168,13 @@ def _place_table(found: Findings) -> list[Block]:
     rows.loc[last, ["forgetting", "forgetting/low", "forgetting/high"]] = np.nan
     frame = pd.DataFrame(
         {
-            "Place": [ordinal(place) for place in rows["place"].astype(int)],
+            "Position": [ordinal(place) for place in rows["place"].astype(int)],
             "Method": rows["method"].map(method_label),
         }
     )
     caption = (
-        "By place in the order, whichever task stood there: gap, forgetting, the score right after "
-        f"learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
+        "By position in the order, whichever task stood there: gap, forgetting, the score right "
+        f"after learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
     )
     table = Table("places", caption, place_columns(frame, rows))
-    return [table] if len(frame) <= MOST_OPEN else [Fold("By place in the order", (table,))]
+    return [table] if len(frame) <= MOST_OPEN else [Fold("By position in the order", (table,))]

@@ -48,7 +48,7 @@ CAVEATS = {
 
 
 def note_words(note: Note, *, counted: bool = False) -> str:
-    """A note as a clause or more. `counted`: how many orders and seeds is said beside it."""
+    """A note as one clause or more; `counted` leaves out the numbers of orders and seeds."""
     if note.undefined is Undefined.BASELINE_UNBOUNDED:
         why = note_words(replace(note, undefined=None), counted=counted)
         return f"{UNDEFINED[note.undefined]} ({why})"
@@ -75,7 +75,7 @@ def _clauses(note: Note, counted: bool) -> Iterator[str]:
 
 
 def reach_words(reach: Reach) -> str:
-    """How many orders there are and what a mean over them holds for."""
+    """The number of orders and the population that a mean over them holds for."""
     if reach.kind is Orders.NONE:
         return "seeds alone, as there is no order"
     if reach.kind is Orders.ALL:
@@ -85,11 +85,12 @@ def reach_words(reach: Reach) -> str:
 
 
 def qualifier(reach: Reach) -> str:
-    """What a mean over some of the orders holds for; "" where they are all there are."""
+    """The population that a mean over some orders holds for; "" for a mean over all."""
     return QUALIFIERS.get(reach.kind, "").format(possible=reach.possible)
 
 
 def advice_words(advice: Advice) -> str:
+    """Advice on what to run next, with the expected half-widths."""
     now, seeds = f"now {advice.now:.2g}", f"about {advice.more_seeds:.2g} points either side"
     if not advice.orders:
         return (
@@ -104,7 +105,7 @@ def advice_words(advice: Advice) -> str:
 
 
 def verdict_words(verdict: Verdict) -> str:
-    """What a stop rule found, with the method, the metric and the numbers."""
+    """A stop rule's decision, with the method, the metric and the numbers."""
     what, eps, planned = (
         f"{verdict.metric} of {verdict.method}",
         f"{verdict.eps:g}",

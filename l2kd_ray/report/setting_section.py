@@ -62,7 +62,7 @@ def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
 
 
 def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
-    """What selection promised on its half of the orders and seeds, and what the other half kept."""
+    """Scores of the selected settings on the selecting half and on the reported half."""
     said: list[Block] = []
     for method, one in found.items():
         words = (

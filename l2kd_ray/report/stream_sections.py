@@ -21,10 +21,10 @@ def matrix_section(found: Findings) -> list[Section]:
         return []
     n = len(found.tasks)
     if rows["order"].nunique() > 1:
-        columns = [ordinal(place) for place in range(1, n + 1)]
+        columns = [ordinal(k) for k in range(1, n + 1)]
         caption = (
-            "Mean over orders and seeds **by place in the order**: a row is the student after its "
-            "i-th task, a column its j-th task, whichever task that was."
+            "Mean over orders and seeds **by position in the order**: a row is the student after "
+            "its i-th task, a column its j-th task, whichever task that was."
         )
     else:
         columns = [
@@ -40,7 +40,7 @@ def matrix_section(found: Findings) -> list[Section]:
     )
     picture = Picture(
         "score_matrices",
-        f"Score matrices R, a heat map a method. Tasks by their place in the order: {words}.",
+        f"Score matrices R, a heat map a method. Tasks by their position in the order: {words}.",
         f"{caption} Outlined: the task just learned; to the right of it, tasks still to come.",
         heatmaps.score_matrices(means, columns, ["untrained", *(f"after {c}" for c in columns)]),
     )

@@ -25,7 +25,7 @@ def terminal_table(
     failed: Collection[Instance] = (),
     stopping: bool = False,
 ) -> Table:
-    """Gap in points by method and task, mean over orders and seeds; the rest as in `compare`.
+    """A table of gaps in points by method and task; the arguments are those of `compare`.
 
     Raises:
         ValueError: `scores` is empty or is not the long form of R.

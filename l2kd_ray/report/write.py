@@ -30,14 +30,14 @@ def write_report(
     split: Halves | None = None,
     **inputs: Any,
 ) -> list[Path]:
-    """Write report.html, report.md, figures/ and tables/ below `folder`, whatever is there so far.
+    """Write report.html, report.md, figures/ and tables/ below `folder` from the scores so far.
 
     Each file appears whole or not at all, and the same input gives the same pages.
 
     Args:
         folder: made where it is missing.
         scores: the long form of R, finished or half-way (`scores.parquet`).
-        design: what the study set out to run; without it intervals speak for what has run.
+        design: the orders and seeds of the study; without it intervals hold for what has run.
         failed: trials that will never finish.
         stopping: whether a stop rule could end, or has ended, the study before its last order.
         split: both halves where settings were selected on one half; the other one is the design.
@@ -81,7 +81,7 @@ def write_report(
 
 
 def _tables(found: Findings) -> dict[str, pd.DataFrame]:
-    """The frames of `analysis` behind the page, those of nothing left out."""
+    """The frames behind the page, by file name; empty ones are left out."""
     tables = {
         "gap": found.gap,
         "results": found.results,
@@ -99,7 +99,7 @@ def _tables(found: Findings) -> dict[str, pd.DataFrame]:
 
 
 def _write(path: Path, content: bytes) -> Path:
-    """Write beside the place, then rename: a reader sees the old file or the new one."""
+    """Write a temporary file beside `path`, then rename: readers see the old or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
