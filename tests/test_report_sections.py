@@ -120,7 +120,7 @@ def test_one_seed_has_differences_and_no_test(tmp_path: Path) -> None:
     assert "l2kd \N{MINUS SIGN} lamol" in page.words
     assert "p (t)" not in page.words
     assert "one seed: no interval" in page.words
-    assert "With one seed, what seeds do to the gap cannot be told" in page.words
+    assert "With one seed, the effect of seeds on the gap cannot be separated" in page.words
 
 
 def test_components_and_advice(tmp_path: Path) -> None:
@@ -145,9 +145,7 @@ def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
     page = report(tmp_path, scores, design=Design("all", ALL, CROSSED))
     assert "order x training x replay seed" in page.words
     assert set(csv(tmp_path, "variance")["component"]) >= {"training seed", "replay seed"}
-    assert (
-        "More seeds: every order of the study has run" in page.words
-    )
+    assert "More seeds: every order of the study has run" in page.words
 
 
 def test_precedence_is_of_each_task(tmp_path: Path) -> None:

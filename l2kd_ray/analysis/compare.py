@@ -22,8 +22,7 @@ from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.note import Note, Undefined
 from l2kd_ray.analysis.orders import mean_gap, seed_means
 from l2kd_ray.analysis.selection import select
-from l2kd_ray.analysis.shares import BASELINE as BASELINE
-from l2kd_ray.analysis.shares import GAP, gap_closed, relative_gap
+from l2kd_ray.analysis.shares import BASELINE, GAP, gap_closed, relative_gap
 from l2kd_ray.analysis.trials import METRICS, train_seed
 from l2kd_ray.names import REFERENCES
 

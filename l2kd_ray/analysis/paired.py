@@ -116,7 +116,6 @@ def compare_methods(
     arms: Sequence[Arm],
     design: Design,
     failed: Collection[Instance] = (),
-    column: str = "gap/abs",
     *,
     stopping: bool = False,
 ) -> pd.DataFrame:
@@ -137,7 +136,7 @@ def compare_methods(
     tables = {}
     for method, setting in arms:
         own = results[(results["method"] == method) & (results["setting"] == setting)]
-        tables[method, setting] = cells(own, column, orders[: now.orders], design.seeds).by_seed
+        tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds).by_seed
     rows = []
     for one, other in combinations(arms, 2):
         names = dict(zip(COLUMNS, (*one, *other), strict=False))

@@ -46,8 +46,8 @@ def mean_by(
     """Means of `task_rows` of one method and setting, for each value of `by`.
 
     `by` is "task", "place" or both. With both, a mean is over the (n - 1)! orders that have the
-    task at that position, of which those that ran are a sample. Intervals as for the mean gap (`mean`),
-    over seeds and, where orders are a sample, orders.
+    task at that position, of which those that ran are a sample. Intervals as for the mean gap
+    (`mean`), over seeds and, where orders are a sample, orders.
 
     Returns:
         The columns of `by`, `gap`, `gap/low`, `gap/high`, `score`, `learned`, `forgetting`,

@@ -68,7 +68,7 @@ def quantile_bound(
 
 
 def _allowed(drawn: int, population: int, level: float) -> float:
-    """How many of all samples a bound may miss, with a margin for rounding."""
+    """Number of samples, of all there are, that a bound may miss; with a margin for rounding."""
     return (1 - level) * comb(population, drawn) * (1 + 1e-12)
 
 

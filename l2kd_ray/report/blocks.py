@@ -60,7 +60,7 @@ class Table:
     caption: str
     frame: pd.DataFrame
     digits: Mapping[str, int] = field(default_factory=dict)
-    """Decimals of a column of floats (1 where not given)."""
+    """Decimals of columns of floats; 1 where not given (`digits_of`)."""
     strong: frozenset[tuple[int, str]] = frozenset()
     """Cells (row number, column) set in bold; the caption says what bold means."""
     codes: frozenset[str] = frozenset()
@@ -73,9 +73,8 @@ class Table:
         columns = [[(n, value) for value in self.frame[n].tolist()] for n in self.frame.columns]
         return [list(row) for row in zip(*columns, strict=True)]
 
-    def text(self, column: str, value: object) -> str:
-        """A value of a column as its cell shows it."""
-        return text(value, self.digits.get(column, 1))
+    def digits_of(self, column: str) -> int:
+        return self.digits.get(column, 1)
 
     def is_number(self, column: str) -> bool:
         values = self.frame[column]

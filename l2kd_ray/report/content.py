@@ -41,7 +41,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     reproduce = reproduce_section(inputs.study, inputs.command)
     first, failed = (*_half_way(undone), *inputs.notes), _failed(inputs.failures)
     if found is None:
-        words = "No evaluation has finished yet, so there is no gap to tell."
+        words = "No evaluation has finished yet, so there is no gap to report."
         notices = (*first, *failed)
         return Document(title, "", words, (), notices, (*ends, reproduce))
     look = looks(found.gap["method"].tolist())

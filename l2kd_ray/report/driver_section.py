@@ -35,10 +35,12 @@ def _missing(found: Findings) -> str:
     if not orders:
         return "Not known yet: no order is finished for all methods and seeds."
     if orders == 1:
-        return "With one order, what orders do to the gap cannot be told: two are needed at least."
+        return (
+            "With one order, the effect of orders on the gap is unknown: at least two are needed."
+        )
     return (
-        "With one seed, what seeds do to the gap cannot be told from what orders do: two are "
-        "needed at least."
+        "With one seed, the effect of seeds on the gap cannot be separated from that of orders: at "
+        "least two are needed."
     )
 
 

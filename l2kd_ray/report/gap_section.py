@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from l2kd_ray.analysis.compare import BASELINE
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     Block,

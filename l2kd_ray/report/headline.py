@@ -105,11 +105,12 @@ def _scope(row: pd.Series[Any]) -> str:
 def _without_gap(table: pd.DataFrame) -> str:
     lifelong = table[~table["reference"] & table["cl/avg"].notna()]
     if lifelong.empty:
-        return "No lifelong trial is complete yet, so there is no gap to tell."
+        return "No lifelong trial is complete yet, so there is no gap to report."
     if not lifelong["selected"].any():
-        return "No setting is selected yet (that needs dev scores), so there is no gap to tell."
+        return "No setting is selected yet (that needs dev scores), so there is no gap to report."
     best = lifelong[lifelong["selected"]].sort_values(["cl/avg", "method"]).iloc[-1]
     return (
-        f"No multi-task score yet, so there is no gap to tell; **{method_label(best['method'])}** "
-        f"ends highest, at **{text(float(best['cl/avg']))} points** over {_scope(best)}."
+        "No multi-task score yet, so there is no gap to report; "
+        f"**{method_label(best['method'])}** ends highest, at "
+        f"**{text(float(best['cl/avg']))} points** over {_scope(best)}."
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from l2kd_ray.report.blocks import Block, Document, Fold, Listing, Picture, Prose, Table
+from l2kd_ray.report.blocks import Block, Document, Fold, Listing, Picture, Prose, Table, text
 
 
 def markdown(document: Document) -> str:
@@ -36,7 +36,7 @@ def _table(table: Table) -> str:
     rule = ["---:" if table.is_number(name) else "---" for name in names]
     lines = [_line(map(str, names)), _line(rule)]
     for k, row in enumerate(table.rows()):
-        cells = [(name, _safe(table.text(name, value))) for name, value in row]
+        cells = [(name, _safe(text(value, table.digits_of(name)))) for name, value in row]
         lines.append(
             _line(
                 f"**{cell}**" if (k, name) in table.strong and cell else cell

@@ -19,6 +19,8 @@ from l2kd_ray.report.blocks import (
     Prose,
     Section,
     Table,
+    between,
+    text,
 )
 from l2kd_ray.report.theme import CSS, SORT_JS
 
@@ -96,7 +98,7 @@ def _table(table: Table) -> str:
     for k, row in enumerate(table.rows()):
         parts = []
         for column, (name, value) in enumerate(row):
-            shown = _cell(table, name, value)
+            shown = _cell(value, table.digits_of(name))
             if name in table.codes and shown:
                 shown = f"<code>{shown}</code>"
             if (k, name) in table.strong:
@@ -122,14 +124,12 @@ def _kind(table: Table, name: str) -> str:
     return "num" if table.is_number(name) else ""
 
 
-def _cell(table: Table, column: str, value: object) -> str:
-    """A value as HTML, its interval, if it has one, below its number."""
+def _cell(value: object, digits: int) -> str:
+    """A value as HTML; an interval stands below its number."""
     if isinstance(value, Measured) and value.bounded:
-        number, low, high = (
-            escape(table.text(column, part)) for part in (value.value, value.low, value.high)
-        )
-        return f"{number} <small>({low} to {high})</small>"
-    return escape(table.text(column, value))
+        number, interval = text(value.value, digits), between(value, digits)
+        return f"{escape(number)} <small>({escape(interval)})</small>"
+    return escape(text(value, digits))
 
 
 def _marks(words: str) -> str:

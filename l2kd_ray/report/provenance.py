@@ -29,7 +29,7 @@ WORDS = (
     "**Relative gap**: the mean gap over the mean multi-task score.",
     "**95 % interval**: of the mean over orders, then seeds. With all orders run, Student's t over "
     "the seeds' means; with a random sample of them, for all orders, with the spread of orders in "
-    "it; a list of orders speaks for itself only. Conditional on the test sets.",
+    "it; a list of orders holds for itself only. Conditional on the test sets.",
     "**Std of order, seed, order x seed**: roots of the variance components of the gap.",
     "**Gap closed**: 1 - gap / LAMOL's gap, on the instances that both have complete, with "
     "Fieller's interval.",

@@ -55,8 +55,8 @@ def _table(replay: pd.DataFrame) -> Table:
         frame[SHARES[name]] = rows[name].astype(float)
     caption = (
         "Samples that students generate of their former tasks, mean over orders and seeds, by how "
-        "many tasks they have learned; from Kept on in per cent. Of what was written: valid (one answer "
-        "token), ended, duplicates. Of what was kept: its words fit the task that it names "
+        "many tasks they have learned; from Kept on in per cent. Of what was written: valid (one "
+        "answer token), ended, duplicates. Of what was kept: its words fit the task that it names "
         "(match), it is a copy of a training example, its distinct words and pairs of words. A "
         "dash: real examples."
     )

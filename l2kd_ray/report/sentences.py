@@ -16,6 +16,7 @@ from l2kd_ray.analysis import (
     Undefined,
     Verdict,
 )
+from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report.labels import count
 
 QUALIFIERS = {
@@ -30,14 +31,14 @@ UNDEFINED = {
     Undefined.RATIO_TO_ZERO: "undefined, as it is a ratio to 0",
     Undefined.RATIO_MAY_BE_TO_ZERO: ("undefined, as the interval of what it is a share of holds 0"),
     Undefined.IS_BASELINE: "the baseline",
-    Undefined.NO_SHARED_INSTANCE: "no complete instance is shared with lamol",
-    Undefined.BASELINE_UNBOUNDED: "undefined, as lamol has no interval",
-    Undefined.BASELINE_MAY_BE_ZERO: "undefined, as the interval of lamol's own gap holds 0",
-    Undefined.BASELINE_ABOVE_BOUND: "undefined, as lamol ends above multi-task",
+    Undefined.NO_SHARED_INSTANCE: f"no complete instance is shared with {BASELINE}",
+    Undefined.BASELINE_UNBOUNDED: f"undefined, as {BASELINE} has no interval",
+    Undefined.BASELINE_MAY_BE_ZERO: f"undefined, as the interval of {BASELINE}'s own gap holds 0",
+    Undefined.BASELINE_ABOVE_BOUND: f"undefined, as {BASELINE} ends above multi-task",
 }
 NO_INTERVAL = {
     NoInterval.ONE_SEED: "one seed: no interval",
-    NoInterval.ONE_ORDER: "no interval, as one order says nothing of the others",
+    NoInterval.ONE_ORDER: "no interval, as one order shows no spread over orders",
     NoInterval.SEEDS_DIFFER: "unfinished: the seeds have run different orders, no interval",
 }
 CAVEATS = {
