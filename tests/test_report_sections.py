@@ -30,6 +30,7 @@ from l2kd_ray.analysis import (
     precedence_map,
     results,
     shown_arms,
+    stop_rule,
     task_rows,
     trials,
     within,
@@ -342,6 +343,12 @@ def test_every_state_is_a_whole_page(state: str, tmp_path: Path) -> None:
     assert "How to reproduce" in page.headings
     for note in given.get("notes", ()):
         assert note.replace("**", "") in page.words
+
+
+def test_the_verdict_of_a_stop_rule_is_a_notice(tmp_path: Path) -> None:
+    verdict = stop_rule(np.ones((4, 3)), 6, 6, 0.5, method="l2kd")
+    page = report(tmp_path, study(seeds=SEEDS, methods=("l2kd",)), design=DESIGN, verdict=verdict)
+    assert "Stop rule: gap/abs of l2kd: 4 of the 6 orders of the first look are" in page.words
 
 
 def test_selection_on_a_half_prints_its_optimism(tmp_path: Path) -> None:

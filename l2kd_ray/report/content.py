@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import MULTITASK
+from l2kd_ray.analysis import Verdict
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.names import MULTITASK
 from l2kd_ray.report.blocks import Document, Section, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
@@ -26,7 +27,7 @@ from l2kd_ray.report.provenance import (
     words_section,
 )
 from l2kd_ray.report.replay_section import replay_section
-from l2kd_ray.report.sentences import CAVEATS
+from l2kd_ray.report.sentences import CAVEATS, verdict_words
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import Look, looks
@@ -39,7 +40,8 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     gap = None if found is None else found.gap
     ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
     reproduce = reproduce_section(inputs.study, inputs.command)
-    first, failed = (*_half_way(undone), *inputs.notes), _failed(inputs.failures)
+    first = (*_half_way(undone), *inputs.notes, *_stop_rule(inputs.verdict))
+    failed = _failed(inputs.failures)
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to report."
         notices = (*first, *failed)
@@ -112,6 +114,10 @@ def _half_way(undone: Sequence[str]) -> list[str]:
     return [
         f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
     ]
+
+
+def _stop_rule(verdict: Verdict | None) -> list[str]:
+    return [f"**Stop rule:** {verdict_words(verdict)}."] if verdict else []
 
 
 def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:

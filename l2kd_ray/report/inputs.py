@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from l2kd_ray.analysis import Verdict
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -36,4 +38,6 @@ class Inputs:
     over_examples: pd.DataFrame | None = None
     """The bootstrap over test examples: method, setting, low, high."""
     notes: Sequence[str] = ()
-    """Notices at the top, such as a stop rule's verdict; **strong** is marked."""
+    """Notices at the top; **strong** is marked."""
+    verdict: Verdict | None = None
+    """The stop rule's verdict at the last look."""
