@@ -228,9 +228,12 @@ class Experiment:
             self._drop_intermediate()
         if failures or len(self.scores()):
             self.report()
+        from l2kd_ray.report.sentences import verdict_words
+
         agenda = self.agenda()
         agenda.trials()  # of what is there now, be it from this sweep or from a former one
-        return Ended(failures, late, agenda.verdict.why if agenda.verdict else "")
+        verdict = verdict_words(agenda.verdict) if agenda.verdict else ""
+        return Ended(failures, late, verdict)
 
     def status(self) -> Status:
         """How far the study is, whether or not a sweep of it is alive."""
@@ -301,7 +304,8 @@ class Experiment:
                 command=self.command,
                 **self.inference(agenda, trials),
                 split=halves_of(self.study) if tune.select_on else None,
-                notes=self._notes(agenda),
+                notes=self._notes(),
+                verdict=agenda.verdict,
                 **self._evidence(trials, read),
             )
             scores.to_parquet(folder / "scores.parquet", index=False)
@@ -502,12 +506,11 @@ class Experiment:
             "stopping": tune.stop.half_width is not None,
         }
 
-    def _notes(self, agenda: Agenda) -> list[str]:
+    def _notes(self) -> list[str]:
         """What a reader of the report must know first."""
         tasks = self.study.resolved.tasks
         notes = [f"**{name}:** {note}" for name in self.study.tasks for note in tasks[name].notes]
-        notes += [f"**Biased:** {line}." for line in self.top_k_bias()]
-        return notes + ([f"**Stop rule:** {agenda.verdict.why}."] if agenda.verdict else [])
+        return notes + [f"**Biased:** {line}." for line in self.top_k_bias()]
 
     def _evidence(self, trials: Sequence[Trial], scores: pd.DataFrame) -> dict[str, Any]:
         """What the report shows beside the scores."""

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from l2kd_ray.analysis import compare, results
+
 DECAY = {"finetune": 9.0, "lamol": 3.5, "l2kd": 1.8, "ewc": 6.5}
 
 
@@ -96,3 +98,8 @@ def study(
 
 def _key(*parts: object) -> str:
     return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
+
+
+def gap_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """`compare` of what is there, without a design."""
+    return compare(results(scores), results(scores, split="dev"))

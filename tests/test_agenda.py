@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from l2kd_ray.analysis import results, select
+from l2kd_ray.analysis import Outcome, results, select
 from l2kd_ray.errors import InputError
+from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Agenda, halves_of
-from l2kd_ray.study.orders import SEPARATOR
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 6, 12, 24
 Score = Callable[[Trial, str], float]
@@ -92,7 +92,7 @@ def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
     assert [len(orders_in(batch)) for batch in batches] == [6, 6, 12]
     assert agenda.verdict is not None
     assert not agenda.verdict.stop
-    assert "seeds" in agenda.verdict.why
+    assert agenda.verdict.outcome is Outcome.NO_ORDER_LEFT
 
 
 def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:

@@ -11,13 +11,18 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_study import study
+from synthetic_study import gap_table, study
 
 from l2kd_ray.analysis import (
+    Caveat,
+    NoInterval,
+    Note,
+    Orders,
+    Reach,
+    Undefined,
     compare,
     cvar,
     gap_closed,
-    gap_table,
     matrix,
     mean_gap,
     over_orders,
@@ -290,22 +295,22 @@ def test_interval_over_seeds_by_hand() -> None:
     half = 12.7062047 * sqrt(2) / sqrt(2)  # t(0.975, 1) * std(ddof 1) / sqrt(S)
     assert estimate.low == pytest.approx(3 - half)
     assert estimate.high == pytest.approx(3 + half)
-    assert estimate.note == "all 2 orders"
+    assert estimate.note == Note(reach=Reach(Orders.ALL, 2, 2))
 
 
 def test_where_there_is_no_interval_the_note_says_why() -> None:
-    assert mean_gap(gaps({("a>b", "1"): 1, ("b>a", "1"): 3})).note == "one seed: no interval"
+    alone = mean_gap(gaps({("a>b", "1"): 1, ("b>a", "1"): 3}))
+    assert alone.note == Note(no_interval=NoInterval.ONE_SEED)
     crossed = mean_gap(gaps({("a>b", "1x7"): 1, ("a>b", "1x8"): 3}))
     assert (crossed.value, crossed.bounded) == (2, False)  # one training seed is one replicate
     unfinished = mean_gap(gaps({("a>b", "1"): 1, ("b>a", "1"): 3, ("a>b", "2"): 3}))
     assert (unfinished.value, unfinished.bounded) == (2.5, False)
-    assert "different orders" in unfinished.note
-    assert mean_gap(gaps({("a>b>c", "1"): 1, ("a>b>c", "2"): 3})).note.startswith(
-        "1 of 6 orders: holds for these"
-    )
+    assert unfinished.note == Note(no_interval=NoInterval.SEEDS_DIFFER)
+    part = mean_gap(gaps({("a>b>c", "1"): 1, ("a>b>c", "2"): 3}))
+    assert part.note == Note(reach=Reach(Orders.LISTED, 1, 6))
     nothing = mean_gap(gaps({("a>b", "1"): nan}))
     assert np.isnan(nothing.value)
-    assert nothing.note
+    assert nothing.note == Note(undefined=Undefined.NO_COMPLETE_TRIAL)
 
 
 def test_cvar_counts_the_last_order_in_part() -> None:
@@ -375,17 +380,17 @@ def test_fiellers_interval_holds_exactly_the_ratios_that_a_paired_t_test_keeps()
 @pytest.mark.parametrize(
     ("l2kd", "lamol", "why"),
     [
-        ([4.0], [9.0], "no interval"),
-        ([4.0, 5.0], [-9.0, 11.0], "holds 0"),
-        ([4.0, 5.0, 4.0], [-9.0, -9.1, -9.2], "above multi-task"),
+        ([4.0], [9.0], Undefined.BASELINE_UNBOUNDED),
+        ([4.0, 5.0], [-9.0, 11.0], Undefined.BASELINE_MAY_BE_ZERO),
+        ([4.0, 5.0, 4.0], [-9.0, -9.1, -9.2], Undefined.BASELINE_ABOVE_BOUND),
     ],
 )
 def test_where_gap_closed_is_undefined_the_note_says_why(
-    l2kd: list[float], lamol: list[float], why: str
+    l2kd: list[float], lamol: list[float], why: Undefined
 ) -> None:
     row = gap_table(two_arms(l2kd, lamol)).set_index("method").loc["l2kd"]
     assert np.isnan(row["closed/value"])
-    assert why in row["closed/note"]
+    assert row["closed/note"].undefined is why
 
 
 def test_gap_closed_compares_the_same_instances() -> None:
@@ -412,7 +417,7 @@ def test_selection_reads_dev_and_never_test() -> None:
     without_dev = gap_table(scores[scores["split"] == "test"])
     lifelong = without_dev[~without_dev["reference"]]
     assert not lifelong["selected"].any()
-    assert lifelong["select/note"].str.contains("no dev score").all()
+    assert set(lifelong["select/note"]) == {Caveat.NO_DEV_SCORE}
 
 
 def test_selection_compares_settings_on_the_instances_they_share() -> None:
@@ -426,7 +431,7 @@ def test_selection_compares_settings_on_the_instances_they_share() -> None:
     assert chosen[chosen["selected"]]["setting"].tolist() == ['{"t": 1}']
 
     apart = select(results(frame(dev(1, "a>b", 50), dev(2, "b>a", 90)), split="dev"))
-    assert apart["note"].str.contains("provisional").all()
+    assert set(apart["note"]) == {Caveat.PROVISIONAL}
 
 
 def test_the_only_setting_is_selected_without_dev() -> None:
@@ -453,7 +458,8 @@ def test_gap_table_without_multitask_has_scores_and_no_gap() -> None:
     table = gap_table(study(multitask=False, single=False, untrained=False))
     assert table["gap/abs"].isna().all()
     assert table["cl/avg"].notna().all()
-    assert table["gap/note"].str.contains("multi-task").all()
+    arms = table[~table["reference"]]
+    assert set(arms["gap/note"]) == {Note(undefined=Undefined.NO_COMPLETE_TRIAL)}
 
 
 def test_gap_table_of_references_alone() -> None:

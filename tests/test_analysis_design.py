@@ -10,8 +10,13 @@ import pytest
 from synthetic_study import study
 
 from l2kd_ray.analysis import (
+    Caveat,
     Design,
     Instance,
+    NoInterval,
+    Note,
+    Orders,
+    Reach,
     at_looks,
     cells,
     compare,
@@ -26,6 +31,7 @@ from l2kd_ray.analysis import (
     results,
     scored_zero,
     task_rows,
+    trials,
 )
 
 TASKS = ("rnnlg.hotel", "rnnlg.rest", "rnnlg.tv")
@@ -89,15 +95,16 @@ def test_a_williams_design_is_used_when_it_is_whole(rows: pd.DataFrame) -> None:
 # --- how far it reaches ------------------------------------------------------------------------
 
 
-def test_the_population_and_its_words() -> None:
+def test_the_population_and_how_far_a_mean_reaches() -> None:
     assert design().population(4) == 6
-    assert design().reach(6) == "all 6 orders"
-    assert "drawn at random: holds for all 6" in design().reach(4)
-    assert "drawn at random" in design("random", DRAWN[:4]).reach(4)
-    assert "model-based" in design("williams", DRAWN[:4]).reach(4)
+    assert design().reach(6) == Reach(Orders.ALL, 6, 6)
+    assert design().reach(4) == Reach(Orders.RANDOM, 4, 6)
+    assert design("random", DRAWN[:4]).reach(4) == Reach(Orders.RANDOM, 4, 6)
+    assert design("williams", DRAWN[:4]).reach(4) == Reach(Orders.WILLIAMS, 4, 6)
+    assert Design("list", ("",), SEEDS).reach(1).kind is Orders.NONE
     listed = design("list", DRAWN[:4])
     assert listed.population(4) == 4
-    assert listed.reach(4) == "4 of 6 orders: holds for these only"
+    assert listed.reach(4) == Reach(Orders.LISTED, 4, 6)
 
 
 def test_a_part_of_a_design_is_what_it_is() -> None:
@@ -117,14 +124,14 @@ def test_the_mean_of_a_sample_is_of_the_prefix_and_wider_than_of_these_only(
     assert drawn.value == these.value == pytest.approx(table.mean())
     assert drawn.half_width == pytest.approx(float(moments(table, 6).half_width()))
     assert drawn.half_width > these.half_width
-    assert mean_gap(own, design=design()).note == "all 6 orders"
+    assert mean_gap(own, design=design()).note == Note(reach=Reach(Orders.ALL, 6, 6))
 
 
 def test_without_a_finished_order_a_mean_is_descriptive(rows: pd.DataFrame) -> None:
     own = rows[rows["method"] == "l2kd"]
     found = mean_over(own, design(), ())
     assert not found.bounded
-    assert found.note.startswith("descriptive: 18 of 18 trials")
+    assert found.note == Note(descriptive=(18, 18))
     assert not np.isnan(found.value)
 
 
@@ -132,7 +139,7 @@ def test_an_order_alone_says_nothing_of_the_others(rows: pd.DataFrame) -> None:
     own = rows[rows["method"] == "l2kd"]
     found = mean_over(own, design("random", DRAWN[:1]), DRAWN[:1])
     assert not found.bounded
-    assert "one order says nothing" in found.note
+    assert found.note.no_interval is NoInterval.ONE_ORDER
     assert mean_over(own, design("list", DRAWN[:1]), DRAWN[:1]).bounded
 
 
@@ -140,7 +147,7 @@ def test_a_williams_interval_is_marked(rows: pd.DataFrame) -> None:
     own = rows[rows["method"] == "l2kd"]
     found = mean_over(own, design("williams", DRAWN[:4]), DRAWN[:4])
     assert found.bounded
-    assert "model-based" in found.note
+    assert found.note == Note(reach=Reach(Orders.WILLIAMS, 4, 6))
 
 
 # --- cells -------------------------------------------------------------------------------------
@@ -192,8 +199,7 @@ def test_the_gap_table_tells_of_failures_and_leaves_their_orders_out(scores: pd.
     table = compare(test, dev, design(), failed).set_index("method")
     row = table.loc["lamol"]
     assert row["n_orders"] == 5
-    assert "1 left out, as a trial failed" in row["gap/note"]
-    assert "holds for all 6" in row["gap/note"]
+    assert row["gap/note"] == Note(reach=Reach(Orders.RANDOM, 5, 6), left_out=1)
     assert row["failed/n"] == 1
     assert row["failed/gap"] > row["gap/abs"] + 1
     kept = test[(test["method"] == "lamol") & test["order"].isin(DRAWN[1:])]
@@ -235,11 +241,10 @@ def test_half_way_only_the_prefix_is_used(scores: pd.DataFrame) -> None:
         row = table.loc[method]
         assert row["n_orders"] == 3
         assert row["n_used"] == 9
-        assert "3 of 6 orders, drawn at random" in row["gap/note"]
+        assert row["gap/note"] == Note(reach=Reach(Orders.RANDOM, 3, 6), first_look=6)
         own = test[(test["method"] == method) & test["order"].isin(DRAWN[:3])]
         assert row["gap/abs"] == pytest.approx(own["gap/abs"].mean())
         assert row["cl/bwt"] == pytest.approx(own["cl/bwt"].mean())
-        assert "no interval before the first planned look, at 6 orders" in row["gap/note"]
         assert row[["gap/low", "rel/low", "closed/value"]].isna().all()
     assert table.loc["lamol", "n_complete"] == 18
 
@@ -261,7 +266,7 @@ def test_half_way_the_interval_is_that_of_the_last_planned_look() -> None:
     assert (row["gap/low"], row["gap/high"]) == pytest.approx(
         (look.estimate.low, look.estimate.high)
     )
-    assert "a planned look, level 98.88 %" in row["gap/note"]
+    assert row["gap/note"] == Note(reach=Reach(Orders.RANDOM, 12, 24), look=look.level)
     pair = compare_methods(test, [("lamol", "{}"), ("l2kd", "{}")], plan).iloc[0]
     assert pair["n_orders"] == 12
     difference = row["gap/abs"] - table.loc["lamol", "gap/abs"]
@@ -270,7 +275,7 @@ def test_half_way_the_interval_is_that_of_the_last_planned_look() -> None:
     # Whole, it is read at 95 %, but where a stop rule looked before.
     whole = [results(scores, split=split) for split in ("test", "dev")]
     free, ruled = (compare(*whole, plan, stopping=s).set_index("method") for s in (False, True))
-    assert free.loc["l2kd", "gap/note"] == "all 24 orders"
+    assert free.loc["l2kd", "gap/note"] == Note(reach=Reach(Orders.ALL, 24, 24))
     width = {
         name: t.loc["l2kd", "gap/high"] - t.loc["l2kd", "gap/low"]
         for name, t in (("free", free), ("ruled", ruled))
@@ -285,7 +290,7 @@ def test_before_the_first_order_is_finished_the_table_is_descriptive(scores: pd.
     )
     table = compare(test, dev, design())
     lifelong = table[~table["reference"]]
-    assert lifelong["gap/note"].str.startswith("descriptive").all()
+    assert all(note.descriptive for note in lifelong["gap/note"])
     assert lifelong["gap/abs"].notna().all()
     for name in ("gap/low", "rel/low", "closed/value"):
         assert lifelong[name].isna().all(), name
@@ -305,7 +310,7 @@ def test_spreads_are_of_the_instances_that_all_have(rows: pd.DataFrame) -> None:
     part = without(rows, *gone, ("lamol", ALL[0], "531"))
     table = over_orders(part).set_index("method")
     assert (table["n_orders"] == 4).all()
-    assert (table["note"] == "").all()
+    assert table["note"].isna().all()
     alone = over_orders(part, arms=[("lamol", "{}")]).iloc[0]
     assert alone["n_orders"] == 6
     apart = over_orders(
@@ -315,7 +320,7 @@ def test_spreads_are_of_the_instances_that_all_have(rows: pd.DataFrame) -> None:
             *[("lamol", order, "533") for order in ALL],
         )
     )
-    assert apart["note"].str.contains("not comparable").all()
+    assert set(apart["note"]) == {Caveat.NOT_COMPARABLE}
 
 
 def test_the_worst_of_a_sample_is_bounded_and_noise_is_taken_off_the_spread(
@@ -334,7 +339,7 @@ def test_the_worst_of_a_sample_is_bounded_and_noise_is_taken_off_the_spread(
 
 
 def test_tasks_and_places_by_hand(scores: pd.DataFrame, rows: pd.DataFrame) -> None:
-    frame = task_rows(scores)
+    frame = task_rows(trials(scores), results(scores))
     assert len(frame) == 3 * 6 * 3 * 3
     one = frame[(frame["trial"] == frame["trial"].iloc[0])]
     assert one["task"].tolist() == one["order"].iloc[0].split(">")
@@ -366,7 +371,7 @@ def test_tasks_and_places_by_hand(scores: pd.DataFrame, rows: pd.DataFrame) -> N
 
 
 def test_a_sample_of_orders_makes_places_less_sure(scores: pd.DataFrame) -> None:
-    own = task_rows(scores)
+    own = task_rows(trials(scores), results(scores))
     own = own[own["method"] == "l2kd"]
     drawn = mean_by(own, ["place"], design("random", DRAWN[:4]), DRAWN[:4])
     these = mean_by(own, ["place"], design("list", DRAWN[:4]), DRAWN[:4])

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from l2kd_ray.analysis import at_looks, moments, planned_looks, race, stop_rule
+from l2kd_ray.analysis import Outcome, at_looks, moments, planned_looks, race, stop_rule
 from l2kd_ray.analysis.looks import RESERVE, alphas, reading
+from l2kd_ray.report.sentences import verdict_words
 
 
 def table(orders: int, seeds: int, *, order: float = 1.0, seed: float = 0.3) -> np.ndarray:
@@ -57,17 +58,6 @@ def test_a_failed_trials_order_counts_as_finished_and_is_left_out() -> None:
     assert found[1].estimate.value == pytest.approx(kept.mean())
 
 
-def test_looks_may_take_the_model_assisted_mean() -> None:
-    from itertools import permutations
-
-    orders = [">".join(order) for order in permutations("abcd")]
-    drawn = [orders[k] for k in np.random.default_rng(0).permutation(24)]
-    first = np.array([4.0 * (order.index("a") < order.index("b")) for order in drawn])
-    values = first[:, None] + 0.05 * np.random.default_rng(1).normal(size=(24, 4))
-    plain, assisted = (at_looks(values, 20, 24, orders=o)[-1] for o in (None, drawn))
-    assert assisted.estimate.half_width < plain.estimate.half_width / 2
-
-
 def test_a_reading_is_the_last_look_and_95_percent_at_the_end() -> None:
     assert reading(24, 24).level == 0.95
     assert reading(24, 24, stopping=True).level == pytest.approx(1 - alphas((6, 12, 24))[-1])
@@ -97,8 +87,10 @@ def test_it_stops_at_the_first_look_that_is_narrow_enough_whenever_it_is_asked()
         assert verdict.stop
         assert verdict.look is not None
         assert verdict.look.orders == 12
-        assert "gap/abs of l2kd" in verdict.why
-        assert "12 of 24 orders" in verdict.why
+        assert (verdict.method, verdict.metric) == ("l2kd", "gap/abs")
+        words = verdict_words(verdict)
+        assert words.startswith("gap/abs of l2kd: half-width ")
+        assert " after 12 of 24 orders, at most " in words
 
 
 def test_it_says_when_eps_is_out_of_reach_with_these_seeds() -> None:
@@ -106,10 +98,11 @@ def test_it_says_when_eps_is_out_of_reach_with_these_seeds() -> None:
     verdict = rule(values, 0.5)
     assert not verdict.stop
     assert not verdict.reachable
-    assert "0.5 is out of reach with 4 seeds" in verdict.why
+    assert verdict.outcome is Outcome.OUT_OF_REACH
+    assert "0.5 is out of reach with 4 seeds" in verdict_words(verdict)
     assert verdict.seeds_needed is not None
     assert verdict.seeds_needed > 4
-    assert f"about {verdict.seeds_needed} seeds" in verdict.why
+    assert f"about {verdict.seeds_needed} seeds" in verdict_words(verdict)
 
 
 def test_the_seeds_needed_are_the_first_that_students_t_allows() -> None:
@@ -125,7 +118,8 @@ def test_the_seeds_needed_are_the_first_that_students_t_allows() -> None:
     assert needed is not None
     assert half(needed) <= eps < half(needed - 1)
     assert verdict.final_half_width == pytest.approx(half(4))
-    assert "no planned order is left" in verdict.why
+    assert verdict.outcome is Outcome.NO_ORDER_LEFT
+    assert "no planned order is left" in verdict_words(verdict)
 
 
 def test_what_all_orders_would_leave_is_foretold_without_the_noise_of_single_cells() -> None:
@@ -153,17 +147,20 @@ def test_it_goes_on_where_eps_may_still_be_reached() -> None:
     verdict = rule(table(6, 6, order=2.0, seed=0.05), 0.3)
     assert not verdict.stop
     assert verdict.reachable
-    assert "would leave about" in verdict.why
+    assert verdict.outcome is Outcome.OPEN
+    assert "would leave about" in verdict_words(verdict)
     early = rule(table(3, 6), 0.3)
     assert (early.stop, early.look, early.reachable) == (False, None, True)
-    assert "3 of the 6 orders of the first look" in early.why
+    assert early.outcome is Outcome.EARLY
+    assert "3 of the 6 orders of the first look" in verdict_words(early)
 
 
 def test_one_seed_never_stops() -> None:
     verdict = rule(table(24, 1), 100.0)
     assert not verdict.stop
     assert not verdict.reachable
-    assert "one seed has no interval" in verdict.why
+    assert verdict.outcome is Outcome.ONE_SEED
+    assert "one seed has no interval" in verdict_words(verdict)
 
 
 # --- racing ------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from l2kd_ray.analysis import (
     Design,
     Examples,
     Instance,
+    Note,
+    Orders,
+    Reach,
+    Undefined,
     bootstrap,
     compare_methods,
     halves,
@@ -148,16 +152,16 @@ def test_methods_are_compared_on_what_all_have_finished() -> None:
     assert (first["p_flip"], first["p_least"]) == (0.25, 0.25)
     assert first["lower"] == 1
     np.testing.assert_allclose(table["p_holm"], holm(table["p"].tolist()))
-    assert (table["note"] == "all 2 orders").all()
+    assert set(table["note"]) == {Note(reach=Reach(Orders.ALL, 2, 2))}
 
     failed = [Instance("ewc", "{}", "b>a", "2")]
     part = frame[~((frame["method"] == "ewc") & (frame["order"] == "b>a") & (frame["seed"] == "2"))]
     table = compare_methods(part, arms, Design("list", ORDERS, SEEDS), failed)
     assert table["n_orders"].tolist() == [2, 1, 1]
-    assert "1 left out, as a trial failed" in table["note"].iloc[1]
+    assert table["note"].iloc[1] == Note(reach=Reach(Orders.LISTED, 1, 2), left_out=1)
     unfinished = compare_methods(part, arms, Design("all", ("b>a", "a>b"), SEEDS))
     assert unfinished["difference"].isna().all()
-    assert unfinished["note"].str.contains("no order is finished").all()
+    assert set(unfinished["note"]) == {Note(undefined=Undefined.NO_FINISHED_ORDER)}
 
 
 # --- the worst orders --------------------------------------------------------------------------

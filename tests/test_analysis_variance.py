@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from l2kd_ray.analysis import Cells, advise, decompose, moments, ratio
+from l2kd_ray.analysis import Cells, Undefined, advise, decompose, moments, ratio
 from l2kd_ray.analysis.anova import (
     components,
     contrasts,
@@ -190,8 +190,8 @@ def test_the_bounds_of_a_ratio_are_those_that_the_mean_of_the_difference_just_re
 def test_a_ratio_to_what_may_be_0_is_undefined() -> None:
     x, y = np.ones((2, 3)), np.array([[-1.0, 1, 2], [1, -2, 1]])
     assert np.isnan(ratio(x, y, 2).value)
-    assert "holds 0" in ratio(x, y, 2).note
-    assert "to 0" in ratio(x, 0 * y, 2).note
+    assert ratio(x, y, 2).note.undefined is Undefined.RATIO_MAY_BE_TO_ZERO
+    assert ratio(x, 0 * y, 2).note.undefined is Undefined.RATIO_TO_ZERO
     alone = ratio(x[:, :1], 2 * x[:, :1], 2)
     assert (alone.value, alone.bounded) == (0.5, False)
 
@@ -282,8 +282,7 @@ def test_advice_follows_what_the_variance_is_made_of() -> None:
     by_order = {"order": 9.0, "seed": 0.1, "order x seed": 0.1}
     by_seed = {"order": 0.1, "seed": 9.0, "order x seed": 0.1}
     orders, seeds = advise(by_order, 10, 5, 120), advise(by_seed, 10, 5, 120)
-    assert orders.words.startswith("More orders")
-    assert seeds.words.startswith("More seeds")
+    assert seeds.more_seeds < seeds.more_orders
     assert orders.orders == 2  # a seed costs as much as 10 / 5 orders
     assert orders.more_orders < orders.more_seeds < orders.now
     parts = {"order": 2.0, "seed": 1.0, "order x seed": 3.0}
@@ -292,10 +291,6 @@ def test_advice_follows_what_the_variance_is_made_of() -> None:
     assert advise(parts, 10, 5, 120).now == pytest.approx(float(exact))
     finished = advise(by_order, 6, 3, 6)
     assert np.isnan(finished.more_orders)
-    assert "every order in it has run" in finished.words
+    assert finished.orders == 0
     expected_half = stats.t.ppf(0.975, 2) * sqrt(0.1 / 3)
     assert finished.now == pytest.approx(expected_half)
-    dear = advise(by_order, 10, 5, 120, seed_cost=30.0)
-    assert dear.orders == 30
-    with pytest.raises(ValueError, match="above 0"):
-        advise(by_order, 10, 5, 120, seed_cost=0)

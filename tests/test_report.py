@@ -10,9 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rich.console import Console
-from synthetic_study import study
+from synthetic_study import gap_table, study
 
-from l2kd_ray.analysis import gap_table
 from l2kd_ray.errors import InputError
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import text
@@ -217,19 +216,9 @@ def test_failures_are_reported_before_any_score(tmp_path: Path) -> None:
 def test_nothing_to_report_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no scores yet[\s\S]*l2kd sweep"):
         write_report(tmp_path, pd.DataFrame(), study={"name": "s"})
-    with pytest.raises(InputError, match="no trial has this order"):
-        write_report(tmp_path, study(), study={"name": "s"}, order="b>a")
     with pytest.raises(ValueError, match="no column"):
         write_report(tmp_path, pd.DataFrame({"a": [1]}), study={"name": "s"})
     assert not list(tmp_path.iterdir())
-
-
-def test_a_chosen_order_names_its_tasks(tmp_path: Path) -> None:
-    order = "rnnlg.tv>rnnlg.rest>rnnlg.hotel"
-    scores = study(methods=("l2kd",))
-    page = Page(write_report(tmp_path, scores, study={"name": "s"}, order=order)[0].read_text())
-    assert "after rest" in page.words
-    assert "Order tv › rest › hotel" in page.words  # noqa: RUF001
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rest(

@@ -30,7 +30,9 @@ from l2kd_ray.analysis import (
     precedence_map,
     results,
     shown_arms,
+    stop_rule,
     task_rows,
+    trials,
     within,
 )
 from l2kd_ray.report import headline, terminal_table, write_report
@@ -89,7 +91,8 @@ def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
     page = report(tmp_path, scores, design=DESIGN)
     table = compare(results(scores), results(scores, split="dev"), DESIGN)
     pairs = compare_methods(results(scores), shown_arms(table), DESIGN)
-    pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), pairs, check_dtype=False)
+    plain = pairs.assign(note=pairs["note"].map(str))
+    pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), plain, check_dtype=False)
     shown = data_values(tmp_path)
     for row in pairs.to_dict("records"):
         assert {str(row[name]) for name in ("difference", "p", "p_flip", "p_holm")} <= shown
@@ -118,7 +121,7 @@ def test_one_seed_has_differences_and_no_test(tmp_path: Path) -> None:
     assert "l2kd \N{MINUS SIGN} lamol" in page.words
     assert "p (t)" not in page.words
     assert "one seed: no interval" in page.words
-    assert "With one seed, what seeds do to the gap cannot be told" in page.words
+    assert "With one seed, the effect of seeds on the gap cannot be separated" in page.words
 
 
 def test_components_and_advice(tmp_path: Path) -> None:
@@ -132,7 +135,7 @@ def test_components_and_advice(tmp_path: Path) -> None:
     for row in expected.to_dict("records"):
         low, high = text(row["low"], 2), text(row["high"], 2)
         assert f"{text(row['std'], 2)} ({low} to {high})" in page.words
-    assert "More seeds: every order in it has run" in page.words
+    assert "More seeds: every order of the study has run" in page.words
     drawn = Design("random", DRAWN[:12], SEEDS)
     sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)
     assert re.search(r"More (orders|seeds): for the cost of one more seed", sampled.words)
@@ -143,7 +146,7 @@ def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
     page = report(tmp_path, scores, design=Design("all", ALL, CROSSED))
     assert "order x training x replay seed" in page.words
     assert set(csv(tmp_path, "variance")["component"]) >= {"training seed", "replay seed"}
-    assert "More seeds: every order in it has run" in page.words  # advice averages replay seeds
+    assert "More seeds: every order of the study has run" in page.words
 
 
 def test_precedence_is_of_each_task(tmp_path: Path) -> None:
@@ -204,7 +207,7 @@ def test_what_a_sample_of_orders_bounds_is_shown_for_a_sample_only(tmp_path: Pat
 def test_places_and_tasks(tmp_path: Path) -> None:
     scores = study(seeds=SEEDS, methods=("l2kd",))
     page = report(tmp_path, scores, design=DESIGN)
-    found, rows = csv(tmp_path, "places"), task_rows(scores)
+    found, rows = csv(tmp_path, "places"), task_rows(trials(scores), results(scores))
     for by, own in (("place", found["task"] == ""), ("task", found["task"] != "")):
         expected = mean_by(rows[rows["method"] == "l2kd"], [by], DESIGN, ALL)
         np.testing.assert_allclose(found.loc[own, "gap"], expected["gap"])
@@ -340,6 +343,12 @@ def test_every_state_is_a_whole_page(state: str, tmp_path: Path) -> None:
     assert "How to reproduce" in page.headings
     for note in given.get("notes", ()):
         assert note.replace("**", "") in page.words
+
+
+def test_the_verdict_of_a_stop_rule_is_a_notice(tmp_path: Path) -> None:
+    verdict = stop_rule(np.ones((4, 3)), 6, 6, 0.5, method="l2kd")
+    page = report(tmp_path, study(seeds=SEEDS, methods=("l2kd",)), design=DESIGN, verdict=verdict)
+    assert "Stop rule: gap/abs of l2kd: 4 of the 6 orders of the first look are" in page.words
 
 
 def test_selection_on_a_half_prints_its_optimism(tmp_path: Path) -> None:

@@ -1,11 +1,10 @@
-"""From scores to answers: gap, forgetting, transfer, order statistics. No torch, no Ray."""
+"""From scores to answers: gap, forgetting, transfer, order statistics. Values only, no prose."""
 
 from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted
-from l2kd_ray.analysis.compare import compare, gap_table, shown_arms
+from l2kd_ray.analysis.compare import compare, shown_arms
 from l2kd_ray.analysis.components import decompose
 from l2kd_ray.analysis.design import (
-    Arm,
     Cells,
     Design,
     Instance,
@@ -14,41 +13,39 @@ from l2kd_ray.analysis.design import (
     mean_over,
     scored_zero,
 )
-from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.examples import Examples, bootstrap
 from l2kd_ray.analysis.halves import Halves, Optimism, halves, optimism, within
-from l2kd_ray.analysis.looks import Look, Verdict, at_looks, planned_looks, stop_rule
+from l2kd_ray.analysis.looks import Outcome, Verdict, at_looks, planned_looks, stop_rule
 from l2kd_ray.analysis.mean import moments
+from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Orders, Reach, Undefined
 from l2kd_ray.analysis.orders import mean_gap, over_orders
-from l2kd_ray.analysis.paired import Paired, compare_methods, holm, paired, sign_flip
+from l2kd_ray.analysis.paired import compare_methods, holm, paired, sign_flip
 from l2kd_ray.analysis.places import mean_by, task_rows
 from l2kd_ray.analysis.precedence import effects, extremes, precedence_map
-from l2kd_ray.analysis.race import Race, race
+from l2kd_ray.analysis.race import race
 from l2kd_ray.analysis.ratio import ratio
 from l2kd_ray.analysis.selection import select
-from l2kd_ray.analysis.shares import gap_closed, relative_gap
-from l2kd_ray.analysis.trials import MULTITASK, REFERENCES, SINGLE, Trial, results, trials
+from l2kd_ray.analysis.shares import gap_closed
+from l2kd_ray.analysis.trials import results, trials
 from l2kd_ray.analysis.worst import cvar, orders_beyond_worst, quantile_bound
+from l2kd_ray.names import MULTITASK
 
 __all__ = [
-    "LEVEL",
     "MULTITASK",
-    "REFERENCES",
-    "SINGLE",
     "Advice",
-    "Arm",
+    "Caveat",
     "Cells",
     "Design",
-    "Estimate",
     "Examples",
     "Halves",
     "Instance",
-    "Look",
-    "Moments",
+    "NoInterval",
+    "Note",
     "Optimism",
-    "Paired",
-    "Race",
-    "Trial",
+    "Orders",
+    "Outcome",
+    "Reach",
+    "Undefined",
     "Verdict",
     "advise",
     "assisted",
@@ -63,7 +60,6 @@ __all__ = [
     "extremes",
     "finished_orders",
     "gap_closed",
-    "gap_table",
     "halves",
     "holm",
     "mean_by",
@@ -79,7 +75,6 @@ __all__ = [
     "quantile_bound",
     "race",
     "ratio",
-    "relative_gap",
     "results",
     "scored_zero",
     "select",

@@ -15,11 +15,11 @@ import numpy as np
 from l2kd_ray.analysis.matrix import FloatArray
 
 Factors = tuple[int, ...]
-"""Which axes of a table (0: orders) a mean square or a component is of."""
+"""The axes of a table (0: orders) that a mean square or a component belongs to."""
 
 
 def subsets(factors: int) -> list[Factors]:
-    """Every effect of so many crossed factors: mains first, the residual last."""
+    """All effects of `factors` crossed factors: main effects first, the residual last."""
     return [found for size in range(1, factors + 1) for found in combinations(range(factors), size)]
 
 
@@ -53,7 +53,7 @@ def degrees(levels: Sequence[int], effect: Factors) -> int:
 
 
 def expected(levels: Sequence[int], population: int) -> dict[Factors, dict[Factors, float]]:
-    """Of each mean square: how often each component counts in its expectation.
+    """Coefficient of each variance component in the expectation of each mean square.
 
     E[MS_A] = sum_{B >= A} prod_{i in B - A} (1 - f_i) prod_{i not in B} n_i sigma_B^2, with f_i
     the share of a factor's population that ran: orders / population for orders, 0 for seeds
@@ -76,7 +76,7 @@ def expected(levels: Sequence[int], population: int) -> dict[Factors, dict[Facto
 
 
 def contrasts(levels: Sequence[int], population: int) -> dict[Factors, dict[Factors, float]]:
-    """Of each component: the linear combination of mean squares that is unbiased for it."""
+    """The linear combination of mean squares that is unbiased for each component."""
     effects = subsets(len(levels))
     counts = expected(levels, population)
     matrix = np.array([[counts[a].get(b, 0.0) for b in effects] for a in effects])
@@ -90,7 +90,7 @@ def contrasts(levels: Sequence[int], population: int) -> dict[Factors, dict[Fact
 def components(
     squares: Mapping[Factors, FloatArray], levels: Sequence[int], population: int
 ) -> dict[Factors, FloatArray]:
-    """The variance components, not truncated: an estimate below 0 says that there is little."""
+    """The variance components, not truncated: an estimate below 0 means a component near 0."""
     return {
         effect: np.sum([c * squares[a] for a, c in combination.items()], axis=0)
         for effect, combination in contrasts(levels, population).items()

@@ -17,6 +17,7 @@ from l2kd_ray.analysis.estimate import Moments
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import BOTH, ORDER, moments
 from l2kd_ray.analysis.precedence import enough_orders, features, fit
+from l2kd_ray.names import SEPARATOR
 
 FOLDS = 5
 
@@ -24,18 +25,18 @@ FOLDS = 5
 def assisted(table: FloatArray, orders: Sequence[str], population: int) -> Moments:
     """The mean of values `[k, S]` over all `population` orders, model-assisted.
 
-    With T the orders a fold's model f has seen, k_h orders in the fold and N in all, the fold says
+    With T the orders a fold's model f has seen, k_h orders in the fold and N in all, a fold gives
     (sum_T y + sum_{not T} f + (N - |T|) mean_fold(y - f)) / N, and the folds are averaged. That is
     the plain mean where f is constant, or where all orders ran. The order part of the variance is
     that of the mean with cross-fitted residuals for values; the seed part is the spread of the
     seeds' own estimates. Falls back to the plain mean (`enough_orders`).
 
-    `orders` must be in the drawn sequence: folds are taken in turn.
+    `orders` must be in the sequence in which they were drawn: folds take every fifth of them.
     """
-    tasks = sorted(orders[0].split(">"))
+    tasks = sorted(orders[0].split(SEPARATOR))
     if not enough_orders(len(table), len(tasks), population):
         return moments(table, population)
-    x = features([order.split(">") for order in orders], tasks)
+    x = features([order.split(SEPARATOR) for order in orders], tasks)
     count, seeds = table.shape
     fold = np.arange(count) % FOLDS
     residual = np.empty_like(table)

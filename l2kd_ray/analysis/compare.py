@@ -1,8 +1,8 @@
-"""The gap table: a row for each method and setting, with what is known of its gap."""
+"""The gap table: one row for each method and setting, with its gap and the gap's intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import factorial
 
@@ -19,31 +19,29 @@ from l2kd_ray.analysis.design import (
 )
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.note import Note, Undefined
 from l2kd_ray.analysis.orders import mean_gap, seed_means
 from l2kd_ray.analysis.selection import select
-from l2kd_ray.analysis.shares import BASELINE as BASELINE
-from l2kd_ray.analysis.shares import GAP, gap_closed, relative_gap
-from l2kd_ray.analysis.trials import METRICS, REFERENCES, results, train_seed
+from l2kd_ray.analysis.shares import BASELINE, GAP, gap_closed, relative_gap
+from l2kd_ray.analysis.trials import METRICS, train_seed
+from l2kd_ray.names import REFERENCES
 
 TAUGHT = "gap/teacher"
 FIXED = ("method", "setting", "order", "seed", "trial", "complete")
-AS_IT_IS = Reading(0, LEVEL, "")
+AS_IT_IS = Reading(0, LEVEL)
 
 
-def gap_table(scores: pd.DataFrame, searched: Sequence[str] = ()) -> pd.DataFrame:
-    """How far below multi-task each method and setting ends; see `compare`.
-
-    Raises:
-        ValueError: `scores` is empty or is not the long form of R.
-    """
-    return compare(results(scores, searched), results(scores, searched, split="dev"))
+def shown_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `select` or `compare` to show: the selected setting of each lifelong method, all of
+    its settings where none is selected."""
+    lifelong = table[~table["method"].isin(REFERENCES)]
+    decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
+    return lifelong[lifelong["selected"] | ~decided]
 
 
 def shown_arms(table: pd.DataFrame) -> list[Arm]:
-    """The selected setting of each method, all of them where none is; of `select` or `compare`."""
-    lifelong = table[~table["method"].isin(REFERENCES)]
-    decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
-    shown = lifelong[lifelong["selected"] | ~decided]
+    """The method and setting of each of the `shown_rows`."""
+    shown = shown_rows(table)
     return list(zip(shown["method"], shown["setting"], strict=True))
 
 
@@ -57,16 +55,16 @@ def compare(
 ) -> pd.DataFrame:
     """One row for each method and setting, and for the references multitask and single.
 
-    With a `design`, numbers and intervals are of the orders that all shown arms have finished
-    (`finished_orders`; a setting that is not shown may have fewer, its own), and speak for the
-    orders that the design speaks for; half-way, at the last planned look (`looks.reading`). Where
-    there are none, numbers are of all that is complete and `gap/note` says descriptive. Without a
-    design they are of the trials that are there, and speak for the orders that ran.
+    With a `design`, numbers and intervals are over the orders that all shown arms have finished
+    (`finished_orders`; a setting that is not shown may have fewer), and hold for the population of
+    the design; half-way, they are read at the last planned look (`looks.reading`). Where no order
+    is finished, numbers are over all complete trials and `gap/note` is descriptive. Without a
+    design they are over the trials that are there, and hold for the orders that ran.
 
     Args:
-        test: `results` of the test split, which every number is from.
+        test: `results` of the test split, the source of every number.
         dev: `results` of the dev split, which only selection reads.
-        design: what the study set out to run.
+        design: the orders and seeds of the study.
         failed: trials that will never finish.
         stopping: whether a stop rule could end, or has ended, the study before its last order.
 
@@ -87,11 +85,11 @@ def compare(
 
 @dataclass(frozen=True)
 class _Scope:
-    """What an arm's numbers are of."""
+    """The rows and orders that an arm's numbers are computed from."""
 
     rows: pd.DataFrame
     orders: tuple[str, ...] = ()
-    """Finished ones, those with a failed trial among them; none where `rows` is all there is."""
+    """Finished orders, including those with a failed trial; empty if `rows` is all there is."""
     reading: Reading = AS_IT_IS
 
 
@@ -124,11 +122,11 @@ class _Table:
 
     @property
     def arms(self) -> list[Arm]:
-        """Those with a trial, and those of which every trial has failed."""
+        """All arms with a trial, including those whose trials have all failed."""
         return list(dict.fromkeys([*self.groups, *self.of_failed]))
 
     def scope(self, arm: Arm) -> _Scope:
-        """Of the orders that all shown arms have finished; an arm that is behind, of its own."""
+        """The orders that all shown arms have finished; for an arm that is behind, its own."""
         group = self.groups.get(arm, self.test.iloc[:0])
         done = group[group["complete"]]
         if self.design is None or arm[0] in REFERENCES:
@@ -153,7 +151,7 @@ class _Table:
             "reference": method in REFERENCES,
             "selected": bool(choice["selected"].any()),
             "dev": choice["dev"].iat[0] if len(choice) else np.nan,
-            "select/note": choice["note"].iat[0] if len(choice) else "",
+            "select/note": choice["note"].iat[0] if len(choice) else None,
             "n_orders": used.loc[used["order"] != "", "order"].nunique(),
             "n_possible": self.possible,
             "n_seeds": used["seed"].map(train_seed).nunique(),
@@ -204,7 +202,7 @@ class _Table:
         if self.design is None:
             return mean_gap(scope.rows, column)
         found = mean_over(scope.rows, self.design, scope.orders, column, scope.reading.level)
-        return replace(found, note="; ".join(filter(None, (found.note, scope.reading.note))))
+        return replace(found, note=scope.reading.note(found.note))
 
     def _shares(self, arm: Arm, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
         rows, level = scope.rows, scope.reading.level
@@ -212,10 +210,12 @@ class _Table:
         if self.design is not None and scope.orders:
             part = self.design.part(scope.orders, self.design.seeds)
         rel = relative_gap(rows, part, level)
-        if not gap.bounded:  # of a descriptive mean nothing else is more than that
+        if not gap.bounded:  # a share of a mean without an interval has none either
             rel = Estimate(rel.value, note=gap.note)
-        closed = Estimate(note="the baseline" if arm[0] == BASELINE else gap.note)
-        if arm[0] != BASELINE and (self.design is None or scope.orders):
+        if arm[0] == BASELINE:
+            return gap, rel, Estimate(note=Note(undefined=Undefined.IS_BASELINE))
+        closed = Estimate(note=gap.note)
+        if self.design is None or scope.orders:
             against = self.scope(self.baseline).rows if self.baseline else self.test.iloc[:0]
             closed = gap_closed(rows, against, part, level)
         return gap, rel, closed

@@ -1,6 +1,6 @@
-"""What drives the gap: its variance split into order, seed and order x seed.
+"""The variance of the gap, split into order, seed and order x seed.
 
-Settings and methods are fixed effects: the split is of one method and setting. A repeat of a trial
+Settings and methods are fixed effects: each method and setting is split by itself. A repeated trial
 is bit for bit the same, so order x seed is the residual. Under crossed seeds, training and replay
 seeds have their own components and interactions.
 """
@@ -147,7 +147,7 @@ def fixed_orders(table: FloatArray, level: float = LEVEL) -> tuple[float, float]
     squares = mean_products(table, table)
     between, residual = float(squares[(0,)]), float(squares[(0, 1)])
     seeds = table.shape[1]
-    if residual <= 1e-12 * between:  # no noise: nothing is left to be sure of
+    if residual <= 1e-12 * between:  # no noise: the interval is a point
         return between / seeds, between / seeds
     df, tail = residual_df(table) / (seeds - 1), (1 - level) / 2
     low, high = (_noncentrality(df * between / residual, df, p) for p in (1 - tail, tail))

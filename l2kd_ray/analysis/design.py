@@ -1,8 +1,8 @@
-"""What a study set out to run, and how far inference from it reaches.
+"""The orders and seeds that a study plans to run, and which orders its means hold for.
 
-`all` and `random` run the orders of one seeded permutation from its beginning, so that however far
-the study is, what it has is a random sample of all n! orders. `williams` is no sample: what it
-says of the other orders rests on a model. A list of orders speaks for itself only.
+`all` and `random` run a prefix of one seeded permutation of the orders, so that the finished orders
+are a random sample of all n! orders at any time. `williams` is no sample: inference from it to the
+other orders rests on a model. A list of orders holds for those orders only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import pandas as pd
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
-from l2kd_ray.analysis.trials import MULTITASK, replay_seed, train_seed
+from l2kd_ray.analysis.note import NoInterval, Note, Orders, Reach, Undefined
+from l2kd_ray.analysis.trials import replay_seed, train_seed
+from l2kd_ray.names import MULTITASK, SEPARATOR
 
 Kind = Literal["all", "random", "williams", "list"]
 Arm = tuple[str, str]
@@ -26,7 +28,7 @@ Arm = tuple[str, str]
 
 
 class Instance(NamedTuple):
-    """A trial by its names, as `results` has them: what a failure is told by."""
+    """A trial by its names, as in `results`; identifies trials that have failed."""
 
     method: str
     setting: str
@@ -40,43 +42,43 @@ class Design:
 
     kind: Kind
     orders: tuple[str, ...]
-    """As `a>b>c`. Of `all` and `random`: the beginning of a seeded permutation of all orders."""
+    """Orders such as `a>b>c`; for `all` and `random`, a prefix of a seeded permutation."""
     seeds: tuple[str, ...]
-    """As `531`, and `531x7` where crossed."""
+    """Seeds such as `531`, or `531x7` where training and replay seeds are crossed."""
 
     @property
     def orderless(self) -> bool:
-        """Whether the methods learn their tasks in no order: seeds are all there is."""
+        """True if the methods learn their tasks in no order, so that only seeds differ."""
         return self.orders == ("",)
 
     @property
     def possible(self) -> int:
         """n!, of n tasks."""
-        return factorial(self.orders[0].count(">") + 1) if self.orders else 0
+        return factorial(self.orders[0].count(SEPARATOR) + 1) if self.orders else 0
 
     @property
     def sampled(self) -> bool:
         return self.kind in ("all", "random")
 
     def population(self, orders: int) -> int:
-        """Of how many orders a mean over so many of them speaks."""
+        """Size of the population of orders that a mean over `orders` of them holds for."""
         return orders if self.kind == "list" else self.possible
 
-    def reach(self, orders: int) -> str:
-        """What a mean over so many orders speaks for, in words."""
+    def reach(self, orders: int) -> Reach:
+        """The population that a mean over `orders` finished orders holds for."""
+        kind = Orders.LISTED
         if self.orderless:
-            return "seeds alone, as there is no order"
-        of = f"{orders:,} of {self.possible:,} orders"
-        if orders == self.possible:
-            return f"all {orders:,} orders" if orders > 1 else "the one order that there is"
-        if self.sampled:
-            return f"{of}, drawn at random: holds for all {self.possible:,}"
-        if self.kind == "williams":
-            return f"{of}, a Williams design: model-based, as if they were drawn at random"
-        return f"{of}: holds for these only"
+            kind = Orders.NONE
+        elif orders == self.possible:
+            kind = Orders.ALL
+        elif self.sampled:
+            kind = Orders.RANDOM
+        elif self.kind == "williams":
+            kind = Orders.WILLIAMS
+        return Reach(kind, orders, self.possible)
 
     def part(self, orders: Sequence[str], seeds: Sequence[str]) -> Design:
-        """The same design with some of its orders and seeds: of `all`, now a random part."""
+        """The same design with some of its orders and seeds; a part of `all` is `random`."""
         kind: Kind = "random" if self.kind == "all" and len(orders) < self.possible else self.kind
         if self.kind == "williams" and len(orders) < len(self.orders):
             kind = "list"  # a part of the square is not balanced
@@ -110,7 +112,7 @@ class Cells:
 
 
 def cells(rows: pd.DataFrame, column: str, orders: Sequence[str], seeds: Sequence[str]) -> Cells:
-    """`column` of the rows of one method and setting, at these orders and seeds.
+    """One column of the rows of one method and setting, at these orders and seeds.
 
     Raises:
         ValueError: two rows are of one instance.
@@ -139,11 +141,11 @@ def finished_orders(
     design: Design,
     failed: Collection[Instance] = (),
 ) -> tuple[str, ...]:
-    """The longest beginning of the design's orders that every arm has finished on every seed.
+    """The longest prefix of the design's orders that every arm has finished on every seed.
 
-    Finished is a trial with its gap, and one that has failed for good. What is used must not
-    depend on which trials happen to be fast, so a trial beyond this prefix is not used, however
-    many of its neighbours are done; a Williams design is used when it is whole.
+    A trial is finished if it has its gap or has failed for good. The orders used must not depend on
+    which trials happen to be fast, so a trial beyond this prefix is not used. A Williams design is
+    used only when it is whole.
     """
     done = results[results["complete"] & results["gap/abs"].notna()]
     names = ("method", "setting", "order", "seed")
@@ -166,26 +168,24 @@ def mean_over(
     column: str = "gap/abs",
     level: float | None = LEVEL,
 ) -> Estimate:
-    """Mean of `column` over all orders that the design speaks for, from its finished `orders`.
+    """Mean of `column` over the design's population of orders, from its finished `orders`.
 
-    `rows` are of one method and setting. An order on which a trial has failed is left out, and the
-    note says so: `scored_zero` is the figure beside. Without a finished order the mean of whatever
-    is there, marked descriptive. No interval at level None.
+    `rows` belong to one method and setting. Orders on which a trial has failed are left out and
+    counted in the note (`scored_zero` counts them as 0 instead). Without a finished order, the mean
+    of all complete trials, noted as descriptive. No interval at level None.
     """
     found = cells(rows, column, orders, design.seeds).whole
     table = found.by_seed
     if not len(table):
         return _descriptive(rows, design, column)
-    note = design.reach(len(table))
-    if len(table) < len(orders):
-        note += f"; {len(orders) - len(table)} left out, as a trial failed on them"
     if len(found.train) == 1:
-        return Estimate(float(table.mean()), note="one seed: no interval")
+        return Estimate(float(table.mean()), note=Note(no_interval=NoInterval.ONE_SEED))
+    note = Note(reach=design.reach(len(table)), left_out=len(orders) - len(table))
     if level is None:
         return Estimate(float(table.mean()), note=note)
     population = design.population(len(table))
     if len(table) == 1 and population > 1:
-        note = f"{note}; no interval, as one order says nothing of the others"
+        note = replace(note, no_interval=NoInterval.ONE_ORDER)
     return moments(table, population).estimate(note, level)
 
 
@@ -193,17 +193,16 @@ def _descriptive(rows: pd.DataFrame, design: Design, column: str) -> Estimate:
     known = rows.dropna(subset=[column])
     known = known[known["complete"]]
     if known.empty:
-        return Estimate(note="no trial is complete with its multi-task score")
+        return Estimate(note=Note(undefined=Undefined.NO_COMPLETE_TRIAL))
     value = known.groupby(known["seed"].map(train_seed))[column].mean().mean()
     planned = len(design.orders) * len(design.seeds)
-    note = f"descriptive: {len(known)} of {planned} trials, no order is finished for all"
-    return Estimate(float(value), note=f"{note} methods and seeds")
+    return Estimate(float(value), note=Note(descriptive=(len(known), planned)))
 
 
 def scored_zero(
     rows: pd.DataFrame, references: pd.DataFrame, failed: Collection[Instance], column: str
 ) -> pd.DataFrame:
-    """`rows` of one method and setting with a row more for each failed trial, its scores all 0.
+    """The rows of one method and setting, plus a row with scores of 0 for each failed trial.
 
     The gap of a student that scores 0 is the multi-task score of its training seed, which the
     `multitask` rows of `references` (`results`) have; other columns are NaN.

@@ -1,4 +1,4 @@
-"""A number of the study with its interval, and the two variances that an interval is made of."""
+"""Estimates with intervals, and the two parts of the variance that an interval rests on."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import numpy as np
 from scipy.special import stdtr, stdtridf, stdtrit
 
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.note import Note
 
 LEVEL = 0.95
+NO_NOTE = Note()
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval; NaN is undefined, and `note` says why, or what it speaks for."""
+    """A number with its interval, NaN where undefined; `note` has the reason and the population."""
 
     value: float = np.nan
     low: float = np.nan
     high: float = np.nan
-    note: str = ""
+    note: Note = NO_NOTE
     df: float = np.nan
     """Degrees of freedom of Student's t that give this interval."""
 
@@ -41,14 +43,14 @@ class Moments:
 
     mean: FloatArray
     order: FloatArray
-    """Variance of the mean from which orders ran; 0 where all of them did."""
+    """Part of the mean's variance due to the choice of orders; 0 where all of them ran."""
     seed: FloatArray
-    """Variance of the mean from the seeds."""
+    """Part of the mean's variance due to the seeds."""
     order_df: float
     seed_df: float
 
     def quantile(self, level: float = LEVEL) -> FloatArray:
-        """The multiple of the standard error on either side of the mean.
+        """Half the interval's width in standard errors.
 
         Student's t where one part is 0. Else midway between the quantile at Satterthwaite's degrees
         of freedom (1946), (v_o + v_s)^2 / (v_o^2 / df_o + v_s^2 / df_s), and the one of Cochran &
@@ -89,8 +91,8 @@ class Moments:
             return float(self.mean == 0) if error == 0 else np.nan
         return float(2 * stdtr(self.df, -abs(float(self.mean)) / error))
 
-    def estimate(self, note: str = "", level: float = LEVEL) -> Estimate:
-        """One mean as an `Estimate`; no interval where there is one seed only."""
+    def estimate(self, note: Note = NO_NOTE, level: float = LEVEL) -> Estimate:
+        """A single mean as an `Estimate`, without interval where there is only one seed."""
         value = float(self.mean)
         half = float(self.half_width(level)) if self.seed_df >= 1 else np.nan
         if np.isnan(half):

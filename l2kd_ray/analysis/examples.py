@@ -1,7 +1,7 @@
-"""How much of a difference is luck of the test examples: a paired bootstrap over them.
+"""A paired bootstrap over test examples: the uncertainty that comes from the choice of test set.
 
-Intervals over orders and seeds are conditional on the test sets. This one is the other way round:
-conditional on the trained models, over test sets like these.
+Intervals over orders and seeds are conditional on the test sets. This one is conditional on the
+trained models instead, and is over test sets like these.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Examples:
     scores: FloatArray
     against: FloatArray
     clusters: Sequence[Hashable] | None = None
-    """Of each example: what it belongs to as a whole, as a turn to its dialogue. None: itself."""
+    """Cluster of each example, such as the dialogue of a turn; None: each its own cluster."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.scores), len(self.against), len(self.clusters or self.scores)}
@@ -49,24 +49,23 @@ def bootstrap(
 
     With multi-task as `against` it is the gap. Examples are drawn anew in pairs (Efron & Tibshirani
     1993; paired as in Koehn 2004), whole clusters at a time, each task by itself; percentile
-    interval. A metric that is no mean over examples (corpus BLEU) has the mean of its examples'
-    scores in its place. No interval where a task has one cluster only.
+    interval. A metric that is no mean over examples (corpus BLEU) is
+    replaced by the mean of its examples' scores. No interval where a task has one cluster only.
     """
     if not tasks:
         raise ValueError("bootstrap: no task; expected the examples of at least one")
     stream = np.random.default_rng(seed)
-    value, drawn, note = 0.0, np.zeros(repeats), ""
-    for name, task in sorted(tasks.items()):
+    value, drawn, bounded = 0.0, np.zeros(repeats), True
+    for _, task in sorted(tasks.items()):
         difference = np.asarray(task.against, dtype=float) - np.asarray(task.scores, dtype=float)
         totals, sizes = _by_cluster(difference, task.clusters)
         value += float(difference.mean()) / len(tasks)
         drawn += _means(totals, sizes, repeats, stream) / len(tasks)
-        if len(sizes) < 2:
-            note = f"{name} has one test example or cluster: no interval"
-    if note:
-        return Estimate(value, note=note)
+        bounded &= len(sizes) > 1
+    if not bounded:
+        return Estimate(value)
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high), "over test examples, models held fixed")
+    return Estimate(value, float(low), float(high))
 
 
 def _by_cluster(

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis import (
-    Arm,
-    Design,
-    Halves,
-    Instance,
-    Optimism,
-    Trial,
-    compare,
-    compare_methods,
-    optimism,
-    over_orders,
-    results,
-    shown_arms,
-    trials,
-    within,
-)
+from l2kd_ray.analysis.compare import compare, shown_arms, shown_rows
+from l2kd_ray.analysis.design import Arm, Design, Instance
+from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.orders import over_orders
+from l2kd_ray.analysis.paired import compare_methods
 from l2kd_ray.analysis.scope import (
     Scope,
     by_order,
@@ -34,22 +24,22 @@ from l2kd_ray.analysis.scope import (
     predicted_extremes,
     variance,
 )
-from l2kd_ray.analysis.trials import METRICS, tasks_of
+from l2kd_ray.analysis.trials import METRICS, Trial, result_rows, results, tasks_of, trials
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What `analysis` says of a study's scores; the frames are also the report's CSV files."""
+    """All results of a study's scores; the frames are also the report's CSV files."""
 
     scores: pd.DataFrame
     trials: tuple[Trial, ...]
     results: pd.DataFrame
     gap: pd.DataFrame
-    """Of `compare`: a row a method and setting, by gap, references last."""
+    """`compare`: one row for each method and setting, by gap, references last."""
     orders: pd.DataFrame
-    """Of `over_orders`: a row a shown method and setting."""
+    """`over_orders`: one row for each shown method and setting."""
     comparisons: pd.DataFrame
-    """Of `compare_methods`: a row a pair of selected methods; no rows for fewer than two."""
+    """`compare_methods`: one row for each pair of selected methods."""
     scope: Scope
     by_order: pd.DataFrame
     variance: pd.DataFrame
@@ -58,21 +48,19 @@ class Findings:
     extremes: pd.DataFrame
     places: pd.DataFrame
     optimism: Mapping[str, Optimism]
-    """Of each method whose setting was selected on one half and is reported on the other."""
+    """By method, where settings were selected on one half and are reported on the other."""
     designed: bool
-    """Whether the study's design is known, or only what has run."""
+    """True if the study's design is known, and not only the trials that have run."""
 
     @property
     def tasks(self) -> list[str]:
         gaps = [name for name in self.results.columns if name.startswith("gap/")]
         return [name.removeprefix("gap/") for name in gaps if name not in METRICS]
 
-    @property
+    @cached_property
     def arms(self) -> pd.DataFrame:
-        """Rows of `gap` to show: the selected setting of a method, all of them where none is."""
-        lifelong = self.gap[~self.gap["reference"]]
-        decided = lifelong.groupby("method")["selected"].transform("any").astype(bool)
-        return lifelong[lifelong["selected"] | ~decided].reset_index(drop=True)
+        """The `shown_rows` of `gap`, numbered from 0."""
+        return shown_rows(self.gap).reset_index(drop=True)
 
     @property
     def references(self) -> pd.DataFrame:
@@ -87,7 +75,7 @@ class Findings:
 
     @property
     def used(self) -> pd.DataFrame:
-        """Of `chosen`, what the means of `gap` are of."""
+        """The rows of `chosen` that the means of `gap` are over."""
         rows, scope = self.chosen, self.scope
         if not (self.designed and scope.orders):
             return rows
@@ -97,8 +85,8 @@ class Findings:
 
     @property
     def half_way(self) -> bool:
-        """Whether an order of the design is not finished for all methods and seeds; without a
-        design, whether a trial that has begun, of those shown, still lacks a final score."""
+        """True if an order of the design is not finished for all methods and seeds; without a
+        design, if a shown trial that has begun still lacks a final score."""
         if self.designed:
             return len(self.scope.orders) < len(self.scope.design.orders)
         arms = self.arms
@@ -108,14 +96,14 @@ class Findings:
 
     @property
     def trace(self) -> pd.DataFrame:
-        """The keys that every score is from, a row a cell of every score matrix."""
+        """The stage keys behind every score: one row for each cell of every score matrix."""
         by = ["method", "setting", "order", "seed", "trial", "split", "i", "j"]
         return self.scores[[*by, "task", "metric", "score", "key", "model"]].sort_values(
             by, ignore_index=True
         )
 
     def mean_matrices(self, rows: pd.DataFrame) -> dict[str, FloatArray]:
-        """Of the trials of `rows`: each method's mean score matrix `[n + 1, n]`, by place."""
+        """Mean score matrix `[n + 1, n]` of each method over the trials of `rows`, by position."""
         matrices = {trial.trial: trial.R for trial in self.trials}
         return {
             str(method): np.mean([matrices[trial] for trial in own["trial"]], axis=0)
@@ -132,15 +120,16 @@ def find(
     stopping: bool = False,
     split: Halves | None = None,
 ) -> Findings:
-    """All that `analysis` says of the scores; `design`, `failed` and `stopping` as in `compare`.
+    """Every analysis of the scores; `design`, `failed` and `stopping` as in `compare`.
 
-    `split`: settings were selected on one half of the instances, and its other half is the design.
+    `split`: both halves where settings were selected on one half; the other half is the design.
 
     Raises:
         ValueError: `scores` is empty or is not the long form of R.
     """
     design = split.report if split else design
-    test = results(scores, searched)
+    every = trials(scores)
+    test = result_rows(every, scores, searched)
     dev = results(scores, searched, split="dev")
     gap = compare(test, dev, design, failed, stopping=stopping)
     inside = within(test, design) if design else test
@@ -149,7 +138,7 @@ def find(
     scope = Scope.of(inside, arms, design, failed, stopping=stopping)
     return Findings(
         scores,
-        tuple(trials(scores)),
+        tuple(every),
         test,
         gap,
         orders=over_orders(inside, design, arms=shown_arms(gap)),
@@ -160,7 +149,7 @@ def find(
         precedence=precedence(scope, tasks_of(scores)),
         effects=mean_effects(scope),
         extremes=predicted_extremes(scope),
-        places=places(scope, scores),
+        places=places(scope, every),
         optimism=_optimism(dev, test, gap, split) if split else {},
         designed=design is not None,
     )

@@ -13,18 +13,18 @@ from l2kd_ray.analysis.trials import train_seed
 
 @dataclass(frozen=True)
 class Halves:
-    """Two designs that share no order and no seed, as far as each was to be halved."""
+    """Two designs that share no order, no seed, or neither, depending on what was halved."""
 
     select: Design
     report: Design
 
 
 def halves(design: Design, *, orders: bool = True, seeds: bool = True) -> Halves:
-    """Split a study's orders and seeds, each into every other one in the sequence they are run in.
+    """Split a study's orders and seeds: every second one, in the sequence in which they are run.
 
-    So a study that grows keeps its halves, a half of randomly drawn orders is randomly drawn, and
-    the report has the first and, of an odd number, the larger half. Crossed replay seeds go
-    with their training seed.
+    A study that grows keeps its halves, and a half of randomly drawn orders is randomly drawn. The
+    report has the half with the first order, which is the larger one of an odd number. Crossed
+    replay seeds go with their training seed.
 
     Raises:
         ValueError: there are fewer than two orders, or training seeds, to halve.
@@ -46,7 +46,7 @@ def halves(design: Design, *, orders: bool = True, seeds: bool = True) -> Halves
 
 
 def within(rows: pd.DataFrame, design: Design) -> pd.DataFrame:
-    """The rows (of `results`) whose order and seed are of this design; references by their seed."""
+    """The rows of `results` whose order and seed belong to the design; references by seed alone."""
     train = {train_seed(seed) for seed in design.seeds}
     reference = (rows["order"] == "") & rows["seed"].map(train_seed).isin(train)
     own = rows["order"].isin(design.orders) & rows["seed"].isin(design.seeds)
@@ -55,25 +55,25 @@ def within(rows: pd.DataFrame, design: Design) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Optimism:
-    """What selection promised of a setting and what it then kept, mean scores in points."""
+    """Mean scores of a selected setting, in points: when selected, and on the other half."""
 
     selected: float
-    """Dev, on the half that it was selected on."""
+    """Dev score on the half that it was selected on."""
     held_out: float
-    """Dev, on the other half; NaN where that was not scored."""
+    """Dev score on the other half; NaN where that was not scored."""
     reported: float
-    """Test, on the other half."""
+    """Test score on the other half."""
     luck: float
-    """How much easier the selecting half was for all of the method's settings, on dev."""
+    """Dev score of all the method's settings on the selecting half minus that on the other."""
 
     @property
     def total(self) -> float:
-        """Selected less reported: also holds what sets the two splits apart."""
+        """Selected minus reported; includes the difference between the dev and test splits."""
         return self.selected - self.reported
 
     @property
     def of_selection(self) -> float:
-        """Selected less held out, on one split, less the luck of the halves: the winner's curse."""
+        """Selected minus held out (both dev) minus the luck of the halves: the winner's curse."""
         return self.selected - self.held_out - self.luck
 
 
@@ -82,8 +82,8 @@ def optimism(
 ) -> Optimism:
     """The optimism of a method's selected setting, of `results` on dev and on test.
 
-    Means of ACC over complete trials (orders within a seed first). The other settings tell the luck
-    of the halves, where both halves have them.
+    Means of ACC over complete trials (orders within a seed first). The luck of the
+    halves is estimated from all settings that both halves have.
     """
     first = _means(within(dev, split.select), method)
     second = _means(within(dev, split.report), method)

@@ -65,7 +65,7 @@ def forgetting_first(R: FloatArray) -> float:
 
 
 def intransigence(R: FloatArray, single: FloatArray) -> float:
-    """mean_j (s_j - R[j, j]), in points: what the stream costs in *learning* a task.
+    """mean_j (s_j - R[j, j]), in points: the score that learning in a stream costs each task.
 
     After Chaudhry et al. 2018, eq. 5, with s_j, shape `[n]`, the model trained on task j alone in
     place of their jointly trained one.

@@ -1,4 +1,4 @@
-"""The mean over all orders of a table [orders, seeds], and how sure it is.
+"""The mean over all orders of a table `[orders, seeds]`, and its variance.
 
 The independent replicate is the training seed, with its own teachers, multi-task bound and trie.
 In a seed the orders share stages, so their noise is correlated in a way that nothing here has to
@@ -31,7 +31,7 @@ ORDER, SEED, BOTH = (0,), (1,), (0, 1)
 def moments(table: FloatArray, population: int) -> Moments:
     """The mean of tables `[..., k, S]` over all `population` orders, with its two variances.
 
-    `population` = k says that the mean is over these orders only. Seed's part NaN for S = 1.
+    `population` = k: the mean is over these orders only. The seed part is NaN for S = 1.
     """
     orders, seeds = table.shape[-2:]
     squares = mean_products(table, table)
@@ -45,7 +45,7 @@ def moments(table: FloatArray, population: int) -> Moments:
 
 
 def covariances(x: FloatArray, y: FloatArray, population: int) -> tuple[FloatArray, FloatArray]:
-    """Of the means of two tables `[k, S]`: the order part and the seed part, 2 x 2 each.
+    """Covariance of the means of two tables `[k, S]`: order part and seed part, each 2 x 2.
 
     The order part is brought to the nearest matrix that is a covariance (no eigenvalue below 0).
     """
@@ -63,6 +63,6 @@ def _order_part(
 ) -> FloatArray:
     orders, seeds = shape[-2:]
     unseen = 1 - orders / population
-    if unseen <= 0 or orders == 1:  # of one order nothing is known about the others
+    if unseen <= 0 or orders == 1:  # one order has no spread
         return np.zeros_like(between) if unseen <= 0 else np.full_like(residual, np.nan)
     return unseen * (between - residual) / (orders * seeds)

@@ -1,4 +1,4 @@
-"""What the order of the tasks does, and the mean over the orders that ran.
+"""The effect of the task order: spreads over orders, and the mean over the orders that ran.
 
 The independent replicate is the training seed: the trials of one seed share its teachers and its
 multi-task bound, so their orders are no independent draws. Means are therefore taken over the
@@ -15,6 +15,7 @@ import pandas as pd
 from l2kd_ray.analysis.anova import components, mean_products
 from l2kd_ray.analysis.design import Arm, Design, cells, mean_over
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Undefined
 from l2kd_ray.analysis.trials import train_seed
 from l2kd_ray.analysis.worst import cvar, orders_beyond_worst, quantile_bound
 
@@ -25,7 +26,7 @@ def seed_means(rows: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def implied_design(rows: pd.DataFrame) -> Design:
-    """What can be said of the design from the rows alone: all orders, or these only."""
+    """The design inferred from the rows alone: all orders, or a list of those that ran."""
     orders, seeds = (tuple(sorted(set(rows[name]))) for name in ("order", "seed"))
     design = Design("list", orders, seeds)
     return Design("all", orders, seeds) if len(orders) == design.possible else design
@@ -40,21 +41,21 @@ def mean_gap(
     """Mean of `column` over orders, then seeds, with its interval (`design.mean_over`).
 
     `rows` are complete rows of `results` of one method and setting. Without a design the interval
-    holds for the orders that ran (`note` says so where they are not all n!) and needs every seed
+    holds for the orders that ran (listed in `note` if they are not all n!) and needs every seed
     to have run the same ones.
     """
     rows = rows.dropna(subset=[column])
     if rows.empty:
-        return Estimate(note="no trial is complete with its multi-task score")
+        return Estimate(note=Note(undefined=Undefined.NO_COMPLETE_TRIAL))
     rows = rows.assign(complete=True)
     if design is not None:
         return mean_over(rows, design, design.orders, column, level)
     runs = rows.groupby("seed")["order"].agg(lambda orders: " ".join(sorted(orders)))
     if runs.nunique() > 1:
         value = float(seed_means(rows, [column])[column].mean())
-        if rows["seed"].map(train_seed).nunique() == 1:
-            return Estimate(value, note="one seed: no interval")
-        return Estimate(value, note="unfinished: the seeds have run different orders, no interval")
+        alone = rows["seed"].map(train_seed).nunique() == 1
+        why = NoInterval.ONE_SEED if alone else NoInterval.SEEDS_DIFFER
+        return Estimate(value, note=Note(no_interval=why))
     design = implied_design(rows)
     return mean_over(rows, design, design.orders, column, level)
 
@@ -62,7 +63,7 @@ def mean_gap(
 def over_orders(
     results: pd.DataFrame, design: Design | None = None, arms: Collection[Arm] | None = None
 ) -> pd.DataFrame:
-    """How robust each (method, setting) is to the order: one row each.
+    """Robustness to the task order: one row for each method and setting.
 
     Of the gap in points, each order's averaged over its seeds first so that seed noise does not
     pass for an effect of order: mean, std (ddof 1), `std_order` (the same with the noise that is
@@ -71,8 +72,8 @@ def over_orders(
     mean and mopd their maximum. Complete trials only; NaN where undefined.
 
     A spread grows with the number of orders and shrinks with that of seeds, so those of `arms`
-    (default: all) are of the instances that every one of them has complete; where there are none,
-    of each one's own, and `note` says so.
+    (default: all) are over the instances that every one of them has complete; where there are
+    none, over each arm's own, and `note` is `Caveat.NOT_COMPARABLE`.
 
     Where orders were drawn at random, the largest seen is not the worst there is: at most `beyond`
     (a share of all n! orders) are worse, and the worst 20 % begin below `bound20`, both with 95 %
@@ -96,7 +97,7 @@ def over_orders(
                 "method": method,
                 "setting": setting,
                 **_spread(own, score_columns, design),
-                "note": "not comparable: no instance is complete for all" if apart else "",
+                "note": Caveat.NOT_COMPARABLE if apart else None,
             }
         )
     return pd.DataFrame(rows)

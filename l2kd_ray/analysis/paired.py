@@ -7,17 +7,18 @@ over seeds: the bound, the batches and the draws of a seed are common to both an
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.design import Arm, Design, Instance, cells, finished_orders
-from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
+from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 
 EXACT_SEEDS = 16
 COLUMNS = (
@@ -35,9 +36,9 @@ class Paired:
     p: float
     """Two-sided, Student's t: below 0.05 exactly where the interval leaves 0 out."""
     p_flip: float
-    """Two-sided, sign-flip: no normal distribution is assumed, but only these orders spoken of."""
+    """Two-sided, sign-flip: assumes no normal distribution, but holds for these orders only."""
     p_least: float
-    """The smallest p that a sign-flip over so many seeds can give: 2^(1 - S)."""
+    """The smallest p that a sign-flip test over S seeds can give: 2^(1 - S)."""
     effect: float
     """Hedges's g of the seeds' differences: mean over standard deviation, corrected for few."""
     lower: float
@@ -45,7 +46,7 @@ class Paired:
 
 
 def paired(
-    a: FloatArray, b: FloatArray, population: int, note: str = "", level: float = LEVEL
+    a: FloatArray, b: FloatArray, population: int, note: Note = NO_NOTE, level: float = LEVEL
 ) -> Paired:
     """Two tables `[orders, seeds]` of the same instances, as a - b.
 
@@ -56,12 +57,13 @@ def paired(
     lower = float(((difference < 0) + 0.5 * (difference == 0)).mean())
     by_seed = difference.mean(axis=0)
     if seeds < 2:
-        alone = Estimate(float(difference.mean()), note="one seed: no interval")
+        note = Note(no_interval=NoInterval.ONE_SEED)
+        alone = Estimate(float(difference.mean()), note=note)
         return Paired(alone, np.nan, np.nan, 1.0, np.nan, lower)
     found = moments(difference, population)
     estimate, p = found.estimate(note, level), found.p
     if orders == 1 < population:
-        note = f"{note}; no interval, as one order says nothing of the others".removeprefix("; ")
+        note = replace(note, no_interval=NoInterval.ONE_ORDER)
         estimate, p = Estimate(float(difference.mean()), note=note), np.nan
     least = 2.0 ** (1 - seeds)
     return Paired(estimate, p, sign_flip(by_seed), least, hedges(by_seed), lower)
@@ -114,16 +116,15 @@ def compare_methods(
     arms: Sequence[Arm],
     design: Design,
     failed: Collection[Instance] = (),
-    column: str = "gap/abs",
     *,
     stopping: bool = False,
 ) -> pd.DataFrame:
-    """Every pair of arms, one row each: `difference` is how much wider the gap of `method` is.
+    """One row for each pair of arms: `difference` is the gap of `method` minus that of `against`.
 
-    On the orders that all arms and seeds have finished (`finished_orders`), less those on which a
-    trial of the pair has failed; half-way, at the last planned look (`looks.reading`), its p-values
-    brought to the scale of 0.05. It is a number with an interval; which of two is preferable is for
-    the reader of its sign, its size and its p to say.
+    Over the orders that all arms and seeds have finished (`finished_orders`), without those on
+    which a trial of the pair has failed; half-way, at the last planned look (`looks.reading`), with
+    p-values scaled so that they compare with 0.05. No arm is called better: that is the reader's
+    judgement of sign, size and p.
 
     Returns:
         method, setting, against, against/setting, difference, low, high, p, p_flip, p_least,
@@ -135,7 +136,7 @@ def compare_methods(
     tables = {}
     for method, setting in arms:
         own = results[(results["method"] == method) & (results["setting"] == setting)]
-        tables[method, setting] = cells(own, column, orders[: now.orders], design.seeds).by_seed
+        tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds).by_seed
     rows = []
     for one, other in combinations(arms, 2):
         names = dict(zip(COLUMNS, (*one, *other), strict=False))
@@ -146,16 +147,13 @@ def compare_methods(
 
 
 def _numbers(a: FloatArray, b: FloatArray, design: Design, now: Reading) -> dict[str, object]:
-    """Of one pair of tables `[finished orders, seeds]`."""
+    """The columns of one pair of tables `[finished orders, seeds]`."""
     whole = np.flatnonzero(~np.isnan(a + b).any(axis=1))
     sizes = {"n_orders": len(whole), "n_seeds": a.shape[1]}
     if not len(whole):
-        return {**sizes, "note": "no order is finished for all methods and seeds"}
-    notes = [design.reach(len(whole)), now.note]
-    if len(whole) < len(a):
-        notes.insert(1, f"{len(a) - len(whole)} left out, as a trial failed on them")
+        return {**sizes, "note": Note(undefined=Undefined.NO_FINISHED_ORDER)}
     population, level = design.population(len(whole)), now.level
-    note = "; ".join(filter(None, notes))
+    note = now.note(Note(reach=design.reach(len(whole)), left_out=len(a) - len(whole)))
     found = paired(a[whole], b[whole], population, note, LEVEL if level is None else level)
     return {
         "difference": found.difference.value,

@@ -1,8 +1,8 @@
-"""The gap and the forgetting of each task, of each place in the order, and of each task at each."""
+"""Gap and forgetting by task, by position in the order, and by both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -10,27 +10,25 @@ from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.design import Design, cells
 from l2kd_ray.analysis.estimate import Estimate
 from l2kd_ray.analysis.mean import moments
-from l2kd_ray.analysis.trials import results, trials
+from l2kd_ray.analysis.trials import Trial
+from l2kd_ray.names import SEPARATOR
 
 NUMBERS = ("gap", "score", "learned", "forgetting")
 
 
-def task_rows(scores: pd.DataFrame, *, split: str = "test") -> pd.DataFrame:
-    """One row for each task of each trial that has an order.
+def task_rows(trials: Iterable[Trial], results: pd.DataFrame) -> pd.DataFrame:
+    """One row for each task of each trial that has an order and a row in `results`.
 
     Returns:
-        method, setting, order, seed, trial, task, place (from 1), score R[n, j], learned R[j, j],
-        forgetting R[j, j] - R[n, j] (that of the last place is 0), gap m_j - R[n, j], complete.
-
-    Raises:
-        ValueError: see `trials.check`.
+        method, setting, order, seed, trial, task, place (position from 1), score R[n, j], learned
+        R[j, j], forgetting R[j, j] - R[n, j] (0 at the last position), gap m_j - R[n, j], complete.
     """
-    gaps = results(scores, split=split).set_index("trial").filter(regex="^gap/")
+    gaps = results.set_index("trial").filter(regex="^gap/")
     of_trial = dict(zip(gaps.index, gaps.to_dict("records"), strict=True))
     rows = []
-    for trial in trials(scores, split):
+    for trial in trials:
         identity = (trial.method, trial.setting, trial.order, trial.seed, trial.trial)
-        if not trial.order:
+        if not trial.order or trial.trial not in of_trial:
             continue
         pairs = zip(trial.tasks, matrix.final(trial.R), matrix.learned(trial.R), strict=True)
         for place, (task, final, learned) in enumerate(pairs, start=1):
@@ -47,8 +45,8 @@ def mean_by(
 ) -> pd.DataFrame:
     """Means of `task_rows` of one method and setting, for each value of `by`.
 
-    `by` is any of "task" and "place". With both, a mean is over the (n - 1)! orders that have the
-    task at that place, of which those that ran are a sample. Intervals as of the mean gap
+    `by` is "task", "place" or both. With both, a mean is over the (n - 1)! orders that have the
+    task at that position, of which those that ran are a sample. Intervals as for the mean gap
     (`mean`), over seeds and, where orders are a sample, orders.
 
     Returns:
@@ -56,7 +54,7 @@ def mean_by(
         `forgetting/low`, `forgetting/high`, n_orders.
     """
     used = rows[rows["order"].isin(orders) & rows["complete"]]
-    tasks = max(design.orders[0].count(">") + 1, 1)
+    tasks = max(design.orders[0].count(SEPARATOR) + 1, 1)
     cut = tasks if len(by) > 1 else 1
     found = []
     for value, group in used.groupby(list(by), sort=True):

@@ -1,4 +1,4 @@
-"""Which task hurts which when it comes first: the gap as a function of the order.
+"""Precedence effects: the gap as a function of which task comes before which.
 
 The model of an order's value is additive in pairs and in the last task,
 
@@ -23,23 +23,24 @@ from numpy.typing import NDArray
 
 from l2kd_ray.analysis.estimate import Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.names import SEPARATOR
 
 MOST_TASKS = 8
 """Up to here all n! orders are looked through for the best and the worst."""
 ORDERS_A_FEATURE = 1.5
 """With fewer orders the model is not used: below it intervals cover too little."""
 LEAST_KEPT = 0.5
-"""Of an effect that is shown: were all shrunk to 0, an interval would say that they are known."""
+"""Least part of an effect that shrinkage leaves: effects shrunk to 0 would look certain."""
 PENALTIES = np.concatenate([np.logspace(-3, 5, 65), [np.inf]])
 
 
 def features(orders: Sequence[Sequence[str]], tasks: Sequence[str]) -> FloatArray:
-    """`[orders, n (n - 1) / 2 + n]`: the pairs of `tasks` in turn, then who is last."""
-    place_of = {task: k for k, task in enumerate(tasks)}
+    """`[orders, n (n - 1) / 2 + n]`: the pairs of `tasks` in turn, then the last task."""
+    index = {task: k for k, task in enumerate(tasks)}
     n = len(tasks)
-    sequence = np.array([[place_of[task] for task in order] for order in orders])
-    place = np.argsort(sequence, axis=1)
-    pairs = [(place[:, a] < place[:, b]) - 0.5 for a, b in combinations(range(n), 2)]
+    sequence = np.array([[index[task] for task in order] for order in orders])
+    position = np.argsort(sequence, axis=1)
+    pairs = [(position[:, a] < position[:, b]) - 0.5 for a, b in combinations(range(n), 2)]
     last = [(sequence[:, -1] == task) - 1 / n for task in range(n)]
     found: FloatArray = np.stack([*pairs, *last], axis=1)
     return found
@@ -51,7 +52,7 @@ def feature_count(tasks: int) -> int:
 
 
 def enough_orders(orders: int, tasks: int, population: int) -> bool:
-    """Whether a sample of orders can carry the model: said before any score is seen."""
+    """True if a sample of orders is large enough for the model, whatever the scores are."""
     return ORDERS_A_FEATURE * feature_count(tasks) <= orders < population
 
 
@@ -101,10 +102,10 @@ def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.Dat
     Returns:
         first, second, effect, low, high (NaN for one seed); no rows below three orders.
     """
-    tasks = sorted(orders[0].split(">")) if orders else []
+    tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
     if len(table) < 3:
         return pd.DataFrame(columns=["first", "second", "effect", "low", "high"])
-    x = features([order.split(">") for order in orders], tasks)
+    x = features([order.split(SEPARATOR) for order in orders], tasks)
     model = fit(x, table.mean(axis=1), least_kept=LEAST_KEPT)
     by_seed = model.smoother @ table
     seeds = table.shape[1]
@@ -132,7 +133,7 @@ def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.Dat
 def precedence_map(
     tables: dict[str, FloatArray], orders: Sequence[str], population: int
 ) -> pd.DataFrame:
-    """Who hurts whom: of each task's own gap `[orders, seeds]`, the effect of each other task.
+    """Effect of each other task on each task's own gap `[orders, seeds]`.
 
     Returns:
         One row an ordered pair: earlier, task, effect (points that the gap of `task` is wider when
@@ -164,54 +165,54 @@ def extremes(table: FloatArray, orders: Sequence[str], population: int) -> pd.Da
 
     Returns:
         Rows best and worst: which, order, value, crossed, low, high, ran (bool). None above
-        `MOST_TASKS` tasks, below three seeds, and where `enough_orders` says that they are too few.
+        `MOST_TASKS` tasks, below three seeds, and where there are not `enough_orders`.
     """
     columns = ["which", "order", "value", "crossed", "low", "high", "ran"]
-    tasks = sorted(orders[0].split(">")) if orders else []
+    tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
     count, seeds = table.shape
     few = count < population and not enough_orders(count, len(tasks), population)
     if len(tasks) > MOST_TASKS or few or seeds < 3 or count < 3:
         return pd.DataFrame(columns=columns)
     every = list(permutations(tasks))
     index = {order: k for k, order in enumerate(every)}
-    ran = np.array([index[tuple(order.split(">"))] for order in orders])
+    ran = np.array([index[tuple(order.split(SEPARATOR))] for order in orders])
     x = features(every, tasks)
     every_seed = _Predictor.of(x, ran, table)
     others = [_Predictor.of(x, ran, np.delete(table, s, axis=1)) for s in range(seeds)]
     free = count - 1 if count == population else max(count - 1 - feature_count(len(tasks)), 1)
 
     def predicted(values: FloatArray, wrong: float) -> Estimate:
-        """Of one prediction a seed; `wrong` is the model's own part of the variance."""
+        """The mean of one prediction a seed; `wrong` is the model's own part of the variance."""
         parts = np.asarray(wrong), np.asarray(values.var(ddof=1) / seeds)
         return Moments(np.asarray(values.mean()), *parts, free, seeds - 1).estimate()
 
     rows = []
     for which, sign in (("best", -1.0), ("worst", 1.0)):
-        place = every_seed.most(sign)
-        own = predicted(every_seed.weights(place) @ table, every_seed.wrong(place))
+        chosen = every_seed.most(sign)
+        own = predicted(every_seed.weights(chosen) @ table, every_seed.wrong(chosen))
         picked = [one.most(sign) for one in others]
         pairs = list(zip(others, picked, strict=True))
         left_out = np.array([one.weights(at) @ table[:, s] for s, (one, at) in enumerate(pairs)])
         crossed = predicted(left_out, float(np.mean([one.wrong(at) for one, at in pairs])))
         low, high = min(own.low, crossed.low), max(own.high, crossed.high)
-        name = ">".join(every[place])
-        rows.append((which, name, own.value, crossed.value, low, high, bool(place in ran)))
+        name = SEPARATOR.join(every[chosen])
+        rows.append((which, name, own.value, crossed.value, low, high, bool(chosen in ran)))
     return pd.DataFrame(rows, columns=columns)
 
 
 @dataclass(frozen=True)
 class _Predictor:
-    """Of an order's mean over seeds: kriging with covariance `tau2 x x' + misfit [same order]`.
+    """Kriging of an order's mean over seeds, with covariance `tau2 x x' + misfit [same order]`.
 
     The seeds' noise has a covariance of the same form, as a seed has precedence effects of its own.
     Its part is estimated from order x seed and taken off what the orders' means show.
     """
 
     x: FloatArray
-    """Of all orders."""
+    """Features of all orders."""
     ran: NDArray[np.intp]
     mean: FloatArray
-    """Of each order that ran."""
+    """Mean over seeds of each order that ran."""
     tau2: float
     misfit: float
     solver: FloatArray
@@ -245,7 +246,7 @@ class _Predictor:
         return found
 
     def wrong(self, order: int) -> float:
-        """Expected square of what the prediction is off by, were there no noise of seeds."""
+        """Expected squared error of the prediction without the noise of seeds."""
         w, seen = self.weights(order), self.x[self.ran]
         signal = self.tau2 * float(((w @ seen) ** 2).sum()) + self.misfit * float(w @ w)
         own = self.tau2 * float((self.x[order] ** 2).sum()) + self.misfit

@@ -23,20 +23,20 @@ from l2kd_ray.analysis.matrix import FloatArray
 
 @dataclass(frozen=True)
 class Race:
-    """Where a race stands. A function of the scores alone: asked again, it says the same."""
+    """The state of a race: a function of the scores alone."""
 
     kept: tuple[int, ...]
-    """Settings to go on with, by row."""
+    """Settings to go on with, by row index."""
     dropped: Mapping[int, int]
     """Settings given up, each with the number of blocks it was given up at."""
     leader: int | None
     """The kept setting of the best mean at the last look; None before the first."""
     next_look: int | None
-    """How many blocks the kept settings must have for the next decision; None at the end."""
+    """Number of blocks that the next decision needs; None at the end."""
 
 
 def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
-    """Which settings to drop, given dev scores `[settings, blocks so far]`, higher is better.
+    """Decide which settings to drop, given dev scores `[settings, blocks so far]` (higher: better).
 
     At each planned look (`looks.planned_looks`) a setting is dropped where its paired difference to
     the leader is below 0 by Student's t for a mean of a sample drawn without replacement,
@@ -51,7 +51,9 @@ def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
     """
     settings = len(scores)
     if settings < 1 or scores.ndim != 2 or scores.shape[1] > blocks:
-        raise ValueError(f"race: scores of shape {scores.shape} for {blocks} blocks")
+        raise ValueError(
+            f"race: scores have shape {scores.shape}; expected [settings, at most {blocks} blocks]"
+        )
     kept, dropped, leader = list(range(settings)), dict[int, int](), None
     looks = planned_looks(blocks)
     for k, alpha in zip(looks, alphas(looks, level), strict=True):

@@ -14,13 +14,14 @@ from math import sqrt
 
 import numpy as np
 
-from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
+from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import covariances
+from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 
 
 def ratio(
-    x: FloatArray, y: FloatArray, population: int, note: str = "", level: float = LEVEL
+    x: FloatArray, y: FloatArray, population: int, note: Note = NO_NOTE, level: float = LEVEL
 ) -> Estimate:
     """Mean of x over mean of y, tables `[k, S]` of the same orders and seeds.
 
@@ -29,18 +30,19 @@ def ratio(
     """
     top, bottom = float(x.mean()), float(y.mean())
     if bottom == 0:
-        return Estimate(note="undefined, as it is a ratio to 0")
+        return Estimate(note=Note(undefined=Undefined.RATIO_TO_ZERO))
     if x.shape[1] < 2:
-        return Estimate(top / bottom, note="one seed: no interval")
+        return Estimate(top / bottom, note=Note(no_interval=NoInterval.ONE_SEED))
     order, seed = covariances(x, y, population)
     v = order + seed
     contrast = np.array([1.0, -top / bottom])
     t = _quantile(contrast @ order @ contrast, contrast @ seed @ contrast, x.shape, level)
+    unbounded = Note(undefined=Undefined.RATIO_MAY_BE_TO_ZERO)
     if abs(bottom) <= _quantile(order[1, 1], seed[1, 1], x.shape, level) * sqrt(v[1, 1]):
-        return Estimate(note="undefined, as the interval of what it is a share of holds 0")
+        return Estimate(note=unbounded)
     a, b, c = bottom**2 - t**2 * v[1, 1], top * bottom - t**2 * v[0, 1], top**2 - t**2 * v[0, 0]
     if not a > 0:
-        return Estimate(note="undefined, as the interval of what it is a share of holds 0")
+        return Estimate(note=unbounded)
     root = sqrt(max(b * b - a * c, 0.0))
     return Estimate(top / bottom, (b - root) / a, (b + root) / a, note)
 

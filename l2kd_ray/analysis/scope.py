@@ -1,39 +1,29 @@
-"""What the sections on orders and seeds are of, and the frames of `analysis` that they show.
+"""The orders that sections on orders and seeds may read, and the frames that they show.
 
-Every frame has a row or more for each selected method and names it by method and setting.
+Every frame has one row or more for each selected method, named by method and setting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis import (
-    Arm,
-    Cells,
-    Design,
-    Instance,
-    advise,
-    assisted,
-    cells,
-    decompose,
-    effects,
-    extremes,
-    finished_orders,
-    mean_by,
-    moments,
-    precedence_map,
-    task_rows,
-)
+from l2kd_ray.analysis.advice import Advice, advise
+from l2kd_ray.analysis.assisted import assisted
+from l2kd_ray.analysis.components import decompose
+from l2kd_ray.analysis.design import Arm, Cells, Design, Instance, cells, finished_orders
 from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.orders import implied_design
-from l2kd_ray.analysis.precedence import enough_orders
-from l2kd_ray.analysis.trials import REFERENCES, train_seed
+from l2kd_ray.analysis.places import mean_by, task_rows
+from l2kd_ray.analysis.precedence import effects, enough_orders, extremes, precedence_map
+from l2kd_ray.analysis.shares import GAP
+from l2kd_ray.analysis.trials import Trial, train_seed
+from l2kd_ray.names import SEPARATOR
 
-GAP = "gap/abs"
 PLACES = [
     *("task", "place", "gap", "gap/low", "gap/high", "score", "learned"),
     *("forgetting", "forgetting/low", "forgetting/high", "n_orders"),
@@ -63,7 +53,7 @@ class Scope:
         """Without a design, the orders that every method has complete stand for themselves."""
         design = design or _implied(results, arms)
         orders = finished_orders(results, arms, design, failed)
-        now = Reading(0, None, "")
+        now = Reading(0, None)
         if design.orders:
             now = reading(len(orders), len(design.orders), stopping=stopping)
         return Scope(design, tuple(arms), orders[: now.orders], now, results)
@@ -74,7 +64,7 @@ class Scope:
         return self.results[own & self.results["complete"] & self.results[GAP].notna()]
 
     def cells(self, arm: Arm, column: str = GAP) -> Cells:
-        """The used orders of an arm that have every cell: none in which a trial has failed."""
+        """The used orders of an arm that have every cell, so without those with a failed trial."""
         return cells(self.rows(arm), column, self.orders, self.design.seeds).whole
 
     def each(self, frame: Callable[[Arm], pd.DataFrame]) -> pd.DataFrame:
@@ -129,16 +119,16 @@ def variance(scope: Scope) -> pd.DataFrame:
     return scope.each(of)
 
 
-def advice(scope: Scope, arm: Arm) -> str:
-    """What to run next, in words; "" where the components are not known. Replay seeds averaged."""
+def advice(scope: Scope, arm: Arm) -> Advice | None:
+    """Advice on what to run next; None without variance components. Replay seeds are averaged."""
     found = scope.cells(arm)
     found = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
     population = scope.design.population(len(found.orders))
     parts = decompose(found, population)
     if parts.empty:
-        return ""
+        return None
     known = dict(zip(parts["component"], parts["variance"], strict=True))
-    return advise(known, len(found.orders), len(found.train), population).words
+    return advise(known, len(found.orders), len(found.train), population)
 
 
 def assisted_means(scope: Scope) -> pd.DataFrame:
@@ -151,7 +141,7 @@ def assisted_means(scope: Scope) -> pd.DataFrame:
         found = scope.cells(arm)
         k, possible, level = len(found.orders), scope.design.possible, scope.reading.level
         estimate = [np.nan] * 3
-        tasks = len(scope.design.orders[0].split(">")) if scope.design.orders else 0
+        tasks = len(scope.design.orders[0].split(SEPARATOR)) if scope.design.orders else 0
         if scope.design.sampled and enough_orders(k, tasks, possible):
             mean = assisted(found.by_seed, found.orders, possible)
             known = mean.estimate(level=level) if level else mean.estimate()
@@ -194,16 +184,15 @@ def predicted_extremes(scope: Scope) -> pd.DataFrame:
     return scope.each(of)
 
 
-def places(scope: Scope, scores: pd.DataFrame) -> pd.DataFrame:
-    """`mean_by` task and `mean_by` place of every method; `place` NA, or `task` "", over all.
+def places(scope: Scope, trials: Iterable[Trial]) -> pd.DataFrame:
+    """`mean_by` task, and by position, of every method; `place` is NA, or `task` "", over all.
 
-    Without intervals where the study may not be read yet.
+    Without intervals before the first planned look.
     """
     if not scope.orders:
         return pd.DataFrame()
-    test = scores[scores["split"] == "test"]
-    used = pd.MultiIndex.from_frame(test[["method", "setting"]]).isin(list(scope.arms))
-    rows = task_rows(test[used | test["method"].isin(REFERENCES)])
+    shown = [trial for trial in trials if (trial.method, trial.setting) in scope.arms]
+    rows = task_rows(shown, scope.results)
     rows["order"] = rows["order"].astype(object)  # read one by one, which is slow from Arrow
 
     def of(arm: Arm) -> pd.DataFrame:

@@ -1,16 +1,18 @@
-"""Which setting of a method is reported: selection on dev. Test data is never asked."""
+"""Selection of the setting of a method that is reported, on dev scores alone."""
 
 from __future__ import annotations
 
 import pandas as pd
 
+from l2kd_ray.analysis.note import Caveat
+
 
 def select(dev: pd.DataFrame) -> pd.DataFrame:
-    """The setting of each method, by the best mean dev score. Test data is never asked.
+    """Select the setting of each method with the best mean dev score; never reads test scores.
 
     `dev` is `results(scores, split="dev")`. Settings of a method are compared on the instances
-    (order, seed) that all of them have complete; where they share none yet, each on its own, and
-    `note` says so. A method's only setting is selected whatever its scores.
+    (order, seed) that all of them have complete; where they share none yet, each on its own, with
+    the note `Caveat.PROVISIONAL`. A method's only setting is selected whatever its scores.
 
     Returns:
         One row for each (method, setting): method, setting, dev (mean ACC in points), selected,
@@ -20,7 +22,7 @@ def select(dev: pd.DataFrame) -> pd.DataFrame:
     for method, of_method in dev.groupby("method", sort=True):
         settings = list(dict.fromkeys(of_method["setting"]))
         complete = of_method[of_method["complete"]]
-        compared, note = complete, ""
+        compared, note = complete, None
         if len(settings) > 1:
             compared, note = _shared_block(complete)
         means = compared.groupby("setting")["cl/avg"].mean().reindex(settings)
@@ -28,7 +30,7 @@ def select(dev: pd.DataFrame) -> pd.DataFrame:
         if best is None and means.notna().any():
             best = str(means.idxmax())
         if best is None:
-            note = "no dev score is complete: no setting is selected"
+            note = Caveat.NO_DEV_SCORE
         rows += [
             {
                 "method": method,
@@ -42,11 +44,11 @@ def select(dev: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _shared_block(complete: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+def _shared_block(complete: pd.DataFrame) -> tuple[pd.DataFrame, Caveat | None]:
     """The rows whose instance every setting of `complete` has, else all rows and a warning."""
     instance = complete["order"] + "|" + complete["seed"]
     shared = complete.groupby(instance)["setting"].transform("nunique")
     block = complete[shared == complete["setting"].nunique()]
     if block.empty:
-        return complete, "provisional: the settings share no complete instance yet"
-    return block, ""
+        return complete, Caveat.PROVISIONAL
+    return block, None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.design import Design, cells
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.note import Note, Undefined
 from l2kd_ray.analysis.orders import implied_design, mean_gap, seed_means
 from l2kd_ray.analysis.ratio import ratio
 
@@ -31,14 +34,14 @@ def gap_closed(
     instance = ["order", "seed"]
     shared = own[[*instance, GAP]].merge(other[[*instance, GAP]], on=instance)
     if shared.empty:
-        return Estimate(note=f"no complete instance is shared with {BASELINE}")
+        return Estimate(note=Note(undefined=Undefined.NO_SHARED_INSTANCE))
     of_baseline = mean_gap(shared, f"{GAP}_y", design, level)
     if not of_baseline.bounded:
-        return Estimate(note=f"undefined, as {BASELINE} has no interval ({of_baseline.note})")
+        return Estimate(note=replace(of_baseline.note, undefined=Undefined.BASELINE_UNBOUNDED))
     if of_baseline.low <= 0 <= of_baseline.high:
-        return Estimate(note=f"undefined, as the interval of {BASELINE}'s own gap holds 0")
+        return Estimate(note=Note(undefined=Undefined.BASELINE_MAY_BE_ZERO))
     if of_baseline.value < 0:
-        return Estimate(note=f"undefined, as {BASELINE} ends above multi-task")
+        return Estimate(note=Note(undefined=Undefined.BASELINE_ABOVE_BOUND))
     design = design or implied_design(shared)
     x, y = _tables(shared, (f"{GAP}_x", f"{GAP}_y"), design)
     population = design.population(len(x))
@@ -53,7 +56,7 @@ def relative_gap(
 ) -> Estimate:
     """Mean gap over mean multi-task score, a fraction, with Fieller's interval (`ratio`).
 
-    The multi-task score is another one for each seed, and its spread is in the interval.
+    The multi-task score differs between seeds, and the interval includes its spread.
     """
     rows = rows.dropna(subset=[GAP])
     rows = rows.assign(bound=rows[GAP] + rows["cl/avg"])

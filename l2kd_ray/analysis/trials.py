@@ -13,13 +13,12 @@ import pandas as pd
 
 from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.names import MULTITASK, REFERENCES, SEPARATOR, SINGLE, TEACHER
 
 COLUMNS = (
     *("trial", "method", "setting", "order", "seed", "i", "j"),
     *("task", "split", "metric", "score", "key", "model"),
 )
-MULTITASK, SINGLE, TEACHER = "multitask", "single", "teacher"
-REFERENCES = (MULTITASK, SINGLE, "multilm", TEACHER)
 _IDENTITY = ("method", "setting", "order", "seed")
 METRICS = (
     *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),
@@ -37,7 +36,7 @@ class Trial:
     order: str
     seed: str
     tasks: tuple[str, ...]
-    """By place: the order; for multitask and single, sorted by name."""
+    """The tasks by position in the order; for references, sorted by name."""
     R: FloatArray
     """Scores `[n + 1, n]`, see `matrix`; multitask and single fill only the last row."""
 
@@ -63,7 +62,7 @@ def replay_seed(seed: str) -> str:
 
 def tasks_of(scores: pd.DataFrame) -> tuple[str, ...]:
     """All tasks of the study, sorted: those scored and those that the orders still promise."""
-    named = {task for order in scores["order"].unique() for task in order.split(">") if task}
+    named = {task for order in scores["order"].unique() for task in order.split(SEPARATOR) if task}
     return tuple(sorted(named | set(scores["task"])))
 
 
@@ -117,16 +116,16 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
         own = {name: values[k] for name, values in columns.items()}
         method, setting, order, seed = (str(own[name][0]) for name in _IDENTITY)
         if order:
-            tasks = tuple(order.split(">"))
+            tasks = tuple(order.split(SEPARATOR))
         else:
             tasks = tuple(sorted(set(own["task"]))) if method == SINGLE else every
-        place = {task: position for position, task in enumerate(tasks)}
-        strange = sorted(set(own["task"]) - set(place))
+        column = {task: j for j, task in enumerate(tasks)}
+        strange = sorted(set(own["task"]) - set(column))
         if strange:
             raise ValueError(f"scores: trial {trial} of order {order} has the task {strange[0]}")
         R = np.full((len(tasks) + 1, len(tasks)), np.nan)
         i = own["i"][wanted[k]].astype(int) if order else len(tasks)
-        R[i, [place[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
+        R[i, [column[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
         found.append(Trial(str(trial), method, setting, order, seed, tasks, R))
     return found
 
@@ -134,7 +133,7 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
 def results(
     scores: pd.DataFrame, searched: Sequence[str] = (), *, split: str = "test"
 ) -> pd.DataFrame:
-    """One row a trial: who it is, its final scores and its metrics (`docs/metrics.md`).
+    """One row for each trial: its identity, its final scores and its metrics (`docs/metrics.md`).
 
     Columns: method, setting (JSON), one for each searched setting (dotted), order, seed, trial,
     `score/<task>/<metric>`, the names in `METRICS`, `gap/<task>`, complete. What is undefined is
@@ -148,7 +147,13 @@ def results(
     Raises:
         ValueError: see `check`.
     """
-    every = trials(scores, split)
+    return result_rows(trials(scores, split), scores, searched)
+
+
+def result_rows(
+    every: Sequence[Trial], scores: pd.DataFrame, searched: Sequence[str] = ()
+) -> pd.DataFrame:
+    """`results` of trials that have been read from these scores."""
     bounds = {method: _by_seed(every, method) for method in REFERENCES}
     tasks = tasks_of(scores)
     metrics = scores.drop_duplicates("task").set_index("task")["metric"]

@@ -1,7 +1,7 @@
-"""The worst orders: what a sample of orders can say of them, and what it cannot.
+"""Bounds on the worst orders from a sample of orders.
 
-The largest gap of a sample grows with the sample and says nothing of the orders that did not run. A
-bound on a quantile does: it holds whatever the gaps are, as orders are drawn without replacement.
+The largest gap of a sample grows with the sample and is no bound for the orders that did not run. A
+bound on a quantile is: it holds for any gaps, as orders are drawn without replacement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def cvar(values: FloatArray, share: float = WORST_SHARE) -> float:
 
 
 def orders_beyond_worst(orders: int, population: int, level: float = LEVEL) -> int:
-    """At most so many of the N orders are worse than the worst of k drawn, at this confidence.
+    """Upper bound on how many of the N orders are worse than the worst of k drawn ones.
 
     The sample misses the D worst orders with probability C(N - D, k) / C(N, k) (hypergeometric), so
     D or more are missed with at most 1 - level from the smallest such D on; the bound is D - 1.
@@ -68,7 +68,7 @@ def quantile_bound(
 
 
 def _allowed(drawn: int, population: int, level: float) -> float:
-    """Of all samples, how many a bound may miss, with room for the rounding of the product."""
+    """Number of samples, of all there are, that a bound may miss; with a margin for rounding."""
     return (1 - level) * comb(population, drawn) * (1 + 1e-12)
 
 

@@ -1,4 +1,4 @@
-"""Tables, figures and the HTML page of a study; the W&B mirror lives in `mirror`."""
+"""Tables, figures and the HTML page of a study, drawn from the values of `analysis`."""
 
 from l2kd_ray.report.headline import headline
 from l2kd_ray.report.terminal import terminal_table

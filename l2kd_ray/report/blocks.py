@@ -1,4 +1,4 @@
-"""What a report is made of, before it is a page: the pages (HTML, Markdown) render these blocks."""
+"""The blocks of a report, which the HTML page and the Markdown file render."""
 
 from __future__ import annotations
 
@@ -39,6 +39,10 @@ class Measured:
     low: float = math.nan
     high: float = math.nan
 
+    @property
+    def bounded(self) -> bool:
+        return not math.isnan(self.low)
+
 
 def measured(
     frame: pd.DataFrame, value: str, low: str, high: str, scale: float = 1.0
@@ -56,7 +60,7 @@ class Table:
     caption: str
     frame: pd.DataFrame
     digits: Mapping[str, int] = field(default_factory=dict)
-    """Decimals of a column of floats (1 where not given)."""
+    """Decimals of columns of floats; 1 where not given (`digits_of`)."""
     strong: frozenset[tuple[int, str]] = frozenset()
     """Cells (row number, column) set in bold; the caption says what bold means."""
     codes: frozenset[str] = frozenset()
@@ -64,13 +68,13 @@ class Table:
     wrapped: frozenset[str] = frozenset()
     """Columns of sentences, which the page breaks into lines."""
 
-    def cells(self) -> list[list[str]]:
-        """The texts of the cells, row by row."""
-        columns = [
-            [text(value, self.digits.get(name, 1)) for value in self.frame[name].tolist()]
-            for name in self.frame.columns
-        ]
+    def rows(self) -> list[list[tuple[str, object]]]:
+        """Column and value of each cell, row by row."""
+        columns = [[(n, value) for value in self.frame[n].tolist()] for n in self.frame.columns]
         return [list(row) for row in zip(*columns, strict=True)]
+
+    def digits_of(self, column: str) -> int:
+        return self.digits.get(column, 1)
 
     def is_number(self, column: str) -> bool:
         values = self.frame[column]
@@ -138,7 +142,7 @@ def text(value: object, digits: int = 1) -> str:
     """
     if isinstance(value, Measured):
         shown = text(value.value, digits)
-        return shown if math.isnan(value.low) else f"{shown} ({between(value, digits)})"
+        return f"{shown} ({between(value, digits)})" if value.bounded else shown
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, bool):
@@ -152,7 +156,7 @@ def text(value: object, digits: int = 1) -> str:
 
 def between(cell: Measured, digits: int = 1) -> str:
     """`2.4 to 3.8`, or a dash."""
-    if math.isnan(cell.low):
+    if not cell.bounded:
         return NOTHING
     return f"{text(cell.low, digits)} to {text(cell.high, digits)}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from l2kd_ray.analysis import Note
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report import driver_figures
 from l2kd_ray.report.blocks import (
@@ -19,6 +20,7 @@ from l2kd_ray.report.blocks import (
     text,
 )
 from l2kd_ray.report.labels import method_label
+from l2kd_ray.report.sentences import note_words
 
 MOST_DRAWN = 15
 """Pairs; above, the table alone."""
@@ -77,7 +79,7 @@ def _picture(rows: pd.DataFrame) -> Picture:
 def _table(rows: pd.DataFrame) -> Table:
     frame = pd.DataFrame({"Pair": _names(rows)})
     frame["Difference"] = measured(rows, "difference", "low", "high")
-    caption = "Points of gap, first less second."
+    caption = "Points of gap, first minus second."
     if rows["p"].notna().any():
         tests = [rows[name].astype(float) for name in TESTS.values()]
         frame = pd.concat([frame, pd.DataFrame(dict(zip(TESTS, tests, strict=True)))], axis=1)
@@ -93,16 +95,18 @@ def _table(rows: pd.DataFrame) -> Table:
 
 
 def _notes(rows: pd.DataFrame) -> list[Block]:
-    """What the differences speak for, once for all pairs it is true of."""
-    notes: dict[str, list[str]] = {}
+    """The population that the differences hold for, once for all pairs that share it."""
+    notes: dict[Note, list[str]] = {}
     for name, note in zip(_names(rows), rows["note"], strict=True):
-        notes.setdefault(str(note), []).append(name)
+        notes.setdefault(note, []).append(name)
     seeds = int(rows["n_seeds"].max())
     said: list[Block] = []
     for note, of in notes.items():
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         over = "" if seeds == 1 else f"; {seeds} seeds"
-        said.append(Prose(f"**How far it reaches:** {note or 'these orders'}{over}{which}."))
+        said.append(
+            Prose(f"**How far it reaches:** {note_words(note) or 'these orders'}{over}{which}.")
+        )
     if 1 < seeds < 6:
         least = text(float(rows["p_least"].min()), PROBABILITY)
         said.append(

@@ -1,4 +1,4 @@
-"""What a report says, from its headline down, of what the study has so far."""
+"""The document of a report, from its headline down."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import MULTITASK
+from l2kd_ray.analysis import Verdict
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.names import MULTITASK
 from l2kd_ray.report.blocks import Document, Section, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
-from l2kd_ray.report.headline import best_row, count, headline
-from l2kd_ray.report.labels import method_label, row_labels
+from l2kd_ray.report.headline import best_row, headline
+from l2kd_ray.report.inputs import Inputs
+from l2kd_ray.report.labels import count, method_label, row_labels
 from l2kd_ray.report.order_section import order_section
 from l2kd_ray.report.precedence_section import precedence_section
 from l2kd_ray.report.provenance import (
@@ -24,36 +26,25 @@ from l2kd_ray.report.provenance import (
     trace_section,
     words_section,
 )
-from l2kd_ray.report.replay_section import Samples, replay_section
+from l2kd_ray.report.replay_section import replay_section
+from l2kd_ray.report.sentences import CAVEATS, verdict_words
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import Look, looks
 
 
-def document(
-    found: Findings | None,
-    *,
-    study: Mapping[str, Any],
-    planned: Mapping[str, int] | None = None,
-    failures: Sequence[Mapping[str, Any]] = (),
-    costs: pd.DataFrame | None = None,
-    work: pd.DataFrame | None = None,
-    command: str = "",
-    order: str | None = None,
-    replay: pd.DataFrame | None = None,
-    samples: Samples | None = None,
-    over_examples: pd.DataFrame | None = None,
-    notes: Sequence[str] = (),
-) -> Document:
-    """The whole report; `found` is None where no score is there yet. See `write_report`."""
-    title = str(study.get("name") or "study")
-    undone = _undone(planned or {})
+def document(found: Findings | None, inputs: Inputs) -> Document:
+    """The whole report; `found` is None where there is no score yet."""
+    title = str(inputs.study.get("name") or "study")
+    undone = _undone(inputs.planned)
     gap = None if found is None else found.gap
-    ends = (*cost_section(costs, work, gap), *failure_section(failures))
-    reproduce = reproduce_section(study, command)
+    ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
+    reproduce = reproduce_section(inputs.study, inputs.command)
+    first = (*_half_way(undone), *inputs.notes, *_stop_rule(inputs.verdict))
+    failed = _failed(inputs.failures)
     if found is None:
-        words = "No evaluation has finished yet, so there is no gap to tell."
-        notices = (*_half_way(undone), *notes, *_failed(failures))
+        words = "No evaluation has finished yet, so there is no gap to report."
+        notices = (*first, *failed)
         return Document(title, "", words, (), notices, (*ends, reproduce))
     look = looks(found.gap["method"].tolist())
     methods = count(found.arms["method"].nunique(), "method")
@@ -62,13 +53,13 @@ def document(
         subtitle=f"{methods}, {count(len(found.tasks), 'task')}: {', '.join(found.tasks)}",
         headline=headline(found.gap, found.comparisons, half_way=bool(undone) or found.half_way),
         facts=_facts(found),
-        notices=(*_half_way(undone), *notes, *_caveats(found, undone), *_failed(failures)),
+        notices=(*first, *_caveats(found, undone), *failed),
         sections=(
-            gap_section(found, look, over_examples),
+            gap_section(found, look, inputs.over_examples),
             *comparison_section(found),
-            *_of_orders(found, look, order),
+            *_of_orders(found, look),
             *setting_section(found, look),
-            *replay_section(replay, samples),
+            *replay_section(inputs.replay, inputs.samples),
             *ends,
             trace_section(found),
             reproduce,
@@ -77,15 +68,15 @@ def document(
     )
 
 
-def _of_orders(found: Findings, look: Mapping[str, Look], order: str | None) -> list[Section]:
-    """What only tasks that are learnt one after another can tell."""
+def _of_orders(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+    """The sections for tasks that are learned one after another."""
     if found.scope.design.orderless:
         return []
     return [
         *order_section(found, look),
         *driver_section(found, look),
         *precedence_section(found),
-        *matrix_section(found, order),
+        *matrix_section(found),
         *forgetting_section(found, look),
     ]
 
@@ -109,7 +100,7 @@ def _facts(found: Findings) -> tuple[tuple[str, str], ...]:
 
 
 def _undone(planned: Mapping[str, int]) -> list[str]:
-    """`12 of 24 trials` and the like, of what is planned and not done."""
+    """Phrases such as `12 of 24 trials` for planned work that is not done."""
     return [
         f"{planned[f'{things}_done']:,} of {planned[things]:,} {things}"
         for things in ("trials", "stages")
@@ -120,7 +111,13 @@ def _undone(planned: Mapping[str, int]) -> list[str]:
 def _half_way(undone: Sequence[str]) -> list[str]:
     if not undone:
         return []
-    return [f"**Half-way:** {' and '.join(undone)} are done; the numbers are of what is complete."]
+    return [
+        f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
+    ]
+
+
+def _stop_rule(verdict: Verdict | None) -> list[str]:
+    return [f"**Stop rule:** {verdict_words(verdict)}."] if verdict else []
 
 
 def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -128,7 +125,7 @@ def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
-    """What a reader must know before comparing the numbers."""
+    """Notices for the reader before comparing the numbers."""
     arms, notices = found.arms, []
     lacking = int((arms["n_trials"] - arms["n_complete"]).sum())
     if lacking and not undone and not found.designed:
@@ -137,14 +134,14 @@ def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
         notices += _comparable(found)
     if MULTITASK not in set(found.gap["method"]):
         notices.append("**No multi-task score yet:** every gap is undefined until it is there.")
-    reasons = found.gap[found.gap["select/note"] != ""].drop_duplicates("method")
+    reasons = found.gap[found.gap["select/note"].notna()].drop_duplicates("method")
     for method, note in zip(reasons["method"], reasons["select/note"], strict=True):
-        notices.append(f"**{method_label(method)}:** {note}.")
+        notices.append(f"**{method_label(method)}:** {CAVEATS[note]}.")
     return notices
 
 
 def _comparable(found: Findings) -> list[str]:
-    """Whether the methods' means are over the same orders and seeds, and which."""
+    """Notices on which orders and seeds the methods' means are over."""
     arms, scope = found.arms, found.scope
     failed = int(found.gap["failed/n"].sum())
     notices = []

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOM = 1.6
-"""How far the axis of components may reach beyond the longest bar; intervals may end outside."""
+"""Longest axis of components, in lengths of the longest bar; intervals may end outside."""
 
 
 @styled
 def differences(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A row a pair of methods: the difference of their gaps with its interval, around 0.
 
-    `table` is of `compare_methods`. Filled: the interval leaves 0 out.
+    `table` comes from `compare_methods`. Filled: the interval leaves 0 out.
     """
     figure, axes = new_figure(0.75 + 0.3 * len(table))
     for y, (_, row) in enumerate(table.iterrows()):
@@ -40,7 +40,7 @@ def differences(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     _around_zero(axes)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("points of gap: first less second")
+    axes.set_xlabel("points of gap: first minus second")
     axes.spines["left"].set_visible(False)
     return figure
 
@@ -61,7 +61,7 @@ def _around_zero(axes: Axes) -> None:
 def components(table: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
     """A panel a method, a bar a component: its standard deviation in points, with interval.
 
-    `table` is of `decompose`, by method. What an interval has outside ends in an arrow.
+    `table` comes from `decompose`, by method. An interval that ends outside has an arrow.
     """
     methods = list(dict.fromkeys(table["method"]))
     rows = len(table)

@@ -1,4 +1,4 @@
-"""The section on what drives the gap: orders, seeds, and both together."""
+"""The section on the variance of the gap: orders, seeds, and both together."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from l2kd_ray.analysis.scope import advice
 from l2kd_ray.report import driver_figures
 from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, text
 from l2kd_ray.report.labels import method_label
+from l2kd_ray.report.sentences import advice_words
 from l2kd_ray.report.style import Look
 
 TITLE = "What drives the gap"
@@ -27,17 +28,19 @@ def driver_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
 
 
 def _missing(found: Findings) -> str:
-    """Why the variance cannot be split."""
+    """The reason why the variance cannot be split."""
     scope = found.scope
     cells = [scope.cells(arm) for arm in scope.arms]
     orders = max(len(found.orders) for found in cells)
     if not orders:
         return "Not known yet: no order is finished for all methods and seeds."
     if orders == 1:
-        return "With one order, what orders do to the gap cannot be told: two are needed at least."
+        return (
+            "With one order, the effect of orders on the gap is unknown: at least two are needed."
+        )
     return (
-        "With one seed, what seeds do to the gap cannot be told from what orders do: two are "
-        "needed at least."
+        "With one seed, the effect of seeds on the gap cannot be separated from that of orders: at "
+        "least two are needed."
     )
 
 
@@ -79,10 +82,12 @@ def _table(table: pd.DataFrame) -> Table:
 
 
 def _advice(found: Findings) -> list[Block]:
-    """What to run next, said once for all methods it is true of."""
+    """Advice on what to run next, for each method."""
     scope = found.scope
     each = {method_label(arm[0]): advice(scope, arm) for arm in scope.arms}
-    said: list[Block] = [Prose(f"**{name}:** {words}") for name, words in each.items() if words]
+    said: list[Block] = [
+        Prose(f"**{name}:** {advice_words(known)}") for name, known in each.items() if known
+    ]
     if not said:
         return []
     intro = "**Where the next hours narrow the interval most**, each trial at the same cost:"

@@ -96,15 +96,15 @@ def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Loo
     lane = 0.13 if len(means) <= 12 else 0.07  # inches a method of an order
     row = max(lane * len(methods) + 0.08, 0.22)
     figure, axes = new_figure(0.8 + row * len(means) if named else 3.4)
-    place = {order: k if named else k + 1 for k, order in enumerate(means.index)}
+    position = {order: k if named else k + 1 for k, order in enumerate(means.index)}
     lines: list[tuple[pd.DataFrame, FloatArray, Look]] = []
     for k, method in enumerate(methods):
         aside = lane / row * (k - (len(methods) - 1) / 2) if named else 0.0
         style, own = look[method], table[table["method"] == method]
-        along = own["order"].map(place).to_numpy(dtype=float) + aside
+        along = own["order"].map(position).to_numpy(dtype=float) + aside
         single = rows[rows["method"] == method]
         if named and single["seed"].nunique() > 1:
-            dots = single["order"].map(place).to_numpy(dtype=float) + aside
+            dots = single["order"].map(position).to_numpy(dtype=float) + aside
             axes.plot(single["gap/abs"], dots, ls="none", marker=style.marker, color=style.colour,
                       alpha=0.35, ms=3, mec="none")  # fmt: skip
         points = (own["gap"], along) if named else (along, own["gap"])
@@ -160,7 +160,7 @@ def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Lo
 
 @styled
 def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, Look]) -> Figure:
-    """What becomes of the first task: its score after each task, `paths[method]` of shape `[n]`."""
+    """The score on the first task after each task, `paths[method]` of shape `[n]`."""
     figure, axes = new_figure(2.3)
     for method, path in paths.items():
         style = look[method]

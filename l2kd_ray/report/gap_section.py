@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from l2kd_ray.analysis.compare import BASELINE
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     Block,
@@ -20,6 +20,7 @@ from l2kd_ray.report.blocks import (
     text,
 )
 from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
+from l2kd_ray.report.sentences import note_words
 from l2kd_ray.report.style import Look
 
 INTERVAL = " Below a mean, its 95 % interval."
@@ -73,9 +74,9 @@ def _gap_table(
     words = ""
     if arms["gap/teacher"].notna().any():
         frame["Below teacher"] = measured(arms, "gap/teacher", "teacher/low", "teacher/high")
-        words = " Below teacher: the mean score of the teachers less the student's."
+        words = " Below teacher: the mean score of the teachers minus the student's."
     words = (
-        "Gap in points, and by task: multi-task less the end of the stream; lower is better."
+        "Gap in points, and by task: multi-task minus the end of the stream; lower is better."
         f"{INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
         + words
     )
@@ -116,7 +117,7 @@ def _task_table(found: Findings) -> list[Block]:
 
 
 def place_columns(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Beside the columns that say what a row is of, those of `places`."""
+    """Add the measured columns of `places` to the columns that identify a row."""
     frame["Gap"] = measured(rows, "gap", "gap/low", "gap/high")
     frame["Forgetting"] = measured(rows, "forgetting", "forgetting/low", "forgetting/high")
     frame["Learned"] = rows["learned"].astype(float)
@@ -125,16 +126,17 @@ def place_columns(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reasons(arms: pd.DataFrame) -> list[Block]:
-    """How far the intervals reach, or why there are none, said once for all rows it is true of."""
+    """The notes on intervals, each once for all rows that share it."""
     reasons: dict[str, list[str]] = {}
     with_baseline = BASELINE in set(arms["method"])
     for name, (_, row) in zip(row_labels(arms), arms.iterrows(), strict=True):
         if row["gap/note"]:
             what = "Interval" if pd.isna(row["gap/low"]) else "How far the intervals reach"
-            reasons.setdefault(f"**{what}:** {row['gap/note']}", []).append(name)
+            reasons.setdefault(f"**{what}:** {note_words(row['gap/note'])}", []).append(name)
         rival = with_baseline and row["method"] != BASELINE
         if rival and pd.isna(row["closed/value"]):
-            reasons.setdefault(f"**Gap closed:** {row['closed/note']}", []).append(name)
+            why = note_words(row["closed/note"])
+            reasons.setdefault(f"**Gap closed:** {why}", []).append(name)
     return [
         Prose(f"{reason}." if len(names) == len(arms) else f"{reason} ({', '.join(names)}).")
         for reason, names in reasons.items()

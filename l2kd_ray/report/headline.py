@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import pandas as pd
 
+from l2kd_ray.analysis import Note
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import interval_label, method_label, p_words, setting_label
-
-_NUMBER_OF_ORDERS = re.compile(
-    r"^((all [\d,]+|[\d,]+ of [\d,]+) orders|seeds alone, as there is no order"
-    r"|the one order that there is)[:,;]? ?"
-)
+from l2kd_ray.report.labels import count, interval_label, method_label, p_words, setting_label
+from l2kd_ray.report.sentences import note_words, qualifier
 
 
 def best_row(table: pd.DataFrame) -> pd.Series[Any] | None:
-    """The row of the smallest gap among the selected ones that are furthest; None without a gap.
+    """The row of the smallest gap among the selected rows with the most trials; None without a gap.
 
     Half-way, a method that has run only the easy orders must not win, nor one that fails on the
     hard ones: failed trials count as run, and score 0.
@@ -52,13 +48,13 @@ def headline(
 
 
 def _reach(row: pd.Series[Any]) -> str:
-    """What the mean speaks for, or why it has no interval: the note beyond the number of orders."""
-    note = str(row["gap/note"]).removeprefix("one seed: ")
-    note = _NUMBER_OF_ORDERS.sub("", note)
+    """The population that the mean holds for, or the reason why it has no interval."""
+    note: Note = row["gap/note"]
     if pd.isna(row["gap/low"]):
-        return f"; {note}" if note else ""
-    reach = note.partition(";")[0]  # what looks and failures do to it, the gap table says
-    return f" ({reach})" if reach else ""
+        words = note_words(note, counted=True)
+        return f"; {words}" if words else ""
+    words = qualifier(note.reach) if note.reach else ""  # the gap table has the rest of the note
+    return f" ({words})" if words else ""
 
 
 def _against(best: pd.Series[Any], comparisons: pd.DataFrame | None) -> list[str]:
@@ -109,16 +105,12 @@ def _scope(row: pd.Series[Any]) -> str:
 def _without_gap(table: pd.DataFrame) -> str:
     lifelong = table[~table["reference"] & table["cl/avg"].notna()]
     if lifelong.empty:
-        return "No lifelong trial is complete yet, so there is no gap to tell."
+        return "No lifelong trial is complete yet, so there is no gap to report."
     if not lifelong["selected"].any():
-        return "No setting is selected yet (that needs dev scores), so there is no gap to tell."
+        return "No setting is selected yet (that needs dev scores), so there is no gap to report."
     best = lifelong[lifelong["selected"]].sort_values(["cl/avg", "method"]).iloc[-1]
     return (
-        f"No multi-task score yet, so there is no gap to tell; **{method_label(best['method'])}** "
-        f"ends highest, at **{text(float(best['cl/avg']))} points** over {_scope(best)}."
+        "No multi-task score yet, so there is no gap to report; "
+        f"**{method_label(best['method'])}** ends highest, at "
+        f"**{text(float(best['cl/avg']))} points** over {_scope(best)}."
     )
-
-
-def count(number: int, thing: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")

@@ -65,8 +65,8 @@ def score_matrices(
 def precedence(
     maps: Mapping[str, FloatArray], sure: Mapping[str, FloatArray], tasks: Sequence[str]
 ) -> Figure:
-    """Which task widens the gap of which: row earlier task, column the task; the last row, being
-    last itself. Wider is orange with a plus, narrower blue with a minus.
+    """Effects of an earlier task (row) on the gap of a task (column); the last row is the effect of
+    being last. A wider gap is orange with a plus, a narrower one blue with a minus.
 
     Args:
         maps: by method, `[n + 1, n]` in points; NaN cells stay empty.
@@ -133,7 +133,7 @@ def gap_by_two_settings(
 
 
 def _panels(count: int, across: int, height: float) -> tuple[Figure, Any]:
-    """So many panels, each of that height in inches, what is over left out."""
+    """A grid of `count` panels, each `height` inches high; cells left over are hidden."""
     down = -(-count // across)
     figure, grid = new_figure(down * height, nrows=down, ncols=across, squeeze=False, sharey=True)
     figure.set_layout_engine("constrained", h_pad=0.09)
@@ -143,12 +143,12 @@ def _panels(count: int, across: int, height: float) -> tuple[Figure, Any]:
 
 
 def _name_columns(axes: Axes, names: Sequence[str], across: int) -> None:
-    """Names below the columns, upright where they would run into each other."""
+    """Write names below the columns, upright where they would overlap."""
     axes.set_xticks(range(len(names)), names, rotation=90 if _room(names, across) else 0)
 
 
 def _room(names: Sequence[str], across: int) -> float:
-    """Inches that names need below their columns where they stand upright; 0 where they do not."""
+    """Inches that upright names need below their columns; 0 where names are not upright."""
     longest = max(map(len, names)) * 0.075
     return longest if longest > 0.7 * WIDTH / across / len(names) else 0.0
 

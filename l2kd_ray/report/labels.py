@@ -8,7 +8,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
-from l2kd_ray.analysis import MULTITASK, SINGLE
+from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
@@ -40,14 +40,14 @@ def row_labels(table: pd.DataFrame) -> list[str]:
     several = set(table["method"][table.duplicated("method", keep=False)])
     return [
         f"{method_label(method)} ({setting_label(setting)})"
-        if method in several and setting != "{}"
+        if method in several and setting != NO_SETTING
         else method_label(method)
         for method, setting in zip(table["method"], table["setting"], strict=True)
     ]
 
 
 def task_labels(tasks: Sequence[str]) -> dict[str, str]:
-    """Tasks without the family's name that all of them begin with (`rnnlg.`)."""
+    """Tasks without the prefix that all of them share (`rnnlg.`)."""
     families = {task.partition(".")[0] for task in tasks if "." in task}
     shared = len(tasks) > 1 and len(families) == 1 and all("." in task for task in tasks)
     return {task: task.partition(".")[2] if shared else task for task in tasks}
@@ -59,11 +59,11 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
     Long orders are written in letters, one a task: `A › C › B`.
     """
     orders = list(orders)
-    tasks = sorted({task for order in orders for task in order.split(">")})
+    tasks = sorted({task for order in orders for task in order.split(SEPARATOR)})
     names, legend = task_labels(tasks), ""
 
     def label(order: str) -> str:
-        return ARROW.join(names[task] for task in order.split(">"))
+        return ARROW.join(names[task] for task in order.split(SEPARATOR))
 
     longest = max((len(label(order)) for order in orders), default=0)
     if longest > LONGEST_ORDER and len(tasks) <= len(ascii_uppercase):
@@ -83,5 +83,10 @@ def p_words(p: float) -> str:
     return f"p {shown.replace('<', '< ')}" if shown.startswith("<") else f"p = {shown}"
 
 
-def ordinal(place: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(place, f"{place}th")
+def ordinal(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")
+
+
+def count(number: int, thing: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")

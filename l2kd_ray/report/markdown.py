@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from l2kd_ray.report.blocks import Block, Document, Fold, Listing, Picture, Prose, Table
+from l2kd_ray.report.blocks import Block, Document, Fold, Listing, Picture, Prose, Table, text
 
 
 def markdown(document: Document) -> str:
@@ -35,12 +35,14 @@ def _table(table: Table) -> str:
     names = list(table.frame.columns)
     rule = ["---:" if table.is_number(name) else "---" for name in names]
     lines = [_line(map(str, names)), _line(rule)]
-    for k, cells in enumerate(table.cells()):
-        shown = [
-            f"**{_safe(cell)}**" if (k, name) in table.strong and cell else _safe(cell)
-            for name, cell in zip(names, cells, strict=True)
-        ]
-        lines.append(_line(shown))
+    for k, row in enumerate(table.rows()):
+        cells = [(name, _safe(text(value, table.digits_of(name)))) for name, value in row]
+        lines.append(
+            _line(
+                f"**{cell}**" if (k, name) in table.strong and cell else cell
+                for name, cell in cells
+            )
+        )
     return f"{table.caption}\n\n" + "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The section on robustness to the order of the tasks: every order, and every place in it."""
+"""The section on robustness to the order of the tasks: every order, and every position in it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from l2kd_ray.report.blocks import (
 )
 from l2kd_ray.report.gap_section import EACH, place_columns
 from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
+from l2kd_ray.report.sentences import CAVEATS
 from l2kd_ray.report.style import Look
 
 MOST_LISTED = 720
@@ -67,7 +68,7 @@ def _picture(found: Findings, look: Mapping[str, Look]) -> Picture:
 
 
 def _spread_table(found: Findings) -> list[Block]:
-    """How far orders spread, worst ones, and what a sample can say of those that did not run."""
+    """The spread over orders, the worst ones, and bounds for those that did not run."""
     rows = found.arms[["method", "setting"]].merge(found.orders, on=["method", "setting"])
     if rows.empty:
         return []
@@ -106,9 +107,9 @@ def _spread_table(found: Findings) -> list[Block]:
         f"tasks.{f' Tasks: {legend}.' if legend else ''}"
     )
     blocks: list[Block] = [Table("orders", caption, pd.DataFrame(columns))]
-    notes = rows[rows["note"] != ""]
+    notes = rows["note"].dropna()
     if len(notes):
-        blocks.append(Prose(f"**{str(notes['note'].iloc[0]).capitalize()}.**"))
+        blocks.append(Prose(f"**{CAVEATS[notes.iloc[0]].capitalize()}.**"))
     return [*blocks, *_assisted(found)]
 
 
@@ -167,13 +168,13 @@ def _place_table(found: Findings) -> list[Block]:
     rows.loc[last, ["forgetting", "forgetting/low", "forgetting/high"]] = np.nan
     frame = pd.DataFrame(
         {
-            "Place": [ordinal(place) for place in rows["place"].astype(int)],
+            "Position": [ordinal(place) for place in rows["place"].astype(int)],
             "Method": rows["method"].map(method_label),
         }
     )
     caption = (
-        "By place in the order, whichever task stood there: gap, forgetting, the score right after "
-        f"learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
+        "By position in the order, whichever task stood there: gap, forgetting, the score right "
+        f"after learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
     )
     table = Table("places", caption, place_columns(frame, rows))
-    return [table] if len(frame) <= MOST_OPEN else [Fold("By place in the order", (table,))]
+    return [table] if len(frame) <= MOST_OPEN else [Fold("By position in the order", (table,))]

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from html import escape
 
+import pandas as pd
+
 from l2kd_ray.report import style
 from l2kd_ray.report.blocks import (
-    NOTHING,
     Block,
     Document,
     Fold,
@@ -18,6 +19,8 @@ from l2kd_ray.report.blocks import (
     Prose,
     Section,
     Table,
+    between,
+    text,
 )
 from l2kd_ray.report.theme import CSS, SORT_JS
 
@@ -91,21 +94,20 @@ def _table(table: Table) -> str:
     head = "".join(
         f'<th scope="col" class="{kind}">{escape(str(name))}</th>' for name, kind in kinds.items()
     )
-    values = [table.frame[name].tolist() for name in table.frame.columns]
     rows = []
-    for k, cells in enumerate(table.cells()):
+    for k, row in enumerate(table.rows()):
         parts = []
-        for column, ((name, kind), cell) in enumerate(zip(kinds.items(), cells, strict=True)):
-            value = values[column][k]
-            shown = _cell(value, cell)
-            if name in table.codes and cell:
+        for column, (name, value) in enumerate(row):
+            shown = _cell(value, table.digits_of(name))
+            if name in table.codes and shown:
                 shown = f"<code>{shown}</code>"
             if (k, name) in table.strong:
                 shown = f"<strong>{shown}</strong>"
             tag = 'th scope="row"' if column == 0 else "td"
             number = value.value if isinstance(value, Measured) else value
-            known = f' data-value="{number}"' if kind == "num" and cell != NOTHING else ""
-            parts.append(f'<{tag} class="{kind}"{known}>{shown}</{tag[:2]}>')
+            known = kinds[name] == "num" and not pd.isna(number)
+            sorts_by = f' data-value="{number}"' if known else ""
+            parts.append(f'<{tag} class="{kinds[name]}"{sorts_by}>{shown}</{tag[:2]}>')
         rows.append(f"<tr>{''.join(parts)}</tr>")
     label = f"table-{table.name}"
     return (
@@ -122,12 +124,12 @@ def _kind(table: Table, name: str) -> str:
     return "num" if table.is_number(name) else ""
 
 
-def _cell(value: object, shown: str) -> str:
-    """An interval stands below its number."""
-    if isinstance(value, Measured) and "(" in shown:
-        number, interval = shown.rstrip(")").split(" (")
-        return f"{number} <small>({interval})</small>"
-    return escape(shown)
+def _cell(value: object, digits: int) -> str:
+    """A value as HTML; an interval stands below its number."""
+    if isinstance(value, Measured) and value.bounded:
+        number, interval = text(value.value, digits), between(value, digits)
+        return f"{escape(number)} <small>({escape(interval)})</small>"
+    return escape(text(value, digits))
 
 
 def _marks(words: str) -> str:

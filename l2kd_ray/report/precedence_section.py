@@ -1,4 +1,4 @@
-"""The section on precedence: whose gap is wider for having which task before it."""
+"""The section on precedence: the effect of an earlier task on the gap of a later one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def precedence_section(found: Findings) -> list[Section]:
 
 
 def _few(found: Findings) -> str:
-    """How many orders there are and how many the model needs, where they are too few; else ""."""
+    """A clause on the orders finished and needed where they are too few; else ""."""
     scope, tasks = found.scope, len(found.tasks)
     ran = min(len(scope.cells(arm).orders) for arm in scope.arms)
     possible = scope.design.possible

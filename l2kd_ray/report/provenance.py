@@ -11,8 +11,8 @@ import yaml
 
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report.blocks import Block, Fold, Listing, Prose, Section, Table
-from l2kd_ray.report.headline import count
 from l2kd_ray.report.labels import (
+    count,
     method_label,
     order_labels,
     row_labels,
@@ -24,20 +24,20 @@ MOST_TRACED = 300
 """Trials that the page itself traces; the CSV file traces all."""
 
 WORDS = (
-    "**Gap**: a task's multi-task score less its score at the end of the stream, of the same seed; "
-    "then the mean over tasks, orders and seeds.",
+    "**Gap**: a task's multi-task score minus its score at the end of the stream, of the same "
+    "seed; then the mean over tasks, orders and seeds.",
     "**Relative gap**: the mean gap over the mean multi-task score.",
     "**95 % interval**: of the mean over orders, then seeds. With all orders run, Student's t over "
     "the seeds' means; with a random sample of them, for all orders, with the spread of orders in "
-    "it; a list of orders speaks for itself only. Conditional on the test sets.",
+    "it; a list of orders holds for itself only. Conditional on the test sets.",
     "**Std of order, seed, order x seed**: roots of the variance components of the gap.",
     "**Gap closed**: 1 - gap / LAMOL's gap, on the instances that both have complete, with "
     "Fieller's interval.",
-    "**Forgetting (max)**: a task's best score on the way less its final one; **(first)**: its "
-    "score right after it was learned less its final one. The last task is not counted.",
-    "**BWT**: final score less the score right after learning, negative where forgotten.",
-    "**FWT**: score just before a task is learned less the untrained model's.",
-    "**Intransigence**: single-task score less the score right after learning.",
+    "**Forgetting (max)**: a task's best score on the way minus its final one; **(first)**: its "
+    "score right after it was learned minus its final one. The last task is not counted.",
+    "**BWT**: final score minus the score right after learning, negative where forgotten.",
+    "**FWT**: score just before a task is learned minus the untrained model's.",
+    "**Intransigence**: single-task score minus the score right after learning.",
 )
 
 
@@ -68,7 +68,7 @@ def trace_section(found: Findings) -> Section:
     table = Table(
         "trace",
         f"{cut}The stages of every final score: its student, and its evaluation on each task. A "
-        "gap is such a cell of multi-task less that of the trial of the same seed. "
+        "gap is such a cell of multi-task minus that of the trial of the same seed. "
         f"`tables/trace.csv` has every cell.{f' Orders: {legend}.' if legend else ''}",
         frame,
         codes=frozenset(["Trial", "Student", *evaluations.values()]),
@@ -78,7 +78,8 @@ def trace_section(found: Findings) -> Section:
         "Where each number comes from",
         (
             Prose(
-                "Every cell has a key, and a key tells what it is, from what, when and how long:"
+                "Every cell has a key. This command shows what a key stands for, its inputs, and "
+                "when and how long it ran:"
             ),
             Listing(f"l2kd explain {example}"),
             Fold(f"The keys of {count(len(rows), 'trial')}", (table,)),
@@ -99,7 +100,7 @@ def cost_section(
     if total.get("seconds", 0) >= 3600:
         frame["hours"] = frame.pop("seconds") / 3600
     frame.columns = pd.Index([str(name).capitalize() for name in frame.columns])
-    caption = "What the stages took. Each is counted once, however many trials share it."
+    caption = "Time of the stages. Each is counted once, however many trials share it."
     if "Unshared" in frame:
         caption += " Unshared: how many the trials would take, each by itself."
     table = Table(
@@ -112,7 +113,7 @@ def cost_section(
 
 
 def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:
-    """What a trial of each method costs beside what it is worth."""
+    """The cost of a trial of each method beside its gap."""
     rows = gap.merge(work, on=["method", "setting"], how="inner")
     columns = {
         "Method": row_labels(rows),
@@ -122,7 +123,7 @@ def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:
         "Seconds": rows["seconds"],
     }
     words = (
-        "What a trial takes alone, sharing nothing: its teachers, their decoding, replay and "
+        "Cost of a trial alone, sharing nothing: its teachers, their decoding, replay and "
         "learning, without evaluation."
     )
     frame = pd.DataFrame(columns)
@@ -167,7 +168,10 @@ def reproduce_section(study: Mapping[str, Any], command: str) -> Section:
     )
     blocks: list[Block] = [Listing(command)] if command else []
     blocks += [
-        Prose("Finished stages answer from the store: running it again computes only what is new."),
+        Prose(
+            "Finished stages are read from the store: running the study again computes only what "
+            "is new."
+        ),
         Fold("The resolved study", (Listing(resolved),)),
     ]
     return Section("How to reproduce", tuple(blocks))

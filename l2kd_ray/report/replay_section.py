@@ -1,4 +1,4 @@
-"""The section on replay: how good the samples are that a student writes of its former tasks."""
+"""The section on replay: the quality of the samples that a student generates of former tasks."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ MOST_SHOWN = 8
 LONGEST = 400
 """Characters of a sample on the page."""
 
-Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
-
-def replay_section(replay: pd.DataFrame | None, samples: Samples | None) -> list[Section]:
+def replay_section(
+    replay: pd.DataFrame | None, samples: Mapping[str, Sequence[Mapping[str, Any]]] | None
+) -> list[Section]:
     blocks: list[Block] = []
     if replay is not None and len(replay):
         table = _table(replay)
@@ -54,9 +54,9 @@ def _table(replay: pd.DataFrame) -> Table:
     for name in shares:
         frame[SHARES[name]] = rows[name].astype(float)
     caption = (
-        "What students write of their former tasks, mean over orders and seeds, by how many tasks "
-        "they have learned; from Kept on in per cent. Of what was written: valid (one answer "
-        "token), ended, duplicates. Of what was kept: its words speak of the task that it names "
+        "Samples that students generate of their former tasks, mean over orders and seeds, by how "
+        "many tasks they have learned; from Kept on in per cent. Of what was written: valid (one "
+        "answer token), ended, duplicates. Of what was kept: its words fit the task that it names "
         "(match), it is a copy of a training example, its distinct words and pairs of words. A "
         "dash: real examples."
     )

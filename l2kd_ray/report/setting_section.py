@@ -10,6 +10,7 @@ import pandas as pd
 
 from l2kd_ray.analysis import Optimism
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.names import NO_SETTING
 from l2kd_ray.report import figures, heatmaps
 from l2kd_ray.report.blocks import (
     SETTING,
@@ -28,7 +29,7 @@ from l2kd_ray.report.style import Look
 
 def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
     lifelong = found.gap[~found.gap["reference"]]
-    table = lifelong[lifelong["setting"] != "{}"].reset_index(drop=True)
+    table = lifelong[lifelong["setting"] != NO_SETTING].reset_index(drop=True)
     keys = sorted({key for setting in table["setting"] for key in json.loads(setting)})
     if not keys:
         return []
@@ -61,7 +62,7 @@ def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
 
 
 def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
-    """What selection promised on its half of the orders and seeds, and what the other half kept."""
+    """Scores of the selected settings on the selecting half and on the reported half."""
     said: list[Block] = []
     for method, one in found.items():
         words = (

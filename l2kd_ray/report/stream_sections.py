@@ -7,30 +7,29 @@ from collections.abc import Mapping
 import pandas as pd
 
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.names import SEPARATOR
 from l2kd_ray.report import figures, heatmaps
 from l2kd_ray.report.blocks import Block, Picture, Prose, Section, Table, text
 from l2kd_ray.report.labels import ARROW, method_label, ordinal, row_labels, task_labels
 from l2kd_ray.report.style import Look
 
 
-def matrix_section(found: Findings, order: str | None) -> list[Section]:
-    """R of each method: of one order where it is named or the only one, else the mean by place."""
-    rows = found.used if order is None else found.chosen
-    if order is None and rows["order"].nunique() == 1:
-        order = str(rows["order"].iloc[0])
-    if order is not None:
-        rows = rows[rows["order"] == order]
+def matrix_section(found: Findings) -> list[Section]:
+    """R of each method: of the only order, else the mean over orders by position in the order."""
+    rows = found.used
     if rows.empty:
         return []
     n = len(found.tasks)
-    if order is None:
-        columns = [ordinal(place) for place in range(1, n + 1)]
+    if rows["order"].nunique() > 1:
+        columns = [ordinal(k) for k in range(1, n + 1)]
         caption = (
-            "Mean over orders and seeds **by place in the order**: a row is the student after its "
-            "i-th task, a column its j-th task, whichever task that was."
+            "Mean over orders and seeds **by position in the order**: a row is the student after "
+            "its i-th task, a column its j-th task, whichever task that was."
         )
     else:
-        columns = [task_labels(found.tasks)[task] for task in order.split(">")]
+        columns = [
+            task_labels(found.tasks)[task] for task in rows["order"].iloc[0].split(SEPARATOR)
+        ]
         caption = (
             f"Order {ARROW.join(columns)}, mean over seeds: a row is the student after a task."
         )
@@ -41,7 +40,7 @@ def matrix_section(found: Findings, order: str | None) -> list[Section]:
     )
     picture = Picture(
         "score_matrices",
-        f"Score matrices R, a heat map a method. Tasks by their place in the order: {words}.",
+        f"Score matrices R, a heat map a method. Tasks by their position in the order: {words}.",
         f"{caption} Outlined: the task just learned; to the right of it, tasks still to come.",
         heatmaps.score_matrices(means, columns, ["untrained", *(f"after {c}" for c in columns)]),
     )

@@ -1,4 +1,4 @@
-"""How figures look, and the SVG that a page can restyle for light and dark.
+"""The style of figures, and SVG that a page can restyle for light and dark.
 
 Figures are drawn once in the light colours below. On the page each of those becomes a CSS
 variable, so that one drawing follows the reader's colour scheme; as files they stay as drawn.
@@ -67,7 +67,7 @@ RC: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Look:
-    """Of one method in every figure: colour and marker, so that neither is needed alone."""
+    """Colour and marker of one method in every figure: either alone identifies it."""
 
     colour: str
     marker: str

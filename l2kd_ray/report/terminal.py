@@ -9,8 +9,10 @@ import pandas as pd
 
 from l2kd_ray.analysis import Design, Instance, compare, results
 from l2kd_ray.analysis.trials import tasks_of
+from l2kd_ray.names import NO_SETTING
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import interval_label, row_labels, task_labels
+from l2kd_ray.report.sentences import note_words
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +25,7 @@ def terminal_table(
     failed: Collection[Instance] = (),
     stopping: bool = False,
 ) -> Table:
-    """Gap in points by method and task, mean over orders and seeds; the rest as in `compare`.
+    """A table of gaps in points by method and task; the arguments are those of `compare`.
 
     Raises:
         ValueError: `scores` is empty or is not the long form of R.
@@ -48,15 +50,15 @@ def terminal_table(
         shown.add_column(label, justify="right", overflow="fold", no_wrap="interval" in label)
     for name, (_, row) in zip(names, arms.iterrows(), strict=True):
         shown.add_row(
-            name + (" *" if row["selected"] and row["setting"] != "{}" else ""),
+            name + (" *" if row["selected"] and row["setting"] != NO_SETTING else ""),
             *(text(float(row[f"gap/{task}"])) for task in tasks),
             text(float(row["gap/abs"])),
             interval_label(row["gap/low"], row["gap/high"]),
             text(int(row["n_orders"])) if row["n_orders"] else "—",
             text(int(row["n_seeds"])),
         )
-    notes = dict.fromkeys(note for note in arms["gap/note"] if note)
-    if (arms["selected"] & (arms["setting"] != "{}")).any():
+    notes = dict.fromkeys(note_words(note) for note in arms["gap/note"] if note)
+    if (arms["selected"] & (arms["setting"] != NO_SETTING)).any():
         notes["* selected on dev"] = None
     shown.caption = "\n".join(notes) or None
     return shown

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from l2kd_ray.core.store import Store
-from l2kd_ray.study.orders import SEPARATOR, order_id
+from l2kd_ray.names import SEPARATOR
+from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.schema import Arm, RandomOrders
 from l2kd_ray.study.search import Setting, setting_id, settings_of
 from l2kd_ray.study.study import Study

@@ -9,10 +9,10 @@ from itertools import permutations
 import numpy as np
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study.schema import Orders, RandomOrders
 
 Order = tuple[str, ...]
-SEPARATOR = ">"
 
 
 def order_id(order: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.families import Family
 from l2kd_ray.families.settings import Settings
+from l2kd_ray.names import REFERENCES, SEPARATOR
 from l2kd_ray.section import Name, Section
 from l2kd_ray.tasks.spec import TaskSpec
 
@@ -203,7 +204,7 @@ class RandomOrders(Section):
 
 def _split_orders(value: object) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [item.split(">") if isinstance(item, str) else item for item in value]
+        return [item.split(SEPARATOR) if isinstance(item, str) else item for item in value]
     return value
 
 
@@ -213,11 +214,6 @@ Orders = Annotated[
     | Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)],
     BeforeValidator(_split_orders),
 ]
-
-REFERENCES = ("multitask", "single", "multilm", "teacher")
-"""What students are measured against and has no order: all tasks at once; each task alone;
-all tasks at once by the LM loss too, where a study names it among its methods; the teachers, where
-they are other models than students."""
 
 
 class ArmsOnly(Section):
@@ -292,12 +288,13 @@ class StudyConfig(ArmsOnly):
         _refuse_twice([arm.name for arm in self.methods], "methods")
         _refuse_twice([str(seed) for seed in self.replicates], "seeds")
         if isinstance(self.orders, tuple):
-            _refuse_twice([">".join(order) for order in self.orders], "orders")
+            _refuse_twice([SEPARATOR.join(order) for order in self.orders], "orders")
             for order in self.orders:
-                _refuse_twice(list(order), f"orders: {'>'.join(order)}")
+                _refuse_twice(list(order), f"orders: {SEPARATOR.join(order)}")
                 if sorted(order) != sorted(names):
                     raise ValueError(
-                        f"orders: {'>'.join(order)} is not an order of the tasks {', '.join(names)}"
+                        f"orders: {SEPARATOR.join(order)} is not an order of the tasks "
+                        f"{', '.join(names)}"
                     )
         self._check_stops()
         adaptive = self.tune.adaptive

@@ -9,8 +9,9 @@ from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest, Store
 from l2kd_ray.families import Builder, Resolved
+from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.orders import Order, order_id, orders_of, spread
-from l2kd_ray.study.schema import REFERENCES, Arm, StudyConfig
+from l2kd_ray.study.schema import Arm, StudyConfig
 from l2kd_ray.study.search import Setting, setting_id, settings_of
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.tasks.spec import Split

@@ -1,0 +1,43 @@
+"""Inputs of a report beside the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from l2kd_ray.analysis import Verdict
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The keyword arguments of `write_report` that it passes on to the sections."""
+
+    study: Mapping[str, Any]
+    """The resolved study file."""
+    planned: Mapping[str, int] = field(default_factory=dict)
+    """Progress of the study: trials, trials_done, stages, stages_done; all optional."""
+    failures: Sequence[Mapping[str, Any]] = ()
+    """Failed stages: key, kind, error, traceback."""
+    costs: pd.DataFrame | None = None
+    """One row for each kind of stage: kind, stages, seconds, and `unshared` where it is known: how
+    many stages the trials would take without sharing."""
+    work: pd.DataFrame | None = None
+    """One row for each method and setting: method, setting, and steps, tokens and seconds of a
+    trial without sharing."""
+    command: str = ""
+    """The command that runs this study again."""
+    replay: pd.DataFrame | None = None
+    """One row for each replay stage and trial: method, setting, order, seed, i (how many tasks the
+    student that wrote it had learned), written, kept, and in per cent any of valid, ended,
+    duplicates, task_match, copies, distinct_1, distinct_2."""
+    samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+    """Lines of samples.jsonl, by method: task, question and answer (or text), faults."""
+    over_examples: pd.DataFrame | None = None
+    """The bootstrap over test examples: method, setting, low, high."""
+    notes: Sequence[str] = ()
+    """Notices at the top; **strong** is marked."""
+    verdict: Verdict | None = None
+    """The stop rule's verdict at the last look."""

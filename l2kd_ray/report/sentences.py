@@ -1,0 +1,134 @@
+"""The sentences for what `analysis` returns as values: notes, advice, and a stop rule's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from l2kd_ray.analysis import (
+    Advice,
+    Caveat,
+    NoInterval,
+    Note,
+    Orders,
+    Outcome,
+    Reach,
+    Undefined,
+    Verdict,
+)
+from l2kd_ray.analysis.shares import BASELINE
+from l2kd_ray.report.labels import count
+
+QUALIFIERS = {
+    Orders.RANDOM: "drawn at random: holds for all {possible:,}",
+    Orders.WILLIAMS: "a Williams design: model-based, as if they were drawn at random",
+    Orders.LISTED: "holds for these only",
+}
+NO_FINISHED_ORDER = "no order is finished for all methods and seeds"
+UNDEFINED = {
+    Undefined.NO_COMPLETE_TRIAL: "no trial is complete with its multi-task score",
+    Undefined.NO_FINISHED_ORDER: NO_FINISHED_ORDER,
+    Undefined.RATIO_TO_ZERO: "undefined, as it is a ratio to 0",
+    Undefined.RATIO_MAY_BE_TO_ZERO: ("undefined, as the interval of what it is a share of holds 0"),
+    Undefined.IS_BASELINE: "the baseline",
+    Undefined.NO_SHARED_INSTANCE: f"no complete instance is shared with {BASELINE}",
+    Undefined.BASELINE_UNBOUNDED: f"undefined, as {BASELINE} has no interval",
+    Undefined.BASELINE_MAY_BE_ZERO: f"undefined, as the interval of {BASELINE}'s own gap holds 0",
+    Undefined.BASELINE_ABOVE_BOUND: f"undefined, as {BASELINE} ends above multi-task",
+}
+NO_INTERVAL = {
+    NoInterval.ONE_SEED: "one seed: no interval",
+    NoInterval.ONE_ORDER: "no interval, as one order shows no spread over orders",
+    NoInterval.SEEDS_DIFFER: "unfinished: the seeds have run different orders, no interval",
+}
+CAVEATS = {
+    Caveat.NO_DEV_SCORE: "no dev score is complete: no setting is selected",
+    Caveat.PROVISIONAL: "provisional: the settings share no complete instance yet",
+    Caveat.NOT_COMPARABLE: "not comparable: no instance is complete for all",
+}
+
+
+def note_words(note: Note, *, counted: bool = False) -> str:
+    """A note as one clause or more; `counted` leaves out the numbers of orders and seeds."""
+    if note.undefined is Undefined.BASELINE_UNBOUNDED:
+        why = note_words(replace(note, undefined=None), counted=counted)
+        return f"{UNDEFINED[note.undefined]} ({why})"
+    return "; ".join(_clauses(note, counted))
+
+
+def _clauses(note: Note, counted: bool) -> Iterator[str]:
+    if note.undefined:
+        yield UNDEFINED[note.undefined]
+    if note.reach and (reach := qualifier(note.reach) if counted else reach_words(note.reach)):
+        yield reach
+    if note.left_out:
+        yield f"{note.left_out} left out, as a trial failed on them"
+    if note.descriptive:
+        done, planned = note.descriptive
+        yield f"descriptive: {done} of {planned} trials, {NO_FINISHED_ORDER}"
+    if note.no_interval:
+        alone = counted and note.no_interval is NoInterval.ONE_SEED
+        yield "no interval" if alone else NO_INTERVAL[note.no_interval]
+    if note.look:
+        yield f"a planned look, level {100 * note.look:.2f} %: all looks together hold at 95 %"
+    if note.first_look:
+        yield f"no interval before the first planned look, at {note.first_look} orders"
+
+
+def reach_words(reach: Reach) -> str:
+    """The number of orders and the population that a mean over them holds for."""
+    if reach.kind is Orders.NONE:
+        return "seeds alone, as there is no order"
+    if reach.kind is Orders.ALL:
+        return f"all {reach.ran:,} orders" if reach.ran > 1 else "the one order that there is"
+    mark = ":" if reach.kind is Orders.LISTED else ","
+    return f"{reach.ran:,} of {reach.possible:,} orders{mark} {qualifier(reach)}"
+
+
+def qualifier(reach: Reach) -> str:
+    """The population that a mean over some orders holds for; "" for a mean over all."""
+    return QUALIFIERS.get(reach.kind, "").format(possible=reach.possible)
+
+
+def advice_words(advice: Advice) -> str:
+    """Advice on what to run next, with the expected half-widths."""
+    now, seeds = f"now {advice.now:.2g}", f"about {advice.more_seeds:.2g} points either side"
+    if not advice.orders:
+        return (
+            "More seeds: every order of the study has run, and only seeds can narrow the interval "
+            f"(one more: {seeds}; {now})."
+        )
+    first = "orders" if advice.more_orders < advice.more_seeds else "seeds"
+    return (
+        f"More {first}: for the cost of one more seed, {seeds} with the seed, "
+        f"{advice.more_orders:.2g} with {count(advice.orders, 'more order')} ({now})."
+    )
+
+
+def verdict_words(verdict: Verdict) -> str:
+    """A stop rule's decision, with the method, the metric and the numbers."""
+    what, eps, planned = (
+        f"{verdict.metric} of {verdict.method}",
+        f"{verdict.eps:g}",
+        verdict.planned,
+    )
+    if verdict.outcome is Outcome.ONE_SEED:
+        return f"{what}: one seed has no interval, so half_width {eps} is never reached; add seeds"
+    if verdict.look is None:
+        first = f"{verdict.finished} of the {verdict.first_look} orders of the first look"
+        return f"{what}: {first} are finished"
+    half = f"half-width {verdict.look.estimate.half_width:.3g}"
+    found = f"{what}: {half} after {verdict.look.orders} of {planned} orders"
+    final = f"all {planned} orders would leave about {verdict.final_half_width:.3g}"
+    known = verdict.seeds_needed is not None and verdict.seeds_needed > verdict.seeds
+    seeds = f"about {verdict.seeds_needed} seeds would do" if known else "add seeds"
+    if verdict.outcome is Outcome.REACHED:
+        return f"{found}, at most {eps}"
+    if verdict.outcome is Outcome.NO_ORDER_LEFT:
+        return f"{found}, above {eps}, and no planned order is left; {seeds}"
+    if verdict.outcome is Outcome.OUT_OF_REACH:
+        return (
+            f"{found}; {eps} is out of reach with {verdict.seeds} seeds: {final}, and hardly less "
+            f"than {verdict.least_half_width:.3g}; {seeds}"
+        )
+    return f"{found}, above {eps}; {final}"
