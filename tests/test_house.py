@@ -17,7 +17,7 @@ from l2kd_ray.core.stage import Stage
 ROOT = Path(l2kd_ray.__file__).parent
 # From the bottom up; rooms of one line do not know each other.
 ROOMS = [
-    {"errors"},
+    {"errors", "names"},
     {"section"},
     {"door"},
     {"tasks"},
@@ -28,7 +28,7 @@ ROOMS = [
     {"analysis"},
     {"study"},
     {"cluster"},
-    {"forecast", "mirrors", "report"},
+    {"forecast", "mirrors", "report", "testing"},
     {"api"},
     {"__init__"},
     {"doctor"},

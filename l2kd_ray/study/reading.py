@@ -14,9 +14,10 @@ from pydantic import BaseModel, ValidationError
 from l2kd_ray import door
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
+from l2kd_ray.names import REFERENCES
 from l2kd_ray.section import Section
 from l2kd_ray.study.refusal import UNKNOWN, refusal, sections_of
-from l2kd_ray.study.schema import REFERENCES, ArmsOnly, StudyConfig
+from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
 PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
 """The keys under which a study may name a plug-in."""
