@@ -17,6 +17,7 @@ from l2kd_ray.study.reading import parse_override
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
+    from l2kd_ray.study.snapshot import Snapshot
 
 BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 2, 3, 4, 130
 
@@ -75,7 +76,7 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    trials = f"{'at most ' if experiment.is_adaptive else ''}{planned.trials} trials"
+    trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
     for column in ("stages", "unshared", "shared", "stored", "to do"):
         table.add_column(column, justify="left" if column == "stages" else "right")
@@ -118,7 +119,7 @@ def sweep(
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    _show(experiment)
+    _show(experiment, ended.snapshot)
     if ended.verdict:
         print(ended.verdict)
     for failure in ended.failures:
@@ -188,19 +189,20 @@ def report(
 ) -> None:
     """Draw what is finished: tables, figures, one HTML page."""
     experiment = _load(study, overrides)
-    experiment.report(wandb=wandb)
-    _show(experiment)
+    snapshot = experiment.snapshot()
+    experiment.report(snapshot, wandb=wandb)
+    _show(experiment, snapshot)
 
 
-def _show(experiment: Experiment) -> None:
+def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     from rich.console import Console
 
     from l2kd_ray.report import terminal_table
+    from l2kd_ray.study.evidence import inference, top_k_bias
 
-    scores = experiment.scores()
-    if len(scores):
-        Console().print(terminal_table(scores, **experiment.inference()))
-        for line in experiment.top_k_bias():
+    if len(snapshot.scores):
+        Console().print(terminal_table(snapshot.scores, **inference(snapshot)))
+        for line in top_k_bias(snapshot.manifests.values()):
             print(line)
         print(f"Report: {experiment.folder}/report.html")
 

@@ -75,7 +75,7 @@ def test_keep_leaves_drops_what_nothing_reads_any_more(tiny: Any, store: Store) 
     study = tiny(methods=["lamol"], keep="leaves")
     whole = swept(tiny(methods=["lamol"]), Store(store.root + "-whole"))
     experiment = swept(study, store)
-    dropped = {model.key for model in intermediate(study.trials())}
+    dropped = {model.key for model in intermediate(plan(study.trials(), store).every)}
     assert dropped
     assert store.listing().dropped == dropped
     assert experiment.scores().equals(whole.scores())

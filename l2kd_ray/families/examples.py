@@ -22,6 +22,7 @@ class Examples(Stage):
     """
 
     kind = "examples"
+    prepares = True
     data: TaskData
     owner: str | None = None
 
