@@ -157,6 +157,10 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     cells_of: dict[tuple[str, str, str], int] = {}
     kept: list[Trial] = []
 
+    def inputs_of(stage: Stage) -> list[int]:
+        found = [visit(source) for _, source in stage.inputs()]
+        return [number for number in found if number is not None]
+
     def visit(stage: Stage) -> int | None:
         """The stage's number; None where it need not be done."""
         place = id(stage)
@@ -170,8 +174,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return numbers[key]
         if key in listing.finished and (stage.kind == "evaluate" or key not in listing.dropped):
             return None
-        sources = [visit(source) for _, source in stage.inputs()]
-        numbers[key] = trie.add(type(stage), [number for number in sources if number is not None])
+        numbers[key] = trie.add(type(stage), inputs_of(stage))
         return numbers[key]
 
     def evaluation(cell: Cell) -> int | None:
@@ -181,9 +184,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return visit(cell.stage)
         place = model.key, cell.task, cell.split
         if place not in cells_of:
-            number = visit(model)
-            assert number is not None  # it is not finished
-            cells_of[place] = trie.add(type(cell.stage), [number])
+            cells_of[place] = trie.add(type(cell.stage), inputs_of(cell.stage))
         return cells_of[place]
 
     for trial in trials:
