@@ -216,14 +216,15 @@ def explain(
 ) -> None:
     """Say what a stage computed, from what, when, by which version; or why two stages differ."""
     from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.core.reader import Reader
     from l2kd_ray.core.store import Store
     from l2kd_ray.study.explain import differences, find
 
-    store = Store(storage or DEFAULT_STORAGE)
-    found = find(store, key)
+    reader = Reader(Store(storage or DEFAULT_STORAGE))
+    found = find(reader, key)
     body: object = json.loads(found.to_json())
     if other is not None:
-        body = differences(store, found, find(store, other))
+        body = differences(reader, found, find(reader, other))
     if as_json:
         print(json.dumps(body))
         return

@@ -11,6 +11,7 @@ import pytest
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.reader import Reader
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest, Store
 from l2kd_ray.errors import InputError
@@ -119,14 +120,16 @@ def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
         obtain(trial.steps[-1][0].stage.model, store)
         return trial.steps[-1][0].stage.model.key
 
-    one, other = (find(store, last(train={"epochs": 1, "lr": lr})[:12]) for lr in (1e-3, 1e-2))
-    found = differences(store, one, other)
+    keys = [last(train={"epochs": 1, "lr": lr}) for lr in (1e-3, 1e-2)]
+    reader = Reader(store)
+    one, other = (find(reader, key[:12]) for key in keys)
+    found = differences(reader, one, other)
     assert found["training"] == {"lr": [1e-3, 1e-2]}
     assert found["start"]["training"] == {"lr": [1e-3, 1e-2]}
     assert set(found) == {"start", "training", "replay"}
-    assert differences(store, one, one) == {}
+    assert differences(reader, one, one) == {}
     with pytest.raises(InputError, match="no finished stage"):
-        find(store, "zzz")
+        find(reader, "zzz")
 
 
 def starts(store: Store) -> int:

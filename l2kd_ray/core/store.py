@@ -225,12 +225,6 @@ class Store:
     def _dropped(self, kind: str, key: str) -> bool:
         return self.read(f"{_folder(kind, key)}/{DROPPED}") is not None
 
-    def find(self, prefix: str) -> list[Manifest]:
-        """The finished stages whose key starts with `prefix`."""
-        finished = self.listing().finished
-        hits = {key: kind for key, kind in finished.items() if key.startswith(prefix)}
-        return list(self.manifests(dict(sorted(hits.items()))).values())
-
     def content(self, manifest: Manifest, name: str) -> bytes:
         """One file of a finished stage, compared with its digest. Raises: Damaged, as `fetch`."""
         data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
