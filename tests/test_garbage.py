@@ -124,9 +124,9 @@ def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
     reader = Reader(store)
     one, other = (find(reader, key[:12]) for key in keys)
     found = differences(reader, one, other)
-    assert found["training"] == {"lr": [1e-3, 1e-2]}
-    assert found["start"]["training"] == {"lr": [1e-3, 1e-2]}
-    assert set(found) == {"start", "training", "replay"}
+    assert found["optimisation"] == {"lr": [1e-3, 1e-2]}
+    assert found["start"]["optimisation"] == {"lr": [1e-3, 1e-2]}
+    assert set(found) == {"start", "optimisation", "replay"}
     assert differences(reader, one, one) == {}
     with pytest.raises(InputError, match="no finished stage"):
         find(reader, "zzz")
