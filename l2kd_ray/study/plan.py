@@ -9,14 +9,12 @@ from statistics import median
 from typing import Any
 
 from l2kd_ray.core.reader import Source
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Stage, kinds
 from l2kd_ray.core.store import Listing, Manifest
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.trial import Trial
 
-ALWAYS = ("teacher", "replay", "learn", "multitask", "evaluate")
-"""Roles that a plan counts even where the study has no such stage."""
 _LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
 
 
@@ -48,7 +46,7 @@ class Plan:
 
     trials: int
     stages: Mapping[str, Count]
-    """By role, inputs before what reads them."""
+    """By role, inputs before what reads them; then those of which the study has none."""
     every: frozenset[Stage] = field(repr=False)
     """The stages of the trials, whether or not they are in the store."""
     missing: frozenset[Stage] = field(repr=False)
@@ -83,7 +81,7 @@ def plan(trials: Iterable[Trial], source: Source) -> Plan:
                 roles[stage] = role
     stored = source.listing()
     missing = missing_stages(chosen, stored)
-    counts = {role: Count(naive[role]) for role in (*_in_sequence(roles), *ALWAYS)}
+    counts = {role: Count(naive[role]) for role in (*_in_sequence(roles), "teacher", *kinds())}
     for stage, role in roles.items():
         counts[role].unique += 1
         counts[role].stored += stage.key in stored.finished
@@ -160,9 +158,9 @@ def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:
     return missing
 
 
-def stored_examples(source: Source, kinds: Iterable[str]) -> dict[str, list[Manifest]]:
+def stored_examples(source: Source, of: Iterable[str]) -> dict[str, list[Manifest]]:
     """A few stored stages of each kind."""
-    keys: dict[str, list[str]] = {kind: [] for kind in kinds}
+    keys: dict[str, list[str]] = {kind: [] for kind in of}
     for key, kind in source.listing().finished.items():
         if kind in keys and len(keys[kind]) < _LOOKED_AT:
             keys[kind].append(key)

@@ -73,8 +73,8 @@ class Study:
 
     @property
     def builder(self) -> Builder:
-        """The builder of the references, with the study's own settings: they learn from the teachers
-        of its first method."""
+        """The builder of the references, with the study's own settings: they learn from the
+        teachers of its first method."""
         return self._builder(self._first_method, {})
 
     @property
