@@ -17,7 +17,7 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.forecast.clock import Assumptions
 from l2kd_ray.forecast.machines import Cluster
 from l2kd_ray.forecast.simulate import POLICIES, simulate
-from l2kd_ray.forecast.trie import OTHER_SECONDS, measured, trie_of, widths
+from l2kd_ray.forecast.trie import measured, trie_of, widths
 from l2kd_ray.study import load
 
 
@@ -43,7 +43,7 @@ def main() -> None:
         simulated = simulate(
             trie,
             Cluster.parse(f"head + {given.workers} x local"),
-            trie.values(by_kind, OTHER_SECONDS),
+            trie.values(trie.seconds(by_kind)),
             widths=widths(trie, study.config.scale),
             policy=policy,
             assumed=how,

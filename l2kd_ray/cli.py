@@ -18,6 +18,7 @@ from l2kd_ray.study.reading import parse_override
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
+    from l2kd_ray.study.snapshot import Snapshot
 
 BROKEN, BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -76,7 +77,7 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    trials = f"{'at most ' if experiment.is_adaptive else ''}{planned.trials} trials"
+    trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
     for column in ("stages", "unshared", "shared", "stored", "to do"):
         table.add_column(column, justify="left" if column == "stages" else "right")
@@ -119,7 +120,7 @@ def sweep(
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    _show(experiment)
+    _show(experiment, ended.snapshot)
     if ended.verdict:
         print(ended.verdict)
     for failure in ended.failures:
@@ -189,20 +190,22 @@ def report(
 ) -> None:
     """Draw what is finished: tables, figures, one HTML page."""
     experiment = _load(study, overrides)
-    experiment.report(wandb=wandb)
-    _show(experiment)
+    snapshot = experiment.snapshot()
+    experiment.report(snapshot, wandb=wandb)
+    _show(experiment, snapshot)
 
 
-def _show(experiment: Experiment) -> None:
+def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     from rich.console import Console
 
     from l2kd_ray.report import terminal_table
+    from l2kd_ray.report.sentences import top_k_words
+    from l2kd_ray.study.evidence import inference, top_k_bias
 
-    scores = experiment.scores()
-    if len(scores):
-        Console().print(terminal_table(scores, **experiment.inference()))
-        for line in experiment.top_k_bias():
-            print(line)
+    if len(snapshot.scores):
+        Console().print(terminal_table(snapshot.scores, **inference(snapshot)))
+        for bias in top_k_bias(snapshot.manifests.values()):
+            print(top_k_words(bias))
         print(f"Report: {experiment.folder}/report.html")
 
 
@@ -215,14 +218,15 @@ def explain(
 ) -> None:
     """Say what a stage computed, from what, when, by which version; or why two stages differ."""
     from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.core.reader import Reader
     from l2kd_ray.core.store import Store
     from l2kd_ray.study.explain import differences, find
 
-    store = Store(storage or DEFAULT_STORAGE)
-    found = find(store, key)
+    reader = Reader(Store(storage or DEFAULT_STORAGE))
+    found = find(reader, key)
     body: object = json.loads(found.to_json())
     if other is not None:
-        body = differences(store, found, find(store, other))
+        body = differences(reader, found, find(reader, other))
     if as_json:
         print(json.dumps(body))
         return

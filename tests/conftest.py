@@ -118,3 +118,16 @@ def local_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, resources={"driver": 100}, log_to_driver=False)
     yield
     import_module("l2kd_ray.cluster.sweep").leave()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """A real S3 server on loopback; yields what follows a bucket's URI."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
+    yield f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
+    server.stop()

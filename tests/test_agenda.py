@@ -11,7 +11,7 @@ from l2kd_ray.analysis import Outcome, results, select
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study import Study, Trial
-from l2kd_ray.study.agenda import Agenda, halves_of
+from l2kd_ray.study.agenda import Wanted, batches, design_of, halves_of, most, wanted
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 6, 12, 24
 Score = Callable[[Trial, str], float]
@@ -27,25 +27,30 @@ class Scored:
         for trial in trials:
             for cell in trial.cells:
                 value = self.score(trial, cell.split)
-                self.scores[cell.stage.key] = {cell.stage.metric: value}
+                self.scores[cell.stage.key] = {cell.stage.metric_name: value}
 
-    def manifest(self, kind: str, key: str) -> Any:
-        found = self.scores.get(key)
-        return None if found is None else type("Manifest", (), {"scores": found})()
+    def manifests(self, stages: dict[str, str]) -> Any:
+        return {
+            key: type("Manifest", (), {"scores": self.scores[key]})()
+            for key in stages
+            if key in self.scores
+        }
 
     def listing(self) -> Any:
         return type("Listing", (), {"finished": dict.fromkeys(self.scores, "evaluate")})()
 
 
-def run(study: Study, score: Score) -> tuple[list[list[Trial]], Agenda, Scored]:
-    """Every batch of the agenda, done as it is asked for."""
-    store = Scored(score)
-    agenda = Agenda(study, store)  # type: ignore[arg-type]
-    batches = []
-    for batch in agenda.batches():
-        store.run(batch)
-        batches.append(batch)
-    return batches, agenda, store
+def run(study: Study, score: Score) -> tuple[list[list[Trial]], Wanted, Scored]:
+    """Every batch of the agenda, done as it is asked for; what it has come to then."""
+    store: Any = Scored(score)
+    done = []
+    for batch in batches(study, store):
+        store.run(batch.trials)
+        done += [list(batch.trials)] if batch.trials else []
+    found = wanted(study, store)
+    assert found.complete
+    assert found.trials == [trial for trials in done for trial in trials]
+    return done, found, store
 
 
 def orders_in(trials: list[Trial]) -> set[str]:
@@ -67,19 +72,19 @@ def four(tiny: Any) -> Callable[..., Study]:
 
 def test_without_a_rule_everything_is_one_batch(four: Any) -> None:
     study = four()
-    assert list(Agenda(study, Scored(lambda *_: 0.0)).batches()) == [study.trials()]  # type: ignore[arg-type]
+    nothing: Any = Scored(lambda *_: 0.0)
+    assert [batch.trials for batch in batches(study, nothing)] == [study.trials()]
+    assert not wanted(study, nothing).complete
 
 
 def test_a_narrow_interval_stops_at_the_first_look(four: Any) -> None:
     study = four(tune={"stop": {"half_width": 5.0}})
-    batches, agenda, store = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
-    assert len(batches) == 1
-    assert orders_in(batches[0]) == set(agenda.design.orders[:6])
-    assert agenda.verdict is not None
-    assert agenda.verdict.stop
-    again = Agenda(study, store)  # type: ignore[arg-type]
-    assert again.trials() == batches[0]  # asked again, it is still enough
-    assert len(again.most()) == 24 * 3 + 6
+    done, found, _ = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
+    assert len(done) == 1
+    assert orders_in(done[0]) == set(design_of(study).orders[:6])
+    assert found.verdict is not None
+    assert found.verdict.stop
+    assert len(most(study)) == 24 * 3 + 6
 
 
 def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
@@ -88,11 +93,11 @@ def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
     def seeds_differ(trial: Trial, split: str) -> float:
         return 90.0 if not trial.order else 50.0 + 5 * trial.seed.train + noise(trial)
 
-    batches, agenda, _ = run(study, seeds_differ)
-    assert [len(orders_in(batch)) for batch in batches] == [6, 6, 12]
-    assert agenda.verdict is not None
-    assert not agenda.verdict.stop
-    assert agenda.verdict.outcome is Outcome.NO_ORDER_LEFT
+    done, found, _ = run(study, seeds_differ)
+    assert [len(orders_in(batch)) for batch in done] == [6, 6, 12]
+    assert found.verdict is not None
+    assert not found.verdict.stop
+    assert found.verdict.outcome is Outcome.NO_ORDER_LEFT
 
 
 def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
@@ -103,20 +108,18 @@ def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
             return 90.0
         return {0.1: 10.0, 0.5: 60.0, 0.6: 60.2}[trial.setting["replay.ratio"]] + noise(trial)
 
-    batches, agenda, store = run(study, small_is_bad)
-    ran = [{t.setting["replay.ratio"] for t in batch if t.order} for batch in batches]
+    done, found, store = run(study, small_is_bad)
+    ran = [{t.setting["replay.ratio"] for t in batch if t.order} for batch in done]
     assert ran[0] == {0.1, 0.5, 0.6}
     assert 0.1 not in ran[1]
     assert ran[1] == {0.5, 0.6}  # alike: neither is given up on noise
-    assert agenda.dropped["lamol"]['{"replay.ratio": 0.1}'] == 6
-    again = Agenda(study, store)  # type: ignore[arg-type]
-    assert len(again.trials()) == sum(map(len, batches))
+    assert found.dropped["lamol"]['{"replay.ratio": 0.1}'] == 6
 
-    scores = study.scores(store, again.trials())  # type: ignore[arg-type]
-    chosen = select(results(again.selectable(scores), ["replay.ratio"], split="dev"))
+    scores = study.scores(store, found.trials)  # type: ignore[arg-type]
+    chosen = select(results(found.selectable(scores), ["replay.ratio"], split="dev"))
     best = chosen.loc[chosen["selected"] & (chosen["method"] == "lamol"), "setting"]
     assert best.tolist() == ['{"replay.ratio": 0.6}']
-    assert set(again.selectable(scores)["setting"]) == set(scores["setting"])  # test scores stay
+    assert set(found.selectable(scores)["setting"]) == set(scores["setting"])  # test scores stay
 
 
 def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> None:
@@ -133,16 +136,16 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
         best_on_dev = trial.setting["replay.ratio"] == 0.5
         return 60.0 if best_on_dev == (split == "dev") else 40.0
 
-    batches, agenda, _ = run(study, score)
+    done, _, _ = run(study, score)
     split = halves_of(study)
-    first, second = ([t for t in batch if t.order] for batch in batches)
+    first, second = ([t for t in batch if t.order] for batch in done)
     assert {t.setting["replay.ratio"] for t in first} == {0.1, 0.5}
     assert {t.setting["replay.ratio"] for t in second} == {0.5}  # by dev, though test says else
     assert orders_in(first) == set(split.select.orders)
     assert orders_in(second) == set(split.report.orders)
     assert not orders_in(first) & orders_in(second)
     assert not {str(t.seed) for t in first} & {str(t.seed) for t in second}
-    assert len(agenda.most()) == sum(map(len, batches))
+    assert len(most(study)) == sum(map(len, done))
 
 
 @pytest.mark.parametrize(

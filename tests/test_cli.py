@@ -97,8 +97,7 @@ def test_the_multitask_bound_had_two_workers(swept: Path) -> None:
     store = Store(str(swept / "results"))
     worlds = {
         manifest.kind: manifest.environment["world_size"]
-        for key in sorted(store.listing().finished)
-        for manifest in store.find(key)
+        for manifest in store.manifests(store.listing().finished).values()
     }
     assert worlds["multitask"] == 2
     assert worlds["learn"] == 1

@@ -23,8 +23,9 @@ from l2kd_ray.core.execute import execute, obtain
 from l2kd_ray.core.stage import CURVE, Context, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.families.language.stages.learn import Learn
-from l2kd_ray.families.language.stages.replay import SAMPLES
+from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.language.stages.learn import Learn, Multitask
+from l2kd_ray.families.language.stages.replay import SAMPLES, Replay
 from l2kd_ray.study.schema import Scale, Workers
 
 # No dropout: then one worker and two differ by rounding alone.
@@ -113,7 +114,7 @@ def test_workers_share_out_what_is_generated(tiny: Any, tmp_path: Path, local_ra
     for run, workers in (EXECUTORS["inline"], EXECUTORS["train"]):
         store = Store(str(tmp_path / str(workers)))
         prepare(replay, store)
-        scores = run(Job(replay, Scale(replay=Workers(workers=workers)).of("replay"), 60.0), store)
+        scores = run(Job(replay, Scale(replay=Workers(workers=workers)).of(Replay), 60.0), store)
         samples = store.fetch(replay.kind, replay.key) / SAMPLES
         texts[workers] = samples.read_text(), scores
     assert texts[1] == texts[2]
@@ -122,9 +123,9 @@ def test_workers_share_out_what_is_generated(tiny: Any, tmp_path: Path, local_ra
 
 def test_a_stage_that_cannot_be_distributed_is_not() -> None:
     scale = Scale(workers=4, multitask=Workers(workers=(2, 8)))
-    assert scale.of("evaluate").workers == 1
-    assert scale.of("learn").workers == 4
-    assert scale.of("multitask").maximum == 8
+    assert scale.of(Evaluate).workers == 1
+    assert scale.of(Learn).workers == 4
+    assert scale.of(Multitask).maximum == 8
 
 
 @dataclass(frozen=True, eq=False)

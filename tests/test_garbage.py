@@ -11,6 +11,7 @@ import pytest
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.reader import Reader
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest, Store
 from l2kd_ray.errors import InputError
@@ -75,7 +76,7 @@ def test_keep_leaves_drops_what_nothing_reads_any_more(tiny: Any, store: Store) 
     study = tiny(methods=["lamol"], keep="leaves")
     whole = swept(tiny(methods=["lamol"]), Store(store.root + "-whole"))
     experiment = swept(study, store)
-    dropped = {model.key for model in intermediate(study.trials())}
+    dropped = {model.key for model in intermediate(plan(study.trials(), store).every)}
     assert dropped
     assert store.listing().dropped == dropped
     assert experiment.scores().equals(whole.scores())
@@ -119,14 +120,16 @@ def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
         obtain(trial.steps[-1][0].stage.model, store)
         return trial.steps[-1][0].stage.model.key
 
-    one, other = (find(store, last(train={"epochs": 1, "lr": lr})[:12]) for lr in (1e-3, 1e-2))
-    found = differences(store, one, other)
+    keys = [last(train={"epochs": 1, "lr": lr}) for lr in (1e-3, 1e-2)]
+    reader = Reader(store)
+    one, other = (find(reader, key[:12]) for key in keys)
+    found = differences(reader, one, other)
     assert found["optimisation"] == {"lr": [1e-3, 1e-2]}
     assert found["start"]["optimisation"] == {"lr": [1e-3, 1e-2]}
     assert set(found) == {"start", "optimisation", "replay"}
-    assert differences(store, one, one) == {}
+    assert differences(reader, one, one) == {}
     with pytest.raises(InputError, match="no finished stage"):
-        find(store, "zzz")
+        find(reader, "zzz")
 
 
 def starts(store: Store) -> int:

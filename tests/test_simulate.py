@@ -12,8 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.language.stages.replay import Replay
 from l2kd_ray.forecast.clock import Assumptions
 from l2kd_ray.forecast.forecast import forecast, parse_assumptions, parse_duration, parse_money
 from l2kd_ray.forecast.machines import Cluster, Prices
@@ -24,7 +28,7 @@ from l2kd_ray.study import plan
 AT_ONCE = Assumptions(boot_s=0, idle_s=1e9, preempted_per_hour=0, start_s=0)
 
 
-def trie(*inputs: tuple[int, ...], kind: str = "learn") -> Trie:
+def trie(*inputs: tuple[int, ...], kind: type[Stage] = Learn) -> Trie:
     made = Trie()
     for sources in inputs:
         made.add(kind, sources)
@@ -105,7 +109,7 @@ def works(draw: st.DrawFn) -> tuple[Trie, list[float], list[int]]:
     made = Trie()
     for number in range(count):
         sources = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
-        made.add(draw(st.sampled_from(["learn", "evaluate"])), sources)
+        made.add(draw(st.sampled_from([Learn, Evaluate])), sources)
     made.trials, made.names = [np.arange(count)], [("a", "1")]
     seconds = draw(st.lists(st.integers(1, 4000), min_size=count, max_size=count))
     widths = draw(st.lists(st.sampled_from([1, 1, 2]), min_size=count, max_size=count))
@@ -166,7 +170,7 @@ def test_a_preempted_training_loses_at_most_what_came_after_its_checkpoint() -> 
     assert saved.preemptions > 3
     assert saved.lost_s <= 10 * saved.preemptions
     calm = Assumptions(**{**how, "preempted_per_hour": 0.2}, checkpoint_s=10)
-    unsaved = run(trie((), kind="replay"), seconds, cluster, assumed=calm)
+    unsaved = run(trie((), kind=Replay), seconds, cluster, assumed=calm)
     assert unsaved.lost_s == pytest.approx(unsaved.makespan_s - 20_000)
 
 
@@ -219,7 +223,9 @@ def test_replicates_are_what_one_by_one_they_would_be(
     assert sorted(taken.names) == sorted(exact.names)
     how = {"assumed": AT_ONCE, "policy": "critical"}
     spans = [
-        run(t, t.values({}, 10.0).tolist(), "head + 3 x local", **how).makespan_s
+        run(
+            t, t.values(dict.fromkeys(t.kinds, 10.0)).tolist(), "head + 3 x local", **how
+        ).makespan_s
         for t in (exact, taken)
     ]
     assert spans[0] == spans[1]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,6 @@ import pytest
 
 from l2kd_ray.core.store import Damaged, Manifest, Store
 from l2kd_ray.errors import InputError
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """A real S3 server on loopback; yields what follows a bucket's URI."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
-    yield f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-    server.stop()
 
 
 @pytest.fixture(params=["local", "memory", "s3"])
@@ -64,7 +49,9 @@ def test_what_is_published_is_read_back(any_store: Store, tmp_path: Path) -> Non
     assert (folder / "model.bin").read_text() == "weights"
     assert (folder / "deep" / "more.json").read_text() == "{}"
     assert any_store.listing().finished == {published.key: "learn"}
-    assert any_store.find(published.key[:6]) == [published]
+    asked = {published.key: "learn", "cd" * 16: "learn"}
+    assert any_store.manifests(asked) == {published.key: published}
+    assert any_store.content(published, "model.bin") == b"weights"
 
 
 def test_the_first_manifest_stays(any_store: Store, tmp_path: Path) -> None:
@@ -98,6 +85,24 @@ def test_a_damaged_file_is_found_said_and_withdrawn(
     assert fresh.manifest("learn", published.key) is None
     assert "will be computed again" in capsys.readouterr().out
     assert fresh.publish(manifest(attempt="two"), files(tmp_path / "out")).attempt == "two"
+
+
+def test_a_single_file_is_compared_with_its_digest(any_store: Store, tmp_path: Path) -> None:
+    published = any_store.publish(manifest(), files(tmp_path / "out"))
+    any_store.write(f"stages/learn/ab/{published.key}/one/model.bin", b"weighty")
+    with pytest.raises(Damaged, match=r"model\.bin is altered"):
+        any_store.content(published, "model.bin")
+    assert any_store.manifest("learn", published.key) is None
+
+
+def test_a_file_that_was_dropped_meanwhile_is_not_withdrawn(
+    any_store: Store, tmp_path: Path
+) -> None:
+    published = any_store.publish(manifest(), files(tmp_path / "out"))
+    any_store.drop_files("learn", published.key)
+    with pytest.raises(Damaged, match=r"model\.bin is missing"):
+        any_store.content(published, "model.bin")
+    assert any_store.manifest("learn", published.key) == published
 
 
 def test_an_altered_manifest_is_no_manifest(any_store: Store, tmp_path: Path) -> None:

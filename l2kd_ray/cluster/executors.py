@@ -34,7 +34,7 @@ class Job:
 
     @classmethod
     def of(cls, stage: Stage, scale: Scale) -> Job:
-        return cls(stage, scale.of(stage.kind), scale.checkpoint_seconds)
+        return cls(stage, scale.of(stage), scale.checkpoint_seconds)
 
     @property
     def distributed(self) -> bool:

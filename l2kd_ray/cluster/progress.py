@@ -16,10 +16,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.study.plan import ROLES
 
 _LINE_EVERY_S = 10.0
-_KINDS = tuple("learn" if role == "teacher" else role for role in ROLES if role != "learn")
 
 
 class Display:
@@ -66,7 +64,7 @@ class Display:
     def _kinds(self, progress: dict[str, Any]) -> Iterable[tuple[str, int, int, int]]:
         """(kind, done, total, running) of the kinds that have stages at all."""
         done, running = progress["done"], progress["running"]
-        for kind in _KINDS:
+        for kind in sorted({*self._totals, *done, *running}):
             total = max(self._totals[kind], done.get(kind, 0) + running.get(kind, 0))
             if total:
                 yield kind, done.get(kind, 0), total, running.get(kind, 0)

@@ -29,11 +29,14 @@ from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
+from l2kd_ray.core.reader import Reader
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.study import Study, Trial, plan
+from l2kd_ray.study import Study, Trial
+from l2kd_ray.study.agenda import Wanted, batches
 from l2kd_ray.study.garbage import droppable
+from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.schema import Arm, Range
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import Settings
@@ -59,64 +62,59 @@ class Outcome:
 
 def sweep(
     study: Study,
-    store: Store,
-    batches: Iterable[Sequence[Trial]] | None = None,
+    reader: Reader,
     *,
-    failed: set[str] | None = None,
     known: Settings | None = None,
     cut: Settings | None = None,
     address: str = LOCAL,
     seconds: float = math.inf,
 ) -> Outcome:
-    """Run every stage that the study needs and the store has not.
+    """Run every stage that the study needs and the store has not; `reader` is renewed after work.
 
-    `batches`: the trials, in parts (default: in one); the next part is asked for when the former
-    is done, and `failed` then has the keys of the stages that failed. `known`: what an adaptive
-    search has tried before, and `cut` what ASHA cut of it; it goes on from there. `address`: of a
-    Ray cluster to join; by default a Ray of our own on this machine, which ends with the sweep.
-    `seconds`: after which the sweep ends, whatever it has.
+    `known`: what an adaptive search has tried before, and `cut` what ASHA cut of it; it goes on
+    from there. `address`: of a Ray cluster to join; by default a Ray of our own on this machine,
+    which ends with the sweep. `seconds`: after which the sweep ends, whatever it has.
 
     Raises: InputError where there is no such cluster, or a stage asks for more than there is.
     """
-    adaptive = study.config.tune.adaptive and bool(study.config.search)
-    every = study.trials(known or {}) if adaptive else study.trials()
-    missing = plan(every, store).missing
-    if not missing and not (adaptive and _open_searches(study, known or {}, cut or {})):
+    store, known, cut = reader.store, known or {}, cut or {}
+    every = study.trials(known) if study.is_adaptive else study.trials()
+    missing = missing_stages(every, reader.listing())
+    if not missing and not (study.is_adaptive and _open_searches(study, known, cut)):
         return Outcome()
     for module in door.modules():  # a plug-in's file is not there on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
     settings, given_up = None, dict[str, list[Setting]]()
+    failed: set[str] = set()
+    parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
     with _on_demand(study, store, address, every, missing) as start:
-        for trials in batches if batches is not None else [every]:
-            done += trials
-            _finish(study, store, start, trials, deadline, failed)
+        for part in parts:
+            done += part.trials
+            failed.update(_finish(study, reader, start, part.trials, deadline))
             if time.monotonic() >= deadline:
                 break  # what is next is not to be decided from half a batch
-        if adaptive and time.monotonic() < deadline:
+        if study.is_adaptive and time.monotonic() < deadline:
             pool, cpus = start()
             with Display(pool, (), open_ended=True):
-                settings, given_up = _search(study, store, pool, known or {}, cut or {}, cpus)
+                settings, given_up = _search(study, reader, pool, known, cut, cpus)
+            reader.renew()
         started = start.cache_info().currsize > 0
         failures = ray.get(start()[0].progress.remote())["failures"] if started else []
     done = study.trials(settings) if settings is not None else done
-    late = time.monotonic() >= deadline and bool(plan(done, store).missing)
-    return Outcome(settings, given_up, failures or ([] if late else _unfinished(done, store)), late)
+    left = missing_stages(done, reader.listing())
+    late = time.monotonic() >= deadline and bool(left)
+    return Outcome(settings, given_up, failures or ([] if late else _unfinished(left)), late)
 
 
 def _finish(
-    study: Study,
-    store: Store,
-    start: Any,
-    trials: Sequence[Trial],
-    deadline: float,
-    failed: set[str] | None,
-) -> None:
-    """Run one part of the trials."""
-    missing = plan(trials, store).missing
+    study: Study, reader: Reader, start: Any, trials: Sequence[Trial], deadline: float
+) -> set[str]:
+    """Run one part of the trials; the keys of the stages that have failed so far."""
+    missing = missing_stages(trials, reader.listing())
     unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
     if not unfinished:
-        return
+        return set()
     pool, cpus = start()
     left = deadline - time.monotonic()
     if math.isinf(cpus):
@@ -125,8 +123,8 @@ def _finish(
     with Display(pool, missing):
         names = tune.grid_search([_name(trial) for trial in unfinished])
         _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
-    if failed is not None:
-        failed.update(f.key for f in ray.get(pool.progress.remote())["failures"])
+    reader.renew()
+    return {failure.key for failure in ray.get(pool.progress.remote())["failures"]}
 
 
 @contextmanager
@@ -153,9 +151,8 @@ def _show_demand(pool: Any, stages: Sequence[Stage]) -> None:
         pool.expect.remote(stages[start : start + _TOLD_AT_ONCE])
 
 
-def _unfinished(trials: Sequence[Trial], store: Store) -> list[Failure]:
+def _unfinished(left: Iterable[Stage]) -> list[Failure]:
     """Stages that are missing though none is known to have failed: a sweep that ends says so."""
-    left = plan(trials, store).missing
     return [
         Failure(
             stage.kind, stage.key, "it was not done", "The sweep ended before it: run it again."
@@ -281,7 +278,8 @@ def _readers(
     """The stages to do that read each model which may be dropped after them (`keep: leaves`)."""
     if study.config.keep == "all":
         return {}
-    readers = {model.key: set[str]() for model in droppable(study, store, trials)}
+    stages = {stage for trial in trials for stage in trial.stages()}
+    readers = {model.key: set[str]() for model in droppable(study, store, stages)}
     for stage in missing:
         for _, source in stage.inputs():
             if source.key in readers:
@@ -380,7 +378,7 @@ def _open_searches(study: Study, known: Settings, cut: Settings) -> dict[str, in
 
 
 def _search(
-    study: Study, store: Store, pool: Any, known: Settings, cut: Settings, cpus: float
+    study: Study, reader: Reader, pool: Any, known: Settings, cut: Settings, cpus: float
 ) -> tuple[dict[str, list[Setting]], dict[str, list[Setting]]]:
     """Adaptive search, an arm after another: Optuna proposes settings (by its model, or at random),
     each is run on every (order, seed), and its mean dev score is told back, with ASHA after each
@@ -399,7 +397,7 @@ def _search(
         rewards = {
             number: reward
             for number, setting in enumerate(former)
-            if math.isfinite(reward := _reward(study, store, arm, setting))
+            if math.isfinite(reward := _reward(study, reader, arm, setting))
         }
         told: dict[str, Any] = {
             "points_to_evaluate": [
@@ -464,17 +462,14 @@ def _cutting(study: Study) -> dict[str, Any]:
     return {"scheduler": halving}
 
 
-def _reward(study: Study, store: Store, arm: Arm, setting: Setting) -> float:
-    """The mean dev score of a setting that was tried before."""
+def _reward(study: Study, reader: Reader, arm: Arm, setting: Setting) -> float:
+    """The mean dev score of a setting that was tried before; NaN where one is not there."""
     finals = [trial.steps[-1] for trial in study.instances(arm, setting)]
-    manifests = [
-        (cell, store.manifest(cell.stage.kind, cell.stage.key))
-        for step in finals
-        for cell in step
-        if cell.split == "dev"
-    ]
-    scores = [manifest.scores[cell.stage.metric_name] for cell, manifest in manifests if manifest]
-    return mean(scores) if len(scores) == len(manifests) else float("nan")
+    stages = [cell.stage for step in finals for cell in step if cell.split == "dev"]
+    found = reader.manifests({stage.key: stage.kind for stage in stages})
+    if not all(stage.key in found for stage in stages):
+        return float("nan")
+    return mean(found[stage.key].scores[stage.metric_name] for stage in stages)
 
 
 def _distribution(space: Range) -> Any:

@@ -66,6 +66,9 @@ class Stage:
     """Raised when the same fields would give another result."""
     distributable: ClassVar[bool] = False
     """Whether more than one worker may run it."""
+    prepares: ClassVar[bool] = False
+    """Whether it only gathers what methods start from (data, an untrained model): it needs no GPU,
+    and is no part of what a method costs."""
     default_seconds: ClassVar[float] = 60.0
     """Assumed run time where neither the user nor the store says anything."""
     default_bytes: ClassVar[float] = 1e6
@@ -121,6 +124,17 @@ class Stage:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def kinds() -> list[str]:
+    """Every kind of stage that this process has a class of, sorted."""
+    found, waiting = set(), [*Stage.__subclasses__()]
+    while waiting:
+        one = waiting.pop()
+        waiting += one.__subclasses__()
+        if kind := getattr(one, "kind", None):
+            found.add(kind)
+    return sorted(found)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import wraps
@@ -35,6 +36,8 @@ MANIFEST = "manifest.json"
 DROPPED = "dropped"
 _CHUNK = 1 << 20
 _OBJECT_STORES = ("s3", "gcs")  # no folders there: each that is made is a request a level
+SIDE_BY_SIDE = 16
+"""Small files that are read at a time: of a remote storage each costs a round trip or two."""
 
 
 class Damaged(RuntimeError):
@@ -190,6 +193,13 @@ class Store:
             self.withdraw(Damaged(kind, key, "the manifest is torn or altered"))
             return None
 
+    def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
+        """The manifests of those of `stages` (key -> kind) that are finished, by key, in their
+        sequence; read side by side."""
+        with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
+            found = threads.map(self.manifest, stages.values(), stages.keys())
+            return {one.key: one for one in found if one is not None}
+
     def listing(self) -> Listing:
         """Every finished stage, by one listing of the storage."""
         finished, dropped = {}, set()
@@ -215,20 +225,27 @@ class Store:
     def _dropped(self, kind: str, key: str) -> bool:
         return self.read(f"{_folder(kind, key)}/{DROPPED}") is not None
 
-    def find(self, prefix: str) -> list[Manifest]:
-        """The finished stages whose key starts with `prefix`."""
-        finished = self.listing().finished
-        hits = [(kind, key) for key, kind in finished.items() if key.startswith(prefix)]
-        return [found for kind, key in sorted(hits) if (found := self.manifest(kind, key))]
+    def content(self, manifest: Manifest, name: str) -> bytes:
+        """One file of a finished stage, compared with its digest. Raises: Damaged, as `fetch`."""
+        data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
+        if data is None:
+            raise self._withdrawn(manifest, f"{name} is missing")
+        if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
+            raise self._withdrawn(
+                manifest, f"{name} is altered: its digest is not the published one"
+            )
+        return data
 
-    def fetch(self, kind: str, key: str) -> Path:
+    def fetch(self, kind: str, key: str, manifest: Manifest | None = None) -> Path:
         """A local folder with the stage's files, each compared with its digest.
+
+        `manifest`: the stage's, where it has been read before.
 
         Raises:
             Damaged: the stage is not there, or a file of it is not what was published. It has
                 been withdrawn, and whoever needs it computes it again.
         """
-        manifest = self.manifest(kind, key)
+        manifest = manifest or self.manifest(kind, key)
         if manifest is None:
             raise Damaged(kind, key, "it is not in the store")
         if self._dropped(kind, key):
@@ -250,11 +267,7 @@ class Store:
                 problem = f"{name} is altered: its digest is not the published one"
             else:
                 continue
-            damage = Damaged(kind, key, problem)
-            current = self.manifest(kind, key)
-            if current == manifest and not self._dropped(kind, key):  # nobody was quicker
-                self.withdraw(damage)
-            raise damage
+            raise self._withdrawn(manifest, problem)
         self._verified[key, manifest.attempt] = folder
         if not self.is_local:
             _copies.keep(self.root, key, manifest.attempt, folder)
@@ -289,6 +302,14 @@ class Store:
         """Take a damaged stage's manifest away: the stage is not finished any more."""
         print(f"store: {damage}; it will be computed again", flush=True)
         self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
+
+    def _withdrawn(self, manifest: Manifest, problem: str) -> Damaged:
+        """The error to raise; the stage is withdrawn unless somebody was quicker."""
+        kind, key = manifest.kind, manifest.key
+        damage = Damaged(kind, key, problem)
+        if self.manifest(kind, key) == manifest and not self._dropped(kind, key):
+            self.withdraw(damage)
+        return damage
 
     # Checkpoints of a stage that has not ended
 

@@ -7,10 +7,9 @@ from heapq import heappop, heappush
 
 import numpy as np
 
+from l2kd_ray.core.stage import TrainingStage
 from l2kd_ray.forecast.machines import Cluster, Group
 from l2kd_ray.forecast.trie import Trie
-
-_SAVES = ("learn", "multitask")  # the kinds whose loop keeps checkpoints
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,8 @@ class Clock:
         self.trie, self.cluster, self.seconds = trie, cluster, seconds
         self.slots, self.widths, self.rank, self.how = slots, widths, rank, assumed
         self.random = np.random.default_rng(assumed.seed)
-        self.saves = [kind in _SAVES for kind in trie.kinds]
+        saves = {kind: issubclass(one, TrainingStage) for kind, one in trie.classes.items()}
+        self.saves = [saves[kind] for kind in trie.kinds]  # whose loop keeps checkpoints
         self.waits_for = [len(inputs) for inputs in trie.inputs]
         self.readers = readers_of(trie)
         self.now, self.number, self.left = 0.0, 0, len(trie)

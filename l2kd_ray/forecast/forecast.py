@@ -12,21 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.reader import Source
 from l2kd_ray.errors import InputError
 from l2kd_ray.forecast.clock import Assumptions
 from l2kd_ray.forecast.machines import Cluster
 from l2kd_ray.forecast.simulate import POLICIES, Forecast, complete_by, simulate
-from l2kd_ray.forecast.trie import (
-    BYTES,
-    OTHER_BYTES,
-    OTHER_SECONDS,
-    SECONDS,
-    Trie,
-    measured,
-    trie_of,
-    widths,
-)
+from l2kd_ray.forecast.trie import Trie, measured, trie_of, widths
 from l2kd_ray.study.study import Study
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -107,7 +98,7 @@ class Prospect:
 
 def forecast(
     study: Study,
-    store: Store,
+    source: Source,
     cluster: Cluster,
     *,
     deadline_s: float | None = None,
@@ -123,16 +114,14 @@ def forecast(
 
     Raises: InputError if a stage does not fit the cluster.
     """
-    trie = trie_of(study, store)
-    kinds = set(trie.kinds)
-    known_s, known_bytes = measured(store, kinds)
+    trie = trie_of(study, source)
+    known_s, known_bytes = measured(source, trie.classes)
     given = dict(seconds or {})
-    by_kind = {k: given.get(k, known_s.get(k, SECONDS.get(k, OTHER_SECONDS))) for k in kinds}
-    source = {k: "given" if k in given else "store" if k in known_s else "assumed" for k in kinds}
+    by_kind = trie.seconds({**known_s, **given})
+    origin = {k: "given" if k in given else "store" if k in known_s else "assumed" for k in by_kind}
     how = replace(assumed or Assumptions(), checkpoint_s=study.config.scale.checkpoint_seconds)
-    took = trie.values(by_kind, OTHER_SECONDS)
-    sizes = trie.values({**BYTES, **known_bytes}, OTHER_BYTES)
-    slots = _slots(study, cluster, kinds)
+    took, sizes = trie.values(by_kind), trie.values(trie.bytes(known_bytes))
+    slots = _slots(study, cluster, trie)
     courses = []
     for policy in POLICIES:
         try:
@@ -157,7 +146,7 @@ def forecast(
         len(trie.trials),
         len({order for order, _ in trie.names if order}),
         by_kind,
-        source,
+        origin,
         how,
         [f"Taken to be so: {trie.assumed}."] if trie.assumed else [],
         courses,
@@ -190,9 +179,9 @@ def _course(
     )
 
 
-def _slots(study: Study, cluster: Cluster, kinds: set[str]) -> list[int]:
-    """Workers per machine of each group, for the largest worker that any kind requests."""
-    asked = [study.config.scale.of(kind) for kind in kinds]
+def _slots(study: Study, cluster: Cluster, trie: Trie) -> list[int]:
+    """Workers that a machine of each group holds: of the largest that any kind asks for."""
+    asked = [study.config.scale.of(stage) for stage in trie.classes.values()]
     cpus = max((workers.cpus_per_worker for workers in asked), default=1)
     gpus = max((workers.gpus_per_worker for workers in asked), default=0)
     slots = [group.machine.slots(cpus, gpus) for group in cluster.groups]

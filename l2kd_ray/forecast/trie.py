@@ -13,30 +13,14 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
+from l2kd_ray.core.reader import Source
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Listing, Store
+from l2kd_ray.core.store import Listing
 from l2kd_ray.study.plan import stored_examples
 from l2kd_ray.study.schema import Scale
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Cell, Trial
 
-SECONDS: Mapping[str, float] = {
-    "examples": 20,
-    "tokenizer": 60,
-    "tokens": 20,
-    "initial": 20,
-    "learn": 600,
-    "annotate": 60,
-    "decode": 300,
-    "replay": 120,
-    "importance": 60,
-    "multitask": 3000,
-    "evaluate": 30,
-}
-"""Assumed seconds of a stage of a kind, if neither the user nor the store has a time."""
-BYTES: Mapping[str, float] = {"learn": 5e8, "multitask": 5e8, "initial": 5e8, "annotate": 2e8}
-"""Assumed bytes of a stage's files, likewise; a model of 125 million weights in float32."""
-OTHER_SECONDS, OTHER_BYTES = 60.0, 1e6
 _EXACT_CELLS = 250_000
 
 
@@ -51,21 +35,31 @@ class Trie:
     """The missing evaluations of each trial, in the order of the design."""
     names: list[tuple[str, str]] = field(default_factory=list)
     """(order, seed) of each trial."""
+    classes: dict[str, type[Stage]] = field(default_factory=dict)
+    """The first class of each kind: it says what is assumed of the kind."""
     assumed: str = ""
     """An assumption that replaced looking at the store; empty if everything was looked at."""
 
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def add(self, kind: str, inputs: Iterable[int] = ()) -> int:
-        self.kinds.append(kind)
+    def add(self, stage: type[Stage], inputs: Iterable[int] = ()) -> int:
+        self.kinds.append(stage.kind)
+        self.classes.setdefault(stage.kind, stage)
         self.inputs.append(tuple(sorted(set(inputs))))
         return len(self.kinds) - 1
 
-    def values(self, by_kind: Mapping[str, float], default: float) -> NDArray[np.float64]:
-        """[stages]: the value of each stage's kind."""
-        known = {kind: by_kind.get(kind, default) for kind in set(self.kinds)}
-        return np.array([known[kind] for kind in self.kinds], dtype=float)
+    def seconds(self, known: Mapping[str, float]) -> dict[str, float]:
+        """Seconds of a stage, by kind: what is known of it, or what its class assumes."""
+        return {kind: known.get(kind, one.default_seconds) for kind, one in self.classes.items()}
+
+    def bytes(self, known: Mapping[str, float]) -> dict[str, float]:
+        """Bytes of a stage's files, likewise."""
+        return {kind: known.get(kind, one.default_bytes) for kind, one in self.classes.items()}
+
+    def values(self, by_kind: Mapping[str, float]) -> NDArray[np.float64]:
+        """[stages]: what each stage's kind says."""
+        return np.array([by_kind[kind] for kind in self.kinds], dtype=float)
 
     def to_the_end(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """[stages]: the longest path from a stage's start to a leaf (bottom level; Hu 1961)."""
@@ -98,7 +92,9 @@ class Trie:
         `shared` is closed: the inputs of a shared stage are shared.
         """
         own = np.cumsum(~shared) - 1
-        many = Trie(list(self.kinds), list(self.inputs), list(self.trials), list(self.names))
+        many = Trie(
+            list(self.kinds), list(self.inputs), list(self.trials), list(self.names), self.classes
+        )
         for number in range(1, times):
             base = len(self) + (number - 1) * int((~shared).sum())
             place = np.where(shared, np.arange(len(self)), base + own)
@@ -114,13 +110,13 @@ class Trie:
         return many
 
 
-def trie_of(study: Study, store: Store, trials: Iterable[Trial] | None = None) -> Trie:
-    """The stages missing in the store for some trials (default: for all of the study).
+def trie_of(study: Study, source: Source, trials: Iterable[Trial] | None = None) -> Trie:
+    """What is missing in the store, of some trials (default: of all that the study may come to).
 
     Replicates differ in their seed only. With very many cells and a plain list of seeds, only the
     first replicate is looked up; the others are assumed to be in the same state.
     """
-    listing = store.listing()
+    listing = source.listing()
     seeds = study.config.seeds
     if trials is None and isinstance(seeds, tuple) and len(seeds) > 1:
         cells = len(study.orders) * (len(study.tasks) + 1) * len(study.tasks) * len(seeds)
@@ -162,6 +158,10 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     cells_of: dict[tuple[str, str, str], int] = {}
     kept: list[Trial] = []
 
+    def inputs_of(stage: Stage) -> list[int]:
+        found = [visit(source) for _, source in stage.inputs()]
+        return [number for number in found if number is not None]
+
     def visit(stage: Stage) -> int | None:
         """The stage's number; None if it need not be run."""
         place = id(stage)
@@ -175,8 +175,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return numbers[key]
         if key in listing.finished and (stage.kind == "evaluate" or key not in listing.dropped):
             return None
-        sources = [visit(source) for _, source in stage.inputs()]
-        numbers[key] = trie.add(stage.kind, [number for number in sources if number is not None])
+        numbers[key] = trie.add(type(stage), inputs_of(stage))
         return numbers[key]
 
     def evaluation(cell: Cell) -> int | None:
@@ -186,9 +185,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return visit(cell.stage)
         place = model.key, cell.task, cell.split
         if place not in cells_of:
-            sources = [visit(source) for _, source in cell.stage.inputs()]
-            todo = [number for number in sources if number is not None]
-            cells_of[place] = trie.add(cell.stage.kind, todo)
+            cells_of[place] = trie.add(type(cell.stage), inputs_of(cell.stage))
         return cells_of[place]
 
     for trial in trials:
@@ -200,9 +197,9 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     return trie, numbers
 
 
-def measured(store: Store, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean seconds and mean bytes of the stored stages of each kind that has any."""
-    examples = stored_examples(store, store.listing().finished, set(kinds))
+def measured(source: Source, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean seconds, and mean bytes, of the stored stages of each kind that has any."""
+    examples = stored_examples(source, kinds)
     return (
         {kind: mean(m.seconds for m in found) for kind, found in examples.items() if found},
         {
@@ -216,7 +213,7 @@ def measured(store: Store, kinds: Iterable[str]) -> tuple[dict[str, float], dict
 def widths(trie: Trie, scale: Scale) -> list[int]:
     """[stages]: the fewest workers that a stage can start with."""
     needs = {}
-    for kind in set(trie.kinds):
-        workers = scale.of(kind).workers
+    for kind, stage in trie.classes.items():
+        workers = scale.of(stage).workers
         needs[kind] = workers if isinstance(workers, int) else workers[0]
     return [needs[kind] for kind in trie.kinds]

@@ -27,7 +27,7 @@ from l2kd_ray.report.provenance import (
     words_section,
 )
 from l2kd_ray.report.replay_section import replay_section
-from l2kd_ray.report.sentences import CAVEATS, verdict_words
+from l2kd_ray.report.sentences import CAVEATS, top_k_words, verdict_words
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import Look, looks
@@ -40,7 +40,8 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     gap = None if found is None else found.gap
     ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
     reproduce = reproduce_section(inputs.study, inputs.command)
-    first = (*_half_way(undone), *inputs.notes, *_stop_rule(inputs.verdict))
+    biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
+    first = (*_half_way(undone), *inputs.notes, *biased, *_stop_rule(inputs.verdict))
     failed = _failed(inputs.failures)
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to report."

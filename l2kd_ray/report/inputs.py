@@ -39,5 +39,7 @@ class Inputs:
     """The bootstrap over test examples: method, setting, low, high."""
     notes: Sequence[str] = ()
     """Notices at the top; **strong** is marked."""
+    top_k: Sequence[Mapping[str, float]] = ()
+    """How far `kd.top_k` is off, a temperature each: temperature, mass, error, cosine."""
     verdict: Verdict | None = None
     """The stop rule's verdict at the last look."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from l2kd_ray.analysis import (
@@ -102,6 +102,15 @@ def advice_words(advice: Advice) -> str:
     return (
         f"More {first}: for the cost of one more seed, {seeds} with the seed, "
         f"{advice.more_orders:.2g} with {count(advice.orders, 'more order')} ({now})."
+    )
+
+
+def top_k_words(bias: Mapping[str, float]) -> str:
+    """How far teaching by a teacher's most likely tokens is off, at one temperature."""
+    return (
+        f"kd.top_k at T = {bias['temperature']:g}: the kept tokens have {bias['mass']:.0%} of the "
+        f"teacher's probability; a first gradient is off by {bias['error']:.0%} of its norm "
+        f"(cosine {bias['cosine']:.2f})"
     )
 
 

@@ -1,193 +1,207 @@
 """What a study runs next, given what it has so far: looks and stops, races, selection on a half.
 
-An agenda is a function of the study and the store alone. Asked again, in another process or next
-week, it says the same; so nothing of it is kept, and `status` and the report ask it, too.
+It is a function of the study and of what its storage has: asked again, in another process or next
+week, it says the same. So nothing of it is kept; a sweep draws batch after batch from it, and
+`status` and the report ask which trials it has come to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2kd_ray.core.store import Store
-from l2kd_ray.names import SEPARATOR
+from l2kd_ray.core.reader import Source
+from l2kd_ray.core.store import Manifest
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.schema import Arm, RandomOrders
-from l2kd_ray.study.search import Setting, setting_id, settings_of
+from l2kd_ray.study.search import setting_id, settings_of
 from l2kd_ray.study.study import Study
-from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.trial import Cell, Trial
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from l2kd_ray.analysis import Design, Halves, Instance, Verdict
 
+Dropped = Mapping[str, Mapping[str, int]]
+"""Settings that a race gave up, by arm, each with the number of orders it was given up at."""
 
-@dataclass
-class Agenda:
-    """The trials of a study in batches; after each batch the next one is asked for."""
 
-    study: Study
-    store: Store
-    failed: set[str] = field(default_factory=set)
-    """Keys of stages that have failed: their trials will not end. A sweep adds to it."""
+@dataclass(frozen=True)
+class Wanted:
+    """Trials that are to be run, and what the results before them decided."""
+
+    trials: Sequence[Trial]
     verdict: Verdict | None = None
     """What the stop rule said at the last look."""
-    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Settings that a race gave up, by arm, each with the number of orders it was given up at."""
-
-    def batches(self) -> Iterator[list[Trial]]:
-        """Each batch is to be finished (or to have failed) before the next one is drawn."""
-        tune = self.study.config.tune
-        if tune.select_on is not None:
-            yield from self._halves()
-        elif tune.scheduler == "race":
-            yield from self._race()
-        elif tune.stop.half_width is not None:
-            yield from self._looks()
-        else:
-            yield self.study.trials()
-
-    def trials(self) -> list[Trial]:
-        """The trials that are known to be wanted, as far as the store decides it."""
-        known: list[Trial] = []
-        done = {*self.store.listing().finished, *self.failed}
-        for batch in self.batches():
-            known += batch
-            if not all(cell.stage.key in done for trial in batch for cell in trial.cells):
-                break
-        return known
-
-    def most(self) -> list[Trial]:
-        """The trials that it can come to at most; a winner yet unknown is stood for by any."""
-        every = self.study.trials()
-        if self.study.config.tune.select_on is None:
-            return every
-        split, searched = halves_of(self.study), {arm.name for arm in self._searched()}
-        any_setting = setting_id(settings_of(self.study.config)[0])
-        return [
-            trial
-            for trial in every
-            if trial.is_reference
-            or (trial.method in searched and _is_in(trial, split.select))
-            or (
-                _is_in(trial, split.report)
-                and (trial.method not in searched or setting_id(trial.setting) == any_setting)
-            )
-        ]
-
-    @property
-    def design(self) -> Design:
-        """The orders and seeds of the study, in the sequence in which they are run."""
-        return design_of(self.study)
+    dropped: Dropped = field(default_factory=dict)
+    complete: bool = False
+    """Whether they are all that the study asks for, and each has ended: finished, or failed."""
 
     def selectable(self, scores: pd.DataFrame) -> pd.DataFrame:
         """The scores without the dev scores of settings that a race gave up: no selection, which
-        reads dev alone, may bring them back. Asked after `trials`."""
+        reads dev alone, may bring them back."""
         lost = {(arm, setting) for arm, settings in self.dropped.items() for setting in settings}
         pairs = zip(scores["method"], scores["setting"], strict=True)
         given_up = np.array([pair in lost for pair in pairs], dtype=bool)
         return scores[~(given_up & (scores["split"] == "dev").to_numpy())]
 
-    # Looks
 
-    def _looks(self) -> Iterator[list[Trial]]:
-        """Orders up to each planned look; the rule is asked there and nowhere else."""
-        from l2kd_ray.analysis import cells, finished_orders, planned_looks, results, stop_rule
+def batches(study: Study, source: Source, failed: Collection[str] = ()) -> Iterator[Wanted]:
+    """Each batch is to be finished (or to have failed) before the next one is drawn. The last one
+    is empty where a rule was asked after the last trial: it has what the rule said.
 
-        stop, design = self.study.config.tune.stop, self.design
-        method = stop.method or self.study.config.arms[0].name
-        every, begun = self.study.trials(), 0
-        for look in planned_looks(len(design.orders)):
-            chosen = set(design.orders[begun:look])
-            yield [
-                t
-                for t in every
-                if (_order(t) in chosen and not t.is_reference) or (begun == 0 and t.is_reference)
-            ]
-            begun = look
-            scores = self.study.scores(self.store, every)
-            if scores.empty:
-                return
-            rows = results(scores)
-            arms = [(arm.name, setting_id({})) for arm in self.study.config.arms]
-            orders = finished_orders(rows, arms, design, self.failures(every))
-            own = rows[rows["method"] == method]
-            self.verdict = stop_rule(
-                cells(own, stop.metric, orders, design.seeds).by_seed,
-                len(design.orders),
-                design.population(len(design.orders)),
-                stop.half_width or 0.0,
-                method=method,
-                metric=stop.metric,
-            )
-            if self.verdict.stop:
-                return
+    `source` is asked after each batch; `failed`, the keys of stages that have failed, may grow
+    meanwhile: their trials will not end.
+    """
+    tune = study.config.tune
+    if tune.select_on is not None:
+        yield from _halves(study, source)
+    elif tune.scheduler == "race":
+        yield from _race(study, source)
+    elif tune.stop.half_width is not None:
+        yield from _looks(study, source, failed)
+    else:
+        yield Wanted(study.trials())
 
-    # Races
 
-    def _race(self) -> Iterator[list[Trial]]:
-        """Order by order, each with all its seeds; a setting that cannot win is given up."""
-        from l2kd_ray.analysis import planned_looks
+def wanted(study: Study, source: Source, failed: Collection[str] = ()) -> Wanted:
+    """The trials that are known to be wanted, as far as what is finished decides it."""
+    known: list[Trial] = []
+    done = {*source.listing().finished, *failed}
+    for batch in batches(study, source, failed):
+        known += batch.trials
+        ended = all(cell.stage.key in done for trial in batch.trials for cell in trial.cells)
+        found = replace(batch, trials=known, complete=ended)
+        if not ended:
+            break
+    return found
 
-        design, arms = self.design, self._searched()
-        settings = settings_of(self.study.config)
-        every, begun = self.study.trials(), 0
-        for look in planned_looks(len(design.orders)):
-            chosen = set(design.orders[begun:look])
-            yield [
-                t
-                for t in every
-                if (_order(t) in chosen and not self._is_dropped(t))
-                or (begun == 0 and t.is_reference)
-            ]
-            begun = look
-            for arm in arms:
-                self.dropped[arm.name] = self._given_up(arm, settings, design, look)
 
-    def _given_up(
-        self, arm: Arm, settings: Sequence[Setting], design: Design, done: int
-    ) -> dict[str, int]:
-        from l2kd_ray.analysis import race
+def most(study: Study) -> list[Trial]:
+    """The trials that it can come to at most; a winner yet unknown is stood for by any."""
+    every = study.trials()
+    if study.config.tune.select_on is None:
+        return every
+    split, searched = halves_of(study), {arm.name for arm in _searched(study)}
+    any_setting = setting_id(settings_of(study.config)[0])
+    return [
+        trial
+        for trial in every
+        if trial.is_reference
+        or (trial.method in searched and _is_in(trial, split.select))
+        or (
+            _is_in(trial, split.report)
+            and (trial.method not in searched or setting_id(trial.setting) == any_setting)
+        )
+    ]
 
-        scores = np.full((len(settings), done), np.nan)
-        for row, setting in enumerate(settings):
-            for block, order in enumerate(design.orders[:done]):
-                trials = [
-                    self.study.trial(arm.name, setting, tuple(order.split(SEPARATOR)), seed)
-                    for seed in design.seeds
-                ]
-                scores[row, block] = np.mean([self._dev(trial) for trial in trials])
-        found = race(scores, len(design.orders))
-        return {setting_id(settings[row]): at for row, at in found.dropped.items() if at <= done}
 
-    def _is_dropped(self, trial: Trial) -> bool:
-        return setting_id(trial.setting) in self.dropped.get(trial.method, {})
+def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[Instance]:
+    """The trials that a failed stage keeps from ending."""
+    from l2kd_ray.analysis import Instance
 
-    # Selection on a half
+    if not failed:
+        return []
+    return [
+        Instance(trial.method, setting_id(trial.setting), order_id(trial.order), str(trial.seed))
+        for trial in trials
+        if not trial.is_reference and any(stage.key in failed for stage in trial.stages())
+    ]
 
-    def _halves(self) -> Iterator[list[Trial]]:
-        """Every setting on one half of the instances, the best of each method on the other."""
-        from l2kd_ray.analysis import results, select, within
 
-        split, every = halves_of(self.study), self.study.trials()
-        searched = {arm.name for arm in self._searched()}
-        yield [
+def _looks(study: Study, source: Source, failed: Collection[str]) -> Iterator[Wanted]:
+    """Orders up to each planned look; the rule is asked there and nowhere else."""
+    from l2kd_ray.analysis import cells, finished_orders, planned_looks, results, stop_rule
+
+    stop, design = study.config.tune.stop, design_of(study)
+    method = stop.method or study.config.arms[0].name
+    arms = [(arm.name, setting_id({})) for arm in study.config.arms]
+    every, verdict = study.trials(), None
+    for begun, look in pairwise((0, *planned_looks(len(design.orders)))):
+        yield Wanted(_block(every, design, begun, look), verdict)
+        scores = study.scores(source, every)
+        if scores.empty:
+            return
+        rows = results(scores)
+        orders = finished_orders(rows, arms, design, failed_instances(every, failed))
+        own = rows[rows["method"] == method]
+        verdict = stop_rule(
+            cells(own, stop.metric, orders, design.seeds).by_seed,
+            len(design.orders),
+            design.population(len(design.orders)),
+            stop.half_width or 0.0,
+            method=method,
+            metric=stop.metric,
+        )
+        if verdict.stop:
+            break
+    yield Wanted((), verdict)
+
+
+def _race(study: Study, source: Source) -> Iterator[Wanted]:
+    """Order by order, each with all its seeds; a setting that cannot win is given up."""
+    from l2kd_ray.analysis import planned_looks
+
+    design, every = design_of(study), study.trials()
+    dropped: Dropped = {}
+    for begun, look in pairwise((0, *planned_looks(len(design.orders)))):
+        block = _block(every, design, begun, look)
+        kept = [t for t in block if setting_id(t.setting) not in dropped.get(t.method, {})]
+        yield Wanted(kept, dropped=dropped)
+        dropped = {
+            arm.name: _given_up(study, source, arm, design, look) for arm in _searched(study)
+        }
+    yield Wanted((), dropped=dropped)
+
+
+def _given_up(
+    study: Study, source: Source, arm: Arm, design: Design, done: int
+) -> Mapping[str, int]:
+    """The settings of an arm that cannot win any more, after `done` orders."""
+    from l2kd_ray.analysis import race
+
+    settings = settings_of(study.config)
+    trials = [
+        [
+            [study.trial(arm.name, setting, order, seed) for seed in design.seeds]
+            for order in study.orders[:done]
+        ]
+        for setting in settings
+    ]
+    finals = [cell.stage for row in trials for own in row for t in own for cell in _dev_cells(t)]
+    known = source.manifests({stage.key: stage.kind for stage in finals})
+    scores = [[np.mean([_dev(t, known) for t in own]) for own in row] for row in trials]
+    found = race(np.array(scores, dtype=float), len(design.orders))
+    return {setting_id(settings[row]): at for row, at in found.dropped.items() if at <= done}
+
+
+def _halves(study: Study, source: Source) -> Iterator[Wanted]:
+    """Every setting on one half of the instances, the best of each method on the other."""
+    from l2kd_ray.analysis import results, select, within
+
+    split, every = halves_of(study), study.trials()
+    searched = {arm.name for arm in _searched(study)}
+    yield Wanted(
+        [
             trial
             for trial in every
             if trial.is_reference or (trial.method in searched and _is_in(trial, split.select))
         ]
-        scores = self.study.scores(self.store, every)
-        if scores.empty:
-            return
-        names = list(self.study.config.search)
-        chosen = select(within(results(scores, names, split="dev"), split.select))
-        best = chosen[chosen["selected"]]
-        winners = set(zip(best["method"], best["setting"], strict=True))
-        yield [
+    )
+    scores = study.scores(source, every)
+    if scores.empty:
+        return
+    names = list(study.config.search)
+    chosen = select(within(results(scores, names, split="dev"), split.select))
+    best = chosen[chosen["selected"]]
+    winners = set(zip(best["method"], best["setting"], strict=True))
+    yield Wanted(
+        [
             trial
             for trial in every
             if not trial.is_reference
@@ -196,30 +210,32 @@ class Agenda:
                 trial.method not in searched or (trial.method, setting_id(trial.setting)) in winners
             )
         ]
+    )
 
-    def _searched(self) -> list[Arm]:
-        return [arm for arm in self.study.config.arms if self.study.reads_search(arm)]
 
-    def _dev(self, trial: Trial) -> float:
-        """The mean dev score of a trial's student; NaN where it is not there."""
-        scores = []
-        for cell in trial.steps[-1]:
-            if cell.split == "dev":
-                manifest = self.store.manifest(cell.stage.kind, cell.stage.key)
-                scores.append(manifest.scores[cell.stage.metric_name] if manifest else np.nan)
-        return float(np.mean(scores))
+def _block(every: Iterable[Trial], design: Design, begun: int, look: int) -> list[Trial]:
+    """The trials of the orders between two looks; with the first of them the references."""
+    chosen = set(design.orders[begun:look])
+    return [
+        trial
+        for trial in every
+        if (begun == 0 if trial.is_reference else order_id(trial.order) in chosen)
+    ]
 
-    def failures(self, trials: Iterable[Trial]) -> list[Instance]:
-        """The trials that a failed stage keeps from ending."""
-        from l2kd_ray.analysis import Instance
 
-        if not self.failed:
-            return []
-        return [
-            Instance(trial.method, setting_id(trial.setting), _order(trial), str(trial.seed))
-            for trial in trials
-            if not trial.is_reference and any(stage.key in self.failed for stage in trial.stages())
-        ]
+def _searched(study: Study) -> list[Arm]:
+    return [arm for arm in study.config.arms if study.reads_search(arm)]
+
+
+def _dev_cells(trial: Trial) -> list[Cell]:
+    return [cell for cell in trial.steps[-1] if cell.split == "dev"]
+
+
+def _dev(trial: Trial, known: Mapping[str, Manifest]) -> float:
+    """The mean dev score of a trial's student; NaN where it is not there."""
+    stages = [cell.stage for cell in _dev_cells(trial)]
+    scores = [known[s.key].scores[s.metric_name] if s.key in known else np.nan for s in stages]
+    return float(np.mean(scores))
 
 
 def design_of(study: Study) -> Design:
@@ -244,8 +260,4 @@ def halves_of(study: Study) -> Halves:
 
 
 def _is_in(trial: Trial, design: Design) -> bool:
-    return _order(trial) in design.orders and str(trial.seed) in design.seeds
-
-
-def _order(trial: Trial) -> str:
-    return order_id(trial.order)
+    return order_id(trial.order) in design.orders and str(trial.seed) in design.seeds

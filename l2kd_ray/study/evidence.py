@@ -1,22 +1,29 @@
-"""What a report shows beside the scores: replay and its samples, scores of single test examples."""
+"""What a report and the W&B mirror show beside the scores, from one snapshot: costs, replay and its
+samples, scores of single test examples, training curves."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import islice
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Damaged, Manifest, Store
+from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.stage import CURVE, Stage
+from l2kd_ray.core.store import Damaged, Manifest
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
+from l2kd_ray.study.agenda import design_of, halves_of
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.search import setting_id
+from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.study.work import work_by_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +39,104 @@ MOST_READ = 5_000
 """Files of predictions: with more of them a report would take minutes."""
 
 
-def replay_quality(
+def shown(snapshot: Snapshot) -> dict[str, Any]:
+    """What a report shows of a snapshot beside its scores, as `report.write_report` takes it."""
+    manifests = snapshot.manifests
+    replay, last = _replay_quality(snapshot.trials, manifests)
+    counts = snapshot.plan.stages.values()
+    return {
+        "planned": {
+            "trials": len(snapshot.trials),
+            "trials_done": len(snapshot.done),
+            "stages": sum(count.unique for count in counts),
+            "stages_done": sum(count.unique - count.todo for count in counts),
+        },
+        "failures": snapshot.failures,
+        "costs": _costs(snapshot),
+        "work": work_by_method(snapshot.trials, manifests),
+        "notes": _notes(snapshot),
+        "replay": replay,
+        "samples": _samples(last, snapshot.reader),
+        "over_examples": _over_examples(snapshot) if len(snapshot.scores) else None,
+        "split": halves_of(snapshot.study) if snapshot.study.config.tune.select_on else None,
+        "verdict": snapshot.wanted.verdict,
+        "top_k": top_k_bias(snapshot.manifests.values()),
+        **inference(snapshot),
+    }
+
+
+def inference(snapshot: Snapshot) -> dict[str, Any]:
+    """How far its numbers reach: the design, failed trials, whether looks could stop it."""
+    study, tune = snapshot.study, snapshot.study.config.tune
+    return {
+        "design": halves_of(study).report if tune.select_on else design_of(study),
+        "failed": snapshot.failed_instances,
+        "stopping": tune.stop.half_width is not None,
+    }
+
+
+def top_k_bias(manifests: Iterable[Manifest]) -> list[dict[str, float]]:
+    """How far teaching by a teacher's most likely tokens (`kd.top_k`) is from its whole
+    distribution, by temperature: the medians over trainings of `distill.gradients.bias`."""
+    found: dict[float, list[Mapping[str, float]]] = {}
+    for manifest in manifests:
+        if "top_k/error" in manifest.scores:
+            temperature = manifest.settings["objective"]["temperature"]
+            found.setdefault(temperature, []).append(manifest.scores)
+
+    def of(scores: list[Mapping[str, float]], name: str) -> float:
+        return median(one[f"top_k/{name}"] for one in scores)
+
+    names = ("mass", "error", "cosine")
+    return [
+        {"temperature": temperature, **{name: of(scores, name) for name in names}}
+        for temperature, scores in sorted(found.items())
+    ]
+
+
+def curves(snapshot: Snapshot) -> dict[str, list[dict[str, float]]]:
+    """The training curves of the scored models, by key; none of a model that was dropped."""
+    models = set(snapshot.scores["model"])
+    stages = [
+        manifest
+        for key, manifest in snapshot.manifests.items()
+        if key in models and CURVE in manifest.files and snapshot.reader.has_files(key)
+    ]
+    return snapshot.reader.each(stages, CURVE, json.loads)
+
+
+def students(snapshot: Snapshot) -> dict[str, Path]:
+    """The folders of the final students that are there, by key."""
+    models = {cell.stage.model for trial in snapshot.trials for cell in trial.steps[-1]}
+    store, manifests = snapshot.reader.store, snapshot.manifests
+    return {
+        model.key: store.fetch(model.kind, model.key, manifests[model.key])
+        for model in models
+        if model.key in manifests and snapshot.reader.has_files(model.key)
+    }
+
+
+def _notes(snapshot: Snapshot) -> list[str]:
+    """What a reader of the report must know first."""
+    tasks = snapshot.study.resolved.tasks
+    return [f"**{name}:** {note}" for name in snapshot.study.tasks for note in tasks[name].notes]
+
+
+def _costs(snapshot: Snapshot) -> pd.DataFrame:
+    """Finished stages and their seconds, by kind; `unshared`: stages of the trials alone."""
+    import pandas as pd
+
+    rows = [(manifest.kind, manifest.seconds) for manifest in snapshot.manifests.values()]
+    frame = pd.DataFrame(rows, columns=["kind", "seconds"])
+    costs = frame.groupby("kind")["seconds"].agg(["count", "sum"]).reset_index()
+    alone = Counter[str]()
+    for role, count in snapshot.plan.stages.items():
+        alone["learn" if role == "teacher" else role] += count.naive
+    costs = costs.assign(unshared=costs["kind"].map(alone))
+    return costs.rename(columns={"count": "stages", "sum": "seconds"})
+
+
+def _replay_quality(
     trials: Iterable[Trial], manifests: Mapping[str, Manifest]
 ) -> tuple[pd.DataFrame, dict[str, Manifest]]:
     """A row a finished replay stage and trial: method, setting, order, seed, i (how many tasks its
@@ -56,69 +160,66 @@ def _replays(trial: Trial) -> Iterator[tuple[int, Stage]]:
             yield i, stage
 
 
-def samples(last: Mapping[str, Manifest], store: Store) -> dict[str, list[Line]]:
+def _samples(last: Mapping[str, Manifest], reader: Reader) -> dict[str, list[Line]]:
     """A few lines of each method's last replay stage."""
     found = {}
     for method, manifest in last.items():
-        try:
-            file = store.fetch(manifest.kind, manifest.key) / SAMPLES
-        except (Damaged, OSError):  # it shows samples, and the report is about scores
-            continue
-        with file.open(encoding="utf-8") as lines:
-            found[method] = [json.loads(line) for line in islice(lines, SHOWN)]
+        with suppress(Damaged, OSError):  # it shows samples, and the report is about scores
+            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, SHOWN))
+            found[method] = read[manifest.key]
     return found
 
 
-def over_examples(
-    trials: Sequence[Trial], arms: Sequence[Arm], manifests: Mapping[str, Manifest], store: Store
-) -> pd.DataFrame:
+def _lines(file: bytes, most: int | None = None) -> list[Line]:
+    return [json.loads(line) for line in file.splitlines()[:most]]
+
+
+def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
     """The gap of each arm with a bootstrap interval over test examples: method, setting, low,
     high. An example's score is its mean over the finished trials of the arm. Empty where there is
     too much to read, or what was stored is damaged."""
     import pandas as pd
 
-    from l2kd_ray.analysis import MULTITASK
+    from l2kd_ray.analysis import MULTITASK, bootstrap, results, select, shown_arms
 
+    searched = list(snapshot.study.config.search)
+    arms = shown_arms(select(results(snapshot.selectable, searched, split="dev")))
     bound = (MULTITASK, setting_id({}))
     by_arm: dict[Arm, list[Trial]] = {arm: [] for arm in (bound, *arms)}
-    for trial in trials:
-        if _arm(trial) in by_arm and _done(trial, manifests):
+    for trial in snapshot.trials:
+        if _arm(trial) in by_arm and _done(trial, snapshot.manifests):
             by_arm[_arm(trial)].append(trial)
-    files = sum(len(trial.steps[-1]) for own in by_arm.values() for trial in own)
+    trials = [trial for own in by_arm.values() for trial in own]
     rows: list[tuple[str, str, float, float]] = []
-    if files <= MOST_READ and by_arm[bound]:
+    if sum(len(trial.steps[-1]) for trial in trials) <= MOST_READ and by_arm[bound]:
         with suppress(Damaged, OSError):  # it is found and computed again by the next sweep
-            rows = list(_bootstrapped(by_arm, bound, store))
+            read = _Predictions(snapshot, trials)
+            against = read.mean(by_arm[bound])
+            for arm, own in by_arm.items():
+                if own and arm != bound:
+                    found = bootstrap(read.paired(own, against))
+                    rows.append((*arm, found.low, found.high))
     return pd.DataFrame(rows, columns=["method", "setting", "low", "high"])
 
 
-def _bootstrapped(
-    by_arm: Mapping[Arm, Sequence[Trial]], bound: Arm, store: Store
-) -> Iterator[tuple[str, str, float, float]]:
-    from l2kd_ray.analysis import bootstrap
-
-    read = _Predictions(store)
-    against = read.mean(by_arm[bound])
-    for arm, own in by_arm.items():
-        if own and arm != bound:
-            found = bootstrap(read.paired(own, against))
-            yield (*arm, found.low, found.high)
-
-
 class _Predictions:
-    """Per-example scores, each file read once."""
+    """Per-example scores of the last evaluations of some trials, each file read once."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.groups = store, dict[str, list[str]]()
-        self._read: dict[str, FloatArray] = {}
+    def __init__(self, snapshot: Snapshot, trials: Iterable[Trial]) -> None:
+        tasks = {cell.stage.key: cell.task for trial in trials for cell in _final(trial)}
+        stages = [snapshot.manifests[key] for key in tasks]
+        self.groups: dict[str, list[str]] = {}
+        self._scores: dict[str, FloatArray] = {}
+        for key, (scores, groups) in snapshot.reader.each(stages, PREDICTIONS, _judged).items():
+            self._scores[key] = scores
+            self.groups.setdefault(tasks[key], groups)
 
     def mean(self, trials: Iterable[Trial]) -> dict[str, FloatArray]:
         """The mean score of each test example over some trials, by task."""
         cells = [cell for trial in trials for cell in _final(trial)]
-        tasks = {cell.task for cell in cells}
         return {
-            task: np.mean([self._scores(cell) for cell in cells if cell.task == task], axis=0)
-            for task in sorted(tasks)
+            task: np.mean([self._scores[c.stage.key] for c in cells if c.task == task], axis=0)
+            for task in sorted({cell.task for cell in cells})
         }
 
     def paired(
@@ -131,15 +232,12 @@ class _Predictions:
             for task, scores in self.mean(trials).items()
         }
 
-    def _scores(self, cell: Cell) -> FloatArray:
-        key = cell.stage.key
-        if key not in self._read:
-            file = self.store.fetch(cell.stage.kind, key) / PREDICTIONS
-            lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-            self._read[key] = np.array([line["score"] for line in lines], dtype=float)
-            groups = [line.get("group") or line["id"] for line in lines]
-            self.groups.setdefault(cell.task, groups)
-        return self._read[key]
+
+def _judged(file: bytes) -> tuple[FloatArray, list[str]]:
+    """The score of each example, and the group that it is drawn with."""
+    lines = _lines(file)
+    scores = np.array([line["score"] for line in lines], dtype=float)
+    return scores, [line.get("group") or line["id"] for line in lines]
 
 
 def _final(trial: Trial) -> Iterator[Cell]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.store import Manifest
 from l2kd_ray.errors import InputError
 
 
-def find(store: Store, key: str) -> Manifest:
+def find(reader: Reader, key: str) -> Manifest:
     """The one finished stage whose key begins with `key`. Raises: InputError."""
-    found = store.find(key)
+    finished = reader.listing().finished
+    hits = {known: kind for known, kind in finished.items() if known.startswith(key)}
+    found = list(reader.manifests(hits).values())
     if len(found) != 1:
         raise InputError(
             "no finished stage has this key" if not found else "several keys begin like this",
-            where=store.root,
+            where=reader.store.root,
             got=key,
             expected="a key of scores.parquet or of the report",
             fix="name the storage: --storage",
@@ -22,7 +25,7 @@ def find(store: Store, key: str) -> Manifest:
     return found[0]
 
 
-def differences(store: Store, one: Manifest, other: Manifest) -> dict[str, Any]:
+def differences(reader: Reader, one: Manifest, other: Manifest) -> dict[str, Any]:
     """The fields in which two stages differ, [theirs, the other's] each.
 
     Where they read different inputs of one kind, it says why those differ: the first cause of a
@@ -37,9 +40,9 @@ def differences(store: Store, one: Manifest, other: Manifest) -> dict[str, Any]:
         value, theirs = one.settings.get(name), other.settings.get(name)
         if value == theirs:
             continue
-        source, other_source = _input(store, one, name), _input(store, other, name)
+        source, other_source = _input(reader, one, name), _input(reader, other, name)
         if source is not None and other_source is not None:
-            found[name] = differences(store, source, other_source)
+            found[name] = differences(reader, source, other_source)
         elif isinstance(value, dict) and isinstance(theirs, dict):
             found[name] = _apart(value, theirs)
         else:
@@ -52,7 +55,8 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {n: [one.get(n), other.get(n)] for n in names if one.get(n) != other.get(n)}
 
 
-def _input(store: Store, manifest: Manifest, name: str) -> Manifest | None:
+def _input(reader: Reader, manifest: Manifest, name: str) -> Manifest | None:
     """The stage that a field holds, where it holds one and it is in the store."""
-    key = manifest.inputs.get(name)
-    return next(iter(store.find(key)), None) if key else None
+    key = manifest.inputs.get(name, "")
+    kind = reader.listing().finished.get(key)
+    return None if kind is None else reader.manifests({key: kind}).get(key)

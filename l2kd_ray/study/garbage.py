@@ -6,19 +6,20 @@ The roots are the key lists that every sweep writes to `studies/<name>/keys` bef
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from l2kd_ray.core.reader import Reader
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import DROPPED, MANIFEST, FileEntry, Store
+from l2kd_ray.core.store import DROPPED, MANIFEST, FileEntry, Manifest, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.plan import intermediate
 from l2kd_ray.study.study import Study
-from l2kd_ray.study.trial import Trial
 
 GRACE = timedelta(hours=24)
 """Nothing younger goes: a sweep may be about to publish it, or to read it."""
+_STARTS, _CHECKPOINT = "starts", "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -66,40 +67,66 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
         parts = entry.path.split("/")
         if len(parts) > 4:
             stages["/".join(parts[:4])].append(entry)
+    old = {
+        folder: entries
+        for folder, entries in sorted(stages.items())
+        if all(entry.modified < oldest for entry in entries)
+    }
+    folders = (folder.split("/") for folder, entries in old.items() if _has_more(folder, entries))
+    manifests = store.manifests({key: kind for _, kind, _, key in folders if key in kept})
     return [
         garbage
-        for folder, entries in sorted(stages.items())
-        for garbage in _of_stage(store, folder, entries, kept)
-        if all(entry.modified < oldest for entry in entries)
+        for folder, entries in old.items()
+        for garbage in _of_stage(folder, entries, kept, manifests)
     ]
 
 
-def droppable(study: Study, store: Store, trials: Iterable[Trial]) -> set[Stage]:
-    """The study's intermediate models that no other study of the storage lists."""
+def droppable(study: Study, store: Store, stages: Iterable[Stage]) -> set[Stage]:
+    """Of the study's stages, the intermediate models that no other study of the storage lists."""
     others = {
         key for name, keys in roots(store).items() if name != study.config.name for key in keys
     }
-    return {model for model in intermediate(trials) if model.key not in others}
+    return {model for model in intermediate(stages) if model.key not in others}
+
+
+def drop_intermediate(study: Study, reader: Reader, stages: Iterable[Stage]) -> None:
+    """Drop what a sweep drops as it goes (`keep: leaves`), where an earlier one left it."""
+    there = [m for m in droppable(study, reader.store, stages) if reader.has_files(m.key)]
+    for model in there:
+        reader.store.drop_files(model.kind, model.key)
+    if there:
+        reader.renew()
+
+
+def _has_more(folder: str, entries: Iterable[FileEntry]) -> bool:
+    """Whether a finished stage has more than its manifest and the files of one attempt: only then
+    the manifest must say which are its own."""
+    names = {_name_in(folder, entry) for entry in entries} - {_STARTS}
+    return MANIFEST in names and (len(names) > 2 or _CHECKPOINT in names)
 
 
 def _of_stage(
-    store: Store, folder: str, entries: list[FileEntry], kept: set[str]
+    folder: str, entries: list[FileEntry], kept: set[str], manifests: Mapping[str, Manifest]
 ) -> Iterator[Garbage]:
-    _, kind, _, key = folder.split("/")
+    key = folder.split("/")[3]
     if key not in kept:
         yield Garbage(folder, sum(entry.size for entry in entries), "of no study")
         return
-    if not any(entry.path == f"{folder}/{MANIFEST}" for entry in entries):
-        return  # it is being computed, or will be: its checkpoint is worth keeping
-    manifest = store.manifest(kind, key)
+    manifest = manifests.get(key)
+    if manifest is None:
+        return  # it has nothing to spare, or will be computed: its checkpoint is worth keeping
     below: dict[str, int] = defaultdict(int)
     for entry in entries:
-        name = entry.path.removeprefix(f"{folder}/").split("/")[0]
-        if manifest is not None and name not in (MANIFEST, manifest.attempt, DROPPED, "starts"):
+        name = _name_in(folder, entry)
+        if name not in (MANIFEST, manifest.attempt, DROPPED, _STARTS):
             below[name] += entry.size
     for name, size in sorted(below.items()):
-        reason = "a checkpoint left behind" if name == "checkpoint" else "of a lost attempt"
+        reason = "a checkpoint left behind" if name == _CHECKPOINT else "of a lost attempt"
         yield Garbage(f"{folder}/{name}", size, reason)
+
+
+def _name_in(folder: str, entry: FileEntry) -> str:
+    return entry.path.removeprefix(f"{folder}/").split("/")[0]
 
 
 def collect(store: Store, garbage: Iterable[Garbage], drop: Iterable[str] = ()) -> None:

@@ -8,26 +8,13 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Listing, Manifest, Store
+from l2kd_ray.core.reader import Source
+from l2kd_ray.core.stage import Stage, kinds
+from l2kd_ray.core.store import Listing, Manifest
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.trial import Trial
 
-ROLES = (
-    *(
-        "examples",
-        "tokenizer",
-        "tokens",
-        "initial",
-        "teacher",
-        "decode",
-        "annotate",
-        "replay",
-        "importance",
-    ),
-    *("prototypes", "learn", "multitask", "evaluate"),
-)
 _LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
 
 
@@ -59,6 +46,9 @@ class Plan:
 
     trials: int
     stages: Mapping[str, Count]
+    """By role, inputs before what reads them; then those of which the study has none."""
+    every: frozenset[Stage] = field(repr=False)
+    """The stages of the trials, whether or not they are in the store."""
     missing: frozenset[Stage] = field(repr=False)
     """The stages that a sweep will run: not in the store, and needed by one that is not."""
     seconds: float | None
@@ -79,24 +69,25 @@ class Plan:
         }
 
 
-def plan(trials: Iterable[Trial], store: Store) -> Plan:
+def plan(trials: Iterable[Trial], source: Source) -> Plan:
     """Count the stages of `trials`; reads the store's listing and a few manifests."""
-    counts = {role: Count() for role in ROLES}
+    naive: Counter[str] = Counter()
     roles: dict[Stage, str] = {}
     chosen = list(trials)
     for trial in chosen:
         for stage, role in trial.stages().items():
-            counts[role].naive += 1
+            naive[role] += 1
             if roles.get(stage) != "teacher":
                 roles[stage] = role
-    stored = store.listing()
-    missing = _missing(roles, stored)
+    stored = source.listing()
+    missing = missing_stages(chosen, stored)
+    counts = {role: Count(naive[role]) for role in (*_in_sequence(roles), "teacher", *kinds())}
     for stage, role in roles.items():
         counts[role].unique += 1
         counts[role].stored += stage.key in stored.finished
         counts[role].todo += stage in missing
-    manifests = stored_examples(store, stored.finished, {stage.kind for stage in missing})
     work = Counter(stage.kind for stage in missing)
+    manifests = stored_examples(source, work)
     known = all(manifests.get(kind) for kind in work)
     seconds = [n * median(m.seconds for m in manifests[kind]) for kind, n in work.items() if known]
     sizes = [
@@ -107,6 +98,7 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
     return Plan(
         len(chosen),
         counts,
+        frozenset(roles),
         frozenset(missing),
         round(sum(seconds), 1) if known else None,
         int(sum(sizes)) if known else None,
@@ -114,9 +106,23 @@ def plan(trials: Iterable[Trial], store: Store) -> Plan:
     )
 
 
-def intermediate(trials: Iterable[Trial]) -> set[Stage]:
-    """The models that other models come from: all but the leaves of the trie."""
-    stages = {stage for trial in trials for stage in trial.stages()}
+def _in_sequence(roles: Mapping[Stage, str]) -> list[str]:
+    """The roles, by the longest chain of stages that one of theirs waits for."""
+    chains: dict[Stage, int] = {}
+
+    def chain(stage: Stage) -> int:
+        if stage not in chains:
+            chains[stage] = 1 + max((chain(source) for _, source in stage.inputs()), default=0)
+        return chains[stage]
+
+    longest: dict[str, int] = {}
+    for stage, role in roles.items():
+        longest[role] = max(longest.get(role, 0), chain(stage))
+    return sorted(longest, key=lambda role: (longest[role], role))
+
+
+def intermediate(stages: Iterable[Stage]) -> set[Stage]:
+    """Of the stages of some trials, the models that other models come from: all but the leaves."""
     readers = [stage for stage in stages if stage.kind != "evaluate"]
     return {source for r in readers for _, source in r.inputs() if source.kind == "learn"}
 
@@ -135,10 +141,11 @@ def _outputs(stages: Iterable[Stage]) -> TeacherOutputs | None:
     )
 
 
-def _missing(stages: Iterable[Stage], stored: Listing) -> set[Stage]:
+def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:
     """What must be run to have every evaluation: those not stored, and inputs without files."""
     missing: set[Stage] = set()
-    waiting = [s for s in stages if s.kind == "evaluate" and s.key not in stored.finished]
+    cells = (cell.stage for trial in trials for cell in trial.cells)
+    waiting: list[Stage] = [stage for stage in cells if stage.key not in stored.finished]
     while waiting:
         stage = waiting.pop()
         if stage not in missing:
@@ -151,12 +158,11 @@ def _missing(stages: Iterable[Stage], stored: Listing) -> set[Stage]:
     return missing
 
 
-def stored_examples(
-    store: Store, stored: Mapping[str, str], kinds: set[str]
-) -> dict[str, list[Manifest]]:
+def stored_examples(source: Source, of: Iterable[str]) -> dict[str, list[Manifest]]:
     """A few stored stages of each kind."""
-    found: dict[str, list[Manifest]] = {}
-    for kind in kinds:
-        keys = [key for key, of_kind in stored.items() if of_kind == kind][:_LOOKED_AT]
-        found[kind] = [m for key in keys if (m := store.manifest(kind, key)) is not None]
-    return found
+    keys: dict[str, list[str]] = {kind: [] for kind in of}
+    for key, kind in source.listing().finished.items():
+        if kind in keys and len(keys[kind]) < _LOOKED_AT:
+            keys[kind].append(key)
+    read = source.manifests({key: kind for kind, few in keys.items() for key in few})
+    return {kind: [read[key] for key in few if key in read] for kind, few in keys.items()}

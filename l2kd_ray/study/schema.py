@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
 from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.families import Family
 from l2kd_ray.families.settings import Settings
 from l2kd_ray.names import REFERENCES, SEPARATOR
@@ -167,9 +168,10 @@ class Scale(Workers):
     checkpoint_seconds: float = Field(60.0, gt=0)
     """A training stage saves itself this often, to resume after a fault."""
 
-    def of(self, kind: str) -> Workers:
-        own: Workers | None = getattr(self, kind, None)
-        if own is not None:
+    def of(self, stage: Stage | type[Stage]) -> Workers:
+        """The workers of a stage: by default, all there are for a training, else one."""
+        own = getattr(self, stage.kind, None)
+        if isinstance(own, Workers):
             unset = {
                 name: getattr(self, name)
                 for name in Workers.model_fields
@@ -177,9 +179,9 @@ class Scale(Workers):
             }
             return own.model_copy(update=unset)
         plain = {name: getattr(self, name) for name in Workers.model_fields}
-        if kind not in ("learn", "multitask"):
+        if not issubclass(stage if isinstance(stage, type) else type(stage), TrainingStage):
             plain["workers"] = 1
-        if kind in ("tokenizer", "tokens", "initial"):
+        if stage.prepares:
             plain["gpus_per_worker"] = 0
         return Workers(**plain)
 

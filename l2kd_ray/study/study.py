@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.reader import Source
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.store import Manifest
 from l2kd_ray.families import Builder, Resolved
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.orders import Order, order_id, orders_of, spread
@@ -61,6 +63,11 @@ class Study:
         return [spec.name for spec in self.config.tasks]
 
     @property
+    def is_adaptive(self) -> bool:
+        """Whether settings are proposed as results come in, and not named beforehand."""
+        return bool(self.config.search) and self.config.tune.adaptive
+
+    @property
     def epochs(self) -> int:
         """Epochs of a student's training, before any search."""
         return self.config.settings.family.train.epochs
@@ -100,6 +107,13 @@ class Study:
 
         `settings` are those that an adaptive search has tried; by default the study names them.
         """
+        return list(self._every) if settings is None else self._trials(settings)
+
+    @cached_property
+    def _every(self) -> Sequence[Trial]:
+        return self._trials(None)
+
+    def _trials(self, settings: Settings | None) -> list[Trial]:
         trials = [
             self.trial(reference, {}, (), str(seed))
             for reference in self.references
@@ -140,19 +154,17 @@ class Study:
         trials = (self._student(arm, setting, order, seed) for setting in settings)
         return len({tuple(cell.stage for cell in trial.steps[-1]) for trial in trials}) > 1
 
-    def scores(self, store: Store, trials: Iterable[Trial]) -> pd.DataFrame:
+    def scores(self, source: Source, trials: Sequence[Trial]) -> pd.DataFrame:
         """The long form of R (columns: SCORES) of what is in the store, sorted."""
         import pandas as pd
 
-        known: dict[Stage, Manifest | None] = {}
-        rows = []
-        for trial in trials:
-            for cell in trial.cells:
-                if cell.stage not in known:
-                    known[cell.stage] = store.manifest(cell.stage.kind, cell.stage.key)
-                manifest = known[cell.stage]
-                if manifest is not None:
-                    rows.append(_row(trial, cell, manifest))
+        cells = [(trial, cell) for trial in trials for cell in trial.cells]
+        known = source.manifests({cell.stage.key: cell.stage.kind for _, cell in cells})
+        rows = [
+            _row(trial, cell, known[cell.stage.key])
+            for trial, cell in cells
+            if cell.stage.key in known
+        ]
         frame = pd.DataFrame(rows, columns=list(SCORES)).astype(SCORES)
         return frame.sort_values(["trial", "i", "j", "split"], ignore_index=True)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest
+from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Trial
 
@@ -17,7 +18,6 @@ WORK = ("steps", "tokens", "seconds")
 SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
 """Of a student: all parameters, those that are no embedding, milliseconds for a batch of 1 and of
 32 texts of 32 tokens, as the machine that made it had them; NaN where its kind does not tell."""
-_MEASURES = {"evaluate", "examples", "tokenizer", "tokens", "initial"}
 
 
 def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
 
     rows = []
     for trial in trials:
-        stages = [stage for stage in trial.stages() if stage.kind not in _MEASURES]
+        stages = [s for s in trial.stages() if not s.prepares and not isinstance(s, Evaluate)]
         done = [manifests[stage.key] for stage in stages if stage.key in manifests]
         if len(done) == len(stages):
             setting = setting_id(trial.setting)

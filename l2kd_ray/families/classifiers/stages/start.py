@@ -79,6 +79,7 @@ class Untrained(Stage):
     drawn from `seed`; its heads are drawn, and its vocabulary is of the tasks' training texts."""
 
     kind = "initial"
+    prepares = True
     default_seconds = 20.0
     default_bytes = 5e8
     source: Pretrained | None

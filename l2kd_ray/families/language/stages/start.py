@@ -22,6 +22,7 @@ class Tokenizer(Stage):
     """
 
     kind = "tokenizer"
+    prepares = True
     source: Pretrained | None
     corpus: tuple[Examples, ...]
     vocab_size: int | None
@@ -54,6 +55,7 @@ class Initial(Stage):
     """A model before any training: pretrained weights, or drawn from `seed`."""
 
     kind = "initial"
+    prepares = True
     default_seconds = 20.0
     default_bytes = 5e8
     source: Pretrained | None

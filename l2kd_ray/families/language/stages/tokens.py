@@ -19,6 +19,7 @@ class Tokens(Stage):
     """The examples of a split, or those with a teacher's answers, through the tokenizer; uncut."""
 
     kind = "tokens"
+    prepares = True
     default_seconds = 20.0
     tokenizer: Tokenizer
     source: Examples | Decode

@@ -19,6 +19,7 @@ class UntrainedStructure(Stage):
     """A tagger or parser before any training: its labels and words are those of the tasks."""
 
     kind = "initial"
+    prepares = True
     default_seconds = 20.0
     default_bytes = 5e8
     head: Kind

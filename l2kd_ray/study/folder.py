@@ -1,0 +1,123 @@
+"""The folder of a study in its storage: what is kept of it beside the stages, and its results."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
+
+Failure = Mapping[str, str]
+"""kind, key, error and traceback of a stage that failed."""
+Tried = dict[str, list[dict[str, Any]]]
+"""Settings by arm, as JSON has them."""
+
+
+class Folder:
+    """`<storage>/studies/<name>/`: study.yaml, keys, notes of the last sweep, result files."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        self._base = f"studies/{name}"
+
+    def __str__(self) -> str:
+        return f"{self.store.root.rstrip('/')}/{self._base}"
+
+    @property
+    def resolved(self) -> str | None:
+        """The study as it was last swept (study.yaml); None where it never was."""
+        data = self.store.read(f"{self._base}/study.yaml")
+        return None if data is None else data.decode()
+
+    # What the last sweep left
+
+    def failures(self) -> Sequence[Failure]:
+        """The stages that failed in the last sweep."""
+        failed: list[Failure] = self._read_json("failures.json", [])
+        return failed
+
+    def tried(self) -> Tried:
+        """The settings that an adaptive search has finished."""
+        tried: Tried = self._read_json("settings.json", {})
+        return tried
+
+    def cut(self) -> Tried:
+        """Settings that ASHA cut: they have no final score."""
+        cut: Tried = self._read_json("cut.json", {})
+        return cut
+
+    def keep_failures(self, failures: Sequence[Failure]) -> None:
+        self._write_json("failures.json", failures)
+
+    def keep_settings(self, tried: object, cut: object) -> None:
+        """Keep where an adaptive search has come to: the next sweep goes on from there."""
+        self._write_json("settings.json", tried)
+        self._write_json("cut.json", cut)
+
+    def keep_study(self, text: str) -> None:
+        """Write the resolved study; a changed study's old file stays."""
+        former = self.resolved
+        if former is not None and former != text:
+            kept = f"study-until-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
+            self.store.write(f"{self._base}/{kept}", former.encode())
+            print(
+                f"{self.name} has changed since its last sweep; the former file is kept as {kept}"
+            )
+        self.store.write(f"{self._base}/study.yaml", text.encode())
+
+    def keep_keys(self, stages: Iterable[Stage]) -> None:
+        """The keys of the study's stages, which are its root for `gc`."""
+        lines = sorted(f"{stage.kind} {stage.key}\n" for stage in stages)
+        self.store.write(f"{self._base}/keys", "".join(lines).encode())
+
+    # The sweep that is running
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Leave a note of this sweep, for `status`, while it runs."""
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        self._write_json("live.json", note)
+        try:
+            yield
+        finally:
+            self.store.remove(f"{self._base}/live.json")
+
+    def who_is_live(self) -> str | None:
+        """The sweep that is running, in words; None where none is."""
+        note = self._read_json("live.json", None)
+        if note is None:
+            return None
+        if note["host"] == socket.gethostname() and not Path(f"/proc/{note['pid']}").exists():
+            return None
+        return f"process {note['pid']} on {note['host']} since {note['since']}"
+
+    # Result files
+
+    @contextmanager
+    def local(self) -> Iterator[Path]:
+        """A local folder that is, or becomes, this one."""
+        if self.store.is_local:
+            folder = Path(self.store.base, self._base)
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder
+            return
+        folder = Path(tempfile.mkdtemp(prefix=f"l2kd-{self.name}-"))
+        yield folder
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                self.store.upload(path, f"{self._base}/{path.relative_to(folder)}")
+
+    def _write_json(self, name: str, value: object) -> None:
+        self.store.write(f"{self._base}/{name}", json.dumps(value, indent=1).encode())
+
+    def _read_json(self, name: str, default: Any) -> Any:
+        data = self.store.read(f"{self._base}/{name}")
+        return default if data is None else json.loads(data)

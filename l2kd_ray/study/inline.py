@@ -1,0 +1,40 @@
+"""A sweep in this process, without Ray: one stage after another."""
+
+from __future__ import annotations
+
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.reader import Reader
+from l2kd_ray.errors import InputError
+from l2kd_ray.study.agenda import batches
+from l2kd_ray.study.plan import missing_stages
+from l2kd_ray.study.study import Study
+
+
+def sweep_inline(study: Study, reader: Reader) -> None:
+    """Run every stage that the study needs and the store has not; the first one that fails ends it
+    with its error.
+
+    Raises: InputError for an adaptive search.
+    """
+    tune, scale = study.config.tune, study.config.scale
+    if study.is_adaptive:
+        raise InputError(
+            "adaptive search needs Ray",
+            where=study.config.name,
+            key="tune",
+            got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
+            fix="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
+        )
+    for batch in batches(study, reader):
+        missing = missing_stages(batch.trials, reader.listing())
+        for cell in (cell for trial in batch.trials for cell in trial.cells):
+            if cell.stage in missing:
+                obtain(
+                    cell.stage,
+                    reader.store,
+                    threads=max(1, int(scale.cpus_per_worker)),
+                    device="cuda" if scale.gpus_per_worker > 0 else "cpu",
+                    checkpoint_seconds=scale.checkpoint_seconds,
+                )
+        if missing:
+            reader.renew()

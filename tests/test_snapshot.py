@@ -1,0 +1,201 @@
+"""A verb reads a study once: one listing of the stages, each manifest at most once."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import TINY
+
+import l2kd_ray
+from l2kd_ray.api import Experiment
+from l2kd_ray.cli import app
+from l2kd_ray.core.stage import CURVE
+from l2kd_ray.core.store import MANIFEST, Store
+from l2kd_ray.study import garbage
+from l2kd_ray.study.evidence import curves, students
+
+SMALL = {**TINY, "methods": ["lamol"], "train": {**TINY["train"], "epochs": 1}}
+# What is asked of the study that was not swept: it stops, searches, and is not finished.
+OTHERS: dict[str, dict[str, Any]] = {
+    "another seed": {"seeds": [531, 532]},
+    "a stop rule": {"tune": {"stop": {"half_width": 50.0}}},
+    "a race": {
+        "search": {"replay.weight": {"grid": [1.0, 2.0]}},
+        "tune": {"scheduler": "race"},
+    },
+    "a half": {
+        "search": {"replay.weight": {"grid": [1.0, 2.0]}, "select_on": {"orders": "half"}},
+    },
+}
+
+
+class Counted:
+    """How often each file was read and each folder listed."""
+
+    def __init__(self) -> None:
+        self.read, self.listed = Counter[str](), Counter[str]()
+
+    @property
+    def manifests(self) -> dict[str, int]:
+        return {path: n for path, n in self.read.items() if path.endswith(MANIFEST)}
+
+
+@contextmanager
+def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
+    counted, read, files = Counted(), Store.read, Store.files
+
+    def counted_read(store: Store, path: str) -> bytes | None:
+        counted.read[path] += 1
+        return read(store, path)
+
+    def counted_files(store: Store, path: str) -> Any:
+        counted.listed[path] += 1
+        return files(store, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", counted_read)
+        patch.setattr(Store, "files", counted_files)
+        yield counted
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study file and the storage of its sweep."""
+    folder = tmp_path_factory.mktemp("finished")
+    data = {**SMALL, "storage": str(folder / "results")}
+    (folder / "study.yaml").write_text(yaml.safe_dump(data))
+    l2kd_ray.load_study(folder / "study.yaml").sweep("inline")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["local", "s3"])
+def storage(request: pytest.FixtureRequest, finished: Path) -> str:
+    if request.param == "local":
+        return str(finished / "results")
+    bucket = uuid.uuid4().hex
+    store = Store(f"s3://{bucket}/prefix?{request.getfixturevalue('s3')}")
+    store.filesystem.create_dir(bucket)
+    for path in (finished / "results").rglob("*"):
+        if path.is_file():
+            store.upload(path, str(path.relative_to(finished / "results")))
+    return store.root
+
+
+def command(*words: str) -> Callable[[str, str], None]:
+    """A verb of the command line, on a study file and a storage."""
+
+    def ask(file: str, storage: str) -> None:
+        app([*words, file, f"storage={storage}"], standalone_mode=False)
+
+    return ask
+
+
+def export(file: str, storage: str) -> None:
+    trial = l2kd_ray.load_study(file).study.trials()[-1].id
+    words = ["export", trial, "model", "--study", file, "--set", f"storage={storage}"]
+    app(words, standalone_mode=False)
+    assert Path("model", "model.safetensors").is_file()
+
+
+def gc(file: str, storage: str) -> None:
+    app(["gc", "--storage", storage], standalone_mode=False)
+
+
+def explain(file: str, storage: str) -> None:
+    cells = l2kd_ray.load_study(file).study.trials()[-1].steps
+    keys = [step[0].stage.key for step in (cells[-1], cells[-2])]
+    app(["explain", *keys, "--storage", storage], standalone_mode=False)
+
+
+def results(file: str, storage: str) -> None:
+    assert len(l2kd_ray.load_study(file, storage=storage).results())
+
+
+def forecast(file: str, storage: str) -> None:
+    l2kd_ray.load_study(file, storage=storage).forecast("head + 2 x local")
+
+
+VERBS: dict[str, Callable[[str, str], None]] = {
+    "plan": command("plan"),
+    "status": command("status"),
+    "report": command("report"),
+    "sweep": command("sweep"),
+    "sweep inline": command("sweep", "--inline"),
+    "results": results,
+    "forecast": forecast,
+    "export": export,
+    "explain": explain,
+    "gc": gc,
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_reads_each_manifest_at_most_once(
+    verb: str, finished: Path, storage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(garbage, "GRACE", timedelta(0))  # gc looks at young stages, too
+    with counting(monkeypatch) as counted:
+        VERBS[verb](str(finished / "study.yaml"), storage)
+    assert set(counted.manifests.values()) <= {1}
+    assert counted.listed["stages"] == 1
+    stages = len((finished / "results/studies/tiny/keys").read_text().splitlines())
+    wanted = {"plan": 0, "status": 0, "gc": 0, "forecast": 0, "export": 1}
+    if verb in wanted:  # what is counted needs no manifest
+        assert len(counted.manifests) == wanted[verb]
+    elif verb not in ("results", "explain"):  # they read what they show
+        assert len(counted.manifests) == stages
+
+
+@pytest.mark.parametrize("verb", ["plan", "status", "report", "results"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_so_it_does_of_a_study_that_its_results_decide(
+    name: str, verb: str, finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file, storage = tmp_path / "other.yaml", str(finished / "results")
+    file.write_text(yaml.safe_dump({**SMALL, "name": "other", **OTHERS[name]}))
+    with counting(monkeypatch) as counted:
+        VERBS[verb](str(file), storage)
+    assert set(counted.manifests.values()) <= {1}
+    assert counted.listed["stages"] == 1
+
+
+def test_trials_are_made_once_a_verb(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from l2kd_ray.study import Study
+
+    made, trials = list[Any](), Study._trials
+
+    def counted(study: Study, settings: Any) -> Any:
+        made.append(settings)
+        return trials(study, settings)
+
+    monkeypatch.setattr(Study, "_trials", counted)
+    experiment: Experiment = l2kd_ray.load_study(finished / "study.yaml")
+    made.clear()
+    experiment.sweep("inline")
+    assert len(made) <= 1
+
+
+def test_what_was_run_is_listed_anew(tiny: Any, store: Store) -> None:
+    """A snapshot stays as it was; the sweep's own has what the sweep did."""
+    experiment = Experiment(tiny(methods=["lamol"]), store, "l2kd sweep")
+    before = experiment.snapshot()
+    assert before.scores.empty
+    ended = experiment.sweep("inline")
+    assert len(before.scores) == 0
+    assert len(ended.snapshot.done) == len(ended.snapshot.trials)
+    assert ended.snapshot.wanted.complete
+    assert experiment.scores().equals(ended.snapshot.scores)
+    trained = {m.key for m in ended.snapshot.manifests.values() if CURVE in m.files}
+    found = curves(ended.snapshot)
+    assert set(found) == trained & set(ended.snapshot.scores["model"])
+    assert all("loss" in point for curve in found.values() for point in curve)
+    last = {cell.stage.model.key for t in ended.snapshot.trials for cell in t.steps[-1]}
+    assert {path.parent.name for path in students(ended.snapshot).values()} == last
