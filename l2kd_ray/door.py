@@ -123,7 +123,7 @@ def held(
     """
     if name in known:
         return name
-    found, plugin = find(kind, name, known)
+    found, plugin = find(kind, name, known, key=kind)
     model = getattr(found, "options", None)
     if model is None:
         return plugin

@@ -57,9 +57,9 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
             plugin=lambda kind, name, known: door.held(kind, name, known, settings.options),
         )
 
-    tasks = {spec.name: find(spec) for spec in config.tasks}
-    _check_kinds(tasks, builder.kinds(settings), where)
     with reading() as reads:
+        tasks = {spec.name: find(spec) for spec in config.tasks}
+        _check_kinds(tasks, builder.kinds(settings), where)
         specs = settings.family.model_specs
         models = {
             spec.model: found

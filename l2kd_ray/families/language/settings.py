@@ -11,8 +11,6 @@ from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import Section
 from l2kd_ray.tasks.spec import TaskSpec
 
-ReplayFilter = Literal["ended", "label", "duplicate"]
-
 
 class DecodeSettings(Section):
     """How an answer is decoded from a model."""
@@ -70,9 +68,9 @@ class ReplaySettings(Section):
     L2KD); a number: how many times a replayed sample counts in the one mean."""
     shares: Literal["equal", "size"] = "equal"
     """Shares of the former tasks: equal (LAMOL), or by their number of training examples."""
-    filters: tuple[ReplayFilter, ...] = ()
+    filters: tuple[str, ...] = ()
     """Beside exactly one `<ans>`: `ended` by eos; `label`: for a classification task, one of its
-    labels; `duplicate`: not written before."""
+    labels; `duplicate`: not written before; or a plug-in (task, example) -> whether it is kept."""
     agreement: float | None = Field(None, ge=0, le=100)
     """Keep a sample where its task's own teacher, asked for its answer, scores at least this."""
     refill: bool = False
