@@ -43,9 +43,9 @@ def test_the_options_of_a_method_are_a_section_of_the_study(study_file: Any) -> 
 
     assert last() == last(late_l2kd={"after": 1})
     assert last() != last(late_l2kd={"after": 0})
-    with pytest.raises(InputError, match="late_l2kd.after"):
+    with pytest.raises(InputError, match=r"late_l2kd\.after"):
         last(late_l2kd={"after": -1})
-    with pytest.raises(InputError, match="late_l2kd.before"):
+    with pytest.raises(InputError, match=r"late_l2kd\.before"):
         last(late_l2kd={"before": 1})
     found = l2kd_ray.load_study(
         study_file(methods=[LATE], search={"late_l2kd.after": {"grid": [0, 1]}})
