@@ -65,7 +65,10 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of every `l2kd`, `make` and `python` command of a page."""
-    shell = "\n".join(b.text for b in blocks(page) if b.language in ("", "sh", "bash", "console"))
+    if page.suffix == ".yaml":
+        shell = re.sub(r"^#", "", page.read_text(), flags=re.M)
+    else:
+        shell = "\n".join(b.text for b in blocks(page) if b.language in ("", "sh", "bash"))
     prose = FENCE.sub("", page.read_text()).replace("\n", " ")
     inline = re.findall(r"`((?:l2kd|make|python) [^`]+)`", prose)
     for line in [*shell.replace("\\\n", " ").splitlines(), *inline]:
@@ -74,7 +77,10 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 
 def of(*names: str) -> list[Any]:
-    found = {(page, tuple(words)) for page in NOW for words in commands(page) if words[0] in names}
+    pages = [*NOW, *ROOT.glob("tune_configs/*.yaml")]
+    found = {
+        (page, tuple(words)) for page in pages for words in commands(page) if words[0] in names
+    }
     return [pytest.param(p, list(w), id=f"{page_id(p)}: {' '.join(w)}") for p, w in sorted(found)]
 
 
