@@ -111,6 +111,19 @@ def test_a_target_or_script_of_a_page_is_there(page: Path, words: list[str]) -> 
         assert (ROOT / words[1]).is_file()
 
 
+def test_ci_runs_what_a_contributor_runs() -> None:
+    """Its steps are targets of the Makefile and pages of the site; the hooks are the same tools."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text())
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert any(step.startswith("make check") for step in steps)
+    assert set(workflow["jobs"]["check"]["strategy"]["matrix"]["python"]) >= {"3.11"}
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["id"] for hook in hooks] == ["ruff", "ruff-format", "mypy"]
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    pages = {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
+    assert set(re.findall(r"[\w/]+\.md", str(site["nav"]))) == pages
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the README's study is a tiny one that has been swept."""
