@@ -396,7 +396,7 @@ def study_of(name: str) -> dict[str, Any]:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("name", ["tickets", "lines.py", "starts.py", "l2kd_real.py", "brief.py"])
+@pytest.mark.parametrize("name", ["tickets", "lines.py", "starts.py", "l2kd_real.py", "reverse.py", "brief.py"])
 def test_a_recipe_runs(name: str, tmp_path: Path, study_file: Any) -> None:
     for title, code in recipes().items():
         (tmp_path / title).write_text(code + "\n")

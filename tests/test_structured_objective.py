@@ -23,6 +23,7 @@ from test_structured_enumeration import (
 )
 from torch import Tensor
 
+from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.structured.arcs import Heads
 from l2kd_ray.distill.structured.baselines import path_marginals, posterior_kd, token_kd, top_k
 from l2kd_ray.distill.structured.chain import Chain
@@ -31,7 +32,6 @@ from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.objective import (
     StructuralKD,
     annealed_weight,
-    interpolate,
     negative_log_likelihood,
     structural_cross_entropy,
 )

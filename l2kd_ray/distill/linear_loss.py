@@ -4,7 +4,8 @@ For a small model most of the work is the output layer, and most of the memory i
 The weight of each position is known before the forward pass, so a chunk's gradient can be made
 while its logits stand in memory, and they are gone before the next chunk: no [P, V] tensor is ever
 whole, and nothing is computed again in the backward pass. (Liger's fused linear losses, Hsu et
-al. 2024, arXiv 2410.10989, do the same on GPUs.)
+al. 2024, arXiv 2410.10989, do the same on GPUs.) How a divergence gets its gradient in a
+chunk's logits is in `gradients`.
 
 Shapes: P positions, K of them in a term, C in a chunk, V vocabulary, d width.
 """
@@ -18,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from l2kd_ray.distill.top_k import MostLikely, divergence
+from l2kd_ray.distill.divergences import Divergence, forward
+from l2kd_ray.distill.gradients import gradient
+from l2kd_ray.distill.top_k import MostLikely
 
 CHUNK_ELEMENTS = 2**24
 """Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
@@ -63,14 +66,16 @@ def linear_loss(
     kd: Tensor,
     terms: Sequence[Term],
     temperature: float,
+    divergence: Divergence = forward,
 ) -> Tensor:
-    """sum_p ce_p CE_p + kd_p T^2 KL(teacher_p || student_p), of logits z = hidden W^T + b.
+    """sum_p ce_p CE_p + kd_p D(student_p, teacher_p; T), of logits z = hidden W^T + b.
 
-    hidden [P, d], target [P], ce and kd [P]; `terms` share out the positions. The gradient in z_p
-    is ce_p (softmax(z_p) - onehot) + kd_p T (softmax(z_p / T) - softmax(z_teacher / T)). It flows
-    to hidden, weight and bias, never to a teacher.
+    hidden [P, d], target [P], ce and kd [P]; `terms` share out the positions. The gradient flows to
+    hidden, weight and bias, never to a teacher. In z_p it is, with T^2 KL(teacher_p || student_p)
+    for D, ce_p (softmax(z_p) - onehot) + kd_p T (softmax(z_p / T) - softmax(z_teacher / T)).
+    Raises: InputError where a divergence does not return a loss a position.
     """
-    work = _Work(head.half, target, ce, kd, tuple(terms), temperature)
+    work = _Work(head.half, target, ce, kd, tuple(terms), temperature, divergence)
     loss: Tensor = _LinearLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, work
     )
@@ -87,6 +92,7 @@ class _Work:
     kd: Tensor
     terms: tuple[Term, ...]
     temperature: float
+    divergence: Divergence
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -169,10 +175,7 @@ def _chunk(
     hard = None
     if bool((ce > 0).any()):
         hard = _cross_entropy(logits.clone(), work.target[where], ce)
-    if isinstance(teacher, MostLikely):
-        grad, loss = divergence(logits, teacher, kd, work.temperature)
-    else:
-        grad, loss = _distillation(logits, teacher, kd, work.temperature)
+    grad, loss = gradient(logits, teacher, kd, work.temperature, work.divergence)
     return (grad, loss) if hard is None else (grad.add_(hard[0]), loss + hard[1])
 
 
@@ -181,16 +184,4 @@ def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tens
     loss = -(log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1) * weight).sum()
     grad = log_p.exp_().mul_(weight.unsqueeze(-1))
     grad.scatter_add_(-1, target.unsqueeze(-1), -weight.unsqueeze(-1))
-    return grad, loss
-
-
-def _distillation(
-    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    log_s = torch.log_softmax(student.div_(temperature), -1, out=student)
-    log_t = torch.log_softmax(teacher.div_(temperature), -1, out=teacher)
-    p_t = log_t.exp()
-    divergence = torch.linalg.vecdot(p_t, log_t.sub_(log_s))
-    loss = (divergence * weight).sum() * temperature**2
-    grad = log_s.exp_().sub_(p_t).mul_((weight * temperature).unsqueeze(-1))
     return grad, loss

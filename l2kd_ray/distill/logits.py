@@ -1,4 +1,4 @@
-"""Objectives on the logits of a classifier: one loss per example.
+"""Losses on the logits of a classifier: one per example.
 
 Shapes: B examples, C outputs of a task's head (1 for a regression).
 """
@@ -9,6 +9,8 @@ from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
+
+from l2kd_ray.distill.cross_entropy import structural_cross_entropy
 
 Reduction = Literal["mean", "sum"]
 
@@ -37,4 +39,4 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.
     logits, to (z_S - z_T) / C as T grows, which is half of what `logit_regression` has.
     """
     targets = (teacher.detach() / temperature).softmax(-1)
-    return -(targets * (student / temperature).log_softmax(-1)).sum(-1)
+    return structural_cross_entropy((targets,), ((student / temperature).log_softmax(-1),))

@@ -10,7 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+from l2kd_ray.distill.divergences import DIVERGENCES, Divergence
+from l2kd_ray.door import Plugin
 
 if TYPE_CHECKING:  # a stage holds an objective, and a study's stages are made without torch
     from torch import Tensor
@@ -45,8 +49,8 @@ class Positions:
 class SoftTargets:
     """`w * KD + (1 - w) * CE` at each position, w its share; w = 0 everywhere is LAMOL's own loss.
 
-    CE = -log softmax(z)[target]; KD = T^2 KL(softmax(z_teacher / T) || softmax(z / T)) (Word-KD of
-    Chuang et al. 2020; T^2 from Hinton et al. 2015). `answer_weight` is the class weight of `<ans>`
+    CE = -log softmax(z)[target]; KD is the divergence, `forward` that of Word-KD (Chuang et al.
+    2020). `answer_weight` is the class weight of `<ans>`
     in CE; `weigh_kd` lets it weigh KD too. The count is the sum of the positions' weights, so that
     a mean over it is torch's weighted mean. Between 0 and 1 the two are mixed position by
     position, under one common count.
@@ -55,6 +59,13 @@ class SoftTargets:
     temperature: float = 1.0
     answer_weight: float = 1.0
     weigh_kd: bool = False
+    divergence: str | Plugin = "forward"
+
+    @cached_property
+    def kd(self) -> Divergence:
+        """The divergence itself. Raises: InputError for a plug-in that cannot be loaded."""
+        named = self.divergence
+        return DIVERGENCES[named] if isinstance(named, str) else named.load()
 
     def weights(self, positions: Positions) -> tuple[Tensor, Tensor]:
         """The weights of KD [P] and of CE [P] at each position, within its row."""
@@ -92,4 +103,4 @@ class SoftTargets:
             if said is not None:
                 where = (positions.teacher == number).nonzero().squeeze(-1)
                 terms.append(Term(where, said))
-        return linear_loss(hidden, head, positions.target, ce, kd, terms, self.temperature)
+        return linear_loss(hidden, head, positions.target, ce, kd, terms, self.temperature, self.kd)

@@ -3,8 +3,8 @@
     L_KD = log Z_s(x) - sum_{u in U_s} mu_t(u) score_s(u)                                     (1)
     L_KD = - sum_{u in U_s} mu_t(u) log P_s(u)          for a locally normalised student      (2)
 
-with U_s the student's substructures and mu_t(u) their marginals under the teacher. It is the
-cross-entropy H(P_t, P_s), its gradient in score_s(u) is P_s(u) - mu_t(u).
+with U_s the student's substructures and mu_t(u) their marginals under the teacher: the one equation
+of `cross_entropy`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from l2kd_ray.distill.structured.structure import Parts, Structure, inner
+from l2kd_ray.distill.cross_entropy import structural_cross_entropy
+from l2kd_ray.distill.structured.structure import Parts, Structure
 
 
 class Teacher(Protocol):
@@ -26,16 +27,6 @@ class Teacher(Protocol):
 
 
 T = TypeVar("T", bound=Teacher)
-
-
-def structural_cross_entropy(
-    marginals: Parts, scores: Parts, log_partition: Tensor | float = 0.0
-) -> Tensor:
-    """[B]: equation (1); with log P_s for scores and nothing to normalise, equation (2).
-
-    marginals: the teacher's, of the student's substructures; scores: the student's.
-    """
-    return log_partition - inner(marginals, scores)
 
 
 def negative_log_likelihood(student: Structure, gold: Tensor) -> Tensor:
@@ -92,11 +83,3 @@ class StructuralKD(Generic[T]):
 def annealed_weight(epoch: float, rate: float) -> float:
     """lambda, the weight of L_KD: 1 at first, 0 from epoch 100 / rate on."""
     return max(0.0, 1.0 - rate * epoch / 100.0)
-
-
-def interpolate(kd: Tensor, nll: Tensor, weight: float, labelled: Tensor) -> Tensor:
-    """[B]: lambda L_KD + (1 - lambda) NLL where there is a gold structure, else L_KD alone.
-
-    kd, nll, labelled [B]; what `nll` says of unlabelled sentences is not read.
-    """
-    return torch.where(labelled, weight * kd + (1.0 - weight) * nll, kd)

@@ -55,15 +55,6 @@ def valid_positions(lengths: Tensor, n: int) -> Tensor:
     return torch.arange(n, device=lengths.device) < lengths[:, None]
 
 
-def inner(marginals: Parts, scores: Parts) -> Tensor:
-    """[B]: <mu, s>, where 0 * -inf = 0: what the marginals exclude is not read."""
-    total = marginals[0].new_zeros(marginals[0].shape[0])
-    for mu, s in zip(marginals, scores, strict=True):
-        read = torch.where(mu > 0, s, 0.0)
-        total = total + (mu * read).flatten(1).sum(1)
-    return total
-
-
 def logsumexp(values: Tensor, dim: int) -> Tensor:
     """torch.logsumexp whose gradient is 0, not NaN, where every value is -inf."""
     top = values.detach().amax(dim, keepdim=True).clamp(min=torch.finfo(values.dtype).min)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
+from l2kd_ray.distill.divergences import DIVERGENCES
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import Builder
@@ -261,7 +262,12 @@ class LanguageBuilder(Builder):
             return {}
         found: dict[str, Any] = {"kd_weight": weight, "recall": recall}
         if recall or kd.objective != "seq":
-            found["objective"] = replace(objective, temperature=temperature, weigh_kd=keep)
+            found["objective"] = replace(
+                objective,
+                divergence=self.plugin("divergences", kd.divergence, DIVERGENCES),
+                temperature=temperature,
+                weigh_kd=keep,
+            )
         if not new:
             return found
         if kd.objective != "word":

@@ -29,6 +29,9 @@ class DistilSettings(Section):
     objective: Literal["word", "seq", "seq-soft"] = "word"
     """`word`: the teacher's distributions over the given answers; `seq`: answers that the teacher
     decoded; `seq-soft`: its distributions over those."""
+    divergence: str = "forward"
+    """Of the teacher's distributions from the student's, for `word` and `seq-soft`: a built-in, or
+    one of your own (./file.py:name, package.module:name)."""
     temperature: float = Field(2.0, gt=0)
     weight: float = Field(1.0, ge=0, le=1)
     """`w * KD + (1 - w) * cross-entropy` on the given answers; 1 is the paper."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.distill.corruption import false_domains
+from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.logits import label_loss, logit_regression
 from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.mixture import Pooled, TaskBatch
@@ -40,8 +41,8 @@ class Row:
     false_domain: int
 
 
-class Objective(Protocol):
-    """A loss an example; what it needs beside the model is its own."""
+class ExampleLoss(Protocol):
+    """Runs the models on some rows, and compares their outputs: a loss each."""
 
     def to(self, device: str) -> None:
         """Move it to where the training runs."""
@@ -66,12 +67,11 @@ class LabelLoss:
         items = [row.item for row in rows]
         inputs = model.prepare([item.texts for item in items]).to(device)
         logits = network(inputs, items[0].head).logits.float()
-        loss = (1 - self.weight) * label_loss(logits, targets(items, logits))
-        taught = [item.taught for item in items if item.taught is not None]
-        if self.weight > 0:
-            said = torch.stack(taught).to(device)
-            loss = loss + self.weight * logit_regression(logits, said, self.over)
-        return loss
+        loss = label_loss(logits, targets(items, logits))
+        if self.weight == 0:
+            return loss
+        said = torch.stack([item.taught for item in items if item.taught is not None]).to(device)
+        return interpolate(logit_regression(logits, said, self.over), loss, self.weight)
 
 
 def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
@@ -82,10 +82,10 @@ def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierLessons(Pooled):
-    """Pools of items, and an objective."""
+    """Pools of items, and the loss of each."""
 
     pools: Mapping[str, Sequence[Item]]
-    objective: Objective
+    objective: ExampleLoss
     by_weight: bool = True
     """Whether the loss is a weighted mean; else the mean of the weighted losses."""
 

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from l2kd_ray.core.stage import Context
-from l2kd_ray.distill import top_k
+from l2kd_ray.distill import gradients
 from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.stages.curriculum import Row, inputs
@@ -69,9 +70,11 @@ class Cached:
             return Knowledge(found[HIDDEN], self._head)
         return MostLikely(**found, others=self.vocabulary - found["tokens"].shape[1])
 
-    def bias(self, model: CausalLM, rows: Sequence[Row], temperature: float) -> Mapping[str, float]:
+    def bias(
+        self, model: CausalLM, rows: Sequence[Row], objective: SoftTargets
+    ) -> Mapping[str, float]:
         """Of the gradient that `rows` of the first samples give `model`, where only the most likely
-        tokens are kept: `distill.top_k.bias`. Empty where all is kept. Before anything is moved."""
+        tokens are kept: `gradients.bias`. Empty where all is kept. Before anything is moved."""
         if self._probe is None:
             return {}
         rows = [row for row in rows if row.index < PROBED]
@@ -84,7 +87,7 @@ class Cached:
         with torch.no_grad():
             student: Tensor = model.head(model.eval()(*inputs(rows, "cpu")))
             exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
-            return top_k.bias(student.float(), exact, kept, temperature)
+            return gradients.bias(student.float(), exact, kept, objective.temperature, objective.kd)
 
     def _places(self, row: Row) -> range:
         """The row's positions among all that were annotated."""

@@ -105,7 +105,7 @@ class Learn(TrainingStage):
         rows = curriculum.rows(range(min(PROBED, len(source.samples))))
         number = curriculum.teachers.index(source.teacher)
         taught = [row for row in rows if row.teacher == number]
-        found = source.teacher.bias(model, taught, curriculum.objective.temperature)
+        found = source.teacher.bias(model, taught, self.objective)
         return {f"top_k/{name}": value for name, value in found.items()}
 
     def _curriculum(self, text: SequenceFormat, model: CausalLM, context: Context) -> Curriculum:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.structured.objective import (
     StructuralKD,
     annealed_weight,
-    interpolate,
     negative_log_likelihood,
 )
 from l2kd_ray.distill.structured.packing import to, unpack

@@ -1,0 +1,127 @@
+"""A divergence's gradient in the student's logits, made while a chunk of them stands in memory.
+
+That of forward KL is written out: it takes one tensor [C, V] beside the two of logits. Any other is
+autograd's, within the chunk alone.
+
+Shapes: C positions of a chunk, k tokens kept of a teacher's, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from l2kd_ray.distill.divergences import Divergence, forward
+from l2kd_ray.distill.top_k import MostLikely
+from l2kd_ray.errors import InputError
+
+TINY = 1e-6
+"""The least mass of the student's other tokens: what divides must not be 0."""
+
+
+def gradient(
+    student: Tensor,
+    teacher: Tensor | MostLikely,
+    weight: Tensor,
+    temperature: float,
+    divergence: Divergence = forward,
+) -> tuple[Tensor, Tensor]:
+    """The gradient of sum_p weight_p D_p in the student's logits [C, V], and the sum itself.
+
+    Overwrites both logits. Where only a teacher's most likely tokens are known, D is taken over
+    these and one class of all others. Raises: InputError where D is no loss a position.
+    """
+    if divergence is not forward:
+        return by_autograd(student, teacher, weight, temperature, divergence)
+    if isinstance(teacher, MostLikely):
+        return _forward_kl_of_classes(student, teacher, weight, temperature)
+    return _forward_kl(student, teacher, weight, temperature)
+
+
+def by_autograd(
+    student: Tensor,
+    teacher: Tensor | MostLikely,
+    weight: Tensor,
+    temperature: float,
+    divergence: Divergence,
+) -> tuple[Tensor, Tensor]:
+    """As `gradient`, for any divergence."""
+    student = student.detach().requires_grad_()
+    with torch.enable_grad():  # the caller is a forward pass that records nothing
+        if isinstance(teacher, MostLikely):
+            own, other = teacher.classes(student, temperature)
+        else:
+            own, other = student, teacher.detach()
+        each = divergence(own, other, temperature)
+        if each.shape != weight.shape or not each.requires_grad:
+            raise InputError(
+                "a divergence returns one loss a position, as a function of the student's logits",
+                key="kd.divergence",
+                got=f"shape {list(each.shape)} from logits {list(own.shape)}, "
+                f"requires_grad {each.requires_grad}",
+                expected=f"shape {list(weight.shape)}, requires_grad True",
+                fix="sum over the vocabulary (dim -1), not over the positions; detach the teacher "
+                "alone",
+            )
+        loss = (each * weight).sum()
+    (grad,) = torch.autograd.grad(loss, student)
+    return grad, loss.detach()
+
+
+def _forward_kl(
+    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """sum_p weight_p T^2 KL(teacher_p || student_p): the gradient is weight T (p_s - p_t)."""
+    log_s = torch.log_softmax(student.div_(temperature), -1, out=student)
+    log_t = torch.log_softmax(teacher.div_(temperature), -1, out=teacher)
+    p_t = log_t.exp()
+    divergence = torch.linalg.vecdot(p_t, log_t.sub_(log_s))
+    loss = (divergence * weight).sum() * temperature**2
+    grad = log_s.exp_().sub_(p_t).mul_((weight * temperature).unsqueeze(-1))
+    return grad, loss
+
+
+def _forward_kl_of_classes(
+    student: Tensor, teacher: MostLikely, weight: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """The same over k + 1 classes. With s the student's softmax at T, r the other tokens' mass and
+    p the teacher's: the gradient is weight T (s_i - p_i) for a kept token, weight T s_i (1 - p_r /
+    s_r) for another."""
+    s = torch.softmax(student.div_(temperature), -1, out=student)
+    kept = s.gather(-1, teacher.tokens)
+    rest = (1 - kept.sum(-1, keepdim=True)).clamp(min=TINY)
+    log_p, log_r = teacher.log_p(temperature)
+    each = (log_p.exp() * (log_p - kept.clamp(min=TINY**2).log())).sum(-1)
+    each += (log_r.exp() * (log_r - rest.log())).squeeze(-1)
+    grad = s.mul_(1 - log_r.exp() / rest).scatter_(-1, teacher.tokens, kept - log_p.exp())
+    return grad.mul_((weight * temperature).unsqueeze(-1)), (each * weight).sum() * temperature**2
+
+
+def bias(
+    student: Tensor,
+    teacher: Tensor,
+    kept: MostLikely,
+    temperature: float,
+    divergence: Divergence = forward,
+) -> Mapping[str, float]:
+    """What teaching by the most likely tokens does to the gradient in the student's logits [K, V].
+
+    Returns: `mass`, the share of the teacher's probability at this temperature that is on the kept
+    tokens; `error`, the norm of the gradient's error over that of the exact gradient (of forward
+    KL: softmax of student / T less softmax of teacher / T); `cosine`, between the two.
+    """
+    p = torch.softmax(teacher / temperature, -1)
+    ones = student.new_full((len(student),), 1 / temperature)
+    if divergence is forward:
+        exact = torch.softmax(student / temperature, -1) - p
+    else:
+        exact, _ = by_autograd(student, teacher, ones, temperature, divergence)
+    biased, _ = gradient(student.clone(), kept, ones, temperature, divergence)
+    cosine = torch.cosine_similarity(exact.flatten(), biased.flatten(), dim=0)
+    return {
+        "mass": float(p.gather(-1, kept.tokens).sum(-1).mean()),
+        "error": float((biased - exact).norm() / exact.norm()),
+        "cosine": float(cosine),
+    }

@@ -1,0 +1,276 @@
+"""Divergences: autograd against the closed form, against definitions, and one from outside."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from l2kd_ray import door
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import CURVE
+from l2kd_ray.core.store import Store
+from l2kd_ray.distill import linear_loss
+from l2kd_ray.distill.cross_entropy import interpolate, structural_cross_entropy
+from l2kd_ray.distill.divergences import DIVERGENCES, Divergence, forward
+from l2kd_ray.distill.gradients import bias, gradient
+from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.logits import soft_cross_entropy
+from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
+from l2kd_ray.distill.top_k import MostLikely
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.stages.annotate import Annotate
+from l2kd_ray.families.language.stages.learn import Learn
+
+C, V, WIDTH = 6, 9, 5
+EXAMPLE = f"{Path(__file__).parents[1]}/examples/skew_kl.py:skew_kl"
+temperatures = st.sampled_from([0.5, 1.0, 2.0, 5.0])
+
+
+def draw(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def plain_forward(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+    """T^2 KL(teacher || student) from the definition, unknown to the closed form."""
+    p, q = (teacher / T).softmax(-1), (student / T).softmax(-1)
+    return T**2 * (p * (p.log() - q.log())).sum(-1)
+
+
+def reverse(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+    """T^2 KL(student || teacher)."""
+    return plain_forward(teacher, student, T)
+
+
+def skew_kl(alpha: float = 0.1) -> Divergence:
+    _, plugin = door.find("divergences", EXAMPLE, DIVERGENCES)
+    return replace(plugin, options=(("alpha", alpha),)).load()
+
+
+# One slot, two ways to a gradient
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    T=temperatures,
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    k=st.sampled_from([None, 1, 4, V - 1]),
+)
+def test_the_closed_form_of_forward_kl_is_autograds(
+    T: float, seed: int, dtype: torch.dtype, k: int | None
+) -> None:
+    student, logits = (2 * draw(C, V, seed=s, dtype=dtype) for s in (seed, seed + 100))
+    teacher = logits if k is None else MostLikely.of(logits, k)
+    weight = draw(C, seed=3, dtype=dtype).abs()
+
+    def ways(divergence: Divergence) -> tuple[Tensor, Tensor]:
+        given = teacher.clone() if isinstance(teacher, Tensor) else teacher
+        return gradient(student.clone(), given, weight, T, divergence)
+
+    found = ways(forward)
+    for other in (plain_forward, lambda *given: forward(*given)):
+        torch.testing.assert_close(ways(other), found, rtol=1e-4, atol=1e-5)
+
+
+def test_forward_kl_is_the_cross_entropy_less_the_teachers_entropy() -> None:
+    student, teacher, T = draw(C, V, seed=1), draw(C, V, seed=2), 2.0
+    p, log_q = (teacher / T).softmax(-1), (student / T).log_softmax(-1)
+    entropy = structural_cross_entropy((p,), (p.log(),))
+    wanted = T**2 * (structural_cross_entropy((p,), (log_q,)) - entropy)
+    torch.testing.assert_close(forward(student, teacher, T), wanted)
+
+
+def test_soft_targets_of_a_classifier_have_the_gradient_of_forward_kl() -> None:
+    student, teacher, weight, T = draw(C, V, seed=1), draw(C, V, seed=2), draw(C, seed=3).abs(), 2.0
+    own, _ = gradient(student.clone(), teacher.clone(), T**2 * weight, T, soft_cross_entropy)
+    wanted, _ = gradient(student.clone(), teacher.clone(), weight, T)
+    torch.testing.assert_close(own, wanted)
+
+
+def test_a_teacher_may_forbid_tokens() -> None:
+    student, teacher = draw(C, V, seed=1).requires_grad_(), draw(C, V, seed=2)
+    teacher[:, 0] = -torch.inf
+    loss = forward(student, teacher, 2.0)
+    (found,) = torch.autograd.grad(loss.sum(), student)
+    wanted = 2.0 * ((student / 2).softmax(-1) - (teacher / 2).softmax(-1))
+    torch.testing.assert_close(found, wanted.detach())
+
+
+def batch() -> tuple[Positions, list[Any]]:
+    """Three rows of four positions: two teachers and none."""
+    row = torch.arange(3).repeat_interleave(4)
+    teacher = torch.tensor([0, NO_TEACHER, 1])[row]
+    target = torch.randint(V, (12,), generator=torch.Generator().manual_seed(0))
+    positions = Positions(target, row, target == 3, teacher, (teacher != NO_TEACHER) * 0.7)
+    hidden, head = draw(4, WIDTH, seed=4), Head(draw(V, WIDTH, seed=5), draw(V, seed=6))
+    kept = MostLikely.of(3 * draw(4, V, seed=7), 3)
+    return positions, [Knowledge(hidden, head), kept]
+
+
+@pytest.mark.parametrize("divergence", [plain_forward, reverse, skew_kl(0.3)])
+@pytest.mark.parametrize("chunk", [V, 3 * V, 2**24])
+def test_the_fused_loss_of_any_divergence_passes_gradcheck(
+    divergence: Divergence, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setitem(DIVERGENCES, "other", divergence)  # type: ignore[arg-type]
+    positions, knowledge = batch()
+    objective, scale = SoftTargets(2.0, 5.0, divergence="other"), draw(3, seed=3).abs()
+
+    def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return objective.loss(hidden, Head(weight, bias), knowledge, positions, scale)
+
+    shapes = [(12, WIDTH), (V, WIDTH), (V,)]
+    inputs = [draw(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
+    assert torch.autograd.gradcheck(loss, inputs)
+    if divergence is plain_forward:
+        usual = SoftTargets(2.0, 5.0)
+        wanted = usual.loss(inputs[0], Head(*inputs[1:]), knowledge, positions, scale)
+        torch.testing.assert_close(loss(*inputs), wanted)
+
+
+def test_a_divergence_sees_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def watched(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+        sizes.append(len(student))
+        assert student.requires_grad
+        assert not teacher.requires_grad
+        return reverse(student, teacher, T)
+
+    monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", 3 * V)
+    hidden, weight = draw(10, WIDTH, seed=1).requires_grad_(), draw(V, WIDTH, seed=2)
+    said = Knowledge(draw(10, WIDTH, seed=3), Head(draw(V, WIDTH, seed=4).requires_grad_()))
+    ones, where = torch.ones(10).double(), torch.arange(10)
+    term = linear_loss.Term(where, said)
+    linear_loss.linear_loss(
+        hidden, Head(weight), where % V, 0 * ones, ones, [term], 2.0, watched
+    ).backward()  # type: ignore[no-untyped-call]
+    assert sizes == [3, 3, 3, 1]
+    assert said.head.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda student, teacher, T: plain_forward(student, teacher, T).mean(),
+        lambda student, teacher, T: student - teacher,
+        lambda student, teacher, T: plain_forward(student.detach(), teacher, T),
+    ],
+)
+def test_what_is_no_loss_a_position_is_refused(wrong: Divergence) -> None:
+    with pytest.raises(InputError, match="one loss a position") as caught:
+        gradient(draw(C, V, seed=1), draw(C, V, seed=2), torch.ones(C).double(), 1.0, wrong)
+    assert f"shape [{C}]" in caught.value.expected
+
+
+def test_the_most_likely_tokens_tell_any_divergence_of_k_and_one_classes() -> None:
+    student, teacher, weight = draw(C, V, seed=1), draw(C, V, seed=2), torch.ones(C).double()
+    skew = skew_kl(0.3)
+    whole = gradient(student.clone(), teacher.clone(), weight, 2.0, skew)
+    torch.testing.assert_close(
+        gradient(student.clone(), MostLikely.of(teacher, V - 1), weight, 2.0, skew), whole
+    )
+    off = [bias(student, teacher, MostLikely.of(teacher, k), 2.0, skew) for k in (1, 4, V - 1)]
+    assert off[0]["error"] > off[1]["error"] > off[2]["error"]
+    assert off[2]["error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_an_interpolation_reads_no_label_where_there_is_none() -> None:
+    kd, target = torch.tensor([2.0, 3.0]), torch.tensor([10.0, torch.inf])
+    assert interpolate(kd, target, 0.25, torch.tensor([True, False])).tolist() == [8.0, 3.0]
+    assert interpolate(kd, kd + 1, 0.5).tolist() == [2.5, 3.5]
+
+
+# In a study
+
+
+SKEWED = {"kd.divergence": EXAMPLE}
+
+
+def students(tiny: Any, arms: dict[str, dict[str, Any]]) -> dict[str, Learn]:
+    """L2KD's student of each arm after the first task of its first order."""
+    methods = [{"name": n, "method": "l2kd", "settings": own} for n, own in arms.items()]
+    study = tiny(methods=methods, kd={"teacher": "cached"})
+    firsts = {name: study.trial(name, {}, study.orders[0], "531") for name in arms}
+    return {name: trial.steps[1][0].stage.model for name, trial in firsts.items()}
+
+
+def test_a_divergence_and_its_options_are_part_of_the_key(tiny: Any) -> None:
+    made = students(
+        tiny,
+        {
+            "usual": {},
+            "forward": {"kd.divergence": "forward"},
+            "skewed": SKEWED,
+            "tenth": {**SKEWED, "skew_kl.alpha": 0.1},
+            "more": {**SKEWED, "skew_kl.alpha": 0.4},
+        },
+    )
+    assert made["usual"].key == made["forward"].key
+    assert made["skewed"].key == made["tenth"].key
+    assert len({student.key for student in made.values()}) == 3
+    objective = made["skewed"].objective
+    assert objective.kd is objective.kd  # loaded once
+
+
+def test_a_search_may_choose_it(tiny: Any) -> None:
+    grid = {"kd.divergence": {"grid": ["forward", EXAMPLE]}, "skew_kl.alpha": {"grid": [0.1, 0.2]}}
+    study = tiny(methods=["l2kd"], search=grid)
+    keys = {t.steps[1][0].stage.model.key for t in study.trials() if t.method == "l2kd"}
+    assert len(keys) == 3 * len(study.tasks)  # forward does not read alpha
+
+
+@pytest.mark.parametrize(
+    ("kd", "message"),
+    [
+        ({"divergence": "sideways"}, "there is no such divergence"),
+        ({"divergence": EXAMPLE, "objective": "seq"}, "it has no effect"),
+        ({"divergence": EXAMPLE, "weight": 0}, "it has no effect"),
+        ({"divergence": "./nowhere.py:mine"}, "cannot be imported"),
+    ],
+)
+def test_what_is_unknown_or_has_no_effect_is_refused(
+    tiny: Any, kd: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny(methods=["l2kd"], kd=kd)
+
+
+def test_the_examples_value_is_that_of_its_formula() -> None:
+    student, teacher, T, alpha = 3 * draw(C, V, seed=1), 3 * draw(C, V, seed=2), 2.0, 0.3
+    wanted = []
+    for z, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        p, q = ([math.exp(x / T) for x in row] for row in (t, z))
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+        pairs = zip(p, q, strict=True)
+        wanted.append(T**2 * sum(a * math.log(a / (alpha * a + (1 - alpha) * b)) for a, b in pairs))
+    single = skew_kl(alpha)(student.float(), teacher.float(), T)
+    torch.testing.assert_close(skew_kl(alpha)(student, teacher, T), torch.tensor(wanted).double())
+    torch.testing.assert_close(single, torch.tensor(wanted), rtol=1e-5, atol=1e-6)
+    nearly = skew_kl(1e-9)(student, teacher, T)
+    torch.testing.assert_close(nearly, forward(student, teacher, T), rtol=1e-6, atol=1e-6)
+
+
+def test_a_student_learns_by_the_example(tiny: Any, store: Store) -> None:
+    """From a live teacher, or from the most likely tokens of a cached one."""
+    arms = {"usual": {}, "live": {"kd.teacher": "online"}, "kept": {"kd.top_k": 300}}
+    made = students(
+        tiny, {name: own if name == "usual" else own | SKEWED for name, own in arms.items()}
+    )
+    assert isinstance(made["kept"].teacher, Annotate)
+    scores = {name: obtain(student, store) for name, student in made.items()}
+    assert scores["live"]["loss"] < scores["usual"]["loss"]  # skew KL is at most (1 - alpha) KL
+    assert scores["kept"]["top_k/cosine"] > 0.9
+    folder = store.fetch("learn", made["live"].key)
+    losses = [row["loss"] for row in json.loads((folder / CURVE).read_text())]
+    assert losses[-1] < losses[0]
