@@ -1,7 +1,7 @@
 """The `l2kd` command: its arguments, its output and its exit codes. It holds no logic.
 
-0: done; 2: bad input; 3: the time budget is reached; 4: some stages failed (the rest is kept);
-130: stopped by Ctrl-C.
+0: done; 1: a plug-in breaks a law; 2: bad input; 3: the time budget is reached; 4: some stages
+failed (the rest is kept); 130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from l2kd_ray.study.reading import parse_override
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
 
-BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 2, 3, 4, 130
+BROKEN, BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(
     help="Train lifelong language models over every task order on Ray, and measure how far each "
@@ -350,6 +350,26 @@ def tasks(as_json: Json = False) -> None:
         metrics = ", ".join((task.metric, *task.extras))
         table.add_row(name, task.kind, metrics, task.hub or "", task.description)
     Console().print(table)
+
+
+@app.command()
+def check_plugin(
+    plugin: Annotated[
+        str,
+        typer.Argument(help="Its name in a study file: ./file.py:name, or package.module:name."),
+    ],
+    kind: Annotated[
+        str,
+        typer.Option(help="One of methods, divergences, metrics, filters and readers."),
+    ] = "methods",
+) -> None:
+    """Check that a method, divergence, metric, replay filter or reader of your own keeps the laws."""
+    from l2kd_ray.testing.plugins import CHECKS, run_all
+
+    if kind not in CHECKS:
+        raise InputError("no such kind", key="--kind", got=kind, expected=", ".join(CHECKS))
+    if not run_all(plugin, kind):
+        raise typer.Exit(BROKEN)
 
 
 @app.command()

@@ -98,7 +98,6 @@ def find(
     try:
         source = None if _is_installed(module_path) else _read(module_path)
         module = _module(module_path, source)
-        found = getattr(module, attribute)
     except Exception as error:  # whatever the module raises when it is imported
         raise InputError(
             f"the plug-in cannot be imported ({type(error).__name__}: {error})",
@@ -111,7 +110,21 @@ def find(
             if module_path.endswith(".py")
             else f"install the package of {module_path}, here and on every node, or name its file",
         ) from None
-    return found, Plugin(attribute, _code(module), path=path, source=source)
+    if not hasattr(module, attribute):
+        own = [
+            n
+            for n, one in vars(module).items()
+            if getattr(one, "__module__", "") == module.__name__
+        ]
+        raise InputError(
+            f"there is no {attribute} in {module_path}",
+            where=where,
+            key=key,
+            got=name,
+            expected="one of " + ", ".join(own) if own else "",
+        )
+    plugin = Plugin(attribute, _code(module), path=path, source=source)
+    return getattr(module, attribute), plugin
 
 
 def held(

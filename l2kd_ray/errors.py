@@ -32,6 +32,17 @@ class InputError(ValueError):
             lines.append(f"  fix:      {fix}")
         super().__init__("\n".join(lines))
 
+    def at(self, where: str, key: str = "") -> InputError:
+        """The same refusal, told where it happened: a study, and a part of it."""
+        return InputError(
+            self.problem,
+            where=self.where or where,
+            key=": ".join(part for part in (key, self.key) if part),
+            got=self.got,
+            expected=self.expected,
+            fix=self.fix,
+        )
+
 
 def _short(value: object, limit: int = 200) -> str:
     text = repr(value)

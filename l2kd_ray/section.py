@@ -1,4 +1,4 @@
-"""Sections of a study file: frozen, checked mappings that refuse unknown keys and note what is read.
+"""Sections of a study file: frozen, checked mappings that note which of their keys are read.
 
 A setting that is set and that nobody reads is a mistake of the user's (a typing error, a key of
 another method), so while the stages of a study are built, `reading` notes which fields are looked

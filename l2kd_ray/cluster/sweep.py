@@ -24,6 +24,7 @@ import ray
 from ray import tune
 from ray.tune.execution import class_cache
 
+from l2kd_ray import door
 from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
@@ -82,6 +83,8 @@ def sweep(
     missing = plan(every, store).missing
     if not missing and not (adaptive and _open_searches(study, known or {}, cut or {})):
         return Outcome()
+    for module in door.modules():  # a plug-in's file is not there on other nodes
+        ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
     settings, given_up = None, dict[str, list[Setting]]()
     with _on_demand(study, store, address, every, missing) as start:

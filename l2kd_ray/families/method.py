@@ -34,7 +34,7 @@ class Method:
     check: Callable[[Settings], None] | None = None
     """Raises: InputError for settings of the family that it cannot have."""
     code: str | None = None
-    """The digest of its source, where it comes from outside; it becomes part of its students' keys."""
+    """The digest of its source, where it comes from outside: part of its students' keys."""
 
     @property
     def section(self) -> str:

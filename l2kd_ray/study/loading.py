@@ -75,7 +75,12 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         corpus = builder.corpus(settings, tasks, find)
     train = tuple(task.splits["train"] for task in corpus)
     study = Study(config, Resolved(tasks, models, train, config.data_seed))
-    refuse_unread(study, reads, where)
+    try:
+        refuse_unread(study, reads, where)
+    except (
+        InputError
+    ) as error:  # of a stage that cannot be made, such as a plug-in that is not there
+        raise error.at(where) from None
     return study
 
 
@@ -84,18 +89,11 @@ def _check_arms(config: StudyConfig, where: str) -> None:
     for arm in config.arms:
         for setting in config.search_examples():
             values = {**setting, **arm.settings}
+            settings = config.settings.with_values(values)
             try:
-                settings = config.settings.with_values(values)
                 config.family.builder.check_settings(settings, config.family.methods[arm.method])
             except InputError as error:
-                raise InputError(
-                    error.problem,
-                    where=where,
-                    key=f"methods: {arm.name}: {error.key}",
-                    got=error.got,
-                    expected=error.expected,
-                    fix=error.fix,
-                ) from None
+                raise error.at(where, f"methods: {arm.name}") from None
     if config.tune.scheduler == "asha" and not all(
         config.family.methods[arm.method].orderless for arm in config.arms
     ):

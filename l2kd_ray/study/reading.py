@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from l2kd_ray import door
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
 from l2kd_ray.section import Section
-from l2kd_ray.study.refusal import refusal
-from l2kd_ray.study.schema import ArmsOnly, StudyConfig
+from l2kd_ray.study.refusal import UNKNOWN, refusal, sections_of
+from l2kd_ray.study.schema import REFERENCES, ArmsOnly, StudyConfig
 
 PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
 """The keys under which a study may name a plug-in."""
@@ -140,18 +140,17 @@ def _family(methods: object, where: str) -> Family:
 def _method(name: str, where: str) -> Method:
     if name in METHODS:
         return METHODS[name]
-    known = {**METHODS, **dict.fromkeys(("multilm", *TAKEN))}
-    found, plugin = door.find("methods", name, known, where=where, key="methods")
+    found, plugin = door.find("methods", name, METHODS, where=where, key="methods")
+    taken = (*METHODS, *REFERENCES, *TAKEN)
     method = found if isinstance(found, Method) else Method(found, plugin.name)
-    if method.section in known or method.family not in FAMILIES or not callable(method.step):
+    if method.section in taken or method.family not in FAMILIES or not callable(method.step):
         raise InputError(
-            "a method from outside is a function `step(build, previous, former, task, seed)`, of one "
-            "of the families, under a name of its own",
+            "a method from outside is a function `step(build, previous, former, task, seed)`, of "
+            "one of the families, under a name of its own",
             where=where,
             key="methods",
             got=f"{name}: name {method.section}, family {method.family}",
-            expected=f"a family of {', '.join(FAMILIES)}; a name that is none of "
-            f"{', '.join(known)}",
+            expected=f"a family of {', '.join(FAMILIES)}; a name that is no key of a study file",
         )
     return replace(method, code=plugin.code)
 
@@ -168,42 +167,59 @@ def _settings(
             options[key] = model.model_validate(data.pop(key, None) or {})
         except ValidationError as error:
             raise refusal(error, model, where, key) from None
-    for key in data:
-        if key not in family.settings.model_fields:
-            raise _unknown(key, data[key], family, [*models], where)
     try:
         return Settings(family.settings.model_validate(data), options)
     except ValidationError as error:
-        raise refusal(error, family.settings, where) from None
+        found = refusal(error, family.settings, where)
+        if found.problem == UNKNOWN:
+            raise _unknown(found, family, [*models]) from None
+        raise found from None
 
 
-def _unknown(key: str, value: object, family: Family, options: list[str], where: str) -> InputError:
-    """A top-level key that the study's methods do not have: who would read it, or what there is."""
-    others = [
+def _unknown(found: InputError, family: Family, options: list[str]) -> InputError:
+    """The refusal of a key that the study's methods do not have: it says who reads it, or what
+    there is."""
+    readers = [
         f"{other.title} ({', '.join(other.methods)})"
         for other in FAMILIES.values()
-        if key in other.settings.model_fields or key in other.options
+        if _has_key(other.settings, found.key) or _is_option(other, found.key)
     ]
-    if others:
+    if readers:
         return InputError(
-            f"no method of this study reads it: it is read by {' and by '.join(others)}",
-            where=where,
-            key=key,
-            got=value,
+            f"no method of this study reads it: it is read by {' and by '.join(readers)}",
+            where=found.where,
+            key=found.key,
+            got=found.got,
             fix="take it away, or name a method that reads it",
         )
+    if "." in found.key:
+        return found
     known = (*StudyConfig.model_fields, *family.settings.model_fields, *options)
+    expected = "one of " + ", ".join(name for name in known if name not in ("family", "settings"))
     return InputError(
-        "unknown key",
-        where=where,
-        key=key,
-        got=value,
-        expected="one of " + ", ".join(n for n in known if n not in ("family", "settings")),
+        found.problem, where=found.where, key=found.key, got=found.got, expected=expected
     )
 
 
+def _is_option(family: Family, dotted: str) -> bool:
+    """Whether a method of the family has a key among its options."""
+    section, _, below = dotted.partition(".")
+    method = family.options.get(section)
+    model = method.options if method is not None else None
+    return model is not None and (not below or _has_key(model, below))
+
+
+def _has_key(model: type[BaseModel], dotted: str) -> bool:
+    """Whether a section, or one below it, has a key."""
+    name, _, below = dotted.partition(".")
+    field = model.model_fields.get(name)
+    if field is None or not below:
+        return field is not None
+    return any(_has_key(inner, below) for inner in sections_of(field))
+
+
 def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key: str) -> None:
-    """Raises: InputError for dotted settings that there are not, or values that they do not take."""
+    """Raises: InputError for settings that do not exist, or values that they do not take."""
     try:
         settings.with_values(values)
     except KeyError as error:
@@ -216,7 +232,8 @@ def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key
         ) from None
     except ValidationError as error:
         section = next(iter(values)).split(".")[0]
-        raise refusal(error, type(settings.family), where, f"{key}: {section}") from None
+        found: Section = getattr(settings.family, section, None) or settings.options[section]
+        raise refusal(error, type(found), where, f"{key}: {section}") from None
 
 
 # Plug-ins

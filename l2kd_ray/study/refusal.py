@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from l2kd_ray.errors import InputError
 
+UNKNOWN = "unknown key"
 _BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Range", "Workers"}
 
 
@@ -22,7 +25,7 @@ def refusal(
     dotted = ".".join([*([key] if key else []), *map(str, location)])
     if first["type"] == "extra_forbidden":
         return InputError(
-            "unknown key",
+            UNKNOWN,
             where=where,
             key=dotted,
             got=first["input"],
@@ -31,11 +34,18 @@ def refusal(
     if first["type"] == "missing":
         return InputError("a key is missing", where=where, key=dotted)
     same = [one for one in problems if _location(one["loc"]) == location]
-    messages = dict.fromkeys(one["msg"].removeprefix("Value error, ") for one in same)
+    messages = dict.fromkeys(_plain(one["msg"]) for one in same)
     got = None if isinstance(first["input"], dict) and not location else first["input"]
     return InputError(
         "not accepted", where=where, key=dotted, got=got, expected="; or ".join(messages)
     )
+
+
+def _plain(message: str) -> str:
+    """A message of pydantic's in the words of a YAML file."""
+    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
+    message = re.sub(r"a valid dictionary or instance of \w+", "a mapping", message)
+    return message.replace("a valid tuple", "a list")
 
 
 def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
@@ -45,12 +55,17 @@ def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
         field = found.model_fields.get(str(part))
         if field is None:
             continue
-        kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        below = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        below = sections_of(field)
         if not below:
             return ""
         found = below[0]
     return "one of " + ", ".join(found.model_fields)
+
+
+def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
+    """The sections that a field may hold."""
+    kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _location(parts: Sequence[object]) -> list[object]:

@@ -1,4 +1,4 @@
-"""The frame of a study: its tasks, orders, seeds and methods, its search, where it runs and is kept.
+"""The frame of a study: tasks, orders, seeds, methods, search; where it runs and is kept.
 
 What its methods read (`kd`, `train`, ...) is their family's (`families.settings`).
 """

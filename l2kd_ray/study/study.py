@@ -66,8 +66,7 @@ class Study:
 
     @property
     def builder(self) -> Builder:
-        """The builder of the references, with the study's own settings: they learn from the teachers
-        of its first method."""
+        """The builder of the references: the study's own settings, its first method's teachers."""
         return self._builder(self._first_method, {})
 
     @property

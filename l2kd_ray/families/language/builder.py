@@ -187,6 +187,7 @@ class LanguageBuilder(Builder):
         if not former:
             return None
         *before, last = former
+        samples = min(samples, self._split(last, "train").rows)
         return self._once(
             ("importance", former, seed, measure, samples),
             lambda: Importance(

@@ -31,8 +31,8 @@ def _whole_weights(settings: Settings) -> None:
     """Raises: InputError with LoRA: the weights that the penalty would hold are not trained."""
     if getattr(settings.family.train, "lora", None) is not None:
         raise InputError(
-            "a penalty by parameter importance holds the model's weights, and with LoRA none of them "
-            "is trained",
+            "a penalty by parameter importance holds the model's weights, and with LoRA none of "
+            "them is trained",
             key="train.lora",
             fix="set train.lora in the other methods' own settings, or leave this method out",
         )
@@ -40,8 +40,8 @@ def _whole_weights(settings: Settings) -> None:
 
 @method(options=ImportanceOptions, check=_whole_weights)
 def ewc(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
-    """EWC (Kirkpatrick et al., PNAS 2017): a penalty weighed by the Fisher information of the former
-    tasks; the anchor is renewed after each task (Huszar 2018)."""
+    """EWC (Kirkpatrick et al., PNAS 2017): a penalty weighed by the Fisher information of the
+    former tasks; the anchor is renewed after each task (Huszar 2018)."""
     options = build.options
     constraint = build.penalty(former, seed, "fisher", options.samples, options.strength)
     return build.learn(previous, task, seed, lm=False, constraint=constraint)

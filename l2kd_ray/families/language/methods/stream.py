@@ -10,7 +10,7 @@ from l2kd_ray.families.method import Order, method
 def finetune(
     build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed
 ) -> Learn:
-    """One task after another by the QA loss alone, nothing against forgetting (LAMOL's baseline)."""
+    """One task after another by the QA loss alone, with nothing against forgetting."""
     return build.learn(previous, task, seed, lm=False)
 
 
@@ -32,7 +32,7 @@ def lamol_real(
 
 @method()
 def l2kd(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
-    """L2KD (Chuang, Su, Chen, EMNLP 2020): LAMOL, and each new task distilled from the teachers that
-    `kd` names."""
+    """L2KD (Chuang, Su, Chen, EMNLP 2020): LAMOL, and each new task is distilled from the teachers
+    that `kd` names."""
     replay = build.replay(previous, former, task, seed)
     return build.learn(previous, task, seed, replay=replay, distil=True)

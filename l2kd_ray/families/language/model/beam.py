@@ -1,20 +1,13 @@
-"""Beam search: each prompt goes on by its k most probable continuations until none can win.
-
-Shapes: P prompts that are not done, K beams of each, C candidates for the next beams, T tokens.
-"""
+"""Beam search, by transformers: a teacher decodes once, so its speed matters little."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.model.decoder import Decoder, closed_up
-from l2kd_ray.families.language.model.generation import BATCH, batches, best, prepared
+from l2kd_ray.families.language.model.generation import BATCH, batches
 from l2kd_ray.families.language.model.sequences import Tokens
 
 
@@ -27,119 +20,38 @@ def beam(
     max_new_tokens: int,
     eos: int,
     batch: int = BATCH,
-    length_penalty: float = 1.0,
-    dtype: torch.dtype | None = None,
 ) -> list[Tokens]:
-    """Of each prompt the continuation with the best log-probability / length ** length_penalty.
+    """The continuation of each prompt with the best mean log-probability a token.
 
-    It ends with eos (kept, and counted in its length), after `max_new_tokens`, or at the model's
-    context. The search is that of transformers' `generate(num_beams=beams, early_stopping=False)`,
-    its default: a prompt is done once it has `beams` finished continuations, and the best
-    unfinished one, if it ended now, would be no better than the worst of them. `batch` counts
-    beams.
+    It ends with eos (kept, and counted in its length), after `max_new_tokens`, or where the longest
+    prompt beside it meets the model's context. `batch` counts beams.
     """
-    model = prepared(model, dtype)
+    from transformers import GenerationConfig
+
+    model.eval()
+    device = next(model.parameters()).device
     found: list[Tokens] = [[] for _ in prompts]
     for rows in batches(prompts, max(1, batch // beams)) if max_new_tokens > 0 else ():
-        chosen = [prompts[row] for row in rows]
-        room = [min(max_new_tokens, model.context - len(prompt)) for prompt in chosen]
-        search = Search(model, chosen, beams, room, eos, length_penalty)
-        for row, tokens in zip(rows, search.run(), strict=True):
-            found[row] = tokens
+        width = max(len(prompts[row]) for row in rows)
+        room = min(max_new_tokens, model.context - width)
+        if room < 1:
+            continue
+        padding = [[eos] * (width - len(prompts[row])) for row in rows]  # on the left
+        input_ids = [pad + prompts[row] for pad, row in zip(padding, rows, strict=True)]
+        mask = [[0] * len(pad) + [1] * (width - len(pad)) for pad in padding]
+        how = GenerationConfig(
+            num_beams=beams,
+            max_new_tokens=room,
+            do_sample=False,
+            early_stopping=False,
+            eos_token_id=eos,
+            pad_token_id=eos,
+        )
+        written = model.lm.generate(
+            torch.tensor(input_ids, device=device),
+            attention_mask=torch.tensor(mask, device=device),
+            generation_config=how,
+        )
+        for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
+            found[row] = tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
     return found
-
-
-@dataclass
-class Finished:
-    """The `size` best finished continuations of a prompt, the best one first."""
-
-    size: int
-    found: list[tuple[float, Tokens]] = field(default_factory=list)
-
-    def add(self, score: float, tokens: Tokens) -> None:
-        self.found.append((score, tokens))
-        self.found.sort(key=lambda one: -one[0])
-        del self.found[self.size :]
-
-    @property
-    def bar(self) -> float:
-        """What an unfinished continuation must surpass."""
-        return self.found[-1][0] if len(self.found) == self.size else -math.inf
-
-
-class Search:
-    """The beams of a batch of prompts: what they have `written_PKT`, and their `scores_PK`."""
-
-    def __init__(
-        self,
-        model: CausalLM,
-        prompts: Sequence[Tokens],
-        beams: int,
-        room: Sequence[int],
-        eos: int,
-        length_penalty: float,
-    ) -> None:
-        self.vocabulary, self.beams = model.vocabulary, beams
-        self.eos, self.length_penalty = eos, length_penalty
-        self.finished = [Finished(beams) for _ in prompts]
-        self.open = list(self.finished)  # of the P prompts
-        self.decoder = Decoder(model, prompts)
-        self.decoder.repeat(beams)
-        self.shared = max(map(len, prompts))  # columns that the beams of a prompt have in common
-        self.room_P1 = torch.tensor(room, device=self.decoder.device).unsqueeze(-1)
-        self.written_PKT = self.room_P1.new_empty(len(prompts), beams, 0)
-        self.scores_PK = torch.full((len(prompts), beams), -math.inf, device=self.decoder.device)
-        self.scores_PK[:, 0] = 0.0  # as yet a prompt's beams are the same: one of them counts
-
-    def run(self) -> list[Tokens]:
-        """The best finished continuation of each prompt."""
-        while self.step():
-            self.decoder.feed(self.written_PKT[:, :, -1].flatten())
-        return [one.found[0][1] if one.found else [] for one in self.finished]
-
-    def step(self) -> bool:
-        """Write one token more; whether a prompt is left that is not done."""
-        scores_PC, beam_PC, tokens_PC = self._candidates()
-        written_PCT = torch.cat([_take(self.written_PKT, beam_PC), tokens_PC.unsqueeze(-1)], -1)
-        norm = written_PCT.shape[-1] ** self.length_penalty
-        ends_PC = (tokens_PC == self.eos) | (self.room_P1 <= written_PCT.shape[-1])
-        self._finish(scores_PC / norm, written_PCT, ends_PC)
-        self.scores_PK, place_PK = scores_PC.masked_fill(ends_PC, -math.inf).topk(self.beams)
-        self.written_PKT = _take(written_PCT, place_PK)
-        bar_P = torch.tensor([one.bar for one in self.open], device=self.decoder.device)
-        self._keep(self.scores_PK[:, 0] / norm > bar_P, beam_PC.gather(-1, place_PK))
-        return bool(self.open)
-
-    def _candidates(self) -> tuple[Tensor, Tensor, Tensor]:
-        """[P, C], best first: the score, the beam that it continues, its last token.
-
-        Of 2k candidates k at most end with eos, so that k are left to go on.
-        """
-        logits = self.decoder.logits.float()
-        largest, tokens = best(logits, min(2 * self.beams, self.vocabulary))
-        gained = largest - logits.logsumexp(-1, keepdim=True)
-        each = self.scores_PK.unsqueeze(-1) + gained.unflatten(0, self.scores_PK.shape)
-        scores_PC, place_PC = each.flatten(1).topk(min(2 * self.beams, each[0].numel()))
-        tokens_PC = tokens.view(len(each), -1).gather(-1, place_PC)
-        return scores_PC, place_PC // each.shape[-1], tokens_PC
-
-    def _finish(self, final_PC: Tensor, written_PCT: Tensor, ends_PC: Tensor) -> None:
-        """Put down what has ended, among the first k: a lesser one would not be a beam either."""
-        ended = (ends_PC & final_PC.isfinite())[:, : self.beams]
-        for prompt, place in ended.nonzero().tolist():
-            score, tokens = final_PC[prompt, place], written_PCT[prompt, place]
-            self.open[prompt].add(score.item(), tokens.tolist())
-
-    def _keep(self, going_P: Tensor, origin_PK: Tensor) -> None:
-        """Go on with some prompts, by beams that continue the beams `origin_PK`."""
-        kept = closed_up(going_P)
-        rows = (kept.unsqueeze(-1) * self.beams + origin_PK[kept]).flatten()
-        self.decoder.select(rows, self.shared if len(kept) == len(going_P) else 0)
-        self.open = [self.open[prompt] for prompt in kept.tolist()]
-        self.room_P1, self.scores_PK = self.room_P1[kept], self.scores_PK[kept]
-        self.written_PKT = self.written_PKT[kept]
-
-
-def _take(each_PKT: Tensor, place_PC: Tensor) -> Tensor:
-    """[P, C, T]: of [P, K, T] the places [P, C]."""
-    return each_PKT.take_along_dim(place_PC.unsqueeze(-1), dim=1)

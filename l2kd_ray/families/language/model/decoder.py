@@ -76,21 +76,13 @@ class Decoder:
         hidden = self._hidden(tokens.unsqueeze(-1), self.padding, self.layers)
         self.logits = _logits(self.model, hidden)
 
-    def select(self, order: Tensor, start: int = 0) -> None:
-        """Go on with the rows `order` [n]; their columns before `start` stay as they are."""
+    def select(self, order: Tensor) -> None:
+        """Go on with the rows `order` [n]."""
         moved = (order != torch.arange(len(order), device=self.device)).nonzero().squeeze(-1)
         for layer in self.layers:
-            layer.move(order[moved], moved, start)
+            layer.move(order[moved], moved)
             layer.show(len(order), layer.length)
         self.padding = self.padding[order]
-
-    def repeat(self, times: int) -> None:
-        """Each row `times` times."""
-        for layer in self.layers:
-            keys, values = layer.shown
-            layer.hold([(keys.repeat_interleave(times, 0), values.repeat_interleave(times, 0))])
-        self.padding = self.padding.repeat_interleave(times)
-        self.logits = self.logits.repeat_interleave(times, 0)
 
 
 def _logits(model: CausalLM, hidden: Tensor) -> Tensor:
@@ -151,10 +143,10 @@ class GrowingLayer(DynamicLayer):
         self.buffers = _roomy(keys), _roomy(values)
         self.show(sum(map(len, keys)), max(part.shape[-2] for part in keys))
 
-    def move(self, origin: Tensor, place: Tensor, start: int) -> None:
-        """Copy rows, from column `start` on."""
+    def move(self, origin: Tensor, target: Tensor) -> None:
+        """Copy rows."""
         for buffer in self.buffers:
-            buffer[place, :, start : self.length] = buffer[origin, :, start : self.length]
+            buffer[target, :, : self.length] = buffer[origin, :, : self.length]
 
 
 def _roomy(parts: Sequence[Tensor]) -> Tensor:

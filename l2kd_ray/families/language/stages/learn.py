@@ -38,7 +38,8 @@ class Learn(TrainingStage):
     The file folder is a Hugging Face model with its tokenizer, and `curve.json`, a row a step.
     `teacher` (live, or as it was annotated) teaches the new samples with weight `kd_weight`, on the
     given answers or on `targets`, a teacher's; with `recall` the start itself teaches replayed
-    samples. Without effect is None: `kd_weight` where nobody teaches, `replay_weight` without replay.
+    samples. A field without effect is None: `kd_weight` where nobody teaches, `replay_weight`
+    without replay.
     """
 
     kind = "learn"

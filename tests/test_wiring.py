@@ -1,0 +1,187 @@
+"""The wiring: another value of a setting, in the YAML, changes what a stage leaves behind.
+
+Losses are tested elsewhere, and so are keys. Here every field of every section that a method reads
+is given another value, from the study file on; the first stage whose key moves is run with both,
+and its files must differ. Nothing else notices a temperature that never reaches the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.families import FAMILIES
+from l2kd_ray.section import Section
+from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
+from l2kd_ray.study.study import Study
+from l2kd_ray.testing.studies import TINY, tiny
+from l2kd_ray.testing.values import others
+
+BERT = {**TINY["classifiers"]["teacher"], "hidden_size": 8}
+# Settings beside which a method reads more of its fields; the first is the method as it is.
+VARIANTS: Mapping[str, list[dict[str, Any]]] = {
+    "finetune": [
+        {"train.average": 0.1},
+        {"evaluate.decode.strategy": "sample"},
+        {"evaluate.decode.strategy": "beam"},
+    ],
+    "lamol": [
+        {"replay.ratio": 1.0},
+        {"replay.ratio": 1.0, "train.lora": {}},
+        {"replay.ratio": 1.0, "replay.weight": "separate", "replay.filters": ["ended"]},
+        {"replay.ratio": 1.0, "replay.agreement": 1.0},
+    ],
+    "lamol-real": [{"replay.ratio": 1.0}],
+    "l2kd": [
+        {"replay.ratio": 1.0, "kd.weight": 0.5},
+        {"kd.objective": "seq", "kd.decode.strategy": "sample"},
+        {"kd.objective": "seq-soft", "kd.decode.strategy": "beam"},
+        {"replay.ratio": 1.0, "kd.teachers": "both", "kd.weight": 0.5},
+        {"kd.teacher": "cached", "kd.top_k": 8},
+    ],
+    "ewc": [{"ewc.samples": 4}],
+    "mas": [{"mas.samples": 4}],
+    "gem": [{"gem.ratio": 0.5, "train.lr": 0.05, "train.epochs": 4}],
+    "mkd": [{"kd.weight": 0.5}, {"train.rungs": [1, 2]}, {"mkd.finetune_epochs": 1}],
+    "metakd": [
+        {"student": BERT},
+        {"student": BERT, "metakd.stages": "two"},
+    ],
+    "metakd-stream": [{"student": BERT}],
+    "structkd": [
+        {"kd.weight": 0.5, "structkd.anneal": 0.1},
+        {"train.patience": 1},
+        {"structkd.objective": "top-k"},
+        {"structkd.scope": "local", "kd.temperature": 3.0},
+        {"train.max_length": 8},
+    ],
+}
+# Fields whose other value may leave the same bits, each with the reason.
+SILENT = {
+    "train.rungs": "the parts of a training end with the bits of the whole",
+    "train.micro_batch": "accumulation has the loss of the whole batch, but for rounding",
+    "metakd.raw": "an untrained encoder's prototype scores are all above 0",
+    "replay.refill": "a quota that is full is not refilled",
+    "structkd.case": "another case is another model: its keys are another study's",
+}
+METHODS = [(family.name, name) for family in FAMILIES.values() for name in family.methods]
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One store for all methods: they share teachers, tokenizers and first tasks."""
+    return Store(str(tmp_path_factory.mktemp("wiring")))
+
+
+@dataclass
+class World:
+    """The stages of a method's first path and of the references, by key."""
+
+    study: Study
+
+    @classmethod
+    def of(cls, family: str, method: str, settings: Mapping[str, Any]) -> World:
+        data = tiny(family, methods=[method])
+        return cls(resolve_study(parse_study(data, settings), "wiring"))
+
+    def changed(self, key: str, value: object) -> World:
+        """The same with another value. Raises: KeyError, ValueError where it is refused."""
+        config = self.study.config
+        settings = config.settings.with_values({key: value})
+        return World(Study(config.model_copy(update={"settings": settings}), self.study.resolved))
+
+    @cached_property
+    def stages(self) -> dict[str, Stage]:
+        study, first = self.study, self.study.orders[0]
+        chosen = [trial for trial in study.trials() if trial.is_reference or trial.order == first]
+        return {stage.key: stage for trial in chosen for stage in trial.stages()}
+
+    def roots(self, other: World) -> list[Stage]:
+        """The first stages that are different in another world: new ones whose inputs are old."""
+        fresh = [stage for key, stage in other.stages.items() if key not in self.stages]
+        return [
+            stage
+            for stage in fresh
+            if all(source.key in self.stages for _, source in stage.inputs())
+        ]
+
+    def counterpart(self, stage: Stage) -> Stage | None:
+        """The stage that stands here where that one does in another world."""
+        inputs = {source.key for _, source in stage.inputs()}
+        alike = [
+            one
+            for one in self.stages.values()
+            if type(one) is type(stage)
+            and one.key != stage.key
+            and all(getattr(one, n, None) == getattr(stage, n, None) for n in ("task", "place"))
+        ]
+        alike.sort(key=lambda one: -len(inputs & {source.key for _, source in one.inputs()}))
+        return alike[0] if alike else None
+
+
+def fields(section: Section, name: str = "") -> Iterator[tuple[str, Section, str]]:
+    """(dotted key, section, field) of every field that is no section."""
+    for field in type(section).model_fields:
+        value = getattr(section, field)
+        key = f"{name}.{field}" if name else field
+        if isinstance(value, Section):
+            yield from fields(value, key)
+        else:
+            yield key, section, field
+
+
+def every_field(study: Study) -> Iterator[tuple[str, Section, str]]:
+    yield from fields(study.config.settings.family)
+    for name, section in study.config.settings.options.items():
+        yield from fields(section, name)
+
+
+def left(stage: Stage, store: Store) -> dict[str, Any]:
+    """What a stage leaves: the digests of its files, and its scores but for the times in them."""
+    obtain(stage, store)
+    manifest = store.manifest(stage.kind, stage.key)
+    assert manifest is not None
+    files = {name: record.sha256 for name, record in manifest.files.items()}
+    scores = {n: value for n, value in manifest.scores.items() if not n.startswith("latency")}
+    return {**files, **scores}
+
+
+@pytest.mark.parametrize(("family", "method"), METHODS)
+def test_every_setting_that_a_method_reads_changes_what_is_computed(
+    family: str, method: str, shared: Store
+) -> None:
+    seen: set[str] = set()
+    silent: list[str] = []
+    for variant in VARIANTS[method]:
+        base = World.of(family, method, variant)
+        for key, section, field in every_field(base.study):
+            if key in seen or key in SILENT:
+                continue
+            tried = []
+            for value in islice(others(section, field), 3):
+                try:
+                    other = base.changed(key, value)
+                    roots = base.roots(other)[:4]
+                except (KeyError, ValueError):  # it is refused
+                    continue
+                if not roots:
+                    continue
+                seen.add(key)
+                pairs = [(root, base.counterpart(root)) for root in roots]
+                if any(two is None or left(one, shared) != left(two, shared) for one, two in pairs):
+                    tried = []
+                    break
+                tried.append(value)
+            if tried:
+                silent.append(f"{key} = {tried} (with {variant}) changes keys and nothing else")
+    assert not silent, "\n".join(silent)
+    assert len(seen) > 15  # of a method's settings most are read
