@@ -363,7 +363,7 @@ def check_plugin(
         typer.Option(help="One of methods, divergences, metrics, filters and readers."),
     ] = "methods",
 ) -> None:
-    """Check that a method, divergence, metric, replay filter or reader of your own keeps the laws."""
+    """Check that a method, divergence, metric, replay filter or reader keeps the rules."""
     from l2kd_ray.testing.plugins import CHECKS, run_all
 
     if kind not in CHECKS:

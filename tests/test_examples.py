@@ -10,6 +10,7 @@ import pytest
 import l2kd_ray
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, score
+from l2kd_ray.testing.plugins import run_all
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LATE = f"{EXAMPLES}/late_distillation.py:late_l2kd"
@@ -73,3 +74,8 @@ def test_scores_of_a_metric_of_ones_own_are_those_of_its_definition(study_file: 
     task = l2kd_ray.load_study(file).study.resolved.tasks["gen.rest"]
     examples = [Example("1", "", "", ("a wide house", "a house")), Example("2", "", "", ("xyz",))]
     assert score(task.metric, ["a house", "abc"], examples)[1] == [100.0, 0.0]
+
+
+@pytest.mark.parametrize(("plugin", "kind"), [(LATE, "methods"), (CHRF, "metrics")])
+def test_an_example_keeps_the_rules(plugin: str, kind: str) -> None:
+    assert run_all(plugin, kind)
