@@ -161,6 +161,7 @@ def test_the_commands_of_the_readme_run(
     trial = next(trial.id for trial in study.trials() if trial.order)
     names = iter([keys[0][:10], keys[-1][:10]])
     words = [next(names) if re.fullmatch(r"[0-9a-f]{8}", word) else word for word in words]
+    words = [word.replace("./examples", str(ROOT / "examples")) for word in words]
     words = [{"TRIAL": trial, "old-study": "my-orders"}.get(word, word) for word in words]
     words = ["kd.temperature=" if word.startswith("kd.temperature") else word for word in words]
     monkeypatch.setattr(
@@ -396,7 +397,9 @@ def study_of(name: str) -> dict[str, Any]:
     raise AssertionError(name)
 
 
-@pytest.mark.parametrize("name", ["tickets", "lines.py", "starts.py", "l2kd_real.py", "reverse.py", "brief.py"])
+@pytest.mark.parametrize(
+    "name", ["tickets", "lines.py", "starts.py", "l2kd_real.py", "reverse.py", "brief.py"]
+)
 def test_a_recipe_runs(name: str, tmp_path: Path, study_file: Any) -> None:
     for title, code in recipes().items():
         (tmp_path / title).write_text(code + "\n")
