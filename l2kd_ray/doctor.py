@@ -1,4 +1,4 @@
-"""What a machine needs for a sweep, looked at one by one."""
+"""Checks of what a sweep needs from a machine, one by one."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ from l2kd_ray.errors import InputError
 
 _PACKAGES = ("l2kd-ray", "ray", "torch", "transformers", "datasets", "wandb", "pyarrow", "pandas")
 _FREE_GB = 5
-_SKEW_S = 5.0  # of clocks: far more than a message takes
+_SKEW_S = 5.0  # allowed difference of clocks: far more than a message's way
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `text` says what to do where it is not good."""
+    """The result of one check; if it is not good, `text` says what to do."""
 
     good: bool
     subject: str
     text: str
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.good else 'MEND'} {self.subject:<12} {self.text}"
+        return f"{'ok  ' if self.good else 'FIX '} {self.subject:<12} {self.text}"
 
 
 def examine(storage: str | None = None, address: str | None = None) -> Iterator[Finding]:
-    """Everything that a sweep on this machine relies on, and with `address` on a cluster; slow or
-    failing things say so."""
+    """Check everything that a sweep relies on: this machine, and with `address` a cluster.
+
+    Results are yielded one by one, since some checks are slow.
+    """
     good = sys.version_info >= (3, 11)
     yield Finding(good, "python", sys.version.split()[0] + ("" if good else ": 3.11 is needed"))
     for package in _PACKAGES:
@@ -56,7 +58,7 @@ def examine(storage: str | None = None, address: str | None = None) -> Iterator[
 
 
 def _cluster(address: str, storage: str) -> Iterator[Finding]:
-    """Every node that is up; of an autoscaling cluster at rest that is the head alone."""
+    """Check every node that is up; an autoscaling cluster at rest has only its head."""
     from l2kd_ray.cluster.survey import PACKAGES, survey
 
     try:
@@ -69,10 +71,12 @@ def _cluster(address: str, storage: str) -> Iterator[Finding]:
     for node in nodes:
         problems = []
         if node.storage_s is None:
-            problems.append(f"cannot write {storage}: give its role access ({node.storage_error})")
+            problems.append(
+                f"cannot write {storage}: give the node's role access ({node.storage_error})"
+            )
         other = [f"{name} {v}" for name, v in node.versions.items() if v != here[name]]
         if other:
-            problems.append(f"has {', '.join(other)}: install the same")
+            problems.append(f"has {', '.join(other)}: install this machine's versions")
         if node.free_gb < _FREE_GB:
             problems.append(f"has {node.free_gb:.1f} GB free: give it a larger disk")
         if node.gpus < node.resources.get("GPU", 0):
@@ -85,12 +89,12 @@ def _cluster(address: str, storage: str) -> Iterator[Finding]:
             yield Finding(False, "node", f"{node.host}: " + "; ".join(problems))
         else:
             took = 1000 * (node.storage_s or 0)
-            what = f"storage in {took:.0f} ms, {node.free_gb:.0f} GB free, {node.gpus} GPUs"
-            yield Finding(True, "node", f"{node.host}: {what}, clock {node.clock_s:+.2f} s")
+            measured = f"storage in {took:.0f} ms, {node.free_gb:.0f} GB free, {node.gpus} GPUs"
+            yield Finding(True, "node", f"{node.host}: {measured}, clock {node.clock_s:+.2f} s")
 
 
 def _scratch() -> Finding:
-    """Where a stage's files are before they are published, and copies of remote ones."""
+    """Check the temporary folder, which holds a stage's files before they are published."""
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free / 1e9
     if free < _FREE_GB:
@@ -99,7 +103,7 @@ def _scratch() -> Finding:
 
 
 def _clock(root: str) -> Finding:
-    """Ours against the storage's: what is older than what is read from files' times."""
+    """Compare our clock with the storage's: ages of files are judged by the storage's times."""
     probe = f"probe-{uuid.uuid4().hex}/clock"
     try:
         store = Store(root)

@@ -48,7 +48,7 @@ class Plugin:
         """The function, with `options=` bound where it has any. Raises: InputError."""
         module, name = _parts(self.path)
         found = getattr(_module(module, self.source), name)
-        if self.options:
+        if hasattr(found, "options"):
             return partial(found, options=found.options(**dict(self.options)))
         loaded: Callable[..., Any] = found
         return loaded
@@ -88,13 +88,7 @@ def find(
         )
     module_path, attribute = _parts(path)
     if attribute in known:
-        raise InputError(
-            f"{attribute} is built in, and a plug-in may not take its place",
-            where=where,
-            key=key,
-            got=name,
-            fix="give the function another name",
-        )
+        raise _shadows(attribute, name, where, key)
     try:
         source = None if _is_installed(module_path) else _read(module_path)
         module = _module(module_path, source)
@@ -128,21 +122,37 @@ def find(
 
 
 def held(
-    kind: Kind, name: str, known: Mapping[str, Any], options: Mapping[str, Section]
+    kind: Kind,
+    name: str,
+    known: Mapping[str, Any],
+    options: Mapping[str, Section],
+    plugins: Mapping[str, Plugin],
 ) -> str | Plugin:
     """A built-in's name, or what a stage holds of a plug-in, with its options.
 
-    `options`: the sections of the study file, by the plug-in's name. Raises: InputError.
+    `options`: the sections of the study file, by the plug-in's name; `plugins`: those found as
+    the study was read, whose files need not be here. Raises: InputError.
     """
     if name in known:
         return name
-    found, plugin = find(kind, name, known, key=kind)
-    model = getattr(found, "options", None)
-    if model is None:
+    plugin = plugins.get(name) or find(kind, name, known, key=kind)[1]
+    if plugin.name in known:
+        raise _shadows(plugin.name, name, "", kind)
+    section = options.get(plugin.name)
+    if section is None:
         return plugin
-    section = options.get(plugin.name) or model()
     chosen = {field: getattr(section, field) for field in type(section).model_fields}
     return replace(plugin, options=tuple(sorted(chosen.items())))
+
+
+def _shadows(attribute: str, name: str, where: str, key: str) -> InputError:
+    return InputError(
+        f"{attribute} is built in, and a plug-in may not take its place",
+        where=where,
+        key=key,
+        got=name,
+        fix="give the function another name",
+    )
 
 
 def absolute(name: str, base: Path | None) -> str:

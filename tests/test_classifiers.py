@@ -182,15 +182,17 @@ def test_weights_come_from_the_seed_and_heads_from_their_task(name: str) -> None
 
 def test_what_is_wrong_is_said() -> None:
     model = make("bert")
-    with pytest.raises(ValueError, match=r"no head for x; there is a\.score, b.topic, c-pairs"):
+    with pytest.raises(
+        ValueError, match=r"no head for task x; there are heads for a\.score, b.topic, c-pairs"
+    ):
         model(model.prepare(SINGLES), "x")
     with pytest.raises(ValueError, match="texts or pairs"):
         model.prepare([("a",), ("a", "b")])
     with pytest.raises(ValueError, match="wanted"):
         model(model.prepare(SINGLES), "b.topic", wanted=frozenset({"x"}))
-    with pytest.raises(ValueError, match="no such encoder architecture; there is bert"):
+    with pytest.raises(ValueError, match="architecture: berd; did you mean one of bert"):
         check_encoder("berd", {})
-    with pytest.raises(ValueError, match="a bert config has no field n_layer"):
+    with pytest.raises(ValueError, match="the config of bert has no field n_layer"):
         check_encoder("bert", {"n_layer": 2})
     with pytest.raises(ValueError, match=r"pairs names \['y'\]"):
         Classifier(model.body, {"x": 2}, ["y"])

@@ -96,7 +96,11 @@ def test_a_space_inside_a_word_separates_no_words(tmp_path: Path) -> None:
         ("a O\nb X-y\n", {}, r"a\.conll:2: not a tag"),
         ("a O\n\tO\n", {}, r"a\.conll:2: the word is empty"),
         ("a O\n", {"column.label": "2"}, "too few columns"),
-        ("a O\n", {"column.label": "ner"}, r"columns\.label: a column of a CoNLL file is a number"),
+        (
+            "a O\n",
+            {"column.label": "ner"},
+            r"columns\.label: the columns of a CoNLL file are given by number",
+        ),
     ],
 )
 def test_columns_refused(tmp_path: Path, content: str, options: Any, message: str) -> None:
@@ -126,8 +130,8 @@ def test_conllu_skips_what_is_no_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([row("1", "a", "2", "det")], r"a\.conllu:1: the word has no head"),
-        ([row("1", "a", "_", "_")], "no head"),
+        ([row("1", "a", "2", "det")], r"a\.conllu:1: the word has no valid head"),
+        ([row("1", "a", "_", "_")], "no valid head"),
         ([row("1", "a", "0", "root"), row("3", "b", "1", "obj")], "ID 2"),
         (["1\ta\t0"], "10 cells"),
     ],

@@ -189,7 +189,9 @@ def test_the_file_is_a_distil_file_of_its_task(world: World, tmp_path: Path) -> 
     assert task.splits["train"].examples() == world.stage.data.examples()
     own = {"name": "own", "metric": "dsem", "max_train": ROWS, "distil": str(file)}
     spec = TaskSpec.model_validate({**own, **files(tmp_path)})
-    with pytest.raises(InputError, match="not of this training split"):  # another name caps others
+    with pytest.raises(
+        InputError, match="do not belong to this training split"
+    ):  # another name caps others
         resolve(spec, data_dir=None, data_seed=0, caps={}, where="test")
 
 

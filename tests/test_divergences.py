@@ -220,7 +220,7 @@ def test_a_divergence_and_its_options_are_part_of_the_key(tiny: Any) -> None:
     assert made["skewed"].key == made["tenth"].key
     assert len({student.key for student in made.values()}) == 3
     objective = made["skewed"].objective
-    assert objective.kd is objective.kd  # loaded once
+    assert objective.loaded_divergence is objective.loaded_divergence  # loaded once
 
 
 def test_a_search_may_choose_it(tiny: Any) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from l2kd_ray.cluster import survey as looked
-from l2kd_ray.cluster.survey import PACKAGES, Node
+from l2kd_ray.cluster.survey import PACKAGES, NodeReport
 from l2kd_ray.core.store import Store
 from l2kd_ray.doctor import Finding, examine
 
-HERE = Node(
+HERE = NodeReport(
     host=socket.gethostname(),
     resources={"CPU": 1.0},
     versions={name: looked._version(name) for name in PACKAGES},
@@ -41,7 +41,7 @@ def test_a_sound_machine_is_said_to_be_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"storage_s": None, "storage_error": "denied"}, "give its role access"),
+        ({"storage_s": None, "storage_error": "denied"}, "give the node's role access"),
         ({"versions": {**HERE.versions, "torch": "1.0"}}, "has torch 1.0"),
         ({"free_gb": 1.0}, "larger disk"),
         ({"resources": {"GPU": 1.0}}, "GPU image"),

@@ -19,7 +19,7 @@ from l2kd_ray.families.language.model.beam import beam
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.decoder import BLOCK, Decoder, closed_up
 from l2kd_ray.families.language.model.generation import TopK, best, generate, greedy
-from l2kd_ray.families.language.model.sequences import Tokens
+from l2kd_ray.families.language.model.sequences import TokenIds
 
 EOS = 0
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -53,14 +53,14 @@ def make_model(arch: str = "gpt2", vocab: int = 24, seed: int = 0, **fields: Any
     return CausalLM(AutoModelForCausalLM.from_config(config, dtype=torch.float64)).eval()
 
 
-def ragged(lengths: Sequence[int], vocab: int = 24, seed: int = 0) -> list[Tokens]:
+def ragged(lengths: Sequence[int], vocab: int = 24, seed: int = 0) -> list[TokenIds]:
     stream = np.random.default_rng(seed)
     return [stream.integers(1, vocab, size=length).tolist() for length in lengths]
 
 
 def transformers_own(
-    model: CausalLM, prompts: list[Tokens], eos: int = EOS, **options: Any
-) -> list[Tokens]:
+    model: CausalLM, prompts: list[TokenIds], eos: int = EOS, **options: Any
+) -> list[TokenIds]:
     """All prompts in one batch, padded on the left, as transformers generates."""
     width = max(map(len, prompts))
     padding = [width - len(prompt) for prompt in prompts]
@@ -73,7 +73,7 @@ def transformers_own(
     return [row[: row.index(eos) + 1] if eos in row else row for row in found]
 
 
-def frequent(model: CausalLM, prompts: list[Tokens]) -> int:
+def frequent(model: CausalLM, prompts: list[TokenIds]) -> int:
     """A token that many continuations come upon, sooner or later: as eos it lets them end."""
     endless = generate(model, prompts, greedy, max_new_tokens=20, eos=-1)
     return Counter(itertools.chain(*endless)).most_common(1)[0][0]
@@ -113,7 +113,7 @@ def continuations(vocab: int, longest: int) -> set[tuple[int, ...]]:
 
 
 @torch.no_grad()
-def log_probability(model: CausalLM, prompt: Tokens, continuation: Sequence[int]) -> float:
+def log_probability(model: CausalLM, prompt: TokenIds, continuation: Sequence[int]) -> float:
     logits = model.lm(input_ids=torch.tensor([[*prompt, *continuation]])).logits[0]
     log_probabilities = logits.log_softmax(-1)[len(prompt) - 1 : -1]
     return float(log_probabilities.gather(-1, torch.tensor(continuation).unsqueeze(-1)).sum())
@@ -125,7 +125,7 @@ def test_one_beam_is_greedy() -> None:
     assert beam(model, prompts, 1, max_new_tokens=20, eos=EOS) == expected
 
 
-def decode(model: CausalLM, prompts: list[Tokens], new: int, beams: int) -> list[Tokens]:
+def decode(model: CausalLM, prompts: list[TokenIds], new: int, beams: int) -> list[TokenIds]:
     if beams:
         return beam(model, prompts, beams, max_new_tokens=new, eos=EOS)
     return generate(model, prompts, greedy, max_new_tokens=new, eos=EOS)
@@ -177,7 +177,7 @@ def test_a_k_beyond_the_vocabulary_draws_from_all_of_it() -> None:
 def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
     model, prompts = make_model(), ragged([1, 4, 2, 9, 30, 1])
 
-    def sampled(rows: list[int], batch: int) -> list[Tokens]:
+    def sampled(rows: list[int], batch: int) -> list[TokenIds]:
         sampler = TopK.seeded(20, 1.0, [np.random.default_rng(row) for row in rows], 40)
         chosen = [prompts[row] for row in rows]
         return generate(model, chosen, sampler, max_new_tokens=40, eos=EOS, batch=batch)

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from fake_wandb import KEY, Run, Server, read_offline, serving
 
-from l2kd_ray.mirrors.wandb import Curve, flat, mirror, run_id
+from l2kd_ray.mirrors.wandb import CurvePoints, flat, mirror, run_id
 from l2kd_ray.study.schema import WandbSettings
 
 import_module("wandb")  # its temporary folders are made now, not in a test's TMPDIR
@@ -37,7 +37,7 @@ class Study:
     """A results folder of our making, and what goes with it."""
 
     folder: Path
-    curves: dict[str, Curve]
+    curves: dict[str, CurvePoints]
 
     def mirror(
         self,
@@ -70,7 +70,7 @@ def make_study(
     """A study of which each trial learned so many of its tasks; scores tell (i, j) apart."""
     scores: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    curves: dict[str, Curve] = {}
+    curves: dict[str, CurvePoints] = {}
     for method, order in itertools.product(methods, orders):
         trial = f"{method}/{order}"
         setting = {"kd.temperature": 2.0} if method == "l2kd" else {}

@@ -187,7 +187,7 @@ def test_other_tags_are_taken_as_they_are() -> None:
     labels = label_set("tag", ["NN VB", "B-x I-x O"])
     model = build(replace(SMALL, head="chain"), {"pos": labels}, words=["a"], seed=0)
     assert model.heads[0].labels == ["B-x", "I-x", "NN", "O", "VB"]
-    with pytest.raises(ValueError, match="spans need tags such as B-person"):
+    with pytest.raises(ValueError, match="spans need tags with types such as B-person"):
         build(replace(SMALL, head="spans"), {"pos": ("NN", "VB")}, words=["a"], seed=0)
 
 

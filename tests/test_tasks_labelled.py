@@ -115,13 +115,13 @@ def test_pairs_read_a_column_for_the_second_text(tmp_path: Path) -> None:
     task = get({**spec, "columns": {"context": "a", "question": "b"}})
     assert task.metric == "em"
     assert texts(task.splits["test"].examples()[3], task.kind) == ("a3", "b3")
-    with pytest.raises(InputError, match=r"same second text everywhere(?s:.*)question: \.\.\."):
+    with pytest.raises(InputError, match=r"same second text in every row(?s:.*)question: \.\.\."):
         get({**spec, "columns": {"context": "a"}})
 
 
 def test_an_answer_that_is_no_number_is_refused(tmp_path: Path) -> None:
     rows = [{"text": f"t{n}", "label": "high"} for n in range(20)]
-    with pytest.raises(InputError, match=r"(?s)answer of example 0 is no number.*'high'"):
+    with pytest.raises(InputError, match=r"(?s)answer of example 0 is not a number.*'high'"):
         get({**write(tmp_path, rows), "kind": "regress"})
     for odd in (math.nan, math.inf):
         with pytest.raises(InputError, match="an answer is empty"):

@@ -151,11 +151,11 @@ def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a", "label": " "}', ":1", "answer is empty"),
         ("a.jsonl", '{"text": "a", "answers": []}', ":1", "answer is empty"),
         ("a.jsonl", '{"text": "a", "answer": null}', ":1", "answer is empty"),
-        ("a.jsonl", '{"text": 3, "label": "b"}', ":1", "context is no text"),
+        ("a.jsonl", '{"text": 3, "label": "b"}', ":1", "context is not text"),
         ("a.jsonl", '{"context": "a", "answer": "b"}', ":1", "no question"),
-        ("a.jsonl", '{"context": "a", "answer": "b", "question": 1}', ":1", "question is no text"),
-        ("a.csv", "text,label\na\n", ":2", "differ in length"),
-        ("a.csv", "text,label\na,b,c\n", ":2", "differ in length"),
+        ("a.jsonl", '{"context": "a", "answer": "b", "question": 1}', ":1", "question is not text"),
+        ("a.csv", "text,label\na\n", ":2", "have different lengths"),
+        ("a.csv", "text,label\na,b,c\n", ":2", "have different lengths"),
         ("a.csv", 'text,label\n"a"b,c\n', ":2", "not valid CSV"),
         ("a.csv", "text,kind\na,b\n", ":2", "no column answer"),
         ("a.csv", b"text,label\na,b\n\xff,b\n", ":3", "not UTF-8"),
@@ -247,7 +247,7 @@ def test_rnnlg_unfolds_train_and_keeps_references_of_test(tmp_path: Path) -> Non
     ("text", "says"),
     [
         ("# c\n# c\n[[}", r"a\.json:3: not valid JSON"),
-        ('{"a": 1}', "not RNNLG's form"),
+        ('{"a": 1}', "not in RNNLG's form"),
         ('[["act", "text"], ["act"]]', "record 1"),
         ('[["act", " "]]', "record 0"),
         ('[["act", 3]]', "record 0"),
@@ -274,7 +274,7 @@ def test_e2e_reads_zip_and_csv_alike(tmp_path: Path) -> None:
     assert read[0].answers == ("A is in B.", "In B is A.")
     with pytest.raises(InputError, match=r"devset\.csv"):
         nlg.read_e2e(str(archive), {"split": "dev"})
-    with pytest.raises(InputError, match=r"b\.csv:3: not E2E's form"):
+    with pytest.raises(InputError, match=r"b\.csv:3: not in E2E's form"):
         nlg.read_e2e(write(tmp_path / "b.csv", "mr,ref\na,b\nc,\n"), {"split": "train"})
 
 
@@ -312,7 +312,7 @@ def test_woz_has_the_form_of_decanlp(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["3", '[{"dialogue": [{}]}]', "[[]]", '{"a": "b"}'])
 def test_woz_refuses(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match="not WOZ's form"):
+    with pytest.raises(InputError, match="not in WOZ's form"):
         woz.read(write(tmp_path / "a.json", text), {})
 
 
@@ -356,7 +356,7 @@ def test_wikisql_reads_queries_and_gathers_columns_over_splits(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"BZh9broken", "not a whole bz2 file"),
+        (b"BZh9broken", "the bz2 file is incomplete"),
         (bz2.compress(b'[{"sql": ["DROP"], "variables": [], "sentences": []}]'), "record 0"),
         (bz2.compress(b"[3]"), "record 0"),
     ],

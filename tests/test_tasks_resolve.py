@@ -163,7 +163,7 @@ def test_own_tasks_are_refused(own: dict[str, Any], change: dict[str, Any], says
 
 def test_content_no_format_may_hold_is_refused(own: dict[str, Any], tmp_path: Path) -> None:
     for rows, says in (
-        ([], "no examples in it"),
+        ([], "contains no examples"),
         ([{"text": "a", "label": 0, "id": 1}] * 2, "two examples have this id"),
         ([{"text": "\ud800", "label": 0}], "no valid Unicode"),
     ):
@@ -212,7 +212,7 @@ def test_distil_may_hold_the_rows_trained_on_alone(own: dict[str, Any], tmp_path
     assert splits["distil"].rows == 7
     with pytest.raises(InputError, match=r"(?s)got: .*7 examples.*40, one for.*the 36 trained on"):
         get({**own, "distil": file})
-    with pytest.raises(InputError, match="example 0: the teacher's answers are not of this"):
+    with pytest.raises(InputError, match="example 0: the teacher's answers do not belong to this"):
         get({**own, "max_train": 7, "distil": file}, data_seed=1)
 
 
@@ -230,7 +230,10 @@ def test_distil_is_refused_where_it_is_of_other_rows(own: dict[str, Any], tmp_pa
     other = [gold[1], gold[0], *gold[2:]]
     grouped = [replace(row, group="g") for row in gold]
     for rows, says in (
-        (gold[:-1], r"(?s)d\.json: the teacher's answers are not of.*39 examples.*expected: 40"),
+        (
+            gold[:-1],
+            r"(?s)d\.json: the teacher's answers do not belong to.*39 examples.*expected: 40",
+        ),
         (other, r"(?s)d\.json: example 0: .*text 1.*text 0"),
         (grouped, r"(?s)d\.json: example 0: .*group"),
     ):
@@ -263,7 +266,7 @@ def test_named_files_are_found_in_the_folder_of_all_sets_and_in_their_own(tmp_pa
     assert example.question == "Is this review negative or positive?"
     assert example.answers == ("negative",)
     # Another task's folder is not mistaken for one's own.
-    with pytest.raises(InputError, match=r"(?s)data of ag are not there.*agnews/train\.jsonl"):
+    with pytest.raises(InputError, match=r"(?s)data of ag cannot be found.*agnews/train\.jsonl"):
         get("ag", data_dir=tmp_path / "sst2")
 
 
@@ -295,10 +298,10 @@ def test_missing_data_say_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         get("wikisql", data_dir=tmp_path)
     message = str(error.value)
-    assert "study.yaml: data_dir: the data of wikisql are not there" in message
+    assert "study.yaml: data_dir: the data of wikisql cannot be found" in message
     assert str(tmp_path / "l2kd" / "wikisql_to_squad-train-v2.0.json") in message
     assert str(tmp_path / "wikisql" / "wikisql.json.bz2") in message
-    with pytest.raises(InputError, match=r"data_dir: where are the data of wikisql"):
+    with pytest.raises(InputError, match=r"data_dir: the data of wikisql are not on the hub"):
         get("wikisql")
 
 

@@ -1,12 +1,14 @@
-"""Ray: sweeps by Tune, the stage pool, stages run as tasks or by Ray Train.
+"""Ray: sweeps by Tune, the stage pool, and stages run as Ray tasks or by Ray Train.
 
-Ray reads most of its settings when it is imported, and its processes inherit ours: so they are put
-into the environment here, before anything of this package imports it. What a user has set stays.
+Ray reads most of its settings when it is imported, and its child processes inherit the environment.
+So the settings are put into the environment here, before any module of this package imports Ray. A
+variable that the user has set is left alone.
 """
 
 import os
 
 COLLECTIVE_TIMEOUT_S = 300  # ranks that disagree by a step would hang for ever without one
+"""Seconds before a collective operation of a worker group fails instead of waiting."""
 
 ENVIRONMENT = {
     # Worker groups start and end seconds earlier with these; nobody reads Train's own metrics.
@@ -18,8 +20,10 @@ ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray's coming default, set to silence its warning: a task without a GPU keeps
+    # CUDA_VISIBLE_DEVICES.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # Cursors are many and small: more processes than CPUs are meant.
+    # There are more cursors than CPUs on purpose; Ray's warning about it confused newcomers.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -1,7 +1,7 @@
-"""How a stage is run: `inline` in this process, as a Ray `task`, or by Ray Train (`train`).
+"""The three ways to run a stage: in this process, as a Ray task, or by Ray Train.
 
-Three executors, one contract: after one returns, the stage's manifest stands in the store, and the
-scores that it returns are the manifest's. Each may be asked for a stage that is there already.
+All executors share one contract: after one returns, the stage's manifest is in the store, and the
+scores that it returns are the manifest's. Each accepts a stage that is in the store already.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +17,16 @@ import ray
 
 from l2kd_ray.cluster import COLLECTIVE_TIMEOUT_S
 from l2kd_ray.core.execute import execute
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.study.schema import Scale, Workers
 
-Scores = Mapping[str, float]
-DRIVER = "driver"  # a resource that the head alone has: a cursor holds one, and no CPU
+DRIVER = "driver"  # a resource of the head node only; a cursor holds one, and no CPU
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage with the machine it asks for."""
+    """A stage with the resources that it needs."""
 
     stage: Stage
     workers: Workers
@@ -44,12 +42,12 @@ class Job:
 
     @property
     def gpus(self) -> float:
-        """What it needs at once, at least, of the cluster's GPUs."""
+        """The fewest GPUs that the stage can start with."""
         return self.cpus / self.workers.cpus_per_worker * self.workers.gpus_per_worker
 
     @property
     def how(self) -> dict[str, Any]:
-        """What `execute` is told of the machine; threads match the CPUs that a worker holds."""
+        """Keyword arguments for `execute`; the threads match the CPUs that a worker holds."""
         return {
             "threads": max(1, int(self.workers.cpus_per_worker)),
             "device": "cuda" if self.workers.gpus_per_worker > 0 else "cpu",
@@ -58,7 +56,8 @@ class Job:
 
     @property
     def cpus(self) -> float:
-        """What it needs at once, at least, of the cluster's CPUs."""
+        """The fewest CPUs that the stage can start with."""
+        # An elastic group states (minimum, maximum) and starts with the minimum.
         count = self.workers.workers if self.distributed else 1
         least = count if isinstance(count, int) else count[0]
         return least * self.workers.cpus_per_worker
@@ -76,10 +75,10 @@ def _alone(job: Job, store: Store, **where: Any) -> Scores:
 
 
 def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
-    """Start the stage on the cluster; the reference is of its scores.
+    """Start the stage on the cluster and return a reference to its scores.
 
-    A distributed stage is driven by a task without a CPU of its own, on the head; Ray Train's
-    workers have the resources. Ray runs a task again whose worker died; the loop resumes from its
+    A distributed stage is driven by a task on the head that holds no CPU; the resources belong to
+    Ray Train's workers. Ray repeats a task whose worker died; the training loop resumes from its
     checkpoint.
     """
     if job.distributed:
@@ -105,7 +104,7 @@ def _drive(job: Job, store: Store) -> Scores:
 def run_train(job: Job, store: Store) -> Scores:
     """Run the stage by Ray Train's TorchTrainer (DDP; gloo on CPU, nccl on GPU) and wait for it.
 
-    Raises: RuntimeError with the workers' error where it failed.
+    Raises: RuntimeError with the workers' error if the training failed.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -115,6 +114,7 @@ def run_train(job: Job, store: Store) -> Scores:
     resources = {"CPU": workers.cpus_per_worker}
     if use_gpu:
         resources["GPU"] = workers.gpus_per_worker
+    # Ray Train insists on a storage path; our checkpoints are in the store, so it is thrown away.
     with tempfile.TemporaryDirectory(prefix="l2kd-train-") as folder:
         trainer = TorchTrainer(
             _train_worker,
@@ -129,9 +129,11 @@ def run_train(job: Job, store: Store) -> Scores:
                 backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
             ),
             run_config=RunConfig(
+                # A name of its own: Ray Train would resume a run of the same name, but our
+                # checkpoints decide.
                 name=f"{stage.key}-{uuid.uuid4().hex[:8]}",
                 storage_path=folder,
-                # A machine that is taken back with notice is no failure: as often as it takes.
+                # A spot machine's return is no failure of the stage: retry without limit.
                 failure_config=FailureConfig(
                     max_failures=3,
                     max_preemption_failures=-1,  # type: ignore[call-arg]  # V2 has it
@@ -151,29 +153,32 @@ def run_train(job: Job, store: Store) -> Scores:
 
 
 def _cause(error: Exception) -> Exception:
-    """What the workers of a group failed of: a damaged input where it was one, else the error."""
+    """The reason why a worker group failed: a damaged input if there is one, else Train's error."""
+    # The pool repairs damage (it computes the input again), so `Damaged` must not stay wrapped.
     for failure in getattr(error, "worker_failures", {}).values():
         cause = getattr(failure, "cause", failure)
-        for found in (cause, getattr(cause, "cause", None)):
-            if isinstance(found, Damaged):
-                return found
+        for candidate in (cause, getattr(cause, "cause", None)):
+            if isinstance(candidate, Damaged):
+                return candidate
     return error
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    """One of the processes of a distributed stage."""
+    """Run a distributed stage as one process of its worker group."""
     job: Job = config["job"]
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    place = {"rank": rank, "world_size": world_size, "leaving": Notice()}
-    execute(job.stage, config["store"], **place, **job.how)
+    worker = {"rank": rank, "world_size": world_size, "leaving": Notice()}
+    execute(job.stage, config["store"], **worker, **job.how)
 
 
 class Notice:
-    """Whether a node (of a worker group: any) is being drained: a spot machine's notice, SIGTERM,
-    `ray drain-node`. True once for each, so that the loop saves itself; it works on until the end.
+    """Tells whether a node is being drained: a spot machine's notice, SIGTERM, `ray drain-node`.
 
-    Asks the cluster at most every two seconds, a millisecond each (as Ray Train's watcher does).
+    A call returns True once for each drained node, so that the loop saves a checkpoint; training
+    then goes on until the machine ends. `node` None means any node (of a worker group). The cluster
+    is asked at most every two seconds; a call takes a millisecond (Ray Train's watcher does the
+    same).
     """
 
     EVERY_S = 2.0
@@ -186,6 +191,7 @@ class Notice:
         if now - self._asked < self.EVERY_S:
             return False
         self._asked = now
+        # Ray has no public call for draining nodes; this private one is what Ray Train uses.
         drained = set(ray._private.state.state.get_draining_nodes())
         new = {node for node in drained if self._node in (None, node)} - self._known
         self._known |= new

@@ -1,7 +1,9 @@
 """The stage pool: one actor that gives each missing stage to exactly one Ray task.
 
-Whoever asks for a key waits for the same task. The pool holds no truth: what is finished stands
-in the store, and a pool that was restarted finds it there.
+All callers that want the same key wait for the same task. The pool keeps no state of its own that
+matters: finished stages are in the store, and a restarted pool finds them there. Hence its actor
+restarts without limit (`max_restarts=-1`), and its `max_concurrency` is high because every waiting
+cursor holds one of its asynchronous calls.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from l2kd_ray.cluster.executors import Job, Scores, submit
+from l2kd_ray.cluster.executors import Job, submit
 from l2kd_ray.core.execute import ATTEMPTS
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.study.schema import Scale
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A stage that failed; its trials fail with it, the others go on."""
+    """A failed stage. The trials that need it fail too; all others go on."""
 
     kind: str
     key: str
@@ -34,7 +36,7 @@ class Failure:
 
 
 class StageFailed(RuntimeError):
-    """A stage of the path failed. `failure` says which one and why."""
+    """A stage of a trial's path failed; `failure` says which one and why."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure)
@@ -45,14 +47,15 @@ class StageFailed(RuntimeError):
 
 
 AHEAD = 50_000
-"""Stages under way before anyone asks for them: some kilobytes each, on the head."""
+"""Limit of stages started before a cursor asks for them; each takes some kilobytes on the head."""
 
 
 class StagePool:
-    """Runs in an asynchronous actor; every method belongs to its one event loop.
+    """An asynchronous actor; all methods run on its one event loop.
 
-    `readers`: of each model that may be dropped once nothing reads it any more (`keep: leaves`),
-    the keys of the stages still to be done that read it.
+    Args:
+        readers: for each model that may be dropped once nothing reads it any more (`keep: leaves`),
+            the keys of the unfinished stages that read it.
     """
 
     def __init__(
@@ -69,17 +72,18 @@ class StagePool:
         self._done: Counter[str] = Counter()
 
     async def scores(self, stage: Stage) -> Scores:
-        """The stage's scores: from the store, or once it (and what it needs) is done.
+        """The stage's scores: from the store, or after the stage and its inputs have been run.
 
-        Raises: StageFailed, at once where the stage has failed in this sweep before.
+        Raises: StageFailed, at once if the stage has failed in this sweep before.
         """
         manifest = await asyncio.to_thread(self._store.manifest, stage.kind, stage.key)
         return manifest.scores if manifest is not None else await self._once(stage)
 
     async def expect(self, stages: Iterable[Stage]) -> None:
-        """Begin stages that nobody has asked for yet, and what they need; AHEAD at once at most.
+        """Start stages before any cursor asks for them, with their inputs; at most AHEAD at once.
 
-        They may fail: whoever asks for them is told.
+        This shows the whole demand to an autoscaler, which the few cursors alone would hide.
+        Failures are not raised here but to the caller that asks for the stage later.
         """
         self._expected.extend(stages)
         self._fill()
@@ -96,7 +100,7 @@ class StagePool:
             await self._once(stage)
 
     async def progress(self) -> dict[str, Any]:
-        """Stages done by this pool and running now, by kind; failures so far."""
+        """Counts of finished and running stages by kind, and the failures so far."""
         return {
             "done": dict(self._done),
             "running": dict(+self._running),
@@ -104,18 +108,21 @@ class StagePool:
         }
 
     async def _once(self, stage: Stage) -> Scores:
-        """Do the stage, or wait for whoever does it already."""
+        """Run the stage, or wait for the task that runs it already."""
         if stage.key not in self._work:
             self._work[stage.key] = asyncio.create_task(self._do(stage))
+        # Shielded: a cursor that is cancelled must not cancel the work that others wait for.
         return await asyncio.shield(self._work[stage.key])
 
     async def _files(self, stage: Stage) -> None:
-        """Wait until an input's files are in the store."""
+        """Wait until the files of an input are in the store."""
         if not await asyncio.to_thread(self._store.has_files, stage.kind, stage.key):
             await self._once(stage)
 
     async def _do(self, stage: Stage) -> Scores:
         inputs = dict(stage.inputs())
+        # The pool awaits the inputs itself instead of passing Ray their references: a damaged input
+        # is then simply missing, and asking for it again is the whole repair.
         for _ in range(ATTEMPTS):
             try:
                 await asyncio.gather(*(self._files(source) for source in inputs.values()))
@@ -136,7 +143,7 @@ class StagePool:
         raise StageFailed(failure) from None
 
     async def _forget(self, damage: Damaged) -> None:
-        """A stage was torn in the store and withdrawn: whoever asks for it next does it again."""
+        """Forget a damaged stage that the store withdrew: the next request runs it again."""
         work = self._work.get(damage.key)
         there = await asyncio.to_thread(self._store.has_files, damage.kind, damage.key)
         if work is not None and work.done() and not there:
@@ -154,7 +161,7 @@ class StagePool:
         return scores
 
     def _release(self, stage: Stage, inputs: Iterable[Stage]) -> None:
-        """Drop the inputs that the finished stage was the last to read."""
+        """Drop the files of inputs that no unfinished stage reads any more."""
         for source in inputs:
             readers = self._readers.get(source.key)
             if readers is not None:
@@ -164,9 +171,9 @@ class StagePool:
 
 
 class Admission:
-    """Lets stages start while their CPUs fit into the cluster's; distributed ones come first.
+    """Admits stages while their CPUs fit into the cluster; distributed stages come first.
 
-    A small stage that fills every gap would keep a worker group waiting for ever.
+    Small stages that fill every gap would keep a worker group waiting for ever.
     """
 
     def __init__(self, cpus: float) -> None:
@@ -177,6 +184,7 @@ class Admission:
     @asynccontextmanager
     async def of(self, job: Job) -> AsyncIterator[None]:
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        # False sorts first: distributed stages, then by arrival.
         entry = (not job.distributed, next(self._arrival), job.cpus, admitted)
         heapq.heappush(self._waiting, entry)
         self._admit()
@@ -184,11 +192,13 @@ class Admission:
             await admitted
             yield
         finally:
+            # A cancelled waiter never took its CPUs, so it gives none back.
             if admitted.done() and not admitted.cancelled():
                 self._free += job.cpus
             self._admit()
 
     def _admit(self) -> None:
+        # Strictly in order: a stage that does not fit yet blocks the smaller ones behind it.
         while self._waiting and self._waiting[0][2] <= self._free:
             _, _, cpus, admitted = heapq.heappop(self._waiting)
             if not admitted.cancelled():
@@ -197,7 +207,7 @@ class Admission:
 
 
 def _message(error: BaseException) -> str:
-    """The stage's own words: of Ray's wrapping, the cause."""
+    """The first line of the stage's own error, without Ray's wrapping."""
     cause = getattr(error, "cause", None) or error
     return f"{type(cause).__name__}: {cause}".splitlines()[0]
 

@@ -1,4 +1,4 @@
-"""A sweep as a job of a cluster's own (Ray Jobs): it goes on when this machine goes to sleep."""
+"""Submit a sweep to a cluster as a Ray job, which goes on when this machine is switched off."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _STUDY = "study.yaml"
 
 
 def submit(study: str, words: Sequence[str], *, storage: str, address: str = DASHBOARD) -> str:
-    """Hand a study (a YAML text) with its overrides to a cluster; the job's id.
+    """Submit a study (YAML text) with its overrides to a cluster; returns the job's id.
 
-    The job's driver stands on the head. Nothing of this machine's environment goes with it: what a
-    job is given, the dashboard shows; keys are the cluster's own (roles, secrets).
+    The job's driver runs on the head. No environment variable of this machine is sent, because the
+    dashboard shows whatever a job is given; the cluster has its own keys (roles, secrets).
 
-    Raises: InputError where there is no dashboard, or the storage is a folder of this machine.
+    Raises: InputError if there is no dashboard, or the storage is a folder of this machine.
     """
     if "://" not in storage and not Path(storage).is_absolute():
         raise InputError(
-            "a cluster does not reach a folder of this machine",
+            "a cluster cannot reach a folder of this machine",
             key="storage",
             got=storage,
             expected="s3://bucket/prefix, gs://..., or an absolute path that every node mounts",
@@ -43,22 +43,23 @@ def submit(study: str, words: Sequence[str], *, storage: str, address: str = DAS
                 entrypoint=shlex.join(command),
                 runtime_env={"working_dir": folder},
                 metadata={"study": name},
+                # The driver only waits: it holds no CPU, only the head's own resource.
                 entrypoint_num_cpus=0,
                 entrypoint_resources={DRIVER: 1},
             )
     except (ConnectionError, RuntimeError) as error:
         raise InputError(
-            "no dashboard of a Ray cluster there",
+            "no Ray dashboard answers at this address",
             key="--address",
             got=address,
-            expected=f"the address of one, or of a tunnel to it ({error})",
+            expected=f"the address of a Ray dashboard, or of a tunnel to it ({error})",
             fix="open the tunnel: ray attach cluster.yaml -p 8265 (docs/cluster.md)",
         ) from None
     return job
 
 
 def follow(job: str, address: str = DASHBOARD) -> int:
-    """Print a job's log until it ends; the exit code of its command."""
+    """Print a job's log until the job ends; returns the exit code of its command."""
     client = JobSubmissionClient(address)
 
     async def tail() -> None:

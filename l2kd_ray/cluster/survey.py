@@ -1,4 +1,4 @@
-"""A look at every node of a cluster: what `l2kd doctor --address` asks."""
+"""A check of every node of a cluster, for `l2kd doctor --address`."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _WAIT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Node:
-    """What one node says of itself."""
+class NodeReport:
+    """One node's answers to the check."""
 
     host: str
     resources: Mapping[str, float]
     versions: Mapping[str, str]
     storage_s: float | None
-    """To write and remove a file; None where it could not."""
+    """Seconds to write and remove a file; None if that failed."""
     storage_error: str
     free_gb: float
     gpus: int
-    """That torch sees there."""
+    """Number of GPUs that torch sees there."""
     clock_s: float
-    """Its clock less ours, as far as a message's way lets us know."""
+    """Seconds by which the node's clock is ahead of ours (the message's way is halved)."""
 
 
-def survey(address: str, storage: str) -> list[Node]:
-    """Ask every node that is up.
+def survey(address: str, storage: str) -> list[NodeReport]:
+    """Check every node that is up.
 
-    Raises: InputError where there is no such cluster, or a node does not answer within a minute.
+    Raises: InputError if there is no such cluster, or a node does not answer within a minute.
     """
     with joined(address):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
@@ -53,26 +53,27 @@ def survey(address: str, storage: str) -> list[Node]:
             )
             for node in nodes
         ]
-        try:  # the first calls bring up the processes; the clocks are read by the second
+        try:  # the first calls start the worker processes, the second ones read the clocks
             ray.get([look.remote(storage) for look in asked], timeout=_WAIT_S)
-            found = []
+            reports = []
             for node, look in zip(nodes, asked, strict=True):
                 before = time.time()
                 answer = ray.get(look.remote(None), timeout=_WAIT_S)
+                # The node read its clock about half-way between the request and the answer.
                 middle = (before + time.time()) / 2
-                said = ray.get(look.remote(storage), timeout=_WAIT_S)
+                answers = ray.get(look.remote(storage), timeout=_WAIT_S)
                 skew = answer.pop("clock") - middle
-                found.append(
-                    Node(**{**said, "clock_s": skew, "resources": dict(node["Resources"])})
+                reports.append(
+                    NodeReport(**{**answers, "clock_s": skew, "resources": dict(node["Resources"])})
                 )
         except ray.exceptions.GetTimeoutError:
             raise InputError(
                 f"a node does not answer within {_WAIT_S:.0f} s",
                 key="--address",
                 got=address,
-                fix="look at `ray status`; a node without the package fails here, too",
+                fix="see `ray status`; a node without l2kd-ray fails here, too: install it there",
             ) from None
-    return found
+    return reports
 
 
 @ray.remote

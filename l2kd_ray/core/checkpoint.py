@@ -1,7 +1,7 @@
-"""The state of a training between two steps, saved by rank 0 alone, without a collective.
+"""Training checkpoints, saved by rank 0 between two steps without a collective operation.
 
-Randomness is a function of (seed, stream, task, step), so there is no generator to keep: the
-parameters, the optimizer's moments and the step are the whole state.
+Randomness is a function of (seed, stream, task, step), so no generator state is stored: the
+parameters, the optimizer's moments and the number of steps are the whole state.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ from l2kd_ray.core.stage import Context, Stage
 
 @dataclass
 class Progress:
-    """Steps done, and the curve so far: losses stay tensors until someone reads them."""
+    """The steps done and the training curve so far.
+
+    Losses stay tensors until they are read: converting each one would wait for the GPU at every
+    step.
+    """
 
     losses: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -52,7 +56,7 @@ def save(
     progress: Progress,
     context: Context,
 ) -> None:
-    """Keep the state as the stage's newest checkpoint."""
+    """Save the state as the stage's newest checkpoint in the store."""
     file = context.out.parent / "checkpoint"
     write(file, model, optimizer, progress)
     context.store.save_checkpoint(stage.kind, stage.key, progress.step, file)
@@ -62,7 +66,7 @@ def save(
 def write(
     file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
 ) -> None:
-    """The state as a file."""
+    """Write the training state to a file (safetensors)."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
         tensors[f"model.{name}"] = value
@@ -70,13 +74,14 @@ def write(
             tensors[f"optimizer.{moment}.{name}"] = tensor
     tensors["losses"] = torch.stack(progress.losses)
     notes = {"rates": progress.rates, "tokens": progress.tokens}
+    # The metadata of safetensors hold text only.
     save_file(tensors, file, metadata={name: json.dumps(value) for name, value in notes.items()})
 
 
 def restore(
     stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, context: Context
 ) -> Progress | None:
-    """Put the newest whole checkpoint in place; None where there is none."""
+    """Load the newest complete checkpoint into model and optimizer; None if there is none."""
     file = context.out.parent / "checkpoint"
     if not context.store.load_checkpoint(stage.kind, stage.key, file):
         return None
@@ -86,11 +91,12 @@ def restore(
 
 
 def read(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> Progress:
-    """Put the state of a file in place."""
+    """Load a training state from a file into the model and the optimizer."""
     with safe_open(file, framework="pt", device="cpu") as tensors, torch.no_grad():
         names = list(tensors.keys())
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors.get_tensor(f"model.{name}"))
+            # Set directly: load_state_dict needs parameter indices, the file has parameter names.
             optimizer.state[parameter] = {
                 key.split(".")[1]: tensors.get_tensor(key).to(parameter.device)
                 for key in names

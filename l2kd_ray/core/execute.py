@@ -1,4 +1,4 @@
-"""Run one stage in this process and publish it: what every executor does in the end."""
+"""Run one stage in this process and publish its result: the core of every executor."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def execute(
     checkpoint_seconds: float = 60.0,
     leaving: Callable[[], bool] = lambda: False,
 ) -> Manifest | None:
-    """Do `stage` (as one of `world_size` processes); rank 0 publishes and returns its manifest.
+    """Run `stage` as one of `world_size` processes; rank 0 publishes and returns the manifest.
 
     Raises:
-        store.Damaged: an input is not what was published (it has been withdrawn).
+        store.Damaged: an input differs from what was published; it has been withdrawn.
         Exception: whatever the stage raises; nothing is published then.
     """
     import torch
 
     if stage.distributable is False and world_size > 1:
         raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
+    # The number of threads changes the order of float sums, hence the bits of a result.
     torch.set_num_threads(threads)
     _keep_memory()
-    if store.has_files(stage.kind, stage.key):  # published, but its worker did not live to say so
+    if store.has_files(stage.kind, stage.key):  # published before its worker died
         return store.manifest(stage.kind, stage.key)
     attempt = uuid.uuid4().hex[:12]
     if rank == 0:
@@ -77,13 +78,13 @@ def execute(
 
 
 ATTEMPTS = 3
-"""How often a stage is begun whose inputs turn out damaged: each time they are computed again."""
+"""How often a stage with damaged inputs is tried; damaged inputs are computed again each time."""
 
 
 def obtain(stage: Stage, store: Store, **how: Any) -> Scores:
-    """The scores of a stage: from the store, or by running what is missing, here and in turn.
+    """The scores of a stage: from the store, or by running what is missing, one by one.
 
-    The executor `inline`: no Ray, one process, the debugger's friend. `how` goes to `execute`.
+    This is the executor `inline`: no Ray, one process, easy to debug. `how` is passed to `execute`.
     """
     manifest = store.manifest(stage.kind, stage.key)
     return manifest.scores if manifest is not None else _with_inputs(stage, store, how).scores
@@ -107,10 +108,10 @@ def _with_inputs(stage: Stage, store: Store, how: Mapping[str, Any]) -> Manifest
 
 @cache
 def _keep_memory() -> None:
-    """Have the C library keep what is freed, up to 1 GB a piece, for the next step's tensors.
+    """Let the C library keep freed memory (up to 1 GB a block) for the next step's tensors.
 
-    By default glibc maps each large tensor afresh, and the kernel clears its pages: on a small
-    model with a large vocabulary that was nearly half of a step.
+    By default glibc maps each large tensor anew and the kernel clears its pages, which took nearly
+    half of a step on a small model with a large vocabulary.
     """
     import ctypes
 
@@ -122,7 +123,7 @@ def _keep_memory() -> None:
 
 @cache
 def environment() -> Mapping[str, Any]:
-    """What bit-for-bit repetition depends on."""
+    """The versions and the machine that bit-for-bit repetition depends on."""
     packages = ("l2kd-ray", "torch", "transformers", "tokenizers", "numpy", "ray")
     return {
         "python": platform.python_version(),

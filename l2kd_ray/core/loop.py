@@ -1,8 +1,8 @@
-"""The one training loop: every teacher, student and multi-task bound goes through it.
+"""The training loop that every teacher, student and multi-task bound goes through.
 
-The global batch is the setting: workers and accumulation steps share its R rows, and each row's
-loss is divided by the count of the *global* batch, which every worker knows before any forward
-pass. So the sum of the parts is the whole, and no counts are exchanged.
+The global batch is a setting of the study: workers and accumulation steps share its R rows, and
+each row's loss is divided by a count over the *global* batch, which every worker knows before any
+forward pass. So partial losses only add up, and workers exchange no counts.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, Tra
 
 Curve = list[dict[str, float]]
 GradientHook = Callable[[Any], None]
-"""Changes the gradients of the global batch before the step: a penalty's, or a projection."""
+"""Changes the global batch's gradients before the optimizer's step: a penalty or a projection."""
 
 
 class Watch(Protocol):
-    """Looks at the model after each epoch, on dev data (early stopping)."""
+    """Evaluates the model on dev data after each epoch (early stopping)."""
 
     def ends(self, model: Any) -> bool:
-        """Whether the training is over."""
+        """True if training should stop now."""
 
     def restore(self, model: Any) -> None:
-        """Put the best weights seen in place."""
+        """Load the best weights seen so far."""
 
 
 class Lessons(Protocol):
-    """What is learnt, in which batches, and what a batch's loss is: all that the loop knows of a
-    method. Batches and rows are the lessons' own."""
+    """The loop's only view of a method: its data, its batches and the loss of a batch.
+
+    The types of batches and rows belong to the implementation; the loop only passes them on.
+    """
 
     @property
     def optimisation(self) -> Optimisation: ...
@@ -50,7 +52,7 @@ class Lessons(Protocol):
 
     @property
     def place(self) -> str:
-        """Name of the random streams."""
+        """Name that tells this training's random streams from those of other trainings."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -63,25 +65,31 @@ class Lessons(Protocol):
         """False if a batch leaves parameters unused (DDP's find_unused_parameters)."""
 
     def to(self, device: str) -> None:
-        """Move the teachers to where the training runs."""
+        """Move the teachers to the training's device."""
 
     def batches(self, first_step: int) -> Iterator[Any]:
-        """The global batches, from a step on, to the end of the training."""
+        """The global batches from a step (counted from 0) to the end of the training."""
 
     def rows(self, batch: Any) -> Sequence[Any]:
         """The R rows of a global batch."""
 
     def size(self, rows: Sequence[Any]) -> int:
-        """Tokens in some rows."""
+        """Number of tokens in these rows."""
 
     def scale(self, rows: Sequence[Any]) -> Tensor:
-        """[R]: what each row's loss sum is multiplied by, so that the sum over rows is the loss."""
+        """[R] factors of the rows' loss sums, chosen so that the sum over all rows is the loss.
+
+        They hold the instance weights and one over the count of the *global* batch. They are made
+        before the forward pass because the fused loss computes its gradient during it.
+        """
 
     def loss(
         self, model: Any, network: nn.Module, rows: Sequence[Any], scale: Tensor, device: str
     ) -> Tensor:
-        """The share of the global batch's loss that some of its rows bear. `network` is `model`, or
-        what exchanges its gradients around it."""
+        """The part of the global batch's loss that belongs to some of its rows.
+
+        `network` is `model`, or its DDP wrapper, which exchanges the gradients between workers.
+        """
 
 
 def fit(
@@ -92,11 +100,10 @@ def fit(
     constraint: GradientHook | None = None,
     watch: Watch | None = None,
 ) -> Curve:
-    """Train `model` in place; resumes from the stage's newest checkpoint, or goes on from where the
-    part before it ended.
+    """Train `model` in place, from the newest checkpoint or the end of the previous part, if any.
 
-    Returns a row a step: step, loss (of the global batch), lr, tokens (of the global batch).
-    Raises: FloatingPointError where the loss is not finite.
+    Returns one row for each step: step, loss and tokens of the global batch, lr.
+    Raises: FloatingPointError if the loss or its gradient is not finite.
     """
     how = lessons.optimisation
     model.to(context.device).train()
@@ -108,14 +115,17 @@ def fit(
         progress = read(state, model, optimizer, context.device)
     network = _wrap(model, context, lessons.uses_all)
     total = how.epochs * lessons.steps_per_epoch
+    # A part of a training (`train.rungs`) ends at epoch `until`, but follows the whole schedule.
     last = (stage.until or how.epochs) * lessons.steps_per_epoch
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
-        if progress.step == last:  # of a part; a checkpoint may have been its last step's
+        # Checked before the step: the checkpoint of a part may hold its last step already.
+        if progress.step == last:
             break
         lr = how.lr * _schedule(progress.step, total, how.warmup)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        # Seeded anew at each step, so that a resumed training draws the same dropout masks.
         seed = generator(lessons.seed, "dropout", lessons.place, progress.step, context.rank)
         torch.manual_seed(int(seed.integers(2**63)))
         rows = lessons.rows(batch)
@@ -126,10 +136,11 @@ def fit(
         norm = nn.utils.clip_grad_norm_(model.parameters(), how.clip)
         optimizer.step()
         progress.add(loss, lr, lessons.size(rows))
+        # Rank 0 alone saves, without a collective, so the workers need not agree on the moment.
         due = context.rank == 0 and (
             time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
         )
-        due = due and watch is None  # its memory is no part of a checkpoint
+        due = due and watch is None  # the best weights it remembers are not in a checkpoint
         ended = progress.step % lessons.steps_per_epoch == 0
         if due or ended:
             _check_finite(loss, norm, progress.step)
@@ -146,7 +157,7 @@ def fit(
 
 
 def write_curve(curve: Curve, context: Context) -> Scores:
-    """Leave `curve.json` beside a trained model; what it says of the training as a whole."""
+    """Write `curve.json` beside a trained model; returns the training's scores."""
     if context.rank == 0:
         (context.out / CURVE).write_text(json.dumps(curve))
     tokens = sum(row["tokens"] for row in curve)
@@ -154,7 +165,10 @@ def write_curve(curve: Curve, context: Context) -> Scores:
 
 
 def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:
-    """Checked at epoch ends and checkpoints only: reading the loss synchronises with the GPU."""
+    """Raise FloatingPointError if the loss or the gradient's norm is not finite.
+
+    Called at epoch ends and checkpoints only: reading the loss synchronises with the GPU.
+    """
     if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
         raise FloatingPointError(
             f"the loss is {float(loss)} and its gradient's norm {float(norm)} after step {step}; "
@@ -165,10 +179,12 @@ def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:
 def accumulate(
     network: nn.Module, rows: Sequence[Any], lessons: Lessons, context: Context
 ) -> Tensor:
-    """Add the gradients of the global batch's loss, forward by forward; returns it (detached)."""
+    """Add the gradients of the global batch's loss, part by part; returns the detached loss."""
     scale = lessons.scale(rows)
+    # DDP's collectives need every worker in every step: one without a row of its own computes the
+    # first row with factor 0.
     mine = list(range(context.rank, len(rows), context.world_size)) or [0]
-    if context.rank >= len(rows):  # no row is left for this worker, but it takes part
+    if context.rank >= len(rows):
         scale = torch.zeros_like(scale)
     size = (lessons.optimisation.micro_batch or len(rows)) * lessons.rows_per_example
     parts = [mine[start : start + size] for start in range(0, len(mine), size)]
@@ -187,30 +203,33 @@ def accumulate(
 
 
 def _optimizer(model: nn.Module, how: Optimisation) -> torch.optim.Optimizer:
-    """AdamW; biases and norms (below two dimensions) do not decay."""
+    """AdamW without weight decay on biases and norms (parameters of fewer than two dimensions)."""
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for parameter in model.parameters():
         if parameter.requires_grad:
+            # `lora` sets `decays` to False on embeddings of which only some rows are trained.
             groups[getattr(parameter, "decays", parameter.ndim >= 2)].append(parameter)
     decay = {True: how.weight_decay, False: 0.0}
     return torch.optim.AdamW(
         [{"params": group, "weight_decay": decay[decays]} for decays, group in groups.items()],
         lr=how.lr,
         eps=how.adam_eps,
+        # One fused kernel instead of a Python loop over the parameters.
         fused=True,
     )
 
 
 def _schedule(step: int, total: int, warmup: float) -> float:
-    """Linear warm-up over the first `warmup` of the steps, then linearly down to 0."""
+    """Factor of the learning rate: linear warm-up over a share of the steps, then linear to 0."""
     rise = warmup * total
     if step < rise:
+        # Never 0, so that the first step trains, too.
         return (step + 1) / (math.floor(rise) + 1)
     return (total - step) / (total - rise)
 
 
 def _exchange(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Workers exchange gradients once a global batch, at its last part."""
+    """Gradients are exchanged once per global batch, in the backward pass of its last part."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()
     return network.no_sync()  # type: ignore[no-any-return, unused-ignore]

@@ -1,10 +1,11 @@
-"""Domain corruption (Meta-KD, Pan et al., ACL 2021): what the meta-teacher hands on of a text.
+"""Domain corruption (Meta-KD, Pan et al., ACL 2021): features with the text's domain removed.
 
     h_d = tanh((h + E_D[z]) W + b),   domain logits  h_d V + c
 
-for a text of domain z, learnt against *false* domains, so that h_d keeps what domains share. Over
-many permutations a false domain tells no more than the batch's share of domains: the loss asks for
-domain logits that are alike for all texts, and a head that does not read h has them, too.
+for a text of domain z, trained against *false* domains so that h_d keeps what domains share.
+Averaged over permutations, a false domain carries no information but the batch's domain
+frequencies: the loss asks for domain logits that are alike for all texts, and a head that ignores h
+reaches the optimum as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 
 class DomainCorruption(nn.Module):
-    """E_D [K, d], W [d, d], V [d, K], of K domains and texts h [B, d]."""
+    """The transform of text features h [B, d]: E_D [K, d], W [d, d], V [d, K] for K domains."""
 
     def __init__(self, domains: int, width: int) -> None:
         super().__init__()
@@ -31,7 +32,7 @@ class DomainCorruption(nn.Module):
 
 
 def false_domains(domain: Tensor, random: np.random.Generator) -> Tensor:
-    """[B]: the batch's domains, permuted; some stay where they were."""
+    """[B]: the batch's domains, permuted; some may keep their position."""
     return domain[torch.from_numpy(random.permutation(len(domain))).to(domain.device)]
 
 

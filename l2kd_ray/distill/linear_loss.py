@@ -44,7 +44,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What a teacher says at K positions: its last hidden states [K, d], and its output layer."""
+    """A teacher's last hidden states [K, d] at K positions, and its output layer."""
 
     hidden: Tensor
     head: Head
@@ -52,7 +52,7 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Term:
-    """Positions `where` [K] at which one teacher speaks, or none."""
+    """Positions `where` [K] with one teacher, or with none."""
 
     where: Tensor
     teacher: Knowledge | MostLikely | None = None
@@ -156,7 +156,7 @@ def _chunks(
 def _speaker(
     said: Knowledge | MostLikely | None, half: bool
 ) -> Callable[[slice], Tensor | MostLikely | None]:
-    """What a teacher says of a chunk: its logits [C, V], or the best of them."""
+    """A teacher's logits [C, V] of a chunk, or the most likely of them."""
     if said is None:
         return lambda part: None
     if isinstance(said, MostLikely):

@@ -1,7 +1,7 @@
 """What a student is trained to do at each supervised position, and what it needs of a teacher.
 
-Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them that a teacher
-speaks at, V vocabulary, d width. The weight of a position is the product of its row's scale (which
+Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them with a teacher,
+V vocabulary, d width. The weight of a position is the product of its row's scale (which
 the training loop knows before any forward pass: instance weights over the count of the global
 batch) and of its share in the objective. An objective says each row's count, and the batch's loss.
 """
@@ -30,8 +30,8 @@ class Positions:
     """The supervised positions of a batch.
 
     target [P]: the token to predict; row [P]: its row; is_answer [P]: the target is `<ans>`;
-    teacher [P]: the number of the teacher that speaks there, or `NO_TEACHER`; share [P]: the
-    weight w of what it says, 0 where none speaks.
+    teacher [P]: the number of the teacher that gives targets there, or `NO_TEACHER`; share [P]: the
+    weight w of its divergence, 0 without a teacher.
     """
 
     target: Tensor
@@ -62,7 +62,7 @@ class SoftTargets:
     divergence: str | Plugin = "forward"
 
     @cached_property
-    def kd(self) -> Divergence:
+    def loaded_divergence(self) -> Divergence:
         """The divergence itself. Raises: InputError for a plug-in that cannot be loaded."""
         named = self.divergence
         return DIVERGENCES[named] if isinstance(named, str) else named.load()
@@ -103,4 +103,6 @@ class SoftTargets:
             if said is not None:
                 where = (positions.teacher == number).nonzero().squeeze(-1)
                 terms.append(Term(where, said))
-        return linear_loss(hidden, head, positions.target, ce, kd, terms, self.temperature, self.kd)
+        return linear_loss(
+            hidden, head, positions.target, ce, kd, terms, self.temperature, self.loaded_divergence
+        )

@@ -1,8 +1,8 @@
-"""Weights of instances in Meta-KD (Pan et al., ACL 2021, arXiv 2012.01266).
+"""Instance weights of Meta-KD (Pan et al., ACL 2021, arXiv 2012.01266).
 
-Prototype scores say how typical an example is, of its own domain and of the others; the
-meta-teacher learns by them. Expertise weights say, too, how well the teacher knows the example;
-its student learns by them. Shapes: N examples, K domains, M classes, d width of h.
+Prototype scores measure how typical an example is of its own domain and of the others; they weigh
+the meta-teacher's losses. Expertise weights also measure how well the teacher knows the example;
+they weigh the student's losses. Shapes: N examples, K domains, M classes, d width of h.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ def prototype_scores(
     group = torch.zeros_like(domain) if label is None else label
     shape = int(domain.max()) + 1, int(group.max()) + 1
     cell = domain * shape[1] + group
+    # A cell is a pair (domain, class). Clamps below avoid 0 / 0 where a cell is empty; the scores
+    # of such cells are not used.
     counts = torch.bincount(cell, minlength=shape[0] * shape[1])
     sums = features.new_zeros(len(counts), features.shape[1]).index_add(0, cell, features)
     centroids = (sums / counts.clamp(min=1).unsqueeze(-1)).unflatten(0, shape)  # [K, M, d]
-    number = (counts > 0).unflatten(0, shape).sum(0) - 1  # [M]: of other domains with the class
+    number = (counts > 0).unflatten(0, shape).sum(0) - 1  # [M]: other domains with the class
     rows = torch.arange(len(features), device=features.device)
     of_class = _cosines(features, centroids)[rows, :, group]  # [N, K]
     own = of_class[rows, domain]
@@ -56,15 +58,15 @@ def prototype_scores(
 
 
 def _cosines(features: Tensor, points: Tensor) -> Tensor:
-    """[N, K, M] of features [N, d] and points [K, M, d]; 0 where no example made the point."""
+    """[N, K, M]: cosines of features [N, d] and points [K, M, d]; 0 for points without examples."""
     return torch.einsum("nd,kmd->nkm", F.normalize(features, dim=-1), F.normalize(points, dim=-1))
 
 
 def typicality(scores: Tensor, *, raw: bool = False) -> tuple[Tensor, float]:
     """The weights [N] of the meta-teacher's losses, and the share of scores that were clamped.
 
-    A score below 0 (small encoders have them) would reward a wrong answer: it counts as 0, unless
-    `raw` reproduces the paper.
+    A score below 0 (small encoders have them) would reward a wrong answer, so it is clamped to 0;
+    `raw` keeps it, as the paper does.
     """
     if raw:
         return scores, 0.0
@@ -74,7 +76,9 @@ def typicality(scores: Tensor, *, raw: bool = False) -> tuple[Tensor, float]:
 def expertise(scores: Tensor, probability: Tensor) -> Tensor:
     """[N]: lambda = (1 + t) / (exp((p - 1)^2) + 1), the weights of the student's losses.
 
-    scores: t [N]; probability: p_T(y | x) [N], the teacher's of the label. The factor of 1 + t
-    goes from 1 / (e + 1) at p = 0 to 1 / 2 at p = 1.
+    Args:
+        scores: t [N].
+        probability: p_T(y | x) [N], the teacher's probability of the label. The factor of 1 + t
+            grows from 1 / (e + 1) at p = 0 to 1 / 2 at p = 1.
     """
     return (1 + scores) / ((probability - 1).square().exp() + 1)

@@ -47,14 +47,13 @@ class Builder:
         self.settings: Any = settings.family
         self.options: Any = settings.options.get(method.section)
         self.resolved, self.method, self.owner = resolved, method, owner
-        self._all_options = settings.options
+        self._settings = settings
         self._made: dict[tuple[Any, ...], Any] = {}
 
     def owned_by(self, owner: str) -> Self:
         """A builder whose stages get keys of their own (`share: false`): nothing is shared between
         trials."""
-        settings = Settings(self.settings, self._all_options)
-        return type(self)(settings, self.resolved, self.method, owner)
+        return type(self)(self._settings, self.resolved, self.method, owner)
 
     @classmethod
     def check_settings(cls, settings: Settings, method: Method) -> None:
@@ -115,7 +114,7 @@ class Builder:
 
         Raises: InputError where there is no such thing.
         """
-        return door.held(kind, name, known, self._all_options)
+        return door.held(kind, name, known, self._settings.options, self._settings.plugins)
 
     def _split(self, task: str, split: Part) -> Examples:
         return self.examples(self.resolved.tasks[task].splits[split])

@@ -7,12 +7,13 @@ section of its own (`families.method`). So a key that nobody could read does not
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field
 
 from l2kd_ray.core.stage import Optimisation
+from l2kd_ray.door import Plugin
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import Section
 
@@ -86,6 +87,8 @@ class Settings:
     family: FamilySettings
     options: Mapping[str, Section]
     """By the key under which they stand in the study file."""
+    plugins: Mapping[str, Plugin] = field(default_factory=dict)
+    """The functions from outside that the study names, by the name that it gives them."""
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """The settings with some put in place, by dotted key; the sections touched are checked.
@@ -106,14 +109,14 @@ class Settings:
             family.put(key, [first, *below], value)
         for name in options.keys() & family.keys():
             options[name] = _changed(options[name], family.pop(name))
-        return type(self)(_changed(self.family, family), options)
+        return replace(self, family=_changed(self.family, family), options=options)
 
     def keys_set(self) -> Iterator[tuple[str, Section, str]]:
         """(dotted key, section, field) of every setting that the study file holds."""
         yield from self.family.keys_set()
         for name, section in self.options.items():
-            for key, owner, field in section.keys_set():
-                yield f"{name}.{key}", owner, field
+            for key, owner, own in section.keys_set():
+                yield f"{name}.{key}", owner, own
 
 
 class _Changes(dict[str, Any]):

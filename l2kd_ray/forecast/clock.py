@@ -1,4 +1,4 @@
-"""The virtual cluster: stages wait for their inputs; machines boot, idle and are taken back."""
+"""The virtual cluster: stages wait for inputs; machines boot, idle and are preempted."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _SAVES = ("learn", "multitask")  # the kinds whose loop keeps checkpoints
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a cluster does that no manifest says; times in seconds."""
+    """Behaviour of a cluster that no manifest records; times in seconds."""
 
     boot_s: float = 240.0
-    """From the autoscaler's wish to a worker that takes stages."""
+    """Time from the autoscaler's request to a worker that takes stages."""
     idle_s: float = 300.0
-    """After which a machine without work goes."""
+    """Time after which a machine without work is released."""
     preempted_per_hour: float = 0.05
-    """Rate at which a spot machine is taken back (lifetimes are exponential)."""
+    """Rate at which a spot machine is preempted (lifetimes are exponential)."""
     checkpoint_s: float = 60.0
-    """A training loses at most this much of its work."""
+    """A training loses at most this much work when it is interrupted."""
     start_s: float = 2.0
-    """That each start of a stage takes beside its work: scheduling, inputs fetched."""
+    """Overhead of each start of a stage: scheduling, fetching its inputs."""
     seed: int = 0
 
 
 @dataclass(eq=False)
 class _Worker:
-    """A machine that was asked for: it boots, takes stages, and goes."""
+    """A machine that was requested: it boots, runs stages, and goes."""
 
     group: int
     since: float
@@ -47,7 +47,7 @@ _FINISHED, _BOOTED, _TAKEN, _IDLE = range(4)
 
 
 class Clock:
-    """The state of the virtual cluster, event by event."""
+    """The state of the virtual cluster, advanced event by event."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Clock:
             self._at(self.now + self.how.start_s + left, _FINISHED, stage, self.attempt[stage])
 
     def _take(self, stage: int) -> int:
-        """A slot of the worker that was opened last: the others may idle away."""
+        """Take a slot of the worker that was opened last, so that the others may idle and go."""
         while True:
             number = self.open[-1]
             worker = self.workers[number]
@@ -168,7 +168,7 @@ class Clock:
                 self._make_ready(reader)
 
     def _interrupted(self, stage: int) -> None:
-        """Back to where it was last saved, and into the queue."""
+        """Reset a stage to its last checkpoint and queue it again."""
         worked = max(0.0, self.now - self.began[stage] - self.how.start_s)
         every = self.how.checkpoint_s
         kept = worked // every * every if self.saves[stage] else 0.0
@@ -197,17 +197,17 @@ class Clock:
             self._gone(number)
 
     def _is_idle(self, worker: _Worker) -> bool:
-        """For long enough, and the group may lose one."""
+        """True if the worker has idled long enough and its group may shrink."""
         idle = worker.free == worker.slots and self.now >= worker.idle_since + self.how.idle_s
         return idle and self.count[worker.group] > self.cluster.groups[worker.group].least
 
     def _watch(self, number: int) -> None:
-        """A worker without work may go after a while."""
+        """Schedule the moment at which a worker without work may go."""
         self.workers[number].idle_since = self.now
         self._at(self.now + self.how.idle_s, _IDLE, number)
 
     def _ask(self) -> None:
-        """Ask for machines while stages wait for more slots than are free or booting."""
+        """Request machines while more slots are waited for than are free or booting."""
         while self.demand > self.free + self.coming:
             room = [n for n, group in enumerate(self.cluster.groups) if self.count[n] < group.most]
             if not room:
@@ -241,7 +241,7 @@ class Clock:
 
 
 def readers_of(trie: Trie) -> list[list[int]]:
-    """[stages]: who reads each."""
+    """[stages]: the stages that read each stage."""
     readers: list[list[int]] = [[] for _ in range(len(trie))]
     for stage, inputs in enumerate(trie.inputs):
         for source in inputs:

@@ -1,4 +1,4 @@
-"""What a study would take on a cluster, in words and numbers: `l2kd plan STUDY --cluster ...`."""
+"""A forecast of a study on a cluster: time, cost, progress (`l2kd plan STUDY --cluster ...`)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Course:
-    """One policy's schedule, and what is complete by each limit that was given."""
+    """One policy's schedule, and the work that is complete by each given limit."""
 
     policy: str
     hours: float
@@ -45,7 +45,7 @@ class Course:
     preemptions: int
     peak_gb: float
     by: Mapping[str, Mapping[str, int]]
-    """Limit -> trials, orders (with all their trials) and seeds that are complete by it."""
+    """For each limit, the trials, orders (with all trials) and seeds complete by it."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Prospect:
     trials: int
     orders: int
     seconds: Mapping[str, float]
-    """Of a stage of each kind."""
+    """Assumed seconds of a stage of each kind."""
     source: Mapping[str, str]
-    """Where each is from: given, the store, or assumed."""
+    """The source of each number of `seconds`: given, the store, or assumed."""
     assumed: Assumptions
     notes: Sequence[str]
     courses: Sequence[Course]
     unshared_hours: float
-    """Worker-hours if each trial did all of its own stages; `work_hours`: as it is."""
+    """Worker-hours if each trial ran all of its stages itself; `work_hours`: with sharing."""
     work_hours: float
 
     def to_json(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Prospect:
         return {**body, "cluster": str(self.cluster), "prices_as_of": self.cluster.prices.as_of}
 
     def lines(self) -> Iterator[str]:
-        """For people."""
+        """The forecast as text for people."""
         prices = self.cluster.prices
         yield f"{self.cluster}: {self.trials} trials, {sum(self.stages.values())} stages to do"
         for kind, count in sorted(self.stages.items()):
@@ -115,11 +115,13 @@ def forecast(
     seconds: Mapping[str, float] | None = None,
     assumed: Assumptions | None = None,
 ) -> Prospect:
-    """Simulate what is missing of `study`, once by each policy.
+    """Simulate the missing stages of `study`, once with each policy.
 
-    `seconds`: of a stage of a kind on one worker of this cluster; else the mean of the store's
-    own manifests (of whatever machine they were made on), else a default.
-    Raises: InputError where a stage does not fit the cluster.
+    Args:
+        seconds: time of a stage of each kind on one worker of this cluster; else the mean of the
+            store's manifests (from whatever machine), else a default.
+
+    Raises: InputError if a stage does not fit the cluster.
     """
     trie = trie_of(study, store)
     kinds = set(trie.kinds)
@@ -189,7 +191,7 @@ def _course(
 
 
 def _slots(study: Study, cluster: Cluster, kinds: set[str]) -> list[int]:
-    """Workers that a machine of each group holds: of the largest that any kind asks for."""
+    """Workers per machine of each group, for the largest worker that any kind requests."""
     asked = [study.config.scale.of(kind) for kind in kinds]
     cpus = max((workers.cpus_per_worker for workers in asked), default=1)
     gpus = max((workers.gpus_per_worker for workers in asked), default=0)
@@ -206,7 +208,7 @@ def _slots(study: Study, cluster: Cluster, kinds: set[str]) -> list[int]:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `8h`, `90m`, `30s`, `2d`. Raises: InputError."""
+    """The seconds of `8h`, `90m`, `30s`, `2d`. Raises: InputError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
     if found is None or not float(found[1]):
         raise InputError("not a duration", key="--deadline", got=text, expected="as 8h, 90m, 2d")
@@ -214,7 +216,7 @@ def parse_duration(text: str) -> float:
 
 
 def parse_money(text: str) -> float:
-    """Dollars of `200usd`, `$200` or `200`. Raises: InputError."""
+    """The dollars of `200usd`, `$200` or `200`. Raises: InputError."""
     found = re.fullmatch(r"\$?\s*(\d+(?:\.\d+)?)\s*(?:usd|USD)?", text.strip())
     if found is None:
         raise InputError("not an amount", key="--budget", got=text, expected="as 200usd")
@@ -222,7 +224,7 @@ def parse_money(text: str) -> float:
 
 
 def parse_numbers(option: str, pairs: Sequence[str], names: Sequence[str]) -> dict[str, float]:
-    """Numbers of `name=value` pairs. Raises: InputError for other names, or no number above 0."""
+    """The numbers of `name=value` pairs. Raises: InputError for other names or invalid numbers."""
     found = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
@@ -241,7 +243,7 @@ def parse_numbers(option: str, pairs: Sequence[str], names: Sequence[str]) -> di
 
 
 def parse_assumptions(pairs: Sequence[str]) -> Assumptions:
-    """Raises: InputError for a name that nothing is assumed of."""
+    """Assumptions from `name=value` pairs. Raises: InputError for an unknown name."""
     names = [field.name for field in fields(Assumptions) if field.name != "checkpoint_s"]
     found: dict[str, Any] = parse_numbers("--assume", pairs, names)
     if "seed" in found:

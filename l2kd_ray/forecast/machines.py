@@ -1,4 +1,4 @@
-"""A cluster in one line, `head + 0..64 x g5.xlarge spot`, and what its machines cost."""
+"""A cluster as one line of text, `head + 0..64 x g5.xlarge spot`, and its machines' prices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _HOURS_A_MONTH = 730
 
 @dataclass(frozen=True)
 class Machine:
-    """A type of machine; prices in US dollars an hour, its disk included."""
+    """A type of machine; prices in US dollars per hour, including its disk."""
 
     name: str
     cpus: float
@@ -33,14 +33,14 @@ class Machine:
     spot: float
 
     def slots(self, cpus: float, gpus: float) -> int:
-        """How many workers that ask for so much each it holds at once."""
+        """The number of workers of this size that fit on the machine at once."""
         by_cpu = int(self.cpus / cpus)
         return min(by_cpu, int(self.gpus / gpus)) if gpus > 0 else by_cpu
 
 
 @dataclass(frozen=True)
 class Group:
-    """Workers of one type: at least `least`, as many as there is demand for, at most `most`."""
+    """Workers of one machine type: as many as needed, at least `least`, at most `most`."""
 
     machine: Machine
     least: int
@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Prices:
-    """The price table: a YAML file, by default the one of this package (assumptions)."""
+    """The price table, read from a YAML file; this package's own table holds assumptions."""
 
     as_of: str
     region: str
@@ -68,8 +68,8 @@ class Prices:
 
     @classmethod
     def read(cls, path: Path | None = None) -> Prices:
-        """Raises: InputError for a file that is not such a table."""
-        source = path or files("l2kd_ray.study").joinpath("prices.yaml")
+        """Read a price table. Raises: InputError for a file of another form."""
+        source = path or files("l2kd_ray.forecast").joinpath("prices.yaml")
         try:
             table: dict[str, Any] = yaml.safe_load(source.read_text())
             disk = table["disk_gb"] * table["disk_gb_month"] / _HOURS_A_MONTH
@@ -88,7 +88,7 @@ class Prices:
             raise InputError(
                 f"not a price table: {type(error).__name__}: {error}",
                 where=str(path),
-                expected="the keys of l2kd_ray/study/prices.yaml",
+                expected="the keys of l2kd_ray/forecast/prices.yaml",
             ) from None
 
 
@@ -100,7 +100,7 @@ def _machine(
 
 @dataclass(frozen=True)
 class Cluster:
-    """A head, which is always there and on demand, and groups of workers."""
+    """A head, which is always up and on demand, and groups of workers."""
 
     head: Machine
     groups: tuple[Group, ...]
@@ -108,7 +108,7 @@ class Cluster:
 
     @classmethod
     def parse(cls, text: str, prices: Prices | None = None) -> Cluster:
-        """Raises: InputError for text that says no cluster, or a type without a price."""
+        """Parse a cluster. Raises: InputError for other text, or a type without a price."""
         prices = prices or Prices.read()
 
         def machine(name: str) -> Machine:
@@ -118,7 +118,7 @@ class Cluster:
                     key="--cluster",
                     got=name,
                     expected=", ".join(prices.machines),
-                    fix="add it to a copy of l2kd_ray/study/prices.yaml and name that: --prices",
+                    fix="add it to a copy of l2kd_ray/forecast/prices.yaml and name that: --prices",
                 )
             return prices.machines[name]
 

@@ -1,8 +1,8 @@
-"""A sweep on a cluster that comes and goes, on a virtual clock: hours, money, what is done by when.
+"""The simulation of a sweep on an autoscaling cluster with a virtual clock.
 
-A discrete-event simulation (list scheduling; Graham 1969): stages become ready as their inputs end,
-machines are asked for as long as stages wait, boot, idle away, and are taken back. A worker of a
-stage takes one slot of a machine. What is lost with a machine is begun again from its checkpoint.
+A discrete-event simulation (list scheduling; Graham 1969): stages become ready when their inputs
+end; machines are requested while stages wait, boot, idle, and are preempted. Each worker of a stage
+takes one slot of a machine. Interrupted work is resumed from its checkpoint.
 """
 
 from __future__ import annotations
@@ -21,28 +21,31 @@ from l2kd_ray.forecast.trie import Trie
 
 Policy = Literal["arrival", "critical", "design"]
 POLICIES: tuple[Policy, ...] = ("arrival", "critical", "design")
-"""Which of the ready stages is next: the one that has waited longest; the one with the longest way
-to the end below it (critical path first); the one whose trial is first in the design."""
+"""The order in which ready stages are started.
+
+`arrival`: the one that has waited longest. `critical`: the one with the longest path to the end
+(critical path first). `design`: the one whose trial is first in the design.
+"""
 
 
 @dataclass
 class Forecast:
-    """What came of it. `finish[s]` is when stage s ended, in seconds from the start."""
+    """The result of a simulation; `finish[s]` is when stage s ended, in seconds from the start."""
 
     makespan_s: float
     finish: NDArray[np.float64]
     up: list[tuple[float, float, Group]]
-    """From when to when each machine was paid for."""
+    """The interval in which each machine was paid for."""
     cluster: Cluster
     work_s: float
     """Worker-seconds of the stages themselves."""
     lost_s: float
-    """Of work that preemption took, and that was done again."""
+    """Worker-seconds of work lost to preemption and done again."""
     starts_s: float
     busy_s: float
-    """Worker-seconds that slots were taken: work, what was lost, and starts."""
+    """Worker-seconds in which slots were taken: work, lost work, and starts."""
     available_s: float
-    """Worker-seconds that slots were up."""
+    """Worker-seconds in which slots were up."""
     preemptions: int
     peak_bytes: float
 
@@ -52,11 +55,11 @@ class Forecast:
 
     @property
     def machine_hours(self) -> float:
-        """Of the workers."""
+        """Paid hours of the workers, without the head."""
         return sum(end - begin for begin, end, _ in self.up) / 3600
 
     def usd(self, until: float = math.inf) -> float:
-        """Dollars spent by some second: head, workers, and a month of what is stored."""
+        """Dollars spent by some second: the head, the workers, and a month of storage."""
         end = min(until, self.makespan_s)
         workers = sum(
             group.usd_per_hour * max(0.0, min(stop, end if until < math.inf else stop) - start)
@@ -66,7 +69,7 @@ class Forecast:
         return (self.cluster.head.on_demand * end + workers) / 3600 + storage
 
     def affordable_s(self, budget: float) -> float:
-        """The second at which the money is spent; infinite where it lasts (by bisection)."""
+        """The second at which the budget is spent; infinity if it lasts (by bisection)."""
         if self.usd() <= budget:
             return math.inf
         low, high = 0.0, self.makespan_s
@@ -76,12 +79,12 @@ class Forecast:
         return low
 
     def ends(self, trie: Trie) -> NDArray[np.float64]:
-        """[trials]: when each trial was complete; 0 where nothing of it is to do."""
+        """[trials]: when each trial was complete; 0 if nothing of it was left to do."""
         return np.array([self.finish[cells].max() if len(cells) else 0.0 for cells in trie.trials])
 
 
 def complete_by(trie: Trie, ends: NDArray[np.float64], second: float) -> dict[str, int]:
-    """Trials, seeds and orders whose last stage has ended by then; an order with all its trials."""
+    """Number of trials, orders (with all their trials) and seeds that have ended by some second."""
     late_orders, late_seeds = set[str](), set[str]()
     for (order, seed), end in zip(trie.names, ends, strict=True):
         if end > second:
@@ -109,11 +112,14 @@ def simulate(
 ) -> Forecast:
     """Run the stages of `trie` on `cluster`.
 
-    `seconds`, `widths`, `sizes`: [stages], of each stage on one slot, workers that it needs at
-    once (default 1), bytes that it leaves. `slots`: workers that a machine of each group holds
-    (default 1). `drops`: the files of a model go once nothing reads it (`keep: leaves`).
+    Args:
+        seconds: [stages], time of each stage on one slot.
+        slots: workers that a machine of each group holds (default 1).
+        widths: [stages], workers that each stage needs at once (default 1).
+        sizes: [stages], bytes of the files of each stage.
+        drops: the files of a model are removed once nothing reads it (`keep: leaves`).
 
-    Raises: ValueError where a stage needs more slots than all machines have.
+    Raises: ValueError if a stage needs more slots than all machines have.
     """
     slots = slots or [1] * len(cluster.groups)
     widths = widths or [1] * len(trie)
@@ -140,7 +146,7 @@ def simulate(
 
 
 def _rank(trie: Trie, seconds: NDArray[np.float64], policy: Policy) -> list[float] | None:
-    """[stages]: the least is next; None: first come, first served."""
+    """[stages]: priorities, smallest first; None: first come, first served."""
     if policy == "critical":
         ranks: list[float] = (-trie.to_the_end(seconds)).tolist()
         return ranks
@@ -159,7 +165,7 @@ def _rank(trie: Trie, seconds: NDArray[np.float64], policy: Policy) -> list[floa
 def _peak(
     trie: Trie, finish: NDArray[np.float64], sizes: NDArray[np.float64], drops: bool
 ) -> float:
-    """The most bytes that lay there at once; with `drops`, models go with their last reader."""
+    """The most bytes stored at once; with `drops`, models are removed after their last reader."""
     times, changes = [finish], [sizes]
     if drops:
         last = np.full(len(trie), math.inf)

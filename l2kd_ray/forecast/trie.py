@@ -1,6 +1,6 @@
-"""The work of a study as numbers: what is still to be done, how long it takes, what waits for what.
+"""The work of a study as numbers: the missing stages, their times, and what they wait for.
 
-A simulation walks a million stages; here they are integers, inputs before what reads them.
+A simulation walks a million stages; here they are integers, inputs before their readers.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ SECONDS: Mapping[str, float] = {
     "multitask": 3000,
     "evaluate": 30,
 }
-"""Assumed of a kind of which neither the user nor the store says anything."""
+"""Assumed seconds of a stage of a kind, if neither the user nor the store has a time."""
 BYTES: Mapping[str, float] = {"learn": 5e8, "multitask": 5e8, "initial": 5e8, "annotate": 2e8}
-"""Of a stage's files, likewise; a model of 125 million weights in float32."""
+"""Assumed bytes of a stage's files, likewise; a model of 125 million weights in float32."""
 OTHER_SECONDS, OTHER_BYTES = 60.0, 1e6
 _EXACT_CELLS = 250_000
 
 
 @dataclass
 class Trie:
-    """Stages to do; every list has one entry a stage, and `trials` the cells of each trial."""
+    """The missing stages: lists have one entry per stage, `trials` the cells of each trial."""
 
     kinds: list[str] = field(default_factory=list)
     inputs: list[tuple[int, ...]] = field(default_factory=list)
-    """Of those to do; each is smaller than the stage's own number."""
+    """The missing inputs of each stage; each is smaller than the stage's own number."""
     trials: list[NDArray[np.int64]] = field(default_factory=list)
-    """The evaluations to do of each trial, in the sequence of the design."""
+    """The missing evaluations of each trial, in the order of the design."""
     names: list[tuple[str, str]] = field(default_factory=list)
     """(order, seed) of each trial."""
     assumed: str = ""
-    """What was not looked at, but taken to be so."""
+    """An assumption that replaced looking at the store; empty if everything was looked at."""
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -62,12 +62,12 @@ class Trie:
         return len(self.kinds) - 1
 
     def values(self, by_kind: Mapping[str, float], default: float) -> NDArray[np.float64]:
-        """[stages]: what each stage's kind says."""
+        """[stages]: the value of each stage's kind."""
         known = {kind: by_kind.get(kind, default) for kind in set(self.kinds)}
         return np.array([known[kind] for kind in self.kinds], dtype=float)
 
     def to_the_end(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[stages]: the longest path from a stage's begin to a leaf (bottom level; Hu 1961)."""
+        """[stages]: the longest path from a stage's start to a leaf (bottom level; Hu 1961)."""
         level = seconds.tolist()
         own = seconds.tolist()
         below = [0.0] * len(self)
@@ -78,7 +78,7 @@ class Trie:
         return np.array(level)
 
     def unshared(self) -> Counter[str]:
-        """Stages by kind if each trial did all of its own."""
+        """Number of stages by kind if each trial ran all of its stages itself."""
         total: Counter[str] = Counter()
         for cells in self.trials:
             seen: set[int] = set()
@@ -92,9 +92,9 @@ class Trie:
         return total
 
     def repeated(self, times: int, shared: NDArray[np.bool_], seeds: list[str]) -> Trie:
-        """The trie of `times` replicates of which this one is the first; `shared` stages are one.
+        """The trie of `times` replicates, of which this is the first; `shared` stages occur once.
 
-        `shared` is closed: what a shared stage reads is shared.
+        `shared` is closed: the inputs of a shared stage are shared.
         """
         own = np.cumsum(~shared) - 1
         many = Trie(list(self.kinds), list(self.inputs), list(self.trials), list(self.names))
@@ -114,10 +114,10 @@ class Trie:
 
 
 def trie_of(study: Study, store: Store, trials: Iterable[Trial] | None = None) -> Trie:
-    """What is missing in the store, of some trials (default: of all that the study may come to).
+    """The stages missing in the store for some trials (default: for all of the study).
 
-    Replicates differ in their seed alone. Where there are very many cells and the seeds are a
-    plain list, the first replicate is looked at, and the others are taken to be like it.
+    Replicates differ in their seed only. With very many cells and a plain list of seeds, only the
+    first replicate is looked up; the others are assumed to be in the same state.
     """
     listing = store.listing()
     seeds = study.config.seeds
@@ -161,7 +161,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     kept: list[Trial] = []
 
     def visit(stage: Stage) -> int | None:
-        """The stage's number; None where it need not be done."""
+        """The stage's number; None if it need not be run."""
         place = id(stage)
         if place not in known:
             known[place] = _number(stage)
@@ -178,7 +178,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
         return numbers[key]
 
     def evaluation(cell: Cell) -> int | None:
-        """Of a model that is not there, none is: most cells so need no key."""
+        """The evaluation's number; a missing model has none yet, so most cells need no key."""
         model = cell.stage.model
         if model.key in listing.finished:
             return visit(cell.stage)
@@ -199,7 +199,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
 
 
 def measured(store: Store, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean seconds, and mean bytes, of the stored stages of each kind that has any."""
+    """Mean seconds and mean bytes of the stored stages of each kind that has any."""
     examples = stored_examples(store, store.listing().finished, set(kinds))
     return (
         {kind: mean(m.seconds for m in found) for kind, found in examples.items() if found},
@@ -212,7 +212,7 @@ def measured(store: Store, kinds: Iterable[str]) -> tuple[dict[str, float], dict
 
 
 def widths(trie: Trie, scale: Scale) -> list[int]:
-    """[stages]: workers that a stage needs at least, at once."""
+    """[stages]: the fewest workers that a stage can start with."""
     needs = {}
     for kind in set(trie.kinds):
         workers = scale.of(kind).workers

@@ -1,7 +1,8 @@
-"""The W&B mirror of a study: one run a trial and one aggregate run, written from the result files.
+"""The W&B mirror of a study: one run per trial and one aggregate run, from the result files.
 
-The Parquet files are the truth. All W&B work happens in a child process under a time limit, so a
-dead, slow, hanging or absent W&B costs bounded seconds and a warning, and never an exception.
+The Parquet files hold the numbers; W&B only shows them. All W&B work happens in a child process
+under a time limit, so that a dead, slow, hanging or missing W&B costs bounded seconds and a
+warning, and never an exception.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from l2kd_ray.study.schema import WandbSettings
 
 log = logging.getLogger(__name__)
 
-Curve = Sequence[Mapping[str, float]]
+CurvePoints = Sequence[Mapping[str, float]]
 
 AXIS = "global_step"
-"""The steps that a trial's stages took so far. Never `_step`: syncing a run twice shifts it."""
+"""Steps that a trial's stages have taken so far. Never `_step`: syncing a run twice shifts it."""
 RESULT_FILES = ("scores.parquet", "results.parquet", "report.html", "report.md")
 HEADLINES = ("cl/", "gap/")
 _REQUEST, _DONE = "request.json", "done"
 
-# A word that ends like a secret's name: api_key, hfToken; not tokenizer.
+# Names that end like a secret's: api_key, hfToken; not tokenizer.
 _SECRET_NAME = re.compile(r"(?i:key|token|passw(or)?d|secret|credential)s?(?![a-z])")
 _USER_IN_URL = re.compile(r"://[^/\s]*@")
-# What would tie our runs to a run, a sweep or a service of the calling process.
+# Variables that would tie our runs to a run, a sweep or a service of the calling process.
 _FOREIGN = ("SERVICE", "SWEEP_ID", "LAUNCH", "RUN_ID", "NOTES", "RESUME_FROM", "FORK_FROM", "MODE")
 _LONGEST_TAG, _LONGEST_NAME = 64, 128  # the server refuses longer ones
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What the child is told; it crosses the process border as JSON."""
+    """The arguments of the child; it crosses the process border as JSON."""
 
     folder: str
     study: str
@@ -55,7 +56,7 @@ class _Request:
     entity: str | None
     mode: str
     config: Mapping[str, Any]
-    curves: Mapping[str, Curve]
+    curves: Mapping[str, CurvePoints]
     students: Mapping[str, str]
     limit: float
 
@@ -66,22 +67,22 @@ def mirror(
     *,
     study: str,
     config: Mapping[str, Any],
-    curves: Mapping[str, Curve],
+    curves: Mapping[str, CurvePoints],
     students: Mapping[str, Path] | None = None,
     time_limit: float = 120.0,
 ) -> str:
-    """Mirror the result files in `folder` to W&B; say in one line what was done, and where.
+    """Mirror the result files in `folder` to W&B; returns a line that says what was done.
 
-    Online where a key is set, else offline below `folder/wandb`; what fails is tried one step
-    further down (online, offline, not at all), each with one warning. Doing it again replaces the
-    offline runs and continues the online ones.
+    Online if a key is set, else offline below `folder/wandb`. A failure falls back one step
+    (online, offline, nothing), each with one warning. Repeating it replaces the offline runs and
+    continues the online ones.
 
     Args:
-        study: The group of the runs.
-        config: Settings of the whole study; values whose names look like secrets are left out.
-        curves: The training curve (rows of `step`, `loss`, `lr`) of each model, by its stage key.
-        students: Folders of final students by stage key: artifacts of their trials' runs.
-        time_limit: Seconds after which, whatever happens, all is ended and this returns.
+        study: the group of the runs.
+        config: settings of the whole study; values whose names look like secrets are left out.
+        curves: training curves (rows of `step`, `loss`, `lr`) of the models by stage key.
+        students: folders of final students by stage key, stored as artifacts of their trials' runs.
+        time_limit: seconds after which everything is stopped and this returns.
     """
     folder = Path(folder).absolute()
     deadline = time.monotonic() + time_limit
@@ -99,37 +100,38 @@ def mirror(
                     config=flat(config),
                     curves={key: [dict(point) for point in curve] for key, curve in curves.items()},
                     students={key: str(path) for key, path in (students or {}).items()},
+                    # A first attempt leaves a third of the time to the second one.
                     limit=left if tried == len(modes) else left * 2 / 3,
                 )
             )
-        except Exception as error:  # whatever it is: a mirror fails nothing
+        except Exception as error:  # whatever it is: a failing mirror must not fail a sweep
             log.warning("W&B: could not mirror study %s (%s): %s", study, mode, error)
     if modes:
-        return f"W&B: nothing was mirrored; the result files in {folder} are whole without it"
+        return f"W&B: nothing was mirrored; the result files in {folder} are complete without it"
     return "W&B: disabled"
 
 
 def run_id(study: str, trial: str = "") -> str:
-    """The id of a trial's run, or of the aggregate run: the same each time it is written."""
+    """The id of a trial's run, or of the aggregate run; the same each time it is written."""
     digest = hashlib.sha256(f"{study}\n{trial}".encode()).hexdigest()
     return f"l2kd-{digest[:16]}"
 
 
 def flat(config: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name, without the secrets."""
+    """Nested settings by dotted name, without secrets."""
     items = config.items() if isinstance(config, Mapping) else enumerate(config)
-    found: dict[str, Any] = {}
+    flattened: dict[str, Any] = {}
     for key, value in items:
         name = f"{prefix}{key}"
         if _is_secret(str(key), value):
             continue
         if isinstance(value, Mapping) or (_is_list(value) and any(map(_is_nested, value))):
-            found |= flat(value, f"{name}.")
+            flattened |= flat(value, f"{name}.")
         elif _is_list(value):
-            found[name] = [_plain(item) for item in value if not _is_secret("", item)]
+            flattened[name] = [_plain(item) for item in value if not _is_secret("", item)]
         else:
-            found[name] = _plain(value)
-    return found
+            flattened[name] = _plain(value)
+    return flattened
 
 
 def _is_secret(name: str, value: object) -> bool:
@@ -155,7 +157,7 @@ def _plain(value: object) -> bool | int | float | str | None:
 
 
 def _modes(settings: WandbSettings) -> tuple[str, ...]:
-    """What to try, in turn. Whether a key is set (auto), W&B itself says, in the child."""
+    """The modes to try in turn; with `auto` the child asks W&B whether a key is set."""
     mode: str = settings.mode
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE", mode)
@@ -169,7 +171,7 @@ def _modes(settings: WandbSettings) -> tuple[str, ...]:
 
 
 def _in_child(request: _Request) -> str:
-    """Have a child do it. Raises RuntimeError with its reason, or that its time is over."""
+    """Do the work in a child process. Raises RuntimeError with its error, or if time is over."""
     with tempfile.TemporaryDirectory(prefix="l2kd-wandb-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         text = json.dumps(vars(request), default=float)
@@ -193,28 +195,28 @@ def _in_child(request: _Request) -> str:
                 _end_group(child)
         if (scratch / _DONE).exists():  # also where only the exit was too slow
             return (scratch / _DONE).read_text(encoding="utf-8")
-        said = (scratch / "log").read_text(encoding="utf-8", errors="replace").strip()
-    raise RuntimeError(reason or said.rpartition("\n")[2] or f"ended with {child.returncode}")
+        printed = (scratch / "log").read_text(encoding="utf-8", errors="replace").strip()
+    raise RuntimeError(reason or printed.rpartition("\n")[2] or f"ended with {child.returncode}")
 
 
 def _environment(mode: str, scratch: Path) -> dict[str, str]:
-    """The caller's environment, but for what names its own runs; by-products go to scratch."""
+    """The caller's environment without the names of its own runs; temporary files go to scratch."""
     foreign = {f"WANDB_{name}" for name in _FOREIGN}
     if mode == "offline":
         foreign.add("WANDB_API_KEY")  # not needed, so it cannot be written anywhere
     code = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    own = {
+    added = {
         "PYTHONPATH": os.pathsep.join(filter(None, code)),
         "TMPDIR": str(scratch),
         "WANDB_CACHE_DIR": str(scratch),
         "WANDB_ERROR_REPORTING": "false",  # nothing calls home
         "WANDB_SILENT": "true",  # or the search for a key asks the server for the user's name
     }
-    return {key: value for key, value in os.environ.items() if key not in foreign} | own
+    return {key: value for key, value in os.environ.items() if key not in foreign} | added
 
 
 def _end_group(child: subprocess.Popen[bytes], grace: float = 0.5) -> None:
-    """End the child and whatever it started; a wandb-core with a dead server ignores SIGTERM."""
+    """End the child and its processes; a wandb-core with a dead server ignores SIGTERM."""
     for ending in (signal.SIGTERM, signal.SIGKILL):
         until = time.monotonic() + grace
         while time.monotonic() < until:
@@ -230,7 +232,7 @@ def _end_group(child: subprocess.Popen[bytes], grace: float = 0.5) -> None:
 
 
 def _write(request: _Request) -> str:
-    """Write all runs; the line that says so."""
+    """Write all runs; returns the line that reports it."""
     import wandb
 
     if request.mode == "auto":
@@ -240,7 +242,7 @@ def _write(request: _Request) -> str:
     scores, results = _read(folder / "scores.parquet"), _read(folder / "results.parquet")
     trials = dict(list(scores.groupby("trial", sort=False))) if len(scores) else {}
 
-    # The aggregate comes first: of a mirror that is cut short it is the more useful part.
+    # The aggregate first: it is the more useful part if the mirror is cut short.
     where = _write_aggregate(request, trials, results)
     for trial, rows in trials.items():
         result = results[results["trial"] == trial] if len(results) else results
@@ -248,7 +250,7 @@ def _write(request: _Request) -> str:
 
     written = f"W&B: {len(trials)} trials and the aggregate written {request.mode}"
     if request.mode == "online":
-        for name in ("", *map(str, trials)):  # or a later sync would upload them a second time
+        for name in ("", *map(str, trials)):  # else a later sync would upload them a second time
             _remove_offline(folder, run_id(request.study, name))
         return f"{written}: {where}"
     return f"{written} to {folder / 'wandb'} (`wandb sync {folder}/wandb/offline-run-*` uploads)"
@@ -259,7 +261,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _open(request: _Request, identity: str, **fields: Any) -> Any:
-    """Begin the run of that id, or begin it again."""
+    """Start the run of that id, or resume it."""
     import wandb
 
     online = request.mode == "online"
@@ -324,7 +326,7 @@ def _write_trial(request: _Request, trial: str, scores: pd.DataFrame, result: pd
     ) as run:
         run.define_metric(AXIS)
         run.define_metric("*", step_metric=AXIS)
-        # A trial's rows are the same each time and only grow, so a resumed run lacks the last.
+        # A trial's rows never change and only grow, so a resumed run lacks only the last ones.
         for step, row in enumerate(history(scores, request.curves)):
             if step >= run.starting_step:
                 run.log(row, step=step)
@@ -335,7 +337,7 @@ def _write_trial(request: _Request, trial: str, scores: pd.DataFrame, result: pd
 
 
 def _keep_student(run: Any, model: str, folder: Path, config: Mapping[str, Any]) -> None:
-    """The final student of a trial, with the stages that it came from, in the run that made it."""
+    """Store a trial's final student, with the stages that it came from, in the run that made it."""
     import wandb
 
     os.environ["WANDB_DATA_DIR"] = run.settings.sync_dir
@@ -345,8 +347,8 @@ def _keep_student(run: Any, model: str, folder: Path, config: Mapping[str, Any])
     run.log_artifact(artifact)
 
 
-def history(scores: pd.DataFrame, curves: Mapping[str, Curve]) -> Iterator[dict[str, float]]:
-    """The rows of one trial: each stage's curve, then the test scores of its model."""
+def history(scores: pd.DataFrame, curves: Mapping[str, CurvePoints]) -> Iterator[dict[str, float]]:
+    """The rows of one trial: each stage's training curve, then the test scores of its model."""
     reached = 0
     for stage in sorted(set(scores["i"].tolist())):
         rows = scores[scores["i"] == stage]
@@ -370,7 +372,7 @@ def history(scores: pd.DataFrame, curves: Mapping[str, Curve]) -> Iterator[dict[
 def _write_aggregate(
     request: _Request, trials: Mapping[Any, pd.DataFrame], results: pd.DataFrame
 ) -> str:
-    """Tables, figures, headline numbers and the files themselves; returns the run's address."""
+    """Write tables, figures, headline numbers and the result files; returns the run's address."""
     import wandb
 
     folder = Path(request.folder)
@@ -400,7 +402,7 @@ def _write_aggregate(
 
 
 def _artifact(*parts: str) -> str:
-    """A name: nothing but what an artifact's may hold."""
+    """A name for an artifact, with forbidden characters replaced."""
     return re.sub(r"[^\w.-]", "_", "-".join(parts))
 
 
@@ -445,7 +447,7 @@ def _table(frame: pd.DataFrame) -> Any:
 
 
 def _numbers(result: pd.DataFrame, config: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a trial's result row: the sortable columns of W&B."""
+    """The numbers of a trial's result row, which W&B shows as sortable columns."""
     values = result.select_dtypes("number").head(1).to_dict("records")
     return {
         str(name): value
@@ -459,7 +461,7 @@ def _spelled(setting: Mapping[str, Any]) -> str:
 
 
 def _join_groups() -> None:
-    """Start what W&B starts in our process group, so that one kill of the group ends it too.
+    """Keep W&B's processes in our process group, so that killing the group ends them, too.
 
     W&B gives wandb-core a session of its own, in which it outlives this process.
     """

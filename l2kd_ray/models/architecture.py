@@ -1,4 +1,4 @@
-"""Model configs from a study's fields."""
+"""Configs of transformers models from the fields of a study."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 
 def config_of(arch: str, fields: Mapping[str, Any], known: Iterable[str], kind: str) -> Any:
-    """The transformers config of an architecture, one of `known`, which all are of a `kind`.
+    """The transformers config of `arch`, which must be one of `known` (architectures of a `kind`).
 
-    Raises: ValueError: no such architecture, or a field that its config has not.
+    Raises: ValueError: unknown architecture, or a field that its config does not have.
     """
     from transformers import AutoConfig
 
     names = list(known)
     if arch not in names:
         near = ", ".join(get_close_matches(arch, names, n=3)) or ", ".join(names[:3])
-        raise ValueError(f"no such {kind} architecture; there is {near}")
+        raise ValueError(f"no such {kind} architecture: {arch}; did you mean one of {near}?")
     default = AutoConfig.for_model(arch)
     for name in fields:
         if name not in default.attribute_map and not hasattr(default, name):
-            raise ValueError(f"a {arch} config has no field {name}")
+            raise ValueError(f"the config of {arch} has no field {name}")
     return AutoConfig.for_model(arch, **fields)

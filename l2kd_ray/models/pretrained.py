@@ -1,4 +1,4 @@
-"""What a pretrained model *is*: the digest of its folder's files, or the commit of its hub id."""
+"""The identity of a pretrained model: the digest of its folder's files, or its hub commit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from l2kd_ray.errors import InputError
 from l2kd_ray.models.spec import ModelSpec
 
-# What a model is loaded from; a README beside it does not make another model.
+# The files that a model is loaded from; a changed README does not make another model.
 _SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".py", ".jinja"}
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """`digest` identifies the files; `location` (folder or hub id) and `revision` find them."""
+    """`digest` identifies the files; `location` (folder or hub id) and `revision` locate them."""
 
     digest: str
     location: str = field(metadata={"identity": False})
@@ -24,16 +24,17 @@ class Pretrained:
 
 
 def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> Pretrained | None:
-    """Find a model of a study, a folder or on the hub; None where it is trained from scratch.
+    """Find the model that a study names (folder or hub id); None if it is trained from scratch.
 
     A relative folder is looked for below the working directory, then below `base`.
-    Raises: InputError where neither is there, or the hub cannot be reached.
+    Raises: InputError if the model is in neither, or the hub cannot be reached.
     """
     if spec.model is None:
         return None
     for folder in (Path(spec.model).expanduser(), (base or Path()) / spec.model):
         if folder.is_dir():
             return _of_folder(folder.resolve(), where)
+    # A hub id has at most one slash and looks like no path.
     if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
         raise InputError(
             "no such model folder",
@@ -55,24 +56,24 @@ def resolve_vectors(path: str, *, where: str, base: Path | None = None) -> Pretr
         where=where,
         key="vectors",
         got=path,
-        expected="a text file: a word and its numbers a line",
+        expected="a text file with a word and its numbers on each line",
     )
 
 
 def check_tokenizers(
     own: str | None, teacher: str | None, models: Mapping[str, Pretrained], where: str
 ) -> None:
-    """Word-KD compares distributions token by token: teacher and student share one vocabulary.
+    """Check that a pretrained teacher reads the student's vocabulary.
 
-    `own` and `teacher`: the student's model (or its tokenizer's) and the teacher's, as named.
-    Raises: InputError where a pretrained teacher reads another one than the student.
+    Word-KD compares distributions token by token. `own` and `teacher`: the names of the student's
+    model (or tokenizer) and of the teacher. Raises: InputError if their vocabularies differ.
     """
     if teacher is None or teacher == own:
         return
     fix = f"tokenizer.model={teacher} for a student from scratch, or a teacher of its family"
     if own is None:
         raise InputError(
-            "a pretrained teacher has a tokenizer of its own, and the student's would be trained",
+            "a pretrained teacher has a tokenizer, but the student's would be trained from scratch",
             where=where,
             key="teacher.model",
             got=teacher,
@@ -103,7 +104,7 @@ def _vocabulary(source: Pretrained) -> dict[str, int]:
 def _of_folder(folder: Path, where: str) -> Pretrained:
     if not (folder / "config.json").is_file():
         raise InputError(
-            "the folder holds no model",
+            "the folder contains no model",
             where=where,
             key="model",
             got=str(folder),
@@ -124,6 +125,7 @@ def _of_hub(spec: ModelSpec, where: str) -> Pretrained:
     try:
         commit = HfApi().model_info(model, revision=spec.revision, timeout=10).sha
     except Exception as error:
+        # Without a network a model in the local cache will do.
         cached = try_to_load_from_cache(model, "config.json", revision=spec.revision)
         if not isinstance(cached, str):
             raise InputError(

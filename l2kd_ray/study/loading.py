@@ -54,7 +54,9 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
             caps=caps,
             where=where,
             base=base,
-            plugin=lambda kind, name, known: door.held(kind, name, known, settings.options),
+            plugin=lambda kind, name, known: door.held(
+                kind, name, known, settings.options, settings.plugins
+            ),
         )
 
     with reading() as reads:

@@ -16,25 +16,25 @@ SEPARATOR = ">"
 
 
 def order_id(order: Sequence[str]) -> str:
-    """An order as the result files have it: `a>b>c`."""
+    """The form of an order in the result files: `a>b>c`."""
     return SEPARATOR.join(order)
 
 
 def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Order]:
     """The orders of a study, in the sequence in which they are run.
 
-    `random: k` is the prefix of one seeded permutation of all orders, and `all` is the whole of it:
-    a larger k keeps the former orders, and what an unfinished study has is a random sample.
-    `williams` is a design balanced for carry-over: every task stands once at each place
-    and follows every other task equally often (n orders for even n, 2 n for odd n).
+    `random: k` is the prefix of one seeded permutation of all orders, and `all` is the whole of it.
+    So a larger k keeps the former orders, and an unfinished study is a random sample of all orders.
+    `williams` is a design balanced for carry-over: every task stands once at each position and
+    follows every other task equally often (n orders for even n, 2 n for odd n).
 
-    Raises: InputError where more orders are asked for than there are.
+    Raises: InputError if more orders are asked for than there are.
     """
     if isinstance(orders, RandomOrders):
         possible = math.factorial(len(tasks))
         if orders.random > possible:
             raise InputError(
-                "more orders than there are",
+                "more orders are asked for than there are",
                 key="orders.random",
                 got=orders.random,
                 expected=f"at most {possible} for {len(tasks)} tasks",
@@ -49,8 +49,10 @@ def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Orde
 
 
 def _sample(tasks: Sequence[str], wanted: int, seed: int) -> list[Order]:
-    """`wanted` distinct orders, uniformly without replacement, whatever the study's task list's
-    own order is."""
+    """`wanted` distinct orders, drawn uniformly without replacement.
+
+    The draw does not depend on the order in which the study lists its tasks.
+    """
     drawn: dict[Order, None] = {}
     stream = _permutations(sorted(tasks), seed)
     while len(drawn) < wanted:
@@ -59,8 +61,9 @@ def _sample(tasks: Sequence[str], wanted: int, seed: int) -> list[Order]:
 
 
 def _permutations(tasks: Sequence[str], seed: int) -> Iterator[Order]:
-    if len(tasks) <= 8:  # few enough to shuffle them all: no drawing twice
+    if len(tasks) <= 8:  # 40,320 orders at most: shuffling them all avoids duplicates
         every = list(permutations(tasks))
+        # One permutation of all orders, so that a shorter sample is a prefix of a longer one.
         for index in np.random.default_rng([seed, len(tasks)]).permutation(len(every)):
             yield every[index]
     stream = np.random.default_rng([seed, len(tasks)])
@@ -72,18 +75,21 @@ def williams(tasks: Sequence[str]) -> list[Order]:
     """Williams's design (1949): the first row goes 0, 1, n-1, 2, n-2, ..., the others add 1."""
     n = len(tasks)
     first = [0] + [(k + 1) // 2 if k % 2 else n - k // 2 for k in range(1, n)]
-    square = [tuple(tasks[(place + shift) % n] for place in first) for shift in range(n)]
+    square = [tuple(tasks[(position + shift) % n] for position in first) for shift in range(n)]
     mirrored = [order[::-1] for order in square] if n % 2 else []
     return list(dict.fromkeys(square + mirrored))
 
 
 WINDOW = 6
-"""Orders that are begun together: fewer than that are never looked at (`analysis.looks`)."""
+"""Number of orders begun together: no look at the results needs fewer (`analysis.looks`)."""
 
 
 def spread(orders: Sequence[Order]) -> list[Order]:
-    """The orders such that neighbours begin with different tasks: the first wave of trials then
-    does not wait for one shared first stage. No order leaves its window of the sequence."""
+    """The orders, rearranged so that neighbours begin with different tasks.
+
+    The first wave of trials then does not wait for one shared first stage. No order leaves its
+    window of the sequence.
+    """
     windows = [orders[start : start + WINDOW] for start in range(0, len(orders), WINDOW)]
     return [order for window in windows for order in _apart(window)]
 

@@ -160,7 +160,8 @@ def _settings(
 ) -> Settings:
     """What the methods read. Raises: InputError for keys that none of the family knows."""
     models = {key: one.options for key, one in family.options.items() if one.options is not None}
-    models |= _plugin_options({**frame, **data}, where)
+    plugins = _plugins({**frame, **data}, where)
+    models |= {plugin.name: model for plugin, model in plugins.values() if model is not None}
     options: dict[str, Section] = {}
     for key, model in models.items():
         try:
@@ -168,7 +169,8 @@ def _settings(
         except ValidationError as error:
             raise refusal(error, model, where, key) from None
     try:
-        return Settings(family.settings.model_validate(data), options)
+        sections = family.settings.model_validate(data)
+        return Settings(sections, options, {name: plugin for name, (plugin, _) in plugins.items()})
     except ValidationError as error:
         found = refusal(error, family.settings, where)
         if found.problem == UNKNOWN:
@@ -251,14 +253,18 @@ def _plugin_names(value: object, key: str = "") -> Iterator[str]:
         yield value
 
 
-def _plugin_options(data: Mapping[str, Any], where: str) -> dict[str, type[Section]]:
-    """The sections of the plug-ins that are no methods (divergences, metrics, ...), by name."""
+def _plugins(
+    data: Mapping[str, Any], where: str
+) -> dict[str, tuple[door.Plugin, type[Section] | None]]:
+    """The plug-ins that are no methods (divergences, metrics, ...), each with its options' section.
+
+    They are found once, here: where their stages are made or run, their files need not be.
+    """
     found = {}
     for name in _plugin_names(data):
         loaded, plugin = door.find("filters", name, dict.fromkeys(TAKEN), where=where)
-        model = getattr(loaded, "options", None)
-        if model is not None and not isinstance(loaded, Method):
-            found[plugin.name] = model
+        if not isinstance(loaded, Method):
+            found[name] = plugin, getattr(loaded, "options", None)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The settings that a study tries: points of its grid, seeded draws from its ranges."""
+"""The settings that a study tries: points of its grid, and seeded draws from its ranges."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Setting = Mapping[str, Any]
 
 
 def setting_id(setting: Setting) -> str:
-    """A setting as the result files have it: JSON, keys sorted; `{}` for none."""
+    """The form of a setting in the result files: JSON with sorted keys, `{}` for none."""
     return json.dumps(dict(setting), sort_keys=True)
 
 
 def settings_of(config: StudyConfig) -> list[Setting]:
-    """Every setting of a grid or random search.
+    """All settings of a grid or random search; one empty setting if nothing is searched.
 
-    `num_samples` draws of the ranges, the same at every point of the grid, so that points of the
-    grid are compared on equal draws. One empty setting where nothing is searched.
+    The `num_samples` draws of the ranges are the same at every point of the grid, so that points of
+    the grid are compared on equal draws.
     """
     grids = {key: space for key, space in config.search.items() if isinstance(space, Grid)}
     ranges = {key: space for key, space in config.search.items() if isinstance(space, Range)}
@@ -40,7 +40,7 @@ def settings_of(config: StudyConfig) -> list[Setting]:
 
 
 def _stream(seed: int, key: str, number: int) -> np.random.Generator:
-    """A key's draws depend on its name and number: another searched key does not move them."""
+    """The random stream of a key's name and a draw's number: other keys do not change it."""
     return np.random.default_rng([seed, number, *key.encode()])
 
 

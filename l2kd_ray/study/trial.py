@@ -19,7 +19,7 @@ from l2kd_ray.tasks.spec import Split
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the score matrix: R[i, j] on a split, and the stage that gives it."""
+    """A cell of the score matrix: R[i, j] on a split, and the stage that computes it."""
 
     i: int
     j: int
@@ -30,9 +30,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Trial:
-    """`steps[i]` are the evaluations after the i-th task of the order (0: of the untrained model).
+    """One method with one setting, one task order and one seed.
 
-    References have no order and one step; so have methods that learn their tasks in no order.
+    `steps[i]` are the evaluations after the i-th task of the order (0: of the untrained model).
+    References have no order and one step, and so have methods that learn all tasks at once.
     """
 
     method: str
@@ -53,7 +54,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people: `l2kd a>b>c seed 531 kd.weight=1`."""
+        """The trial as people read it: `l2kd a>b>c seed 531 kd.weight=1`."""
         setting = [f"{key}={value}" for key, value in self.setting.items()]
         order = [order_id(self.order)] if self.order else []
         return " ".join([self.method, *order, f"seed {self.seed}", *setting])
@@ -63,18 +64,23 @@ class Trial:
         return (cell for step in self.steps for cell in step)
 
     def stages(self) -> dict[Stage, str]:
-        """Every stage of the path with its role: `teacher` where it is one, else its kind."""
+        """Every stage of the trial with its role: `teacher` if it is one, else its kind."""
         roles: dict[Stage, str] = {}
         waiting: list[tuple[Stage, str]] = [(cell.stage, cell.stage.kind) for cell in self.cells]
         while waiting:
             stage, role = waiting.pop()
             if stage not in roles:
                 waiting += [(source, self._role(name, source)) for name, source in stage.inputs()]
+            # A stage that is read in two ways is a teacher if one of them says so.
             if roles.get(stage) != "teacher":
                 roles[stage] = role
         return roles
 
     def _role(self, field: str, stage: Stage) -> str:
-        """A teacher is what a student learns from, and what `single` measures."""
+        """The role of a stage that is read through a field.
+
+        A teacher is a `learn` stage that a student learns from, or that the reference `single`
+        measures.
+        """
         teaches = field.endswith("teacher") or self.method == "single"
         return "teacher" if teaches and stage.kind == "learn" else stage.kind

@@ -1,4 +1,4 @@
-"""The floor of the data: readers, the named tasks, the generated tasks, metrics.
+"""Data: readers, the named tasks, the generated tasks, metrics.
 
 task = resolve(spec, data_dir=..., data_seed=0, caps={}, where="study.yaml")
 examples = task.splits["dev"].examples()

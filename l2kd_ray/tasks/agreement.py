@@ -1,12 +1,12 @@
-"""How well the labels or numbers of a whole split agree with the given ones.
+"""Agreement of the predicted labels or numbers of a whole split with the gold ones.
 
 | score | definition |
 |---|---|
 | f1 | F of precision and recall of the labels that assert something (GLUE's F1 of MRPC and QQP) |
-| mcc | Matthews correlation, of several classes: R_K (Gorodkin 2004; CoLA's score) |
-| pearson, spearman | correlation of the numbers, of their ranks (STS-B's scores) |
+| mcc | Matthews correlation; for several classes R_K (Gorodkin 2004; CoLA's score) |
+| pearson, spearman | correlation of the numbers, or of their ranks (STS-B's scores) |
 
-Correlations are in points, -100 to 100; one that is not defined, for what is constant, is 0.
+Correlations are in points, -100 to 100. An undefined one (one side is constant) counts as 0.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from typing import Literal
 
 from l2kd_ray.tasks.labelled import number
 
+# GLUE's F1 is that of the positive class, which labels given as text do not mark.
 _DENIALS = frozenset({"0", "no", "false", "negative"})
 
 
 def normal(label: str) -> str:
-    """Case and white space tell no labels apart, as in exact match."""
+    """A label without differences of case and white space, as in exact match."""
     return " ".join(label.lower().split())
 
 
 def asserts(label: str) -> bool:
-    """Whether a label says that something is the case: not `no`, `not equivalent` and the like."""
+    """True if a label says that something is the case: not `no`, `not equivalent` and the like."""
     return label not in _DENIALS and not label.startswith(("not ", "not_", "non-"))
 
 
 def f1(predicted: Sequence[str], given: Sequence[str]) -> float:
-    """100 * 2 TP / (2 TP + FP + FN): of two classes, that of the one which asserts.
+    """F1 of the labels that assert something, 0 to 100: 100 * 2 TP / (2 TP + FP + FN).
 
-    Of more it is the micro-average over those which assert. What is none of the given labels
-    counts as asserting nothing.
+    With two classes this is the F1 of the asserting one; with more, the micro-average over the
+    asserting ones. A prediction that is none of the gold labels counts as asserting nothing.
     """
     wanted = [normal(label) for label in given]
     positive = {label for label in wanted if asserts(label)}
@@ -47,9 +48,9 @@ def f1(predicted: Sequence[str], given: Sequence[str]) -> float:
 
 
 def mcc(predicted: Sequence[str], given: Sequence[str]) -> float:
-    """100 * (c s - sum_k p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)).
+    """Matthews correlation: 100 (c s - sum_k p_k t_k) / sqrt((s^2 - sum p_k^2) (s^2 - sum t_k^2)).
 
-    s examples, c of them right; p_k predictions and t_k labels of class k.
+    s examples, c of them right; p_k predictions and t_k gold labels of class k.
     """
     ours, theirs = list(map(normal, predicted)), list(map(normal, given))
     size, right = len(ours), sum(map(str.__eq__, ours, theirs))
@@ -63,7 +64,7 @@ def mcc(predicted: Sequence[str], given: Sequence[str]) -> float:
 def correlation(
     predicted: Sequence[str], given: Sequence[str], kind: Literal["pearson", "spearman"]
 ) -> float:
-    """100 * Pearson's r or Spearman's rho; what is no number counts as 0."""
+    """100 * Pearson's r or Spearman's rho; a text that is not a number counts as 0."""
     from scipy import stats
 
     ours, theirs = numbers(predicted), numbers(given)
@@ -75,7 +76,7 @@ def correlation(
 
 
 def closeness(predicted: Sequence[str], given: Sequence[str]) -> list[float]:
-    """Of each example: 100, less the error in hundredths of the range of the given; at least 0."""
+    """Score per example: 100 minus the error in percent of the gold numbers' range, at least 0."""
     theirs = numbers(given)
     spread = (max(theirs) - min(theirs) if theirs else 0.0) or 1.0
     pairs = zip(numbers(predicted), theirs, strict=True)

@@ -1,7 +1,7 @@
-"""A task as the rest of the package sees it: where its data come from and how a stage reads them.
+"""The data of a task: where they come from, and how a stage reads them.
 
-These are values that can be hashed: equal identity means equal examples. Fields whose metadata say
-`identity: False` tell where something lies or how much of it there is, and identify nothing.
+These are hashable values: equal identity means equal examples. Fields whose metadata say `identity:
+False` (locations, sizes) are not part of the identity.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from l2kd_ray.tasks.spec import Format, Metric, Part, TaskKind
 
 @dataclass(frozen=True)
 class Source:
-    """One upstream file, hub split or generator."""
+    """An upstream file, a split of a hub dataset, or a generator."""
 
     reader: Format
-    """A name of `READERS`, or a reader from outside."""
+    """A name of `READERS`, or a plug-in."""
     version: int
-    """Of the reader: raised when its output changes."""
+    """Version of the reader, raised when its output changes."""
     digest: str
-    """sha256 of the file's bytes, or the hub's commit, or sha256 of a generator's name."""
+    """sha256 of the file's bytes, the hub's commit, or sha256 of a generator's name."""
     options: tuple[tuple[str, str], ...] = ()
-    """Whatever else the reader reads (columns, labels, question, split ...), sorted."""
+    """All other inputs of the reader (columns, labels, question, split ...), sorted."""
     location: str = field(default="", metadata={"identity": False}, compare=False)
-    """The file's absolute path, or the hub id (which is an option, too)."""
+    """The file's absolute path, or the hub id (which is also an option)."""
 
     def read(self) -> list[Example]:
-        """Every example, in upstream order.
+        """All examples, in upstream order.
 
         Raises:
             InputError: the data cannot be read, or are no longer those of `digest`.
@@ -59,13 +59,13 @@ class TaskData:
     split: Part
     source: Source
     carve: tuple[float, Literal["train", "dev"]] | None
-    """(dev_fraction, side) where the dev split is made from train."""
+    """(dev_fraction, side) if the dev split is made from train."""
     cap: int | None
-    """At most so many examples; None where there are no more anyway."""
+    """Maximum number of examples; None if the split has no more anyway."""
     data_seed: int | None
-    """None where nothing is drawn."""
+    """Seed of the draws; None if nothing is drawn."""
     skip: int | None = None
-    """The examples are those beside a cap of this size."""
+    """Size of another cap: its examples are skipped, so that the two samples are disjoint."""
     rows: int = field(default=0, metadata={"identity": False}, compare=False)
     """Number of examples after carve and cap."""
 
@@ -78,7 +78,7 @@ class TaskData:
         return self.select(self.source.read())
 
     def select(self, examples: list[Example]) -> list[Example]:
-        """The part of the source's examples that belongs to this split."""
+        """The examples of the source that belong to this split."""
         if self.data_seed is None:
             return examples
         if self.carve is not None:
@@ -103,29 +103,31 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its three splits, and `distil` where the study names that file."""
+    """A task with its three splits, and `distil` if the study names such a file."""
 
     name: str
     kind: TaskKind
     metric: Metric
     splits: Mapping[Part, TaskData]
     extras: tuple[Metric, ...] = ()
-    """Scores of an evaluation beside the metric."""
+    """Further scores of an evaluation."""
     seen: TaskData | None = None
-    """Everything trained on, carved off or capped away, where inputs of test are known to be in it:
-    what they score without those is told apart (leak-free)."""
+    """All training data, also what is carved off or capped away, if test inputs occur in it.
+
+    Evaluations then also score the test examples that are not in it (leak-free).
+    """
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to know of the data when reading their scores."""
+        """Remarks on the data for readers of its scores."""
         notes = (reader_of(data.source.reader).note for data in self.splits.values())
         return tuple(dict.fromkeys(note for note in notes if note))
 
 
 def _checked(examples: list[Example], where: str) -> list[Example]:
-    """Refuse what no format may hold."""
+    """Check what every format must fulfil: some examples, unique ids, valid Unicode."""
     if not examples:
-        raise InputError("no examples in it", where=where, expected="at least one example")
+        raise InputError("it contains no examples", where=where, expected="at least one example")
     seen: set[str] = set()
     for example in examples:
         if example.id in seen:
@@ -140,7 +142,7 @@ def _checked(examples: list[Example], where: str) -> list[Example]:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether `text` can be written: JSON's escapes can spell half of a surrogate pair."""
+    """True if `text` can be encoded: JSON's escapes can spell half of a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""`distil` files: a task's training rows with the answers that a teacher decoded."""
+"""The `distil` files: a task's training rows with answers that a teacher decoded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from l2kd_ray.tasks.readers.files import digest
 
 
 def find(file: Path, train: TaskData, gold: list[Example]) -> TaskData:
-    """The rows of `train` in a file of all training rows (the original's), or of its own alone.
+    """The rows of `train` in a file of answers.
+
+    The file holds all training rows (as the original's do), or only those of `train`.
 
     Args:
-        gold: what the source of `train` holds, before anything is carved off or capped.
+        gold: all examples of `train`'s source, before any carving or capping.
 
     Raises:
-        InputError: the file cannot be read, or is not, row for row, of this training split.
+        InputError: the file cannot be read, or does not match this training split row for row.
     """
     source = Source("squad", READERS["squad"].version, digest(file), location=str(file))
     decoded, chosen = source.read(), train.select(gold)
@@ -29,7 +31,7 @@ def find(file: Path, train: TaskData, gold: list[Example]) -> TaskData:
         return TaskData(train.task, "distil", source, None, None, None, rows=len(chosen))
     if len(decoded) != len(gold):
         raise InputError(
-            "the teacher's answers are not of this training split",
+            "the teacher's answers do not belong to this training split",
             where=str(file),
             got=f"{len(decoded)} examples",
             expected=f"{len(gold)}, one for each of {train.source.location}"
@@ -40,13 +42,13 @@ def find(file: Path, train: TaskData, gold: list[Example]) -> TaskData:
 
 
 def _check(file: Path, decoded: Sequence[Example], gold: Sequence[Example]) -> None:
-    """Refuse other inputs, which would be carved and capped in another way."""
+    """Refuse a file with other inputs, whose rows would be carved and capped differently."""
     for number, rows in enumerate(zip(decoded, gold, strict=True)):
-        found, expected = [(row.context, row.question, row.group) for row in rows]
-        if found != expected:
+        inputs, expected = [(row.context, row.question, row.group) for row in rows]
+        if inputs != expected:
             raise InputError(
-                "the teacher's answers are not of this training split",
+                "the teacher's answers do not belong to this training split",
                 where=f"{file}: example {number}",
-                got=found,
+                got=inputs,
                 expected=f"(context, question, group) = {expected}",
             )

@@ -1,7 +1,7 @@
-"""Seeded draws over the examples of a task: its dev split where upstream has none, and its caps.
+"""Seeded draws over a task's examples: a dev split if upstream has none, and caps.
 
-A draw orders things by a hash of (data_seed, stream, task, thing) and takes the first: it is the
-same on every machine and in every version of every library, and taking more keeps what was taken.
+A draw sorts items by a hash of (data_seed, stream, task, item) and takes the first ones. It is the
+same on every machine and with every library version, and a larger draw contains a smaller one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 def shuffled(
     items: Iterable[T], *, data_seed: int, stream: str, task: str, key: Callable[[T], object] = str
 ) -> list[T]:
-    """`items` in seeded order; `key` says what identifies an item (its `str` must be stable)."""
+    """`items` in seeded order; `key` identifies an item (its `str` must be stable)."""
 
     def rank(item: T) -> bytes:
         return hashlib.sha256(repr((data_seed, stream, task, str(key(item)))).encode()).digest()
@@ -53,11 +53,11 @@ def carve(
 def cap(
     examples: Sequence[Example], size: int, *, data_seed: int, task: str, skip: int = 0
 ) -> list[Example]:
-    """A sample of `size` examples (all where there are fewer), in upstream order.
+    """A sample of `size` examples (all if there are fewer), in upstream order.
 
-    Raising `size` keeps the former sample. A group is taken from its start before the next one is
-    begun, so that a sample of dialogue turns consists of dialogues, the last one cut off. With
-    `skip` it is a sample beside the one of that size.
+    A larger `size` keeps the former sample. Groups are taken one after another, each from its
+    start, so that a sample of dialogue turns consists of dialogues, the last one cut off. `skip`
+    leaves out the sample of that size.
     """
     units = _units(examples, lambda row, index: row.group or ("row", index))
     order = shuffled(units, data_seed=data_seed, stream="cap", task=task)

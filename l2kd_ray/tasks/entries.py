@@ -1,4 +1,4 @@
-"""What is known of a named task beforehand."""
+"""The registry's description of a named task."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 @dataclass(frozen=True)
 class Entry:
-    """A named task."""
+    """The description of a named task."""
 
     kind: TaskKind
     metric: str
     description: str
     files: tuple[tuple[Format, Files], ...] = ()
-    """Sets of files, the first that is found is read; a set needs its train and test files."""
+    """Sets of files; the first one found is read. A set needs its train and test files."""
     hub: str | None = None
     config: str | None = None
     splits: Mapping[Split, str] = field(default_factory=dict)
-    """The hub's names of the splits, where they are not as usual; it has no others then."""
+    """The hub's names of the splits if they are unusual; no other split is then read."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Of the hub's table, by role."""
+    """Column names of the hub's table, by role."""
     file_columns: Mapping[str, str] = field(default_factory=dict)
-    """Of upstream's own tables, by role."""
+    """Column names of upstream's own tables, by role."""
     labels: tuple[str, ...] = ()
     question: str | None = None
-    """For rows that bring none."""
+    """The question of rows that have none."""
     extras: tuple[str, ...] = ()
-    """Scores beside the metric."""
+    """Further scores besides the metric."""
     leaks: bool = False
-    """Whether inputs of the test split are known to occur in training."""
+    """True if inputs of the test split are known to occur in training."""
 
 
 def squad(name: str) -> tuple[Format, Files]:

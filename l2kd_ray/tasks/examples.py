@@ -1,4 +1,4 @@
-"""What every task is made of: (context, question, answers) items of text."""
+"""The common form of all tasks' data: (context, question, answers) items of text."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Example:
-    """One item of a task. `id` is unique within its split."""
+    """An item of a task; `id` is unique within its split."""
 
     id: str
     context: str
     question: str
     answers: tuple[str, ...]
-    """At least one; training uses the first, metrics take them all as references."""
+    """One or more references; training uses the first, metrics compare with all."""
     group: str | None = None
-    """What belongs together, such as the dialogue of a turn, for metrics over groups."""
+    """Identifies examples that belong together (a dialogue's turns), for metrics over groups.
+    """

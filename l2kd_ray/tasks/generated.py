@@ -1,4 +1,4 @@
-"""Tasks made up from small grammars: no download, learned by a tiny student within minutes.
+"""Generated tasks from small grammars: no download, learned by a tiny student within minutes.
 
 A grammar (see `grammars`) lists its items by kind. A seeded order of each kind, dealt out in turn,
 gives train, then dev, then test: the splits share no context, and a context has one right answer.
@@ -12,7 +12,7 @@ from itertools import zip_longest
 
 from l2kd_ray.tasks.draws import shuffled
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.grammars import GRAMMARS, Item
+from l2kd_ray.tasks.grammars import GRAMMARS, Dialogue
 from l2kd_ray.tasks.spec import Split
 
 VERSION = 1
@@ -20,7 +20,7 @@ SIZES: Mapping[Split, int] = {"train": 400, "dev": 50, "test": 100}
 
 
 def digest(task: str) -> str:
-    """What identifies the generator of a task."""
+    """The identity of a task's generator."""
     return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
 
 
@@ -33,11 +33,13 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
         while len(examples) < size:
             examples += _examples(next(items), question, len(examples))
         if split == options["split"]:
+            # The rest of a dialogue that is cut off here is dropped, so that splits share no
+            # dialogue.
             return examples[:size]
     raise ValueError(f"no split {options['split']}")
 
 
-def _dealt(task: str, data_seed: int) -> Iterator[Item]:
+def _dealt(task: str, data_seed: int) -> Iterator[Dialogue]:
     """One item of each kind, then the next of each, until all are dealt."""
     kinds = [
         shuffled(
@@ -49,7 +51,7 @@ def _dealt(task: str, data_seed: int) -> Iterator[Item]:
         yield from (item for item in deal if item is not None)
 
 
-def _examples(item: Item, question: str, start: int) -> list[Example]:
+def _examples(item: Dialogue, question: str, start: int) -> list[Example]:
     group = str(start) if len(item) > 1 else None
     return [
         Example(str(start + turn), context, question, (answer,), group)

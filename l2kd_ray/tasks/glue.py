@@ -1,9 +1,9 @@
-"""The tasks of GLUE (Wang et al., ICLR 2019, arXiv 1804.07461), but for WNLI.
+"""The tasks of GLUE (Wang et al., ICLR 2019, arXiv 1804.07461), except WNLI.
 
 The labels of its test splits are not public. So, as is usual, the validation split is the test
-split here (MNLI: the matched one), and a dev split is carved from train: nothing is tuned on what
-is reported. Below `data_dir` lie glue/<task>/train.jsonl, test.jsonl and perhaps dev.jsonl, with
-the hub's columns.
+split here (MNLI: the matched one), and a dev split is carved from train: nothing is tuned on
+reported data. Local files are glue/<task>/train.jsonl, test.jsonl and perhaps dev.jsonl below
+`data_dir`, with the hub's columns.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The grammars of the generated tasks: about 200 words in all, one right answer to a context.
+"""The grammars of the generated tasks: about 200 words in all, one right answer per context.
 
-An item is a tuple of turns, each (context, answer); but for dialogues it has one turn. A grammar
-lists its items by kind, so that the kinds can be dealt out evenly.
+An item (`Dialogue`) is a tuple of turns, each (context, answer); except in dialogue tasks it has
+one turn. A grammar lists its items by kind, so that the kinds can be dealt out evenly.
 
 The three data-to-text tasks share their acts, their question and some values, and word everything
-differently: whoever learns the hotels last forgets how to speak of restaurants. A value in the
-input says which of two wordings is right, so that the answer can be learned.
+differently: a model that learns the hotels last forgets how to describe restaurants. A value in the
+input determines which of two wordings is right, so that the answer can be learned.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import product
 from l2kd_ray.tasks.metrics import DATA_TO_TEXT
 from l2kd_ray.tasks.spec import TaskKind
 
-Item = tuple[tuple[str, str], ...]
+Dialogue = tuple[tuple[str, str], ...]
 
 AREAS = ("north", "south", "east", "west", "center")
 PRICES = ("cheap", "moderate", "pricey", "fancy")
@@ -39,37 +39,43 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Grammar:
+    """A generated task: its items, question and metric."""
+
     kind: TaskKind
     metric: str
     question: str
     description: str
-    items: Callable[[], list[list[Item]]]
+    items: Callable[[], list[list[Dialogue]]]
     """Items by kind; no context occurs twice in a grammar."""
     extras: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Act:
-    """A dialogue act over some slots and its wordings; the first slot's value chooses between
-    them."""
+    """A dialogue act over some slots, with its wordings.
+
+    The first slot's value determines the wording.
+    """
 
     name: str
     slots: tuple[str, ...]
     wordings: tuple[str, ...]
 
-    def items(self, values: Mapping[str, Sequence[str]]) -> list[Item]:
+    def items(self, values: Mapping[str, Sequence[str]]) -> list[Dialogue]:
         return [
             self._item(chosen, values) for chosen in product(*(values[slot] for slot in self.slots))
         ]
 
-    def _item(self, chosen: tuple[str, ...], values: Mapping[str, Sequence[str]]) -> Item:
+    def _item(self, chosen: tuple[str, ...], values: Mapping[str, Sequence[str]]) -> Dialogue:
         filled = dict(zip(self.slots, chosen, strict=True))
         context = ";".join(f"{slot}={value}" for slot, value in filled.items())
         which = values[self.slots[0]].index(chosen[0]) % len(self.wordings)
         return ((f"{self.name}({context})", self.wordings[which].format(**filled)),)
 
 
-def data_to_text(values: Mapping[str, Sequence[str]], *acts: Act) -> Callable[[], list[list[Item]]]:
+def data_to_text(
+    values: Mapping[str, Sequence[str]], *acts: Act
+) -> Callable[[], list[list[Dialogue]]]:
     return lambda: [act.items(values) for act in acts]
 
 
@@ -160,13 +166,13 @@ TV = data_to_text(
 )  # fmt: skip
 
 
-def _filled(answer: str, form: str, **values: Sequence[str]) -> list[Item]:
-    """A form with every combination of its values; the answer may name them, too."""
+def _filled(answer: str, form: str, **values: Sequence[str]) -> list[Dialogue]:
+    """Items of a form with every combination of its values; the answer may use them, too."""
     combinations = (dict(zip(values, chosen, strict=True)) for chosen in product(*values.values()))
     return [((form.format(**chosen), answer.format(**chosen)),) for chosen in combinations]
 
 
-def intent() -> list[list[Item]]:
+def intent() -> list[list[Dialogue]]:
     music = ("jazz", "rock", "pop", "folk")
     return [
         _filled("play music", "play some {x} in the {y} on {z}", x=music, y=ROOMS, z=DAYS)
@@ -187,7 +193,7 @@ def intent() -> list[list[Item]]:
     ]
 
 
-def slots() -> list[list[Item]]:
+def slots() -> list[list[Dialogue]]:
     return [
         [
             item
@@ -216,17 +222,17 @@ def slots() -> list[list[Item]]:
     ]  # fmt: skip
 
 
-def dialogues() -> list[list[Item]]:
-    """Of three turns: what food, which area, what price; some ask for something, too.
+def dialogues() -> list[list[Dialogue]]:
+    """Dialogues of three turns: which food, which area, which price, and some requests.
 
-    One dialogue a (person, day, area). Each context tells person and day, and a value that only
-    one dialogue of theirs has, so that no two dialogues, and hence no two splits, share a context.
-    Answers have the form of `metrics.parse_state`.
+    There is one dialogue for each (person, day, area). Each context names the person, the day and a
+    value that only one of their dialogues has, so that no two dialogues, and hence no two splits,
+    share a context. Answers have the form of `metrics.parse_state`.
     """
     return [[_dialogue(*chosen) for chosen in product(PEOPLE, DAYS, range(len(AREAS)))]]
 
 
-def _dialogue(person: str, day: str, number: int) -> Item:
+def _dialogue(person: str, day: str, number: int) -> Dialogue:
     which = 2 * number + DAYS.index(day)
     food, price = FOODS[which % len(FOODS)], PRICES[which % len(PRICES)]
     area = AREAS[number]
@@ -242,7 +248,7 @@ def _dialogue(person: str, day: str, number: int) -> Item:
     )
 
 
-def _in_words(description: str, items: Callable[[], list[list[Item]]]) -> Grammar:
+def _in_words(description: str, items: Callable[[], list[list[Dialogue]]]) -> Grammar:
     question = "what is the natural language form ?"
     return Grammar("text-to-text", "rouge", question, description, items, DATA_TO_TEXT)
 

@@ -1,15 +1,15 @@
-"""Labelled tasks made up from word distributions: no download, for classifiers of all kinds.
+"""Generated classification tasks from word distributions: no download, for all classifiers.
 
-Topics: a short text is drawn from the distribution of its topic's words, some of another topic,
-and words that tell nothing. Four domains have the same topics. A domain uses 15 of a topic's 24
-words, and the next domain begins 6 words later, with other words the most frequent: what is
-learnt in one domain helps in another, the more the nearer it is. Words of its own that tell no
-topic make a domain known.
+Topics: a short text is drawn from its topic's words, some words of another topic, and words that
+carry no information. Four domains have the same topics. A domain uses 15 of a topic's 24 words, and
+the next domain begins 6 words later, with other words the most frequent: knowledge of one domain
+helps in another, the more the nearer they are. Words of its own, independent of the topic, identify
+a domain.
 
-Pairs: does the second text follow from the first, which tells two facts? It does if it is one of
-them, with or without its color. It does not if one word is another: of the other fact, so that the
-words alone do not tell, or one that does not occur. A small model that compares the texts word by
-word learns it; a small Transformer from scratch does not within some epochs.
+Pairs: does the second text follow from the first, which states two facts? It does if it is one of
+them, with or without its color. It does not if one word is replaced: by the other fact's, so that a
+bag of words cannot decide, or by one that does not occur. A small model that compares the texts
+word by word learns this; a small Transformer from scratch does not within some epochs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
 PAIR_SIZES: Mapping[Split, int] = {"train": 800, "dev": 100, "test": 200}
 
 _PER_TOPIC, _WINDOW, _SHIFT, _COMMON, _OWN = 24, 15, 6, 30, 12
-_OF_TOPIC, _OF_OTHER, _OF_DOMAIN = 0.3, 0.42, 0.62  # cumulative: the rest is common to all
+# Cumulative probabilities of a word's origin; the rest are words common to all domains.
+_OF_TOPIC, _OF_OTHER, _OF_DOMAIN = 0.3, 0.42, 0.62
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 PEOPLE = ("anna", "john", "maria", "tom")
@@ -53,14 +54,14 @@ MADE: Mapping[str, Entry] = {
 
 
 def digest(task: str) -> str:
-    """What identifies the generator of a task."""
+    """The identity of a task's generator."""
     return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     """The split `options["split"]` of the task `options["task"]` for `options["data_seed"]`.
 
-    No first text occurs twice, in no split.
+    First texts are unique over all splits.
     """
     task, split = options["task"], cast(Split, options["split"])
     seed = hashlib.sha256(f"{task}/{options['data_seed']}".encode()).digest()
@@ -79,7 +80,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
 
 
 def _topics(random: Random, domain: str) -> Iterator[tuple[str, str, str]]:
-    """(text, question, topic), the topics in turn."""
+    """(text, question, topic), with the topics in turn."""
     for number in count():
         label = number % len(TOPICS)
         length = 5 + int(5 * random.random())
@@ -92,8 +93,8 @@ def _topic_word(random: Random, domain: int, label: int) -> str:
     if kind < _OF_OTHER:
         if kind >= _OF_TOPIC:
             label = (label + 1 + int((len(TOPICS) - 1) * random.random())) % len(TOPICS)
-        place = (_SHIFT * domain + bisect(_ZIPF, random.random() * _ZIPF[-1])) % _PER_TOPIC
-        return _word(label * _PER_TOPIC + place)
+        rank = (_SHIFT * domain + bisect(_ZIPF, random.random() * _ZIPF[-1])) % _PER_TOPIC
+        return _word(label * _PER_TOPIC + rank)
     start = len(TOPICS) * _PER_TOPIC
     if kind < _OF_DOMAIN:
         return _word(start + _COMMON + domain * _OWN + int(_OWN * random.random()))
@@ -104,23 +105,25 @@ _ZIPF = list(accumulate(1 / (rank + 2) for rank in range(_WINDOW)))
 
 
 def _word(number: int) -> str:
-    """Words of two syllables, all different."""
-    place = number * 1009 % len(_SYLLABLES) ** 2  # 1009 is prime to it: no two fall together
-    return _SYLLABLES[place // len(_SYLLABLES)] + _SYLLABLES[place % len(_SYLLABLES)]
+    """A word of two syllables, different for each number."""
+    # 1009 is coprime to the number of words, so that no two numbers give one word.
+    index = number * 1009 % len(_SYLLABLES) ** 2
+    return _SYLLABLES[index // len(_SYLLABLES)] + _SYLLABLES[index % len(_SYLLABLES)]
 
 
 def _pairs(random: Random) -> Iterator[tuple[str, str, str]]:
-    """(two facts, another, whether it follows), both answers in turn."""
+    """(two facts, a claim, whether it follows), with both answers in turn."""
     slots = (PEOPLE, COLORS, THINGS)
     for number in count():
         columns = [_different(random, values, 3) for values in slots]
         first, second, foreign = ([column[n] for column in columns] for n in range(3))
         told = [first, second][int(2 * random.random())]
         other = second if told is first else first
-        claim, place = list(told), int(3 * random.random())
+        claim, position = list(told), int(3 * random.random())
         if number % 2:
-            claim[place] = (other if random.random() < 0.5 else foreign)[place]
-        if place != 1 and random.random() < 0.5:
+            claim[position] = (other if random.random() < 0.5 else foreign)[position]
+        # A claim without its color, unless the color is the word that was replaced.
+        if position != 1 and random.random() < 0.5:
             del claim[1]
         text = f"{_fact(first)} and {_fact(second)}"
         yield text, _fact(claim), "no" if number % 2 else "yes"

@@ -1,4 +1,4 @@
-"""Scores of decoded answers, in points: 0 to 100, more is better, but for slot_error.
+"""Scores of decoded answers in points: 0 to 100, more is better (except slot_error).
 
 | metric | an example's score | references |
 |---|---|---|
@@ -11,11 +11,11 @@
 | span_f1 | F of the labelled spans, as conlleval reads them | first |
 | uas, las | words with the right head, and relation (las) | first |
 | slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
-| f1, mcc | exact match with the label; the aggregate is of the split (`agreement`) | first |
+| f1, mcc | exact match with the label; the aggregate is over the split (`agreement`) | first |
 | pearson, spearman | closeness to the number; the aggregate is a correlation | first |
 
-The aggregate is the mean over examples, but for those of the corpus: bleu, span_f1, uas, las,
-slot_error, and those of a split of labels. Accuracy of labels is em.
+The aggregate is the mean over examples, except for corpus metrics (bleu, span_f1, uas, las,
+slot_error) and those of a whole split of labels. Accuracy of labels is em.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from l2kd_ray.tasks.slots import SlotErrors
 from l2kd_ray.tasks.spec import Metric
 
 DATA_TO_TEXT: tuple[str, ...] = ("bleu", "slot_error")
-"""What is scored beside ROUGE where a dialogue act becomes text."""
+"""Scores besides ROUGE for tasks that turn a dialogue act into text."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """The predictions of a split under one metric."""
+    """The scores of a split's predictions under one metric."""
 
     each: list[float]
     """The score of each example."""
     over: Callable[[Sequence[int]], float]
-    """The aggregate over some of the examples, at least one, by their places."""
+    """The aggregate over some of the examples (at least one), given by their indices."""
 
 
 def judge(metric: Metric, predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
-    """`predictions[i]` is the decoded answer of `examples[i]`."""
+    """Score predictions; `predictions[i]` is the decoded answer of `examples[i]`."""
     if len(predictions) != len(examples):
         raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
     if isinstance(metric, str):
@@ -64,9 +64,9 @@ def judge(metric: Metric, predictions: Sequence[str], examples: Sequence[Example
 def _from_outside(
     metric: Plugin, predictions: Sequence[str], examples: Sequence[Example]
 ) -> list[float]:
-    """The scores of a plug-in: (predictions, examples) -> a score an example, 0 to 100.
+    """The scores of a plug-in: (predictions, examples) -> one score per example, 0 to 100.
 
-    Raises: ValueError where it gives something else.
+    Raises: ValueError if it returns anything else.
     """
     each = [float(one) for one in metric.load()(predictions, examples)]
     if len(each) != len(examples) or not all(0 <= one <= 100 for one in each):
@@ -80,16 +80,16 @@ def _from_outside(
 def score(
     metric: Metric, predictions: Sequence[str], examples: Sequence[Example]
 ) -> tuple[float, list[float]]:
-    """(aggregate, score of each example); the aggregate of no examples is 0."""
+    """(aggregate, score of each example); the aggregate over no examples is 0."""
     judged = judge(metric, predictions, examples)
     return judged.over(range(len(examples))) if examples else 0.0, judged.each
 
 
-Judge = Callable[[Sequence[str], Sequence[Example]], Judged]
+MetricFunction = Callable[[Sequence[str], Sequence[Example]], Judged]
 
 
-def _mean_of_best(compare: Callable[[str, str], float]) -> Judge:
-    """The metric that compares a prediction with each reference and takes the best."""
+def _mean_of_best(compare: Callable[[str, str], float]) -> MetricFunction:
+    """A metric that compares a prediction with each reference and takes the best score."""
 
     def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         return _mean(
@@ -103,7 +103,7 @@ def _mean_of_best(compare: Callable[[str, str], float]) -> Judge:
 
 
 def _mean(each: list[float]) -> Judged:
-    return Judged(each, lambda places: sum(each[place] for place in places) / len(places))
+    return Judged(each, lambda indices: sum(each[index] for index in indices) / len(indices))
 
 
 def exact_match(prediction: str, reference: str) -> float:
@@ -111,7 +111,7 @@ def exact_match(prediction: str, reference: str) -> float:
 
 
 def normalised_f1(prediction: str, reference: str) -> float:
-    """F of the words two texts share; two texts of no words are equal."""
+    """F of the words that two texts share; two texts without words are equal."""
     predicted, target = _plain_words(prediction), _plain_words(reference)
     if not predicted or not target:
         return float(predicted == target)
@@ -131,8 +131,8 @@ def logical_form_match(prediction: str, reference: str) -> float:
 def parse_state(text: str) -> dict[str, str]:
     """The slots that an answer informs: "food: thai, area: north; phone" -> food and area.
 
-    As decaNLP reads it: `slot: value` pairs before the semicolon, requests after it. What is not of
-    this form informs nothing.
+    The form is decaNLP's: `slot: value` pairs before the semicolon, requests after it. Text of
+    another form informs nothing.
     """
     parts = text.lower().split(";")
     pairs = [pair.split(":") for pair in parts[0].split(",")] if len(parts) == 2 else []
@@ -140,9 +140,10 @@ def parse_state(text: str) -> dict[str, str]:
 
 
 def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
-    """Turns whose accumulated predicted state equals the accumulated gold state.
+    """Whether each turn's accumulated predicted state equals the accumulated gold state.
 
-    Turns of a group come in the dialogue's order; an example of no group is a dialogue of its own.
+    Turns of a group come in the dialogue's order; an example without a group is a dialogue of its
+    own.
     """
     states: dict[str, tuple[dict[str, str], dict[str, str]]] = {}
     scores = []
@@ -158,10 +159,12 @@ def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Judg
 def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
     import sacrebleu
 
-    def corpus(places: Sequence[int]) -> float:
+    def corpus(indices: Sequence[int]) -> float:
         # One stream for every first reference, one for every second; sacreBLEU takes None for none.
-        streams: Any = list(zip_longest(*(examples[place].answers for place in places)))
-        return float(sacrebleu.corpus_bleu([predictions[place] for place in places], streams).score)
+        streams: Any = list(zip_longest(*(examples[index].answers for index in indices)))
+        return float(
+            sacrebleu.corpus_bleu([predictions[index] for index in indices], streams).score
+        )
 
     each = [
         sacrebleu.sentence_bleu(prediction, list(example.answers)).score
@@ -171,31 +174,31 @@ def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
 
 
 def _slot_error(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
-    """Wen et al.'s ERR; an act of no slots (`goodbye()`) counts as one, where it stands alone."""
+    """Slot error rate (Wen et al.'s ERR); an act without slots (`goodbye()`) counts as one slot."""
     slots = SlotErrors(example.context for example in examples)
     counts = [
         slots.count(example.context, prediction)
         for prediction, example in zip(predictions, examples, strict=True)
     ]
 
-    def rate(places: Sequence[int]) -> float:
-        errors, wanted = (sum(counts[place][i] for place in places) for i in (0, 1))
+    def rate(indices: Sequence[int]) -> float:
+        errors, wanted = (sum(counts[index][i] for index in indices) for i in (0, 1))
         return 100 * errors / max(1, wanted)
 
-    return Judged([rate([place]) for place in range(len(counts))], rate)
+    return Judged([rate([index]) for index in range(len(counts))], rate)
 
 
 def _of_split(
     agree: Callable[[Sequence[str], Sequence[str]], float],
     compare: Callable[[Sequence[str], Sequence[str]], list[float]],
-) -> Judge:
-    """The metric of a whole split, and what it says of one example beside it."""
+) -> MetricFunction:
+    """A metric of a whole split, with another comparison for single examples."""
 
     def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         given = [example.answers[0] for example in examples]
 
-        def over(places: Sequence[int]) -> float:
-            return agree([predictions[n] for n in places], [given[n] for n in places])
+        def over(indices: Sequence[int]) -> float:
+            return agree([predictions[n] for n in indices], [given[n] for n in indices])
 
         return Judged(compare(predictions, given), over)
 
@@ -207,21 +210,21 @@ def _matches(predictions: Sequence[str], given: Sequence[str]) -> list[float]:
 
 
 def _span_f1(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
-    """conlleval's F; where there is no span in either, everything is right: 100."""
+    """conlleval's F; 100 if neither prediction nor gold has a span."""
     counts = [
         tagging.span_counts(prediction, example.answers[0])
         for prediction, example in zip(predictions, examples, strict=True)
     ]
 
-    def f1(places: Sequence[int]) -> float:
-        right, predicted, wanted = (sum(counts[place][i] for place in places) for i in range(3))
+    def f1(indices: Sequence[int]) -> float:
+        right, predicted, wanted = (sum(counts[index][i] for index in indices) for i in range(3))
         return 200 * right / (predicted + wanted) if predicted + wanted else 100.0
 
-    return Judged([f1([place]) for place in range(len(counts))], f1)
+    return Judged([f1([index]) for index in range(len(counts))], f1)
 
 
-def _attachment(labelled: bool) -> Judge:
-    """The share of words that are attached right, punctuation included."""
+def _attachment(labelled: bool) -> MetricFunction:
+    """The share of words with the right head, punctuation included."""
 
     def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         counts = [
@@ -229,18 +232,18 @@ def _attachment(labelled: bool) -> Judge:
             for prediction, example in zip(predictions, examples, strict=True)
         ]
 
-        def share(places: Sequence[int]) -> float:
-            right, wanted = (sum(counts[place][i] for place in places) for i in (0, 1))
+        def share(indices: Sequence[int]) -> float:
+            right, wanted = (sum(counts[index][i] for index in indices) for i in (0, 1))
             return 100 * right / wanted if wanted else 100.0
 
-        return Judged([share([place]) for place in range(len(counts))], share)
+        return Judged([share([index]) for index in range(len(counts))], share)
 
     return metric
 
 
 LESS_IS_BETTER = ("slot_error",)
-"""Shown beside a task's metric and never in its place: selection takes the highest score."""
-METRICS: Mapping[str, Judge] = {
+"""Metrics only shown beside a task's metric: selection takes the highest score."""
+METRICS: Mapping[str, MetricFunction] = {
     "em": _mean_of_best(exact_match),
     "nf1": _mean_of_best(normalised_f1),
     "rouge": _mean_of_best(rouge_average),

@@ -1,7 +1,7 @@
-"""The Porter stemmer (Porter, 1980) in the variant that `rouge-score` uses, NLTK's extensions.
+"""The Porter stemmer (Porter, 1980) with NLTK's extensions, as `rouge-score` uses it.
 
-Its rules read "(condition on the stem) suffix -> replacement". The first rule of a step whose
-suffix fits decides, whether or not its condition holds.
+Its rules read "(condition on the stem) suffix -> replacement". In each step the first rule whose
+suffix matches decides, whether or not its condition holds.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ def stem(word: str) -> str:
 
 
 def _plural(word: str) -> str:
+    # An extension of NLTK's: ties -> tie, but flies -> fli.
     if word.endswith("ies") and len(word) == 4:
         return word[:-1]
     return _first(word, _pairs("sses:ss ies:i ss:ss s:"), lambda stem: True)
 
 
 def _past(word: str) -> str:
+    # An extension of NLTK's: died -> die, but spied -> spi.
     if word.endswith("ied"):
         return word[:-1] if len(word) == 4 else word[:-2]
     if word.endswith("eed"):
@@ -72,13 +74,16 @@ def _past(word: str) -> str:
 
 
 def _final_y(word: str) -> str:
+    # An extension of NLTK's: only after a consonant that is not the first letter (enjoy stays).
     ends = word.endswith("y") and len(word) > 2 and _shape(word[:-1])[-1] == "c"
     return word[:-1] + "i" if ends else word
 
 
 def _double_suffix(word: str) -> str:
+    # An extension of NLTK's: alli -> al, after which the step is repeated.
     if word.endswith("alli") and _measure(word[:-4]) > 0:
         return _double_suffix(word[:-2])
+    # An extension of NLTK's: the condition is on what is left with the l (geologi -> geolog).
     if word.endswith("logi"):
         return word[:-1] if _measure(word[:-3]) > 0 else word
     return _first(word, _STEP_2, lambda stem: _measure(stem) > 0)
@@ -125,7 +130,7 @@ def _shape(word: str) -> str:
 
 
 def _measure(word: str) -> int:
-    """m of [C](VC)^m[V]: tree 0, trouble 1, private 2."""
+    """The number m of vowel-consonant groups in [C](VC)^m[V]: tree 0, trouble 1, private 2."""
     return len(re.findall("vc", _shape(word)))
 
 

@@ -1,4 +1,4 @@
-"""The named tasks: what they are, the hub dataset, and the files tried below `data_dir`.
+"""The named tasks: descriptions, hub datasets, and the files tried below `data_dir`.
 
 The tasks and their metrics are those of Chuang et al., EMNLP 2020 (arXiv 2010.02123), and Sun et
 al., ICLR 2020 (arXiv 1909.03329). A task without a hub id is read from files only.
@@ -206,7 +206,7 @@ REGISTRY: Mapping[str, Entry] = {
 
 @dataclass(frozen=True)
 class Registered:
-    """A named task, as it is listed."""
+    """A named task, as `l2kd tasks` lists it."""
 
     name: str
     kind: TaskKind
@@ -219,7 +219,7 @@ class Registered:
 
 
 def registered() -> dict[str, Registered]:
-    """The named tasks, the generated ones last."""
+    """The named tasks by name; generated ones come last."""
     sources: dict[str, Grammar | Sentences] = {**GRAMMARS, **SENTENCES}
     drawn = {
         name: Entry(source.kind, source.metric, source.description, extras=source.extras)
@@ -244,6 +244,8 @@ def registered() -> dict[str, Registered]:
 
 
 def family(name: str) -> tuple[str, ...]:
-    """All tasks made of grammars where `name` is one of them, else nothing: they share a
-    vocabulary. The labelled ones that are made (`made`) are a vocabulary each."""
+    """The tasks that share a vocabulary with a generated task: all grammars', or none.
+
+    A generated labelled task (`made`) has a vocabulary of its own.
+    """
     return tuple(GRAMMARS) if name in GRAMMARS else ()

@@ -1,4 +1,4 @@
-"""From what a study says of a task to data that can be read: files found, digested and checked."""
+"""From a study's description of a task to data: files are found, digested and checked."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def resolve(
 
     Args:
         data_dir: a folder with the files of named tasks; without one they come from the hub.
-        data_seed: of the dev split where upstream has none, of caps and of generated tasks.
-        caps: at most so many examples of a split, where `spec` does not say (`max_train` ...).
+        data_seed: seed of the dev split (if upstream has none), of caps and of generated tasks.
+        caps: maximum number of examples of a split, if `spec` does not say (`max_train` ...).
         where: the study, for messages.
+        base: folder in which relative paths are looked for after the working directory.
         plugin: finds a metric or reader from outside, with its options.
-        base: where relative paths lie that are not found from the working directory.
 
     Raises:
-        InputError: something is missing, unreadable or not in its form.
+        InputError: something is missing, unreadable or malformed.
     """
     entry = REGISTRY.get(spec.name, _generated_entry(spec.name))
     sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
@@ -113,14 +113,15 @@ def resolve(
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
     metric = _metric(spec, entry.metric if entry else _METRICS[kind], plugin)
-    named = (entry.metric, *entry.extras) if entry else ()  # a metric of its own stays in sight
+    # The task's own metric is still shown if the study sets another.
+    named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
     return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
 
 
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
-    """The task's metric. Raises: InputError where it names none."""
+    """The task's metric. Raises: InputError for an unknown one."""
     known = {name: judge for name, judge in METRICS.items() if name not in LESS_IS_BETTER}
     return default if spec.metric is None else plugin("metrics", spec.metric, known)
 
@@ -128,11 +129,11 @@ def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
 def _capped(
     data: TaskData, examples: list[Example], limit: int | None, data_seed: int, where: str
 ) -> TaskData:
-    """The split with its number of rows, and with a cap where that takes something away."""
+    """The split with its number of rows, and with a cap if that removes examples."""
     rows = len(data.select(examples))
     if not rows:
         raise InputError(
-            f"{len(examples)} training examples are too few to make a dev split of",
+            f"{len(examples)} training examples are too few to carve a dev split from",
             where=where,
             key=data.task,
             fix="name a dev file, or change dev_fraction",
@@ -143,7 +144,7 @@ def _capped(
 
 
 def _kind(train: Source) -> TaskKind:
-    """Of its format; and a task whose answers are labels is classification."""
+    """The kind of a task: from its format, or classification if its answers are labels."""
     if isinstance(train.reader, Plugin):
         return "text-to-text"
     if train.reader in _KINDS:
@@ -167,7 +168,7 @@ def _sources(
     base: Path | None,
     plugin: FindPlugin,
 ) -> Sources:
-    """Where each split comes from; dev may be left out."""
+    """The source of each split; dev may be missing."""
     if spec.train or spec.dev or spec.test:
         return _own_files(spec, entry, where, base, plugin)
     if spec.hub:
@@ -181,7 +182,7 @@ def _sources(
             got=spec.name,
             expected=f"one of {', '.join(_NAMES)}",
             fix=(f"did you mean {close[0]}? " if close else "")
-            + "your own task has files: {name: mine, train: a.jsonl, test: b.jsonl}",
+            + "a task of your own needs files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
     if any(spec.name in known for known, _, _ in _GENERATORS):
         return _generated(spec.name, data_seed)
@@ -190,7 +191,7 @@ def _sources(
     if entry.hub:
         return _hub(spec, entry, entry.hub, where)
     raise InputError(
-        f"where are the data of {spec.name}? The hub has no copy that can be read",
+        f"the data of {spec.name} are not on the hub",
         where=where,
         key="data_dir",
         expected="a folder with " + " or ".join(files["train"] for _, files in entry.files),
@@ -230,18 +231,21 @@ def _named_files(spec: TaskSpec, entry: Entry, data_dir: Path, where: str) -> So
     """The first of the entry's sets of files whose train and test files exist."""
     tried = []
     for reader, files in entry.files:
-        found = {}
+        existing_files = {}
         for split, name in files.items():
             candidates = _candidates(data_dir, name)
             tried += candidates
             existing = [path for path in candidates if path.is_file()]
             if existing:
-                found[split] = existing[0]
-        if "train" in found and "test" in found:
-            return {split: _file(path, reader, split, spec, entry) for split, path in found.items()}
+                existing_files[split] = existing[0]
+        if "train" in existing_files and "test" in existing_files:
+            return {
+                split: _file(path, reader, split, spec, entry)
+                for split, path in existing_files.items()
+            }
     looked_for = [f"{path}{' (there)' if path.is_file() else ''}" for path in dict.fromkeys(tried)]
     raise InputError(
-        f"the data of {spec.name} are not there",
+        f"the data of {spec.name} cannot be found",
         where=where,
         key="data_dir",
         got=str(data_dir),
@@ -257,11 +261,11 @@ def _named_files(spec: TaskSpec, entry: Entry, data_dir: Path, where: str) -> So
 
 
 def _candidates(data_dir: Path, name: str) -> list[Path]:
-    """Where `name` may lie if `data_dir` holds all sets, or is itself one of its folders."""
+    """Paths where `name` may be, if `data_dir` holds all sets or is itself one of their folders."""
     parts = Path(name).parts
     tails = [parts[n:] for n in range(1, len(parts)) if data_dir.parts[-n:] == parts[:n]]
     paths = [data_dir / name, *(data_dir.joinpath(*tail) for tail in tails)]
-    # A name that says nothing (train.json) could be any task's, so it needs its folder.
+    # A generic name (train.json) could belong to any task, so it needs its folder.
     if Path(name).stem not in ("train", "dev", "valid", "test"):
         paths.append(data_dir / parts[-1])
     if len(parts) == 1:
@@ -285,15 +289,18 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
 
 
 def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Sources:
-    """The hub's splits at one commit. The registry's columns are those of its own hub id."""
-    own = entry if entry and entry.hub == hub_id else None
-    config = spec.config or (own.config if own else None)
+    """The hub's splits at one commit; the registry's columns only apply to its own hub id."""
+    registered_entry = entry if entry and entry.hub == hub_id else None
+    config = spec.config or (registered_entry.config if registered_entry else None)
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    options = _table_options(spec, entry, {**(own.columns if own else {}), **spec.columns})
+    options = _table_options(
+        spec, entry, {**(registered_entry.columns if registered_entry else {}), **spec.columns}
+    )
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
-    registered = own.splits if own else {}
+    registered = registered_entry.splits if registered_entry else {}
     given: dict[Split, str] = {**registered, **spec.splits}
+    # GLUE's validation split is the test split here, so it must not become dev, too.
     usual: Mapping[Split, tuple[str, ...]] = {"dev": ()} if registered else _HUB_SPLITS
     sources: Sources = {}
     for split in SPLITS:
@@ -325,9 +332,9 @@ def _generated(name: str, data_seed: int) -> Sources:
 def _generated_entry(name: str) -> Entry | None:
     if name in MADE:
         return MADE[name]
-    if (found := GRAMMARS.get(name) or SENTENCES.get(name)) is None:
+    if (source := GRAMMARS.get(name) or SENTENCES.get(name)) is None:
         return None
-    return Entry(found.kind, found.metric, found.description, extras=found.extras)
+    return Entry(source.kind, source.metric, source.description, extras=source.extras)
 
 
 def _table_options(
@@ -348,7 +355,7 @@ def _source(reader: str, digest: str, options: Mapping[str, str], location: str)
 
 
 def _find(path: Path, base: Path | None) -> Path:
-    """`path`, absolute: from the working directory, or else from `base`."""
+    """The absolute path of `path`, from the working directory, or else from `base`."""
     path = path.expanduser()
     if base is not None and not path.exists() and (base / path).exists():
         path = base / path

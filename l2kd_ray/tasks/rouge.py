@@ -1,7 +1,7 @@
 """ROUGE (Lin, 2004) as the `rouge-score` package computes it, with stemming.
 
-ROUGE-n is the F of the n-grams two texts share, ROUGE-L that of their longest common subsequence.
-The test suite holds these functions to the package, which is no dependency of the project.
+ROUGE-n is the F of the n-grams that two texts share, ROUGE-L that of their longest common
+subsequence. The test suite compares these functions with the package, which is not a dependency.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from functools import lru_cache
 from l2kd_ray.tasks.porter import stem
 
 _WORD = re.compile(r"[a-z0-9]+")
+# Words repeat, so that most stems come from the cache.
 _stem = lru_cache(maxsize=65536)(stem)
 
 
 def words(text: str) -> list[str]:
-    """Runs of a-z and 0-9 of the lower-cased text; those of more than 3 characters stemmed."""
-    found = _WORD.findall(text.lower())
-    return [_stem(word) if len(word) > 3 else word for word in found]
+    """Runs of a-z and 0-9 in the lower-cased text, stemmed if longer than 3 characters."""
+    runs = _WORD.findall(text.lower())
+    return [_stem(word) if len(word) > 3 else word for word in runs]
 
 
 def rouge_average(prediction: str, reference: str) -> float:
@@ -51,5 +52,5 @@ def rouge_l(predicted: Sequence[str], target: Sequence[str]) -> float:
 
 
 def f_score(common: int, predicted: int, target: int) -> float:
-    """Harmonic mean of common / predicted and common / target, 0 where nothing is common."""
+    """Harmonic mean of common / predicted and common / target; 0 if nothing is common."""
     return 2 * common / (predicted + target) if common else 0.0

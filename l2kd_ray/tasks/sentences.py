@@ -1,11 +1,11 @@
-"""Labelled sentences made up: tags by a hidden Markov model, trees by a random grammar.
+"""Generated sentences with labels: tags by a hidden Markov model, trees by a random grammar.
 
-Each has two domains, `a` and `b`. Those of the tags share transitions and spell words differently;
-those of the trees say the same in another word order, with words of their own. Words mean several
-things within a domain, and some mean another thing in the other one: so context decides, and who
-learns one domain forgets some of the other.
+Both have two domains, `a` and `b`. The domains of the tags share transitions but spell words
+differently; those of the trees express the same in another word order, with words of their own.
+Words are ambiguous within a domain, and some mean something else in the other one. So context
+decides, and a model that learns one domain forgets some of the other.
 
-The models belong to the tasks; `data_seed` draws the sentences. No sentence occurs twice.
+The models are fixed by the tasks; `data_seed` draws the sentences. No sentence occurs twice.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from l2kd_ray.tasks.spec import Split, TaskKind
 
 VERSION = 1
 SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
-Sentence = tuple[list[str], list[str]]
+LabelledSentence = tuple[list[str], list[str]]
 """Words and labels."""
 
 
 @dataclass(frozen=True)
 class Sentences:
+    """A generated task of labelled sentences."""
+
     kind: TaskKind
     metric: str
     description: str
-    sentence: Callable[[str, Random], Sentence]
-    """Draws one of a domain."""
+    sentence: Callable[[str, Random], LabelledSentence]
+    """Draws a sentence of a domain."""
     extras: tuple[str, ...] = ()
 
 
 def digest(task: str) -> str:
-    """What identifies the generator of a task."""
+    """The identity of a task's generator."""
     return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
 
 
@@ -66,20 +68,21 @@ def _distinct(made: Sentences, domain: str, random: Random) -> Iterator[tuple[st
 
 
 def _draw(weights: Mapping[str, float], random: Random) -> str:
-    # `Random.random` alone gives the same draws in every version of Python.
+    # Only `Random.random` gives the same draws in every version of Python.
     sums = list(accumulate(weights.values()))
     return list(weights)[bisect(sums, random.random() * sums[-1], hi=len(sums) - 1)]
 
 
 def _spelled(number: int) -> str:
-    """A word of two syllables; different for numbers below 4,900."""
+    """A word of two syllables, different for each number below 4,900."""
+    # 2741 is coprime to 4900 = 70 * 70, so that no two numbers give one word.
     first, second = divmod(number * 2741 % 4900, 70)
     return "".join("bdfgklmnprstvz"[s % 14] + "aeiou"[s // 14] for s in (first, second))
 
 
 # Tags -------------------------------------------------------------------------------------------
 
-# Next tag by tag: persons are short, places longer, and a place often comes after a person.
+# Distribution of the next tag: persons are short, places longer and often after a person.
 _OPEN = {"O": 0.6, "B-person": 0.15, "S-person": 0.1, "B-place": 0.1, "S-place": 0.05}
 _AFTER_PERSON = {"O": 0.6, "B-place": 0.3, "S-place": 0.1}
 _AFTER_PLACE = {"O": 0.9, "S-person": 0.1}
@@ -94,22 +97,22 @@ TRANSITIONS: Mapping[str, Mapping[str, float]] = {
     "E-place": _AFTER_PLACE,
     "S-place": _AFTER_PLACE,
 }
-_WORDS = 100  # of a domain; the two share half of them
+_WORDS = 100  # words of a domain; the two share half of them
 
 
 @lru_cache(maxsize=2)
 def emissions(domain: str) -> Mapping[str, Mapping[str, float]]:
     """P(word | tag) of a domain, up to a constant."""
     random, start = Random(f"emissions/{domain}"), 0 if domain == "a" else _WORDS // 2
-    # A power of a uniform number: of each tag a few words are frequent, and most are possible.
+    # The power makes a few words of each tag frequent and leaves most others possible.
     return {
         tag: {_spelled(start + n): random.random() ** 10 for n in range(_WORDS)}
         for tag in TRANSITIONS
     }
 
 
-def tagged(domain: str, random: Random) -> Sentence:
-    """From 4 words to some more than 12, which end when a span is over."""
+def tagged(domain: str, random: Random) -> LabelledSentence:
+    """A sentence of at least 4 words, about 12 at most, that ends when a span is over."""
     length, tags = 4 + int(random.random() * 9), [_draw(_OPEN, random)]
     while len(tags) < length or tags[-1][0] in "BI":
         tags.append(_draw(TRANSITIONS[tags[-1]], random))
@@ -121,7 +124,7 @@ def tagged(domain: str, random: Random) -> Sentence:
 
 @dataclass(frozen=True)
 class Dependent:
-    """What a word may govern: with a probability, on one side in each domain (a: left?)."""
+    """A possible dependent of a word: its probability, and each domain's side (a: left?)."""
 
     relation: str
     kind: str
@@ -130,7 +133,7 @@ class Dependent:
 
 
 _LEFT, _RIGHT = {"a": True, "b": True}, {"a": False, "b": False}
-_SWAPPED = {"a": False, "b": True}  # b puts before its head what a puts after it
+_SWAPPED = {"a": False, "b": True}  # before the head in b, after it in a
 GRAMMAR: Mapping[str, Sequence[Dependent]] = {
     "verb": (
         Dependent("nsubj", "noun", 0.9, _LEFT),
@@ -146,12 +149,13 @@ GRAMMAR: Mapping[str, Sequence[Dependent]] = {
     ),
     "adjective": (Dependent("advmod", "adverb", 0.2, _LEFT),),
 }
-# An oblique is a noun, and a clause a verb, with a word of its own that says so.
+# An oblique is a noun, and a clause a verb, marked by a word of its own.
 _MARKED: Mapping[str, tuple[str, Dependent]] = {
     "oblique": ("noun", Dependent("case", "adposition", 1.0, {"a": True, "b": False})),
     "clause": ("verb", Dependent("mark", "conjunction", 1.0, _LEFT)),
 }
 _DEEPEST = 4
+"""Depth of a tree below which only words without dependents grow, so that it ends."""
 # First number and size of each kind's words; verbs and nouns share some, as do closed kinds.
 _LEXICON: Mapping[str, tuple[int, int]] = {
     "verb": (0, 20),
@@ -165,37 +169,37 @@ _LEXICON: Mapping[str, tuple[int, int]] = {
 
 
 @dataclass(eq=False)
-class Node:
+class TreeNode:
     word: str
     relation: str
-    head: Node | None
+    head: TreeNode | None
 
 
-def parsed(domain: str, random: Random) -> Sentence:
-    """A projective tree of one root, from 2 to 20 words."""
+def parsed(domain: str, random: Random) -> LabelledSentence:
+    """A projective tree with one root and 2 to 20 words."""
     while not 2 <= len(nodes := _grown("verb", "root", None, 1, domain, random)) <= 20:
         pass
-    places = dict(zip(nodes, count(1), strict=False))
-    heads = [0 if node.head is None else places[node.head] for node in nodes]
+    positions = dict(zip(nodes, count(1), strict=False))
+    heads = [0 if node.head is None else positions[node.head] for node in nodes]
     labels = [f"{head}:{node.relation}" for head, node in zip(heads, nodes, strict=True)]
     return [node.word for node in nodes], labels
 
 
 def _grown(
-    kind: str, relation: str, head: Node | None, depth: int, domain: str, random: Random
-) -> list[Node]:
-    """A subtree's nodes from left to right."""
-    own, mark = _MARKED.get(kind, (kind, None))
-    first, size = _LEXICON[own]
+    kind: str, relation: str, head: TreeNode | None, depth: int, domain: str, random: Random
+) -> list[TreeNode]:
+    """The nodes of a random subtree from left to right."""
+    base_kind, mark = _MARKED.get(kind, (kind, None))
+    first, size = _LEXICON[base_kind]
     # The domains' lexicons overlap, so that some words change their kind.
     start = first if domain == "a" else first + 35
-    node = Node(_spelled(200 + start + int(random.random() ** 2 * size)), relation, head)
-    left, right = list[Node](), list[Node]()
-    for dependent in (*GRAMMAR.get(own, ()), *((mark,) if mark else ())):
+    node = TreeNode(_spelled(200 + start + int(random.random() ** 2 * size)), relation, head)
+    left, right = list[TreeNode](), list[TreeNode]()
+    for dependent in (*GRAMMAR.get(base_kind, ()), *((mark,) if mark else ())):
         closed = dependent.kind not in _MARKED and dependent.kind not in GRAMMAR
         if random.random() < dependent.probability and (closed or depth < _DEEPEST):
             below = _grown(dependent.kind, dependent.relation, node, depth + 1, domain, random)
-            # On the left the first named is the outermost, on the right the last.
+            # The first dependent listed is the leftmost on either side.
             (left if dependent.left[domain] else right).extend(below)
     return [*left, node, *right]
 

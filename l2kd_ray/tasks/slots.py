@@ -1,4 +1,4 @@
-"""Slot errors of data-to-text: what a text says against what its dialogue act asks to say.
+"""Slot errors of data-to-text: the values that a text mentions against those its act asks for.
 
 The count of Wen et al. (EMNLP 2015), (missing + redundant) / slots, on words instead of their
 placeholders; `docs/metrics.md` defines it in full. Acts have one of two forms:
@@ -26,7 +26,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 _UNSAID = frozenset({"", "yes", "no", "true", "false", "none", "dontcare", "dont_care"})
 """Values that a text does not repeat."""
 _FREE = frozenset({"type"})
-"""What the set is about: any text may say `restaurant`, or leave it out."""
+"""Slots that every text of a set may mention or leave out (`restaurant`)."""
 _KEYWORDS = {
     "kidsallowed": frozenset(words("child children kid")),
     "dogsallowed": frozenset(words("dog puppy")),
@@ -36,11 +36,11 @@ _KEYWORDS = {
     "isforbusinesscomputing": frozenset(words("business nonbusiness home personal general")),
     "familyfriendly": frozenset(words("family families child children kid")),
 }
-"""Slots of which a text speaks if it holds one of these words, whether it says yes or no."""
+"""Slots that a text mentions if it holds one of these words, whether it says yes or no."""
 
 
 class SlotErrors:
-    """Counts the slot errors of texts; `contexts` are the inputs whose values it knows."""
+    """Counts the slot errors of texts, knowing all slot values of the inputs `contexts`."""
 
     def __init__(self, contexts: Iterable[str]) -> None:
         self._slots: dict[Value, set[str]] = {}
@@ -49,45 +49,49 @@ class SlotErrors:
             if _is_topic(slot, text):
                 self._topics.add(slot)
             for value in _values(slot, text):
-                if slot != "name" or len(value) > 1:  # a restaurant is called `range`
+                if (
+                    slot != "name" or len(value) > 1
+                ):  # a restaurant is named `range`, which is also a common word
                     self._slots.setdefault(value, set()).add(slot)
 
     def count(self, context: str, text: str) -> tuple[int, int]:
-        """(missing and redundant slots of the text, slots of the act)"""
+        """(missing and redundant slots of the text, slots of the act)."""
         act = parse(context)
         wanted = Counter(value for pair in act for value in _values(*pair))
         topics = [slot for slot, value in act if _is_topic(slot, value)]
-        said, rest = self._find(plain(text), wanted)
-        spoken = {slot for slot in self._topics if not _KEYWORDS[slot].isdisjoint(rest)}
-        missing = (wanted - said).total() + sum(slot not in spoken for slot in topics)
-        # A question for a slot, or "it does not matter", may list values of it.
+        mentioned, rest = self._find(plain(text), wanted)
+        mentioned_topics = {slot for slot in self._topics if not _KEYWORDS[slot].isdisjoint(rest)}
+        missing = (wanted - mentioned).total() + sum(
+            slot not in mentioned_topics for slot in topics
+        )
+        # A text that asks for a slot, or says that it does not matter, may list its values.
         asked = {slot for slot, value in act if value.lower() in _UNSAID}
-        more = (said - wanted).items()
+        more = (mentioned - wanted).items()
         redundant = sum(n for value, n in more if asked.isdisjoint(self._slots.get(value, ())))
-        redundant += len(spoken - {slot for slot, _ in act})
+        redundant += len(mentioned_topics - {slot for slot, _ in act})
         return missing + redundant, wanted.total() + len(topics)
 
     def _find(self, text: Sequence[str], wanted: Counter[Value]) -> tuple[Counter[Value], set[str]]:
-        """The values in a text, from its start, longest first; and the words between them."""
+        """The values in a text, searched from its start, longest first, and the other words."""
         longest = max(map(len, [*self._slots, *wanted]), default=0)
-        said: Counter[Value] = Counter()
+        mentioned: Counter[Value] = Counter()
         rest: set[str] = set()
-        place = 0
-        while place < len(text):
+        start = 0
+        while start < len(text):
             for size in range(longest, 0, -1):
-                value = tuple(text[place : place + size])
+                value = tuple(text[start : start + size])
                 if value in self._slots or value in wanted:
-                    said[value] += 1
+                    mentioned[value] += 1
                     break
             else:
-                rest.add(text[place])
+                rest.add(text[start])
                 size = 1
-            place += size
-        return said, rest
+            start += size
+        return mentioned, rest
 
 
 def parse(context: str) -> list[tuple[str, str]]:
-    """(slot in lower case, value) of an act in either form; of any other text, nothing."""
+    """The (slot in lower case, value) pairs of an act in either form; empty for other text."""
     call = _CALL.fullmatch(context)
     if call is None:
         return [(slot.strip().lower(), value) for slot, value in _BRACKETS.findall(context)]
@@ -96,14 +100,14 @@ def parse(context: str) -> list[tuple[str, str]]:
 
 
 def plain(text: str) -> list[str]:
-    """A text's words as ROUGE takes them, but for accents and articles; "a+" is not "a"."""
+    """A text's words as for ROUGE, without accents and articles; "a+" differs from "a"."""
     letters = unicodedata.normalize("NFKD", text.replace("+", " plus "))
     bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
     return ["street" if word == "st" else word for word in words(bare) if word not in _ARTICLES]
 
 
 def _values(slot: str, text: str) -> list[Value]:
-    """What must be said for a slot: each part of `x or y`."""
+    """The values to be mentioned for a slot: each part of `x or y`."""
     if slot in _FREE or text.lower() in _UNSAID:
         return []
     return [value for part in _OR.split(text) if (value := tuple(plain(part)))]

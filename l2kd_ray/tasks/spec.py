@@ -1,4 +1,4 @@
-"""What a study may say of a task."""
+"""The section of a study that describes a task."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ from l2kd_ray.door import Plugin
 from l2kd_ray.section import Name, Section
 
 TaskKind = Literal["text-to-text", "classify", "pair", "regress", "tag", "parse"]
-"""`pair`: which label two texts have; `regress`: which number a text, or a pair, has; `tag` and
-`parse`: a label a word."""
+"""The kind of a task.
+
+`pair`: the label of two texts; `regress`: the number of a text, or of a pair; `tag` and `parse`: a
+label for each word.
+"""
 Format = str | Plugin
-"""How a file is read: the name of a built-in reader, or a plug-in."""
+"""The format of a file: the name of a built-in reader, or a plug-in."""
 Split = Literal["train", "dev", "test"]
 Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
 Metric = str | Plugin
-"""How answers are scored: the name of a built-in metric, or a plug-in."""
+"""The scoring of answers: the name of a built-in metric, or a plug-in."""
 
 
 class TaskSpec(Section):
-    """A task of the study: a name of the registry, or a user's own files, or a hub dataset."""
+    """A task of the study: a name of the registry, the user's own files, or a hub dataset."""
 
     name: Name
     kind: TaskKind | None = None
@@ -32,27 +35,27 @@ class TaskSpec(Section):
     dev: Path | None = None
     test: Path | None = None
     distil: Path | None = None
-    """The training split with answers that a teacher decoded: SQuAD-like JSON, row for row."""
+    """The training split with answers that a teacher decoded: SQuAD-like JSON, row by row."""
     format: str | None = None
     hub: str | None = Field(None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")
     config: str | None = None
     revision: str | None = None
     splits: Mapping[Split, str] = Field(default_factory=dict)
-    """The hub's names of the splits, where they differ from train, dev (validation) and test."""
+    """The hub's names of the splits, if they differ from train, dev (validation) and test."""
     columns: Mapping[Literal["context", "question", "answer", "text", "label", "id"], str] = Field(
         default_factory=dict
     )
     labels: tuple[str, ...] = ()
     """Texts of integer labels, by number."""
     scheme: Literal["bioes", "iob2"] | None = None
-    """What tags are converted to (default: bioes)."""
+    """The scheme that tags are converted to (default: bioes)."""
     question: str | None = None
     metric: str | None = None
     max_train: int | None = Field(None, ge=1)
     max_dev: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)
     dev_fraction: float = Field(0.1, gt=0, lt=1)
-    """Share of train that becomes dev where upstream has no dev split."""
+    """Share of train that becomes dev if upstream has no dev split."""
 
     @model_validator(mode="before")
     @classmethod

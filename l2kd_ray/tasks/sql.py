@@ -2,7 +2,7 @@
 
     SELECT COUNT fleet series FROM table WHERE fuel propulsion = cng AND year > 2001
 
-is decaNLP's form: names and values stand unquoted.
+is decaNLP's form: names and values are not quoted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _AND = re.compile(r" and ", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Query:
+    """The logical form of a query."""
+
     column: str
     aggregate: str
     conditions: frozenset[tuple[str, str, str]]
@@ -36,15 +38,15 @@ def render(column: str, aggregate: str, conditions: Iterable[tuple[str, str, str
 
 
 def parse(text: str) -> Query | None:
-    """The logical form of a query, lower-cased; None where the text is no query.
+    """The logical form of a query, lower-cased; None if the text is not a query.
 
-    A name or value that holds " and " is kept whole: two parts are two conditions only where each
+    A name or value that contains " and " is kept whole: two parts are two conditions only if each
     has an operator.
     """
-    found = _QUERY.fullmatch(" ".join(text.lower().split()))
-    if found is None:
+    query = _QUERY.fullmatch(" ".join(text.lower().split()))
+    if query is None:
         return None
-    aggregate, column, where = found.groups()
+    aggregate, column, where = query.groups()
     clauses: list[str] = []
     for part in _AND.split(where) if where else []:
         if clauses and not (_CONDITION.fullmatch(part) and _CONDITION.fullmatch(clauses[-1])):

@@ -1,8 +1,8 @@
-"""Labels of words: chunk tags and the spans they spell, heads and relations, and what is right.
+"""Labels of words: tags and the spans that they spell, heads and relations, counts of errors.
 
-An answer of a task of kind `tag` is a tag a word, "B-person E-person O"; of kind `parse` a
-"head:relation" a word, heads counted from 1 and the root 0. A context is words joined by single
-spaces, so `words` and not `str.split` takes it apart: a word may hold other white space.
+An answer of a task of kind `tag` is one tag per word, "B-person E-person O"; of kind `parse` one
+"head:relation" per word, with heads counted from 1 and the root 0. A context is words joined by
+single spaces, so it is split by `words` and not by `str.split`: a word may hold other white space.
 """
 
 from __future__ import annotations
@@ -21,28 +21,29 @@ def words(text: str) -> list[str]:
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """The spans of IOB1, IOB2 or BIOES tags, read as conlleval does: also where they are illegal.
+    """The spans of IOB1, IOB2 or BIOES tags, read as conlleval does, even if they are illegal.
 
-    A span goes on where I or E of its type follows its B or I, and nowhere else; any other I or E
-    begins one. What is no tag is outside all spans.
+    A span continues where I or E of its type follows its B or I, and nowhere else; any other I or E
+    begins one. Text that is not a tag is outside all spans.
     """
-    found: list[Span] = []
-    going = False  # whether the last span may go on
-    for place, tag in enumerate(tags):
+    result: list[Span] = []
+    open_span = False  # True while the last span may continue
+    for index, tag in enumerate(tags):
         part, _, kind = tag.partition("-")
         if part not in ("B", "I", "E", "S") or not kind:
-            going = False
+            open_span = False
             continue
-        if going and part in "IE" and found[-1][2] == kind:
-            found[-1] = (found[-1][0], place, kind)
+        if open_span and part in "IE" and result[-1][2] == kind:
+            result[-1] = (result[-1][0], index, kind)
         else:
-            found.append((place, place, kind))
-        going = part in "BI"
-    return found
+            result.append((index, index, kind))
+        open_span = part in "BI"
+    return result
 
 
 def tags(spans: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
     """The tags of `length` words that spell non-overlapping spans."""
+    # In IOB2 a span of one word begins with B, and its last word is inside.
     begin, inside, end, single = "BIES" if scheme == "bioes" else "BIIB"
     result = ["O"] * length
     for first, last, kind in spans:
@@ -52,13 +53,13 @@ def tags(spans: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
 
 
 def span_counts(prediction: str, gold: str) -> tuple[int, int, int]:
-    """(spans right in place and type, spans predicted, spans of the gold tags)."""
+    """(spans with the right position and type, spans predicted, spans of the gold tags)."""
     predicted, wanted = spans(words(prediction)), spans(words(gold))
     return len(set(predicted) & set(wanted)), len(predicted), len(wanted)
 
 
 def attachment_counts(prediction: str, gold: str, *, labelled: bool) -> tuple[int, int]:
-    """(words with the right head, and relation where `labelled`; words of the gold parse)."""
+    """(words with the right head, and relation if `labelled`; words of the gold parse)."""
     wanted = words(gold)
     pairs = zip(words(prediction), wanted, strict=False)  # words without a prediction are wrong
     if labelled:

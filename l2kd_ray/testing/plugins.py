@@ -215,7 +215,7 @@ def check_reader(path: str) -> Iterator[str]:
 
 
 def _plugin(kind: door.Kind, path: str) -> door.Plugin:
-    held = door.held(kind, path, {}, {})
+    held = door.held(kind, path, {}, {}, {})
     assert isinstance(held, door.Plugin)
     return held
 

@@ -1,4 +1,4 @@
-"""Structural KD's tensor core (Wang et al. 2021): pure tensors, whole batches, exact.
+"""The tensor core of Structural KD (Wang et al. 2021): pure functions on whole batches, exact.
 
 - `token`, `chain`, `spans`, `arcs`, `trees`, `eisner`: the factorisations, alike (`structure`)
 - `second_order`: a parsing teacher with mean-field marginals

@@ -16,7 +16,7 @@ from l2kd_ray.distill.structured.structure import Parts, valid_positions
 
 @dataclass(frozen=True, eq=False)
 class Arcs:
-    """What head selection and the two tree distributions share: the scores of single arcs.
+    """Scores of single arcs: the common part of head selection and the two tree distributions.
 
     scores [B, n, n+1] as (dependent, head), lengths [B]; a word's arc to itself and padding are
     not read. A structure: heads [B, n].
@@ -32,7 +32,7 @@ class Arcs:
 
     @property
     def legal(self) -> Tensor:
-        """[B, n, n+1]: arcs of the sentence."""
+        """[B, n, n+1]: True on arcs within the sentence, from another word or the root."""
         n, valid = self.scores.shape[1], self.valid
         heads = valid_positions(self.lengths + 1, n + 1)
         loops = torch.ones(n, n + 1, dtype=torch.bool, device=valid.device)
@@ -75,5 +75,5 @@ class Heads(Arcs):
         return (self._clean.softmax(-1) * self.valid[..., None],)
 
     def argmax(self) -> Tensor:
-        """[B, n]: the best head of each word, a tree or not; 0 on padding."""
+        """[B, n]: the best head of each word, whether or not they form a tree; 0 on padding."""
         return self._clean.argmax(-1) * self.valid

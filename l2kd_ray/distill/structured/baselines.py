@@ -1,4 +1,4 @@
-"""What Structural KD is compared with, as the same objective with other targets or scores.
+"""The baselines of Structural KD, as the same objective with other targets or scores.
 
 | baseline | targets mu | scores |
 |---|---|---|
@@ -22,7 +22,7 @@ from l2kd_ray.distill.structured.token import Tokens
 
 
 def emissions(model: Chain | Tokens) -> Tokens:
-    """The scores of labels, position by position; no transitions."""
+    """The scores of labels at each position, without transitions."""
     return model.emission_softmax() if isinstance(model, Chain) else model
 
 
@@ -31,12 +31,12 @@ def token_targets(teacher: Chain | Tokens, local: float = 1.0) -> Parts:
 
 
 def token_posterior(student: Chain) -> Tokens:
-    """log P_s(y_t) for scores, already normalised."""
+    """log P_s(y_t) as scores that are already normalised."""
     return Tokens(student.log_token_marginals(), student.lengths)
 
 
 def token_kd(teacher: Chain, student: Chain, temperature: float = 1.0) -> Tensor:
-    """[B]: T^2 H of the emissions' softmaxes, position by position."""
+    """[B]: T^2 times the cross-entropy of the emissions' softmaxes, summed over positions."""
     kd = StructuralKD(token_targets, temperature, view=emissions)
     return kd.loss(student, kd.targets(teacher))
 
@@ -57,6 +57,7 @@ def top_k(
     """
     del local  # sequences have no marginals to temper
     paths, scores = teacher.n_best(k)
+    # Missing sequences keep -inf and so get weight 0.
     equal = torch.where(scores.isfinite(), 0.0, scores)
     weights = (scores if weighted else equal).softmax(-1)
     return path_marginals(paths, weights, teacher.lengths, teacher.emissions.shape[-1])

@@ -27,6 +27,7 @@ def tags_of(spans: Tensor, lengths: Tensor) -> Tensor:
     part = torch.full((n, n, n), INSIDE, device=spans.device)
     part[starts], part[ends], part[starts & ends] = BEGIN, END, SINGLE
     covers = (here >= first) & (here <= last) & (spans >= 0)[..., None]
+    # Spans do not overlap, so the maximum over all spans is the one tag that is not O (0).
     tags = torch.where(covers, 1 + 4 * spans[..., None] + part, 0).flatten(1, 2).amax(1)
     return tags * valid_positions(lengths, n)
 

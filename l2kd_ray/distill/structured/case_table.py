@@ -1,4 +1,4 @@
-"""The cases of Structural KD by name: what teacher and student compute, and what can be distilled.
+"""The cases of Structural KD by name: kinds of teacher and student, and their objectives.
 
 Cases 1a to 4 are those of Wang et al. 2021, section 3; the last two condition the teacher on trees.
 """
@@ -12,8 +12,11 @@ from typing import Literal
 Kind = Literal[
     "token", "chain", "spans", "biaffine", "second-order", "tree", "projective", "labelling"
 ]
-"""What a model's head computes: Tokens, Chain, Spans; LabelledArcs of Heads, SecondOrder,
-NonProjective, Projective; Tokens of relative labels."""
+"""The distribution that a model's head computes.
+
+In this order: Tokens, Chain, Spans; LabelledArcs of Heads, SecondOrder, NonProjective, Projective;
+Tokens of relative labels.
+"""
 Objective = Literal["structural", "token", "posterior", "top-k", "top-wk"]
 _FLAT = {"token", "chain"}
 
@@ -27,30 +30,30 @@ class Case:
 
     @property
     def tags(self) -> bool:
-        """Whether it labels words; else it draws trees."""
+        """True if the case labels words, False if it draws trees."""
         return bool({self.teacher, self.student} & {"token", "chain", "spans"})
 
     @property
     def relative(self) -> bool:
-        """Whether the student spells arcs as relative labels, a word at a time."""
+        """True if the student labels each word with its arc (relative labels)."""
         return self.student == "labelling"
 
     @property
     def objectives(self) -> frozenset[Objective]:
-        """What a student can learn from the teacher.
+        """The objectives by which the student can learn from the teacher.
 
-        A student of trees has the structural objective alone. Where words are labelled one by one,
-        posterior KD is structural. Only what has a score for each label of a word has token KD; the
-        k best of span sets and of trees are not searched.
+        A student of trees has the structural objective only. Where words are labelled
+        independently, posterior KD equals the structural objective. Token KD needs a score for each
+        label of a word. The k best span sets or trees are not searched.
         """
-        found: set[Objective] = {"structural"}
+        objectives: set[Objective] = {"structural"}
         if self.student not in ("tree", "projective"):
-            found.add("posterior")
+            objectives.add("posterior")
         if {self.teacher, self.student} <= _FLAT:
-            found.add("token")
+            objectives.add("token")
         if self.teacher != "spans" and self.student in _FLAT | {"labelling"}:
-            found |= {"top-k", "top-wk"}
-        return frozenset(found)
+            objectives |= {"top-k", "top-wk"}
+        return frozenset(objectives)
 
 
 CASES: Mapping[str, Case] = {

@@ -1,10 +1,10 @@
-"""The six cases and the baselines by name: what a stage needs to distil a structured model.
+"""The six cases and the baselines by name: the losses of a stage that distils a structured model.
 
     kd = distillation("1a", "structural", temperature=2.0)
     targets = kd.targets(teacher)             # once
     loss = kd.loss(student, targets)          # [B]
 
-`case_table` says which objectives each case has.
+`case_table` lists the objectives that each case has.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from l2kd_ray.distill.structured.structure import Parts, Structure
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
-Projection = Callable[..., Parts]
+CaseProjection = Callable[..., Parts]
 
 
 def to_labels(teacher: LabelledArcs, local: float = 1.0, *, labels: RelativeLabels) -> Parts:
-    """Cases 1b and 2b, of a student with these labels."""
+    """Cases 1b and 2b: project arcs with relations to the student's relative labels."""
     device, n = teacher.relations.device, teacher.relations.shape[1]
     heads = projections.offset_heads(labels.offsets.to(device), teacher.lengths, n)
     ids = labels.relation_ids.to(device)
@@ -38,12 +38,12 @@ def to_labels(teacher: LabelledArcs, local: float = 1.0, *, labels: RelativeLabe
 def to_trees(
     teacher: LabelledArcs, local: float = 1.0, *, trees: type[NonProjective] | type[Projective]
 ) -> Parts:
-    """The teacher's arcs with relations, given that its heads form a tree."""
+    """The marginals of the teacher's arcs with relations, given that its heads form a tree."""
     arcs = teacher.first_order
     return projections.unchanged(replace(teacher, arcs=trees(arcs.scores, arcs.lengths)), local)
 
 
-PROJECTIONS: Mapping[str, Projection] = {
+PROJECTIONS: Mapping[str, CaseProjection] = {
     "1a": projections.chain_to_chain,
     "1b": to_labels,
     "2a": projections.chain_to_tokens,
@@ -53,12 +53,12 @@ PROJECTIONS: Mapping[str, Projection] = {
     "tree": partial(to_trees, trees=NonProjective),
     "projective": partial(to_trees, trees=Projective),
 }
-"""From the teacher to the student's substructures."""
-POSTERIORS: Mapping[str, Projection] = {
+"""Projections from the teacher to the student's substructures."""
+POSTERIORS: Mapping[str, CaseProjection] = {
     "1a": projections.chain_to_tokens,
     "3": projections.unchanged,
 }
-"""From the teacher to labels of words, where that is another thing."""
+"""Projections from the teacher to labels of words, where these differ from the substructures."""
 
 
 def distillation(
@@ -70,23 +70,26 @@ def distillation(
     k: int = 10,
     scope: Literal["global", "local"] = "global",
 ) -> StructuralKD[Any]:
-    """The loss of a case, or of a baseline in its place.
+    """The loss of a case with one of its objectives.
 
     Args:
-        temperature: not read by Top-K and Top-WK, which have pseudo-labels.
-        labels: those of the student of case 1b or 2b; the teacher has their relations.
-        k: sequences of Top-K and Top-WK.
+        temperature: ignored by Top-K and Top-WK, whose targets are pseudo-labels.
+        labels: the labels of the student of case 1b or 2b; the teacher must have their relations.
+        k: number of sequences of Top-K and Top-WK.
         scope: `local` reproduces the released code, clamped as there.
 
-    Raises: ValueError: the case has no such baseline, or needs `labels`.
+    Raises: ValueError: the case has no such objective, or needs `labels`.
     """
     row, project = CASES[case], PROJECTIONS[case]
     if objective not in row.objectives:
-        raise ValueError(f"case {case}, {row.teacher} => {row.student}, has no {objective!r}")
+        raise ValueError(
+            f"case {case}, {row.teacher} => {row.student}, has no objective {objective!r}"
+        )
     if row.relative:
         if labels is None:
-            raise ValueError(f"case {case} has a student of relative labels: say which, by labels")
+            raise ValueError(f"case {case} has a student of relative labels: pass them as `labels`")
         project = partial(to_labels, labels=labels)
+    # Scope local has no minimum without the clamp of the released code.
     loss = partial(StructuralKD[Any], scope=scope, clamp=scope == "local")
     if objective == "structural":
         return loss(project, temperature)
@@ -104,7 +107,7 @@ def _pseudo_labels(
     local: float = 1.0,
     *,
     row: Case,
-    project: Projection,
+    project: CaseProjection,
     best: Callable[[Chain | Tokens], ChainParts],
 ) -> Parts:
     """The label counts of the teacher's best sequences."""

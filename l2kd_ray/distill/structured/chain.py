@@ -1,8 +1,9 @@
 """Linear-chain CRF: forward-backward in closed form, n-best Viterbi (Lafferty et al. 2001).
 
-Forward and backward messages run as one loop over positions: the backward ones are the forward
-ones of the flipped sentence. A step is a matrix product with the largest message taken out; where
-that could lose terms in float64, which is checked, the loop runs again in log space.
+Forward and backward messages run as one loop over positions, since the backward messages are the
+forward messages of the flipped sentence. A step is a matrix product with the largest message
+factored out. Where that could lose terms in float64, which is checked, the loop runs again in log
+space.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ UNDERFLOW = 650.0
 
 
 class ChainParts(NamedTuple):
-    """A chain's scores, or the marginals of what they score, summed where they are shared.
+    """A chain's scores, or their marginals, summed over positions where scores are shared.
 
-    Label pairs have one score at every position, so their expected counts [B, L, L] give the
-    same <mu, s> as the pair marginals [B, n-1, L, L], with n-1 times less to keep and multiply.
+    Label pairs have one score at every position, so their expected counts [B, L, L] give the same
+    <mu, s> as the pair marginals [B, n-1, L, L], with n-1 times less to keep and multiply.
     """
 
     tokens: Tensor  # [B, n, L]
@@ -40,7 +41,7 @@ class ChainParts(NamedTuple):
 
 
 class PairMarginals(NamedTuple):
-    """Marginals of the page's substructures: label pairs, start, end; 0 on padding."""
+    """Marginals of the paper's substructures: label pairs, start, end; 0 on padding."""
 
     pairs: Tensor  # [B, n-1, L, L]: P(y_t = i, y_t+1 = j)
     first: Tensor  # [B, L]
@@ -52,7 +53,7 @@ class PairMarginals(NamedTuple):
         return ChainParts(tokens, self.pairs.sum(1), self.first, self.last)
 
 
-class Messages(NamedTuple):
+class ChainMessages(NamedTuple):
     """Log messages of forward-backward, float64."""
 
     before: Tensor  # [B, n, L]: paths up to (t, label), without its emission
@@ -84,7 +85,7 @@ class Chain:
         return ChainParts(self.emissions, self.transitions, self.start, self.end)
 
     def log_partition(self) -> Tensor:
-        """[B]; with it come its gradients, the marginals, in closed form."""
+        """[B]: log Z; its gradient (the marginals) is computed with it, in closed form."""
         scores = self.potentials()
         needed = wants_gradient(scores)
         with torch.no_grad():
@@ -94,12 +95,15 @@ class Chain:
 
     @torch.no_grad()
     def marginals(self) -> ChainParts:
-        """Closed form; constants (`log_token_marginals` is differentiable)."""
+        """The marginals in closed form; constants (`log_token_marginals` is differentiable)."""
         return self._collapsed(self._messages())
 
     @torch.no_grad()
     def pair_marginals(self) -> PairMarginals:
-        """Closed form; constants. Takes n - 1 times the memory of `marginals`."""
+        """The marginals of label pairs in closed form; constants.
+
+        They take n - 1 times the memory of `marginals`.
+        """
         messages = self._messages()
         tokens = self._token_marginals(messages)
         pairs = self._pairs(messages).to(tokens.dtype)
@@ -139,6 +143,7 @@ class Chain:
         valid, n = self.valid, self.emissions.shape[1]
         emissions = self.emissions.masked_fill(~valid[..., None], 0.0)
         best = _first_of(self.start + emissions[:, 0], k)
+        # On padding every hypothesis keeps its index, so the path is carried unchanged to the end.
         stay = torch.arange(best[0].numel(), device=best.device).view_as(best[0])
         origins = []
         for t in range(1, n):
@@ -157,7 +162,7 @@ class Chain:
         """values [B, n, ...] at each sentence's last token."""
         return values[torch.arange(len(values), device=values.device), self.lengths - 1]
 
-    def _messages(self, differentiable: bool = False) -> Messages:
+    def _messages(self, differentiable: bool = False) -> ChainMessages:
         valid = self.valid
         emissions = self.emissions.double().masked_fill(~valid[..., None], 0.0)
         # [n, 2, B, L]: the sentence, and beside it the same one flipped
@@ -173,31 +178,32 @@ class Chain:
         upto = before + both
         log_z = logsumexp(upto[-1, 0] + ends[1], -1)
         forward, backward = before[:, 0].movedim(0, 1), upto[:, 1].flip(0).movedim(0, 1)
-        return Messages(forward, upto[:, 0].movedim(0, 1), backward, log_z)
+        return ChainMessages(forward, upto[:, 0].movedim(0, 1), backward, log_z)
 
-    def _token_marginals(self, messages: Messages) -> Tensor:
+    def _token_marginals(self, messages: ChainMessages) -> Tensor:
         log = messages.before + messages.after - messages.log_z[:, None, None]
         tokens = log.masked_fill(~self.valid[..., None], -torch.inf).exp()
         return tokens.to(self.emissions.dtype)
 
-    def _pairs(self, messages: Messages) -> Tensor:
-        """[B, n-1, L, L] in float64."""
+    def _pairs(self, messages: ChainMessages) -> Tensor:
+        """[B, n-1, L, L]: the marginals of label pairs in float64."""
         left = (messages.upto - messages.log_z[:, None, None])[:, :-1, :, None]
         right = messages.after[:, 1:, None, :]
         log = left + self.transitions + right
         return log.masked_fill(~self.valid[:, 1:, None, None], -torch.inf).exp()
 
-    def _collapsed(self, messages: Messages) -> ChainParts:
+    def _collapsed(self, messages: ChainMessages) -> ChainParts:
         tokens = self._token_marginals(messages)
         counts = self._transition_counts(messages).to(tokens.dtype)
         return ChainParts(tokens, counts, tokens[:, 0], self._at_end(tokens))
 
-    def _transition_counts(self, messages: Messages) -> Tensor:
+    def _transition_counts(self, messages: ChainMessages) -> Tensor:
         """[B, L, L]: sum_t P(y_t = i, y_t+1 = j) without ever holding the pairs."""
         left, right = _scaled(messages.upto[:, :-1]), _scaled(messages.after[:, 1:])
         factors = _scaled(self.transitions.double().flatten()).view_as(self.transitions)
         mass = ((left @ factors) * right).sum(-1)
         padding = ~self.valid[:, 1:]
+        # A product this small may have lost terms: build the pairs after all, in log space.
         if bool((mass.masked_fill(padding, 1.0).log() < -UNDERFLOW).any()):
             return self._pairs(messages).sum(1)
         share = left / mass.masked_fill(padding, torch.inf)[..., None]
@@ -205,16 +211,17 @@ class Chain:
 
 
 def _scaled(logs: Tensor) -> Tensor:
-    """exp(logs - their maximum over the last dimension)."""
+    """exp(logs minus their maximum over the last dimension)."""
     return (logs - _top(logs)).exp()
 
 
 def _top(logs: Tensor) -> Tensor:
+    # A maximum of -inf (no path) would give nan when it is subtracted.
     return logs.amax(-1, keepdim=True).clamp(min=torch.finfo(logs.dtype).min)
 
 
 def _log_space(emissions: Tensor, unpadded: Tensor, transitions: Tensor, ends: Tensor) -> Tensor:
-    """[n, 2, B, L]: messages before each emission; any finite scores, differentiable."""
+    """[n, 2, B, L]: messages before each emission, for any finite scores; differentiable."""
     return _loop(
         emissions, unpadded, ends, lambda m: logsumexp(m[..., None] + transitions[:, None], -2)
     )
@@ -223,7 +230,7 @@ def _log_space(emissions: Tensor, unpadded: Tensor, transitions: Tensor, ends: T
 def _scale_space(
     emissions: Tensor, unpadded: Tensor, transitions: Tensor, ends: Tensor
 ) -> Tensor | None:
-    """The same by matrix products, several times faster; None where a sum lost its terms."""
+    """The messages of `_log_space` by matrix products: much faster; None if terms were lost."""
     scale = transitions.amax().clamp(min=torch.finfo(transitions.dtype).min)
     factors = (transitions - scale).exp()
 
@@ -252,6 +259,6 @@ def _loop(
 
 
 def _first_of(scores: Tensor, k: int) -> Tensor:
-    """[B, L, k]: the scores [B, L], then -inf."""
+    """[B, L, k]: the scores [B, L] as the first of k hypotheses, -inf for the others."""
     nothing = scores.new_full((*scores.shape, k - 1), -torch.inf)
     return torch.cat([scores[..., None], nothing], -1)

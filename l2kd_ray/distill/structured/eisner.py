@@ -1,11 +1,11 @@
 """Projective dependency trees with one root: Eisner's algorithm (1996), inside and outside.
 
-Charts are kept by the span's first node and width, and by its last node and the width backwards,
-so that the sums over split points are slices of whole charts: one step a width, all its spans.
-The outside pass is the inside pass differentiated by hand. With a maximum in place of the
-log-sum it marks the arcs of the best tree instead of giving the marginals.
+Charts are indexed both by the span's first node and width and by its last node and the width
+backwards, so that the sums over split points are slices of whole charts: one step per width handles
+all its spans. The outside pass is the inside pass differentiated by hand. With a maximum in place
+of the log-sum it marks the arcs of the best tree instead of giving the marginals.
 
-Nodes are 0, the root, and 1 ... n; N = n + 1 of them.
+Nodes are 0, the root, and 1 ... n; N = n + 1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Projective(Arcs):
     """P(y) over the projective trees y with one arc from the root."""
 
     def log_partition(self) -> Tensor:
-        """[B]; its gradient is the marginals, by the outside pass."""
+        """[B]: log Z; its gradient is the marginals, by the outside pass."""
         needed = wants_gradient((self.scores,))
         with torch.no_grad():
             charts, log_z = self._inside(_log_sum)
@@ -90,7 +90,7 @@ def _splits(first: Tensor, by_last: Tensor, w: int) -> Tensor:
 
 
 def _give(shares: Tensor, first: Tensor, by_last: Tensor) -> None:
-    """Adds shares [w, B, N - w] to what `_splits` took of the two charts."""
+    """Add shares [w, B, N - w] to the entries of the two charts that `_splits` reads."""
     w, _, spans = shares.shape
     first[:w, :, :spans] += shares
     by_last[-w:, :, w:] += shares
@@ -127,11 +127,11 @@ def _maximum(terms: Tensor) -> Tensor:
 
 
 def _share(terms: Tensor, total: Tensor) -> Tensor:
-    """The gradient of the log-sum: a softmax over splits, 0 where there is none."""
+    """The gradient of the log-sum: a softmax over splits, 0 where no split is possible."""
     return (terms - total.masked_fill(total == -torch.inf, torch.inf)).exp_()
 
 
 def _choice(terms: Tensor, total: Tensor) -> Tensor:
-    """The gradient of the maximum: one at one best split."""
+    """The gradient of the maximum: 1 at one of the best splits."""
     del total
     return F.one_hot(terms.argmax(0), len(terms)).movedim(-1, 0).to(terms.dtype)

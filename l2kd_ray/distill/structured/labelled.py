@@ -1,4 +1,4 @@
-"""Dependency arcs with relations, and the relative labels that spell them a word at a time."""
+"""Dependency arcs with relations, and relative labels, which spell an arc at its dependent."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ class LabelledArcs:
 
     @property
     def first_order(self) -> FirstOrder:
-        """The distribution of heads; of second-order arcs by mean field, anew at each call."""
+        """The distribution of heads; for second-order arcs by mean field, computed at each call."""
         return self.arcs.mean_field() if isinstance(self.arcs, SecondOrder) else self.arcs
 
     def potentials(self) -> Parts:
         return (self.first_order.potentials()[0][..., None] + self.relations.log_softmax(-1),)
 
     def log_partition(self) -> Tensor:
-        """[B]: that of the heads, since relations are normalised."""
+        """[B]: log Z of the heads, since relations are normalised."""
         return self.first_order.log_partition()
 
     def marginals(self) -> Parts:
@@ -62,7 +62,7 @@ class LabelledArcs:
     def argmax(self) -> Tensor:
         """[B, n, 2]: heads of the best tree of one root, each with its best relation."""
         arcs = self.first_order
-        if isinstance(arcs, Heads):  # which are trained without a tree, and decoded to one
+        if isinstance(arcs, Heads):  # trained without a tree constraint, decoded with one
             heads = best_trees(arcs.potentials()[0], arcs.lengths)
         else:
             heads = arcs.argmax()
@@ -80,9 +80,10 @@ class LabelledArcs:
 
 @dataclass(frozen=True)
 class RelativeLabels:
-    """Parsing as labelling (Strzyz et al. 2019): "-2:det", the head two words before, as `det`.
+    """Labels for parsing as labelling (Strzyz et al. 2019): offset to the head, relation.
 
-    "0:root" is the root. The relations of these labels, sorted, are those of a parser's scores.
+    "-2:det" is relation `det` to the head two words before; "0:root" is the root. The sorted
+    relations of these labels are those of a parser's scores.
     """
 
     names: tuple[str, ...]
@@ -98,17 +99,17 @@ class RelativeLabels:
 
     @cached_property
     def offsets(self) -> Tensor:
-        """[L]: from a word to its head."""
+        """[L]: distance from a word to its head."""
         return torch.tensor([int(name.partition(":")[0]) for name in self.names])
 
     @cached_property
     def relation_ids(self) -> Tensor:
-        """[L]: places in `relations`."""
+        """[L]: index in `relations` of each label's relation."""
         return torch.tensor([self.relations.index(name.partition(":")[2]) for name in self.names])
 
 
 def relative(parse: Sequence[str]) -> list[str]:
-    """A sentence's "head:relation" with heads told from their words: ["2:det", ...] -> "1:det"."""
+    """Replace absolute heads in "head:relation" by offsets: ["2:det", ...] -> "1:det"."""
     labels = []
     for word, label in enumerate(parse, start=1):
         head, _, relation = label.partition(":")

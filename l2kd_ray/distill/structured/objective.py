@@ -1,4 +1,4 @@
-"""The one objective of Structural KD (Wang et al. 2021), whatever the factorisations.
+"""The objective of Structural KD (Wang et al. 2021), for all factorisations.
 
     L_KD = log Z_s(x) - sum_{u in U_s} mu_t(u) score_s(u)                                     (1)
     L_KD = - sum_{u in U_s} mu_t(u) log P_s(u)          for a locally normalised student      (2)
@@ -21,7 +21,7 @@ from l2kd_ray.distill.structured.structure import Parts, Structure
 
 
 class Teacher(Protocol):
-    """Whatever a case starts from, at a temperature."""
+    """A distribution that a case starts from, which can be tempered."""
 
     def temper(self, temperature: float) -> Self: ...
 
@@ -50,7 +50,7 @@ class StructuralKD(Generic[T]):
     scope: Literal["global", "local"] = "global"
     clamp: bool = False
     view: Callable[[Any], Structure] | None = None
-    """What of the student is compared, in place of itself (`baselines`)."""
+    """The view of the student that is compared, instead of the student itself (`baselines`)."""
 
     def __post_init__(self) -> None:
         if self.temperature <= 0:

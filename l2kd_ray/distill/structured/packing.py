@@ -1,9 +1,9 @@
-"""A teacher's scores as flat tensors without padding, and batches of them again.
+"""Scores of a teacher stored as flat tensors without padding, and read back as padded batches.
 
-What is stored are scores and no marginals: one pass of the teacher serves every temperature and
-every student. `pack` joins batches to one set of tensors, as safetensors holds it; `unpack` gives
-any of its sentences, padded. A sentence of n words takes n * L numbers as tokens or a chain,
-n^2 * R as spans, n (n + 1) (R + 1) as a parser; second-order arcs add 2 n^3.
+Scores are stored and not marginals: one pass of the teacher then serves every temperature and every
+student. `pack` joins batches to one set of tensors, as safetensors holds it; `unpack` gives any of
+its sentences, padded. A sentence of n words takes n * L numbers as tokens or a chain, n^2 * R as
+spans, n (n + 1) (R + 1) as a parser; second-order arcs add 2 n^3.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from l2kd_ray.distill.structured.structure import Structure, valid_positions
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
+# The class names below are part of the file format.
 KINDS = {
     kind.__name__: kind
     for kind in (Tokens, Chain, Spans, Heads, NonProjective, Projective, SecondOrder)
 }
-# Which dimensions grow with the sentence, after the batch's: 0 as n, 1 as n + 1; one entry a
-# tensor. What is not here is of the model, and the same for all sentences.
+# The dimensions after the batch's that grow with the sentence: 0 as n, 1 as n + 1; one entry per
+# tensor. Tensors not listed belong to the model and are the same for all sentences.
 GROWING: Mapping[str, tuple[int, ...]] = {
     "Tokens.emissions": (0,),
     "Chain.emissions": (0,),
@@ -46,7 +47,7 @@ GROWING: Mapping[str, tuple[int, ...]] = {
 
 
 def pack(batches: Iterable[Structure]) -> dict[str, Tensor]:
-    """The scores of all sentences, one after the other, on the CPU; batches are of one kind."""
+    """The scores of all sentences one after the other, on the CPU; all batches are of one kind."""
     packed: dict[str, list[Tensor]] = {}
     for batch in batches:
         for name, values in _named(batch).items():
@@ -55,6 +56,7 @@ def pack(batches: Iterable[Structure]) -> dict[str, Tensor]:
                 flat = values[_inside(batch.lengths, GROWING[name], values.shape)]
             packed.setdefault(name, []).append(flat.detach().cpu())
     return {
+        # Cloned, since safetensors refuses to save tensors that share memory.
         name: torch.cat(parts) if name in GROWING or name == "lengths" else parts[0].clone()
         for name, parts in packed.items()
     }
@@ -72,7 +74,7 @@ def join(packs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def to(structure: Any, device: str) -> Any:
-    """The same structure on a device."""
+    """Move a structure to a device."""
     changed = {
         name: value.to(device) if isinstance(value, Tensor) else to(value, device)
         for name, value in vars(structure).items()
@@ -82,7 +84,7 @@ def to(structure: Any, device: str) -> Any:
 
 
 def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
-    """The batch of these sentences, by their places in what was packed, on its device."""
+    """A padded batch of sentences, given by their indices in the pack, on the pack's device."""
     rows = torch.tensor(sentences, device=packed["lengths"].device)
     lengths = packed["lengths"][rows]
     values = {
@@ -93,6 +95,7 @@ def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
         if name != "lengths"
     }
     relations = values.pop("relations", None)
+    # All remaining tensors are of one class, whose name stands before the dot.
     kind = KINDS[next(iter(values)).partition(".")[0]]
     arguments: dict[str, Any] = {name.partition(".")[2]: value for name, value in values.items()}
     structure: Any = kind(**arguments, lengths=lengths)
@@ -100,7 +103,7 @@ def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
 
 
 def _named(structure: Any) -> dict[str, Tensor]:
-    """The tensors of a structure by the names of `GROWING`, and its lengths."""
+    """The tensors of a structure by their names in `GROWING`, with its lengths."""
     if isinstance(structure, LabelledArcs):
         return {**_named(structure.arcs), "relations": structure.relations}
     kind = type(structure).__name__
@@ -112,12 +115,12 @@ def _named(structure: Any) -> dict[str, Tensor]:
 
 
 def _inside(lengths: Tensor, growing: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """[B, ...]: True on what belongs to the sentences."""
+    """[B, ...]: True on entries inside the sentences, False on padding."""
     inside = torch.ones(shape[: 1 + len(growing)], dtype=torch.bool, device=lengths.device)
-    for place, extra in enumerate(growing, start=1):
-        valid = valid_positions(lengths + extra, shape[place])
+    for dimension, extra in enumerate(growing, start=1):
+        valid = valid_positions(lengths + extra, shape[dimension])
         dimensions = [len(lengths)] + [1] * len(growing)
-        dimensions[place] = -1
+        dimensions[dimension] = -1
         inside &= valid.view(dimensions)
     return inside
 

@@ -9,10 +9,10 @@
 | 3 | token softmax => linear chain | `tokens_to_chain` |
 | 4 | labelled spans => token softmax on BIOES tags | `spans_to_tokens` |
 
-Beside them `unchanged`, where a teacher's marginals are the student's as they stand, and
-`heads_to_trees`. Source: Wang et al. 2021, section 3. `local` is a temperature of the marginals,
-as the released code has it: to the power 1 / local, renormalised among the alternatives at a
-place; 1 leaves them alone. Teacher and student have the same labels in the same order.
+Beside them `unchanged`, if the teacher's marginals are the student's as they are, and
+`heads_to_trees`. Source: Wang et al. 2021, section 3. `local` is a temperature of the marginals, as
+in the released code: they are raised to the power 1 / local and renormalised among the alternatives
+at a position; 1 leaves them unchanged. Teacher and student have the same labels in the same order.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from l2kd_ray.distill.structured.token import Tokens
 
 
 def unchanged(teacher: Structure, local: float = 1.0) -> Parts:
-    """Same substructures, one alternative a place: tokens => tokens, arcs => arcs."""
+    """The teacher's marginals as they are, for equal substructures (tokens => tokens)."""
     return tuple(soften(mu, local) for mu in teacher.marginals())
 
 
 def chain_to_chain(teacher: Chain, local: float = 1.0) -> ChainParts:
-    """Case 1a."""
+    """Case 1a: the chain's marginals."""
     if local == 1.0:
         return teacher.marginals()
     pairs, first, last = teacher.pair_marginals()

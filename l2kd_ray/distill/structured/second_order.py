@@ -42,7 +42,7 @@ class SecondOrder:
         return self.mean_field().marginals()
 
     def mean_field(self) -> Heads:
-        """The distribution after the rounds, which a parser is trained and decoded by.
+        """The distribution after the rounds, by which a parser is trained and decoded.
 
         A round sets log Q_i(h) to arcs(i, h) + sum_k Q_k(h) siblings(i, h, k)
         + sum_g Q_h(g) grandparents(i, h, g) + sum_k Q_k(i) grandparents(k, i, h), up to a constant.

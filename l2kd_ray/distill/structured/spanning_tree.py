@@ -1,7 +1,7 @@
-"""Maximum spanning trees (Chu and Liu 1965, Edmonds 1967), with one root where asked.
+"""Maximum spanning trees (Chu and Liu 1965, Edmonds 1967), optionally with a single root.
 
-The best head of every word is taken for the whole batch; only sentences in which that is no tree
-are solved one by one, in numpy: contraction of cycles has no batched form.
+The best head of every word is taken for the whole batch. Only sentences in which that is no tree
+are solved one by one in numpy: the contraction of cycles has no batched form.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def best_trees(scores: Tensor, lengths: Tensor, single_root: bool = True) -> Ten
 def is_tree(heads: Tensor) -> Tensor:
     """[B]: whether every word of heads [B, n] reaches the root."""
     ancestor = torch.nn.functional.pad(heads, (1, 0))  # the root is its own head
+    # Each round doubles the distance looked ahead, so log2(n) rounds reach the root.
     for _ in range(heads.shape[1].bit_length()):
         ancestor = ancestor.gather(1, ancestor)
     return (ancestor == 0).all(1)
@@ -79,11 +80,12 @@ def _contract(weights: Floats) -> Ints:
     tree = _contract(smaller)
     broken = cycle[entering[:, tree[size]].argmax()]
     from_cycle = cycle[leaving.argmax(1)]
-    found = heads.copy()
-    found[rest] = np.where(tree[:size] == size, from_cycle, rest[tree[:size] % size])
-    found[broken] = rest[tree[size]]
-    found[0] = 0
-    return found
+    expanded = heads.copy()
+    # The modulo only keeps the index valid where `from_cycle` is chosen anyway.
+    expanded[rest] = np.where(tree[:size] == size, from_cycle, rest[tree[:size] % size])
+    expanded[broken] = rest[tree[size]]
+    expanded[0] = 0
+    return expanded
 
 
 def _cycle(heads: Ints) -> Ints | None:

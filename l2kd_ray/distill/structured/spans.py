@@ -22,7 +22,7 @@ from l2kd_ray.distill.structured.structure import (
 )
 
 
-class Messages(NamedTuple):
+class SpanMessages(NamedTuple):
     """Log messages of the dynamic programme, float64."""
 
     before: Tensor  # [B, n]: alpha_t, all segmentations of the tokens before t
@@ -50,7 +50,7 @@ class Spans:
         return (self.scores,)
 
     def log_partition(self) -> Tensor:
-        """[B]; its gradient is the marginals, in closed form."""
+        """[B]: log Z; its gradient is the marginals, in closed form."""
         needed = wants_gradient((self.scores,))
         with torch.no_grad():
             scores = self._clean()
@@ -101,20 +101,21 @@ class Spans:
         return replace(self, scores=self.scores / temperature)
 
     def _clean(self) -> Tensor:
-        """The scores, -inf on what is no span of the sentence."""
+        """The scores, with -inf on everything that is not a span of the sentence."""
         n = self.scores.shape[1]
         legal = torch.ones(n, n, dtype=torch.bool, device=self.scores.device).triu()
         legal = legal & self.valid[:, None]
         return self.scores.masked_fill(~legal[..., None], -torch.inf)
 
     def _words(self) -> Tensor:
-        """[n, n]: segments of one token, which may also be outside all spans."""
+        """[n, n]: True on segments of one token, which may also be outside all spans."""
         return torch.eye(self.scores.shape[1], dtype=torch.bool, device=self.scores.device)
 
-    def _messages(self, scores: Tensor) -> Messages:
-        """beta is alpha of the flipped sentence, so that one loop over positions computes both.
+    def _messages(self, scores: Tensor) -> SpanMessages:
+        """The log messages of both directions, computed by one loop over positions.
 
-        Padding is words outside all spans, which score 0.
+        beta is alpha of the flipped sentence. Padding counts as words outside all spans, which
+        score 0.
         """
         segments = scores.logsumexp(-1).double()
         B, n, _ = segments.shape
@@ -124,9 +125,9 @@ class Spans:
         alpha = segments.new_zeros(2, B, n + 1)
         for j in range(n):
             alpha[..., j + 1] = (alpha[..., : j + 1] + by_end[j, ..., : j + 1]).logsumexp(-1)
-        return Messages(alpha[0, :, :n], alpha[1].flip(-1)[:, 1:], alpha[0, :, n])
+        return SpanMessages(alpha[0, :, :n], alpha[1].flip(-1)[:, 1:], alpha[0, :, n])
 
-    def _marginals(self, scores: Tensor, messages: Messages) -> Tensor:
+    def _marginals(self, scores: Tensor, messages: SpanMessages) -> Tensor:
         before, after, log_z = messages
         around = before[:, :, None] + after[:, None, :] - log_z[:, None, None]
         return (scores + around.to(scores.dtype)[..., None]).exp_()

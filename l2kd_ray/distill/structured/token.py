@@ -1,4 +1,4 @@
-"""Token softmax: one label a position, each position on its own."""
+"""Token softmax: one label per position, all positions independent."""
 
 from __future__ import annotations
 
@@ -57,8 +57,11 @@ class Tokens:
 
     @torch.no_grad()
     def n_best(self, k: int) -> tuple[Tensor, Tensor]:
-        """As `Chain.n_best`. No sequence among the k best has a label that is not among its
-        position's k best, so k^2 sums a position do."""
+        """The k best label sequences and their scores, as in `Chain.n_best`.
+
+        A sequence among the k best only has labels that are among the k best of their position, so
+        k^2 sums per position suffice.
+        """
         values, labels = self._clean.topk(min(k, self.emissions.shape[-1]), dim=-1)
         values[:, :, 1:].masked_fill_(~self.valid[..., None], -torch.inf)  # padding: one label
         width = values.shape[-1]
@@ -67,11 +70,11 @@ class Tokens:
             reached = (best[:, :, None] + values[:, t, None, :]).flatten(1)
             best, origin = reached.topk(min(k, reached.shape[1]), dim=-1)
             origins.append(origin)
-        place, path = torch.arange(best.shape[1], device=best.device).expand_as(best), []
+        index, path = torch.arange(best.shape[1], device=best.device).expand_as(best), []
         for t in reversed(range(len(origins))):
-            origin = origins[t].gather(1, place)
+            origin = origins[t].gather(1, index)
             path.append(labels[:, t].gather(1, origin % width))
-            place = origin // width
+            index = origin // width
         missing = k - best.shape[1]
         paths = torch.stack(path[::-1], -1) * self.valid[:, None]
         return F.pad(paths, (0, 0, 0, missing)), F.pad(best, (0, missing), value=-torch.inf)

@@ -1,10 +1,10 @@
 """Non-projective dependency trees: the matrix-tree theorem (Koo et al. 2007).
 
-The sum over trees is the determinant of the Laplacian of exp(scores); for trees with one root the
-root's arcs take the place of the first word's column. Marginals come from its inverse.
+The sum over trees is the determinant of the Laplacian of exp(scores); for trees with a single root
+the root's arcs replace the first word's column. Marginals come from its inverse.
 
-Where words prefer each other as heads by far, the Laplacian is singular to float64. Its
-condition shows it, and those sentences are done again by eliminating one word after the other,
+If words strongly prefer each other as heads, the Laplacian is singular in float64. Its condition
+number shows this, and those sentences are solved again by eliminating one word after the other,
 which adds and never subtracts (Grassmann et al. 1985).
 """
 
@@ -19,18 +19,18 @@ from l2kd_ray.distill.structured.arcs import Arcs
 from l2kd_ray.distill.structured.spanning_tree import best_trees
 from l2kd_ray.distill.structured.structure import Parts, logsumexp, with_gradient
 
-# By how much a relative error of the Laplacian's entries may grow: 1e-16 becomes 1e-10.
+# Largest growth of relative errors that is accepted: 1e-16 in the Laplacian becomes 1e-10.
 CONDITION = 1e6
 
 
 @dataclass(frozen=True, eq=False)
 class NonProjective(Arcs):
-    """P(y) over the trees y that span the sentence; with one arc from the root, or with any."""
+    """P(y) over the trees y that span the sentence, with one arc from the root or any number."""
 
     single_root: bool = True
 
     def log_partition(self) -> Tensor:
-        """[B]; its gradient is the marginals, in closed form."""
+        """[B]: log Z; its gradient is the marginals, in closed form."""
         with torch.no_grad():
             log_z, marginals = self._infer()
         return with_gradient(log_z, (self.scores,), (marginals,))
@@ -49,24 +49,25 @@ class NonProjective(Arcs):
         """log Z [B] and the marginals [B, n, n+1]."""
         scores = self.potentials()[0].double()
         log_z, marginals, condition = self._matrix_tree(scores[..., 0], scores[..., 1:])
+        # Written as "not below" so that a condition of nan is solved again, too.
         again = (~(condition < CONDITION)).nonzero().flatten()
         if len(again):
             log_z[again], marginals[again] = self._eliminate(scores[again], self.lengths[again])
         return log_z.to(self.scores.dtype), marginals.clamp_(min=0.0).to(self.scores.dtype)
 
     def _matrix_tree(self, root: Tensor, words: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """log Z, marginals and the condition [B] from the scores of arcs to root and words.
+        """log Z, marginals and condition [B], from the scores of arcs to the root and to words.
 
-        Entries off by a share e put log Z off by n e times the condition at most.
+        A relative error e of the entries changes log Z by at most n e times the condition.
         """
-        # a factor that all arcs of a word share, and one that all arcs of the root do
+        # Factored out before exp: a factor per word, and one for all arcs of the root.
         row = words.amax(-1) if self.single_root else torch.maximum(words.amax(-1), root)
         row = torch.where(row.isfinite(), row, root).masked_fill(~self.valid, 0.0)
         root, words = root - row, (words - row[..., None]).exp_()
         column = root.amax(-1) if self.single_root else torch.zeros_like(root[:, 0])
         root = (root - column[:, None]).exp_()
         out = words.sum(-1) if self.single_root else words.sum(-1) + root
-        laplacian = torch.diag_embed(out + ~self.valid) - words  # 1 for a word of padding
+        laplacian = torch.diag_embed(out + ~self.valid) - words  # 1 for padding
         if self.single_root:
             laplacian[..., 0] = root
         factors, pivots, _ = torch.linalg.lu_factor_ex(laplacian)
@@ -83,7 +84,7 @@ class NonProjective(Arcs):
         return log_z, marginals, condition
 
     def _eliminate(self, scores: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The same for scores [K, n, n+1], in log space, one step a word and by autograd."""
+        """As `_matrix_tree`, for scores [K, n, n+1]: in log space, word by word, by autograd."""
         first = torch.zeros_like(lengths)
         if self.single_root:  # a word that can head all others: the eliminations never end in it
             first = (best_trees(scores, lengths) == 0).int().argmax(-1)

@@ -1,7 +1,7 @@
-"""Readers of upstream data, one a format: `READERS[name].read(location, options)`.
+"""Readers of upstream data, one per format: `READERS[name].read(location, options)`.
 
-A reader sees a location and its options and nothing else; what it returns is a function of the
-file's bytes and the options. Its `version` is raised when that function changes.
+A reader's only inputs are a location and options; its output is a function of the file's bytes and
+the options. Its `version` is raised when that function changes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from l2kd_ray.tasks.spec import Format
 
 @dataclass(frozen=True)
 class Reader:
+    """A function that reads examples, with its version and needs."""
+
     version: int
     read: Callable[[str, Mapping[str, str]], list[Example]]
     """(location, options) -> examples in upstream order."""
     of_file: bool = True
-    """Whether the location is a file."""
+    """True if the location is a file."""
     per_split: bool = False
-    """Whether it must be told the split (the option `split`)."""
+    """True if the reader needs the split (the option `split`)."""
     note: str = ""
-    """What to know of the format when reading scores of its data."""
+    """Remark on the format for readers of its scores."""
 
 
 READERS: Mapping[str, Reader] = {
@@ -47,8 +49,9 @@ READERS: Mapping[str, Reader] = {
 
 
 def reader_of(name: Format) -> Reader:
-    """A built-in reader, or one from outside: (path, options) -> examples in upstream order.
+    """A built-in reader, or a plug-in: (path, options) -> examples in upstream order.
 
-    Raises: InputError where a reader from outside cannot be imported.
+    Raises: InputError if the plug-in cannot be imported.
     """
+    # The version of a plug-in is always 0: its source digest is part of its identity.
     return READERS[name] if isinstance(name, str) else Reader(0, name.load())

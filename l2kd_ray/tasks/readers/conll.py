@@ -1,4 +1,4 @@
-"""Labelled sentences: CoNLL columns, CoNLL-U, and unlabelled text, one sentence a line.
+"""Labelled sentences: CoNLL columns, CoNLL-U, and unlabelled text, one sentence per line.
 
     context   "U.N. official Ekeus"    the words; a space inside a word becomes U+00A0
     answer    "S-ORG O S-PER"          tags (`conll`), in BIOES whatever the file has
@@ -7,9 +7,9 @@
 
 Options of `conll`: `column.text` and `column.label`, the columns by number from 0, or from -1
 backwards (default: the first and the last); `scheme`, the tags' scheme (`bioes`, `iob2`). IOB1,
-IOB2 and BIOES are read alike, and need not be told apart. All take `question` (default: none).
+IOB2 and BIOES are read alike and need not be told apart. All take `question` (default: none).
 
-CoNLL-U's multiword tokens and empty nodes are no words of the basic tree, and are skipped.
+CoNLL-U's multiword tokens and empty nodes are not words of the basic tree, and are skipped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from l2kd_ray.tasks.readers.files import read_text
 from l2kd_ray.tasks.tagging import Scheme, spans, tags
 
 _TAG = re.compile(r"O|[BIES]-\S+")
-Row = tuple[str, list[str]]
-"""(where it lies, its cells)"""
-Labelled = tuple[Sequence[str], Sequence[str]]
+ColumnRow = tuple[str, list[str]]
+"""(where the row is, its cells)."""
+LabelledSentence = tuple[Sequence[str], Sequence[str]]
 """The words of a sentence and their labels."""
 
 
@@ -53,7 +53,7 @@ def read_text_lines(location: str, options: Mapping[str, str]) -> list[Example]:
     return _examples(((line, ()) for line in lines if line), options)
 
 
-def _examples(sentences: Iterator[Labelled], options: Mapping[str, str]) -> list[Example]:
+def _examples(sentences: Iterator[LabelledSentence], options: Mapping[str, str]) -> list[Example]:
     return [
         Example(
             str(number),
@@ -65,9 +65,9 @@ def _examples(sentences: Iterator[Labelled], options: Mapping[str, str]) -> list
     ]
 
 
-def _blocks(location: str, comment: str | None = None) -> Iterator[list[Row]]:
-    """The rows between empty lines."""
-    rows: list[Row] = []
+def _blocks(location: str, comment: str | None = None) -> Iterator[list[ColumnRow]]:
+    """The blocks of rows between empty lines."""
+    rows: list[ColumnRow] = []
     for number, line in enumerate(read_text(location).split("\n"), start=1):
         line = line.rstrip("\r")
         if not line.strip():
@@ -86,7 +86,7 @@ def _number(column: str, role: str, location: str) -> int:
         return int(column)
     except ValueError:
         raise InputError(
-            "a column of a CoNLL file is a number",
+            "the columns of a CoNLL file are given by number",
             where=location,
             key=f"columns.{role}",
             got=column,
@@ -94,7 +94,7 @@ def _number(column: str, role: str, location: str) -> int:
         ) from None
 
 
-def _word_and_tag(row: Row, columns: Sequence[int]) -> tuple[str, str]:
+def _word_and_tag(row: ColumnRow, columns: Sequence[int]) -> tuple[str, str]:
     where, cells = row
     # A row of one cell has a word and no tag, and its last column would be the word.
     if len(cells) < 2 or any(not -len(cells) <= column < len(cells) for column in columns):
@@ -115,12 +115,13 @@ def _word_and_tag(row: Row, columns: Sequence[int]) -> tuple[str, str]:
     return word, tag
 
 
-def _retagged(sentence: Sequence[tuple[str, str]], scheme: Scheme) -> Labelled:
+def _retagged(sentence: Sequence[tuple[str, str]], scheme: Scheme) -> LabelledSentence:
     words, given = zip(*sentence, strict=True)
     return words, tags(spans(given), len(words), scheme)
 
 
-def _tree(rows: Sequence[Row]) -> Labelled:
+def _tree(rows: Sequence[ColumnRow]) -> LabelledSentence:
+    # Multiword tokens have ids such as 1-2, empty nodes such as 1.1.
     rows = [row for row in rows if not re.fullmatch(r"\d+[-.]\d+", row[1][0])]
     words, labels = [], []
     for number, (where, cells) in enumerate(rows, start=1):
@@ -131,7 +132,7 @@ def _tree(rows: Sequence[Row]) -> Labelled:
         head, relation = cells[6], cells[7]
         if not head.isdecimal() or int(head) > len(rows) or not re.fullmatch(r"\S+", relation):
             raise InputError(
-                "the word has no head",
+                "the word has no valid head",
                 where=where,
                 got=(head, relation),
                 expected=f"HEAD from 0 to {len(rows)}, and DEPREL",

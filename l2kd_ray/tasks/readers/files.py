@@ -1,4 +1,4 @@
-"""Files at the door: read, decoded and parsed, or refused with the place of what is wrong."""
+"""Files are read, decoded and parsed here, or refused with the position of the fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from l2kd_ray.errors import InputError
 
 _RACY_NS = 2 * 10**9
-"""A file changed so short ago may change again and show the same time: file systems are coarse."""
+"""Age below which a file's time is not trusted: with coarse clocks it may change unnoticed."""
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -25,13 +25,13 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def decode(data: bytes, where: str) -> str:
-    """UTF-8, with or without a byte order mark."""
+    """Decode UTF-8, with or without a byte order mark."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(
-            "not UTF-8",
+            "the file is not UTF-8",
             where=f"{where}:{line}",
             got=data[error.start : error.start + 8],
             expected="text in UTF-8",
@@ -55,7 +55,7 @@ def parse_json(text: str, where: str, first_line: int = 1) -> Any:
 
 
 def digest(path: str | Path) -> str:
-    """sha256 of a file's bytes, remembered by its path, size and time of change."""
+    """sha256 of a file's bytes, cached by its path, size and modification time."""
     try:
         stat = Path(path).stat()
     except OSError as error:
@@ -63,10 +63,11 @@ def digest(path: str | Path) -> str:
             f"cannot read the file: {error.strerror}",
             where=str(path),
             expected="a file",
-            fix="on a cluster, data files must lie at the same path on every machine",
+            fix="on a cluster, data files must have the same path on every machine",
         ) from None
     if time.time_ns() - stat.st_mtime_ns < _RACY_NS:
         return _hash(path)
+    # Size and time only serve as the cache's key.
     return _remembered(str(path), stat.st_size, stat.st_mtime_ns)
 
 

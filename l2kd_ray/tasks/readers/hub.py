@@ -14,14 +14,14 @@ from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import tables
 
 TIMEOUT = 5.0
-"""Seconds that the hub has to answer which commit a revision is."""
+"""Seconds that the hub has to say which commit a revision is."""
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     return tables.read_rows(rows(options), options)
 
 
-def rows(options: Mapping[str, str]) -> Iterator[tables.Row]:
+def rows(options: Mapping[str, str]) -> Iterator[tables.TableRow]:
     import datasets
 
     hub, split = options["hub"], options["split"]
@@ -29,7 +29,7 @@ def rows(options: Mapping[str, str]) -> Iterator[tables.Row]:
         table = datasets.load_dataset(
             hub, options.get("config"), split=split, revision=options["commit"]
         )
-    except Exception as error:  # the libraries below raise what they like
+    except Exception as error:  # the libraries below raise errors of many types
         raise _unreachable(hub, error, key=split) from None
     names = {
         column: feature.names
@@ -39,7 +39,7 @@ def rows(options: Mapping[str, str]) -> Iterator[tables.Row]:
     for number, row in enumerate(table):
         cells: dict[str, Any] = dict(row)
         for column, labels in names.items():
-            # A user's own texts of the labels go before those of the hub.
+            # The user's texts of labels take precedence over the hub's.
             if f"label.{cells[column]}" not in options and 0 <= cells[column] < len(labels):
                 cells[column] = labels[cells[column]]
         yield f"{hub}: {split}[{number}]", cells
@@ -48,8 +48,9 @@ def rows(options: Mapping[str, str]) -> Iterator[tables.Row]:
 def commit(hub: str, revision: str | None) -> str:
     """The commit (40 hex digits) of a hub dataset's revision.
 
-    The hub is asked for a full commit, too: where it does not answer, this says so in seconds, and
-    `datasets` in half a minute. With HF_HUB_OFFLINE set, a full commit is taken from the cache.
+    The hub is asked even for a full commit: if it does not answer, this fails within seconds, while
+    `datasets` would take half a minute. With HF_HUB_OFFLINE set, a full commit comes from the
+    cache.
 
     Raises:
         InputError: there is no such dataset or revision, or the hub cannot be reached.
@@ -66,7 +67,7 @@ def commit(hub: str, revision: str | None) -> str:
 
 
 def splits(hub: str, config: str | None, revision: str) -> list[str]:
-    """Names of the dataset's splits."""
+    """The names of a dataset's splits."""
     import datasets
 
     try:

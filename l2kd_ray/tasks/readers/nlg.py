@@ -1,8 +1,8 @@
 """Data-to-text as released: RNNLG (shawnwun/RNNLG) and the E2E challenge (tuetschek/e2e-dataset).
 
-Both hold several texts for one meaning. Training unfolds them, one example a text; dev and test
-keep them together as references. This is how the original L2KD files were made: RNNLG's second
-text is the output of a handcrafted system, and they take it like the first.
+Both hold several texts for one meaning. Training has one example per text; dev and test keep the
+texts together as references. This is how the original L2KD files were made: RNNLG's second text is
+the output of a handcrafted system, which they treat like the first.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ _E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_r
 
 
 def read_rnnlg(location: str, options: Mapping[str, str]) -> list[Example]:
-    """A list of [act, text, text] behind lines of comment."""
+    """A list of [act, text, text] after lines of comment."""
     lines = read_text(location).split("\n")
-    # Comments become blank, so that an error still names the line of the file.
+    # Comments become empty lines, so that an error still names the line of the file.
     text = "\n".join("" if line.startswith("#") else line for line in lines)
     rows = parse_json(text, location)
     if not isinstance(rows, list):
-        raise InputError("not RNNLG's form", where=location, expected="a list of [act, text, ...]")
+        raise InputError(
+            "not in RNNLG's form", where=location, expected="a list of [act, text, ...]"
+        )
     for number, row in enumerate(rows):
         strings = isinstance(row, list) and all(isinstance(cell, str) for cell in row)
         if not strings or len(row) < 2 or not all(cell.strip() for cell in row):
             raise InputError(
-                "not RNNLG's form",
+                "not in RNNLG's form",
                 where=f"{location}: record {number}",
                 got=row,
                 expected="[act, text, ...], no text empty",
@@ -70,7 +72,7 @@ def _e2e_pairs(location: str, split: str) -> Iterable[tuple[str, str]]:
             names = [n for n in archive.namelist() if n.rpartition("/")[2] == _E2E_FILES[split]]
             if not names:
                 raise InputError(
-                    "not the E2E archive",
+                    "the archive is not that of the E2E challenge",
                     where=location,
                     got=archive.namelist(),
                     expected=_E2E_FILES[split],
@@ -82,7 +84,7 @@ def _e2e_pairs(location: str, split: str) -> Iterable[tuple[str, str]]:
         meaning, text = row.get("mr"), row.get("ref")
         if not meaning or not text or not text.strip():
             raise InputError(
-                "not E2E's form",
+                "not in E2E's form",
                 where=f"{location}:{reader.line_num}",
                 got=row,
                 expected="the columns mr and ref, none empty",

@@ -3,8 +3,8 @@
     {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text"}]}]}]}]}
 
 Several answers are references. An id such as `en_3_1` (decaNLP's WOZ: language, dialogue, turn)
-puts the example into the group `en_3`, unless the item says its "group". The original's files
-repeat some ids; the repeated one gets "#2".
+puts the example into the group `en_3`, unless the item has a "group". The original's files repeat
+some ids; repeated ones get "#2".
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     times: Counter[str] = Counter()
     for i, entry in enumerate(_list(document, "data", location)):
         for j, paragraph in enumerate(_list(entry, "paragraphs", f"{location}: data[{i}]")):
-            place = f"{location}: data[{i}].paragraphs[{j}]"
-            context = _text(paragraph, "context", place)
-            for k, qa in enumerate(_list(paragraph, "qas", place)):
-                example = _example(qa, context, len(examples), f"{place}.qas[{k}]")
+            where = f"{location}: data[{i}].paragraphs[{j}]"
+            context = _text(paragraph, "context", where)
+            for k, qa in enumerate(_list(paragraph, "qas", where)):
+                example = _example(qa, context, len(examples), f"{where}.qas[{k}]")
                 times[example.id] += 1
                 if (n := times[example.id]) > 1:
                     example = replace(example, id=f"{example.id}#{n}")
@@ -43,7 +43,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
 
 
 def write(path: str | Path, examples: Iterable[Example]) -> None:
-    """A file that `read` reads back as these examples (of one split: no id twice).
+    """Write a file that `read` reads back as these examples (of one split: no id twice).
 
     Raises:
         ValueError: an example without an answer, or with an empty one, which `read` refuses.
@@ -63,12 +63,12 @@ def write(path: str | Path, examples: Iterable[Example]) -> None:
     Path(path).write_bytes(json.dumps(document, ensure_ascii=False).encode())
 
 
-def _example(qa: Any, context: str, number: int, place: str) -> Example:
-    question = _text(qa, "question", place)
-    answers = tuple(_text(answer, "text", place) for answer in _list(qa, "answers", place))
+def _example(qa: Any, context: str, number: int, where: str) -> Example:
+    question = _text(qa, "question", where)
+    answers = tuple(_text(answer, "text", where) for answer in _list(qa, "answers", where))
     if not answers or not all(answer.strip() for answer in answers):
         raise InputError(
-            "an answer is empty", where=place, key="answers", expected="at least one, none empty"
+            "an answer is empty", where=where, key="answers", expected="at least one, none empty"
         )
     identity = str(qa.get("id", number))
     turn = _TURN.fullmatch(identity)
@@ -76,17 +76,17 @@ def _example(qa: Any, context: str, number: int, place: str) -> Example:
     return Example(identity, context, question, answers, None if group is None else str(group))
 
 
-def _list(value: Any, key: str, place: str) -> list[Any]:
-    found = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(found, list):
+def _list(value: Any, key: str, where: str) -> list[Any]:
+    items = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(items, list):
         raise InputError(
-            "not in the form of SQuAD", where=place, key=key, got=found, expected=_FORM
+            "not in the form of SQuAD", where=where, key=key, got=items, expected=_FORM
         )
-    return found
+    return items
 
 
-def _text(value: Any, key: str, place: str) -> str:
-    found = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(found, str):
-        raise InputError("text is missing", where=place, key=key, got=found, expected=_FORM)
-    return found
+def _text(value: Any, key: str, where: str) -> str:
+    text = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise InputError("text is missing", where=where, key=key, got=text, expected=_FORM)
+    return text

@@ -1,7 +1,7 @@
-"""Tables of text: JSONL, CSV (and the hub's rows), with columns renamed by the user.
+"""Tables of text: JSONL, CSV and the hub's rows, with columns renamed by the user.
 
-The context is the column `context` or `text`; the answer is `answer`, `answers` (a list of
-references) or `label`, a text or a number; the question (of pairs: the second text) is the column
+The context is the column `context` or `text`. The answer is `answer`, `answers` (a list of
+references) or `label`, a text or a number. The question (for pairs: the second text) is the column
 `question`, else the option `question`, else, for labels, `CLASSIFY_QUESTION`. `id` and `group` are
 read where they exist.
 
@@ -23,8 +23,8 @@ from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import parse_json, read_text
 
 CLASSIFY_QUESTION = "What category does the text belong to?"
-Row = tuple[str, Mapping[str, Any]]
-"""(where it lies, its cells)"""
+TableRow = tuple[str, Mapping[str, Any]]
+"""(where the row is, its cells)."""
 
 
 def read_jsonl(location: str, options: Mapping[str, str]) -> list[Example]:
@@ -35,12 +35,12 @@ def read_csv(location: str, options: Mapping[str, str]) -> list[Example]:
     return read_rows(csv_rows(location), options)
 
 
-def read_rows(rows: Iterator[Row], options: Mapping[str, str]) -> list[Example]:
+def read_rows(rows: Iterator[TableRow], options: Mapping[str, str]) -> list[Example]:
     return [_example(cells, number, options, where) for number, (where, cells) in enumerate(rows)]
 
 
-def jsonl_rows(location: str) -> Iterator[Row]:
-    # Not splitlines: a JSON text may hold U+2028 and its like.
+def jsonl_rows(location: str) -> Iterator[TableRow]:
+    # Not splitlines, which also splits at U+2028 and the like; JSON texts may contain these.
     for number, line in enumerate(read_text(location).split("\n"), start=1):
         if line.strip():
             where = f"{location}:{number}"
@@ -50,8 +50,8 @@ def jsonl_rows(location: str) -> Iterator[Row]:
             yield where, cells
 
 
-def csv_rows(location: str) -> Iterator[Row]:
-    """Rows under a header; cells are separated by tabs where the file's name ends in .tsv."""
+def csv_rows(location: str) -> Iterator[TableRow]:
+    """Rows under a header; cells are separated by tabs if the file's name ends in .tsv."""
     delimiter = "\t" if Path(location).suffix == ".tsv" else ","
     text = io.StringIO(read_text(location), newline="")
     reader = csv.DictReader(text, delimiter=delimiter, strict=True)
@@ -69,7 +69,7 @@ def csv_rows(location: str) -> Iterator[Row]:
         where = f"{location}:{reader.line_num}"
         if None in cells or None in cells.values():
             raise InputError(
-                "the row and the header differ in length",
+                "the row and the header have different lengths",
                 where=where,
                 got=list(cells.values()),
                 expected=f"the cells {', '.join(reader.fieldnames or ())}",
@@ -77,11 +77,11 @@ def csv_rows(location: str) -> Iterator[Row]:
         yield where, cells
 
 
-ROWS: Mapping[str, Callable[[str], Iterator[Row]]] = {"jsonl": jsonl_rows, "csv": csv_rows}
+ROWS: Mapping[str, Callable[[str], Iterator[TableRow]]] = {"jsonl": jsonl_rows, "csv": csv_rows}
 
 
-def has_labels(rows: Iterator[Row], options: Mapping[str, str]) -> bool:
-    """Whether the answers of a table are labels: whether its task is classification."""
+def has_labels(rows: Iterator[TableRow], options: Mapping[str, str]) -> bool:
+    """True if the answers of a table are labels, so that its task is classification."""
     where, cells = next(rows, ("", {}))
     return (
         bool(cells) and _pick(cells, ("answer", "answers", "label"), options, where)[0] == "label"
@@ -93,7 +93,7 @@ def _example(
 ) -> Example:
     _, context = _pick(cells, ("context", "text"), options, where)
     if not isinstance(context, str):
-        raise InputError("the context is no text", where=where, got=context, expected="text")
+        raise InputError("the context is not text", where=where, got=context, expected="text")
     role, value = _pick(cells, ("answer", "answers", "label"), options, where)
     answers = _answers(value, options, where)
     identity = cells.get(options.get("column.id", "id"), number)
@@ -110,7 +110,7 @@ def _example(
 def _pick(
     cells: Mapping[str, Any], roles: Sequence[str], options: Mapping[str, str], where: str
 ) -> tuple[str, Any]:
-    """The first of the roles that has a column, and its cell. A renamed role goes first."""
+    """The first of the roles that has a column, and its cell; renamed roles come first."""
     for role in sorted(roles, key=lambda role: f"column.{role}" not in options):
         renamed = options.get(f"column.{role}")
         if renamed is None and role in cells:
@@ -139,7 +139,7 @@ def _question(cells: Mapping[str, Any], role: str, options: Mapping[str, str], w
     if column in cells:
         if isinstance(question := cells[column], str):
             return question
-        raise InputError("the question is no text", where=where, got=question, expected="text")
+        raise InputError("the question is not text", where=where, got=question, expected="text")
     if "column.question" in options:
         raise _no_column(column, cells, where)
     default = CLASSIFY_QUESTION if role == "label" else None
@@ -158,10 +158,11 @@ def _answers(value: Any, options: Mapping[str, str], where: str) -> tuple[str, .
     answers = []
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, float) and math.isfinite(item):
-            item = f"{item:.7g}"  # 3.8, also of a column of single precision
+            item = f"{item:.7g}"  # gives 3.8, also for a column of single precision
         if not isinstance(item, str | int) or (isinstance(item, str) and not item.strip()):
             raise InputError("an answer is empty", where=where, got=value, expected="text")
         text = labels.get(f"label.{item}", str(item))
+        # An integer beyond the named labels is a mistake; other texts are taken as they are.
         if labels and text not in labels.values() and text.lstrip("-").isdigit():
             raise InputError(
                 "no such label", where=where, got=item, expected=", ".join(labels.values())

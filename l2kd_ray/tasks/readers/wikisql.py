@@ -3,8 +3,8 @@
     context   "The table has columns ... and key words ... -- how many ...?"   as decaNLP's
     answer    "SELECT COUNT col FROM table WHERE col = value"                  see `tasks.sql`
 
-That release holds no tables: a table's columns are those that some query of the file names (a
-partial schema, in alphabetical order, so that their order tells nothing).
+That release contains no tables: a table's columns are those that some query of the file names (a
+partial schema, in alphabetical order, which carries no information).
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ _QUERY = re.compile(
     r"SELECT (?:(MAX|MIN|COUNT|SUM|AVG) )?(?:TABLEalias0\.)?(.+?)_FIELD"
     r" FROM (?:TABLE AS TABLEalias0|table)(?: WHERE (.*))? ;"
 )
+# A value may contain AND, so a condition ends only where another one begins, or at the end.
 _NEXT = r"(?: AND (?=(?:TABLEalias0\.)?\S+_FIELD [=<>] )|$)"
 _CONDITION = re.compile(r"(?:TABLEalias0\.)?(.+?)_FIELD ([=<>]) (.*?)" + _NEXT)
 _VARIABLE = re.compile(r"\"?\b(var\d+)\b\"?")
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
-    """The split `options["split"]`; the columns of a table are gathered over all splits."""
+    """The split `options["split"]`; the columns of a table are collected over all splits."""
     data = read_bytes(location)
     try:
         text = decode(bz2.decompress(data) if data[:3] == b"BZh" else data, location)
     except (OSError, ValueError) as error:
-        raise InputError("not a whole bz2 file", where=location, got=str(error)) from None
+        raise InputError("the bz2 file is incomplete", where=location, got=str(error)) from None
     columns: dict[str, set[str]] = defaultdict(set)
     questions = []
     for column, aggregate, conditions, sentence in _queries(parse_json(text, location), location):
@@ -70,10 +71,10 @@ def _queries(entries: Any, location: str) -> Iterator[Parsed]:
     """Each question of the release with its query."""
     for number, entry in enumerate(entries):
         try:
-            found = _QUERY.fullmatch(entry["sql"][0])
-            if found is None:
+            query = _QUERY.fullmatch(entry["sql"][0])
+            if query is None:
                 raise ValueError(entry["sql"][0])
-            aggregate, column, where = found.groups(default="")
+            aggregate, column, where = query.groups(default="")
             clauses = _CONDITION.findall(where)
             examples = {variable["name"]: variable["example"] for variable in entry["variables"]}
             for sentence in entry["sentences"]:
@@ -83,7 +84,7 @@ def _queries(entries: Any, location: str) -> Iterator[Parsed]:
                 yield _name(column), aggregate, conditions, sentence
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
-                "not the form of text2sql-data's WikiSQL",
+                "not in the form of text2sql-data's WikiSQL",
                 where=f"{location}: record {number}",
                 got=f"{type(error).__name__}: {error}",
                 expected="{sql, variables, sentences: [{original, table-id, question-split}]}",
@@ -96,5 +97,5 @@ def _name(field: str) -> str:
 
 def _value(text: str, values: Mapping[str, str]) -> str:
     """A condition's value; the release's renaming of tables also hit the word "table" in values."""
-    text = _VARIABLE.sub(lambda found: values[found[1]], text.replace("TABLEalias0", "table"))
+    text = _VARIABLE.sub(lambda variable: values[variable[1]], text.replace("TABLEalias0", "table"))
     return " ".join(text.split())

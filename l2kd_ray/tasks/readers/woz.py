@@ -1,10 +1,10 @@
-"""WOZ 2.0 dialogues (nmrksic/neural-belief-tracker), one example a turn, as decaNLP's woz.en.
+"""WOZ 2.0 dialogues (nmrksic/neural-belief-tracker), one example per turn, as decaNLP's woz.en.
 
     context   "food, price range -- north please"   what the system asked or confirmed, the user
     answer    "area: north, food: thai; phone"      slots informed; requested ("None": neither)
 
-Slots come from `turn_label`, which is the authority; decaNLP takes the difference of belief states,
-which differs in 3 % of the turns. The group is the dialogue.
+Slots come from `turn_label`, the annotation; decaNLP takes the difference of belief states, which
+differs in 3 % of the turns. The group is the dialogue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
                 examples.append(Example(f"{i}_{j}", context, QUESTION, (answer,), str(i)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            "not WOZ's form",
+            "not in WOZ's form",
             where=f"{location}: turn {len(examples)} of all",
             got=f"{type(error).__name__}: {error}",
             expected="[{dialogue: [{transcript, system_acts, turn_label}]}]",
@@ -38,10 +38,10 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
 
 
 def _context(turn: Mapping[str, Any]) -> str:
-    """A system act is a slot asked for, or a [slot, value] to confirm."""
+    """The system's acts (a requested slot, or a [slot, value] to confirm) and the user's text."""
     acts = [act if isinstance(act, str) else ": ".join(act) for act in turn["system_acts"]]
-    said = " ".join(turn["transcript"].split())
-    return f"{', '.join(acts)} -- {said}" if acts else said
+    utterance = " ".join(turn["transcript"].split())
+    return f"{', '.join(acts)} -- {utterance}" if acts else utterance
 
 
 def _answer(labels: list[tuple[str, str]]) -> str:

@@ -33,7 +33,7 @@ FIRST, SECOND = "first", "second"
 
 
 class BiLSTM(nn.Module):
-    """A body of classifiers; pairs are told from single texts by their second tensor."""
+    """A classifier's body; a pair of texts is recognised by the second tensor of its inputs."""
 
     kind = "bilstm"
 
@@ -62,20 +62,20 @@ class BiLSTM(nn.Module):
     def build(
         cls, words: Words, seed: int, settings: Mapping[str, Any], vectors: Path | None = None
     ) -> BiLSTM:
-        """Weights drawn from `seed`; embeddings from a GloVe text file where it has the word.
+        """Draw the weights from `seed`; embeddings come from a GloVe file where it has the word.
 
         Raises: ValueError as `read_vectors` does.
         """
         torch.manual_seed(seed)
         model = cls(words, **settings)
         if vectors is not None:
-            found = read_vectors(vectors, words, model.embed.embedding_dim)
-            model.embed.weight.data = with_vectors(model.embed.weight.data, found)
+            vectors_found = read_vectors(vectors, words, model.embed.embedding_dim)
+            model.embed.weight.data = with_vectors(model.embed.weight.data, vectors_found)
         return model
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> BiLSTM:
-        """From a folder of `save`."""
+        """Load a model from a folder that `save` wrote."""
         model = cls(Words(json.loads((folder / WORDS).read_text("utf-8"))), **settings)
         model.load_state_dict(load_file(folder / WEIGHTS))
         return model
@@ -85,7 +85,7 @@ class BiLSTM(nn.Module):
         (folder / WORDS).write_text(json.dumps(self.words.known, ensure_ascii=False), "utf-8")
 
     def width(self, pair: bool) -> int:
-        """Of what the heads read."""
+        """Width of the vectors that the heads read."""
         return (16 if pair else 8) * self.encode.hidden_size
 
     @property
@@ -93,7 +93,7 @@ class BiLSTM(nn.Module):
         return self.embed.weight
 
     def prepare(self, texts: Texts) -> Inputs:
-        """Texts or pairs, each text cut to `max_length` words.
+        """Encode texts or pairs, each text cut to `max_length` words.
 
         Raises: ValueError as `check_texts` does.
         """
@@ -113,14 +113,14 @@ class BiLSTM(nn.Module):
         )
 
     def blank(self, batch: int, length: int, pair: bool) -> Inputs:
-        """Texts of `length` words that say nothing, to measure time with."""
+        """Texts of `length` unknown words, for measuring time."""
         ids = torch.full((batch, length), UNKNOWN)
         return Inputs({FIRST: ids, SECOND: ids} if pair else {FIRST: ids})
 
     def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
-        """Hidden states are those of the first text: ReLU(FF(Emb(x))), X, X'.
+        """The states of a batch; hidden states (first text): ReLU(FF(Emb(x))), X, X'.
 
-        Raises: ValueError where something else is wanted: its attention is no Transformer's.
+        Raises: ValueError if attentions are wanted: a BiLSTM has none like a Transformer's.
         """
         check_wanted(wanted, frozenset({"hidden", "feature"}))
         ids = list(inputs.tensors.values())
@@ -140,7 +140,7 @@ class BiLSTM(nn.Module):
         )
 
     def _integrated(self, x: Tensor, mask: Tensor, y: Tensor, other: Tensor) -> Tensor:
-        """X' [B, n, 2h], from X, and what each of its tokens sees of Y."""
+        """X' [B, n, 2h], from X and the attention of its tokens over Y."""
         affinity = x @ y.transpose(1, 2)
         context = affinity.masked_fill(~other.unsqueeze(1), -torch.inf).softmax(-1) @ y
         return _run(self.integrate, torch.cat([x, x - context, x * context], -1), mask)
@@ -161,7 +161,7 @@ class BiLSTM(nn.Module):
 
 
 def check_bilstm(settings: Mapping[str, Any]) -> None:
-    """Raises: ValueError for a setting that the model has not."""
+    """Raises ValueError for a setting that the model does not have."""
     known = ("embedding", "hidden", "dropout", "max_length")
     for name in settings:
         if name not in known:
@@ -173,7 +173,8 @@ def _bilstm(inputs: int, hidden: int) -> nn.LSTM:
 
 
 def _run(lstm: nn.LSTM, states: Tensor, mask: Tensor) -> Tensor:
-    """[B, n, 2h]: over the tokens alone, 0 on padding, whatever the longest text is."""
+    """[B, n, 2h]: outputs on the tokens, 0 on padding, independent of the batch's longest text."""
+    # pack_padded_sequence requires lengths on the CPU.
     lengths = mask.sum(1).cpu()
     packed = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
     output, _ = pad_packed_sequence(lstm(packed)[0], True, total_length=states.shape[1])

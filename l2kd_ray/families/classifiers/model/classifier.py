@@ -1,4 +1,4 @@
-"""A classifier: one body for all tasks, a head each."""
+"""A classifier: one body for all tasks, and a head for each."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ SETTINGS, HEADS = "classifier.json", "heads.safetensors"
 
 
 class Classifier(nn.Module):
-    """`heads`: the number of outputs of each task (1: a regression); `pairs`: tasks of two texts.
+    """One body with a linear head for each task.
 
-    The heads' weights are drawn from (seed, task): a task more leaves the others' as they are.
+    Args:
+        heads: the number of outputs of each task (1: a regression).
+        pairs: the tasks that have two texts.
+        seed: each head's weights are drawn from (seed, task), so that adding a task leaves the
+            other heads as they are.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class Classifier(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Classifier:
-        """A model from a folder of `save`, in float32."""
+        """Load a model in float32 from a folder that `save` wrote."""
         saved = json.loads((folder / SETTINGS).read_text("utf-8"))
         body = BODIES[saved["body"]].load(folder, saved["settings"])
         model = cls(body, saved["heads"], saved["pairs"])
@@ -54,7 +58,7 @@ class Classifier(nn.Module):
         return model
 
     def save(self, folder: Path) -> None:
-        """The body's files (an encoder's are a Hugging Face folder), the heads beside them."""
+        """Write the body's files (an encoder's are a Hugging Face folder) and the heads."""
         self.body.save(folder)
         save_file(self.layers.state_dict(), folder / HEADS)
         settings = {
@@ -66,29 +70,32 @@ class Classifier(nn.Module):
         (folder / SETTINGS).write_text(json.dumps(settings, indent=1), "utf-8")
 
     def prepare(self, texts: Texts) -> Inputs:
-        """On the CPU; see `Inputs.to`."""
+        """Encode texts on the CPU; see `Inputs.to`."""
         return self.body.prepare(texts)
 
     def forward(
         self, inputs: Inputs, task: str, *, wanted: frozenset[str] = frozenset()
     ) -> Outputs:
-        """One task's logits, and what is `wanted` of hidden, attentions, feature.
+        """One task's logits, and what `wanted` names of hidden, attentions, feature.
 
-        Raises: ValueError: no such task, or the body does not know what is wanted.
+        Raises: ValueError: no such task, or the body cannot return what is wanted.
         """
         if task not in self.heads:
-            raise ValueError(f"no head for {task}; there is {', '.join(self.heads)}")
+            raise ValueError(
+                f"no head for task {task}; there are heads for {', '.join(self.heads)}"
+            )
         states = self.body(inputs, wanted)
         logits = self.layers[list(self.heads).index(task)](states.text)
         return Outputs(logits=logits, **vars(states))
 
     def freeze(self) -> Classifier:
-        """As a teacher: no dropout, no gradients."""
+        """Switch to a teacher's state: no dropout, no gradients."""
         return self.eval().requires_grad_(False)
 
 
 def _head(width: int, outputs: int, seed: int, task: str) -> nn.Linear:
     digest = hashlib.sha256(json.dumps([seed, "head", task]).encode()).digest()
+    # Forked, so that drawing a head does not move the global stream.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:8], "little"))
         return nn.Linear(width, outputs)

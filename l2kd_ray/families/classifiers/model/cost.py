@@ -1,4 +1,4 @@
-"""What a classifier costs: its parameters, and its time for a batch."""
+"""The cost of a classifier: its number of parameters, and its time for a batch."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from l2kd_ray.families.classifiers.model.classifier import Classifier
 
 
 def parameters(model: Classifier) -> tuple[int, int]:
-    """All of them, and those that are no token's embedding."""
+    """Number of all parameters, and of those outside the token embedding."""
     total = sum(parameter.numel() for parameter in model.parameters())
     return total, total - model.body.embeddings.numel()
 
 
 @torch.no_grad()
 def latency(model: Classifier, task: str, *, batch: int, length: int, repeats: int = 9) -> float:
-    """Seconds for the logits of a batch of texts (or pairs) of `length` tokens: a median.
+    """Median seconds for the logits of a batch of texts (or pairs) of `length` tokens.
 
-    On the device and with the threads that there are; tokenization is not in it.
+    Measured on the model's device with the current threads; tokenization is not included.
     """
     device = next(model.parameters()).device
     inputs = model.body.blank(batch, length, task in model.pairs).to(str(device))
@@ -33,4 +33,4 @@ def latency(model: Classifier, task: str, *, batch: int, length: int, repeats: i
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     model.train(training)
-    return statistics.median(seconds[1:])  # the first one finds its memory and its kernels
+    return statistics.median(seconds[1:])  # the first run allocates memory and selects kernels

@@ -1,4 +1,4 @@
-"""Hugging Face encoders as bodies of classifiers: pretrained, cut to some layers, or made new."""
+"""Hugging Face encoders as classifier bodies: pretrained, cut to some layers, or from scratch."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ logging.disable_progress_bar()  # a stage may load several models, each in a fra
 
 
 class Encoder(nn.Module):
-    """An encoder with its tokenizer. Heads read the `feature` (pooling `mean`), or the first token.
+    """An encoder with its tokenizer; heads read the mean `feature` or the first token (`pooling`).
 
-    Attentions are computed the eager way where they are wanted, else the fast way.
+    Attention is computed the eager way only where attentions are wanted: other kernels do not
+    return them.
     """
 
     kind = "encoder"
@@ -34,7 +35,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # nothing would train it
+            encoder.pooler = None  # no loss trains it, and DDP would find it unused
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
@@ -44,7 +45,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> Encoder:
-        """From a folder of `save`, in float32."""
+        """Load an encoder in float32 from a folder that `save` wrote."""
         from transformers import AutoModel, AutoTokenizer
 
         with _quiet():
@@ -55,7 +56,7 @@ class Encoder(nn.Module):
         return cls(encoder, tokenizer, **settings)
 
     def save(self, folder: Path) -> None:
-        """A Hugging Face folder: config.json, model.safetensors, the tokenizer's files."""
+        """Write a Hugging Face folder: config.json, model.safetensors, the tokenizer's files."""
         self.encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -64,12 +65,12 @@ class Encoder(nn.Module):
         return {"max_length": self.max_length, "pooling": self.pooling}
 
     def width(self, pair: bool) -> int:
-        """Of what the heads read."""
+        """Width of the vectors that the heads read."""
         return int(self.encoder.config.hidden_size)
 
     @property
     def embeddings(self) -> Tensor:
-        """Of tokens."""
+        """The token embedding's weights."""
         weight: Tensor = self.encoder.get_input_embeddings().weight
         return weight
 
@@ -83,37 +84,40 @@ class Encoder(nn.Module):
         return self._inputs(encoded["input_ids"], encoded["attention_mask"], encoded)
 
     def blank(self, batch: int, length: int, pair: bool) -> Inputs:
-        """Texts of `length` tokens that say nothing, to measure time with."""
+        """Texts of `length` unknown tokens, for measuring time."""
         ids = torch.full((batch, length), int(self.tokenizer.unk_token_id or 0))
         types = {"token_type_ids": torch.zeros_like(ids)}
         return self._inputs(ids, torch.ones_like(ids), types)
 
     def _inputs(self, ids: Tensor, mask: Tensor, more: Mapping[str, Tensor]) -> Inputs:
         tensors = {"input_ids": ids, "attention_mask": mask}
-        # RoBERTa's kind tells one segment only, and the tokenizer may not know.
+        # RoBERTa's family has one segment only, whatever its tokenizer returns.
         if "token_type_ids" in more and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
             tensors["token_type_ids"] = more["token_type_ids"]
         return Inputs(tensors)
 
     def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
-        """Raises: ValueError where something unknown is wanted."""
+        """The states of a batch.
+
+        Raises: ValueError if something unknown is wanted.
+        """
         check_wanted(wanted)
         attention = "eager" if "attentions" in wanted else self._attention
         if self.encoder.config._attn_implementation != attention:
             self.encoder.set_attn_implementation(attention)
-        said = self.encoder(
+        outputs = self.encoder(
             **inputs.tensors,
             output_hidden_states="hidden" in wanted,
             output_attentions="attentions" in wanted,
         )
         mask = inputs.tensors["attention_mask"].bool()
-        last = said.last_hidden_state
+        last = outputs.last_hidden_state
         feature = mean_state(last, mask)
         return States(
             text=feature if self.pooling == "mean" else last[:, 0],
             mask=mask,
-            hidden=list(said.hidden_states) if "hidden" in wanted else None,
-            attentions=list(said.attentions) if "attentions" in wanted else None,
+            hidden=list(outputs.hidden_states) if "hidden" in wanted else None,
+            attentions=list(outputs.attentions) if "attentions" in wanted else None,
             feature=feature if "feature" in wanted else None,
         )
 
@@ -123,7 +127,10 @@ def load_encoder(
 ) -> tuple[Any, Any]:
     """A pretrained encoder and its tokenizer, in float32, from safetensors only.
 
-    `layers`: only its first ones, where a student starts. Raises: ValueError: it has not so many.
+    Args:
+        layers: keep only this many first layers, from which a student starts.
+
+    Raises: ValueError if the encoder has fewer layers.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -145,7 +152,7 @@ def load_encoder(
 
 
 def load_tokenizer(source: Pretrained) -> Any:
-    """A pretrained tokenizer, which an encoder from scratch may read by, too."""
+    """A pretrained tokenizer, also for an encoder from scratch."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(source.location, revision=source.revision)

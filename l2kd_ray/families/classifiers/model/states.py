@@ -1,4 +1,4 @@
-"""What goes into a classifier, and what it may be asked for."""
+"""The inputs of a classifier, and the states that it can be asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Texts = Sequence[tuple[str, ...]]
-"""One text each, or two each."""
+"""A batch of single texts (tuples of one) or of pairs (tuples of two)."""
 WANTED = frozenset({"hidden", "attentions", "feature"})
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """A batch of texts in tokens, padded; what the tensors are is their body's matter."""
+    """A padded batch of tokenized texts; the body that made the tensors knows their names."""
 
     tensors: Mapping[str, Tensor]
 
@@ -23,13 +23,13 @@ class Inputs:
 
 
 def check_wanted(wanted: frozenset[str], offered: frozenset[str] = WANTED) -> None:
-    """Raises: ValueError where a body cannot say what is wanted."""
+    """Raises ValueError if `wanted` holds anything that a body does not offer."""
     if not wanted <= offered:
-        raise ValueError(f"wanted is {sorted(wanted)}; there is {sorted(offered)}")
+        raise ValueError(f"wanted is {sorted(wanted)}; this body offers {sorted(offered)}")
 
 
 def check_texts(texts: Texts) -> bool:
-    """Whether the texts are pairs. Raises: ValueError where some are and some are not."""
+    """True if the texts are pairs. Raises: ValueError for a mixture of pairs and single texts."""
     (number,) = sizes if len(sizes := {len(parts) for parts in texts}) == 1 else (0,)
     if number not in (1, 2):
         raise ValueError(f"a batch holds texts or pairs, not entries of {sorted(sizes)} texts")

@@ -1,4 +1,4 @@
-"""Words for models without a pretrained tokenizer, and their vectors from a file."""
+"""A word vocabulary for models without a pretrained tokenizer, and word vectors from a file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def split(text: str) -> list[str]:
-    """Words and marks, in lower case."""
+    """The words and punctuation marks of a text, in lower case."""
     return _WORD.findall(text.lower())
 
 
 class Words:
-    """A word vocabulary: padding, what is unknown, then `known` words."""
+    """A word vocabulary: padding, the unknown word, then the `known` words."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self.known = list(known)
@@ -29,7 +29,7 @@ class Words:
 
     @classmethod
     def of(cls, texts: Iterable[str], size: int | None = None) -> Words:
-        """The `size` most frequent words of the texts (of equally frequent ones, in order)."""
+        """The `size` most frequent words of the texts; ties are in alphabetical order."""
         counts = Counter(word for text in texts for word in split(text))
         return cls(sorted(counts, key=lambda word: (-counts[word], word))[:size])
 
@@ -37,16 +37,16 @@ class Words:
         return UNKNOWN + 1 + len(self.known)
 
     def encode(self, text: str, longest: int) -> list[int]:
-        """At least one id: a text of no words is one unknown word."""
+        """The ids of a text's first `longest` words; a text without words is one unknown word."""
         ids = [self._ids.get(word, UNKNOWN) for word in split(text)[:longest]]
         return ids or [UNKNOWN]
 
 
 def read_vectors(path: Path, words: Words, width: int) -> dict[int, list[float]]:
-    """By id, the vectors of the words that a file in GloVe's text format has.
+    """The vectors of known words in a file of GloVe's text format, by word id.
 
-    A line is a word and `width` numbers, separated by spaces; word2vec's first line is passed over.
-    Raises: ValueError, with the line, where a vector has another width.
+    A line is a word and `width` numbers, separated by spaces; word2vec's header line is skipped.
+    Raises: ValueError, with the line, for a vector of another width.
     """
     ids = {word: n for n, word in enumerate(words.known, UNKNOWN + 1)}
     vectors: dict[int, list[float]] = {}
@@ -66,10 +66,11 @@ def read_vectors(path: Path, words: Words, width: int) -> dict[int, list[float]]
 
 
 def with_vectors(drawn: Tensor, vectors: Mapping[int, Sequence[float]]) -> Tensor:
-    """Embeddings [V, d]: the vectors that there are; else what was `drawn`, to their scale."""
+    """Embeddings [V, d]: the given vectors, else `drawn`, scaled to match them."""
     if not vectors:
         return drawn
-    found = torch.from_numpy(np.asarray(list(vectors.values()), dtype=np.float32))
-    weight = drawn * (found.std() / drawn[UNKNOWN:].std())
-    weight[list(vectors)] = found
+    given = torch.from_numpy(np.asarray(list(vectors.values()), dtype=np.float32))
+    # Rows of another scale than the given vectors would dominate or vanish beside them.
+    weight = drawn * (given.std() / drawn[UNKNOWN:].std())
+    weight[list(vectors)] = given
     return weight

@@ -8,19 +8,19 @@ import torch
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.generation import BATCH, batches
-from l2kd_ray.families.language.model.sequences import Tokens
+from l2kd_ray.families.language.model.sequences import TokenIds
 
 
 @torch.inference_mode()
 def beam(
     model: CausalLM,
-    prompts: Sequence[Tokens],
+    prompts: Sequence[TokenIds],
     beams: int,
     *,
     max_new_tokens: int,
     eos: int,
     batch: int = BATCH,
-) -> list[Tokens]:
+) -> list[TokenIds]:
     """The continuation of each prompt with the best mean log-probability a token.
 
     It ends with eos (kept, and counted in its length), after `max_new_tokens`, or where the longest
@@ -30,7 +30,7 @@ def beam(
 
     model.eval()
     device = next(model.parameters()).device
-    found: list[Tokens] = [[] for _ in prompts]
+    found: list[TokenIds] = [[] for _ in prompts]
     for rows in batches(prompts, max(1, batch // beams)) if max_new_tokens > 0 else ():
         width = max(len(prompts[row]) for row in rows)
         room = min(max_new_tokens, model.context - width)

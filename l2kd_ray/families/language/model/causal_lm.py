@@ -1,4 +1,4 @@
-"""Causal language models: loading, saving, and hidden states only where they are asked for."""
+"""Causal language models: loading, saving, and hidden states at selected positions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.utils import logging
 
-from l2kd_ray.families.language.model.sequences import Tokens
+from l2kd_ray.families.language.model.sequences import TokenIds
 from l2kd_ray.families.language.model.vocabulary import vocabulary_size
 from l2kd_ray.models.architecture import config_of
 from l2kd_ray.models.pretrained import Pretrained
@@ -21,9 +21,9 @@ logging.disable_progress_bar()  # a stage may load several models, each in a fra
 
 
 class CausalLM(nn.Module):
-    """A transformers causal LM in two parts: its body, and the output layer on wanted positions.
+    """A transformers causal LM in two parts: its body, and the output layer on selected positions.
 
-    For a small model the output layer is most of the work, and most positions carry no loss.
+    In a small model the output layer is most of the work, and most positions carry no loss.
     """
 
     def __init__(self, lm: Any) -> None:
@@ -32,7 +32,7 @@ class CausalLM(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> CausalLM:
-        """A model from a folder of `save`, in float32."""
+        """Load a model in float32 from a folder that `save` wrote."""
         from transformers import AutoModelForCausalLM
 
         lm = AutoModelForCausalLM.from_pretrained(
@@ -41,7 +41,7 @@ class CausalLM(nn.Module):
         return cls(lm)
 
     def save(self, folder: Path) -> None:
-        """A Hugging Face folder: config.json, model.safetensors."""
+        """Write a Hugging Face folder: config.json, model.safetensors."""
         self.lm.save_pretrained(folder)
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class CausalLM(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """The number of tokens that it predicts among."""
+        """The number of tokens that the model predicts among."""
         return int(self.lm.get_output_embeddings().weight.shape[0])
 
     @property
@@ -73,30 +73,33 @@ class CausalLM(nn.Module):
 
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
-        """Move the weights: `share` of another model of the same shape, the rest its own."""
+        """Replace the weights by an average: `share` of another model's, the rest of its own."""
         theirs = dict(other.to(next(self.parameters()).device).named_parameters())
         for name, parameter in self.named_parameters():
             parameter.lerp_(theirs[name], share)
 
     def freeze(self) -> CausalLM:
-        """As a teacher: no dropout, no gradients."""
+        """Switch to a teacher's state: no dropout, no gradients."""
         return self.eval().requires_grad_(False)
 
 
 SHORT = 128
-"""Tokens a row up to which plain attention is faster than the fused one on CPUs."""
+"""Row length in tokens up to which plain attention is faster than the fused kernel on CPUs."""
 
 
 def _attention(input_ids: Tensor) -> AbstractContextManager[None]:
-    """The kernel for rows [R, n]: torch's fused one, but on CPUs for short rows, where its backward
-    pass in bfloat16 takes three to six times as long as that of the plain products."""
+    """The attention kernel for rows [R, n]: torch's fused one, except for short rows on CPUs.
+
+    There the backward pass of the fused kernel in bfloat16 takes three to six times as long as
+    plain matrix products.
+    """
     if input_ids.device.type == "cpu" and input_ids.shape[1] <= SHORT:
         return sdpa_kernel(SDPBackend.MATH)
     return nullcontext()
 
 
 def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> CausalLM:
-    """A model from scratch, its weights drawn from `seed`.
+    """A model from scratch whose weights are drawn from `seed`.
 
     Raises: ValueError as `check_architecture` does.
     """
@@ -107,10 +110,10 @@ def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) ->
 
 
 def check_architecture(arch: str, overrides: Mapping[str, Any]) -> None:
-    """Build the model without its weights.
+    """Check an architecture by building the model without its weights.
 
-    Raises: ValueError: no such architecture, a field that its config has not, sizes that do not
-        fit together.
+    Raises: ValueError: unknown architecture, a field that its config does not have, or sizes that
+        do not fit together.
     """
     with torch.device("meta"):
         _from_config(arch, overrides)
@@ -125,7 +128,7 @@ def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
 
 
 def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
-    """A model from a hub id or folder, in float32, from safetensors only."""
+    """Load a model from a hub id or folder, in float32, from safetensors only."""
     from transformers import AutoModelForCausalLM
 
     lm = AutoModelForCausalLM.from_pretrained(
@@ -140,16 +143,18 @@ def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
 
 @torch.no_grad()
 def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
-    """Give the model embeddings for a vocabulary of `size`; those of the `new` ids start at the
-    mean of the old ones.
+    """Resize the embeddings to `size` tokens; the `new` ids start at the mean of the old.
 
-    Rows drawn at random make GPT-2 emit special tokens from the start. Rows that belong to no
-    token go: models of one tokenizer, however padded, so predict among the same tokens.
+    Randomly initialised rows make GPT-2 emit special tokens from the start. Rows that belong to no
+    token are removed, so that models of one tokenizer, however padded, predict among the same
+    tokens.
     """
     lm = model.lm
     if size != lm.get_input_embeddings().num_embeddings:
+        # The mean is taken below, over the old rows only.
         lm.resize_token_embeddings(size, mean_resizing=False)
     layers = [lm.get_input_embeddings()]
+    # Tied embeddings are one tensor, which must be set once.
     if lm.get_output_embeddings().weight is not layers[0].weight:
         layers.append(lm.get_output_embeddings())
     for layer in layers:
@@ -158,7 +163,7 @@ def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
 
 @torch.no_grad()
 def check_head(model: CausalLM) -> None:
-    """Raises: ValueError where output layer after body is not what the whole model computes.
+    """Raises ValueError if applying the output layer to the body differs from the whole model.
 
     Some architectures scale or cap their logits afterwards; selecting positions first would then
     train another model.
@@ -169,10 +174,12 @@ def check_head(model: CausalLM) -> None:
     parts = model.head(model(input_ids, torch.arange(4)))
     if not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
         name = type(model.lm).__name__
-        raise ValueError(f"{name} changes its logits after the output layer; it is not supported")
+        raise ValueError(
+            f"{name} changes its logits after the output layer, which is not supported"
+        )
 
 
-def pad_right(rows: Sequence[Tokens], filler: int) -> Tensor:
-    """[R, longest]: rows of token ids, filled up on the right."""
+def pad_right(rows: Sequence[TokenIds], filler: int) -> Tensor:
+    """[R, longest]: rows of token ids, padded on the right."""
     width = max(map(len, rows))
     return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])

@@ -1,4 +1,4 @@
-"""Examples in tokens as two flat arrays: made once, mapped into memory by whoever reads them."""
+"""Tokenized examples as two flat arrays: written once, memory-mapped by every reader."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, Tokens, cut
+from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TokenIds, cut
 from l2kd_ray.tasks import Example
 
 FLAT, OFFSETS = "tokens.npy", "offsets.npy"
@@ -18,8 +18,11 @@ FLAT, OFFSETS = "tokens.npy", "offsets.npy"
 
 @dataclass(frozen=True)
 class Encoded:
-    """N examples, uncut. flat [all tokens]; offsets [3 N + 1]: where the context, the question and
-    the answer of each example begin."""
+    """N tokenized examples, not truncated.
+
+    flat [all tokens]; offsets [3 N + 1]: where the context, the question and the answer of each
+    example begin.
+    """
 
     flat: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -38,7 +41,7 @@ class Encoded:
 
     @classmethod
     def load(cls, folder: Path) -> Encoded:
-        """Mapped, not read."""
+        """Memory-map the arrays instead of reading them."""
         return cls(*(np.load(folder / name, mmap_mode="r") for name in (FLAT, OFFSETS)))
 
     def save(self, folder: Path) -> None:
@@ -48,8 +51,8 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.offsets) // 3
 
-    def parts(self, index: int) -> tuple[Tokens, Tokens, Tokens]:
-        """Context, question and answer."""
+    def parts(self, index: int) -> tuple[TokenIds, TokenIds, TokenIds]:
+        """Token ids of the context, the question and the answer of an example."""
         a, b, c, d = self.offsets[3 * index : 3 * index + 4].tolist()
         row = self.flat[a:d].tolist()
         return row[: b - a], row[b - a : c - a], row[c - a :]
@@ -57,18 +60,18 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Corpus(Sequence[Sample]):
-    """Encoded examples of a task as samples, cut where a training sequence would pass a length."""
+    """A task's tokenized examples as samples, truncated to fit a training sequence."""
 
     encoded: Encoded
     task: str
     room: int
-    """Tokens of context, question and answer together."""
+    """Maximum number of tokens of context, question and answer together."""
 
     @classmethod
     def of(
         cls, examples: Sequence[Example], text: SequenceFormat, task: str, max_length: int
     ) -> Corpus:
-        """Room is kept for the answer: the context loses its end, first of all."""
+        """Tokenize examples; room is kept for the answer: the context is cut first, at its end."""
         return cls(Encoded.of(examples, text), task, text.room(task, max_length))
 
     def __len__(self) -> int:
@@ -80,9 +83,10 @@ class Corpus(Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         context, question, answer = self.encoded.parts(index % len(self))
+        # The answer keeps at least half of the room, even beside a long question.
         answer = answer[: max(self.room - len(question), self.room // 2)]
         return Sample(self.task, cut(context, question, self.room - len(answer)), answer)

@@ -1,4 +1,4 @@
-"""Rows on their way through a model: a cache that grows in blocks, logits in whole blocks."""
+"""Incremental decoding of a batch: a cache that grows in blocks, logits in whole blocks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.model.sequences import Tokens
+from l2kd_ray.families.language.model.sequences import TokenIds
 
 Pair = tuple[Tensor, Tensor]
 
-CHUNK = 16  # prompts read together: less padding, and what passes between layers stays in cache
-BLOCK = 64  # numbers of a row that are looked at together; columns by which a cache grows
-FEW = 8  # rows, for which a product is faster the other way round
+CHUNK = 16  # prompts read at once: less padding, and activations stay in the CPU's cache
+BLOCK = 64  # numbers of a row that are compared at once; columns by which a cache grows
+FEW = 8  # rows up to which the transposed product is faster
 
 
 def closed_up(going: Tensor) -> Tensor:
-    """The rows [n] that go on (of `going` [b]), each in its place or, from the end, in a free one.
+    """The rows [n] that continue (of `going` [b]), moved as little as possible.
 
-    So a cache moves no more rows than have left.
+    Each keeps its index, or moves from the end to an index that became free. So a cache moves no
+    more rows than have finished.
     """
     order = torch.arange(int(going.sum()), device=going.device)
     order[~going[: len(order)]] = going[len(order) :].nonzero().squeeze(-1) + len(order)
@@ -30,13 +31,13 @@ def closed_up(going: Tensor) -> Tensor:
 
 
 class Decoder:
-    """Rows on their way through a model: their cache, and the `logits` of their next token.
+    """The decoding state of a batch: its cache, and the `logits` of each row's next token.
 
-    Rows are padded on the left, so that all end in one column. logits: [b, W], whole blocks: V
+    Rows are padded on the left, so that all end in one column. logits: [b, W] in whole blocks: V
     columns, then -inf.
     """
 
-    def __init__(self, model: CausalLM, prompts: Sequence[Tokens]) -> None:
+    def __init__(self, model: CausalLM, prompts: Sequence[TokenIds]) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         parts = [self._read(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
@@ -49,7 +50,7 @@ class Decoder:
     def _tensor(self, numbers: Any) -> Tensor:
         return torch.tensor(numbers, device=self.device)
 
-    def _read(self, prompts: Sequence[Tokens]) -> tuple[list[GrowingLayer], Tensor]:
+    def _read(self, prompts: Sequence[TokenIds]) -> tuple[list[GrowingLayer], Tensor]:
         """The cache of some prompts, and their last hidden states [b, d]."""
         layers = [GrowingLayer() for _ in range(self.model.lm.config.num_hidden_layers)]
         padding = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
@@ -57,14 +58,14 @@ class Decoder:
         return layers, self._hidden(self._tensor(rows), self._tensor(padding), layers)
 
     def _hidden(self, input_ids: Tensor, padding: Tensor, layers: Sequence[GrowingLayer]) -> Tensor:
-        """The last hidden states [b, d] after the tokens [b, n]."""
+        """The last hidden states [b, d] after reading the tokens [b, n]."""
         new = input_ids.shape[1]
         column = torch.arange(layers[0].length + new, device=self.device)
-        place = column - padding.unsqueeze(-1)
+        position = column - padding.unsqueeze(-1)
         output = self.model.lm.base_model(
             input_ids=input_ids,
-            attention_mask=place >= 0,
-            position_ids=place[:, -new:].clamp(min=0),
+            attention_mask=position >= 0,
+            position_ids=position[:, -new:].clamp(min=0),
             past_key_values=Cache(layers=[*layers]),
             use_cache=True,
         )
@@ -72,12 +73,12 @@ class Decoder:
         return hidden
 
     def feed(self, tokens: Tensor) -> None:
-        """Go on by the token [b] of each row."""
+        """Append one token [b] to each row and compute the next logits."""
         hidden = self._hidden(tokens.unsqueeze(-1), self.padding, self.layers)
         self.logits = _logits(self.model, hidden)
 
     def select(self, order: Tensor) -> None:
-        """Go on with the rows `order` [n]."""
+        """Keep the rows `order` [n]."""
         moved = (order != torch.arange(len(order), device=self.device)).nonzero().squeeze(-1)
         for layer in self.layers:
             layer.move(order[moved], moved)
@@ -86,11 +87,11 @@ class Decoder:
 
 
 def _logits(model: CausalLM, hidden: Tensor) -> Tensor:
-    """[b, W] from [b, d].
+    """[b, W]: logits of hidden states [b, d].
 
-    On a CPU rows of 50,257 numbers take 1.5 times as long to write as rows of whole blocks, for
-    they begin anywhere in a cache line; and MKL's float32 product of few rows takes 1.5 to 5 times
-    as long as its transpose.
+    On a CPU, writing rows of 50,257 numbers takes 1.5 times as long as rows of whole blocks,
+    because they begin anywhere in a cache line; and MKL's float32 product of few rows takes 1.5 to
+    5 times as long as its transpose.
     """
     head, size = model.head, model.vocabulary
     logits = hidden.new_empty(len(hidden), size + -size % BLOCK)
@@ -105,9 +106,9 @@ def _logits(model: CausalLM, hidden: Tensor) -> Tensor:
 
 
 class GrowingLayer(DynamicLayer):
-    """A cache's keys and values [b, heads, n, d], shown from buffers with room to grow.
+    """A cache layer's keys and values [b, heads, n, d]: views of buffers with room to grow.
 
-    Concatenation would copy all of them at every step, and indexing for every row that leaves.
+    Concatenation would copy everything at every step, and indexing for every row that finishes.
     """
 
     def __init__(self) -> None:
@@ -121,6 +122,7 @@ class GrowingLayer(DynamicLayer):
             self.buffers = key_states, value_states
         if end > self.buffers[0].shape[-2]:
             self.hold([self.shown])
+        # The first call has just made the buffers from these states.
         if start:
             for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
                 buffer[: len(states), :, start:end] = states
@@ -138,19 +140,19 @@ class GrowingLayer(DynamicLayer):
         self.is_initialized = True
 
     def hold(self, parts: Sequence[Pair]) -> None:
-        """The rows of all parts, with new room."""
+        """Replace the buffers by the rows of all parts, with new room to grow."""
         keys, values = zip(*parts, strict=True)
         self.buffers = _roomy(keys), _roomy(values)
         self.show(sum(map(len, keys)), max(part.shape[-2] for part in keys))
 
     def move(self, origin: Tensor, target: Tensor) -> None:
-        """Copy rows."""
+        """Copy rows from `origin` to `target`."""
         for buffer in self.buffers:
             buffer[target, :, : self.length] = buffer[origin, :, : self.length]
 
 
 def _roomy(parts: Sequence[Tensor]) -> Tensor:
-    """Rows [b, heads, n, d] below each other, zeros before the shorter; room for a block more."""
+    """Rows [b, heads, n, d] stacked; shorter ones start with zeros; one block of room is added."""
     _, heads, _, width = parts[0].shape
     end = max(part.shape[-2] for part in parts)
     buffer = parts[0].new_zeros(sum(map(len, parts)), heads, end + BLOCK, width)

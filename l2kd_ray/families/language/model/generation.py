@@ -1,4 +1,4 @@
-"""Batched generation with a key-value cache: finished rows leave, softmax over the top k alone."""
+"""Batched generation with a key-value cache: finished rows leave, softmax over the top k only."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from torch.nn import functional as F
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.decoder import BLOCK, Decoder, closed_up
-from l2kd_ray.families.language.model.sequences import Tokens
+from l2kd_ray.families.language.model.sequences import TokenIds
 
 BATCH = 64
+"""Rows that are decoded together."""
 
 
 class Sampler(Protocol):
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        """The next token [b] of rows [b], given their logits [b, V]; after V there may be -inf."""
+        """The next token [b] of rows [b], from their logits [b, V]; columns after V may be -inf."""
 
 
 def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-    """The most probable token, the first of equals."""
+    """The most probable token; the first one among equals."""
     blocks = _blocks(logits)
     block = blocks.amax(-1).argmax(-1, keepdim=True)
     within = blocks.take_along_dim(block.unsqueeze(-1), dim=1).argmax(-1)
@@ -36,7 +37,7 @@ def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
 class TopK:
     """Ancestral sampling from the k most probable tokens.
 
-    Each row has a stream of uniforms of its own, so that what a row draws does not depend on the
+    Each row has its own stream of uniform numbers, so that a row's sample does not depend on the
     rows beside it. uniforms: [rows, steps] in [0, 1).
     """
 
@@ -55,25 +56,26 @@ class TopK:
         largest, tokens = best(logits, self.k)
         cumulative = (largest.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         draw = self.uniforms[rows.cpu(), step].to(logits.device).unsqueeze(-1)
-        place = (cumulative <= draw * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
-        return tokens.gather(-1, place.clamp(max=largest.shape[-1] - 1)).squeeze(-1)
+        # The draw is scaled by the sum, since the last cumulative value may round to less than 1.
+        index = (cumulative <= draw * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
+        return tokens.gather(-1, index.clamp(max=largest.shape[-1] - 1)).squeeze(-1)
 
 
 def best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of [b, V] and their places, both [b, k]: `topk`, twice as fast.
+    """The k largest of [b, V] and their indices, both [b, k]; twice as fast as `topk`.
 
-    They lie in the k blocks with the largest maxima, and a maximum is taken of many numbers at
-    once where topk looks at one by one.
+    They lie in the k blocks with the largest maxima, and a maximum compares many numbers at once
+    where topk compares them one by one.
     """
     blocks = _blocks(logits)
     chosen = blocks.amax(-1).topk(min(k, blocks.shape[1]), dim=-1).indices
     within = blocks.take_along_dim(chosen.unsqueeze(-1), dim=1).flatten(1)
-    largest, place = within.topk(min(k, logits.shape[-1]), dim=-1)
-    return largest, chosen.gather(-1, place // BLOCK) * BLOCK + place % BLOCK
+    largest, index = within.topk(min(k, logits.shape[-1]), dim=-1)
+    return largest, chosen.gather(-1, index // BLOCK) * BLOCK + index % BLOCK
 
 
 def _blocks(logits: Tensor) -> Tensor:
-    """[b, V] as [b, blocks, BLOCK]; what is missing of the last block is -inf."""
+    """[b, V] as [b, blocks, BLOCK]; the last block is filled up with -inf."""
     if missing := -logits.shape[-1] % BLOCK:
         logits = F.pad(logits, (0, missing), value=-torch.inf)
     blocks: Tensor = logits.unflatten(-1, (-1, BLOCK))
@@ -83,34 +85,35 @@ def _blocks(logits: Tensor) -> Tensor:
 @torch.inference_mode()
 def generate(
     model: CausalLM,
-    prompts: Sequence[Tokens],
+    prompts: Sequence[TokenIds],
     sampler: Sampler,
     *,
     max_new_tokens: int,
     eos: int,
     batch: int = BATCH,
     dtype: torch.dtype | None = None,
-) -> list[Tokens]:
+) -> list[TokenIds]:
     """Continue each prompt until eos (kept), `max_new_tokens`, or the model's context.
 
-    Prompts of like length share a batch. `dtype` (bfloat16, say) is that of a copy to decode with.
+    Prompts of similar length share a batch. `dtype` (e.g. bfloat16): decode with a copy of that
+    type.
     """
     model = prepared(model, dtype)
-    generated: list[Tokens] = [[] for _ in prompts]
+    generated: list[TokenIds] = [[] for _ in prompts]
     for rows in batches(prompts, batch):
         _continue(model, prompts, rows, sampler, max_new_tokens, eos, generated)
     return generated
 
 
 def prepared(model: CausalLM, dtype: torch.dtype | None) -> CausalLM:
-    """The model for decoding, or a copy of it in `dtype`."""
+    """The model in evaluation mode; a copy of it where another `dtype` is asked for."""
     return (copy.deepcopy(model).to(dtype) if dtype else model).eval()
 
 
-def batches(prompts: Sequence[Tokens], size: int) -> Iterator[list[int]]:
-    """The prompts in order of length, `size` at a time.
+def batches(prompts: Sequence[TokenIds], size: int) -> Iterator[list[int]]:
+    """The prompts' indices in order of length, `size` at a time.
 
-    Raises: ValueError on an empty prompt: there is nothing to continue.
+    Raises: ValueError for an empty prompt, which cannot be continued.
     """
     if not all(prompts):
         raise ValueError(f"prompt {list(map(len, prompts)).index(0)} is empty")
@@ -121,12 +124,12 @@ def batches(prompts: Sequence[Tokens], size: int) -> Iterator[list[int]]:
 
 def _continue(
     model: CausalLM,
-    prompts: Sequence[Tokens],
+    prompts: Sequence[TokenIds],
     batch: Sequence[int],
     sampler: Sampler,
     max_new_tokens: int,
     eos: int,
-    generated: list[Tokens],
+    generated: list[TokenIds],
 ) -> None:
     decoder = Decoder(model, [prompts[row] for row in batch])
     rows = torch.tensor(batch, device=decoder.device)

@@ -1,6 +1,6 @@
-"""Low-rank adaptation (Hu et al. 2022) through `peft`: attached for one training, then merged.
+"""Low-rank adaptation (Hu et al. 2022) by `peft`: attached for one training, then merged.
 
-A stage so begins and ends with a plain model: whoever reads it needs no `peft`.
+A stage therefore begins and ends with a plain model, and its readers need no `peft`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from l2kd_ray.families.language.model.causal_lm import CausalLM
 
 
 def attach(model: CausalLM, settings: Any, trained_tokens: Sequence[int], seed: int) -> Any:
-    """Freeze the model but for low-rank updates and the embeddings of some tokens.
+    """Freeze the model except for low-rank updates and the embeddings of some tokens.
 
-    Returns what `merge` takes. Raises: ValueError where `peft` does not know which layers of the
+    Returns the argument of `merge`. Raises: ValueError if `peft` does not know which layers of the
     architecture to adapt, or an embedding is among them.
     """
     from peft import LoraConfig, LoraModel
@@ -34,13 +34,14 @@ def attach(model: CausalLM, settings: Any, trained_tokens: Sequence[int], seed: 
     adapted = LoraModel(model.lm, config, "default")
     if _embeddings(model) != embeddings:  # the loss reads the output layer's weight itself
         raise ValueError(f"train.lora.targets may not name embeddings: {settings.targets}")
+    # The embeddings of new tokens (`<ans>`, task tokens) start at a mean and must be learned.
     for layer in embeddings:
         _train_rows(layer.weight, trained_tokens)
     return adapted
 
 
 def merge(model: CausalLM, adapted: Any) -> None:
-    """Add the updates to the weights, and take the adapters away."""
+    """Add the updates to the weights, and remove the adapters."""
     model.lm = adapted.merge_and_unload()
     model.requires_grad_(True)
 
@@ -50,7 +51,8 @@ def _embeddings(model: CausalLM) -> list[Any]:
 
 
 def _train_rows(weight: Any, rows: Sequence[int]) -> None:
-    """Let gradients, and no decay, reach some rows of an embedding alone (once if it is tied)."""
+    """Let gradients, but no decay, reach only some rows of an embedding (once if tied)."""
+    # A tied output layer is the same tensor, which has its hook already.
     if weight.requires_grad:
         return
     chosen = torch.zeros(len(weight), 1)

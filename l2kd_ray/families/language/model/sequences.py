@@ -1,4 +1,4 @@
-"""From (context, question, answer) to token sequences and back, as LAMOL writes them.
+"""Conversion of (context, question, answer) to token sequences and back, in LAMOL's format.
 
     QA, training   [bos] c q <ans> a eos      supervised: a eos
     LM, training   [bos] G c q <ans> a eos    supervised: all after G
@@ -20,7 +20,7 @@ from l2kd_ray.tasks import Example
 ANSWER_TOKEN = "<ans>"
 FORMAT_FILE = "sequences.json"
 
-Tokens = list[int]
+TokenIds = list[int]
 
 
 def task_token(task: str) -> str:
@@ -29,28 +29,28 @@ def task_token(task: str) -> str:
 
 @dataclass(frozen=True)
 class Sample:
-    """An example in tokens: context and question together, and the answer."""
+    """A tokenized example: context and question together, and the answer."""
 
     task: str
-    question: Tokens
-    answer: Tokens
+    question: TokenIds
+    answer: TokenIds
 
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """Tokens of one training sequence; those from `supervised` on are to be predicted."""
+    """The tokens of one training sequence; those from index `supervised` on are predicted."""
 
-    tokens: Tokens
+    tokens: TokenIds
     supervised: int
 
 
 class SequenceFormat:
-    """A tokenizer with its special tokens: what turns examples into sequences and back."""
+    """A tokenizer with special tokens, which converts examples to sequences and back."""
 
     def __init__(self, tokenizer: Any, *, bos: int | None, task_prompt: str) -> None:
         self.tokenizer = tokenizer
         self.task_prompt = task_prompt
-        self.bos: Tokens = [] if bos is None else [bos]
+        self.bos: TokenIds = [] if bos is None else [bos]
         self.eos: int = tokenizer.eos_token_id
         self.answer: int = tokenizer.convert_tokens_to_ids(ANSWER_TOKEN)
 
@@ -67,26 +67,28 @@ class SequenceFormat:
         (folder / FORMAT_FILE).write_text(json.dumps(settings))
 
     @property
-    def added(self) -> Tokens:
-        """The ids of the tokens that were added for the study: `<ans>`, and one a task."""
+    def added(self) -> TokenIds:
+        """The ids of the tokens added for the study: `<ans>` and one for each task."""
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
         prefix = task_token("").removesuffix(">")
         tasks = [i for token, i in vocabulary.items() if token.startswith(prefix)]
         return sorted([self.answer, *tasks])
 
-    def prompt(self, task: str) -> Tokens:
-        """[bos] G: what the generation of a task's pseudo-sample starts from."""
+    def prompt(self, task: str) -> TokenIds:
+        """[bos] G: the start of a generated pseudo-sample of a task."""
         if self.task_prompt == "token":
             return [*self.bos, self.tokenizer.convert_tokens_to_ids(task_token(task))]
         return [*self.bos, *self.encode([f"{task}:"])[0]]
 
     def room(self, task: str, max_length: int) -> int:
-        """Tokens of context, question and answer that a training sequence of a task has room for:
-        beside its prompt, `<ans>` and eos."""
+        """Tokens that a training sequence has left for context, question and answer.
+
+        The others are its prompt, `<ans>` and eos.
+        """
         return max_length - len(self.prompt(task)) - 2
 
-    def test_prompts(self, examples: Sequence[Example], max_length: int) -> list[Tokens]:
-        """What the answers are decoded from, cut to `max_length` without a look at the answers."""
+    def test_prompts(self, examples: Sequence[Example], max_length: int) -> list[TokenIds]:
+        """The prompts of the answers, cut to `max_length` whatever the answers' lengths."""
         room = max_length - len(self.bos) - 1
         questions = self.encode([example.question for example in examples])
         contexts = self.encode([example.context for example in examples])
@@ -102,25 +104,26 @@ class SequenceFormat:
         body = [*sample.question, self.answer, *sample.answer, self.eos]
         return TrainingSequence([*head, *body], len(head))
 
-    def parse(self, task: str, generated: Tokens) -> Sample | None:
-        """What was generated after a task's prompt; None unless it holds `<ans>` exactly once."""
+    def parse(self, task: str, generated: TokenIds) -> Sample | None:
+        """The sample generated after a task's prompt; None unless it holds `<ans>` exactly once."""
         tokens = generated[:-1] if generated and generated[-1] == self.eos else generated
         if tokens.count(self.answer) != 1:
             return None
-        cut = tokens.index(self.answer)
-        return Sample(task, tokens[:cut], tokens[cut + 1 :])
+        separator = tokens.index(self.answer)
+        return Sample(task, tokens[:separator], tokens[separator + 1 :])
 
-    def decode(self, tokens: Tokens) -> str:
+    def decode(self, tokens: TokenIds) -> str:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
-    def encode(self, texts: list[str]) -> list[Tokens]:
-        """Plain tokens of each text, no special ones."""
+    def encode(self, texts: list[str]) -> list[TokenIds]:
+        """The ordinary tokens of each text, without special tokens."""
+        # The tokenizer refuses an empty list.
         if not texts:
             return []
         return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
-def cut(context: Tokens, question: Tokens, room: int) -> Tokens:
-    """Context and question in `room` tokens: the context loses its end, first of all."""
+def cut(context: TokenIds, question: TokenIds, room: int) -> TokenIds:
+    """Context and question in `room` tokens; the context is cut first, at its end."""
     question = question[: max(room, 0)]
     return [*context[: max(room - len(question), 0)], *question]

@@ -1,4 +1,4 @@
-"""Tokenizers: loaded with a pretrained model, or trained from text for a student from scratch."""
+"""Tokenizers: loaded with a pretrained model, or trained on text for a student from scratch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ END_TOKEN = "<eos>"
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE tokenizer: any text goes through it and back unchanged."""
+    """Train a byte-level BPE tokenizer, which encodes and decodes any text without loss."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -22,6 +22,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_TOKEN],
+        # All 256 bytes, so that no text is unknown.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -32,10 +33,9 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
-    """A tokenizer for encoders from scratch, as BERT's: WordPiece, no case, [CLS] a [SEP] b [SEP].
+    """Train a tokenizer like BERT's for encoders from scratch: WordPiece, no case.
 
-    What was not seen in training is [UNK]. The trainer numbers the pieces within words as it meets
-    them, in the order of a hash table: they are numbered before, or no two runs would be alike.
+    Texts are encoded as [CLS] a [SEP] b [SEP]. Characters that were not seen in training are [UNK].
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -47,6 +47,8 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
     known = list(texts)
     plain = (tokenizer.normalizer.normalize_str(text) for text in known)
     words = {word for t in plain for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(t)}
+    # The trainer numbers within-word pieces in the order of a hash table, so that two runs over the
+    # same texts would differ: they are numbered here, before the training.
     within = sorted({f"##{letter}" for word in words for letter in word[1:]})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*names.values(), *within], show_progress=False
@@ -68,21 +70,21 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def load(source: Pretrained) -> tuple[Any, int | None]:
-    """A pretrained model's tokenizer, and the bos that its texts start with (None: with none).
+    """A pretrained model's tokenizer, and the bos id that its texts start with (None: no bos).
 
-    A bos that is the eos (GPT-2) only ends texts.
+    A bos that equals eos (GPT-2) only ends texts.
     """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {source.location} has no end-of-text token")
+        raise ValueError(f"the tokenizer of {source.location} has no end-of-text token (eos)")
     bos = tokenizer.bos_token_id
     return tokenizer, None if bos == tokenizer.eos_token_id else bos
 
 
 def with_tokens(tokenizer: Any, prompts: Sequence[str] | None) -> None:
-    """Add `<ans>` and, in sorted order, a token a task."""
+    """Add `<ans>` and one token for each task, in sorted order."""
     from tokenizers import AddedToken
 
     names = [ANSWER_TOKEN, *map(task_token, sorted(prompts or ()))]
@@ -92,6 +94,6 @@ def with_tokens(tokenizer: Any, prompts: Sequence[str] | None) -> None:
 
 
 def vocabulary_size(tokenizer: Any) -> int:
-    """How many rows a model's embedding needs: ids may have gaps."""
+    """The number of rows that a model's embedding needs; ids may have gaps."""
     ids: dict[str, int] = tokenizer.get_vocab()
     return 1 + max(ids.values())

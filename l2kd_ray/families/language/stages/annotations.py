@@ -87,7 +87,9 @@ class Cached:
         with torch.no_grad():
             student: Tensor = model.head(model.eval()(*inputs(rows, "cpu")))
             exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
-            return gradients.bias(student.float(), exact, kept, objective.temperature, objective.kd)
+            return gradients.bias(
+                student.float(), exact, kept, objective.temperature, objective.loaded_divergence
+            )
 
     def _places(self, row: Row) -> range:
         """The row's positions among all that were annotated."""

@@ -18,7 +18,7 @@ from l2kd_ray.tasks.spec import Metric
 
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
-    from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, Tokens
+    from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TokenIds
 
 SAMPLES = "samples.jsonl"
 FILTERS: Mapping[str, str] = {"ended": "not ended", "label": "label", "duplicate": "duplicate"}
@@ -129,7 +129,7 @@ class Replay(Stage):
             streams.append(generator(self.seed or 0, "replay", task, numbers[task]))
             numbers[task] += 1
 
-        def sample(share: Sequence[int]) -> list[Tokens]:
+        def sample(share: Sequence[int]) -> list[TokenIds]:
             own = [streams[place] for place in share]
             sampler = TopK.seeded(self.top_k, self.temperature or 1.0, own, max(rooms))
             starts = [prompts[place] for place in share]
@@ -246,7 +246,7 @@ def _ask(judge: Judge, asked: list[Written], text: SequenceFormat, context: Cont
     sequences = [text.qa(sample) for sample in samples]
     prompts = [sequence.tokens[: sequence.supervised] for sequence in sequences]
 
-    def decode(share: Sequence[Tokens]) -> list[Tokens]:
+    def decode(share: Sequence[TokenIds]) -> list[TokenIds]:
         return generate(teacher, share, greedy, max_new_tokens=judge.max_new_tokens, eos=text.eos)
 
     said = context.shared_out(decode, prompts)

@@ -1,4 +1,4 @@
-"""From vectors of words to vectors of words in their sentence: BiLSTM or Transformer."""
+"""Word vectors in context: a BiLSTM or a Transformer over the vectors of a sentence."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from l2kd_ray.distill.structured.structure import valid_positions
 
 
-class BiLSTM(nn.Module):
-    """`size` states in each direction (Graves and Schmidhuber 2005)."""
+class BiLSTMEncoder(nn.Module):
+    """A BiLSTM with `size` states in each direction (Graves and Schmidhuber 2005)."""
 
     def __init__(self, width: int, size: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -31,10 +31,11 @@ class BiLSTM(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Pre-norm layers of `size` (Vaswani et al. 2017), sinusoidal positions."""
+    """Pre-norm Transformer layers of width `size` (Vaswani et al. 2017), sinusoidal positions."""
 
     def __init__(self, width: int, size: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
+        # Positions need an even size (sines and cosines), attention a multiple of `heads`.
         if size % (2 * heads):
             raise ValueError(f"hidden is {size}, and must be a multiple of 2 * heads = {2 * heads}")
         self.project = nn.Linear(width, size)
@@ -54,7 +55,7 @@ class Transformer(nn.Module):
 
 
 class Unchanged(nn.Module):
-    """Features that know their sentence already, such as those of a pretrained encoder."""
+    """No body, for features in context such as those of a pretrained encoder."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""From the words of sentences to vectors: embeddings and a character CNN, or a pretrained encoder.
+"""Features of words: embeddings with a character CNN, or a pretrained encoder.
 
-Both are modules with `prepare`, from sentences to tensors on the CPU, and `forward`, from those to
-[B, n, width]. Sentences are padded on the right, and what is computed of a word does not depend on
-the padding.
+Both are modules with `prepare`, from sentences to tensors on the CPU, and `forward`, from these to
+[B, n, width]. Sentences are padded on the right; the features of a word do not depend on the
+padding.
 """
 
 from __future__ import annotations
@@ -18,38 +18,39 @@ from torch import Tensor, nn
 
 from l2kd_ray.errors import InputError
 
-Sentence = Sequence[str]
-"""Its words."""
-UNLIMITED = 2**20  # subwords, of an encoder that names no limit
-LONGEST = 32  # bytes of a word that are read: the rest of a URL says little
+WordSequence = Sequence[str]
+"""The words of a sentence."""
+UNLIMITED = 2**20  # subwords, for an encoder that states no limit
+LONGEST = 32  # bytes of a word that are read; the rest of a URL carries little information
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """A batch of sentences: words of each, [B], and what the features read."""
+class SentenceBatch:
+    """A batch of sentences: the number of words of each, [B], and the tensors of the features."""
 
     lengths: Tensor
     tensors: Mapping[str, Tensor]
 
-    def to(self, device: torch.device | str) -> Inputs:
+    def to(self, device: torch.device | str) -> SentenceBatch:
         moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
-        return Inputs(self.lengths.to(device), moved)
+        return SentenceBatch(self.lengths.to(device), moved)
 
 
-def vocabulary(sentences: Iterable[Sentence], min_count: int = 2) -> tuple[str, ...]:
-    """The words that occur so often, sorted: it depends on no order of sentences or tasks.
+def vocabulary(sentences: Iterable[WordSequence], min_count: int = 2) -> tuple[str, ...]:
+    """The words that occur at least `min_count` times, sorted.
 
-    Above 1, the rare words of training teach the vector of unknown ones.
+    So the vocabulary depends on no order of sentences or tasks. With a count above 1, the rare
+    words of training train the vector of the unknown word.
     """
     counts = Counter(word for sentence in sentences for word in sentence)
     return tuple(sorted(word for word, count in counts.items() if count >= min_count))
 
 
 class WordFeatures(nn.Module):
-    """A vector a word, and the largest values of a CNN over its characters (Ma and Hovy 2016).
+    """One vector per word, and the maxima of a CNN over its characters (Ma and Hovy 2016).
 
-    A word that is not of `words` is looked up in lower case, and else is unknown. Characters are
-    the bytes of UTF-8, so that there is no second vocabulary.
+    A word that is not in `words` is looked up in lower case, then taken as unknown. Characters are
+    the bytes of UTF-8, so that no second vocabulary is needed.
     """
 
     def __init__(self, words: Sequence[str], size: int, characters: int) -> None:
@@ -57,14 +58,16 @@ class WordFeatures(nn.Module):
         self.words = tuple(words)
         self.ids = {word: number for number, word in enumerate(self.words, start=2)}
         self.embedding = nn.Embedding(len(self.words) + 2, size, padding_idx=0)  # 1 is unknown
+        # Variance 1 / size for each entry: the expected squared length of a vector is 1.
         bound = (3 / size) ** 0.5
         nn.init.uniform_(self.embedding.weight[1:], -bound, bound)
+        # 256 bytes and padding.
         self.byte_embedding = nn.Embedding(257, characters, padding_idx=0)
         self.convolution = nn.Conv1d(characters, characters, kernel_size=3, padding=1)
         self.width = size + characters
 
-    def prepare(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
-        """words [B, n] and characters [B, n, c]; 0 is padding."""
+    def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
+        """words [B, n] and characters [B, n, c] of a batch; 0 is padding."""
         spelled = [
             [[byte + 1 for byte in word.encode()[:LONGEST]] for word in sentence]
             for sentence in sentences
@@ -83,38 +86,38 @@ class WordFeatures(nn.Module):
     def _id(self, word: str) -> int:
         return self.ids.get(word, self.ids.get(word.lower(), 1))
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: SentenceBatch) -> Tensor:
         words, characters = inputs.tensors["words"], inputs.tensors["characters"]
         flat = characters.flatten(0, 1)  # [B n, c]
         maps = self.convolution(self.byte_embedding(flat).transpose(1, 2))
-        # The convolution is relu'd, so that 0 on padding is never above what a word has.
+        # After relu no value of a word is below 0, so 0 on padding never wins the maximum.
         maps = maps.relu().masked_fill((flat == 0)[:, None], 0.0)
         return torch.cat([self.embedding(words), maps.amax(-1).view(*words.shape, -1)], -1)
 
     @torch.no_grad()
     def read_glove(self, path: Path) -> int:
-        """Set the vectors of the words that a file of GloVe's text format has; how many it has.
+        """Set the vectors of known words from a file in GloVe's format; returns their number.
 
         Raises: InputError: the vectors are of another size.
         """
-        size, found = self.embedding.embedding_dim, 0
+        size, read = self.embedding.embedding_dim, 0
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 word, *values = line.rstrip("\n").split(" ")
                 if len(values) != size:
                     raise InputError(
-                        "the vector is of another size than the model's",
+                        "the vector's size differs from the model's",
                         where=f"{path}:{number}",
                         got=len(values),
                         expected=f"{size} numbers",
                     )
                 if word in self.ids:
                     self.embedding.weight[self.ids[word]] = torch.tensor([*map(float, values)])
-                    found += 1
-        return found
+                    read += 1
+        return read
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """What `load` needs beside the weights, which the model keeps."""
+        """The vocabulary, which `load` needs beside the weights (the model saves those)."""
         return {"words": self.words}
 
     @classmethod
@@ -125,7 +128,7 @@ class WordFeatures(nn.Module):
 class PretrainedFeatures(nn.Module):
     """The hidden state of a Hugging Face encoder at the first subword of each word.
 
-    Words without subwords, and those that the encoder's context cuts off, get zeros.
+    Words without subwords, and words beyond the encoder's context, get zeros.
     """
 
     def __init__(self, encoder: Any, tokenizer: Any) -> None:
@@ -135,7 +138,7 @@ class PretrainedFeatures(nn.Module):
 
     @classmethod
     def of(cls, folder: Path) -> Self:
-        """A pretrained encoder from a folder with its fast tokenizer."""
+        """Load a pretrained encoder from a folder with its fast tokenizer."""
         from transformers import AutoModel, AutoTokenizer
 
         encoder = AutoModel.from_pretrained(
@@ -144,8 +147,8 @@ class PretrainedFeatures(nn.Module):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return cls(encoder, tokenizer)
 
-    def prepare(self, sentences: Sequence[Sentence]) -> dict[str, Tensor]:
-        """input_ids and attention_mask [B, m], first [B, n]: 1 + each word's first subword."""
+    def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
+        """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
         positions = getattr(self.encoder.config, "max_position_embeddings", UNLIMITED)
         encoded = self.tokenizer(
             [list(sentence) for sentence in sentences],
@@ -159,12 +162,13 @@ class PretrainedFeatures(nn.Module):
         mask = torch.zeros(B, m, dtype=torch.long)
         for b, row in enumerate(encoded["input_ids"]):
             ids[b, : len(row)], mask[b, : len(row)] = torch.tensor(row), 1
-            for place, word in reversed([*enumerate(encoded.word_ids(b), start=1)]):
+            # Backwards, so that the first subword of a word is written last and stays.
+            for index, word in reversed([*enumerate(encoded.word_ids(b), start=1)]):
                 if word is not None:
-                    first[b, word] = place
+                    first[b, word] = index
         return {"input_ids": ids, "attention_mask": mask, "first": first}
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: SentenceBatch) -> Tensor:
         ids, mask = inputs.tensors["input_ids"], inputs.tensors["attention_mask"]
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
         hidden = nn.functional.pad(hidden, (0, 0, 1, 0))  # zeros for words without a subword
@@ -173,14 +177,14 @@ class PretrainedFeatures(nn.Module):
         return pooled
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Config and tokenizer, as files; the model keeps the weights."""
+        """Write the config and the tokenizer as files; the model saves the weights."""
         self.encoder.config.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         return {}
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """As saved, with weights still to be read."""
+        """Rebuild the features from a folder; the weights are loaded afterwards."""
         from transformers import AutoConfig, AutoModel, AutoTokenizer
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -1,7 +1,7 @@
-"""Heads that parse: biaffine arcs and relations, second-order arcs, parsing as labelling.
+"""Parsing heads: biaffine arcs and relations, second-order arcs, parsing as labelling.
 
-They share the labels of a task, `RelativeLabels`: the labelling head predicts those, the others
-their relations.
+They share a task's labels, `RelativeLabels`: the labelling head predicts these, the others their
+relations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from l2kd_ray.distill.structured.projections import offset_heads
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.distill.structured.trees import NonProjective
-from l2kd_ray.families.structures.model.tagger import Biaffine, Labels, label_ids, projection
+from l2kd_ray.families.structures.model.tagger import Biaffine, LabelRows, label_ids, projection
 
 DISTRIBUTIONS: Mapping[str, Callable[[Tensor, Tensor], FirstOrder]] = {
     "biaffine": Heads,
@@ -30,7 +30,7 @@ DISTRIBUTIONS: Mapping[str, Callable[[Tensor, Tensor], FirstOrder]] = {
 class ArcHead(nn.Module):
     """A biaffine parser (Dozat and Manning 2017): scores of arcs, and of relations given an arc.
 
-    `distribution` makes the arcs' scores a distribution over heads or trees.
+    `distribution` turns the arcs' scores into a distribution over heads or trees.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class ArcHead(nn.Module):
     ) -> FirstOrder | SecondOrder:
         return self.distribution(scores, lengths)
 
-    def encode(self, labels: Labels, length: int) -> Tensor:
-        """[B, n, 2]: (head, relation)."""
+    def encode(self, labels: LabelRows, length: int) -> Tensor:
+        """[B, n, 2]: the gold (head, relation) of each word."""
         relations = [[label.partition(":")[2] for label in row] for row in labels]
         heads = torch.zeros(len(labels), length, dtype=torch.long)
         for b, row in enumerate(labels):
@@ -78,8 +78,10 @@ class ArcHead(nn.Module):
 
 
 class SecondOrderHead(ArcHead):
-    """Scores of siblings and grandparents, too, by decomposed trilinear functions (Wang and Tu
-    2020): the sum over `rank` of products of three vectors."""
+    """A biaffine parser with scores of siblings and grandparents (Wang and Tu 2020).
+
+    They are decomposed trilinear functions: the sum over `rank` of products of three vectors.
+    """
 
     def __init__(
         self,
@@ -93,12 +95,14 @@ class SecondOrderHead(ArcHead):
         super().__init__(width, labels, arc_size, relation_size, dropout)
         roles = ("sibling", "shared_head", "dependent", "head", "grandhead")
         self.roles = nn.ModuleDict({role: projection(width, rank, dropout) for role in roles})
+        # Keeps the variance of a sum over `rank` products independent of `rank`.
         self.scale = rank**-0.5
 
     def _distribution(
         self, scores: Tensor, hidden: Tensor, heads: Tensor, lengths: Tensor
     ) -> SecondOrder:
-        sibling = self.roles["sibling"](hidden)  # the same for both, whose order says nothing
+        # One projection for both siblings: their order does not matter.
+        sibling = self.roles["sibling"](hidden)
         shared = self.roles["shared_head"](heads)
         dependent, head = self.roles["dependent"](hidden), self.roles["head"](heads)
         grandhead = self.roles["grandhead"](heads)
@@ -118,11 +122,11 @@ class LabellingHead(nn.Module):
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tokens:
         return Tokens(self.emissions(hidden), lengths)
 
-    def encode(self, labels: Labels, length: int) -> Tensor:
+    def encode(self, labels: LabelRows, length: int) -> Tensor:
         return label_ids([relative(row) for row in labels], self.labels.names, length)
 
     def decode(self, structure: Tokens) -> list[list[str]]:
-        """The best label of those whose head is in the sentence, tree or not."""
+        """The best label of each word whose head is inside the sentence, tree or not."""
         scores, lengths = structure.emissions.detach(), structure.lengths
         offsets = self.labels.offsets.to(lengths.device)
         heads = offset_heads(offsets, lengths, scores.shape[1])

@@ -1,12 +1,12 @@
-"""Taggers and parsers of one contract: features, a body that sees the sentence, a head a task.
+"""Taggers and parsers with one interface: features, a body over the sentence, a head per task.
 
     model = build(architecture, {"ner": labels}, words=vocabulary(sentences), seed=0)
     structure = model(model.prepare(sentences), "ner")        # of `distill.structured`
     loss = negative_log_likelihood(structure, model.encode_gold(gold, "ner"))
     labels = model.decode(structure, "ner")
 
-The tasks and their labels are given at construction, all of a stream's: a head's first weights
-come from the seed and its task's name, so that they depend on no order and on no other task.
+All tasks of a stream and their labels are given at construction. A head's initial weights depend
+only on the seed and its task's name, not on any order or other task.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from l2kd_ray.distill.structured.case_table import Kind
 from l2kd_ray.distill.structured.labelled import RelativeLabels
 from l2kd_ray.distill.structured.structure import Structure
-from l2kd_ray.families.structures.model.contextual import BiLSTM, Transformer, Unchanged
+from l2kd_ray.families.structures.model.contextual import BiLSTMEncoder, Transformer, Unchanged
 from l2kd_ray.families.structures.model.features import (
-    Inputs,
     PretrainedFeatures,
-    Sentence,
+    SentenceBatch,
     WordFeatures,
+    WordSequence,
 )
 from l2kd_ray.families.structures.model.parser import (
     DISTRIBUTIONS,
@@ -38,7 +38,7 @@ from l2kd_ray.families.structures.model.parser import (
     LabellingHead,
     SecondOrderHead,
 )
-from l2kd_ray.families.structures.model.tagger import ChainHead, Labels, SpanHead, TokenHead
+from l2kd_ray.families.structures.model.tagger import ChainHead, LabelRows, SpanHead, TokenHead
 from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words as split
 
@@ -47,12 +47,12 @@ _FILE, _WEIGHTS = "structured.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes are of vectors. Defaults are those of Wang et al. 2021's students."""
+    """The kind and the sizes of a model; the defaults are those of Wang et al. 2021's students."""
 
     head: Kind = "token"
     body: Literal["bilstm", "transformer", "none"] = "bilstm"
     hidden: int = 256
-    """Of each direction of a BiLSTM; of a Transformer's layers."""
+    """Size of each direction of a BiLSTM, or of a Transformer's layers."""
     layers: int = 1
     attention_heads: int = 4
     word_size: int = 100
@@ -62,13 +62,13 @@ class Architecture:
     relation_size: int = 100
     span_size: int = 150
     rank: int = 32
-    """Of second-order scores."""
+    """Number of factors of second-order scores."""
 
 
 def label_set(kind: TaskKind, answers: Iterable[str]) -> tuple[str, ...]:
     """The labels of a task of kind `tag` or `parse`, from the gold answers of its training split.
 
-    Teacher and student are built for the same ones, whatever their heads.
+    Teacher and student are built for the same labels, whatever their heads.
     """
     rows = [split(answer) for answer in answers]
     if kind == "parse":
@@ -77,7 +77,7 @@ def label_set(kind: TaskKind, answers: Iterable[str]) -> tuple[str, ...]:
 
 
 class StructuredModel(nn.Module):
-    """A tagger or a parser of one or more tasks."""
+    """A tagger or parser for one or more tasks."""
 
     def __init__(
         self,
@@ -94,34 +94,37 @@ class StructuredModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             _seed(seed, "body")
             self.body = _body(architecture, features.width)
-            self.heads = nn.ModuleList()  # in the order of the tasks, whose names may have dots
+            # A list, since tasks' names may have dots, which module names may not.
+            self.heads = nn.ModuleList()
             for task, known in self.labels.items():
                 _seed(seed, f"head/{task}")
                 self.heads.append(_head(architecture, self.body.width, known))
 
-    def prepare(self, sentences: Sequence[Sentence]) -> Inputs:
-        """A padded batch on the CPU; every sentence has a word at least."""
+    def prepare(self, sentences: Sequence[WordSequence]) -> SentenceBatch:
+        """A padded batch on the CPU; every sentence has at least one word."""
         lengths = torch.tensor([len(sentence) for sentence in sentences])
-        return Inputs(lengths, self.features.prepare(sentences))
+        return SentenceBatch(lengths, self.features.prepare(sentences))
 
-    def forward(self, inputs: Inputs, task: str) -> Structure:
-        """The distribution over the task's structures: of the kind `architecture.head`."""
+    def forward(self, inputs: SentenceBatch, task: str) -> Structure:
+        """The distribution over the task's structures, of the kind `architecture.head`."""
         hidden = self.body(self.dropout(self.features(inputs)), inputs.lengths)
         with torch.autocast(hidden.device.type, enabled=False):  # scores stay in float32
             structure: Structure = self._head(task)(self.dropout(hidden.float()), inputs.lengths)
         return structure
 
-    def encode_gold(self, labels: Labels, task: str, length: int | None = None) -> Tensor:
-        """Gold labels as the structure's `score` reads them, on the CPU.
+    def encode_gold(self, labels: LabelRows, task: str, length: int | None = None) -> Tensor:
+        """Gold labels in the form that the structure's `score` reads, on the CPU.
 
-        length: words of the longest sentence of the batch, where one without labels is longer.
-        Raises: ValueError: a label that is none of the task's.
+        Args:
+            length: words of the batch's longest sentence, if that is one without labels.
+
+        Raises: ValueError: a label that the task does not have.
         """
         gold: Tensor = self._head(task).encode(labels, length or max(map(len, labels)))
         return gold
 
     def decode(self, structure: Structure, task: str) -> list[list[str]]:
-        """The best labels, written as a task's answers have them (joined by spaces)."""
+        """The best labels of each word, as in a task's answers (which join them by spaces)."""
         decoded: list[list[str]] = self._head(task).decode(structure)
         return decoded
 
@@ -129,7 +132,7 @@ class StructuredModel(nn.Module):
         return self.heads[list(self.labels).index(task)]
 
     def save(self, folder: Path) -> None:
-        """model.safetensors, structured.json, and an encoder's config and tokenizer."""
+        """Write model.safetensors, structured.json, and an encoder's config and tokenizer."""
         folder.mkdir(parents=True, exist_ok=True)
         document = {
             "architecture": asdict(self.architecture),
@@ -163,12 +166,13 @@ def build(
     glove: Path | None = None,
     seed: int,
 ) -> StructuredModel:
-    """A model whose weights are drawn from `seed`, but for those of an encoder or of GloVe.
+    """A model with weights drawn from `seed`, except those of an encoder or of GloVe.
 
     Args:
-        labels: of each task, from `label_set`.
-        words: the vocabulary; not read where there is an encoder, the folder of a pretrained one.
-        glove: a file of word vectors in GloVe's text format, of `architecture.word_size`.
+        labels: the labels of each task, from `label_set`.
+        words: the vocabulary; ignored if there is an encoder.
+        encoder: the folder of a pretrained encoder.
+        glove: a file of word vectors in GloVe's text format, of size `architecture.word_size`.
 
     Raises: InputError: the vectors are of another size.
     """
@@ -187,24 +191,30 @@ def _seed(seed: int, stream: str) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big", signed=True))
 
 
-def _body(of: Architecture, width: int) -> BiLSTM | Transformer | Unchanged:
-    if of.body == "bilstm":
-        return BiLSTM(width, of.hidden, of.layers, of.dropout)
-    if of.body == "transformer":
-        return Transformer(width, of.hidden, of.layers, of.attention_heads, of.dropout)
+def _body(architecture: Architecture, width: int) -> BiLSTMEncoder | Transformer | Unchanged:
+    if architecture.body == "bilstm":
+        return BiLSTMEncoder(width, architecture.hidden, architecture.layers, architecture.dropout)
+    if architecture.body == "transformer":
+        return Transformer(
+            width,
+            architecture.hidden,
+            architecture.layers,
+            architecture.attention_heads,
+            architecture.dropout,
+        )
     return Unchanged(width)
 
 
-def _head(of: Architecture, width: int, labels: Sequence[str]) -> nn.Module:
-    if of.head == "token":
+def _head(architecture: Architecture, width: int, labels: Sequence[str]) -> nn.Module:
+    if architecture.head == "token":
         return TokenHead(width, labels)
-    if of.head == "chain":
+    if architecture.head == "chain":
         return ChainHead(width, labels)
-    if of.head == "spans":
-        return SpanHead(width, labels, of.span_size, of.dropout)
-    if of.head == "labelling":
+    if architecture.head == "spans":
+        return SpanHead(width, labels, architecture.span_size, architecture.dropout)
+    if architecture.head == "labelling":
         return LabellingHead(width, labels)
-    sizes = of.arc_size, of.relation_size, of.dropout
-    if of.head == "second-order":
-        return SecondOrderHead(width, labels, *sizes, of.rank)
-    return ArcHead(width, labels, *sizes, DISTRIBUTIONS[of.head])
+    sizes = architecture.arc_size, architecture.relation_size, architecture.dropout
+    if architecture.head == "second-order":
+        return SecondOrderHead(width, labels, *sizes, architecture.rank)
+    return ArcHead(width, labels, *sizes, DISTRIBUTIONS[architecture.head])

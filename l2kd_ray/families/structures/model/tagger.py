@@ -1,8 +1,8 @@
-"""Heads that tag words: token softmax, linear chain CRF, span scorer.
+"""Tagging heads: token softmax, linear-chain CRF, span scorer.
 
-A head computes a structure from hidden states, encodes gold labels as the structure's `score`
-wants them, and decodes the structure to labels. Heads of the same labels have them in one order,
-so that teacher and student agree: BIOES tags in the order of `bioes.tag_names`, others sorted.
+A head computes a structure from hidden states, encodes gold labels for the structure's `score`, and
+decodes the structure to labels. Heads of the same labels order them alike, so that teacher and
+student agree: BIOES tags in the order of `bioes.tag_names`, others sorted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.tasks import tagging
 
-Labels = Sequence[Sequence[str]]
-"""Of each sentence, those of its words; none for a sentence that has no gold labels."""
+LabelRows = Sequence[Sequence[str]]
+"""The labels of the words of each sentence; none for a sentence without gold labels."""
 
 
 def ordered_tags(labels: Sequence[str]) -> list[str]:
-    """The tags of a task: all of its types' where they are BIOES."""
+    """The tags of a task in order; BIOES tags are completed for all of their types."""
     if any(label.startswith(("E-", "S-")) for label in labels):
         return tag_names(span_types(labels))
     return sorted(set(labels))
@@ -33,8 +33,8 @@ def span_types(labels: Sequence[str]) -> list[str]:
     return sorted({label.partition("-")[2] for label in labels} - {""})
 
 
-def label_ids(labels: Labels, known: Sequence[str], length: int) -> Tensor:
-    """[B, length]: places in `known`; 0 on padding.
+def label_ids(labels: LabelRows, known: Sequence[str], length: int) -> Tensor:
+    """[B, length]: index in `known` of each label; 0 on padding.
 
     Raises: ValueError: a label that is not known.
     """
@@ -52,7 +52,7 @@ def label_ids(labels: Labels, known: Sequence[str], length: int) -> Tensor:
 
 
 class TokenHead(nn.Module):
-    """A softmax for each word."""
+    """A softmax over labels for each word."""
 
     def __init__(self, width: int, labels: Sequence[str]) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class TokenHead(nn.Module):
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tokens | Chain:
         return Tokens(self.emissions(hidden), lengths)
 
-    def encode(self, labels: Labels, length: int) -> Tensor:
+    def encode(self, labels: LabelRows, length: int) -> Tensor:
         return label_ids(labels, self.labels, length)
 
     def decode(self, structure: Tokens | Chain) -> list[list[str]]:
@@ -73,8 +73,10 @@ class TokenHead(nn.Module):
 
 
 class ChainHead(TokenHead):
-    """A linear-chain CRF. All transitions are possible: what is illegal is learned, so that a
-    teacher without transitions has a finite cross-entropy (case 3)."""
+    """A linear-chain CRF in which all transitions are possible; illegal ones are learned.
+
+    So the cross-entropy with a teacher without transitions (case 3) is finite.
+    """
 
     def __init__(self, width: int, labels: Sequence[str]) -> None:
         super().__init__(width, labels)
@@ -83,14 +85,16 @@ class ChainHead(TokenHead):
         self.start, self.end = nn.Parameter(torch.zeros(L)), nn.Parameter(torch.zeros(L))
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Chain:
-        # Copies: DDP takes a parameter for unused that is itself what comes out.
+        # Copies: DDP counts a parameter as unused if the forward pass returns it as it is.
         transitions, start, end = (s.clone() for s in (self.transitions, self.start, self.end))
         return Chain(self.emissions(hidden), transitions, start, end, lengths)
 
 
 class Biaffine(nn.Module):
-    """[B, n, m, out] from [B, n, d] and [B, m, d], each through a layer of its own (Dozat and
-    Manning 2017)."""
+    """Biaffine scores [B, n, m, out] of [B, n, d] and [B, m, d] (Dozat and Manning 2017).
+
+    Each input passes through a layer of its own first.
+    """
 
     def __init__(self, width: int, size: int, out: int, dropout: float) -> None:
         super().__init__()
@@ -99,6 +103,7 @@ class Biaffine(nn.Module):
         nn.init.normal_(self.weight, std=1 / size)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        # The appended 1 adds linear terms and a bias to the bilinear form.
         one = nn.functional.pad(self.first(first), (0, 1), value=1.0)
         other = nn.functional.pad(self.second(second), (0, 1), value=1.0)
         return torch.einsum("bxi,oij,byj->bxyo", one, self.weight, other)
@@ -109,21 +114,23 @@ def projection(width: int, size: int, dropout: float) -> nn.Module:
 
 
 class SpanHead(nn.Module):
-    """A score for each span and type, less the one of no span (Yu et al. 2020)."""
+    """A score for each span and type minus the score of no span (Yu et al. 2020)."""
 
     def __init__(self, width: int, labels: Sequence[str], size: int, dropout: float) -> None:
         super().__init__()
         self.types = span_types(labels)
         if not self.types:
-            raise ValueError(f"spans need tags such as B-person, not {', '.join(labels)}")
+            raise ValueError(
+                f"spans need tags with types such as B-person, not {', '.join(labels)}"
+            )
         self.biaffine = Biaffine(width, size, len(self.types) + 1, dropout)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Spans:
         scores = self.biaffine(hidden, hidden)
         return Spans(scores[..., 1:] - scores[..., :1], lengths)
 
-    def encode(self, labels: Labels, length: int) -> Tensor:
-        """[B, n, n]: types of the spans, -1 elsewhere."""
+    def encode(self, labels: LabelRows, length: int) -> Tensor:
+        """[B, n, n]: types of the gold spans, -1 elsewhere."""
         gold = torch.full((len(labels), length, length), -1)
         for b, row in enumerate(labels):
             for first, last, kind in tagging.spans(row):
@@ -133,7 +140,7 @@ class SpanHead(nn.Module):
     def decode(self, structure: Spans) -> list[list[str]]:
         best, result = structure.argmax().cpu(), []
         for spans, n in zip(best, structure.lengths.tolist(), strict=True):
-            places = (spans >= 0).nonzero().tolist()
-            named = [(first, last, self.types[spans[first, last]]) for first, last in places]
+            positions = (spans >= 0).nonzero().tolist()
+            named = [(first, last, self.types[spans[first, last]]) for first, last in positions]
             result.append(tagging.tags(named, n, "bioes"))
         return result
