@@ -191,13 +191,12 @@ def our_step(
     from torch import nn
 
     from l2kd_ray.core import loop
-    from l2kd_ray.core.stage import Context
+    from l2kd_ray.core.stage import Context, Optimisation
     from l2kd_ray.core.store import Store
     from l2kd_ray.distill.linear_loss import Head, Knowledge
     from l2kd_ray.distill.objectives import SoftTargets
     from l2kd_ray.families.language.stages.curriculum import Curriculum, Row, Source
     from l2kd_ray.families.language.stages.teachers import Live
-    from l2kd_ray.families.settings import Training
 
     class Format:
         answer = -1
@@ -206,12 +205,12 @@ def our_step(
         """As `Cached`: hidden states of half precision, and an output layer."""
 
         def __init__(self, live: Live, rows: list[Row]) -> None:
-            self.hidden = live.listen(rows, "cpu").hidden.half()
+            self.hidden = live.annotate(rows, "cpu").hidden.half()
             self.head = Head(teacher.head.weight.detach())
 
         def to(self, device: str) -> None: ...
 
-        def listen(self, rows: Any, device: str) -> Knowledge:
+        def annotate(self, rows: Any, device: str) -> Knowledge:
             return Knowledge(self.hidden.float(), self.head)
 
     student.train()
@@ -219,17 +218,24 @@ def our_step(
     rows = [Row(s, "qa", teacher=0, share=1.0) for s in qa]
     rows += [Row(s, "lm", teacher=0, share=1.0) for s in language]
     said: Any = Kept(live, rows) if "cached" in variant else live
-    training = Training(
-        precision="bfloat16" if "bf16" in variant else "float32",
-        lm_weight=0.25 if language else 0.0,
-        batch_size=BATCH,
-    )
+    how = Optimisation(epochs=9, batch_size=BATCH, lr=6.25e-5, adam_eps=1e-4)
     source = Source([], teacher=said, share=1.0)
     text: Any = Format()
     objective = SoftTargets(temperature)
-    curriculum = Curriculum((source,), Source([]), False, text, training, 0, "", objective)
+    curriculum = Curriculum(
+        (source,),
+        Source([]),
+        separate=False,
+        format=text,
+        optimisation=how,
+        seed=0,
+        place="",
+        objective=objective,
+        parts=("qa", "lm") if language else ("qa",),
+        precision="bfloat16" if "bf16" in variant else "float32",
+    )
     context = Context(Store("memory://bench"), Path())
-    optimizer = loop._optimizer(student, training)
+    optimizer = loop._optimizer(student, how)
 
     def step() -> float:
         optimizer.zero_grad()

@@ -255,7 +255,7 @@ def plain(how: str, file: Path, folder: Path) -> None:
         number = config["trial"]
         store = shutil.copytree(shared, folder / str(number))
         cells = list(trials[number].cells)
-        scores = [obtain(cell.stage, Store(str(store)))[cell.stage.metric] for cell in cells]
+        scores = [obtain(cell.stage, Store(str(store)))[cell.stage.metric_name] for cell in cells]
         return {"score": sum(scores) / len(scores)}
 
     tune.Tuner(

@@ -66,13 +66,18 @@ class Section(BaseModel):
 
 @contextmanager
 def reading() -> Iterator[set[tuple[int, str]]]:
-    """Within, every field of a section that is looked at is noted: (id of the section, field)."""
+    """Within, every field of a section that is looked at is noted: (id of the section, field).
+
+    Where one stands within another, the outer one has what the inner one has.
+    """
     reads: set[tuple[int, str]] = set()
     token = _reads.set(reads)
     try:
         yield reads
     finally:
         _reads.reset(token)
+        if (outer := _reads.get()) is not None:
+            outer |= reads
 
 
 def _leaves(annotation: Any) -> set[Any]:

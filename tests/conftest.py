@@ -44,15 +44,26 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
 
 
+def tiny_data(**changes: Any) -> dict[str, Any]:
+    """The tiny study with changes (None takes a key away). It says nothing of replay where no
+    method reads that: such a setting is refused."""
+    data = {**TINY, **changes}
+    methods = [
+        one if isinstance(one, str) else one.get("method", one["name"]) for one in data["methods"]
+    ]
+    if "replay" not in changes and not {"lamol", "lamol-real", "l2kd"} & {*methods}:
+        del data["replay"]
+    return {key: value for key, value in data.items() if value is not None}
+
+
 @pytest.fixture
 def study_file(tmp_path: Path) -> Any:
-    """Write a study file: the tiny one with changes (None takes a key away)."""
+    """Write a study file: the tiny one with changes."""
 
     def write(**changes: Any) -> Path:
-        data = {**TINY, "storage": str(tmp_path / "results"), **changes}
+        data = {"storage": str(tmp_path / "results"), **tiny_data(**changes)}
         path = tmp_path / "study.yaml"
-        kept = {key: value for key, value in data.items() if value is not None}
-        path.write_text(yaml.safe_dump(kept))
+        path.write_text(yaml.safe_dump(data))
         return path
 
     return write

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from conftest import TINY
+from conftest import tiny_data
 
 pytestmark = pytest.mark.drill
 THREE = ["gen.rest", "gen.intent", "gen.tv"]
@@ -20,7 +20,7 @@ FOUR = [*THREE, "gen.hotel"]
 
 def write(folder: Path, **changes: Any) -> Path:
     small = {"train": {"epochs": 1, "batch_size": 8, "lr": 5e-3}, "max_train": 8, "max_test": 2}
-    data = {**TINY, **small, "storage": str(folder / "results"), **changes}
+    data = tiny_data(**{**small, "storage": str(folder / "results"), **changes})
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(data))
     return file

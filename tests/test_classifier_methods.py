@@ -24,7 +24,7 @@ from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.classifiers.stages.learn import Classify
 from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, Item, LabelLoss
 from l2kd_ray.families.classifiers.stages.metakd import MetaDistil, MetaTeach, Prototypes
-from l2kd_ray.families.settings import Training
+from l2kd_ray.families.settings import TrainSettings
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
@@ -70,6 +70,17 @@ def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
 def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
+    )
+
+
+def lessons_of(items: list[Item], *, by_weight: bool = True) -> ClassifierLessons:
+    return ClassifierLessons(
+        pools={"made.topics.a": items},
+        optimisation=TrainSettings().optimisation(),
+        seed=0,
+        place="x",
+        objective=LabelLoss(),
+        by_weight=by_weight,
     )
 
 
@@ -129,7 +140,7 @@ def test_a_batch_trains_the_body_and_its_own_head_alone(tmp_path: Path) -> None:
     obtain(start, store)
     model = Classifier.load(store.fetch(start.kind, start.key))
     items = [Item(("bada dodo",), "made.topics.a", 1.0), Item(("kiki",), "made.topics.a", 0.0)]
-    lessons = ClassifierLessons({"made.topics.a": items}, Training(), 0, "x", LabelLoss())
+    lessons = lessons_of(items)
     (batch,) = list(lessons.mixture.epoch(0))
     accumulate(model, lessons.rows(batch), lessons, Context(store, tmp_path))
     own, other = model.layers
@@ -153,9 +164,7 @@ def test_an_examples_weight_scales_its_own_gradient(tmp_path: Path) -> None:
             Item(text, "made.topics.a", 1.0, weight=w)
             for text, w in zip(texts, weighed, strict=True)
         ]
-        lessons = ClassifierLessons(
-            {"made.topics.a": items}, Training(), 0, "x", LabelLoss(), by_weight=False
-        )
+        lessons = lessons_of(items, by_weight=False)
         (batch,) = list(lessons.mixture.epoch(0))
         accumulate(model, lessons.rows(batch), lessons, Context(store, tmp_path))
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
@@ -199,8 +208,8 @@ def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
     first = made["two"].start
     assert first.losses.prediction == 0
     assert made["two"].losses.hidden == 0
-    assert [task.data.task for task in made["out"].teacher.tasks] == ["made.topics.b"]
-    assert made["few"].task.data.rows == 6
+    assert [task.task for task in made["out"].teacher.tasks] == ["made.topics.b"]
+    assert made["few"].task.source.rows == 6
     assert made["few"].teacher == made["whole"].teacher
     assert made["few"].expertise.tasks == (made["few"].task,)
 

@@ -25,7 +25,7 @@ from l2kd_ray.families.classifiers.model.encoders import (
     load_encoder,
 )
 from l2kd_ray.families.classifiers.model.states import Inputs, Texts
-from l2kd_ray.families.language.model.vocabulary import train_wordpiece
+from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
 from l2kd_ray.models.pretrained import Pretrained
 
 TEXTS = ["the blue moon serves thai food .", "it is cheap", "", "two words", "moon moon moon !"]

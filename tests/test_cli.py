@@ -136,7 +136,9 @@ def test_status_report_explain_and_export(swept: Path) -> None:
 
 
 def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path) -> None:
-    output = l2kd("sweep", "study.yaml", "methods=[finetune]", "--inline", folder=swept)
+    output = l2kd(
+        "sweep", "study.yaml", "methods=[finetune]", "replay.ratio=", "--inline", folder=swept
+    )
     assert "has changed" in output
     assert len(list((swept / "results/studies/tiny").glob("study-until-*.yaml"))) == 1
 

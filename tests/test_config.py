@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.families import FAMILIES
 from l2kd_ray.study.pins import Revisions
-from l2kd_ray.study.reading import parse_override, parse_study, read_study
-from l2kd_ray.study.schema import ALIASES, SETTINGS, StudyConfig, with_settings
+from l2kd_ray.study.reading import ALIASES, parse_override, parse_study, read_study
+from l2kd_ray.study.schema import StudyConfig
 
 SHIPPED = sorted((Path(__file__).parent.parent / "tune_configs").glob("*.yaml"))
 
@@ -86,18 +87,18 @@ def test_an_overridden_key_is_searched_no_more() -> None:
     data = {**TINY, "search": {"kd.temperature": {"grid": [1, 2]}, "kd.weight": {"grid": [0, 1]}}}
     study = parse_study(data, {"kd.temperature": 3})
     assert list(study.search) == ["kd.weight"]
-    assert study.kd.temperature == 3
+    assert study.settings.family.kd.temperature == 3
 
 
 def test_aliases_are_the_names_of_the_original() -> None:
-    study = parse_study({**TINY, "replay": {}, "gen_lm_sample_percentage": 0.05, "lm_lambda": 0.5})
-    assert (study.replay.ratio, study.train.lm_weight) == (0.05, 0.5)
-    assert parse_study(TINY, {"temperature_kd": 3}).kd.temperature == 3
+    found = parse_study({**TINY, "replay": {}, "gen_lm_sample_percentage": 0.05, "lm_lambda": 0.5})
+    sections: Any = found.settings.family
+    assert (sections.replay.ratio, sections.train.lm_weight) == (0.05, 0.5)
+    sections = parse_study(TINY, {"temperature_kd": 3}).settings.family
+    assert sections.kd.temperature == 3
     for key in ALIASES.values():
         section, _, name = key.partition(".")
-        assert section in StudyConfig.model_fields
-        if section in ("kd", "replay", "train"):
-            assert name in StudyConfig.model_fields[section].annotation.model_fields  # type: ignore
+        assert name in type(getattr(sections, section)).model_fields
 
 
 def test_files_that_are_no_study(tmp_path: Path) -> None:
@@ -127,27 +128,35 @@ def test_a_study_survives_its_own_file(temperature: float, weight: float, k: int
     study = parse_study(
         TINY, {"kd.temperature": temperature, "kd.weight": weight, "replay.top_k": k}
     )
-    text = yaml.safe_dump(study.model_dump(mode="json", exclude_unset=True))
-    assert parse_study(yaml.safe_load(text)) == study
+    assert parse_study(yaml.safe_load(yaml.safe_dump(study.to_data()))) == study
 
 
 def test_settings_are_put_in_place_and_nothing_else_changes() -> None:
-    study = parse_study(TINY)
-    changed = with_settings(study, {"kd.temperature": 7})
-    assert changed.kd.temperature == 7
-    assert changed.model_copy(update={"kd": study.kd}) == study
-    with pytest.raises(KeyError):
-        with_settings(study, {"name": "other"})
-    assert set(SETTINGS) <= set(StudyConfig.model_fields)
+    settings: Any = parse_study({**TINY, "methods": ["ewc"]}).settings
+    changed = settings.with_values({"kd.temperature": 7, "ewc.strength": 3, "kd.decode.beams": 5})
+    assert (changed.family.kd.temperature, changed.family.kd.decode.beams) == (7, 5)
+    assert changed.options["ewc"].strength == 3
+    assert changed.family.model_copy(update={"kd": settings.family.kd}) == settings.family
+    assert {**changed.options, "ewc": settings.options["ewc"]} == settings.options
+    for key in ("name", "name.first", "kd", "student.model"):
+        with pytest.raises(KeyError):
+            settings.with_values({key: "other"})
+
+
+def test_a_key_belongs_to_one_section_of_a_study_file() -> None:
+    """A family's sections, its methods' options and the frame share one name space."""
+    for family in FAMILIES.values():
+        assert not {*family.settings.model_fields} & {*family.options}
+        assert not {*family.settings.model_fields, *family.options} & {*StudyConfig.model_fields}
 
 
 def test_what_a_hub_id_stood_for_once_it_stands_for_again() -> None:
     news = {"name": "news", "hub": "org/news"}
     study = parse_study({**TINY, "student": {"model": "gpt2"}, "tasks": [news, "gen.rest"]})
     pinned = Revisions({"gpt2": "abc"}, {"news": "def"}).pin(study)
-    assert pinned.student.revision == "abc"
+    assert pinned.settings.family.student.revision == "abc"
     assert [task.revision for task in pinned.tasks] == ["def", None]
-    text = yaml.safe_dump(pinned.model_dump(mode="json", exclude_unset=True))
+    text = yaml.safe_dump(pinned.to_data())
     assert Revisions.of(parse_study(yaml.safe_load(text))).pin(study) == pinned
     assert Revisions({"gpt2": "new"}, {"news": "new"}).pin(pinned) == pinned
 
@@ -155,8 +164,9 @@ def test_what_a_hub_id_stood_for_once_it_stands_for_again() -> None:
 def test_aliases_on_the_command_line_change_nothing_beside_them() -> None:
     data = {**TINY, "kd": {"weight": 0.5}, "search": {"kd.temperature": {"grid": [1, 2]}}}
     study = parse_study(data, {"temperature_kd": 4, "learning_rate": 0.01})
-    assert (study.kd.temperature, study.kd.weight) == (4, 0.5)
-    assert (study.train.lr, study.train.batch_size) == (0.01, TINY["train"]["batch_size"])
+    sections: Any = study.settings.family
+    assert (sections.kd.temperature, sections.kd.weight) == (4, 0.5)
+    assert (sections.train.lr, sections.train.batch_size) == (0.01, TINY["train"]["batch_size"])
     assert not study.search
     assert "said twice" in str(refusal({}, kd={"temperature": 3}, temperature_kd=4))
 

@@ -24,9 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from l2kd_ray.core import loop
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.loop import Constraint, fit
-from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.core.loop import GradientHook, fit
+from l2kd_ray.core.stage import Context, Optimisation, Scores, Stage
 from l2kd_ray.core.store import Store
+from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
 from l2kd_ray.families.language.stages.constraints import Penalty, Projection, dual_solution
@@ -34,11 +35,10 @@ from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
 from l2kd_ray.families.language.stages.importance import FILE, Importance
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
-from l2kd_ray.families.settings import Training
-from l2kd_ray.tasks import TaskData, resolve
+from l2kd_ray.tasks import resolve
 from l2kd_ray.tasks.spec import TaskSpec
 
-PLAIN = Training(epochs=1, batch_size=8, lr=1e-2, lm_weight=0.0, answer_weight=1.0)
+PLAIN = Optimisation(epochs=1, batch_size=8, lr=1e-2, adam_eps=1e-4, warmup=0.005)
 Tensors = dict[str, Tensor]
 
 
@@ -48,14 +48,14 @@ Tensors = dict[str, Tensor]
 ROWS = [("a b c", "x"), ("b c", "xy"), ("c", "yxx"), ("d e f g", "yyxy")]
 
 
-def data_of(folder: Path, rows: Sequence[tuple[str, str]]) -> TaskData:
+def data_of(folder: Path, rows: Sequence[tuple[str, str]]) -> Examples:
     """A task's training split: (context, answer) each."""
     path = folder / f"{len(list(folder.iterdir()))}.jsonl"
     items = [{"context": c, "question": "?", "answer": a} for c, a in rows]
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
     spec = TaskSpec(name="own", train=path, dev=path, test=path)
     task = resolve(spec, data_dir=None, data_seed=0, caps={}, where="test")
-    return task.splits["train"]
+    return Examples(task.splits["train"])
 
 
 def measured(
@@ -80,7 +80,7 @@ class Naive:
         folder = store.fetch("initial", stage.model.key)
         self.text, self.model = SequenceFormat.load(folder), CausalLM.load(folder).double().eval()
         self.samples = []
-        for example in stage.data.examples():
+        for example in stage.examples.data.examples():
             c, q, a = map(self.encode, (example.context, example.question, example.answers[0]))
             self.samples.append(Sample("own", c + q, a))
 
@@ -165,7 +165,7 @@ def test_importance_looks_at_no_more_examples_than_it_may(tmp_path: Path, store:
     one = importance(replace(stage, samples=1), store)
     alone = []
     for row in ROWS:
-        naive = Naive(replace(stage, data=data_of(tmp_path, [row])), store)
+        naive = Naive(replace(stage, examples=data_of(tmp_path, [row])), store)
         squared = (naive.logits(naive.samples[0]) ** 2).sum(-1).mean()
         alone.append({name: g.abs() for name, g in naive.gradient(squared).items()})
     name = "lm.transformer.h.0.mlp.c_fc.weight"
@@ -203,7 +203,7 @@ def test_the_importance_of_a_path() -> None:
             assert students[place + 1].start == students[place]  # the anchor
             assert penalty.strength == 7 * factor  # the loss has strength / 2, MAS's has no 1/2
             assert penalty.importance.model == students[place]
-            assert penalty.importance.data == students[place].tasks[0].source
+            assert penalty.importance.examples == students[place].tasks[0].source
             assert (penalty.importance.measure, penalty.importance.samples) == (measure, 5)
             assert penalty.importance.former == former
             former = penalty.importance
@@ -212,7 +212,7 @@ def test_the_importance_of_a_path() -> None:
 # The penalty -------------------------------------------------------------------------------------
 
 
-def prepared(penalty: Penalty, model: CausalLM, store: Store, folder: Path) -> Constraint:
+def prepared(penalty: Penalty, model: CausalLM, store: Store, folder: Path) -> GradientHook:
     obtain(penalty.importance, store)
     return penalty.prepare(model, curriculum(), Context(store, folder))
 
@@ -385,7 +385,7 @@ MEMORY = [
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     """A student that knows the former tasks; without dropout."""
     model = no_dropout()
-    training = PLAIN.model_copy(update={"epochs": 60, "lr": 3e-2})
+    training = replace(PLAIN, epochs=60, lr=3e-2)
     chosen = lesson(training, new=(Source(MEMORY),), place="b")
     fit(Dummy(), model, chosen, context(tmp_path_factory.mktemp("learnt")))
     return model
@@ -400,8 +400,9 @@ def projection(
     return Projection(kept, margin), here  # type: ignore[arg-type]
 
 
-def lesson(training: Training = PLAIN, **changes: Any) -> Curriculum:
-    return curriculum(training, replayed=[], **changes)
+def lesson(optimisation: Optimisation = PLAIN, **changes: Any) -> Curriculum:
+    """Question answering alone."""
+    return curriculum(optimisation, replayed=[], parts=("qa",), lm_weight=0.0, **changes)
 
 
 def flat(model: CausalLM) -> Tensor:
@@ -421,7 +422,7 @@ def constrained(
     model: CausalLM, made: tuple[Projection, Context], step: Tensor, **training: Any
 ) -> Tensor:
     """What `step` becomes."""
-    chosen = lesson(PLAIN.model_copy(update=training))
+    chosen = lesson(replace(PLAIN, **training))
     constrain = made[0].prepare(model, chosen, made[1])
     start = 0
     for parameter in model.parameters():
@@ -489,12 +490,12 @@ def test_what_is_stepped_is_the_projected_gradient(
     assert not torch.equal(wanted, gradient(reference, NEW))
     wanted = wanted * 0.1 / wanted.norm()
 
-    def descent(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-        return torch.optim.SGD(model.parameters(), lr=training.lr)
+    def descent(model: nn.Module, how: Optimisation) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=how.lr)
 
     monkeypatch.setattr(loop, "_optimizer", descent)
     made, here = projection(tmp_path)
-    chosen = lesson(PLAIN.model_copy(update={"micro_batch": micro, "clip": 0.1}))
+    chosen = lesson(replace(PLAIN, micro_batch=micro, clip=0.1))
     constrain = made.prepare(model, chosen, here)
     (row,) = fit(Dummy(), model, chosen, here, constrain)
     after = torch.cat([p.detach().flatten() for p in model.parameters()])
@@ -503,7 +504,7 @@ def test_what_is_stepped_is_the_projected_gradient(
 
 def test_gem_keeps_former_losses_lower_than_finetuning(learnt: CausalLM, tmp_path: Path) -> None:
     losses: dict[str, float] = {}
-    chosen = lesson(PLAIN.model_copy(update={"epochs": 20}))
+    chosen = lesson(replace(PLAIN, epochs=20))
     for name in ("finetune", "gem"):
         model = deepcopy(learnt)
         made, here = projection(tmp_path / name)
@@ -529,7 +530,7 @@ def test_gem_goes_with_the_exchange_of_gradients(
 ) -> None:
     """The memory's gradients pass the hooks of torch's DDP, and are not exchanged."""
     found = []
-    chosen = lesson(PLAIN.model_copy(update={"epochs": 3, "batch_size": 4, "micro_batch": 2}))
+    chosen = lesson(replace(PLAIN, epochs=3, batch_size=4, micro_batch=2))
     for name in ("alone", "wrapped"):
         model = deepcopy(learnt)
         made, here = projection(tmp_path / name)

@@ -18,16 +18,17 @@ from test_methods import planned
 from torch import Tensor
 
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.evaluate import PREDICTIONS
+from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import SequenceFormat
 from l2kd_ray.families.language.stages import decode
+from l2kd_ray.families.language.stages.answers import Decoding
 from l2kd_ray.families.language.stages.decode import Decode
 from l2kd_ray.families.language.stages.evaluate import EvaluateLM
-from l2kd_ray.families.settings import Decoding
 from l2kd_ray.study import Study, load
 from l2kd_ray.tasks import Example, TaskData, resolve, write_squad
 from l2kd_ray.tasks.readers import squad
@@ -46,7 +47,7 @@ TEACHER: Mapping[str, Any] = {
     "max_train": ROWS,
 }
 BEAMS = Decoding(strategy="beam", beams=3)
-SAMPLED = Decoding(strategy="sample", top_k=20)
+SAMPLED = Decoding(strategy="sample", top_k=20, temperature=1.0)
 
 
 class World:
@@ -61,7 +62,7 @@ class World:
 
     def decoded(self, stage: Decode) -> list[Example]:
         obtain(stage, self.store)
-        return stage.examples(self.store.fetch("decode", stage.key))
+        return stage.load(Context(self.store, Path()))
 
     def study(self, **changes: Any) -> Study:
         self.file.write_text(yaml.safe_dump({**TEACHER, **changes}))
@@ -98,7 +99,7 @@ def naive(world: World, data: TaskData, **how: Any) -> list[str]:
 
 
 def test_greedy_targets_are_the_teachers_answers(world: World) -> None:
-    gold, said = world.stage.data.examples(), naive(world, world.stage.data)
+    gold, said = world.stage.source.data.examples(), naive(world, world.stage.source.data)
     targets = world.decoded(world.stage)
     wanted = [
         replace(example, answers=(answer or example.answers[0],))
@@ -116,16 +117,16 @@ def test_beam_targets_are_those_of_a_beam_search(world: World) -> None:
     if importlib.util.find_spec("l2kd_ray.families.language.model.beam") is None:
         pytest.skip("beam search is not there yet")
     stage = replace(world.stage, decoding=BEAMS)
-    said = naive(world, stage.data, num_beams=3)
-    gold = [example.answers[0] for example in stage.data.examples()]
+    said = naive(world, stage.source.data, num_beams=3)
+    gold = [example.answers[0] for example in stage.source.data.examples()]
     answers = [example.answers[0] for example in world.decoded(stage)]
     assert answers == [answer or given for answer, given in zip(said, gold, strict=True)]
 
 
 def test_sampled_targets_are_drawn_by_seed_and_example_alone(world: World) -> None:
     def answers(seed: int, rows: int = ROWS, **changes: Any) -> dict[str, str]:
-        data = replace(world.stage.data, cap=rows)
-        stage = replace(world.stage, data=data, decoding=SAMPLED, seed=seed, **changes)
+        source = Examples(replace(world.stage.source.data, cap=rows))
+        stage = replace(world.stage, source=source, decoding=SAMPLED, seed=seed, **changes)
         return {example.id: example.answers[0] for example in world.decoded(stage)}
 
     first = answers(1)
@@ -135,13 +136,15 @@ def test_sampled_targets_are_drawn_by_seed_and_example_alone(world: World) -> No
     assert fewer == {identity: first[identity] for identity in fewer}
     greedy = [example.answers[0] for example in world.decoded(world.stage)]
     assert list(first.values()) != greedy
-    only = replace(world.stage, decoding=Decoding(strategy="sample", top_k=1), seed=3)
+    only = replace(
+        world.stage, decoding=Decoding(strategy="sample", top_k=1, temperature=1.0), seed=3
+    )
     assert [example.answers[0] for example in world.decoded(only)] == greedy
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "sample"])
 def test_no_special_token_leaks_into_a_target(world: World, strategy: Any) -> None:
-    decoding = Decoding(strategy=strategy, top_k=300, temperature=5.0).normalised()
+    decoding = Decoding(strategy=strategy, top_k=300, temperature=5.0)
     stage = replace(world.stage, decoding=decoding, seed=1)
     for example in world.decoded(stage):
         assert not any(token in example.answers[0] for token in ("<ans>", "<eos>", "<task:"))
@@ -154,8 +157,8 @@ def test_an_empty_answer_leaves_the_given_one(
     said = ["" if place % 3 else f"said {place}" for place in range(ROWS)]
     monkeypatch.setattr(decode, "answers", lambda *args: said)
     obtain(world.stage, store)
-    gold = world.stage.data.examples()
-    targets = world.stage.examples(store.fetch("decode", world.stage.key))
+    gold = world.stage.source.data.examples()
+    targets = world.stage.load(Context(store, Path()))
     for place, (one, other) in enumerate(zip(targets, gold, strict=True)):
         assert one == (other if place % 3 else replace(other, answers=(f"said {place}",)))
     kept = said.count("")
@@ -186,7 +189,7 @@ def test_the_file_is_a_distil_file_of_its_task(world: World, tmp_path: Path) -> 
     given = TaskSpec.model_validate({"name": TASK, "distil": str(file), "max_train": ROWS})
     task = resolve(given, data_dir=None, data_seed=0, caps={}, where="test")
     assert task.splits["distil"].examples() == targets
-    assert task.splits["train"].examples() == world.stage.data.examples()
+    assert task.splits["train"].examples() == world.stage.source.data.examples()
     own = {"name": "own", "metric": "dsem", "max_train": ROWS, "distil": str(file)}
     spec = TaskSpec.model_validate({**own, **files(tmp_path)})
     with pytest.raises(
@@ -204,7 +207,7 @@ def test_learning_from_the_file_is_learning_from_the_stage(world: World, objecti
     by_stage = path(world.study(kd=kd))[1]
     by_file = path(world.study(kd=kd, tasks=[{"name": TASK, "distil": str(file)}, "gen.rest"]))[1]
     assert isinstance(by_stage.targets.source, Decode)
-    assert isinstance(by_file.targets.source, TaskData)
+    assert isinstance(by_file.targets.source, Examples)
     assert (by_file.teacher is None) == (objective == "seq")
     one, other = (weights(stage, world.store) for stage in (by_stage, by_file))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -223,7 +226,7 @@ def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:
         chosen = replace(data, cap=rows, data_seed=0 if rows else None)
         model = world.stage.teacher
         stage = EvaluateLM(
-            model, chosen, "dsem", max_new_tokens=TOKENS, decoding=decoding, seed=seed
+            model, Examples(chosen), "dsem", max_new_tokens=TOKENS, decoding=decoding, seed=seed
         )
         obtain(stage, world.store)
         text = (world.store.fetch("evaluate", stage.key) / PREDICTIONS).read_text("utf-8")
@@ -233,7 +236,7 @@ def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:
 
     predictions: dict[str, str] = {}
     small = replace(data, cap=6, data_seed=0)
-    assert said(Decoding(), rows=6) == naive(world, small)
+    assert said(Decoding("greedy"), rows=6) == naive(world, small)
     assert said(SAMPLED, 1) != said(SAMPLED, 2)
     whole = said(SAMPLED, 1)
     by_id = dict(predictions)

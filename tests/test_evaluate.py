@@ -14,6 +14,7 @@ from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import Context
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.evaluate import PREDICTIONS, Evaluate, unseen
+from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.stages.evaluate import EvaluateLM
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.study import Study
@@ -38,13 +39,13 @@ def rnnlg(folder: Path, train: Sequence[int], test: Sequence[int], **more: Any) 
 
 
 def untrained(task: Task) -> Initial:
-    tokenizer = Tokenizer(None, (task.splits["train"],), 300, (task.name,))
+    tokenizer = Tokenizer(None, (Examples(task.splits["train"]),), 300, (task.name,))
     return Initial(None, "gpt2", ARCH, tokenizer, seed=1)
 
 
 def evaluation(task: Task) -> EvaluateLM:
-    metric, test = task.metric, task.splits["test"]
-    return EvaluateLM(untrained(task), test, metric, task.extras, task.seen, 6)
+    test, seen = Examples(task.splits["test"]), task.seen and Examples(task.seen)
+    return EvaluateLM(untrained(task), test, task.metric, task.extras, seen, 6)
 
 
 class Parrot(Evaluate):
@@ -63,7 +64,7 @@ def test_scores_and_lines_of_an_evaluation(tmp_path: Path, store: Store) -> None
     # Places 0 to 9 are trained on; of the test inputs 8 to 11, two are so.
     task = rnnlg(tmp_path, range(10), [8, 9, 10, 11])
     made = evaluation(task)
-    fields = (made.model, made.data, made.metric, made.extras, made.seen)
+    fields = (made.model, made.examples, made.metric, made.extras, made.seen)
     parrot = Parrot(*fields)
     scores = obtain(parrot, store)
     examples = task.splits["test"].examples()
@@ -107,7 +108,7 @@ def test_where_all_test_inputs_are_known_only_their_number_is_reported(
 
 def test_without_extras_there_is_the_metric_alone(tmp_path: Path, store: Store) -> None:
     made = evaluation(rnnlg(tmp_path, range(10), [1, 2]))
-    plain = EvaluateLM(made.model, made.data, made.metric, max_new_tokens=6)
+    plain = EvaluateLM(made.model, made.examples, made.metric, max_new_tokens=6)
     assert obtain(plain, store).keys() == {"rouge"}
     assert all(line.keys() == {"id", "prediction", "score"} for line in lines(store, plain))
 

@@ -121,9 +121,9 @@ def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
 
     one, other = (find(store, last(train={"epochs": 1, "lr": lr})[:12]) for lr in (1e-3, 1e-2))
     found = differences(store, one, other)
-    assert found["training"] == {"lr": [1e-3, 1e-2]}
-    assert found["start"]["training"] == {"lr": [1e-3, 1e-2]}
-    assert set(found) == {"start", "training", "replay"}
+    assert found["optimisation"] == {"lr": [1e-3, 1e-2]}
+    assert found["start"]["optimisation"] == {"lr": [1e-3, 1e-2]}
+    assert set(found) == {"start", "optimisation", "replay"}
     assert differences(store, one, one) == {}
     with pytest.raises(InputError, match="no finished stage"):
         find(store, "zzz")

@@ -13,26 +13,28 @@ from torch import Tensor
 
 from l2kd_ray.core import loop
 from l2kd_ray.core.loop import fit
-from l2kd_ray.core.stage import Context, TrainingStage
+from l2kd_ray.core.stage import Context, Optimisation, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import Sample, TrainingSequence
 from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
 from l2kd_ray.families.language.stages.teachers import Live
-from l2kd_ray.families.settings import Training
 
 NEW = [Sample("a", [5 + k, 6, 7, 8][: 2 + k % 3], [20 + k, 30]) for k in range(7)]
 OLD = [Sample("b", [40 + k, 41], [50 + k]) for k in range(3)]
-TRAINING = Training(epochs=2, batch_size=4, lr=1e-2, lm_weight=0.25, answer_weight=5.0)
+TRAINING = Optimisation(epochs=2, batch_size=4, lr=1e-2, adam_eps=1e-4, warmup=0.005)
 
 
 class Dummy(TrainingStage):
     kind = "learn"
 
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(optimisation=TRAINING, seed=1, **changes)
+
 
 def curriculum(
-    training: Training = TRAINING,
+    optimisation: Optimisation = TRAINING,
     replay_weight: str | float = "natural",
     replayed: list[Sample] = OLD,
     teacher: CausalLM | None = None,
@@ -42,7 +44,7 @@ def curriculum(
     replay = Source(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
     new = (Source(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
     separate = replay_weight == "separate"
-    plain = Curriculum(new, replay, separate, FORMAT, training, seed=1, place="a")
+    plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, place="a")
     return replace(plain, **changes)
 
 
@@ -98,7 +100,7 @@ def first_batch(chosen: Curriculum) -> tuple[list[Sample], list[Sample]]:
 
 def test_a_part_that_was_killed_after_its_last_step_is_not_trained_on(tmp_path: Path) -> None:
     """Its checkpoint has all of its steps: what is left is to leave the files."""
-    chosen, part = curriculum(TRAINING.model_copy(update={"epochs": 3})), Dummy(until=1)
+    chosen, part = curriculum(replace(TRAINING, epochs=3)), Dummy(until=1)
     here = context(tmp_path, checkpoint_seconds=0.0)
     first = fit(part, model := make_model(), chosen, here)
     again = fit(part, other := make_model(), chosen, here)
@@ -137,7 +139,7 @@ def test_l2kds_loss_with_replay_of_its_own_mean(tmp_path: Path) -> None:
 
 
 def test_the_parts_have_a_mean_each_at_any_weight_of_theirs(tmp_path: Path) -> None:
-    chosen = curriculum(training=TRAINING.model_copy(update={"lm_weight": 1.0}))
+    chosen = curriculum(lm_weight=1.0)
     new, old = first_batch(chosen)
     model = no_dropout().eval()
     wanted = naive_mean(model, [FORMAT.qa(s) for s in new + old])
@@ -169,7 +171,7 @@ def test_accumulation_does_not_change_the_result(
 ) -> None:
     objective, teacher = SoftTargets(2.0, 5.0), no_dropout(seed=9)
     whole = curriculum(replay_weight=replay_weight, teacher=teacher, share=0.7)
-    parts = replace(whole, training=TRAINING.model_copy(update={"micro_batch": micro}))
+    parts = replace(whole, optimisation=replace(TRAINING, micro_batch=micro))
     results = [
         trained(tmp_path / str(k), chosen, objective, model=no_dropout())
         for k, chosen in enumerate((whole, parts))
@@ -280,9 +282,9 @@ def test_two_teachers_speak_each_on_its_samples(tmp_path: Path) -> None:
 
 
 def test_a_student_like_its_teacher_has_no_loss_and_no_gradient(tmp_path: Path) -> None:
-    one_step = TRAINING.model_copy(update={"epochs": 1, "batch_size": 16})
+    one_step = replace(TRAINING, epochs=1, batch_size=16)
     model, teacher = no_dropout(), no_dropout()
-    chosen = curriculum(replayed=[], training=one_step, teacher=teacher)
+    chosen = curriculum(replayed=[], optimisation=one_step, teacher=teacher)
     curve, _ = trained(tmp_path, chosen, SoftTargets(2.0), model=model)
     assert losses(curve) == pytest.approx([0.0], abs=1e-7)
     for parameter in model.parameters():
@@ -311,6 +313,6 @@ def test_the_learning_rate_rises_and_falls_to_zero() -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
-    wild = curriculum(training=TRAINING.model_copy(update={"lr": 1e30}))
+    wild = curriculum(optimisation=replace(TRAINING, lr=1e30))
     with pytest.raises(FloatingPointError, match=r"train\.lr"):
         trained(tmp_path, wild, SoftTargets())

@@ -22,8 +22,7 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import SequenceFormat
-from l2kd_ray.families.language.stages.learn import Learn
-from l2kd_ray.families.settings import Lora
+from l2kd_ray.families.language.stages.learn import Learn, LoraUpdate
 
 pytest.importorskip("peft")
 from l2kd_ray.families.language.model.lora import attach, merge
@@ -98,7 +97,7 @@ def test_the_merged_model_says_what_the_adapted_one_did(arch: str) -> None:
     model = make_model(arch)
     plain, names = deepcopy(model.state_dict()), [name for name, _ in model.named_parameters()]
     model.eval()
-    adapted = attach(model, Lora(rank=RANK, alpha=12), FORMAT.added, seed=1)
+    adapted = attach(model, LoraUpdate(RANK, 12, 0.0, None), FORMAT.added, seed=1)
     input_ids, places = torch.arange(5, 17).view(2, 6), torch.arange(12)
 
     def logits() -> Tensor:
@@ -144,7 +143,7 @@ def of_plain(arch: str, input_ids: Tensor, places: Tensor) -> Tensor:
 @pytest.mark.parametrize("arch", SIZES)
 def test_the_backbone_is_frozen_until_it_is_merged(arch: str) -> None:
     model = make_model(arch)
-    attach(model, Lora(rank=RANK), FORMAT.added, seed=1)
+    attach(model, LoraUpdate(RANK, 16, 0.0, None), FORMAT.added, seed=1)
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     rest = {name for name in trained if "lora_" not in name}
     tables = [model.lm.get_input_embeddings().weight, model.lm.get_output_embeddings().weight]
@@ -158,7 +157,7 @@ def test_the_backbone_is_frozen_until_it_is_merged(arch: str) -> None:
 def test_no_gradient_reaches_the_rows_of_old_tokens() -> None:
     """Nor does it after several backward passes, which are summed."""
     model = make_model("llama")
-    attach(model, Lora(rank=RANK), FORMAT.added, seed=1)
+    attach(model, LoraUpdate(RANK, 16, 0.0, None), FORMAT.added, seed=1)
     for _ in range(2):
         model.head(
             model(torch.arange(5, 17).view(2, 6), torch.arange(12))
@@ -173,7 +172,7 @@ def test_embeddings_are_not_to_be_adapted() -> None:
     """The loss reads the output layer's weight: an update beside it would not be seen."""
     for arch, target in (("llama", "lm_head"), ("llama", "embed_tokens"), ("gpt2", "wte")):
         with pytest.raises(ValueError, match=r"train\.lora\.targets"):
-            attach(make_model(arch), Lora(targets=(target,)), FORMAT.added, seed=1)
+            attach(make_model(arch), LoraUpdate(8, 16, 0.0, (target,)), FORMAT.added, seed=1)
 
 
 @pytest.mark.parametrize("targets", [("c_fc",), ("c_attn", "c_proj")])
@@ -255,11 +254,12 @@ def test_a_saved_student_needs_no_peft(
 
 
 def evaluation(stage: Learn) -> Any:
+    from l2kd_ray.families.examples import Examples
     from l2kd_ray.families.language.stages.evaluate import EvaluateLM
     from l2kd_ray.tasks import Task
 
     task: Task = planned().resolved.tasks["gen.rest"]
-    return EvaluateLM(stage, task.splits["test"], "rouge", max_new_tokens=6)
+    return EvaluateLM(stage, Examples(task.splits["test"]), "rouge", max_new_tokens=6)
 
 
 def test_students_go_on_from_task_to_task(store: Store) -> None:
@@ -277,8 +277,8 @@ def test_students_go_on_from_task_to_task(store: Store) -> None:
 
 def test_the_seed_draws_the_updates(store: Store) -> None:
     model, other = make_model(), make_model()
-    attach(model, Lora(rank=RANK), FORMAT.added, seed=1)
-    attach(other, Lora(rank=RANK), FORMAT.added, seed=2)
+    attach(model, LoraUpdate(RANK, 16, 0.0, None), FORMAT.added, seed=1)
+    attach(other, LoraUpdate(RANK, 16, 0.0, None), FORMAT.added, seed=2)
     named = dict(other.named_parameters())
     drawn = [(v, named[name]) for name, v in model.named_parameters() if "lora_A" in name]
     assert drawn

@@ -34,6 +34,7 @@ from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.study.trial import Trial
 from l2kd_ray.tasks import resolve, write_squad
+from l2kd_ray.tasks.registry import family as generated_family
 from l2kd_ray.tasks.spec import TaskSpec
 
 THREE = ["gen.intent", "gen.rest", "gen.tv"]
@@ -288,8 +289,9 @@ def test_multilm_is_a_reference() -> None:
     assert {str(trial.seed) for trial in both} == {"1", "2"}
     models = [trial.steps[0][0].stage.model for trial in (bounds[0], both[0])]
     assert all(isinstance(model, Multitask) for model in models)
-    assert [model.training.lm_weight for model in models] == [0, 0.5]
-    assert replace(models[1], training=models[0].training) == models[0]
+    assert [model.lm_weight for model in models] == [0, 0.5]
+    same = {"lm_weight": 0.0, "objective": models[0].objective}  # without the LM part, no `<ans>`
+    assert replace(models[1], **same) == models[0]
     assert plan(study.trials(), Store("memory://empty")).stages["multitask"].unique == 4
     assert not trials_of(planned(methods=["finetune"]), "multilm")
 
@@ -352,10 +354,11 @@ def test_gold_answers_as_targets_are_lamol_bit_for_bit(
     tiny: Any, tmp_path: Path, store: Store
 ) -> None:
     tasks = [own_task(tmp_path, name) for name in ("gen.rest", "gen.intent")]
+    soft = {"name": "seq-soft", "method": "l2kd", "settings": {"kd.objective": "seq-soft"}}
     study = tiny(
         tasks=tasks,
         orders=["own.rest>own.intent"],
-        methods=["lamol", arm("seq"), arm("word"), {**arm("seq-soft", kd__weight=1)}],
+        methods=["lamol", arm("seq"), arm("word"), soft],
     )
     lamol, seq, word, soft = (path(study, name) for name in ("lamol", "seq", "word", "seq-soft"))
     assert not {lamol[1], lamol[2]} & {seq[1], seq[2]}
@@ -411,6 +414,8 @@ def test_the_stages_of_a_trial(name: str) -> None:
         roles = Counter(trial.stages().values())
         assert roles.pop("initial") == roles.pop("tokenizer") == 1
         assert roles.pop("evaluate") == 4 * 3
+        # The tokenizer is trained on the whole family, these train splits too; and three test ones.
+        assert roles.pop("examples") == len(generated_family(THREE[0])) + 3
         assert roles == IN_A_TRIAL[name]
 
 
@@ -520,7 +525,7 @@ def test_a_teacher_of_another_tokenizer_is_refused_at_the_door(
         assert "tokenizer" in refused.value.problem
         assert "tokenizer.model" in refused.value.fix
     same = pretrained(tmp_path / "same", arch="llama")
-    load(study_file(student={"model": student}, teacher={"model": same}))
+    load(study_file(student={"model": student}, teacher={"model": same}, tokenizer=None))
 
 
 @pytest.mark.parametrize("padded", [0, 50])
@@ -551,7 +556,7 @@ def test_a_student_from_a_folder_learns_and_is_evaluated(
     trial = trials_of(study, "lamol")[0]
     first = trial.steps[1][0].stage
     assert first.model.start.source is not None
-    assert 0 <= obtain(first, store)["rouge" if first.data.task == "gen.rest" else "em"] <= 100
+    assert 0 <= obtain(first, store)["rouge" if first.task == "gen.rest" else "em"] <= 100
     found = store.fetch("learn", first.model.key)
     assert json.loads((found / "config.json").read_text())["model_type"] == arch
     before = load_file(Path(folder) / "model.safetensors")
@@ -587,7 +592,7 @@ def test_decoded_targets_and_replay_are_of_the_right_model() -> None:
         assert stage.teacher.tokens == targets  # it speaks of its own answers
         assert targets is not None
         assert isinstance(targets.source, Decode)
-        assert (targets.source.teacher, targets.source.data) == (teacher, stage.tasks[0].source)
+        assert (targets.source.teacher, targets.source.source) == (teacher, stage.tasks[0].source)
         if place == 0:
             assert stage.replay is None
             continue

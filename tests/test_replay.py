@@ -24,6 +24,8 @@ from test_methods import planned, resolved
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.store import Store
+from l2kd_ray.families import METHODS
+from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.builder import LanguageBuilder
 from l2kd_ray.families.language.model import generation
 from l2kd_ray.families.language.model.causal_lm import CausalLM
@@ -39,7 +41,7 @@ from l2kd_ray.families.language.stages.replay import (
 )
 from l2kd_ray.study import Study, load
 from l2kd_ray.study.reading import parse_study
-from l2kd_ray.tasks import Task, TaskData
+from l2kd_ray.tasks import Task
 
 TASKS = ["gen.intent", "gen.rest", "gen.tv"]
 SEED = Seed(train=531, replay=531)
@@ -80,7 +82,9 @@ class World:
     def quotas(self, **counts: int) -> tuple[Quota, ...]:
         """`intent=3`: so many samples of gen.intent."""
         splits = {task: self.study.resolved.tasks[task].splits["train"] for task in TASKS}
-        return tuple(Quota(splits[f"gen.{name}"], n) for name, n in sorted(counts.items()))
+        return tuple(
+            Quota(Examples(splits[f"gen.{name}"]), n) for name, n in sorted(counts.items())
+        )
 
     def text(self) -> SequenceFormat:
         return SequenceFormat.load(self.store.fetch("initial", self.students[0].key))
@@ -116,7 +120,7 @@ def sized(rows: Sequence[int], ratio: float, shares: str) -> LanguageBuilder:
         name: replace(task, splits={**task.splits, "train": replace(task.splits["train"], rows=n)})
         for (name, task), n in zip(found.tasks.items(), rows, strict=True)
     }
-    return LanguageBuilder(config, replace(found, tasks=tasks))
+    return LanguageBuilder(config.settings, replace(found, tasks=tasks), METHODS["lamol"])
 
 
 def counts(replay: Any) -> dict[str, int]:
@@ -154,9 +158,7 @@ def test_quotas_are_those_of_lamol(rows: list[int], ratio: str) -> None:
 @settings(max_examples=30, deadline=None)
 def test_a_memory_is_a_share_of_each_former_task(rows: int, ratio: str) -> None:
     build = sized([rows, 3, 5], 1, "equal")
-    config = build.config.model_copy(update={"gem": build.config.gem.model_copy(
-        update={"ratio": float(ratio)})})  # fmt: skip
-    memory = LanguageBuilder(config, build.resolved).memory(tuple(TASKS[:2]), SEED)
+    memory = build.memory(tuple(TASKS[:2]), SEED, float(ratio), margin=0.5)
     assert memory is not None
     share = Fraction(ratio)
     assert counts(memory.memory) == dict(
@@ -485,7 +487,7 @@ def test_real_samples_are_training_examples(world: World) -> None:
                 encode(text, e.context) + encode(text, e.question),
                 encode(text, e.answers[0]),
             )
-            for e in quota.data.examples()
+            for e in quota.examples.data.examples()
         ]
         own = [sample for sample in samples if sample.task == quota.task]
         places = [every.index(sample) for sample in own]
@@ -525,10 +527,9 @@ def test_a_training_split_is_read_for_labels_and_quality_alone(world: World) -> 
     (quota,) = world.quotas(intent=4)
     one = replace(world.replay, quotas=(quota,))
 
-    def moved(data: TaskData) -> TaskData:
-        return replace(data, source=replace(data.source, location="/elsewhere"), rows=99)
-
-    assert replace(one, quotas=(replace(quota, data=moved(quota.data)),)).key == one.key
+    data = quota.examples.data
+    data = replace(data, source=replace(data.source, location="/elsewhere"), rows=99)
+    assert replace(one, quotas=(replace(quota, examples=Examples(data)),)).key == one.key
     for other in (
         replace(one, quotas=(replace(quota, labelled=True),)),
         replace(one, refill=True),

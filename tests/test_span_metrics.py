@@ -7,7 +7,7 @@ import random
 import pytest
 
 from l2kd_ray.tasks import Example, score
-from l2kd_ray.tasks.spec import Extra
+from l2kd_ray.tasks.spec import Metric
 
 TAGS = ["O", *(f"{part}-{kind}" for part in "BIES" for kind in "xy")]
 
@@ -16,7 +16,7 @@ def rows(*answers: str) -> list[Example]:
     return [Example(str(n), "", "", (answer,)) for n, answer in enumerate(answers)]
 
 
-def points(metric: Extra, prediction: str, gold: str) -> float:
+def points(metric: Metric, prediction: str, gold: str) -> float:
     return score(metric, [prediction], rows(gold))[0]
 
 

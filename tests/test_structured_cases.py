@@ -14,7 +14,8 @@ from torch import Tensor
 
 from l2kd_ray.distill.structured.arcs import Heads
 from l2kd_ray.distill.structured.baselines import posterior_kd, token_kd
-from l2kd_ray.distill.structured.cases import CASES, Kind, Objective, distillation
+from l2kd_ray.distill.structured.case_table import CASES, Kind, Objective
+from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.labelled import LabelledArcs, RelativeLabels, relative
@@ -207,7 +208,7 @@ def test_top_1_is_the_best_sequence_as_gold(case: str) -> None:
     [("1b", "token"), ("4", "token"), ("4", "top-k"), ("tree", "top-wk"), ("tree", "posterior")],
 )
 def test_what_a_case_has_not_is_refused(case: str, objective: Objective) -> None:
-    with pytest.raises(ValueError, match=f"case {case}, .* has no objective '{objective}'"):
+    with pytest.raises(ValueError, match=f"case {case}, .* has no '{objective}'"):
         distillation(case, objective, labels=labels_of(case))
 
 

@@ -13,12 +13,10 @@ from torch import Tensor
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
-from l2kd_ray.distill.structured.cases import CASES, Objective, distillation
-from l2kd_ray.distill.structured.labelled import RelativeLabels
+from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
-from l2kd_ray.families.structures.builder import HEADS, OBJECTIVES
 from l2kd_ray.families.structures.model.structured import StructuredModel
 from l2kd_ray.families.structures.stages.lessons import Best
 from l2kd_ray.study import Study
@@ -39,6 +37,20 @@ TAGS = {
 }
 SIZES = {"arc_size": 8, "relation_size": 6, "rank": 4}
 TREES = {"tasks": ["made.trees.a"], "student": {**TAGS["student"], **SIZES}}  # type: ignore[dict-item]
+
+TAGGED = {"structural", "token", "posterior", "top-k", "top-wk"}
+OBJECTIVES = {
+    "1a": TAGGED,
+    "1b": TAGGED - {"token"},
+    "2a": TAGGED,
+    "2b": TAGGED - {"token"},
+    "3": TAGGED,
+    "4": {"structural", "posterior"},
+    "tree": {"structural"},
+    "projective": {"structural"},
+}
+"""What a student can learn: token KD where each word's label has a score, the k best where
+sequences of labels are searched."""
 
 
 def study(**changes: Any) -> Study:
@@ -103,19 +115,19 @@ def test_without_a_weight_it_is_training_on_gold(store: Store) -> None:
     )
 
 
-def test_labels_of_unlabelled_sentences_are_not_read(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_of_unlabelled_sentences_are_not_read(store: Store, tmp_path: Path) -> None:
     arm = {"name": "more", "method": "structkd", "settings": {"structkd.unlabelled": 12}}
     found = study(methods=[arm])
     stage = student(found, "more")
-    (data,) = stage.unlabelled
-    labelled = {example.context for example in stage.tasks[0].data.examples()}
-    extra = {example.context for example in data.examples()}
+    (more,) = stage.unlabelled
+    labelled = {example.context for example in stage.tasks[0].source.data.examples()}
+    extra = {example.context for example in more.data.examples()}
     assert len(extra) == 12
     assert not labelled & extra
-    assert all(not s.labels for s in stage._pools()["made.tags.a"][16:])
     assert len(weights(stage, store)) > 0
+    pool = stage._pools(Context(store, tmp_path))["made.tags.a"]
+    assert all(sentence.labels for sentence in pool[:16])
+    assert not any(sentence.labels for sentence in pool[16:])
     with pytest.raises(InputError, match="no more training sentences"):
         student(study(methods=[arm], max_train=None), "more")
 
@@ -159,20 +171,19 @@ def test_a_stream_of_tagging_tasks_has_orders_and_a_report(tmp_path: Path) -> No
     assert "span_f1" in report
 
 
-def test_every_case_has_the_baselines_that_its_objective_takes() -> None:
-    """What is refused at the door is what the loss itself would refuse, case by case."""
-    assert {name: (case.teacher, case.student) for name, case in CASES.items()} == HEADS
-    relative = RelativeLabels(("0:root", "1:nsubj"))
+def test_a_study_takes_the_objectives_of_its_case_and_no_other() -> None:
+    assert {name: set(case.objectives) for name, case in CASES.items()} == OBJECTIVES
     for case, objective in product(CASES, get_args(Objective)):
-        labels = relative if case in ("1b", "2b") else None
-        try:
-            distillation(case, objective, labels=labels)
-            possible = True
-        except ValueError:
-            possible = False
-        assert possible == (objective in OBJECTIVES[case]), (case, objective)
+        own = TREES if case in ("1b", "2b", "tree", "projective") else {}
+        chosen = {"case": case, "objective": objective}
+        own = {**own, "kd": {"weight": 1.0}, "structkd": chosen}
+        if objective in OBJECTIVES[case]:
+            assert student(study(**own)).distilling.objective == objective
+        else:
+            with pytest.raises(InputError, match=f"case {case} has no {objective}"):
+                study(**own)
     arm = {"name": "token", "method": "structkd", "settings": {"structkd.objective": "token"}}
-    with pytest.raises(InputError, match="no such baseline"):
+    with pytest.raises(InputError, match=r"methods: token.*(\n.*)*case 4 has no token"):
         study(methods=[arm], structkd={"case": "4"})
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from l2kd_ray.distill.structured.cases import CASES, Kind, distillation
+from l2kd_ray.distill.structured.case_table import CASES, Kind
+from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.labelled import RelativeLabels
 from l2kd_ray.distill.structured.objective import negative_log_likelihood
 from l2kd_ray.distill.structured.packing import pack

@@ -17,7 +17,7 @@ from l2kd_ray.tasks.metrics import parse_state
 from l2kd_ray.tasks.porter import stem
 from l2kd_ray.tasks.readers import squad
 from l2kd_ray.tasks.rouge import rouge_average, rouge_l, rouge_n, words
-from l2kd_ray.tasks.spec import Extra
+from l2kd_ray.tasks.spec import Metric
 from l2kd_ray.tasks.sql import Query, parse, render
 
 
@@ -25,7 +25,7 @@ def examples(*answers: tuple[str, ...], group: str | None = None) -> list[Exampl
     return [Example(str(n), "c", "q", texts, group) for n, texts in enumerate(answers)]
 
 
-def one(metric: Extra, prediction: str, *answers: str) -> float:
+def one(metric: Metric, prediction: str, *answers: str) -> float:
     aggregate, (single,) = score(metric, [prediction], examples(answers))
     assert aggregate == pytest.approx(single)
     return single
@@ -44,7 +44,7 @@ TEXTS = ["the blue moon serves thai food", "two words here now", "it is cheap an
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_every_metric_is_best_on_gold_and_aligned(metric: Extra) -> None:
+def test_every_metric_is_best_on_gold_and_aligned(metric: Metric) -> None:
     gold, best = GOLD.get(metric, TEXTS), 0 if metric == "slot_error" else 100
     aggregate, singles = score(metric, gold, examples(*((text,) for text in gold)))
     assert aggregate == pytest.approx(best)
@@ -55,7 +55,7 @@ def test_every_metric_is_best_on_gold_and_aligned(metric: Extra) -> None:
 
 
 @pytest.mark.parametrize("metric", sorted(METRICS.keys() - {"dsem"}))
-def test_the_aggregate_over_a_part_is_the_score_of_that_part(metric: Extra) -> None:
+def test_the_aggregate_over_a_part_is_the_score_of_that_part(metric: Metric) -> None:
     gold = GOLD.get(metric, TEXTS)
     rows = examples(*((text, "and another one here") for text in gold))
     predictions = [gold[0], gold[1], "another text , one of no use here"]

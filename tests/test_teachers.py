@@ -1,4 +1,4 @@
-"""Tokens kept as arrays, teachers that speak live or from files, batches by length."""
+"""Tokens kept as arrays, teachers live or from files, batches by length."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.corpus import Corpus, Encoded
-from l2kd_ray.families.language.stages import annotate
+from l2kd_ray.families.language.stages import annotations
 from l2kd_ray.families.language.stages.annotate import Annotate
+from l2kd_ray.families.language.stages.annotations import Cached
 from l2kd_ray.families.language.stages.curriculum import Source
 from l2kd_ray.families.language.stages.learn import Learn
-from l2kd_ray.families.language.stages.teachers import Cached, Live
+from l2kd_ray.families.language.stages.teachers import Live
 from l2kd_ray.tasks import Example
 
 WORDS = st.lists(st.sampled_from(["thai", "food", "in", "the", "north", "?"]), max_size=12)
@@ -65,8 +66,7 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within half precision, over several shards and both parts."""
-    monkeypatch.setattr(annotate, "SHARD_POSITIONS", 7)
-    monkeypatch.setattr("l2kd_ray.families.language.stages.teachers.SHARD_POSITIONS", 7)
+    monkeypatch.setattr(annotations, "SHARD_POSITIONS", 7)
     teacher = no_dropout(seed=9)
     # far from its start, so that its distributions are not all flat
     torch.manual_seed(0)
@@ -76,17 +76,17 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
     rows = curriculum(replayed=[]).rows(range(len(NEW)))
     in_order = sorted(rows, key=lambda row: (row.index, row.part != "qa"))
     folder = context(tmp_path).out
-    annotate._write(in_order, live, context(tmp_path))
+    annotations._write(in_order, live, context(tmp_path))
     sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in in_order]
     import numpy as np
 
-    np.save(folder / annotate.OFFSETS, np.cumsum([0, *sizes]))
+    np.save(folder / annotations.OFFSETS, np.cumsum([0, *sizes]))
     assert len(list(folder.glob("hidden-*"))) > 3
     save_head(teacher, folder)
     cached = Cached(folder, ("qa", "lm"))
 
-    said = cached.listen(rows, "cpu").hidden
-    torch.testing.assert_close(said, live.listen(rows, "cpu").hidden, rtol=1e-3, atol=1e-3)
+    said = cached.annotate(rows, "cpu").hidden
+    torch.testing.assert_close(said, live.annotate(rows, "cpu").hidden, rtol=1e-3, atol=1e-3)
     runs = [
         trained(
             tmp_path / name,
@@ -105,16 +105,16 @@ def test_a_cached_teacher_of_other_positions_is_refused(tmp_path: Path) -> None:
     live = Live(no_dropout(seed=9))
     rows = curriculum(replayed=[]).rows([0])
     folder = context(tmp_path).out
-    annotate._write(rows, live, context(tmp_path))
-    np.save(folder / annotate.OFFSETS, np.array([0, 1, 2]))
+    annotations._write(rows, live, context(tmp_path))
+    np.save(folder / annotations.OFFSETS, np.array([0, 1, 2]))
     save_head(live.model, folder)
     with pytest.raises(ValueError, match="contexts differ"):
-        Cached(folder, ("qa", "lm")).listen(rows, "cpu")
+        Cached(folder, ("qa", "lm")).annotate(rows, "cpu")
 
 
 def save_head(model: CausalLM, folder: Path) -> None:
     layer = {name: value.detach().clone() for name, value in model.head.named_parameters()}
-    save_file(layer, folder / annotate.HEAD)
+    save_file(layer, folder / annotations.HEAD)
 
 
 def teachers_of(study: Any) -> set[Any]:
@@ -169,7 +169,7 @@ def test_cached_and_live_teachers_make_like_students(
 
 def test_buckets_keep_every_sample_once_and_lessen_padding() -> None:
     plain = curriculum(replayed=OLD)
-    bucketed = replace(plain, training=TRAINING.model_copy(update={"bucket_batches": 3}))
+    bucketed = replace(plain, bucket_batches=3)
     steps = plain.steps_per_epoch
     for epoch in range(TRAINING.epochs):
         batches = list(bucketed.batches(0))[epoch * steps : (epoch + 1) * steps]

@@ -22,6 +22,7 @@ class Examples(Stage):
     """
 
     kind = "examples"
+    default_seconds = 20.0
     data: TaskData
     owner: str | None = None
 

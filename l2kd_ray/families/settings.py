@@ -104,8 +104,8 @@ class Settings:
             first, *below = key.split(".")
             if first not in (*type(self.family).model_fields, *options) or not below:
                 raise KeyError(key)
-            if first in ("student", "teacher") and below[0] in ("model", "revision"):
-                raise KeyError(key)  # models are resolved once a study
+            if first in _FOUND and below[0] in _FOUND[first]:
+                raise KeyError(key)
             family.put(key, [first, *below], value)
         for name in options.keys() & family.keys():
             options[name] = _changed(options[name], family.pop(name))
@@ -117,6 +117,11 @@ class Settings:
         for name, section in self.options.items():
             for key, owner, own in section.keys_set():
                 yield f"{name}.{key}", owner, own
+
+
+_MODEL = ("model", "revision", "vectors")
+_FOUND = {"student": _MODEL, "teacher": _MODEL, "tokenizer": ("model", "revision", "tasks")}
+"""What stands for files or for something on the hub: it is found once a study."""
 
 
 class _Changes(dict[str, Any]):

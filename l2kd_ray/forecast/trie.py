@@ -21,6 +21,7 @@ from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Cell, Trial
 
 SECONDS: Mapping[str, float] = {
+    "examples": 20,
     "tokenizer": 60,
     "tokens": 20,
     "initial": 20,
@@ -144,8 +145,9 @@ def _first_replicate(study: Study, seeds: tuple[int, ...], listing: Listing) -> 
     keys = {stage.key for trial in probes for stage in trial.stages()}
     shared = np.zeros(len(trie), dtype=bool)
     shared[[number for key, number in numbers.items() if key in keys]] = True
-    for number, (kind, inputs) in enumerate(zip(trie.kinds, trie.inputs, strict=True)):
-        if kind == "evaluate" and inputs:  # of one model on one split: the model's say
+    keyed = set(numbers.values())
+    for number, inputs in enumerate(trie.inputs):
+        if number not in keyed:  # an evaluation of a model that is not there: the model's say
             shared[number] = bool(shared[list(inputs)].all())
     many = trie.repeated(len(seeds), shared, [str(seed) for seed in seeds])
     many.assumed = f"every replicate is taken to be as far as that of seed {seeds[0]}"
@@ -184,9 +186,9 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return visit(cell.stage)
         place = model.key, cell.task, cell.split
         if place not in cells_of:
-            number = visit(model)
-            assert number is not None  # it is not finished
-            cells_of[place] = trie.add(cell.stage.kind, [number])
+            sources = [visit(source) for _, source in cell.stage.inputs()]
+            todo = [number for number in sources if number is not None]
+            cells_of[place] = trie.add(cell.stage.kind, todo)
         return cells_of[place]
 
     for trial in trials:

@@ -27,12 +27,21 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
     """Find the model that a study names (folder or hub id); None if it is trained from scratch.
 
     A relative folder is looked for below the working directory, then below `base`.
-    Raises: InputError if the model is in neither, or the hub cannot be reached.
+    Raises: InputError if the model is in neither, the hub cannot be reached, or a revision is asked
+    of a folder.
     """
     if spec.model is None:
         return None
     for folder in (Path(spec.model).expanduser(), (base or Path()) / spec.model):
         if folder.is_dir():
+            if spec.revision is not None:
+                raise InputError(
+                    "a folder has no revisions: its files are what it is",
+                    where=where,
+                    key="revision",
+                    got=spec.revision,
+                    fix="take it away",
+                )
             return _of_folder(folder.resolve(), where)
     # A hub id has at most one slash and looks like no path.
     if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:

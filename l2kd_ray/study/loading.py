@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from l2kd_ray import door
 from l2kd_ray.core.stage import identity
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import Resolved
-from l2kd_ray.models.pretrained import resolve_model, resolve_vectors
+from l2kd_ray.models.pretrained import Pretrained, resolve_model, resolve_vectors
+from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import reading
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import read_study
@@ -47,32 +48,33 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     }
 
     def find(spec: TaskSpec) -> Task:
-        return resolve(
-            spec,
-            data_dir=config.data_dir,
-            data_seed=config.data_seed,
-            caps=caps,
-            where=where,
-            base=base,
-            plugin=lambda kind, name, known: door.held(
-                kind, name, known, settings.options, settings.plugins
-            ),
-        )
+        with reading() as looked_at:
+            task = resolve(
+                spec,
+                data_dir=config.data_dir,
+                data_seed=config.data_seed,
+                caps=caps,
+                where=where,
+                base=base,
+                plugin=lambda kind, name, known: door.held(
+                    kind, name, known, settings.options, settings.plugins
+                ),
+            )
+        for key, _, field in spec.keys_set():
+            if (id(spec), field) not in looked_at:
+                raise InputError(
+                    "it has no effect: the data of this task are read without it",
+                    where=where,
+                    key=f"tasks.{spec.name}.{key}",
+                    got=getattr(spec, field),
+                    fix="take it away",
+                )
+        return task
 
     with reading() as reads:
         tasks = {spec.name: find(spec) for spec in config.tasks}
         _check_kinds(tasks, builder.kinds(settings), where)
-        specs = settings.family.model_specs
-        models = {
-            spec.model: found
-            for spec in specs
-            if spec.model and (found := resolve_model(spec, where=where, base=base))
-        }
-        models |= {
-            spec.vectors: resolve_vectors(spec.vectors, where=where, base=base)
-            for spec in specs
-            if spec.vectors
-        }
+        models = _models(settings.family.model_specs, where, base)
         builder.check_models(settings, models, where)
         corpus = builder.corpus(settings, tasks, find)
     train = tuple(task.splits["train"] for task in corpus)
@@ -84,6 +86,27 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     ) as error:  # of a stage that cannot be made, such as a plug-in that is not there
         raise error.at(where) from None
     return study
+
+
+def _models(specs: Sequence[ModelSpec], where: str, base: Path) -> dict[str, Pretrained]:
+    """The pretrained models, and the word vectors, by the names that a study has for them.
+
+    Raises: InputError where one is not there, or one name stands for two revisions.
+    """
+    models: dict[str, Pretrained] = {}
+    for spec in specs:
+        found = resolve_model(spec, where=where, base=base)
+        if found is not None and spec.model and models.setdefault(spec.model, found) != found:
+            raise InputError(
+                "one model stands for two revisions",
+                where=where,
+                key="revision",
+                got=f"{spec.model}: {models[spec.model].revision}, {found.revision}",
+                fix="name one revision wherever the model is named",
+            )
+        if spec.vectors:
+            models[spec.vectors] = resolve_vectors(spec.vectors, where=where, base=base)
+    return models
 
 
 def _check_arms(config: StudyConfig, where: str) -> None:

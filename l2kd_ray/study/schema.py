@@ -234,6 +234,17 @@ class ArmsOnly(Section):
     def _one_is_a_list(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        for arm in self.methods:
+            if arm.name in ("multitask", "single", "teacher"):
+                raise ValueError(f"methods: {arm.name} is a reference, which is always run")
+            if (arm.name == "multilm") != (arm.method == "multilm") or (
+                arm.method == "multilm" and arm.settings
+            ):
+                raise ValueError("methods: multilm is a reference and goes by that name alone")
+        return self
+
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The methods that are compared with the references."""
@@ -279,13 +290,6 @@ class StudyConfig(ArmsOnly):
         names = [task.name for task in self.tasks]
         _refuse_twice(names, "tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
-        for arm in self.methods:
-            if arm.name in ("multitask", "single", "teacher"):
-                raise ValueError(f"methods: {arm.name} is a reference, which is always run")
-            if (arm.name == "multilm") != (arm.method == "multilm") or (
-                arm.method == "multilm" and arm.settings
-            ):
-                raise ValueError("methods: multilm is a reference and goes by that name alone")
         _refuse_twice([str(seed) for seed in self.replicates], "seeds")
         if isinstance(self.orders, tuple):
             _refuse_twice([">".join(order) for order in self.orders], "orders")
@@ -333,6 +337,11 @@ class StudyConfig(ArmsOnly):
         unread = sorted(tune.model_fields_set & searching) if not self.search else []
         if unread:
             raise ValueError(f"tune.{unread[0]} has no effect: nothing is searched")
+        drawn = {"num_samples", "seed"} & tune.model_fields_set
+        if drawn and all(isinstance(space, Grid) for space in self.search.values()):
+            raise ValueError(
+                f"tune.{min(drawn)} has no effect: every point of a grid is tried, none is drawn"
+            )
         if "reduction" in tune.model_fields_set and tune.scheduler != "asha":
             raise ValueError("tune.reduction is read with tune.scheduler: asha")
 

@@ -16,6 +16,7 @@ from l2kd_ray.study.schema import Arm
 from l2kd_ray.study.study import Study
 
 Reads = set[tuple[int, str]]
+_NAMES = (".model", ".vectors")
 
 
 def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
@@ -25,13 +26,14 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
     """
     config = study.config
     own = {key for key, *_ in config.settings.keys_set()}
-    read = set(_looked_at(config.settings, resolving)) | _read_by_references(study)
-    by_arm = {arm.name: _read_by_arm(study, arm) | read for arm in config.arms}
+    by_arm = {arm.name: _read_by_arm(study, arm) for arm in config.arms}
     for arm in config.arms:
         for key in arm.settings:
             if not _has(by_arm[arm.name], key):
                 raise _refused(study, key, arm.settings[key], f"methods: {arm.name}: {key}", where)
-    everyone = set().union(read, *by_arm.values())
+    # Whether a model that was found is of use is said by who builds it.
+    found = {key for key in _looked_at(config.settings, resolving) if not key.endswith(_NAMES)}
+    everyone = found.union(_read_by_references(study), *by_arm.values())
     for key in sorted(own):
         if not _has(everyone, key):
             raise _refused(study, key, _value(config.settings, key), key, where)
@@ -47,11 +49,18 @@ def _has(reads: Iterable[str], key: str) -> bool:
 
 
 def _read_by_arm(study: Study, arm: Arm) -> set[str]:
-    """The keys that an arm reads with any of the searched values."""
-    found: set[str] = set()
+    """The keys that an arm reads with any of the searched values.
+
+    An arm without distillation (`kd.weight: 0`) is the control of the same arm with it, by one key:
+    what the other reads is no mistake there.
+    """
+    method, found = study.family.methods[arm.method], set[str]()
     for setting in study.config.search_examples():
         values = {**setting, **arm.settings}
-        found |= _read_by_method(study, study.family.methods[arm.method], values)
+        found |= _read_by_method(study, method, values)
+        sections: Any = study.config.settings.with_values(values).family
+        if sections.kd.weight == 0:
+            found |= _read_by_method(study, method, {**values, "kd.weight": 1.0})
     return found
 
 

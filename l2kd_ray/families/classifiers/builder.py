@@ -128,10 +128,11 @@ class ClassifierBuilder(LabelBuilder):
         return EvaluateClassifier(**self._evaluation(model, task, split), task_kind=about.kind)
 
     def _untrained(self, spec: ModelSpec, heads: tuple[Head, ...], seed: Seed) -> Untrained:
+        pretrained = self.resolved.models.get(spec.model or "")
         return self._once(
             ("initial", spec, heads, seed.train),
             lambda: Untrained(
-                source=self.resolved.models.get(spec.model or ""),
+                source=pretrained,
                 arch=spec.arch,
                 overrides=dict(sorted(spec.overrides.items())),
                 heads=heads,
@@ -139,7 +140,7 @@ class ClassifierBuilder(LabelBuilder):
                 seed=seed.train,
                 layers=spec.layers,
                 vectors=self.resolved.models.get(spec.vectors or ""),
-                trust_remote_code=spec.trust_remote_code,
+                trust_remote_code=pretrained is not None and spec.trust_remote_code,
             ),
         )
 

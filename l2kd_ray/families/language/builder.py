@@ -150,24 +150,25 @@ class LanguageBuilder(Builder):
 
     def replay(self, model: Initial | Learn, former: Order, task: str, seed: Seed) -> Replay | None:
         """Pseudo-samples of the former tasks, `ratio` of the new task's size."""
-        settings = self.settings.replay
+        settings, quotas = self.settings.replay, self._quotas(former, task)
+        if not quotas:
+            return None
         filters = tuple(self.plugin("filters", name, FILTERS) for name in sorted(settings.filters))
-        temperature, draws = settings.temperature, settings.top_k > 1
-        quotas, judges = self._quotas(former, task), self._judges(former, seed)
-        return (
-            None
-            if not quotas
-            else Replay(
-                model=model,
-                quotas=quotas,
-                top_k=settings.top_k,
-                temperature=temperature if draws else None,
-                max_length=self.settings.train.max_length,
-                seed=seed.replay if draws else None,
-                filters=tuple(dict.fromkeys(filters)),
-                judges=tuple(judges[quota.task] for quota in quotas) if judges else (),
-                refill=settings.refill,
+        if "label" in filters:
+            quotas = tuple(
+                replace(quota, labelled=self._is_classification(quota.task)) for quota in quotas
             )
+        judges, draws = self._judges(former, seed), settings.top_k > 1
+        return Replay(
+            model=model,
+            quotas=quotas,
+            top_k=settings.top_k,
+            temperature=settings.temperature if draws else None,
+            max_length=self.settings.train.max_length,
+            seed=seed.replay if draws else None,
+            filters=tuple(dict.fromkeys(filters)),
+            judges=tuple(judges[quota.task] for quota in quotas) if judges else (),
+            refill=settings.refill,
         )
 
     def real_replay(self, former: Order, task: str, seed: Seed) -> RealSamples | None:
@@ -257,17 +258,16 @@ class LanguageBuilder(Builder):
     ) -> dict[str, Any]:
         """The fields of a training that distils: who teaches what. None where nobody does."""
         kd = self.settings.kd
-        weight, temperature, keep = kd.weight, kd.temperature, kd.answer_weight == "keep"
         new, recall = kd.teachers != "previous", kd.teachers != "new" and replays
-        if weight == 0 or not (new or recall):
+        if kd.weight == 0 or not (new or recall):
             return {}
-        found: dict[str, Any] = {"kd_weight": weight, "recall": recall}
+        found: dict[str, Any] = {"kd_weight": kd.weight, "recall": recall}
         if recall or kd.objective != "seq":
             found["objective"] = replace(
                 objective,
                 divergence=self.plugin("divergences", kd.divergence, DIVERGENCES),
-                temperature=temperature,
-                weigh_kd=keep,
+                temperature=kd.temperature,
+                weigh_kd=kd.answer_weight == "keep",
             )
         if not new:
             return found
@@ -324,14 +324,13 @@ class LanguageBuilder(Builder):
         of tasks (LAMOL), or in proportion to the tasks' sizes."""
         settings = self.settings.replay
         wanted = _share(settings.ratio, self._split(task, "train").rows)
+        if wanted == 0 or not former:
+            return ()
         data = [self._split(name, "train") for name in sorted(former)]
-        total = sum(one.rows for one in data)
-        equal, labels = settings.shares == "equal", "label" in settings.filters
+        total, equal = sum(one.rows for one in data), settings.shares == "equal"
         counts = [wanted // len(data) if equal else wanted * one.rows // total for one in data]
         return tuple(
-            Quota(one, count, labels and self._is_classification(one.task))
-            for one, count in zip(data, counts, strict=True)
-            if count > 0
+            Quota(one, count) for one, count in zip(data, counts, strict=True) if count > 0
         )
 
     def _is_classification(self, task: str) -> bool:
@@ -352,10 +351,9 @@ class LanguageBuilder(Builder):
         """The same samples for every method: those of the untrained model's tokenizer."""
         if not quotas:
             return None
-        plain = tuple(Quota(quota.examples, quota.count) for quota in quotas)
         return RealSamples(
             initial=self.initial(seed),
-            quotas=plain,
+            quotas=quotas,
             max_length=self.settings.train.max_length,
             seed=seed.replay,
         )
@@ -370,7 +368,7 @@ class LanguageBuilder(Builder):
                 overrides=dict(sorted(spec.overrides.items())),
                 tokenizer=self._tokenizer(),
                 seed=None if pretrained else seed.train,
-                trust_remote_code=spec.trust_remote_code,
+                trust_remote_code=pretrained is not None and spec.trust_remote_code,
             ),
         )
 

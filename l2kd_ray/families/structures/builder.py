@@ -109,9 +109,9 @@ class StructureBuilder(LabelBuilder):
     def _knowledge(self, task: str, seed: Seed) -> dict[str, Any]:
         """The fields of a training that distils; none at weight 0."""
         settings, kd = self.settings.structkd, self.settings.kd
-        weight, anneal, best = kd.weight, settings.anneal, settings.objective.startswith("top")
-        if weight == 0:
+        if kd.weight == 0:
             return {}
+        best = settings.objective.startswith("top")
         unlabelled = self._unlabelled(task)
         sources = (self._split(task, "train"), *unlabelled)
         return {
@@ -121,8 +121,8 @@ class StructureBuilder(LabelBuilder):
                 settings.case,
                 settings.objective,
                 1.0 if best else kd.temperature,
-                weight,
-                anneal,
+                kd.weight,
+                settings.anneal,
                 "global" if best else settings.scope,
                 settings.k if best else None,
             ),

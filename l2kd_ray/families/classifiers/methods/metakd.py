@@ -51,11 +51,11 @@ class MetaOptions(Section):
 def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
     """The teacher of a domain."""
     options: MetaOptions = build.options
+    if options.teacher == "single":
+        return build.shared_teacher((task,), seed)
     domains = tuple(name for name in build.tasks if name != task or not options.leave_out)
     if options.teacher == "multitask":
         return build.joint_teacher(domains, seed)
-    if options.teacher == "single":
-        return build.shared_teacher((task,), seed)
     if options.teacher == "all":
         return build.shared_teacher(domains, seed, pooled=True)
     return MetaTeach(
@@ -63,7 +63,7 @@ def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
         tasks=build.labelled(domains),
         pooled=True,
         scores=_prototypes(build, seed) if options.prototypes else None,
-        raw=options.raw and options.prototypes,
+        raw=options.prototypes and options.raw,
         corruption=options.corruption,
         **build.teaching(seed),
     )
@@ -89,13 +89,13 @@ def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Meta
     # Without corruption nothing trains the teacher's transform: its features say nothing.
     transfer = options.transfer if meta and options.corruption else 0.0
     layers = (options.hidden, options.attention, transfer)
-    temperature = build.settings.kd.temperature
-    parts = [Losses(*layers, options.prediction, temperature if options.prediction else None)]
-    if options.stages == "two" and any(layers) and options.prediction:
+    temperature = build.settings.kd.temperature if options.prediction else None
+    parts = [Losses(*layers, options.prediction, temperature)]
+    if any(layers) and options.prediction and options.stages == "two":
         last = Losses(0.0, 0.0, 0.0, options.prediction, temperature)
         parts = [Losses(*layers, 0.0, None), last]
     examples = build.part(task, options.share)
-    expertise = build.logits(asked, examples) if options.expertise and meta else None
+    expertise = build.logits(asked, examples) if meta and options.expertise else None
     for losses in parts:
         start = MetaDistil(
             start=start,

@@ -13,9 +13,9 @@ from transformers.utils import logging
 
 from l2kd_ray.distill.states import States, mean_state
 from l2kd_ray.families.classifiers.model.states import Inputs, Texts, check_texts, check_wanted
-from l2kd_ray.families.language.model.vocabulary import vocabulary_size
 from l2kd_ray.models.architecture import config_of
 from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.vocabulary import vocabulary_size
 
 Pooling = Literal["mean", "first"]
 logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second

@@ -127,8 +127,8 @@ class Untrained(Stage):
             build_encoder,
             load_encoder,
         )
+        from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
         from l2kd_ray.families.classifiers.model.words import Words
-        from l2kd_ray.families.language.model.vocabulary import train_wordpiece
 
         overrides, length = dict(self.overrides), self.max_length or DEFAULT_LENGTH
         if self.source is not None:

@@ -13,9 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.utils import logging
 
 from l2kd_ray.families.language.model.sequences import TokenIds
-from l2kd_ray.families.language.model.vocabulary import vocabulary_size
 from l2kd_ray.models.architecture import config_of
 from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.vocabulary import vocabulary_size
 
 logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 

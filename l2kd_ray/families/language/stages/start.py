@@ -82,7 +82,7 @@ class Initial(Stage):
             load_pretrained,
         )
         from l2kd_ray.families.language.model.sequences import SequenceFormat
-        from l2kd_ray.families.language.model.vocabulary import vocabulary_size
+        from l2kd_ray.models.vocabulary import vocabulary_size
 
         text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.source is not None:
