@@ -333,8 +333,6 @@ def test_tests_that_a_page_names_are_there(page: Path) -> None:
 
 
 ARCHITECTURE = ROOT / "docs/architecture.md"
-NOT_YET_MOVED = {"l2kd_ray.families.language.model.vocabulary"}
-"""What a second family needs, and so belongs into `models/`; to be empty."""
 
 
 def picture() -> list[list[str]]:
@@ -369,8 +367,6 @@ def test_the_picture_of_the_house_is_right() -> None:
         assert here in floor, here
         for module in imported(path):
             there = room_of(tuple(module.split(".")[1:]))
-            if module in NOT_YET_MOVED and here == "families/classifiers":
-                continue
             assert there == here or floor[there] > floor[here], f"{path}: {module}"
 
 
