@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check format real drills bench clean
+.PHONY: demo test lint types check format docs hooks real drills bench clean
 
 demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, nothing is downloaded
 	$(BIN)/l2kd plan tune_configs/quickstart.yaml
@@ -14,13 +14,21 @@ test: $(INSTALLED)  ## the tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check l2kd_ray tests benchmarks
-	$(BIN)/ruff format --check l2kd_ray tests benchmarks
+	$(BIN)/ruff check l2kd_ray tests benchmarks examples
+	$(BIN)/ruff format --check l2kd_ray tests benchmarks examples
 
 types: $(INSTALLED)
 	$(BIN)/mypy
 
 check: lint types test
+
+docs: $(INSTALLED)  ## the documentation site, in site/
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict
+
+hooks: $(INSTALLED)  ## lint, format and types before each commit
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pre-commit>=3.7,<5'
+	$(BIN)/pre-commit install
 
 drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that come and go: 25 minutes
 	$(BIN)/python -m pytest -m drill
@@ -43,8 +51,8 @@ real: $(INSTALLED)  ## the studies on real data and weights; L2KD_DATA and L2KD_
 	done
 
 format: $(INSTALLED)
-	$(BIN)/ruff format l2kd_ray tests benchmarks
-	$(BIN)/ruff check --fix l2kd_ray tests benchmarks
+	$(BIN)/ruff format l2kd_ray tests benchmarks examples
+	$(BIN)/ruff check --fix l2kd_ray tests benchmarks examples
 
 $(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3"; exit 2; }
@@ -53,4 +61,4 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

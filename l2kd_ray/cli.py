@@ -1,13 +1,15 @@
-"""The `l2kd` command: what it is asked, what it prints, its exit codes. No logic.
+"""The `l2kd` command: its arguments, its output and its exit codes. It holds no logic.
 
-0 done, 1 a plug-in breaks a law, 2 bad input, 3 budget reached, 4 some stages failed (the rest is
-kept), 130 Ctrl-C.
+0: done; 1: a plug-in breaks a law; 2: bad input; 3: the time budget is reached; 4: some stages
+failed (the rest is kept); 130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,19 +25,43 @@ if TYPE_CHECKING:
 BROKEN, BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(
-    help="Lifelong language knowledge distillation on Ray: the gap to multi-task, over all orders.",
+    help="Train lifelong language models over every task order on Ray, and measure how far each "
+    "method ends below multi-task training.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-StudyFile = Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file or a study's name.")]
+StudyFile = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file (YAML), or the name of a study.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, such as kd.temperature=2."),
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings that replace those of the file, such as kd.temperature=2.",
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For programs.")]
-Storage = Annotated[str | None, typer.Option(help="Where the stages lie.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Storage = Annotated[str | None, typer.Option(help="The folder or URL that holds the stages.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"l2kd-ray {version('l2kd-ray')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Options of the command itself; each verb has its own."""
 
 
 def _load(study: str, overrides: list[str] | None) -> Experiment:
@@ -50,19 +76,40 @@ def plan(
     overrides: Overrides = None,
     as_json: Json = False,
     cluster: Annotated[
-        str | None, typer.Option(help="Simulate it on one: 'head + 0..64 x g5.xlarge spot'.")
+        str | None,
+        typer.Option(
+            help="Simulate the sweep on this cluster, such as 'head + 0..64 x g5.xlarge spot'."
+        ),
     ] = None,
-    deadline: Annotated[str | None, typer.Option(help="What is complete by then: 8h.")] = None,
-    budget: Annotated[str | None, typer.Option(help="What is complete for it: 200usd.")] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help="With --cluster: say what is complete after this time, such as 8h."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="With --cluster: say what is complete for this sum, such as 200usd."),
+    ] = None,
     seconds: Annotated[
-        list[str] | None, typer.Option(help="Of a stage of a kind: learn=600 (repeat).")
+        list[str] | None,
+        typer.Option(
+            help="With --cluster: assumed seconds per stage of a kind, such as learn=600; may be "
+            "repeated."
+        ),
     ] = None,
     assume: Annotated[
-        list[str] | None, typer.Option(help="Of the cluster: preempted_per_hour=0.1 (repeat).")
+        list[str] | None,
+        typer.Option(
+            help="With --cluster: an assumption about the cluster, such as "
+            "preempted_per_hour=0.1; may be repeated."
+        ),
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="Your own price table (YAML).")] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="With --cluster: a price table of your own (a YAML file)."),
+    ] = None,
 ) -> None:
-    """Count a study's stages: all, shared, in the store, to do; time and disk; or simulate it."""
+    """Count a study's stages (unshared, shared, stored, to do) and estimate time and disk; or
+    simulate the sweep on a cluster."""
     experiment = _load(study, overrides)
     if cluster is not None:
         prospect = experiment.forecast(
@@ -110,10 +157,14 @@ def _cost(seconds: float | None, size: int | None, missing: bool) -> str:
 def sweep(
     study: StudyFile,
     overrides: Overrides = None,
-    inline: Annotated[bool, typer.Option(help="In this process, without Ray.")] = False,
-    address: Annotated[str, typer.Option(help="A Ray cluster to join, such as auto.")] = "local",
+    inline: Annotated[
+        bool, typer.Option(help="Run every stage in this process, without Ray.")
+    ] = False,
+    address: Annotated[
+        str, typer.Option(help="The Ray cluster to join, such as auto; local starts one here.")
+    ] = "local",
 ) -> None:
-    """Run a study; again: finish what is missing."""
+    """Run a study. Run again, it does only what is missing."""
     experiment = _load(study, overrides)
     try:
         ended = experiment.sweep("inline" if inline else "ray", address)
@@ -146,11 +197,11 @@ def submit(
     study: StudyFile,
     overrides: Overrides = None,
     address: Annotated[
-        str, typer.Option(help="Of the cluster's dashboard, or of a tunnel to it.")
+        str, typer.Option(help="The address of the cluster's dashboard, or of a tunnel to it.")
     ] = "http://127.0.0.1:8265",
-    follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+    follow: Annotated[bool, typer.Option(help="Print the job's log until the job ends.")] = True,
 ) -> None:
-    """Hand a study to a Ray cluster as a job, which goes on without this machine."""
+    """Submit a study to a Ray cluster as a job, which goes on without this machine."""
     from l2kd_ray.api import submit_study
 
     changes = dict(map(parse_override, overrides or []))
@@ -168,7 +219,7 @@ def submit(
 
 @app.command()
 def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
-    """Say how far a study is, live or not."""
+    """Show how much of a study is done, whether or not a sweep is running."""
     state = _load(study, overrides).status()
     if as_json:
         print(json.dumps(state.to_json()))
@@ -186,9 +237,11 @@ def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False)
 def report(
     study: StudyFile,
     overrides: Overrides = None,
-    wandb: Annotated[bool, typer.Option(help="Also write the W&B mirror.")] = False,
+    wandb: Annotated[
+        bool, typer.Option(help="Also write the results to Weights & Biases.")
+    ] = False,
 ) -> None:
-    """Draw what is finished: tables, figures, one HTML page."""
+    """Write the report of what is finished: tables, figures and one HTML page."""
     experiment = _load(study, overrides)
     snapshot = experiment.snapshot()
     experiment.report(snapshot, wandb=wandb)
@@ -211,12 +264,15 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
 
 @app.command()
 def explain(
-    key: Annotated[str, typer.Argument(help="A stage's key, or its beginning.")],
-    other: Annotated[str | None, typer.Argument(help="Another: why do the two differ?")] = None,
+    key: Annotated[str, typer.Argument(help="A stage's key, or the first digits of it.")],
+    other: Annotated[
+        str | None, typer.Argument(help="A second key: show why the two stages differ.")
+    ] = None,
     storage: Storage = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a stage computed, from what, when, by which version; or why two stages differ."""
+    """Show what a stage computed, from which inputs, when and by which version; or why two
+    stages differ."""
     from l2kd_ray.api import DEFAULT_STORAGE
     from l2kd_ray.core.reader import Reader
     from l2kd_ray.core.store import Store
@@ -239,11 +295,15 @@ def explain(
 def gc(
     storage: Storage = None,
     drop: Annotated[
-        list[str] | None, typer.Option(help="A study that is no root any more.")
+        list[str] | None,
+        typer.Option(help="The name of a study whose stages may go; may be repeated."),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Do it; else only say it.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove the files (default: list them).")
+    ] = False,
 ) -> None:
-    """Say (or remove) what no study of a storage needs: dropped studies' stages, lost attempts."""
+    """List (or remove) what no study of a storage needs: stages of dropped studies and lost
+    attempts."""
     from l2kd_ray.api import DEFAULT_STORAGE
     from l2kd_ray.core.store import Store
     from l2kd_ray.study.garbage import collect, find_garbage
@@ -262,25 +322,33 @@ def gc(
 
 @app.command()
 def export(
-    trial: Annotated[str, typer.Argument(help="A trial's id, from results.parquet.")],
-    folder: Annotated[Path, typer.Argument(help="Where to put the model.")],
-    study: Annotated[str, typer.Option(help="The trial's study: a file or a name.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="key=value")] = None,
+    trial: Annotated[
+        str, typer.Argument(help="The trial's id: the column `trial` of results.parquet.")
+    ],
+    folder: Annotated[Path, typer.Argument(help="The folder to copy the model to.")],
+    study: Annotated[str, typer.Option(help="The trial's study: its file or its name.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting (key=value) that replaces that of the file."),
+    ] = None,
 ) -> None:
-    """Copy a trial's final student: a Hugging Face folder."""
+    """Copy a trial's final student to a folder that Hugging Face transformers can load."""
     print(f"Exported to {_load(study, overrides).export(trial, folder)}")
 
 
 @app.command()
-def tasks() -> None:
-    """List the tasks that are known by name."""
+def tasks(as_json: Json = False) -> None:
+    """List the tasks that a study can name: kind, metrics, hub dataset, files below data_dir."""
     from rich.console import Console
     from rich.table import Table
 
     from l2kd_ray.tasks import registered
 
+    if as_json:
+        print(json.dumps([asdict(task) for _, task in sorted(registered().items())]))
+        return
     table = Table(box=None)
-    for column in ("task", "kind", "metric", "hub", "what"):
+    for column in ("task", "kind", "metric", "hub", "description"):
         table.add_column(column)
     for name, task in sorted(registered().items()):
         metrics = ", ".join((task.metric, *task.extras))
@@ -291,13 +359,15 @@ def tasks() -> None:
 @app.command()
 def check_plugin(
     plugin: Annotated[
-        str, typer.Argument(help="As in a study file: ./file.py:name, or package.module:name.")
+        str,
+        typer.Argument(help="Its name in a study file: ./file.py:name, or package.module:name."),
     ],
     kind: Annotated[
-        str, typer.Option(help="methods, divergences, metrics, filters or readers.")
+        str,
+        typer.Option(help="One of methods, divergences, metrics, filters and readers."),
     ] = "methods",
 ) -> None:
-    """Check that a method, divergence, metric, filter or reader from outside keeps the laws."""
+    """Check that a method, divergence, metric, replay filter or reader keeps the rules."""
     from l2kd_ray.testing.plugins import CHECKS, run_all
 
     if kind not in CHECKS:
@@ -310,10 +380,10 @@ def check_plugin(
 def doctor(
     storage: Storage = None,
     address: Annotated[
-        str | None, typer.Option(help="Also look at every node of a Ray cluster, such as auto.")
+        str | None, typer.Option(help="Also check every node of this Ray cluster, such as auto.")
     ] = None,
 ) -> None:
-    """Check this machine (and a cluster): versions, storage, GPUs; each line says what to do."""
+    """Check versions, storage and GPUs of this machine (or of a cluster), and say what to fix."""
     from l2kd_ray.doctor import examine
 
     findings = []
@@ -325,7 +395,7 @@ def doctor(
 
 
 def main() -> None:
-    """The entry point: one-screen messages instead of tracebacks for what the user can fix."""
+    """Run the command; what the user can fix is printed as a short message, without a traceback."""
     try:
         app()
     except InputError as error:

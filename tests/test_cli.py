@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 
 import l2kd_ray
+from l2kd_ray import cli
 from l2kd_ray.core.store import Store
 
 L2KD = [sys.executable, "-m", "l2kd_ray.cli"]
@@ -251,3 +255,27 @@ def test_help_names_every_verb(tmp_path: Path) -> None:
     assert all(verb in output for verb in verbs)
     assert "gen.rest" in l2kd("tasks", folder=tmp_path)
     assert "ok" in l2kd("doctor", folder=tmp_path)
+
+
+def test_the_version_and_the_tasks_can_be_read_by_programs(tmp_path: Path) -> None:
+    assert l2kd("--version", folder=tmp_path) == f"l2kd-ray {version('l2kd-ray')}\n"
+    tasks = json.loads(l2kd("tasks", "--json", folder=tmp_path))
+    fields = {"name", "kind", "metric", "extras", "hub", "files", "description"}
+    assert all(set(task) == fields for task in tasks)
+    rest = next(task for task in tasks if task["name"] == "rnnlg.rest")
+    assert rest["kind"] == "text-to-text"
+    assert "rnnlg/restaurant/train.json" in rest["files"]
+
+
+def test_every_help_text_is_a_sentence() -> None:
+    """It has a capital, a full stop, and makes sense without the option's name."""
+    command = typer.main.get_command(cli.app)
+    assert isinstance(command, typer.core.TyperGroup)
+    for verb, one in command.commands.items():
+        texts = {verb: one.help, **{f"{verb} {p.name}": getattr(p, "help", "") for p in one.params}}
+        for name, text in texts.items():
+            assert text, name
+            assert re.match(r"[A-Z]", text), f"{name}: {text}"
+            assert text.rstrip().endswith((".", ").")), f"{name}: {text}"
+            assert not text.startswith(("Of ", "What ", "Where ")), f"{name}: {text}"
+            assert len(text.split()) > 3, f"{name}: {text}"

@@ -73,7 +73,7 @@ class ReplaySettings(Section):
     """Shares of the former tasks: equal (LAMOL), or by their number of training examples."""
     filters: tuple[str, ...] = ()
     """Beside exactly one `<ans>`: `ended` by eos; `label`: for a classification task, one of its
-    labels; `duplicate`: not written before; or a function from outside, (task, example) -> bool."""
+    labels; `duplicate`: not written before; or a plug-in (task, example) -> whether it is kept."""
     agreement: float | None = Field(None, ge=0, le=100)
     """Keep a sample where its task's own teacher, asked for its answer, scores at least this."""
     refill: bool = False
