@@ -201,3 +201,48 @@ def test_every_setting_that_a_method_reads_changes_what_is_computed(
                     silent.append(f"{key} = {moved} (with {variant}) changes keys and nothing else")
     assert not silent, "\n".join(silent)
     assert sum("=" not in key for key in seen) > 15  # of a method's settings most are read
+
+
+def student(world: World, store: Store) -> dict[str, Any]:
+    """The weights of a method's last student."""
+    from safetensors.torch import load_file
+
+    trial = next(trial for trial in world.study.trials() if not trial.is_reference)
+    model = trial.steps[-1][-1].stage.model
+    obtain(model, store)
+    return dict(load_file(store.fetch(model.kind, model.key) / "model.safetensors"))
+
+
+SURE = {f"student.{name}_pdrop": 0.0 for name in ("attn", "embd", "resid")}
+"""Without dropout: a batch of more rows has other masks."""
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("family", "method", "settings"),
+    [
+        ("language", "l2kd", {"replay.ratio": 1.0}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.objective": "seq"}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.objective": "seq-soft"}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "previous"}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "both"}),
+        ("classifiers", "mkd", {}),
+        ("structures", "structkd", {"structkd.anneal": 0.0}),
+    ],
+    ids=str,
+)
+def test_a_weight_near_a_limit_makes_the_student_of_the_limit(
+    family: str, method: str, settings: Mapping[str, Any], limit: float, shared: Store
+) -> None:
+    """At 0 nobody distils, at 1 no label is read: both are made of other stages or rows. Half of
+    each is neither."""
+    settings = {**settings, **(SURE if family == "language" else {})}
+    exact, near, half = (
+        student(World.of(family, method, {**settings, "kd.weight": weight}), shared)
+        for weight in (limit, abs(limit - 1e-9), 0.5)
+    )
+
+    def furthest(one: Mapping[str, Any]) -> float:
+        return max(float((one[name] - value).abs().max()) for name, value in exact.items())
+
+    assert furthest(near) < 1e-4 < 1e-3 < furthest(half)
