@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import study
+from helpers.synthetic_study import study
 
 from l2kd_ray.analysis import (
     Caveat,

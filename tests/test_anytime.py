@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from conftest import tiny_data
+from helpers.studies import tiny_data
 
 pytestmark = pytest.mark.drill
 THREE = ["gen.rest", "gen.intent", "gen.tv"]

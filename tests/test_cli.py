@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import typer
+from helpers.studies import TINY
 
 import l2kd_ray
 from l2kd_ray import cli
@@ -54,7 +55,6 @@ def result_bytes(folder: Path) -> dict[str, bytes]:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny study (three methods, two orders, a distributed multi-task bound) after its sweep."""
     import yaml
-    from conftest import TINY
 
     folder = tmp_path_factory.mktemp("swept")
     data = {**TINY, "storage": "results", "scale": {"multitask": {"workers": 2}}, "wandb": {}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY
+from helpers.studies import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

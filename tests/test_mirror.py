@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_wandb import KEY, Run, Server, read_offline, serving
+from helpers.fake_wandb import KEY, Run, Server, read_offline, serving
 
 from l2kd_ray.mirrors.wandb import CurvePoints, flat, mirror, run_id
 from l2kd_ray.study.schema import WandbSettings

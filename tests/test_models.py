@@ -7,49 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.language import FORMAT, make_format, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.families.language.model.causal_lm import (
     SHORT,
-    CausalLM,
     add_vocabulary,
     build,
     check_head,
     pad_right,
 )
 from l2kd_ray.families.language.model.corpus import Corpus
-from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
-from l2kd_ray.families.language.model.vocabulary import train, with_tokens
+from l2kd_ray.families.language.model.sequences import Sample
 from l2kd_ray.tasks import Example
-
-TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .", "what is it ?"]
-TASKS = ("a", "b")
-
-
-def make_format(bos: int | None = None, task_prompt: str = "token") -> SequenceFormat:
-    tokenizer = train(TEXTS, 300)
-    with_tokens(tokenizer, TASKS if task_prompt == "token" else None)
-    return SequenceFormat(tokenizer, bos=bos, task_prompt=task_prompt)
-
-
-FORMAT = make_format()
-
-
-def make_model(arch: str = "gpt2", positions: int = 64) -> CausalLM:
-    sizes: dict[str, Any] = {
-        "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": positions},
-        "llama": {
-            "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
-            "num_attention_heads": 2, "max_position_embeddings": positions,
-        },
-        "qwen2": {
-            "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
-            "num_attention_heads": 2, "num_key_value_heads": 1,
-            "max_position_embeddings": positions,
-        },
-    }  # fmt: skip
-    return build(arch, sizes[arch], FORMAT.tokenizer, seed=0)
 
 
 @settings(max_examples=50, deadline=None)

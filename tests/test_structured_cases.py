@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.enumeration import draw
 from safetensors.torch import load, save
-from test_structured_enumeration import draw
 from torch import Tensor
 
 from l2kd_ray.distill.structured.arcs import Heads
@@ -208,7 +208,7 @@ def test_top_1_is_the_best_sequence_as_gold(case: str) -> None:
     [("1b", "token"), ("4", "token"), ("4", "top-k"), ("tree", "top-wk"), ("tree", "posterior")],
 )
 def test_what_a_case_has_not_is_refused(case: str, objective: Objective) -> None:
-    with pytest.raises(ValueError, match=f"case {case}, .* has no '{objective}'"):
+    with pytest.raises(ValueError, match=f"case {case}, .* has no objective '{objective}'"):
         distillation(case, objective, labels=labels_of(case))
 
 

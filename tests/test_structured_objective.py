@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_structured_enumeration import (
+from helpers.enumeration import (
     arc_scores,
     chain_scores,
     draw,
@@ -21,6 +19,8 @@ from test_structured_enumeration import (
     token_scores,
     trees,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from l2kd_ray.distill.cross_entropy import interpolate

@@ -29,8 +29,8 @@ def manifest() -> Manifest:
     """A manifest of a new attempt at a stage with key KEY, that lists no files yet."""
     return Manifest(
         kind="learn", key=KEY, version=1, settings={"lr": 0.1}, inputs={"start": OTHER},
-        scores={"loss": 0.5}, files={}, attempt=uuid.uuid4().hex[:12], started="2026-01-01T00:00:00+00:00",
-        seconds=1.5, host="here", environment={"torch": "2"},
+        scores={"loss": 0.5}, files={}, attempt=uuid.uuid4().hex[:12],
+        started="2026-01-01T00:00:00+00:00", seconds=1.5, host="here", environment={"torch": "2"},
     )  # fmt: skip
 
 
