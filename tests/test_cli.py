@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -134,12 +135,16 @@ def test_status_report_explain_and_export(swept: Path) -> None:
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(swept / "model"))
 
 
-def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path) -> None:
+def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(swept, folder)
+    old = (folder / "results/studies/tiny/study.yaml").read_bytes()
     output = l2kd(
-        "sweep", "study.yaml", "methods=[finetune]", "replay.ratio=", "--inline", folder=swept
+        "sweep", "study.yaml", "methods=[finetune]", "replay.ratio=", "--inline", folder=folder
     )
     assert "has changed" in output
-    assert len(list((swept / "results/studies/tiny").glob("study-until-*.yaml"))) == 1
+    (kept,) = (folder / "results/studies/tiny").glob("study-until-*.yaml")
+    assert kept.read_bytes() == old
 
 
 def test_inline_gives_the_same_scores_as_ray(swept: Path, tmp_path: Path) -> None:

@@ -210,15 +210,35 @@ def test_no_more_is_begun_ahead_than_the_head_can_hold(
 def test_a_stage_runs_where_its_labels_say_or_waits(
     store: Store, tmp_path: Path, local_ray: None
 ) -> None:
-    stage = Slow(str(tmp_path / "log"))
-    nowhere = Job(stage, Workers(labels={"ray.io/market-type": "on-demand"}), 60.0)
-    waiting = submit(nowhere, store)
-    ready, _ = ray.wait([waiting], timeout=3)
-    assert ready == []
-    ray.cancel(waiting)
+    """Where no node has the label, Ray reports a demand for one that does, and the stage waits
+    while another that was submitted later runs."""
+    label = {"ray.io/market-type": "on-demand"}
+    nowhere = Slow(str(tmp_path / "nowhere"))
+    waiting = submit(Job(nowhere, Workers(labels=label), 60.0), store)
+    deadline = time.monotonic() + 60
+    while label not in demanded():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     node = ray.get_runtime_context().get_node_id()
-    here = Job(stage, Workers(labels={"ray.io/node-id": node}), 60.0)
-    assert ray.get(submit(here, store)) == {"score": 1.0}
+    here = Slow(str(tmp_path / "here"))
+    job = Job(here, Workers(labels={"ray.io/node-id": node}), 60.0)
+    assert ray.get(submit(job, store)) == {"score": 1.0}
+    assert ray.wait([waiting], timeout=0)[0] == []
+    assert not (tmp_path / "nowhere").exists()
+    ray.cancel(waiting)
+
+
+def demanded() -> list[dict[str, str]]:
+    """The labels of each kind of task that waits for a node, as an autoscaler reads them."""
+    from ray._raylet import GcsClient
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+
+    state = get_cluster_resource_state(GcsClient(ray.get_runtime_context().gcs_address))
+    return [
+        {one.label_key: value for one in selector.label_constraints for value in one.label_values}
+        for waiting in state.pending_resource_requests
+        for selector in waiting.request.label_selectors
+    ]
 
 
 def test_a_notice_is_true_once_for_each_node_that_concerns_the_process(

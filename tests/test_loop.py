@@ -150,7 +150,9 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
         assert torch.equal(one, two)
 
 
-def test_weight_zero_is_lamol_bit_for_bit(tmp_path: Path) -> None:
+def test_a_teacher_without_weight_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    """The kernel sums in another sequence. In a study such a stage has no teacher: weight 0 has the
+    key of LAMOL's stage (test_methods)."""
     objective = SoftTargets(temperature=3.0, answer_weight=5.0)
     zero = curriculum(teacher=make_model(), share=0.0)
     runs = [
