@@ -210,6 +210,18 @@ def test_a_look_at_half_of_the_blocks_knows_them_as_half() -> None:
         assert (race(values, 24).dropped == {1: 12}) is dropped
 
 
+def test_a_race_shares_its_alpha_among_the_rivals() -> None:
+    """Behind by a t between the quantiles for one rival and for three (Bonferroni)."""
+    alpha, k = alphas(planned_looks(24))[1], 12
+    one, three = (float(stats.t.ppf(1 - alpha / rivals, k - 1)) for rivals in (1, 3))
+    spread = np.resize([1.0, -1.0], k) / np.sqrt(k / (k - 1))  # std 1
+    behind = (one + three) / 2 * np.sqrt((1 - k / 24) / k)
+    alone = np.stack([np.zeros(k), spread - behind])
+    among = np.stack([np.zeros(k), spread - behind, np.zeros(k), np.zeros(k)])
+    assert race(alone, 24).dropped == {1: k}
+    assert race(among, 24).dropped == {}
+
+
 def test_a_race_waits_for_every_kept_setting() -> None:
     values = scores(5.0)[:, :6].copy()
     values[1, 4] = np.nan

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.enumeration import draw
 from safetensors.torch import load, save
-from test_structured_enumeration import draw
 from torch import Tensor
 
 from l2kd_ray.distill.structured.arcs import Heads

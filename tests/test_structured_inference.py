@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_structured_enumeration import (
+from helpers.enumeration import (
     F64,
     arc_scores,
     chain_scores,
@@ -24,6 +22,8 @@ from test_structured_enumeration import (
     token_scores,
     trees,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from l2kd_ray.distill.cross_entropy import inner

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_structured_enumeration import (
+from helpers.enumeration import (
     arc_scores,
     chain_scores,
     draw,
@@ -21,7 +19,10 @@ from test_structured_enumeration import (
     token_scores,
     trees,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch_struct import DependencyCRF, LinearChainCRF
 
 from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.structured.arcs import Arcs, Heads
@@ -548,8 +549,7 @@ def test_every_factorisation_is_a_structure() -> None:
         assert (nll > 0).all()
 
 
-def test_torch_struct_agrees_where_it_is_installed() -> None:
-    torch_struct = pytest.importorskip("torch_struct")
+def test_torch_struct_agrees() -> None:
     length = torch.tensor([5, 3])
     batch = chain(1, length)
     B, _, L = batch.emissions.shape
@@ -559,7 +559,7 @@ def test_torch_struct_agrees_where_it_is_installed() -> None:
     potentials[:, 0] += (batch.start + batch.emissions[:, 0])[:, None, :]
     rows = torch.arange(B)
     potentials[rows, length - 2] += batch.end[:, None]
-    oracle = torch_struct.LinearChainCRF(potentials, lengths=length)
+    oracle = LinearChainCRF(potentials, lengths=length)
     close(batch.log_partition(), oracle.partition)
     pairs = oracle.marginals.transpose(2, 3)
     close(batch.pair_marginals().pairs, pairs)
@@ -569,5 +569,5 @@ def test_torch_struct_agrees_where_it_is_installed() -> None:
     diagonal = torch.arange(N)
     scores[:, diagonal, diagonal] = parser.scores[..., 0]
     scores = scores.requires_grad_() * 1.0  # it writes into what it is given
-    trees_of = torch_struct.DependencyCRF(scores, lengths=length, multiroot=False)
+    trees_of = DependencyCRF(scores, lengths=length, multiroot=False)
     close(parser.log_partition(), trees_of.partition)

@@ -11,9 +11,10 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from conftest import TINY
+from helpers.studies import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -219,6 +220,35 @@ def test_replay_is_shared_out_as_lamol_does(tiny: Any) -> None:
         if stage.kind == "replay"
     }
     assert sizes == {(1, 4), (2, 2)}  # ceil(0.2 * 16) = 4: four of one task, two of each of two
+
+
+def test_searched_keys_are_drawn_independently() -> None:
+    """Neither with the same number, which would be one diagonal of the space, nor correlated."""
+    unit = {"uniform": [0.0, 1.0]}
+    search = {"kd.weight": unit, "replay.ratio": unit, "train.weight_decay": unit}
+    drawn = settings_of(parse_study({**TINY, "search": search}, {"tune.num_samples": 300}))
+    table = np.array([[setting[key] for key in search] for setting in drawn])
+    between = np.corrcoef(table.T) - np.eye(3)
+    assert np.abs(between).max() < 0.2  # four standard errors
+    assert 0.4 < table.mean() < 0.6
+
+
+def test_another_searched_key_leaves_the_draws_of_the_first() -> None:
+    space = {"uniform": [0.0, 1.0]}
+    one, two = (
+        settings_of(parse_study({**TINY, "search": dict.fromkeys(keys, space)}))
+        for keys in (["kd.weight"], ["train.weight_decay", "kd.weight"])
+    )
+    assert [setting["kd.weight"] for setting in one] == [setting["kd.weight"] for setting in two]
+
+
+def test_loguniform_draws_each_power_of_ten_as_often() -> None:
+    search = {"train.lr": {"loguniform": [1e-6, 1e-2]}}
+    drawn = settings_of(parse_study({**TINY, "search": search}, {"tune.num_samples": 400}))
+    powers = np.floor(np.log10([setting["train.lr"] for setting in drawn]))
+    counts = [int((powers == power).sum()) for power in (-6, -5, -4, -3)]
+    assert sum(counts) == 400
+    assert min(counts) > 65  # of 100; drawn uniformly, 90 % would be in the last
 
 
 def test_random_search_draws_the_same_settings_again() -> None:
