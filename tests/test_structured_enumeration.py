@@ -10,7 +10,6 @@ from helpers.enumeration import (
     F64,
     is_legal,
     span_sets,
-    spans_tensor,
     spelled,
     trees,
 )
