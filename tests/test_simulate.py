@@ -251,7 +251,15 @@ def test_so_it_is_of_a_study_that_was_begun_and_whose_models_were_dropped(
 
 def test_the_way_to_the_end_is_the_longest_one() -> None:
     fork = trie((), (0,), (0,), (1, 2), (0,))
-    assert fork.to_the_end(np.array([1.0, 9, 2, 4, 1])).tolist() == [14, 13, 6, 4, 1]
+    assert fork.to_the_end(np.array([1.0, 2, 9, 4, 1])).tolist() == [14, 6, 13, 4, 1]
+
+
+def test_what_is_known_of_a_kind_goes_before_what_is_assumed() -> None:
+    work = trie((), (0,))
+    work.add(Replay, (0,))
+    known = {"learn": 7.0}
+    assert work.seconds(known) == {"learn": 7.0, "replay": Replay.default_seconds}
+    assert work.bytes(known) == {"learn": 7.0, "replay": Replay.default_bytes}
 
 
 def test_a_stage_starts_with_the_fewest_workers_it_may_have(tiny: Any, tmp_path: Path) -> None:
