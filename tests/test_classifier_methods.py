@@ -274,6 +274,12 @@ def test_a_training_in_parts_ends_with_the_same_bits(store: Store) -> None:
     assert same(weights(parts, store), weights(at_once, store))
 
 
+@pytest.mark.parametrize("rungs", [[1], [1, 3], [2, 1], [1, 1, 2], [2, 2]])
+def test_rungs_that_do_not_rise_to_the_epochs_are_refused(rungs: list[int]) -> None:
+    with pytest.raises(InputError, match="rungs rise, and end with the epochs"):
+        study(methods=["mkd"], train={**TOPICS["train"], "epochs": 2, "rungs": rungs})  # type: ignore[dict-item]
+
+
 def test_asha_cuts_trainings_and_never_orders() -> None:
     search = {"search": {"train.lr": {"loguniform": [1e-4, 1e-2]}}, "tune": {"scheduler": "asha"}}
     with pytest.raises(InputError, match="rungs"):

@@ -235,6 +235,16 @@ def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed_and_task() -> 
     assert list(curriculum().batches(3)) == one[3:]
 
 
+def test_epochs_have_other_batches_and_other_dropout(tmp_path: Path) -> None:
+    chosen = curriculum(replace(TRAINING, epochs=2))
+    batches, steps = list(chosen.batches(0)), chosen.steps_per_epoch
+    assert batches[:steps] != batches[steps:]
+    # The whole data is one batch, and nothing is learnt: but for the masks nothing differs.
+    still = replace(TRAINING, epochs=2, lr=1e-12, batch_size=len(chosen))
+    curve, _ = trained(tmp_path, curriculum(still), SoftTargets(answer_weight=5.0))
+    assert curve[0]["loss"] != pytest.approx(curve[1]["loss"], rel=1e-6)
+
+
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
     rates = [loop._schedule(step, 100, 0.1) for step in range(100)]
     assert rates.index(max(rates)) == 10

@@ -19,6 +19,7 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.structures.model.structured import StructuredModel
+from l2kd_ray.families.structures.stages.learn import tag
 from l2kd_ray.families.structures.stages.lessons import Best
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
@@ -154,6 +155,16 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, store: Store) -> None:
     assert best.ends(model)
     best.restore(model)
     assert same(dict(model.state_dict()), first)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_look_at_dev_leaves_a_model_as_it_was(training: bool, store: Store) -> None:
+    """A training goes on with dropout, and a model that is asked has none."""
+    stage = student(study()).start
+    obtain(stage, store)
+    model = StructuredModel.load(store.fetch(stage.kind, stage.key)).train(training)
+    assert len(tag(model, [["a", "b"], ["c"]], "made.tags.a", "cpu")) == 2
+    assert all(part.training is training for part in model.modules())
 
 
 def test_a_stream_of_tagging_tasks_has_orders_and_a_report(tmp_path: Path) -> None:

@@ -72,6 +72,19 @@ def test_a_method_that_reads_nothing_searched_runs_once(tiny: Any) -> None:
     assert by_method["lamol"][0].setting == {}
 
 
+def test_what_an_arm_sets_itself_is_not_searched(tiny: Any) -> None:
+    """Its own value stands; where nothing else is searched, it runs once."""
+    fixed = {"name": "hot", "method": "l2kd", "settings": {"kd.temperature": 8}}
+    search = {"kd.temperature": {"grid": [1, 2]}}
+    trials = tiny(methods=["l2kd", fixed], search=search).trials()
+    found = [
+        (trial.method, trial.steps[-1][-1].stage.model.objective.temperature)
+        for trial in trials
+        if not trial.is_reference and trial.order[0] == "gen.rest"
+    ]
+    assert found == [("l2kd", 1), ("l2kd", 2), ("hot", 8)]
+
+
 def keys_of(study: Study) -> set[str]:
     return {stage.key for trial in study.trials() for stage in trial.stages()}
 
