@@ -144,6 +144,29 @@ def test_aliases_are_the_names_of_the_original() -> None:
         assert name in type(getattr(sections, section)).model_fields
 
 
+def test_the_originals_two_temperatures_are_told_apart() -> None:
+    given = {**TINY, "temperature_lm": 0.5, "temperature_kd": 3.0}
+    sections: Any = parse_study(given).settings.family
+    assert (sections.replay.temperature, sections.kd.temperature) == (0.5, 3.0)
+
+
+def test_an_override_without_a_value_takes_the_key_away() -> None:
+    given = {**TINY, "kd": {"temperature": 5.0, "decode": {"beams": 8}}, "seeds": [3]}
+    study = parse_study(given, {"kd.temperature": None, "kd.decode.beams": None, "seeds": None})
+    sections: Any = study.settings.family
+    assert (sections.kd.temperature, sections.kd.decode.beams) == (2.0, 4)
+    assert study.seeds == (531,)
+    assert parse_study(TINY, {"kd.decode.beams": None}).settings == parse_study(TINY).settings
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
+    """The second would silently win."""
+    for text in ("name: a\nname: b\n", "name: a\nkd:\n  weight: 1\n  weight: 0\n"):
+        (tmp_path / "twice.yaml").write_text(text)
+        with pytest.raises(InputError, match="given twice"):
+            read_study(tmp_path / "twice.yaml")
+
+
 def test_files_that_are_no_study(tmp_path: Path) -> None:
     for name, text, says in [
         ("torn.yaml", "a: [1, 2", "torn.yaml:"),
@@ -184,6 +207,23 @@ def test_settings_are_put_in_place_and_nothing_else_changes() -> None:
     for key in ("name", "name.first", "kd", "student.model"):
         with pytest.raises(KeyError):
             settings.with_values({key: "other"})
+
+
+def test_a_value_is_put_beside_what_was_set() -> None:
+    """Of the sections on its way all else stays as it was, and stays unset where it was."""
+    kd = {"objective": "seq", "decode": {"strategy": "beam"}}
+    before = parse_study({**TINY, "kd": kd}).settings
+    after = before.with_values({"kd.decode.beams": 8})
+    sections: Any = after.family
+    assert (sections.kd.objective, sections.kd.decode.strategy) == ("seq", "beam")
+    assert sections.kd.decode.beams == 8
+    added = {key for key, *_ in after.keys_set()} - {key for key, *_ in before.keys_set()}
+    assert added == {"kd.decode.beams"}
+
+
+@pytest.mark.parametrize("student", [{"arch": "gpt2", "model": "gpt2"}, {"revision": "main"}])
+def test_a_model_is_pretrained_or_from_scratch(student: dict[str, Any]) -> None:
+    assert "exactly one of" in str(refusal({}, student=student))
 
 
 def test_a_key_belongs_to_one_section_of_a_study_file() -> None:

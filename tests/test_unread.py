@@ -348,6 +348,34 @@ def test_every_setting_of_a_family_is_read_by_one_of_its_methods(family: str) ->
         assert found & {"moved", "silent"} or f"{family}.{key}" in NOBODY, key
 
 
+TWO = {
+    "tasks": ["gen.rest", "gen.intent"],
+    "orders": "all",
+    "methods": [
+        {"name": "words", "method": "l2kd", "settings": {"kd.objective": "word"}},
+        {"name": "answers", "method": "l2kd", "settings": {"kd.objective": "seq"}},
+    ],
+}
+
+
+def test_what_every_arm_sets_itself_is_not_searched() -> None:
+    with pytest.raises(InputError, match="no effect") as refused:
+        keys({**base("l2kd"), **TWO}, {"search": {"kd.objective": {"grid": ["word", "seq"]}}})
+    assert refused.value.key == "search.kd.objective"
+
+
+def test_an_arms_own_value_stands_against_a_searched_one() -> None:
+    """An arm of decoded answers reads no temperature, whatever the others do."""
+    own = {"kd.objective": "seq", "kd.temperature": 3.0}
+    arms = ["l2kd", {"name": "answers", "method": "l2kd", "settings": own}]
+    with pytest.raises(InputError, match="no effect") as refused:
+        keys(
+            {**base("l2kd"), **TWO, "methods": arms},
+            {"search": {"kd.objective": {"grid": ["word", "seq-soft"]}}},
+        )
+    assert refused.value.key == "methods: answers: kd.temperature"
+
+
 # Numbers ------------------------------------------------------------------------------------------
 
 
