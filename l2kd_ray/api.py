@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.study.folder import Failure, Folder
+from l2kd_ray.study.folder import FailureRecord, Folder
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import parse_study, read_study
 from l2kd_ray.study.schema import StudyConfig
@@ -101,7 +101,7 @@ class Status:
     stages: Mapping[str, tuple[int, int]]
     """Role -> (in the store, in all)."""
     live: str | None
-    failures: Sequence[Failure]
+    failures: Sequence[FailureRecord]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,7 +111,7 @@ class Status:
 class Ended:
     """How a sweep ended."""
 
-    failures: Sequence[Failure]
+    failures: Sequence[FailureRecord]
     late: bool
     """Its time (`tune.stop.budget_hours`) was over before the work was."""
     verdict: str
@@ -138,9 +138,9 @@ class Experiment:
 
     def snapshot(self) -> Snapshot:
         """The study as its storage has it now. Each verb takes one, and reads nothing beside it."""
-        return self._snapshot(Reader(self.store), self._folder.failures())
+        return self._snapshot(StoreView(self.store), self._folder.failures())
 
-    def _snapshot(self, reader: Reader, failures: Sequence[Failure]) -> Snapshot:
+    def _snapshot(self, reader: StoreView, failures: Sequence[FailureRecord]) -> Snapshot:
         from l2kd_ray.study.snapshot import Snapshot
 
         tried = self._folder.tried() if self.study.is_adaptive else None
@@ -154,7 +154,7 @@ class Experiment:
         """
         from l2kd_ray.study import plan
 
-        return plan(self._most(), Reader(self.store))
+        return plan(self._most(), StoreView(self.store))
 
     def _most(self) -> list[Trial]:
         """The trials that the study can come to at most."""
@@ -189,7 +189,7 @@ class Experiment:
 
         return look.forecast(
             self.study,
-            Reader(self.store),
+            StoreView(self.store),
             Cluster.parse(cluster, Prices.read(prices)),
             deadline_s=look.parse_duration(deadline) if deadline else None,
             budget_usd=look.parse_money(budget) if budget else None,
@@ -228,8 +228,8 @@ class Experiment:
         return Ended(failures, late, verdict_words(verdict) if verdict else "", after)
 
     def _run(
-        self, reader: Reader, executor: Literal["ray", "inline"], address: str
-    ) -> tuple[Sequence[Failure], bool]:
+        self, reader: StoreView, executor: Literal["ray", "inline"], address: str
+    ) -> tuple[Sequence[FailureRecord], bool]:
         """Run what is missing: what failed, and whether the time was over before the work."""
         if executor == "inline":
             from l2kd_ray.study.inline import sweep_inline

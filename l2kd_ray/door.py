@@ -24,7 +24,7 @@ from typing import Any, Literal
 from l2kd_ray.errors import InputError
 from l2kd_ray.section import Section
 
-Kind = Literal["methods", "divergences", "metrics", "readers", "filters"]
+PluginKind = Literal["methods", "divergences", "metrics", "readers", "filters"]
 """What may come from outside; `l2kd_ray.<kind>` is the group of its entry points."""
 PATH = re.compile(r"^(?P<module>[^:]+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)$")
 _OWN = "l2kd_plugin_"
@@ -70,7 +70,7 @@ def options(model: type[Section]) -> Callable[[Any], Any]:
 
 
 def find(
-    kind: Kind, name: str, known: Mapping[str, Any], *, where: str = "", key: str = ""
+    kind: PluginKind, name: str, known: Mapping[str, Any], *, where: str = "", key: str = ""
 ) -> tuple[Any, Plugin]:
     """The object from outside that a study names, and what a stage holds of it.
 
@@ -122,7 +122,7 @@ def find(
 
 
 def held(
-    kind: Kind,
+    kind: PluginKind,
     name: str,
     known: Mapping[str, Any],
     options: Mapping[str, Section],
@@ -179,7 +179,7 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 @cache
-def _entry_points(kind: Kind) -> Mapping[str, str]:
+def _entry_points(kind: PluginKind) -> Mapping[str, str]:
     return {point.name: point.value for point in metadata.entry_points(group=f"l2kd_ray.{kind}")}
 
 

@@ -18,7 +18,7 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import Sample, TrainingSequence
-from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
+from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
 from l2kd_ray.families.language.stages.teachers import Live
 
 NEW = [Sample("a", [5 + k, 6, 7, 8][: 2 + k % 3], [20 + k, 30]) for k in range(7)]
@@ -41,8 +41,8 @@ def curriculum(
     share: float = 1.0,
     **changes: Any,
 ) -> Curriculum:
-    replay = Source(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
-    new = (Source(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
+    replay = SampleSource(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
+    new = (SampleSource(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
     separate = replay_weight == "separate"
     plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, place="a")
     return replace(plain, **changes)
@@ -231,7 +231,7 @@ def test_weight_zero_is_lamol_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_gold_answers_as_targets_are_the_given_answers_bit_for_bit(tmp_path: Path) -> None:
-    given, copied = curriculum(), curriculum(new=(Source([replace(s) for s in NEW]),))
+    given, copied = curriculum(), curriculum(new=(SampleSource([replace(s) for s in NEW]),))
     assert (
         trained(tmp_path / "a", given, SoftTargets())[0]
         == (trained(tmp_path / "b", copied, SoftTargets())[0])
@@ -241,7 +241,7 @@ def test_gold_answers_as_targets_are_the_given_answers_bit_for_bit(tmp_path: Pat
 def test_two_versions_of_the_samples_are_mixed_by_their_weights(tmp_path: Path) -> None:
     """`w` of a teacher's answers and `1 - w` of the given ones is the weighted mean of both."""
     other = [replace(sample, answer=[60, 61]) for sample in NEW]
-    chosen = curriculum(new=(Source(other, 0.3), Source(NEW, 0.7)), replayed=[])
+    chosen = curriculum(new=(SampleSource(other, 0.3), SampleSource(NEW, 0.7)), replayed=[])
     batch = next(iter(chosen.batches(0)))
     model = no_dropout().eval()
     wanted = torch.zeros(())
@@ -264,11 +264,11 @@ def test_two_versions_of_the_samples_are_mixed_by_their_weights(tmp_path: Path) 
 def test_two_teachers_speak_each_on_its_samples(tmp_path: Path) -> None:
     teachers = no_dropout(seed=9), no_dropout(seed=8)
     chosen = curriculum(
-        new=(Source(NEW, teacher=Live(teachers[0]), share=1.0),),
+        new=(SampleSource(NEW, teacher=Live(teachers[0]), share=1.0),),
         replayed=OLD,
         replay_weight="separate",
     )
-    chosen = replace(chosen, replayed=Source(OLD, teacher=Live(teachers[1]), share=1.0))
+    chosen = replace(chosen, replayed=SampleSource(OLD, teacher=Live(teachers[1]), share=1.0))
     new, old = first_batch(chosen)
     model = no_dropout().eval()
     wanted = torch.zeros(())

@@ -29,7 +29,7 @@ from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
@@ -39,21 +39,21 @@ from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.schema import Arm, Range
 from l2kd_ray.study.search import Setting
-from l2kd_ray.study.study import Settings
+from l2kd_ray.study.study import ArmSettings
 
-POOL = "l2kd-stage-pool"
-LOCAL = "local"
-OBJECTIVE = "dev/mean"
+_POOL = "l2kd-stage-pool"
+_LOCAL = "local"
+_OBJECTIVE = "dev/mean"
 _TOLD_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What a sweep leaves besides the store."""
 
-    settings: Settings | None = None
+    settings: ArmSettings | None = None
     """The settings that an adaptive search tried, by arm; None where the study names them."""
-    cut: Settings = field(default_factory=dict)
+    cut: ArmSettings = field(default_factory=dict)
     """Those that ASHA cut: they have no final score."""
     failures: Sequence[Failure] = field(default_factory=tuple)
     late: bool = False
@@ -62,13 +62,13 @@ class Outcome:
 
 def sweep(
     study: Study,
-    reader: Reader,
+    reader: StoreView,
     *,
-    known: Settings | None = None,
-    cut: Settings | None = None,
-    address: str = LOCAL,
+    known: ArmSettings | None = None,
+    cut: ArmSettings | None = None,
+    address: str = _LOCAL,
     seconds: float = math.inf,
-) -> Outcome:
+) -> SweepOutcome:
     """Run every stage that the study needs and the store has not; `reader` is renewed after work.
 
     `known`: what an adaptive search has tried before, and `cut` what ASHA cut of it; it goes on
@@ -81,7 +81,7 @@ def sweep(
     every = study.trials(known) if study.is_adaptive else study.trials()
     missing = missing_stages(every, reader.listing())
     if not missing and not (study.is_adaptive and _open_searches(study, known, cut)):
-        return Outcome()
+        return SweepOutcome()
     for module in door.modules():  # a plug-in's file is not there on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
@@ -104,11 +104,11 @@ def sweep(
     done = study.trials(settings) if settings is not None else done
     left = missing_stages(done, reader.listing())
     late = time.monotonic() >= deadline and bool(left)
-    return Outcome(settings, given_up, failures or ([] if late else _unfinished(left)), late)
+    return SweepOutcome(settings, given_up, failures or ([] if late else _unfinished(left)), late)
 
 
 def _finish(
-    study: Study, reader: Reader, start: Any, trials: Sequence[Trial], deadline: float
+    study: Study, reader: StoreView, start: Any, trials: Sequence[Trial], deadline: float
 ) -> set[str]:
     """Run one part of the trials; the keys of the stages that have failed so far."""
     missing = missing_stages(trials, reader.listing())
@@ -137,7 +137,7 @@ def _on_demand(
         @cache
         def start() -> tuple[Any, float]:
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
-            own = _own_ray(jobs) if address == LOCAL else joined(address)
+            own = _own_ray(jobs) if address == _LOCAL else joined(address)
             cpus = stack.enter_context(own)
             return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
 
@@ -178,7 +178,7 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
                 fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
     ray.init(
-        address=LOCAL,
+        address=_LOCAL,
         num_cpus=cpus,
         resources={DRIVER: 1000},
         # Train's placement groups are freed after an ungraceful stop by way of the dashboard.
@@ -262,7 +262,7 @@ def _resources() -> dict[str, float]:
 def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, set[str]]) -> Any:
     """The pool outlives its own death, a cursor's and a worker's: it is asked again."""
     actor = ray.remote(StagePool).options(
-        name=POOL,
+        name=_POOL,
         num_cpus=0,
         resources={DRIVER: 1},
         max_restarts=-1,
@@ -338,7 +338,7 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
             try:
                 found = ray.get(asked)
             except StageFailed:
-                tune.report({"failed": True, OBJECTIVE: float("nan")})
+                tune.report({"failed": True, _OBJECTIVE: float("nan")})
                 return
             values = {
                 f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
@@ -346,10 +346,10 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
             }
             dev = [value for name, value in values.items() if name.startswith("dev/")]
             if "order" in wanted:
-                tune.report({"stage": number, OBJECTIVE: mean(dev) if dev else 0.0, **values})
+                tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
         finals.append(mean(dev) if dev else 0.0)
     if "order" not in wanted:
-        tune.report({OBJECTIVE: mean(finals), "epochs": study.epochs})
+        tune.report({_OBJECTIVE: mean(finals), "epochs": study.epochs})
 
 
 def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
@@ -366,10 +366,10 @@ def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
         except StageFailed:
             return  # the last rung's stages need this one, and say so
         scores = [one[stage.metric_name] for one, stage in zip(found, stages, strict=True)]
-        tune.report({OBJECTIVE: mean(scores), "epochs": rung})
+        tune.report({_OBJECTIVE: mean(scores), "epochs": rung})
 
 
-def _open_searches(study: Study, known: Settings, cut: Settings) -> dict[str, int]:
+def _open_searches(study: Study, known: ArmSettings, cut: ArmSettings) -> dict[str, int]:
     """How many settings are left to try, by arm, where there are any."""
     wanted = study.config.tune.num_samples
     names = [arm.name for arm in study.config.arms if study.reads_search(arm)]
@@ -378,7 +378,7 @@ def _open_searches(study: Study, known: Settings, cut: Settings) -> dict[str, in
 
 
 def _search(
-    study: Study, reader: Reader, pool: Any, known: Settings, cut: Settings, cpus: float
+    study: Study, reader: StoreView, pool: Any, known: ArmSettings, cut: ArmSettings, cpus: float
 ) -> tuple[dict[str, list[Setting]], dict[str, list[Setting]]]:
     """Adaptive search, an arm after another: Optuna proposes settings (by its model, or at random),
     each is run on every (order, seed), and its mean dev score is told back, with ASHA after each
@@ -413,7 +413,7 @@ def _search(
         }
         searcher = OptunaSearch(
             space=space,
-            metric=OBJECTIVE,
+            metric=_OBJECTIVE,
             mode="max",
             **_sampler(study, seed),
             **(told if rewards else {}),
@@ -453,7 +453,7 @@ def _cutting(study: Study) -> dict[str, Any]:
         return {}
     halving = ASHAScheduler(
         time_attr="epochs",
-        metric=OBJECTIVE,
+        metric=_OBJECTIVE,
         mode="max",
         max_t=study.epochs,
         grace_period=rungs[0],
@@ -462,7 +462,7 @@ def _cutting(study: Study) -> dict[str, Any]:
     return {"scheduler": halving}
 
 
-def _reward(study: Study, reader: Reader, arm: Arm, setting: Setting) -> float:
+def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> float:
     """The mean dev score of a setting that was tried before; NaN where one is not there."""
     finals = [trial.steps[-1] for trial in study.instances(arm, setting)]
     stages = [cell.stage for step in finals for cell in step if cell.split == "dev"]

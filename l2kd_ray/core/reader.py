@@ -11,7 +11,7 @@ from l2kd_ray.core.store import SIDE_BY_SIDE, Listing, Manifest, Store
 T = TypeVar("T")
 
 
-class Reader:
+class StoreView:
     """The finished stages at the moment of the first question; later ones get the same answer,
     until whoever has run stages says so (`renew`)."""
 
@@ -55,5 +55,5 @@ class Reader:
         return key in self.listing().finished and key not in self.listing().dropped
 
 
-Source = Store | Reader
+AnyStore = Store | StoreView
 """Who is asked for a `listing` and for `manifests`: a Reader asks its store each only once."""

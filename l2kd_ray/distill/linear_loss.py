@@ -23,12 +23,12 @@ from l2kd_ray.distill.divergences import Divergence, forward
 from l2kd_ray.distill.gradients import gradient
 from l2kd_ray.distill.top_k import MostLikely
 
-CHUNK_ELEMENTS = 2**24
+_CHUNK_ELEMENTS = 2**24
 """Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
 
 
 @dataclass(frozen=True)
-class Head:
+class OutputLayer:
     """An output layer: weight [V, d], bias [V]. `half` takes its products in bfloat16."""
 
     weight: Tensor
@@ -36,7 +36,7 @@ class Head:
     half: bool = False
 
     @classmethod
-    def of(cls, layer: nn.Module, half: bool = False) -> Head:
+    def of(cls, layer: nn.Module, half: bool = False) -> OutputLayer:
         bias: Any = getattr(layer, "bias", None)
         weight: Any = layer.weight
         return cls(weight, bias, half)
@@ -47,7 +47,7 @@ class Knowledge:
     """A teacher's last hidden states [K, d] at K positions, and its output layer."""
 
     hidden: Tensor
-    head: Head
+    head: OutputLayer
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Term:
 
 def linear_loss(
     hidden: Tensor,
-    head: Head,
+    head: OutputLayer,
     target: Tensor,
     ce: Tensor,
     kd: Tensor,
@@ -144,7 +144,7 @@ def _chunks(
     hidden: Tensor, student: _Layer, work: _Work
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
-    size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
+    size = max(1, _CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
         speak = _speaker(term.teacher, work.half)
         for start in range(0, len(term.where), size):

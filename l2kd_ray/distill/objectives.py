@@ -19,7 +19,7 @@ from l2kd_ray.door import Plugin
 if TYPE_CHECKING:  # a stage holds an objective, and a study's stages are made without torch
     from torch import Tensor
 
-    from l2kd_ray.distill.linear_loss import Head, Knowledge
+    from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
     from l2kd_ray.distill.top_k import MostLikely
 
 NO_TEACHER = -1
@@ -85,7 +85,7 @@ class SoftTargets:
     def loss(
         self,
         hidden: Tensor,
-        head: Head,
+        head: OutputLayer,
         knowledge: Sequence[Knowledge | MostLikely | None],
         positions: Positions,
         scale: Tensor,

@@ -109,7 +109,9 @@ class Builder:
         """The examples of a split, or of a part of one."""
         return self._once(("examples", data), lambda: Examples(data, self.owner))
 
-    def plugin(self, kind: door.Kind, name: str, known: Mapping[str, Any]) -> str | door.Plugin:
+    def plugin(
+        self, kind: door.PluginKind, name: str, known: Mapping[str, Any]
+    ) -> str | door.Plugin:
         """A built-in's name, or what a stage holds of a plug-in, with the plug-in's options.
 
         Raises: InputError where there is no such thing.

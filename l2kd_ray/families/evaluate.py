@@ -14,7 +14,7 @@ from l2kd_ray.tasks import Example, Judged, judge
 from l2kd_ray.tasks.spec import Metric
 
 PREDICTIONS = "predictions.jsonl"
-LEAK_FREE = "leak_free"
+_LEAK_FREE = "leak_free"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,9 @@ def totals(judged: Mapping[str, Judged], size: int, fresh: Sequence[int] | None)
     """Each metric over all examples; with `fresh`, over those, too, and their number."""
     scores: dict[str, float] = {name: each.over(range(size)) for name, each in judged.items()}
     if fresh is not None:
-        scores[f"examples/{LEAK_FREE}"] = len(fresh)
+        scores[f"examples/{_LEAK_FREE}"] = len(fresh)
     if fresh:
-        scores |= {f"{name}/{LEAK_FREE}": each.over(fresh) for name, each in judged.items()}
+        scores |= {f"{name}/{_LEAK_FREE}": each.over(fresh) for name, each in judged.items()}
     return scores
 
 
@@ -88,5 +88,5 @@ def write_predictions(
             if example.group is not None:
                 line["group"] = example.group
             if fresh is not None:
-                line[LEAK_FREE] = place in kept
+                line[_LEAK_FREE] = place in kept
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.errors import InputError
 from l2kd_ray.forecast.clock import Assumptions
 from l2kd_ray.forecast.machines import Cluster
@@ -98,7 +98,7 @@ class Prospect:
 
 def forecast(
     study: Study,
-    source: Source,
+    source: AnyStore,
     cluster: Cluster,
     *,
     deadline_s: float | None = None,

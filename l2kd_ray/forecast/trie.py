@@ -13,7 +13,7 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Listing
 from l2kd_ray.study.plan import stored_examples
@@ -110,7 +110,7 @@ class Trie:
         return many
 
 
-def trie_of(study: Study, source: Source, trials: Iterable[Trial] | None = None) -> Trie:
+def trie_of(study: Study, source: AnyStore, trials: Iterable[Trial] | None = None) -> Trie:
     """What is missing in the store, of some trials (default: of all that the study may come to).
 
     Replicates differ in their seed only. With very many cells and a plain list of seeds, only the
@@ -197,7 +197,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     return trie, numbers
 
 
-def measured(source: Source, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
+def measured(source: AnyStore, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean seconds, and mean bytes, of the stored stages of each kind that has any."""
     examples = stored_examples(source, kinds)
     return (

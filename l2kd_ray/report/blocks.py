@@ -25,7 +25,7 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Listing:
+class Verbatim:
     """Text shown as it is: a command, a traceback."""
 
     text: str
@@ -100,11 +100,11 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
-Block = Prose | Listing | Table | Picture | Fold
+Block = Prose | Verbatim | Table | Picture | Fold
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     title: str
     blocks: tuple[Block, ...]
 
@@ -118,7 +118,7 @@ class Document:
     headline: str
     facts: tuple[tuple[str, str], ...]
     notices: tuple[str, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[ReportSection, ...]
 
     def pictures(self) -> list[Picture]:
         return [block for section in self.sections for block in _walk(section.blocks, Picture)]

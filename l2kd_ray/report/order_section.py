@@ -16,7 +16,7 @@ from l2kd_ray.report.blocks import (
     Measured,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     measured,
     text,
@@ -24,25 +24,25 @@ from l2kd_ray.report.blocks import (
 from l2kd_ray.report.gap_section import EACH, place_columns
 from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
 from l2kd_ray.report.sentences import CAVEATS
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
-MOST_LISTED = 720
+_MOST_LISTED = 720
 """Orders that the page lists; the CSV file lists all."""
-MOST_OPEN = 12
+_MOST_OPEN = 12
 """Rows of a table that is shown without being asked for."""
 
 
-def order_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def order_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     if found.by_order.empty:
         return []
     blocks: list[Block] = []
     if found.by_order["order"].nunique() > 1:
         blocks.append(_picture(found, look))
     blocks += [*_spread_table(found), *_every_order(found), *_place_table(found)]
-    return [Section("Robustness to task order", tuple(blocks))]
+    return [ReportSection("Robustness to task order", tuple(blocks))]
 
 
-def _picture(found: Findings, look: Mapping[str, Look]) -> Picture:
+def _picture(found: Findings, look: Mapping[str, LineStyle]) -> Picture:
     table = found.by_order
     every = sorted(set(table["order"]))
     rows = found.chosen.dropna(subset=["gap/abs"])
@@ -139,7 +139,7 @@ def _every_order(found: Findings) -> list[Block]:
         for row in table.to_dict("records")
     }
     hardest = table.groupby("order")["gap"].mean().sort_values(ascending=False, kind="stable")
-    every = list(hardest.index[:MOST_LISTED])
+    every = list(hardest.index[:_MOST_LISTED])
     labels, legend = order_labels(every)
     nothing = Measured(float("nan"))
     frame = pd.DataFrame({"Order": [labels[order] for order in every]})
@@ -154,7 +154,7 @@ def _every_order(found: Findings) -> list[Block]:
         f"Press a column's name to sort by it.{f' Tasks: {legend}.' if legend else ''}"
     )
     listed = Table("by_order", caption, frame)
-    if len(every) <= MOST_OPEN:
+    if len(every) <= _MOST_OPEN:
         return [listed]
     return [Fold(f"Every order: a table of {len(every):,} rows that can be sorted", (listed,))]
 
@@ -177,4 +177,4 @@ def _place_table(found: Findings) -> list[Block]:
         f"after learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
     )
     table = Table("places", caption, place_columns(frame, rows))
-    return [table] if len(frame) <= MOST_OPEN else [Fold("By position in the order", (table,))]
+    return [table] if len(frame) <= _MOST_OPEN else [Fold("By position in the order", (table,))]

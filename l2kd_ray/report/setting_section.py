@@ -17,17 +17,17 @@ from l2kd_ray.report.blocks import (
     Block,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     measured,
     signed,
     text,
 )
 from l2kd_ray.report.labels import method_label, setting_label
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
 
-def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     lifelong = found.gap[~found.gap["reference"]]
     table = lifelong[lifelong["setting"] != NO_SETTING].reset_index(drop=True)
     keys = sorted({key for setting in table["setting"] for key in json.loads(setting)})
@@ -58,7 +58,7 @@ def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
             strong=frozenset((int(k), name) for k in chosen_rows for name in frame.columns),
         )
     )
-    return [Section("Settings", tuple(blocks))]
+    return [ReportSection("Settings", tuple(blocks))]
 
 
 def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
@@ -76,7 +76,9 @@ def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
     return said
 
 
-def _pictures(table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, Look]) -> list[Block]:
+def _pictures(
+    table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, LineStyle]
+) -> list[Block]:
     """A heat map of two settings on a grid, else the gap against each setting in turn."""
     chosen = "; ".join(
         f"{row['method']}: {setting_label(row['setting'])}, gap {text(float(row['gap/abs']))}"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.schema import Arm, RandomOrders
@@ -51,7 +51,7 @@ class Wanted:
         return scores[~(given_up & (scores["split"] == "dev").to_numpy())]
 
 
-def batches(study: Study, source: Source, failed: Collection[str] = ()) -> Iterator[Wanted]:
+def batches(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Iterator[Wanted]:
     """Each batch is to be finished (or to have failed) before the next one is drawn. The last one
     is empty where a rule was asked after the last trial: it has what the rule said.
 
@@ -69,7 +69,7 @@ def batches(study: Study, source: Source, failed: Collection[str] = ()) -> Itera
         yield Wanted(study.trials())
 
 
-def wanted(study: Study, source: Source, failed: Collection[str] = ()) -> Wanted:
+def wanted(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Wanted:
     """The trials that are known to be wanted, as far as what is finished decides it."""
     known: list[Trial] = []
     done = {*source.listing().finished, *failed}
@@ -114,7 +114,7 @@ def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[I
     ]
 
 
-def _looks(study: Study, source: Source, failed: Collection[str]) -> Iterator[Wanted]:
+def _looks(study: Study, source: AnyStore, failed: Collection[str]) -> Iterator[Wanted]:
     """Orders up to each planned look; the rule is asked there and nowhere else."""
     from l2kd_ray.analysis import cells, finished_orders, planned_looks, results, stop_rule
 
@@ -143,7 +143,7 @@ def _looks(study: Study, source: Source, failed: Collection[str]) -> Iterator[Wa
     yield Wanted((), verdict)
 
 
-def _race(study: Study, source: Source) -> Iterator[Wanted]:
+def _race(study: Study, source: AnyStore) -> Iterator[Wanted]:
     """Order by order, each with all its seeds; a setting that cannot win is given up."""
     from l2kd_ray.analysis import planned_looks
 
@@ -160,7 +160,7 @@ def _race(study: Study, source: Source) -> Iterator[Wanted]:
 
 
 def _given_up(
-    study: Study, source: Source, arm: Arm, design: Design, done: int
+    study: Study, source: AnyStore, arm: Arm, design: Design, done: int
 ) -> Mapping[str, int]:
     """The settings of an arm that cannot win any more, after `done` orders."""
     from l2kd_ray.analysis import race
@@ -180,7 +180,7 @@ def _given_up(
     return {setting_id(settings[row]): at for row, at in found.dropped.items() if at <= done}
 
 
-def _halves(study: Study, source: Source) -> Iterator[Wanted]:
+def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
     """Every setting on one half of the instances, the best of each method on the other."""
     from l2kd_ray.analysis import results, select, within
 

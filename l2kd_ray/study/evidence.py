@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import CURVE, Stage
 from l2kd_ray.core.store import Damaged, Manifest
 from l2kd_ray.families.evaluate import PREDICTIONS
@@ -28,14 +28,14 @@ from l2kd_ray.study.work import work_by_method
 if TYPE_CHECKING:
     import pandas as pd
 
-    from l2kd_ray.analysis import Examples
+    from l2kd_ray.analysis import ExampleScores
+    from l2kd_ray.analysis.design import ArmId
     from l2kd_ray.analysis.matrix import FloatArray
 
-Arm = tuple[str, str]
 Line = dict[str, Any]
-SHOWN = 12
+_SHOWN = 12
 """Samples of a method."""
-MOST_READ = 5_000
+_MOST_READ = 5_000
 """Files of predictions: with more of them a report would take minutes."""
 
 
@@ -160,12 +160,12 @@ def _replays(trial: Trial) -> Iterator[tuple[int, Stage]]:
             yield i, stage
 
 
-def _samples(last: Mapping[str, Manifest], reader: Reader) -> dict[str, list[Line]]:
+def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[Line]]:
     """A few lines of each method's last replay stage."""
     found = {}
     for method, manifest in last.items():
         with suppress(Damaged, OSError):  # it shows samples, and the report is about scores
-            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, SHOWN))
+            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, _SHOWN))
             found[method] = read[manifest.key]
     return found
 
@@ -185,13 +185,13 @@ def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
     searched = list(snapshot.study.config.search)
     arms = shown_arms(select(results(snapshot.selectable, searched, split="dev")))
     bound = (MULTITASK, setting_id({}))
-    by_arm: dict[Arm, list[Trial]] = {arm: [] for arm in (bound, *arms)}
+    by_arm: dict[ArmId, list[Trial]] = {arm: [] for arm in (bound, *arms)}
     for trial in snapshot.trials:
         if _arm(trial) in by_arm and _done(trial, snapshot.manifests):
             by_arm[_arm(trial)].append(trial)
     trials = [trial for own in by_arm.values() for trial in own]
     rows: list[tuple[str, str, float, float]] = []
-    if sum(len(trial.steps[-1]) for trial in trials) <= MOST_READ and by_arm[bound]:
+    if sum(len(trial.steps[-1]) for trial in trials) <= _MOST_READ and by_arm[bound]:
         with suppress(Damaged, OSError):  # it is found and computed again by the next sweep
             read = _Predictions(snapshot, trials)
             against = read.mean(by_arm[bound])
@@ -224,11 +224,11 @@ class _Predictions:
 
     def paired(
         self, trials: Iterable[Trial], bound: Mapping[str, FloatArray]
-    ) -> dict[str, Examples]:
-        from l2kd_ray.analysis import Examples
+    ) -> dict[str, ExampleScores]:
+        from l2kd_ray.analysis import ExampleScores
 
         return {
-            task: Examples(scores, bound[task], self.groups[task])
+            task: ExampleScores(scores, bound[task], self.groups[task])
             for task, scores in self.mean(trials).items()
         }
 
@@ -248,7 +248,7 @@ def _done(trial: Trial, manifests: Mapping[str, Manifest]) -> bool:
     return all(cell.stage.key in manifests for cell in _final(trial))
 
 
-def _arm(trial: Trial) -> Arm:
+def _arm(trial: Trial) -> ArmId:
     return trial.method, setting_id(trial.setting)
 
 

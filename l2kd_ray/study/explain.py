@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.errors import InputError
 
 
-def find(reader: Reader, key: str) -> Manifest:
+def find(reader: StoreView, key: str) -> Manifest:
     """The one finished stage whose key begins with `key`. Raises: InputError."""
     finished = reader.listing().finished
     hits = {known: kind for known, kind in finished.items() if known.startswith(key)}
@@ -25,7 +25,7 @@ def find(reader: Reader, key: str) -> Manifest:
     return found[0]
 
 
-def differences(reader: Reader, one: Manifest, other: Manifest) -> dict[str, Any]:
+def differences(reader: StoreView, one: Manifest, other: Manifest) -> dict[str, Any]:
     """The fields in which two stages differ, [theirs, the other's] each.
 
     Where they read different inputs of one kind, it says why those differ: the first cause of a
@@ -55,7 +55,7 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {n: [one.get(n), other.get(n)] for n in names if one.get(n) != other.get(n)}
 
 
-def _input(reader: Reader, manifest: Manifest, name: str) -> Manifest | None:
+def _input(reader: StoreView, manifest: Manifest, name: str) -> Manifest | None:
     """The stage that a field holds, where it holds one and it is in the store."""
     key = manifest.inputs.get(name, "")
     kind = reader.listing().finished.get(key)

@@ -15,7 +15,7 @@ from typing import Any
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 
-Failure = Mapping[str, str]
+FailureRecord = Mapping[str, str]
 """kind, key, error and traceback of a stage that failed."""
 Tried = dict[str, list[dict[str, Any]]]
 """Settings by arm, as JSON has them."""
@@ -39,9 +39,9 @@ class Folder:
 
     # What the last sweep left
 
-    def failures(self) -> Sequence[Failure]:
+    def failures(self) -> Sequence[FailureRecord]:
         """The stages that failed in the last sweep."""
-        failed: list[Failure] = self._read_json("failures.json", [])
+        failed: list[FailureRecord] = self._read_json("failures.json", [])
         return failed
 
     def tried(self) -> Tried:
@@ -54,7 +54,7 @@ class Folder:
         cut: Tried = self._read_json("cut.json", {})
         return cut
 
-    def keep_failures(self, failures: Sequence[Failure]) -> None:
+    def keep_failures(self, failures: Sequence[FailureRecord]) -> None:
         self._write_json("failures.json", failures)
 
     def keep_settings(self, tried: object, cut: object) -> None:

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import DROPPED, MANIFEST, FileEntry, Manifest, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.plan import intermediate
 from l2kd_ray.study.study import Study
 
-GRACE = timedelta(hours=24)
+_GRACE = timedelta(hours=24)
 """Nothing younger goes: a sweep may be about to publish it, or to read it."""
 _STARTS, _CHECKPOINT = "starts", "checkpoint"
 
@@ -61,7 +61,7 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
                 expected=", ".join(sorted(known)) or "no study was swept here",
             )
     kept = {key for name, keys in known.items() if name not in set(drop) for key in keys}
-    oldest = datetime.now(UTC) - GRACE
+    oldest = datetime.now(UTC) - _GRACE
     stages: dict[str, list[FileEntry]] = defaultdict(list)
     for entry in store.files("stages"):
         parts = entry.path.split("/")
@@ -89,7 +89,7 @@ def droppable(study: Study, store: Store, stages: Iterable[Stage]) -> set[Stage]
     return {model for model in intermediate(stages) if model.key not in others}
 
 
-def drop_intermediate(study: Study, reader: Reader, stages: Iterable[Stage]) -> None:
+def drop_intermediate(study: Study, reader: StoreView, stages: Iterable[Stage]) -> None:
     """Drop what a sweep drops as it goes (`keep: leaves`), where an earlier one left it."""
     there = [m for m in droppable(study, reader.store, stages) if reader.has_files(m.key)]
     for model in there:

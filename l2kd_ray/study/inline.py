@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.agenda import batches
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.study import Study
 
 
-def sweep_inline(study: Study, reader: Reader) -> None:
+def sweep_inline(study: Study, reader: StoreView) -> None:
     """Run every stage that the study needs and the store has not; the first one that fails ends it
     with its error.
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage, kinds
 from l2kd_ray.core.store import Listing, Manifest
 from l2kd_ray.families.language.stages.annotate import Annotate
@@ -69,7 +69,7 @@ class Plan:
         }
 
 
-def plan(trials: Iterable[Trial], source: Source) -> Plan:
+def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     """Count the stages of `trials`; reads the store's listing and a few manifests."""
     naive: Counter[str] = Counter()
     roles: dict[Stage, str] = {}
@@ -158,7 +158,7 @@ def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:
     return missing
 
 
-def stored_examples(source: Source, of: Iterable[str]) -> dict[str, list[Manifest]]:
+def stored_examples(source: AnyStore, of: Iterable[str]) -> dict[str, list[Manifest]]:
     """A few stored stages of each kind."""
     keys: dict[str, list[str]] = {kind: [] for kind in of}
     for key, kind in source.listing().finished.items():

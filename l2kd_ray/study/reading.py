@@ -19,9 +19,9 @@ from l2kd_ray.section import Section
 from l2kd_ray.study.refusal import UNKNOWN, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
-PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
+_PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
 """The keys under which a study may name a plug-in."""
-TAKEN = (
+_TAKEN = (
     *StudyConfig.model_fields,
     *(key for family in FAMILIES.values() for key in family.settings.model_fields),
 )
@@ -142,7 +142,7 @@ def _method(name: str, where: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     found, plugin = door.find("methods", name, METHODS, where=where, key="methods")
-    taken = (*METHODS, *REFERENCES, *TAKEN)
+    taken = (*METHODS, *REFERENCES, *_TAKEN)
     method = found if isinstance(found, Method) else Method(found, plugin.name)
     if method.section in taken or method.family not in FAMILIES or not callable(method.step):
         raise InputError(
@@ -250,7 +250,7 @@ def _plugin_names(value: object, key: str = "") -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _plugin_names(item, key)
-    elif isinstance(value, str) and key in PLUGGABLE and door.PATH.match(value):
+    elif isinstance(value, str) and key in _PLUGGABLE and door.PATH.match(value):
         yield value
 
 
@@ -263,7 +263,7 @@ def _plugins(
     """
     found = {}
     for name in _plugin_names(data):
-        loaded, plugin = door.find("filters", name, dict.fromkeys(TAKEN), where=where)
+        loaded, plugin = door.find("filters", name, dict.fromkeys(_TAKEN), where=where)
         if not isinstance(loaded, Method):
             found[name] = plugin, getattr(loaded, "options", None)
     return found
@@ -277,7 +277,7 @@ def _located(value: Any, base: Path | None, key: str = "") -> Any:
         }
     if isinstance(value, list | tuple):
         return [_located(item, base, key) for item in value]
-    return door.absolute(value, base) if isinstance(value, str) and key in PLUGGABLE else value
+    return door.absolute(value, base) if isinstance(value, str) and key in _PLUGGABLE else value
 
 
 def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:

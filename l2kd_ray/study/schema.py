@@ -210,7 +210,7 @@ def _split_orders(value: object) -> object:
     return value
 
 
-Orders = Annotated[
+OrdersSetting = Annotated[
     Literal["all", "williams"]
     | RandomOrders
     | Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)],
@@ -255,7 +255,7 @@ class StudyConfig(ArmsOnly):
     name: Name
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     data_dir: Path | None = None
-    orders: Orders = "all"
+    orders: OrdersSetting = "all"
     seeds: (
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | CrossedSeeds
     ) = (531,)

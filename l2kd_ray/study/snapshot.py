@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
-from l2kd_ray.study.folder import Failure
+from l2kd_ray.study.folder import FailureRecord
 from l2kd_ray.study.plan import Plan, plan
-from l2kd_ray.study.study import Settings, Study
+from l2kd_ray.study.study import ArmSettings, Study
 from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class Snapshot:
     listing of the storage and one reading of each manifest, and is the same ever after."""
 
     study: Study
-    reader: Reader
-    failures: Sequence[Failure] = ()
+    reader: StoreView
+    failures: Sequence[FailureRecord] = ()
     """The stages that failed in the last sweep."""
-    tried: Settings | None = None
+    tried: ArmSettings | None = None
     """The settings that an adaptive search has finished; None where the study names its own."""
 
     @cached_property
@@ -70,7 +70,7 @@ class Snapshot:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The long form of the score matrices (columns: `study.SCORES`)."""
+        """The long form of the score matrices (columns: `names.SCORE_COLUMNS`)."""
         return self.study.scores(self.reader, self.trials)
 
     @cached_property

@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.randomness import Seed
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.families import Builder, Resolved
-from l2kd_ray.names import REFERENCES
-from l2kd_ray.study.orders import Order, order_id, orders_of, spread
+from l2kd_ray.families.method import Order
+from l2kd_ray.names import REFERENCES, SCORE_COLUMNS
+from l2kd_ray.study.orders import order_id, orders_of, spread
 from l2kd_ray.study.schema import Arm, StudyConfig
 from l2kd_ray.study.search import Setting, setting_id, settings_of
 from l2kd_ray.study.trial import Cell, Trial
@@ -22,25 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-SCORES = {
-    "trial": "str",
-    "method": "str",
-    "setting": "str",
-    "order": "str",
-    "seed": "str",
-    "i": "int64",
-    "j": "int64",
-    "task": "str",
-    "split": "str",
-    "metric": "str",
-    "score": "float64",
-    "key": "str",
-    "model": "str",
-}
-"""The columns of scores.parquet: one row per (trial, i, task j, split)."""
-
-
-Settings = Mapping[str, Sequence[Setting]]
+ArmSettings = Mapping[str, Sequence[Setting]]
 """The settings that each arm is run with, by the arm's name."""
 
 
@@ -101,7 +84,7 @@ class Study:
         """The splits evaluated: selection reads dev, the report reads test."""
         return ("dev", "test") if self.config.search else ("test",)
 
-    def trials(self, settings: Settings | None = None) -> list[Trial]:
+    def trials(self, settings: ArmSettings | None = None) -> list[Trial]:
         """Every trial, the references first; then order by order, in the sequence of the design,
         so that its beginning is finished first. Neighbours begin with different tasks.
 
@@ -113,7 +96,7 @@ class Study:
     def _every(self) -> Sequence[Trial]:
         return self._trials(None)
 
-    def _trials(self, settings: Settings | None) -> list[Trial]:
+    def _trials(self, settings: ArmSettings | None) -> list[Trial]:
         trials = [
             self.trial(reference, {}, (), str(seed))
             for reference in self.references
@@ -154,8 +137,8 @@ class Study:
         trials = (self._student(arm, setting, order, seed) for setting in settings)
         return len({tuple(cell.stage for cell in trial.steps[-1]) for trial in trials}) > 1
 
-    def scores(self, source: Source, trials: Sequence[Trial]) -> pd.DataFrame:
-        """The long form of R (columns: SCORES) of what is in the store, sorted."""
+    def scores(self, source: AnyStore, trials: Sequence[Trial]) -> pd.DataFrame:
+        """The long form of R (columns: SCORE_COLUMNS) of what is in the store, sorted."""
         import pandas as pd
 
         cells = [(trial, cell) for trial in trials for cell in trial.cells]
@@ -165,7 +148,7 @@ class Study:
             for trial, cell in cells
             if cell.stage.key in known
         ]
-        frame = pd.DataFrame(rows, columns=list(SCORES)).astype(SCORES)
+        frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype(SCORE_COLUMNS)
         return frame.sort_values(["trial", "i", "j", "split"], ignore_index=True)
 
     def _builder(self, method: str, values: Mapping[str, Any]) -> Builder:
@@ -181,7 +164,7 @@ class Study:
         """The same study of some of its replicates."""
         return Study(self.config.model_copy(update={"seeds": seeds}), self.resolved)
 
-    def settings(self, arm: Arm, settings: Settings | None = None) -> Sequence[Setting]:
+    def settings(self, arm: Arm, settings: ArmSettings | None = None) -> Sequence[Setting]:
         """What an arm is run with; once, with none, where it reads nothing that is searched."""
         if not self.config.search or not self.reads_search(arm):
             return ({},)

@@ -11,8 +11,9 @@ from functools import cached_property
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES
-from l2kd_ray.study.orders import Order, order_id
+from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.search import Setting
 from l2kd_ray.tasks.spec import Split
 

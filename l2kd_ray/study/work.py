@@ -14,8 +14,8 @@ from l2kd_ray.study.trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-WORK = ("steps", "tokens", "seconds")
-SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
+_WORK = ("steps", "tokens", "seconds")
+_SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
 """Of a student: all parameters, those that are no embedding, milliseconds for a batch of 1 and of
 32 texts of 32 tokens, as the machine that made it had them; NaN where its kind does not tell."""
 
@@ -35,7 +35,7 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
             setting = setting_id(trial.setting)
             size = _size(trial, manifests)
             rows.append((trial.method, setting, *_sum(done).values(), *size.values()))
-    frame = pd.DataFrame(rows, columns=["method", "setting", *WORK, *SIZE])
+    frame = pd.DataFrame(rows, columns=["method", "setting", *_WORK, *_SIZE])
     return frame.groupby(["method", "setting"], sort=True, as_index=False).mean()
 
 
@@ -45,9 +45,9 @@ def _size(trial: Trial, manifests: Mapping[str, Manifest]) -> Mapping[str, float
     while stage is not None and stage.kind != "initial":
         stage = getattr(stage, "start", None)
     known = manifests[stage.key].scores if stage is not None and stage.key in manifests else {}
-    return {name: known.get(name, float("nan")) for name in SIZE}
+    return {name: known.get(name, float("nan")) for name in _SIZE}
 
 
 def _sum(manifests: Iterable[Manifest]) -> Mapping[str, float]:
     counted = [{**m.scores, "seconds": m.seconds} for m in manifests]
-    return {name: sum(one.get(name, 0.0) for one in counted) for name in WORK}
+    return {name: sum(one.get(name, 0.0) for one in counted) for name in _WORK}

@@ -15,20 +15,20 @@ from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.grammars import GRAMMARS, Dialogue
 from l2kd_ray.tasks.spec import Split
 
-VERSION = 1
-SIZES: Mapping[Split, int] = {"train": 400, "dev": 50, "test": 100}
+GENERATED_VERSION = 1
+_SIZES: Mapping[Split, int] = {"train": 400, "dev": 50, "test": 100}
 
 
 def digest(task: str) -> str:
     """The identity of a task's generator."""
-    return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
+    return hashlib.sha256(f"{task}/{GENERATED_VERSION}".encode()).hexdigest()
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     """The split `options["split"]` of the task `options["task"]` for `options["data_seed"]`."""
     task, question = options["task"], GRAMMARS[options["task"]].question
     items = _dealt(task, int(options["data_seed"]))
-    for split, size in SIZES.items():
+    for split, size in _SIZES.items():
         examples: list[Example] = []
         while len(examples) < size:
             examples += _examples(next(items), question, len(examples))

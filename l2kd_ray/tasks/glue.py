@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from l2kd_ray.tasks.entries import Entry, jsonl
 from l2kd_ray.tasks.spec import TaskKind
 
-HUB = "nyu-mll/glue"
+_HUB = "nyu-mll/glue"
 
 
 def _glue(
@@ -31,7 +31,7 @@ def _glue(
         metric,
         f"{description} (GLUE)",
         (jsonl(f"glue/{name}"),),
-        hub=HUB,
+        hub=_HUB,
         config=name,
         splits={
             "train": "train",

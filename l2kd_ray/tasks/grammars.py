@@ -19,19 +19,19 @@ from l2kd_ray.tasks.spec import TaskKind
 
 Dialogue = tuple[tuple[str, str], ...]
 
-AREAS = ("north", "south", "east", "west", "center")
-PRICES = ("cheap", "moderate", "pricey", "fancy")
-FOODS = (
+_AREAS = ("north", "south", "east", "west", "center")
+_PRICES = ("cheap", "moderate", "pricey", "fancy")
+_FOODS = (
     "thai", "italian", "french", "indian", "chinese", "greek", "mexican", "turkish", "korean",
     "spanish",
 )  # fmt: skip
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
-DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-CITIES = ("paris", "rome", "london", "berlin")
-GOALS = ("madrid", "oslo", "dublin", "vienna")
-PEOPLE = ("anna", "tom", "maria", "john", "lisa", "paul")
-ROOMS = ("kitchen", "bedroom", "garden", "office", "hall")
-PLACES = (
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_CITIES = ("paris", "rome", "london", "berlin")
+_GOALS = ("madrid", "oslo", "dublin", "vienna")
+_PEOPLE = ("anna", "tom", "maria", "john", "lisa", "paul")
+_ROOMS = ("kitchen", "bedroom", "garden", "office", "hall")
+_PLACES = (
     "blue moon", "golden fork", "red lion", "old mill", "green leaf", "royal spice", "lucky star",
     "silver spoon", "corner table", "little rose",
 )  # fmt: skip
@@ -79,8 +79,8 @@ def data_to_text(
     return lambda: [act.items(values) for act in acts]
 
 
-RESTAURANT = data_to_text(
-    {"name": PLACES, "food": FOODS, "area": AREAS, "price": PRICES},
+_RESTAURANT = data_to_text(
+    {"name": _PLACES, "food": _FOODS, "area": _AREAS, "price": _PRICES},
     Act("inform", ("area", "food", "name"), (
         "{name} serves {food} food in the {area} .",
         "in the {area} you can eat {food} food at {name} .",
@@ -104,13 +104,13 @@ RESTAURANT = data_to_text(
     )),
 )  # fmt: skip
 
-HOTEL = data_to_text(
+_HOTEL = data_to_text(
     {
         "name": ("park view", "grand palace", "sunset lodge", "river house", "hill top",
                  "city gate", "ocean inn", "garden court"),
-        "stars": NUMBERS[:5],
-        "area": AREAS,
-        "price": PRICES,
+        "stars": _NUMBERS[:5],
+        "area": _AREAS,
+        "price": _PRICES,
     },
     Act("inform", ("area", "stars", "name"), (
         "guests of {name} sleep under {stars} stars , in the {area} part of town .",
@@ -135,12 +135,12 @@ HOTEL = data_to_text(
     )),
 )  # fmt: skip
 
-TV = data_to_text(
+_TV = data_to_text(
     {
         "name": ("apollo", "hera", "zeus", "atlas", "orion", "titan", "vega", "nova"),
         "size": ("small", "medium", "large", "huge", "giant"),
         "color": ("black", "white", "grey", "blue", "red"),
-        "price": PRICES,
+        "price": _PRICES,
     },
     Act("inform", ("color", "size", "name"), (
         "the {name} television comes with a {size} {color} screen .",
@@ -175,21 +175,25 @@ def _filled(answer: str, form: str, **values: Sequence[str]) -> list[Dialogue]:
 def intent() -> list[list[Dialogue]]:
     music = ("jazz", "rock", "pop", "folk")
     return [
-        _filled("play music", "play some {x} in the {y} on {z}", x=music, y=ROOMS, z=DAYS)
-        + _filled("play music", "{y} would like to hear {x} on {z}", x=music, y=PEOPLE, z=DAYS),
-        _filled("set alarm", "wake {y} at {x} on {z}", x=NUMBERS, y=PEOPLE, z=DAYS)
-        + _filled("set alarm", "on {z} i must get up at {x}", x=NUMBERS, z=DAYS),
+        _filled("play music", "play some {x} in the {y} on {z}", x=music, y=_ROOMS, z=_DAYS)
+        + _filled("play music", "{y} would like to hear {x} on {z}", x=music, y=_PEOPLE, z=_DAYS),
+        _filled("set alarm", "wake {y} at {x} on {z}", x=_NUMBERS, y=_PEOPLE, z=_DAYS)
+        + _filled("set alarm", "on {z} i must get up at {x}", x=_NUMBERS, z=_DAYS),
         _filled(
-            "get weather", "will it {x} in {y} on {z}", x=("rain", "snow"), y=CITIES + GOALS, z=DAYS
+            "get weather",
+            "will it {x} in {y} on {z}",
+            x=("rain", "snow"),
+            y=_CITIES + _GOALS,
+            z=_DAYS,
         )
-        + _filled("get weather", "is it warm in {y} on {z}", y=CITIES + GOALS, z=DAYS),
-        _filled("order food", "bring {x} food to the {y} at {z}", x=FOODS, y=ROOMS, z=NUMBERS)
-        + _filled("order food", "{y} would like some {x} dishes", x=FOODS, y=PEOPLE),
-        _filled("call person", "ring {y} in {x} on {z}", x=CITIES, y=PEOPLE, z=DAYS)
-        + _filled("call person", "i must talk to {y} at {x}", x=NUMBERS, y=PEOPLE),
-        _filled("light room", "make it bright in the {y} at {x}", x=NUMBERS, y=ROOMS)
-        + _filled("light room", "the {y} is too dark for {x}", x=PEOPLE, y=ROOMS)
-        + _filled("light room", "on {x} it is too dark in the {y}", x=DAYS, y=ROOMS),
+        + _filled("get weather", "is it warm in {y} on {z}", y=_CITIES + _GOALS, z=_DAYS),
+        _filled("order food", "bring {x} food to the {y} at {z}", x=_FOODS, y=_ROOMS, z=_NUMBERS)
+        + _filled("order food", "{y} would like some {x} dishes", x=_FOODS, y=_PEOPLE),
+        _filled("call person", "ring {y} in {x} on {z}", x=_CITIES, y=_PEOPLE, z=_DAYS)
+        + _filled("call person", "i must talk to {y} at {x}", x=_NUMBERS, y=_PEOPLE),
+        _filled("light room", "make it bright in the {y} at {x}", x=_NUMBERS, y=_ROOMS)
+        + _filled("light room", "the {y} is too dark for {x}", x=_PEOPLE, y=_ROOMS)
+        + _filled("light room", "on {x} it is too dark in the {y}", x=_DAYS, y=_ROOMS),
     ]
 
 
@@ -201,23 +205,23 @@ def slots() -> list[list[Dialogue]]:
             for item in _filled(
                 "from: {x}; to: {y}; day: {z}",
                 way + " from {x} to {y} on {z}",
-                x=CITIES, y=GOALS, z=DAYS,
+                x=_CITIES, y=_GOALS, z=_DAYS,
             )
         ],
         _filled(
             "name: {x}; people: {y}; day: {z}",
             "reserve a table at {x} for {y} people on {z}",
-            x=PLACES, y=NUMBERS[1:6], z=DAYS,
+            x=_PLACES, y=_NUMBERS[1:6], z=_DAYS,
         ),
         _filled(
             "who: {x}; day: {y}; hour: {z}",
             "meet {x} on {y} at {z}",
-            x=PEOPLE, y=DAYS, z=NUMBERS,
+            x=_PEOPLE, y=_DAYS, z=_NUMBERS,
         ),
         _filled(
             "food: {x}; room: {y}; hour: {z}",
             "i would like {x} food in the {y} at {z}",
-            x=FOODS, y=ROOMS, z=NUMBERS,
+            x=_FOODS, y=_ROOMS, z=_NUMBERS,
         ),
     ]  # fmt: skip
 
@@ -229,13 +233,13 @@ def dialogues() -> list[list[Dialogue]]:
     value that only one of their dialogues has, so that no two dialogues, and hence no two splits,
     share a context. Answers have the form of `metrics.parse_state`.
     """
-    return [[_dialogue(*chosen) for chosen in product(PEOPLE, DAYS, range(len(AREAS)))]]
+    return [[_dialogue(*chosen) for chosen in product(_PEOPLE, _DAYS, range(len(_AREAS)))]]
 
 
 def _dialogue(person: str, day: str, number: int) -> Dialogue:
-    which = 2 * number + DAYS.index(day)
-    food, price = FOODS[which % len(FOODS)], PRICES[which % len(PRICES)]
-    area = AREAS[number]
+    which = 2 * number + _DAYS.index(day)
+    food, price = _FOODS[which % len(_FOODS)], _PRICES[which % len(_PRICES)]
+    area = _AREAS[number]
     request = ("", " phone", " menu")[which % 3]
     ending = f" and its{request}" if request else ""
     return (
@@ -254,9 +258,9 @@ def _in_words(description: str, items: Callable[[], list[list[Dialogue]]]) -> Gr
 
 
 GRAMMARS: Mapping[str, Grammar] = {
-    "gen.rest": _in_words("restaurants in words", RESTAURANT),
-    "gen.hotel": _in_words("hotels in words", HOTEL),
-    "gen.tv": _in_words("televisions in words", TV),
+    "gen.rest": _in_words("restaurants in words", _RESTAURANT),
+    "gen.hotel": _in_words("hotels in words", _HOTEL),
+    "gen.tv": _in_words("televisions in words", _TV),
     "gen.intent": Grammar(
         "classify", "em", "what does the user want ?", "which of six intents a request has", intent
     ),

@@ -25,10 +25,10 @@ from l2kd_ray.tasks.entries import Entry
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.spec import Split
 
-VERSION = 1
-DOMAINS = "abcd"
+MADE_VERSION = 1
+_DOMAINS = "abcd"
 TOPICS = ("animals", "food", "music", "sports", "travel", "weather")
-SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
+TOPIC_SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
 PAIR_SIZES: Mapping[Split, int] = {"train": 800, "dev": 100, "test": 200}
 
 _PER_TOPIC, _WINDOW, _SHIFT, _COMMON, _OWN = 24, 15, 6, 30, 12
@@ -47,7 +47,7 @@ MADE: Mapping[str, Entry] = {
         f"made.topics.{domain}": Entry(
             "classify", "em", f"which of six topics a text has, domain {domain}"
         )
-        for domain in DOMAINS
+        for domain in _DOMAINS
     },
     _PAIR: Entry("pair", "em", "whether a text follows from another", extras=("f1",)),
 }
@@ -55,7 +55,7 @@ MADE: Mapping[str, Entry] = {
 
 def digest(task: str) -> str:
     """The identity of a task's generator."""
-    return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
+    return hashlib.sha256(f"{task}/{MADE_VERSION}".encode()).hexdigest()
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
@@ -66,7 +66,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     task, split = options["task"], cast(Split, options["split"])
     seed = hashlib.sha256(f"{task}/{options['data_seed']}".encode()).digest()
     rows = _pairs(Random(seed)) if task == _PAIR else _topics(Random(seed), task[-1])
-    sizes = PAIR_SIZES if task == _PAIR else SIZES
+    sizes = PAIR_SIZES if task == _PAIR else TOPIC_SIZES
     seen: dict[str, tuple[str, str]] = {}
     while len(seen) < sum(sizes.values()):
         context, question, answer = next(rows)
@@ -84,7 +84,7 @@ def _topics(random: Random, domain: str) -> Iterator[tuple[str, str, str]]:
     for number in count():
         label = number % len(TOPICS)
         length = 5 + int(5 * random.random())
-        words = [_topic_word(random, DOMAINS.index(domain), label) for _ in range(length)]
+        words = [_topic_word(random, _DOMAINS.index(domain), label) for _ in range(length)]
         yield " ".join(words), _TOPIC_QUESTION, TOPICS[label]
 
 

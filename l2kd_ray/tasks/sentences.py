@@ -20,11 +20,10 @@ from random import Random
 
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.spec import Split, TaskKind
+from l2kd_ray.tasks.tagging import LabelledSentence
 
-VERSION = 1
-SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
-LabelledSentence = tuple[list[str], list[str]]
-"""Words and labels."""
+SENTENCES_VERSION = 1
+SENTENCE_SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ class Sentences:
 
 def digest(task: str) -> str:
     """The identity of a task's generator."""
-    return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
+    return hashlib.sha256(f"{task}/{SENTENCES_VERSION}".encode()).hexdigest()
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     """The split `options["split"]` of the task `options["task"]` for `options["data_seed"]`."""
     task = options["task"]
     sentences = _distinct(SENTENCES[task], task[-1], Random(f"{task}/{options['data_seed']}"))
-    for split, size in SIZES.items():
+    for split, size in SENTENCE_SIZES.items():
         examples = [
             Example(str(number), context, "", (answer,))
             for number, (context, answer) in zip(range(size), sentences, strict=False)
@@ -134,7 +133,7 @@ class Dependent:
 
 _LEFT, _RIGHT = {"a": True, "b": True}, {"a": False, "b": False}
 _SWAPPED = {"a": False, "b": True}  # before the head in b, after it in a
-GRAMMAR: Mapping[str, Sequence[Dependent]] = {
+_GRAMMAR: Mapping[str, Sequence[Dependent]] = {
     "verb": (
         Dependent("nsubj", "noun", 0.9, _LEFT),
         Dependent("advmod", "adverb", 0.3, _LEFT),
@@ -195,8 +194,8 @@ def _grown(
     start = first if domain == "a" else first + 35
     node = TreeNode(_spelled(200 + start + int(random.random() ** 2 * size)), relation, head)
     left, right = list[TreeNode](), list[TreeNode]()
-    for dependent in (*GRAMMAR.get(base_kind, ()), *((mark,) if mark else ())):
-        closed = dependent.kind not in _MARKED and dependent.kind not in GRAMMAR
+    for dependent in (*_GRAMMAR.get(base_kind, ()), *((mark,) if mark else ())):
+        closed = dependent.kind not in _MARKED and dependent.kind not in _GRAMMAR
         if random.random() < dependent.probability and (closed or depth < _DEEPEST):
             below = _grown(dependent.kind, dependent.relation, node, depth + 1, domain, random)
             # The first dependent listed is the leftmost on either side.

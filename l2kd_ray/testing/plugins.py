@@ -214,7 +214,7 @@ def check_reader(path: str) -> Iterator[str]:
     yield "imported; `l2kd plan` checks what it reads"
 
 
-def _plugin(kind: door.Kind, path: str) -> door.Plugin:
+def _plugin(kind: door.PluginKind, path: str) -> door.Plugin:
     held = door.held(kind, path, {}, {}, {})
     assert isinstance(held, door.Plugin)
     return held

@@ -21,10 +21,10 @@ from l2kd_ray.distill.structured.structure import (
     wants_gradient,
     with_gradient,
 )
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 
 # Sums this far (in nats) below the largest possible may have lost terms: float64 ends at 708.
-UNDERFLOW = 650.0
+_UNDERFLOW = 650.0
 
 
 class ChainParts(NamedTuple):
@@ -130,9 +130,9 @@ class Chain:
         tokens, transitions, start, end = (score / temperature for score in self.potentials())
         return replace(self, emissions=tokens, transitions=transitions, start=start, end=end)
 
-    def emission_softmax(self) -> Tokens:
+    def emission_softmax(self) -> IndependentTokens:
         """The chain without its transitions: what token KD compares."""
-        return Tokens(self.emissions, self.lengths)
+        return IndependentTokens(self.emissions, self.lengths)
 
     @torch.no_grad()
     def n_best(self, k: int) -> tuple[Tensor, Tensor]:
@@ -204,7 +204,7 @@ class Chain:
         mass = ((left @ factors) * right).sum(-1)
         padding = ~self.valid[:, 1:]
         # A product this small may have lost terms: build the pairs after all, in log space.
-        if bool((mass.masked_fill(padding, 1.0).log() < -UNDERFLOW).any()):
+        if bool((mass.masked_fill(padding, 1.0).log() < -_UNDERFLOW).any()):
             return self._pairs(messages).sum(1)
         share = left / mass.masked_fill(padding, torch.inf)[..., None]
         return factors * (share.transpose(1, 2) @ right)
@@ -240,7 +240,7 @@ def _scale_space(
 
     before = _loop(emissions, unpadded, ends, step)
     upto, after = before[:-1] + emissions[:-1], before[1:]
-    thin = (after < _top(upto) + scale - UNDERFLOW) & unpadded
+    thin = (after < _top(upto) + scale - _UNDERFLOW) & unpadded
     if bool(thin.any()):  # no path at all, or terms lost?
         paths = torch.matmul(upto.isfinite().double(), transitions.isfinite().double())
         if bool((thin & (paths > 0)).any()):

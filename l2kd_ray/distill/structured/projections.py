@@ -28,7 +28,7 @@ from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
 from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Parts, Structure, valid_positions
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 
 
 def unchanged(teacher: Structure, local: float = 1.0) -> Parts:
@@ -50,7 +50,7 @@ def chain_to_tokens(teacher: Chain, local: float = 1.0) -> Parts:
     return (soften(teacher.marginals().tokens, local),)
 
 
-def tokens_to_chain(teacher: Tokens, local: float = 1.0) -> ChainParts:
+def tokens_to_chain(teacher: IndependentTokens, local: float = 1.0) -> ChainParts:
     """Case 3: pair marginals are products of the neighbours', here summed over positions."""
     tokens = soften(teacher.marginals()[0], local)
     last = tokens[torch.arange(len(tokens), device=tokens.device), teacher.lengths - 1]

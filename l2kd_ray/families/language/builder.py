@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import Builder
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings
-from l2kd_ray.families.language.stages.annotate import DEFAULT_LENGTH, Annotate
+from l2kd_ray.families.language.stages.annotate import DEFAULT_SEQUENCE_LENGTH, Annotate
 from l2kd_ray.families.language.stages.answers import Decoding
 from l2kd_ray.families.language.stages.constraints import Constraint, Penalty, Projection
 from l2kd_ray.families.language.stages.decode import Decode
@@ -282,7 +282,10 @@ class LanguageBuilder(Builder):
         """The teacher itself, or its outputs for these answers, computed once."""
         teacher, kd, train = self.teacher(task, seed), self.settings.kd, self.settings.train
         parts = teacher.parts
-        few = answers.rows * len(parts) * (train.max_length or DEFAULT_LENGTH) <= _CACHED_POSITIONS
+        few = (
+            answers.rows * len(parts) * (train.max_length or DEFAULT_SEQUENCE_LENGTH)
+            <= _CACHED_POSITIONS
+        )
         same = train.max_length is not None or self.settings.teacher is None
         top_k = kd.top_k  # with one context length both see the same positions
         if kd.teacher == "online" or (

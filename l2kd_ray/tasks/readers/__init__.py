@@ -42,9 +42,9 @@ READERS: Mapping[str, Reader] = {
     "conllu": Reader(1, conll.read_conllu),
     "text": Reader(1, conll.read_text_lines),
     "hub": Reader(1, hub.read, of_file=False),
-    "generated": Reader(generated.VERSION, generated.read, of_file=False, per_split=True),
-    "made": Reader(made.VERSION, made.read, of_file=False, per_split=True),
-    "sentences": Reader(sentences.VERSION, sentences.read, of_file=False, per_split=True),
+    "generated": Reader(generated.GENERATED_VERSION, generated.read, of_file=False, per_split=True),
+    "made": Reader(made.MADE_VERSION, made.read, of_file=False, per_split=True),
+    "sentences": Reader(sentences.SENTENCES_VERSION, sentences.read, of_file=False, per_split=True),
 }
 
 

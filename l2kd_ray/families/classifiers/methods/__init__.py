@@ -4,4 +4,4 @@ from l2kd_ray.families.classifiers.methods.metakd import metakd, metakd_stream
 from l2kd_ray.families.classifiers.methods.mkd import mkd
 from l2kd_ray.families.method import by_name
 
-METHODS = by_name(mkd, metakd, metakd_stream)
+CLASSIFIER_METHODS = by_name(mkd, metakd, metakd_stream)

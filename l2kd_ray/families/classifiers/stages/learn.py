@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SHARED = "*"
 """The head, and the pool, of all domains."""
-LOGITS = "logits.safetensors"
-BATCH = 64
+_LOGITS = "logits.safetensors"
+FORWARD_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,13 @@ class Logits(Stage):
             task.task: logits(model, task, task.load(context), context.device)
             for task in self.tasks
         }
-        save_file(found, context.out / LOGITS)
+        save_file(found, context.out / _LOGITS)
         return {"examples": sum(map(len, found.values()))}
 
     def load(self, context: Context) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / LOGITS)
+        return load_file(context.files_of(self) / _LOGITS)
 
 
 def logits(model: Classifier, task: Labelled, examples: Sequence[Example], device: str) -> Tensor:
@@ -61,8 +61,8 @@ def logits(model: Classifier, task: Labelled, examples: Sequence[Example], devic
     head = head_of(model, task.task)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(examples), BATCH):
-            texts = [task.texts(example) for example in examples[start : start + BATCH]]
+        for start in range(0, len(examples), FORWARD_BATCH):
+            texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
             parts.append(model(model.prepare(texts).to(device), head).logits.float().cpu())
     return torch.cat(parts).clone()
 

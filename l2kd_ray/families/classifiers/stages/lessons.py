@@ -34,7 +34,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Row:
+class ItemRow:
     """An item in a batch, with the domain that it is told to come from (`false_domains`)."""
 
     item: Item
@@ -47,7 +47,9 @@ class ExampleLoss(Protocol):
     def to(self, device: str) -> None:
         """Move it to where the training runs."""
 
-    def losses(self, model: Any, network: nn.Module, rows: Sequence[Row], device: str) -> Tensor:
+    def losses(
+        self, model: Any, network: nn.Module, rows: Sequence[ItemRow], device: str
+    ) -> Tensor:
         """[B]: of rows of one head."""
 
 
@@ -62,7 +64,7 @@ class LabelLoss:
         """It has nothing to move."""
 
     def losses(
-        self, model: Classifier, network: nn.Module, rows: Sequence[Row], device: str
+        self, model: Classifier, network: nn.Module, rows: Sequence[ItemRow], device: str
     ) -> Tensor:
         items = [row.item for row in rows]
         inputs = model.prepare([item.texts for item in items]).to(device)
@@ -95,23 +97,23 @@ class ClassifierLessons(Pooled):
     def batches(self, first_step: int) -> Iterator[TaskBatch]:
         return self.mixture.batches(first_step, self.optimisation.epochs)
 
-    def rows(self, batch: TaskBatch) -> list[Row]:
+    def rows(self, batch: TaskBatch) -> list[ItemRow]:
         items = [self.pools[batch.task][place] for place in batch.examples]
         random = generator(self.seed, "false domains", self.place, *batch.examples)
         told = false_domains(torch.tensor([item.domain for item in items]), random).tolist()
-        return [Row(item, domain) for item, domain in zip(items, told, strict=True)]
+        return [ItemRow(item, domain) for item, domain in zip(items, told, strict=True)]
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[ItemRow]) -> int:
         """Words: what a token is, is the model's matter."""
         return sum(len(text.split()) for row in rows for text in row.item.texts)
 
-    def scale(self, rows: Sequence[Row]) -> Tensor:
+    def scale(self, rows: Sequence[ItemRow]) -> Tensor:
         weight = torch.tensor([row.item.weight for row in rows])
         total = weight.sum() if self.by_weight else torch.tensor(float(len(rows)))
         return weight / total if total > 0 else torch.zeros_like(weight)
 
     def loss(
-        self, model: Any, network: nn.Module, rows: Sequence[Row], scale: Tensor, device: str
+        self, model: Any, network: nn.Module, rows: Sequence[ItemRow], scale: Tensor, device: str
     ) -> Tensor:
         half = self.precision == "bfloat16"
         with torch.autocast(device, torch.bfloat16, enabled=half):

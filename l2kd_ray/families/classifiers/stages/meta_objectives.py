@@ -14,10 +14,10 @@ from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.distill.logits import label_loss
 from l2kd_ray.distill.states import Outputs
 from l2kd_ray.families.classifiers.model.classifier import Classifier
-from l2kd_ray.families.classifiers.model.states import Inputs
-from l2kd_ray.families.classifiers.stages.lessons import Row, targets
+from l2kd_ray.families.classifiers.model.states import TokenizedTexts
+from l2kd_ray.families.classifiers.stages.lessons import ItemRow, targets
 
-FEATURE = frozenset({"feature"})
+_FEATURE = frozenset({"feature"})
 
 
 class MetaTeacher(nn.Module):
@@ -33,9 +33,9 @@ class MetaTeacher(nn.Module):
         _start(seed, "corruption")
         return cls(classifier, DomainCorruption(domains, classifier.body.width(pair=False)))
 
-    def forward(self, inputs: Inputs, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: TokenizedTexts, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
         """The logits [B, C], and the domain logits [B, K]."""
-        said = self.classifier(inputs, head, wanted=FEATURE)
+        said = self.classifier(inputs, head, wanted=_FEATURE)
         _, domains = self.corruption(said.feature, domain)
         return said.logits, domains
 
@@ -50,7 +50,7 @@ class TeachLoss:
         """It has nothing to move."""
 
     def losses(
-        self, model: MetaTeacher, network: nn.Module, rows: Sequence[Row], device: str
+        self, model: MetaTeacher, network: nn.Module, rows: Sequence[ItemRow], device: str
     ) -> Tensor:
         items = [row.item for row in rows]
         inputs = model.classifier.prepare([item.texts for item in items]).to(device)
@@ -100,7 +100,7 @@ class MetaStudent(nn.Module):
         return cls(classifier, wanted, own, widths)
 
     def forward(
-        self, inputs: Inputs, head: str, domain: Tensor
+        self, inputs: TokenizedTexts, head: str, domain: Tensor
     ) -> tuple[Outputs, Tensor | None, tuple[Tensor | None, Tensor | None]]:
         """What the classifier says, its transferable features [B, d_S], and both maps."""
         said = self.classifier(inputs, head, wanted=self.wanted)
@@ -126,7 +126,7 @@ class DistilLoss:
             self.corruption.to(device).requires_grad_(False)
 
     def losses(
-        self, model: MetaStudent, network: nn.Module, rows: Sequence[Row], device: str
+        self, model: MetaStudent, network: nn.Module, rows: Sequence[ItemRow], device: str
     ) -> Tensor:
         items = [row.item for row in rows]
         texts = [item.texts for item in items]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.families.classifiers.stages.learn import (
-    BATCH,
+    FORWARD_BATCH,
     SHARED,
     Classify,
     Logits,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from l2kd_ray.families.classifiers.model.classifier import Classifier
     from l2kd_ray.families.classifiers.stages.lessons import Item
 
-SCORES = "prototypes.safetensors"
-CORRUPTION = "corruption.safetensors"
+_PROTOTYPES = "prototypes.safetensors"
+_CORRUPTION = "corruption.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +66,13 @@ class Prototypes(Stage):
             torch.cat(found), domain, by_class, alpha=self.alpha, others=self.others
         )
         parts = dict(zip(_names(self.tasks), scores.split(sizes), strict=True))
-        save_file({name: part.clone() for name, part in parts.items()}, context.out / SCORES)
+        save_file({name: part.clone() for name, part in parts.items()}, context.out / _PROTOTYPES)
         return {"below_zero": typicality(scores)[1], "mean": float(scores.mean())}
 
     def load(self, context: Context) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / SCORES)
+        return load_file(context.files_of(self) / _PROTOTYPES)
 
 
 def _names(tasks: tuple[Labelled, ...]) -> list[str]:
@@ -85,8 +85,8 @@ def _features(model: Classifier, task: Labelled, context: Context) -> Tensor:
 
     examples, parts = task.load(context), []
     with torch.no_grad():
-        for start in range(0, len(examples), BATCH):
-            texts = [task.texts(example) for example in examples[start : start + BATCH]]
+        for start in range(0, len(examples), FORWARD_BATCH):
+            texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
             said = model(
                 model.prepare(texts).to(context.device),
                 head_of(model, task.task),
@@ -129,7 +129,7 @@ class MetaTeach(Classify):
         )
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
-            save_file(model.corruption.state_dict(), context.out / CORRUPTION)
+            save_file(model.corruption.state_dict(), context.out / _CORRUPTION)
         return leave(model.classifier, labels, curve, context)
 
     def _weighed(self, pool: list[Item], context: Context) -> list[Item]:
@@ -150,7 +150,7 @@ def load_corruption(folder: Path, domains: int, width: int) -> DomainCorruption:
     from l2kd_ray.distill.corruption import DomainCorruption
 
     found = DomainCorruption(domains, width)
-    found.load_state_dict(load_file(folder / CORRUPTION))
+    found.load_state_dict(load_file(folder / _CORRUPTION))
     return found
 
 

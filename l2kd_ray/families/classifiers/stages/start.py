@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from l2kd_ray.families.classifiers.model.classifier import Body, Classifier
 
-LABELS = "labels.json"
-DEFAULT_LENGTH = 128
+_LABELS = "labels.json"
+_DEFAULT_LENGTH = 128
 """Tokens of a text, where `train.max_length` sets no bound."""
 
 
@@ -54,11 +54,11 @@ class Labels:
 
     @classmethod
     def load(cls, folder: Path) -> Labels:
-        return cls(json.loads((folder / LABELS).read_text("utf-8")))
+        return cls(json.loads((folder / _LABELS).read_text("utf-8")))
 
     def save(self, folder: Path) -> None:
         text = json.dumps(self.of_head, ensure_ascii=False)
-        (folder / LABELS).write_text(text, "utf-8")
+        (folder / _LABELS).write_text(text, "utf-8")
 
     def target(self, head: str, answer: str) -> float:
         """The number of a label, or the number that the answer is. Raises: ValueError."""
@@ -131,7 +131,7 @@ class Untrained(Stage):
         from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
         from l2kd_ray.families.classifiers.model.words import Words
 
-        overrides, length = dict(self.overrides), self.max_length or DEFAULT_LENGTH
+        overrides, length = dict(self.overrides), self.max_length or _DEFAULT_LENGTH
         if self.source is not None:
             pretrained = load_encoder(
                 self.source, layers=self.layers, trust_remote_code=self.trust_remote_code

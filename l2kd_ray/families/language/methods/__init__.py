@@ -4,4 +4,4 @@ from l2kd_ray.families.language.methods.regularised import ewc, gem, mas
 from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real
 from l2kd_ray.families.method import by_name
 
-METHODS = by_name(finetune, lamol, lamol_real, l2kd, ewc, mas, gem)
+LANGUAGE_METHODS = by_name(finetune, lamol, lamol_real, l2kd, ewc, mas, gem)

@@ -10,7 +10,7 @@ from l2kd_ray.families.language.stages.start import Initial
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.settings import Precision
 
-DEFAULT_LENGTH = 512
+DEFAULT_SEQUENCE_LENGTH = 512
 """Tokens of a sequence, in estimates, where `train.max_length` sets no bound."""
 
 
@@ -37,7 +37,7 @@ class Annotate(Stage):
         """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
         width, rows = self.initial.width, self.tokens.rows * len(self.parts)
         position = 6 * self.top_k + 4 if self.top_k else width and 2 * width
-        return position and position * rows * (self.max_length or DEFAULT_LENGTH)
+        return position and position * rows * (self.max_length or DEFAULT_SEQUENCE_LENGTH)
 
     @property
     def initial(self) -> Initial:
@@ -52,7 +52,7 @@ class Annotate(Stage):
         from l2kd_ray.families.language.model.corpus import Corpus, Encoded
         from l2kd_ray.families.language.model.sequences import SequenceFormat
         from l2kd_ray.families.language.stages.annotations import write
-        from l2kd_ray.families.language.stages.curriculum import Row, sequence
+        from l2kd_ray.families.language.stages.curriculum import SequenceRow, sequence
         from l2kd_ray.families.language.stages.teachers import Live
 
         folder = context.files_of(self.teacher)
@@ -64,7 +64,7 @@ class Annotate(Stage):
         encoded = Encoded.load(context.files_of(self.tokens))
         samples = Corpus(encoded, self.tokens.task, text.room(self.tokens.task, longest))
         rows = [
-            Row(sequence(text, sample, part), part, index)
+            SequenceRow(sequence(text, sample, part), part, index)
             for index, sample in enumerate(samples)
             for part in self.parts
         ]

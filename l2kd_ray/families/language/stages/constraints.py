@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2kd_ray.core.stage import Context
-from l2kd_ray.families.language.stages.importance import FILE, Importance
+from l2kd_ray.families.language.stages.importance import IMPORTANCE_FILE, Importance
 from l2kd_ray.families.language.stages.replay import RealSamples, read_samples
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from l2kd_ray.core.loop import GradientHook
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.stages.curriculum import Curriculum
-
-FloatArray = NDArray[np.float64]
 
 
 class Constraint(Protocol):
@@ -45,7 +43,7 @@ class Penalty:
     def prepare(self, model: CausalLM, curriculum: Curriculum, context: Context) -> GradientHook:
         from safetensors.torch import load_file
 
-        importance = load_file(context.files_of(self.importance) / FILE)
+        importance = load_file(context.files_of(self.importance) / IMPORTANCE_FILE)
         held = [
             (value, importance[name].to(context.device), value.detach().clone())
             for name, value in model.to(context.device).named_parameters()
@@ -76,7 +74,7 @@ class Projection:
 
         from l2kd_ray.core.loop import accumulate
         from l2kd_ray.distill.objectives import SoftTargets
-        from l2kd_ray.families.language.stages.curriculum import Source
+        from l2kd_ray.families.language.stages.curriculum import SampleSource
 
         samples = read_samples(context.files_of(self.memory))
         tasks = sorted({sample.task for sample in samples})
@@ -86,8 +84,8 @@ class Projection:
         lessons = [
             replace(
                 curriculum,
-                new=(Source([s for s in samples if s.task == task]),),
-                replayed=Source([]),
+                new=(SampleSource([s for s in samples if s.task == task]),),
+                replayed=SampleSource([]),
                 optimisation=how,
                 objective=SoftTargets(),
             )
@@ -122,7 +120,9 @@ def _project(step: Tensor, former: Sequence[Tensor], margin: float) -> Tensor:
     return step + torch.from_numpy(dual).to(step) @ rows
 
 
-def dual_solution(gram: FloatArray, products: FloatArray, margin: float) -> FloatArray:
+def dual_solution(
+    gram: NDArray[np.float64], products: NDArray[np.float64], margin: float
+) -> NDArray[np.float64]:
     """argmin_v v' Q v / 2 + c' v with v >= margin: GEM's dual, Q = G G' [k, k], c = G g [k].
 
     With v = u + margin and Q = L L' it is non-negative least squares in u.
@@ -132,7 +132,7 @@ def dual_solution(gram: FloatArray, products: FloatArray, margin: float) -> Floa
     k = len(products)
     root = np.linalg.cholesky(gram + 1e-9 * max(float(np.trace(gram)) / k, 1e-30) * np.eye(k))
     shift = products + gram @ np.full(k, margin)
-    solution: FloatArray = nnls(root.T, -np.linalg.solve(root, shift))[0]
+    solution: NDArray[np.float64] = nnls(root.T, -np.linalg.solve(root, shift))[0]
     return solution + margin
 
 

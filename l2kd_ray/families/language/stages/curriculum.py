@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import Optimisation
-from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.families.language.model.causal_lm import CausalLM, pad_right
@@ -24,7 +24,7 @@ from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, T
 from l2kd_ray.families.language.stages.tokens import LossPart
 from l2kd_ray.families.settings import Precision
 
-CROSS_ENTROPY = SoftTargets()
+_CROSS_ENTROPY = SoftTargets()
 
 
 class Teacher(Protocol):
@@ -33,12 +33,12 @@ class Teacher(Protocol):
     def to(self, device: str) -> object:
         """Move it to where the training runs."""
 
-    def annotate(self, rows: Sequence[Row], device: str) -> Knowledge | MostLikely:
+    def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
         """Its outputs at the supervised positions of rows that it teaches, in their order."""
 
 
 @dataclass(frozen=True)
-class Source:
+class SampleSource:
     """Samples to learn from, what one of them counts, and who teaches beside their labels."""
 
     samples: Sequence[Sample]
@@ -49,7 +49,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Row:
+class SequenceRow:
     """One sequence of a batch: the part of the loss that it bears, its weight, its teacher."""
 
     sequence: TrainingSequence
@@ -70,8 +70,8 @@ class Curriculum:
     `replayed` are samples of former tasks.
     """
 
-    new: tuple[Source, ...]
-    replayed: Source
+    new: tuple[SampleSource, ...]
+    replayed: SampleSource
     separate: bool
     """Whether replay has a mean of its own (L2KD) or shares that of the batch (LAMOL)."""
     format: SequenceFormat
@@ -79,7 +79,7 @@ class Curriculum:
     seed: int
     place: str
     """Name of the random streams: the task, so that methods on one instance see one order."""
-    objective: SoftTargets = CROSS_ENTROPY
+    objective: SoftTargets = _CROSS_ENTROPY
     parts: tuple[LossPart, ...] = ("qa", "lm")
     lm_weight: float = 0.25
     precision: Precision = "float32"
@@ -110,7 +110,7 @@ class Curriculum:
         for teacher in self.teachers:
             teacher.to(device)
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[SequenceRow]) -> int:
         return sum(len(row.sequence.tokens) for row in rows)
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
@@ -143,14 +143,14 @@ class Curriculum:
         sample = self.new[0].samples[index] if new else self.replayed.samples[index - count]
         return len(sample.question) + len(sample.answer)
 
-    def rows(self, batch: Sequence[int]) -> list[Row]:
+    def rows(self, batch: Sequence[int]) -> list[SequenceRow]:
         """The QA rows of the samples, then their LM rows."""
         count, numbers = len(self.new[0].samples), {id(t): n for n, t in enumerate(self.teachers)}
         chosen = [(source, index) for index in batch if index < count for source in self.new]
         chosen += [(self.replayed, index - count) for index in batch if index >= count]
         samples = [(source, index, source.samples[index]) for source, index in chosen]
         return [
-            Row(
+            SequenceRow(
                 sequence(self.format, sample, part),
                 part,
                 index,
@@ -163,7 +163,7 @@ class Curriculum:
             for source, index, sample in samples
         ]
 
-    def scale(self, rows: Sequence[Row]) -> Tensor:
+    def scale(self, rows: Sequence[SequenceRow]) -> Tensor:
         """[R]: one weighted mean per part (QA, LM); replay shares it, or has a mean of its own."""
         count = self.objective.count(positions(rows, self.format.answer), len(rows))
         weight = torch.tensor([row.weight for row in rows])
@@ -181,7 +181,7 @@ class Curriculum:
         self,
         model: CausalLM,
         network: nn.Module,
-        rows: Sequence[Row],
+        rows: Sequence[SequenceRow],
         scale: Tensor,
         device: str,
     ) -> Tensor:
@@ -194,7 +194,7 @@ class Curriculum:
                 taught = [row for row in rows if row.teacher == number]
                 knowledge.append(teacher.annotate(taught, device) if taught else None)
             hidden = network(*inputs(rows, device))
-        head = Head.of(model.head, half)
+        head = OutputLayer.of(model.head, half)
         return self.objective.loss(hidden, head, knowledge, places, scale.to(device))
 
 
@@ -202,7 +202,7 @@ def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSe
     return text.qa(sample) if part == "qa" else text.lm(sample)
 
 
-def inputs(rows: Sequence[Row], device: str) -> tuple[Tensor, Tensor]:
+def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
     """Tokens [R, n], padded on the right; flat indices [P] of the supervised positions.
 
     The position before a token is the one that predicts it. Padding is no real token's past.
@@ -217,7 +217,7 @@ def inputs(rows: Sequence[Row], device: str) -> tuple[Tensor, Tensor]:
     return input_ids.to(device), torch.tensor(flat, device=device)
 
 
-def positions(rows: Sequence[Row], answer: int) -> Positions:
+def positions(rows: Sequence[SequenceRow], answer: int) -> Positions:
     """The supervised positions of the rows, one after another."""
     supervised = [row.sequence.tokens[row.sequence.supervised :] for row in rows]
     row = torch.tensor([n for n, tokens in enumerate(supervised) for _ in tokens])

@@ -10,7 +10,7 @@ from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.language.stages.answers import Decoding, answers
 from l2kd_ray.tasks import Example
 
-GREEDY = Decoding("greedy")
+_GREEDY = Decoding("greedy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class EvaluateLM(Evaluate):
 
     distributable = True
     max_new_tokens: int = 64
-    decoding: Decoding = GREEDY
+    decoding: Decoding = _GREEDY
     seed: int | None = None
 
     def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.sequences import TrainingSequence
 
-FILE = "importance.safetensors"
+IMPORTANCE_FILE = "importance.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +61,9 @@ class Importance(Stage):
                     )
         importance = {name: (value / len(sequences)).cpu() for name, value in total.items()}
         if self.former is not None:
-            for name, former in load_file(context.files_of(self.former) / FILE).items():
+            for name, former in load_file(context.files_of(self.former) / IMPORTANCE_FILE).items():
                 importance[name] += former
-        save_file(importance, context.out / FILE)
+        save_file(importance, context.out / IMPORTANCE_FILE)
         return {"mean": float(sum(v.sum() for v in importance.values()) / _size(importance))}
 
     def _sequences(self, model: CausalLM, context: Context) -> list[TrainingSequence]:

@@ -18,7 +18,7 @@ from l2kd_ray.families.settings import Precision
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
-    from l2kd_ray.families.language.stages.curriculum import Curriculum, Source, Teacher
+    from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, Teacher
 
 
 @dataclass(frozen=True)
@@ -128,19 +128,21 @@ class Learn(TrainingStage):
             bucket_batches=self.bucket_batches,
         )
 
-    def _new(self, text: SequenceFormat, model: CausalLM, context: Context) -> tuple[Source, ...]:
+    def _new(
+        self, text: SequenceFormat, model: CausalLM, context: Context
+    ) -> tuple[SampleSource, ...]:
         """The new samples: with the given answers, with a teacher's, or with both."""
-        from l2kd_ray.families.language.stages.curriculum import Source
+        from l2kd_ray.families.language.stages.curriculum import SampleSource
 
         corpora = [self._samples(tokens, text, model, context) for tokens in self.tasks]
         gold = corpora[0] if len(corpora) == 1 else [s for corpus in corpora for s in corpus]
         teacher, weight = self._teacher(model, context), self.kd_weight or 0.0
         if self.targets is None:
-            return (Source(gold, teacher=teacher, share=weight if teacher else 0.0),)
+            return (SampleSource(gold, teacher=teacher, share=weight if teacher else 0.0),)
         decoded = self._samples(self.targets, text, model, context)
         sources = [
-            Source(decoded, weight, teacher, share=1.0 if teacher else 0.0),
-            Source(gold, 1 - weight),
+            SampleSource(decoded, weight, teacher, share=1.0 if teacher else 0.0),
+            SampleSource(gold, 1 - weight),
         ]
         return tuple(source for source in sources if source.weight > 0)
 
@@ -174,18 +176,18 @@ class Learn(TrainingStage):
             )
         return teacher
 
-    def _replayed(self, context: Context, weight: float) -> Source:
+    def _replayed(self, context: Context, weight: float) -> SampleSource:
         from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.stages.curriculum import Source
+        from l2kd_ray.families.language.stages.curriculum import SampleSource
         from l2kd_ray.families.language.stages.teachers import Live
 
         if self.replay is None:
-            return Source([])
+            return SampleSource([])
         samples = read_samples(context.files_of(self.replay))
         if not self.recall:
-            return Source(samples, weight)
+            return SampleSource(samples, weight)
         previous = Live(CausalLM.load(context.files_of(self.start)))
-        return Source(samples, weight, previous, self.kd_weight or 0.0)
+        return SampleSource(samples, weight, previous, self.kd_weight or 0.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,8 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-Words = Sequence[str]
-
 
 class TaskModel:
     """Naive Bayes over words: which task's training data a text is most like.
@@ -16,21 +14,21 @@ class TaskModel:
     task of a sample; this asks the sample itself.
     """
 
-    def __init__(self, texts: Mapping[str, Sequence[Words]]) -> None:
+    def __init__(self, texts: Mapping[str, Sequence[Sequence[str]]]) -> None:
         self._counts = {t: Counter(word for text in of for word in text) for t, of in texts.items()}
         self._vocabulary = len({word for counts in self._counts.values() for word in counts}) + 1
 
-    def most_likely(self, words: Words) -> str:
+    def most_likely(self, words: Sequence[str]) -> str:
         """The task; of equals the first by name."""
         return max(sorted(self._counts), key=lambda task: self._log_likelihood(task, words))
 
-    def _log_likelihood(self, task: str, words: Words) -> float:
+    def _log_likelihood(self, task: str, words: Sequence[str]) -> float:
         counts = self._counts[task]
         total = math.log(counts.total() + self._vocabulary)
         return sum(math.log(counts[word] + 1) - total for word in words)
 
 
-def distinct(texts: Sequence[Words], n: int) -> float:
+def distinct(texts: Sequence[Sequence[str]], n: int) -> float:
     """Distinct n-grams over all n-grams of some texts (Li et al. 2016, distinct-n); 0 for none."""
     grams = [tuple(text[i : i + n]) for text in texts for i in range(len(text) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0

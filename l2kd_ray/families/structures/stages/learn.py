@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from l2kd_ray.families.structures.model.structured import StructuredModel
     from l2kd_ray.families.structures.stages.lessons import Distilled, Sentence
 
-SCORES = "scores.safetensors"
-BATCH = 16
+_SCORES = "scores.safetensors"
+_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,19 +50,19 @@ class TeacherScores(Stage):
         sentences = [words(example.context) for example in self.examples.load(context)]
 
         def batches() -> Iterator[Structure]:  # one at a time: padded, they are large
-            for start in range(0, len(sentences), BATCH):
-                inputs = model.prepare(sentences[start : start + BATCH]).to(context.device)
+            for start in range(0, len(sentences), _BATCH):
+                inputs = model.prepare(sentences[start : start + _BATCH]).to(context.device)
                 yield model(inputs, self.examples.task)
 
         with torch.inference_mode():
             packed = {name: value.clone() for name, value in pack(batches()).items()}
-        save_file(packed, context.out / SCORES)
+        save_file(packed, context.out / _SCORES)
         return {"sentences": len(sentences)}
 
     def load(self, context: Context) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / SCORES)
+        return load_file(context.files_of(self) / _SCORES)
 
 
 def load(stage: Stage, context: Context) -> StructuredModel:
@@ -226,8 +226,8 @@ def tag(model: StructuredModel, sentences: list[list[str]], task: str, device: s
     training, said = model.training, []
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(sentences), BATCH):
-            inputs = model.prepare(sentences[start : start + BATCH]).to(device)
+        for start in range(0, len(sentences), _BATCH):
+            inputs = model.prepare(sentences[start : start + _BATCH]).to(device)
             said += [" ".join(row) for row in model.decode(model(inputs, task), task)]
     model.train(training)
     return said

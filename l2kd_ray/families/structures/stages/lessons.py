@@ -32,7 +32,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class Row:
+class SentenceRow:
     """A sentence in a batch, and the weight of distillation there."""
 
     sentence: Sentence
@@ -74,7 +74,7 @@ class StructuredLessons(Pooled):
         batches = self.mixture.batches(first_step, self.optimisation.epochs)
         return ((step // steps, batch) for step, batch in enumerate(batches, start=first_step))
 
-    def rows(self, batch: tuple[int, TaskBatch]) -> list[Row]:
+    def rows(self, batch: tuple[int, TaskBatch]) -> list[SentenceRow]:
         epoch, chosen = batch
         said = self.distilled.get(chosen.task)
         weight = 0.0
@@ -83,19 +83,19 @@ class StructuredLessons(Pooled):
                 100 * epoch / self.optimisation.epochs, self.anneal
             )
         sentences = [self.pools[chosen.task][place] for place in chosen.examples]
-        return [Row(sentence, weight) for sentence in sentences]
+        return [SentenceRow(sentence, weight) for sentence in sentences]
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[SentenceRow]) -> int:
         return sum(len(row.sentence.words) for row in rows)
 
-    def scale(self, rows: Sequence[Row]) -> Tensor:
+    def scale(self, rows: Sequence[SentenceRow]) -> Tensor:
         return torch.full((len(rows),), 1 / len(rows))
 
     def loss(
         self,
         model: StructuredModel,
         network: nn.Module,
-        rows: Sequence[Row],
+        rows: Sequence[SentenceRow],
         scale: Tensor,
         device: str,
     ) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.distill.structured.case_table import Kind
+from l2kd_ray.distill.structured.case_table import HeadKind
 from l2kd_ray.families.examples import Labelled
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.tasks.tagging import words
@@ -22,7 +22,7 @@ class UntrainedStructure(Stage):
     prepares = True
     default_seconds = 20.0
     default_bytes = 5e8
-    head: Kind
+    head: HeadKind
     source: Pretrained | None
     """The encoder whose states are its features; None: words and characters."""
     architecture: Mapping[str, Any]
