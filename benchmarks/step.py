@@ -229,7 +229,7 @@ def our_step(
         format=text,
         optimisation=how,
         seed=0,
-        place="",
+        stream="",
         objective=objective,
         parts=("qa", "lm") if language else ("qa",),
         precision="bfloat16" if "bf16" in variant else "float32",

@@ -386,7 +386,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     """A student that knows the former tasks; without dropout."""
     model = no_dropout()
     training = replace(PLAIN, epochs=60, lr=3e-2)
-    chosen = lesson(training, new=(SampleSource(MEMORY),), place="b")
+    chosen = lesson(training, new=(SampleSource(MEMORY),), stream="b")
     fit(Dummy(), model, chosen, context(tmp_path_factory.mktemp("learnt")))
     return model
 

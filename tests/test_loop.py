@@ -44,7 +44,7 @@ def curriculum(
     replay = SampleSource(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
     new = (SampleSource(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
     separate = replay_weight == "separate"
-    plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, place="a")
+    plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, stream="a")
     return replace(plain, **changes)
 
 
@@ -293,7 +293,7 @@ def test_a_student_like_its_teacher_has_no_loss_and_no_gradient(tmp_path: Path) 
 
 
 def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed_and_task() -> None:
-    one, other = list(curriculum().batches(0)), list(curriculum(place="b").batches(0))
+    one, other = list(curriculum().batches(0)), list(curriculum(stream="b").batches(0))
     steps = curriculum().steps_per_epoch
     for epoch in range(2):
         batches = one[epoch * steps : (epoch + 1) * steps]

@@ -57,7 +57,7 @@ class Evaluate(Stage):
 def unseen(examples: Sequence[Example], training: Sequence[Example]) -> list[int]:
     """Places of the examples whose context is no training example's."""
     contexts = {example.context for example in training}
-    return [place for place, example in enumerate(examples) if example.context not in contexts]
+    return [index for index, example in enumerate(examples) if example.context not in contexts]
 
 
 def totals(judged: Mapping[str, Judged], size: int, fresh: Sequence[int] | None) -> Scores:
@@ -81,12 +81,12 @@ def write_predictions(
     kept = set(fresh or ())
     first, *extras = judged
     with path.open("w", encoding="utf-8") as file:
-        for place, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
+        for index, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
             line: dict[str, object] = {"id": example.id, "prediction": prediction}
-            line["score"] = judged[first].each[place]
-            line |= {metric: judged[metric].each[place] for metric in extras}
+            line["score"] = judged[first].each[index]
+            line |= {metric: judged[metric].each[index] for metric in extras}
             if example.group is not None:
                 line["group"] = example.group
             if fresh is not None:
-                line[_LEAK_FREE] = place in kept
+                line[_LEAK_FREE] = index in kept
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

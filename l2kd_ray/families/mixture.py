@@ -17,7 +17,7 @@ from l2kd_ray.families.settings import Precision
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Examples of one task, by their places."""
+    """Examples of one task, by their indices."""
 
     task: str
     examples: tuple[int, ...]
@@ -44,7 +44,7 @@ class Mixture:
         tasks = sorted(self.sizes)  # how a study lists its tasks changes nothing
         batches = [batch for task in tasks for batch in self._of(task, number)]
         order = generator(self.seed, "mixture", *tasks, number).permutation(len(batches))
-        return [batches[place] for place in order]
+        return [batches[index] for index in order]
 
     def batches(self, first_step: int, epochs: int) -> Iterator[TaskBatch]:
         """The batches of all epochs, from a step on."""
@@ -66,7 +66,7 @@ class Pooled:
     pools: Mapping[str, Sequence[Any]]
     optimisation: Optimisation
     seed: int
-    place: str
+    stream: str
     """Name of the random streams."""
     precision: Precision = "float32"
 

@@ -91,7 +91,7 @@ class Classify(TrainingStage):
     over: Literal["mean", "sum"] | None = None
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         """The name of its random streams."""
         return "+".join(task.task for task in self.tasks)
 
@@ -110,7 +110,7 @@ class Classify(TrainingStage):
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
         return leave(model, labels, curve, context)
@@ -128,9 +128,9 @@ class Classify(TrainingStage):
                     head=(head := head_of(model, task.task)),
                     target=labels.target(head, example.answers[0]),
                     domain=number,
-                    taught=said[task.task][place] if task.task in said else None,
+                    taught=said[task.task][index] if task.task in said else None,
                 )
-                for place, example in enumerate(task.load(context))
+                for index, example in enumerate(task.load(context))
             ]
             for number, task in enumerate(self.tasks)
         }

@@ -98,8 +98,8 @@ class ClassifierLessons(Pooled):
         return self.mixture.batches(first_step, self.optimisation.epochs)
 
     def rows(self, batch: TaskBatch) -> list[ItemRow]:
-        items = [self.pools[batch.task][place] for place in batch.examples]
-        random = generator(self.seed, "false domains", self.place, *batch.examples)
+        items = [self.pools[batch.task][index] for index in batch.examples]
+        random = generator(self.seed, "false domains", self.stream, *batch.examples)
         told = false_domains(torch.tensor([item.domain for item in items]), random).tolist()
         return [ItemRow(item, domain) for item, domain in zip(items, told, strict=True)]
 

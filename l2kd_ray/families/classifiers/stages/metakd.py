@@ -125,7 +125,7 @@ class MetaTeach(Classify):
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
@@ -183,7 +183,7 @@ class MetaDistil(TrainingStage):
     expertise: Logits | None = None
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         """The name of its random streams."""
         return self.task.task
 
@@ -200,7 +200,9 @@ class MetaDistil(TrainingStage):
         classifier, labels = load_classifier(context.files_of(self.start))
         folder = context.files_of(self.teacher)
         teacher, theirs = load_classifier(folder)
-        _check_labels(labels, theirs, head_of(classifier, self.place), head_of(teacher, self.place))
+        _check_labels(
+            labels, theirs, head_of(classifier, self.stream), head_of(teacher, self.stream)
+        )
         corruption = None
         if self.losses.transfer > 0:
             domains = len(self.teacher.tasks)
@@ -215,12 +217,12 @@ class MetaDistil(TrainingStage):
         )
         model = MetaStudent.of(classifier, teacher, corruption, objective.wanted, self.seed)
         lessons = ClassifierLessons(
-            pools={self.place: self._items(labels, classifier, context)},
-            objective=DistilLoss(objective, teacher, head_of(teacher, self.place), corruption),
+            pools={self.stream: self._items(labels, classifier, context)},
+            objective=DistilLoss(objective, teacher, head_of(teacher, self.stream), corruption),
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
             by_weight=False,
         )
         curve = fit(self, model, lessons, context)
@@ -232,8 +234,8 @@ class MetaDistil(TrainingStage):
         from l2kd_ray.families.classifiers.stages.lessons import Item
 
         names = _names(self.teacher.tasks)
-        domain = names.index(self.place) if self.place in names else 0
-        head = head_of(model, self.place)
+        domain = names.index(self.stream) if self.stream in names else 0
+        head = head_of(model, self.stream)
         examples = self.task.load(context)
         items = [
             Item(self.task.texts(e), head, labels.target(head, e.answers[0]), domain)
@@ -250,7 +252,7 @@ class MetaDistil(TrainingStage):
         from l2kd_ray.distill.prototypes import expertise
 
         assert self.expertise is not None
-        said = self.expertise.load(context)[self.place]
+        said = self.expertise.load(context)[self.stream]
         target = torch.tensor([item.target for item in items]).long()
         probability = said.softmax(-1).gather(1, target[:, None]).squeeze(1)
         scores = torch.zeros(len(items))
@@ -264,10 +266,10 @@ class MetaDistil(TrainingStage):
         import torch
 
         assert self.scores is not None
-        (whole,) = [task for task in self.scores.tasks if task.task == self.place]
-        place = {example.id: n for n, example in enumerate(whole.load(context))}
-        chosen = [place[example.id] for example in self.task.load(context)]
-        return known[self.place][torch.tensor(chosen)]
+        (whole,) = [task for task in self.scores.tasks if task.task == self.stream]
+        index = {example.id: n for n, example in enumerate(whole.load(context))}
+        chosen = [index[example.id] for example in self.task.load(context)]
+        return known[self.stream][torch.tensor(chosen)]
 
 
 def _check_labels(own: Labels, theirs: Labels, head: str, other: str) -> None:

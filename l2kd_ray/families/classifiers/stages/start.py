@@ -70,7 +70,7 @@ class Labels:
         known = self.of_head[head]
         if not known:
             return [f"{value:.6g}" for value in logits.squeeze(-1).tolist()]
-        return [known[place] for place in logits.argmax(-1).tolist()]
+        return [known[index] for index in logits.argmax(-1).tolist()]
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,7 +77,7 @@ class Curriculum:
     format: SequenceFormat
     optimisation: Optimisation
     seed: int
-    place: str
+    stream: str
     """Name of the random streams: the task, so that methods on one instance see one order."""
     objective: SoftTargets = _CROSS_ENTROPY
     parts: tuple[LossPart, ...] = ("qa", "lm")
@@ -123,8 +123,8 @@ class Curriculum:
     def _epoch(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch: a permutation, cut. With buckets, so many batches in a row are
         sorted by length together (less padding), and come in a random order again."""
-        stream = generator(self.seed, "shuffle", self.place, epoch)
-        order, size = stream.permutation(len(self)).tolist(), self.optimisation.batch_size
+        draws = generator(self.seed, "shuffle", self.stream, epoch)
+        order, size = draws.permutation(len(self)).tolist(), self.optimisation.batch_size
         bucket = self.bucket_batches * size
         if bucket > size:
             order = [
@@ -134,7 +134,7 @@ class Curriculum:
             ]
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         if bucket > size:
-            batches = [batches[index] for index in stream.permutation(len(batches)).tolist()]
+            batches = [batches[index] for index in draws.permutation(len(batches)).tolist()]
         return batches
 
     def _length(self, index: int) -> int:
@@ -187,7 +187,7 @@ class Curriculum:
     ) -> Tensor:
         """The share of the global batch's loss that some of its rows bear."""
         half = self.precision == "bfloat16"
-        places = positions(rows, self.format.answer).to(device)
+        supervised = positions(rows, self.format.answer).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             knowledge = []
             for number, teacher in enumerate(self.teachers):
@@ -195,7 +195,7 @@ class Curriculum:
                 knowledge.append(teacher.annotate(taught, device) if taught else None)
             hidden = network(*inputs(rows, device))
         head = OutputLayer.of(model.head, half)
-        return self.objective.loss(hidden, head, knowledge, places, scale.to(device))
+        return self.objective.loss(hidden, head, knowledge, supervised, scale.to(device))
 
 
 def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:
@@ -210,9 +210,9 @@ def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
     input_ids = pad_right([row.sequence.tokens for row in rows], filler=0)
     width = input_ids.shape[1]
     flat = [
-        number * width + place - 1
+        number * width + position - 1
         for number, row in enumerate(rows)
-        for place in range(row.sequence.supervised, len(row.sequence.tokens))
+        for position in range(row.sequence.supervised, len(row.sequence.tokens))
     ]
     return input_ids.to(device), torch.tensor(flat, device=device)
 

@@ -68,7 +68,7 @@ class Learn(TrainingStage):
         return ("qa", "lm") if self.lm_weight > 0 else ("qa",)
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         """The name of its random streams."""
         return "+".join(tokens.task for tokens in self.tasks)
 
@@ -120,7 +120,7 @@ class Learn(TrainingStage):
             format=text,
             optimisation=self.optimisation,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
             objective=self.objective,
             parts=self.parts,
             lm_weight=self.lm_weight,
@@ -198,5 +198,5 @@ class Multitask(Learn):
     default_seconds = 3000.0
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         return "multitask"

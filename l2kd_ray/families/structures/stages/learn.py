@@ -114,7 +114,7 @@ class LearnStructure(TrainingStage):
     dev: tuple[Dev, ...] = ()
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         """The name of its random streams."""
         return "+".join(task.task for task in self.tasks)
 
@@ -131,7 +131,7 @@ class LearnStructure(TrainingStage):
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
         )
         watch = None
         if self.dev:

@@ -23,10 +23,10 @@ from l2kd_ray.families.structures.model.structured import StructuredModel
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words and their gold labels, none where it is unlabelled; `place` is its own in the task."""
+    """Words and their gold labels, none where it is unlabelled; `index` in its task."""
 
     task: str
-    place: int
+    index: int
     words: list[str]
     labels: list[str]
 
@@ -41,15 +41,15 @@ class SentenceRow:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a teacher says of a task's sentences, by their places, and the loss against it."""
+    """What a teacher says of a task's sentences, by their indices, and the loss against it."""
 
     objective: StructuralKD[Any]
     weight: float
     packed: Mapping[str, Tensor]
 
-    def loss(self, student: Structure, places: Sequence[int], device: str) -> Tensor:
+    def loss(self, student: Structure, indices: Sequence[int], device: str) -> Tensor:
         """[B]: of sentences in a batch."""
-        rows = unpack(self.packed, places)
+        rows = unpack(self.packed, indices)
         return self.objective.loss(student, self.objective.targets(to(rows, device)))
 
 
@@ -82,7 +82,7 @@ class StructuredLessons(Pooled):
             weight = said.weight * annealed_weight(
                 100 * epoch / self.optimisation.epochs, self.anneal
             )
-        sentences = [self.pools[chosen.task][place] for place in chosen.examples]
+        sentences = [self.pools[chosen.task][index] for index in chosen.examples]
         return [SentenceRow(sentence, weight) for sentence in sentences]
 
     def size(self, rows: Sequence[SentenceRow]) -> int:
@@ -110,7 +110,7 @@ class StructuredLessons(Pooled):
         losses = negative_log_likelihood(structure, gold)
         labelled = torch.tensor([bool(sentence.labels) for sentence in chosen], device=device)
         if said is not None and (rows[0].weight > 0 or not labelled.all()):
-            kd = said.loss(structure, [sentence.place for sentence in chosen], device)
+            kd = said.loss(structure, [sentence.index for sentence in chosen], device)
             losses = interpolate(kd, losses, rows[0].weight, labelled)
         return (scale.to(device) * losses).sum()
 
