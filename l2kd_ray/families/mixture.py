@@ -25,7 +25,8 @@ class TaskBatch:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The batches of some tasks, as a function of (seed, epoch), so that training can resume anywhere.
+    """The batches of some tasks, as a function of (seed, epoch): a training can resume
+    at any step.
 
     `sizes`: the number of examples of each task. A task has the same batches in every mixture, and
     alone.

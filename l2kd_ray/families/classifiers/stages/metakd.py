@@ -33,9 +33,10 @@ _CORRUPTION = "corruption.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Prototypes(Stage):
-    """How typical each example is of its own domain and of the others, to an untuned encoder.
+    """Prototype scores: how typical each example is of its domain and of the others.
 
-    File: `prototypes.safetensors`, a tensor [N] a domain.
+    The features are those of an untrained encoder. File: `prototypes.safetensors`, one tensor [N]
+    per domain.
     """
 
     kind = "prototypes"
@@ -80,27 +81,27 @@ def _names(tasks: tuple[Labelled, ...]) -> list[str]:
 
 
 def _features(model: Classifier, task: Labelled, context: Context) -> Tensor:
-    """h [N, d] of a task's examples, on the CPU."""
+    """The features h [N, d] of a task's examples, on the CPU."""
     import torch
 
     examples, parts = task.load(context), []
     with torch.no_grad():
         for start in range(0, len(examples), FORWARD_BATCH):
             texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
-            said = model(
+            outputs = model(
                 model.prepare(texts).to(context.device),
                 head_of(model, task.task),
                 wanted=frozenset({"feature"}),
             )
-            parts.append(said.feature.float().cpu())
+            parts.append(outputs.feature.float().cpu())
     return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetaTeach(Classify):
-    """A teacher of all domains: typical examples count more, and false domains are learnt.
+    """A teacher of all domains, with examples weighted by prototype scores and domain corruption.
 
-    Beside the classifier's files: `corruption.safetensors`, the transform of its features.
+    Files: those of `Classify`, and `corruption.safetensors`, the transform of its features.
     """
 
     scores: Prototypes | None = None
@@ -156,7 +157,7 @@ def load_corruption(folder: Path, domains: int, width: int) -> DomainCorruption:
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of meta-distillation's parts, and the temperature of the prediction."""
+    """Weights of meta-distillation's losses, and the temperature of the prediction loss."""
 
     hidden: float
     attention: float
@@ -167,10 +168,10 @@ class Losses:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetaDistil(TrainingStage):
-    """`start` learns a domain from a teacher's layers, transferable features and predictions.
+    """Distil a teacher's layers, transferable features and predictions on a domain into `start`.
 
-    `expertise` are the teacher's logits for the domain's examples: with the prototype scores they
-    say what each example counts. The files are those of `Classify`.
+    `expertise` are the teacher's logits for the domain's examples; with the prototype scores they
+    give the weights of the examples. Files: those of `Classify`.
     """
 
     kind = "learn"
@@ -184,7 +185,7 @@ class MetaDistil(TrainingStage):
 
     @property
     def stream(self) -> str:
-        """The name of its random streams."""
+        """The name of this training's random streams."""
         return self.task.task
 
     @property
@@ -229,8 +230,10 @@ class MetaDistil(TrainingStage):
         return leave(model.classifier, labels, curve, context)
 
     def _items(self, labels: Labels, model: Classifier, context: Context) -> list[Item]:
-        """The domain's examples with their weights; a domain that was left out of the teacher has
-        the number of the first."""
+        """The domain's training items with their weights.
+
+        A domain that the teacher was trained without gets the index of the first domain.
+        """
         from l2kd_ray.families.classifiers.stages.lessons import Item
 
         names = _names(self.teacher.tasks)
@@ -252,9 +255,9 @@ class MetaDistil(TrainingStage):
         from l2kd_ray.distill.prototypes import expertise
 
         assert self.expertise is not None
-        said = self.expertise.load(context)[self.stream]
+        logits = self.expertise.load(context)[self.stream]
         target = torch.tensor([item.target for item in items]).long()
-        probability = said.softmax(-1).gather(1, target[:, None]).squeeze(1)
+        probability = logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
         scores = torch.zeros(len(items))
         if self.scores is not None:
             scores = self._scores(self.scores.load(context), context)
@@ -262,7 +265,7 @@ class MetaDistil(TrainingStage):
         return weights
 
     def _scores(self, known: Mapping[str, Tensor], context: Context) -> Tensor:
-        """Those of the examples that the student sees: perhaps a part of its domain's."""
+        """The prototype scores of the student's examples, which may be a part of its domain's."""
         import torch
 
         assert self.scores is not None
@@ -275,6 +278,6 @@ class MetaDistil(TrainingStage):
 def _check_labels(own: Labels, theirs: Labels, head: str, other: str) -> None:
     if own.of_head[head] != theirs.of_head[other]:
         raise ValueError(
-            f"the student's labels are {own.of_head[head]}, the teacher's {theirs.of_head[other]}: "
-            "the domains of a study have the same labels"
+            f"the student's labels are {own.of_head[head]}, the teacher's {theirs.of_head[other]}; "
+            "Meta-KD needs the same labels in all domains"
         )

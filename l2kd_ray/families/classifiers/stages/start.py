@@ -1,4 +1,4 @@
-"""Classifiers before any training, and what their heads' outputs mean."""
+"""Untrained classifiers, and the labels that their heads' outputs stand for."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _LABELS = "labels.json"
 _DEFAULT_LENGTH = 128
-"""Tokens of a text, where `train.max_length` sets no bound."""
+"""Largest number of tokens of a text if `train.max_length` is not set."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A head of a classifier, and the tasks that it answers."""
+    """A head of a classifier, and the tasks that it is used for."""
 
     name: str
     tasks: tuple[Labelled, ...]
@@ -33,13 +33,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the outputs of each head stand for; nothing where a head says a number."""
+    """The labels of each head's outputs; none for a head that predicts a number."""
 
     of_head: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, heads: Sequence[Head], context: Context) -> Labels:
-        """The answers in the training examples, sorted."""
+        """Collect the labels of each head from its training examples, sorted."""
         return cls(
             {
                 head.name: labels(
@@ -61,12 +61,13 @@ class Labels:
         (folder / _LABELS).write_text(text, "utf-8")
 
     def target(self, head: str, answer: str) -> float:
-        """The number of a label, or the number that the answer is. Raises: ValueError."""
+        """The index of a label, or the answer as a number for a regression head. Raises:
+        ValueError."""
         known = self.of_head[head]
         return float(known.index(answer) if known else answer)
 
-    def say(self, head: str, logits: Tensor) -> list[str]:
-        """The answers of logits [B, C]."""
+    def answers(self, head: str, logits: Tensor) -> list[str]:
+        """The answers, as text, for logits [B, C]."""
         known = self.of_head[head]
         if not known:
             return [f"{value:.6g}" for value in logits.squeeze(-1).tolist()]
@@ -75,8 +76,11 @@ class Labels:
 
 @dataclass(frozen=True, eq=False)
 class Untrained(Stage):
-    """A classifier before any training: a pretrained encoder (or its first layers), or weights
-    drawn from `seed`; its heads are drawn, and its vocabulary is of the tasks' training texts."""
+    """An untrained classifier: a pretrained encoder (or its first layers), or random weights.
+
+    Its heads, and all weights that are not pretrained, are drawn from `seed`. A vocabulary that is
+    not pretrained is built from the tasks' training texts.
+    """
 
     kind = "initial"
     prepares = True
@@ -89,9 +93,9 @@ class Untrained(Stage):
     max_length: int | None
     seed: int
     layers: int | None = None
-    """The first ones of the pretrained encoder; None: all."""
+    """Number of the pretrained encoder's first layers to keep; None keeps all."""
     vectors: Pretrained | None = None
-    """Of words, in a text file."""
+    """Pretrained word vectors, a text file."""
     trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
     def run(self, context: Context) -> Scores:

@@ -1,4 +1,4 @@
-"""Taggers and parsers before any training."""
+"""Untrained taggers and parsers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from l2kd_ray.tasks.tagging import words
 
 @dataclass(frozen=True, eq=False)
 class UntrainedStructure(Stage):
-    """A tagger or parser before any training: its labels and words are those of the tasks."""
+    """An untrained tagger or parser; its labels and words are collected from the tasks."""
 
     kind = "initial"
     prepares = True
@@ -24,7 +24,7 @@ class UntrainedStructure(Stage):
     default_bytes = 5e8
     head: HeadKind
     source: Pretrained | None
-    """The encoder whose states are its features; None: words and characters."""
+    """The pretrained encoder whose states are the features; None for words and characters."""
     architecture: Mapping[str, Any]
     tasks: tuple[Labelled, ...]
     seed: int
