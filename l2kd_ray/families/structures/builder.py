@@ -139,7 +139,7 @@ class StructureBuilder(LabelBuilder):
             return ()
         if data.cap is None:
             raise InputError(
-                "no training sentences are left without labels: the task uses all of them",
+                "there are no more training sentences than those with labels",
                 key="structkd.unlabelled",
                 got=count,
                 fix="set the task's max_train, which leaves the other sentences without labels",

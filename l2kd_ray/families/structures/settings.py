@@ -67,7 +67,7 @@ class StructuralSettings(Section):
         known = CASES[self.case].objectives
         if self.objective not in known:
             raise ValueError(
-                f"structkd.objective: case {self.case} does not offer {self.objective}; it offers "
+                f"structkd.objective: case {self.case} has no {self.objective}; it has "
                 f"{', '.join(sorted(known))}"
             )
         return self

@@ -1,4 +1,5 @@
-"""The methods of lifelong language models: a step each, a new one in a file of its own."""
+"""The methods of lifelong language models: each is one step; a new method goes in a file of its
+own."""
 
 from l2kd_ray.families.language.methods.regularised import ewc, gem, mas
 from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real

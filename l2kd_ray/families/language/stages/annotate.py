@@ -1,4 +1,4 @@
-"""Teacher outputs as a stage: computed once, read by every training that shares the teacher."""
+"""Teacher outputs as a stage, computed once for all trainings that share the teacher."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.settings import Precision
 
 DEFAULT_SEQUENCE_LENGTH = 512
-"""Tokens of a sequence, in estimates, where `train.max_length` sets no bound."""
+"""Assumed tokens of a sequence in estimates if `train.max_length` is not set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +19,8 @@ class Annotate(Stage):
     """A teacher's last hidden states at the supervised positions of all rows, in half precision.
 
     They serve every temperature, weight, order and epoch, and every student that shares the
-    teacher: what is kept is before the output layer, so nothing of the distribution is cut off.
-    With `top_k` only that many most likely tokens are kept. `annotations` has the files.
+    teacher: hidden states before the output layer give the whole distribution.
+    With `top_k` only the `top_k` most likely tokens are stored. Files: see `annotations`.
     """
 
     kind = "annotate"
@@ -41,7 +41,7 @@ class Annotate(Stage):
 
     @property
     def initial(self) -> Initial:
-        """The model that the teacher was trained from."""
+        """The untrained model that the teacher's training started from."""
         stage: Any = self.teacher
         while not isinstance(stage, Initial):
             stage = stage.start

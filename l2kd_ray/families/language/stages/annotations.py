@@ -1,7 +1,7 @@
 """The files of a teacher's outputs: how `Annotate` writes them and how trainings read them.
 
-`offsets.npy` [rows + 1]: where the positions of each row begin, the rows of sample 0 first, then
-those of sample 1; `head.safetensors`: the teacher's output layer; shards of `_SHARD_POSITIONS`
+`offsets.npy` [rows + 1]: the first position of each row, the rows of sample 0 first, then those of
+sample 1; `head.safetensors`: the teacher's output layer; shards of `_SHARD_POSITIONS`
 positions: hidden [positions, d], or with top-k the fields of `distill.top_k.MostLikely`, and then
 `probe.safetensors` has the hidden states of the first `PROBED` samples.
 """
@@ -30,14 +30,16 @@ from l2kd_ray.families.language.stages.teachers import Live
 OFFSETS, HEAD, _PROBE = "offsets.npy", "head.safetensors", "probe.safetensors"
 _SHARD, _HIDDEN = "hidden-{}.safetensors", "hidden"
 PROBED = 16
-"""Samples whose hidden states stand beside top-k, so that a student can say how far it is off."""
+"""Number of samples whose hidden states are stored beside top-k, to measure the bias of top-k."""
 _SHARD_POSITIONS = 2**18
 _BATCH = 32
 
 
 class Cached:
-    """The files of an `Annotate` stage, mapped into memory: hidden states and an output layer, or
-    the most likely tokens."""
+    """A teacher read from the files of an `Annotate` stage, which are mapped into memory.
+
+    It gives hidden states with an output layer, or the most likely tokens.
+    """
 
     def __init__(self, folder: Path, parts: Sequence[str]) -> None:
         self._offsets = np.load(folder / OFFSETS)
@@ -58,7 +60,9 @@ class Cached:
         self._head = OutputLayer(self._head.weight.to(device), moved)
 
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
-        dtype = self._head.weight.dtype  # before they are joined: autocast knows no half on CPUs
+        dtype = (
+            self._head.weight.dtype
+        )  # converted before joining, since autocast has no half on CPUs
         pieces = [piece for row in rows for piece in self._pieces(row)]
         found = {
             name: torch.cat(
@@ -73,17 +77,17 @@ class Cached:
     def bias(
         self, model: CausalLM, rows: Sequence[SequenceRow], objective: SoftTargets
     ) -> Mapping[str, float]:
-        """Of the gradient that `rows` of the first samples give `model`, where only the most likely
-        tokens are kept: `gradients.bias`. Empty where all is kept. Before anything is moved."""
+        """The bias (`gradients.bias`) of top-k in the gradient of `model` on the first samples.
+
+        Empty without top-k. Call it before the training moves model and teacher to its device.
+        """
         if self._probe is None:
             return {}
         rows = [row for row in rows if row.index < PROBED]
-        kept, places = (
-            self.annotate(rows, "cpu"),
-            [place for row in rows for place in self._places(row)],
-        )
+        kept = self.annotate(rows, "cpu")
+        positions = [position for row in rows for position in self._positions(row)]
         assert isinstance(kept, MostLikely)
-        hidden = self._probe[places].to(self._head.weight.dtype)
+        hidden = self._probe[positions].to(self._head.weight.dtype)
         with torch.no_grad():
             student: Tensor = model.head(model.eval()(*inputs(rows, "cpu")))
             exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
@@ -91,15 +95,15 @@ class Cached:
                 student.float(), exact, kept, objective.temperature, objective.loaded_divergence
             )
 
-    def _places(self, row: SequenceRow) -> range:
-        """The row's positions among all that were annotated."""
+    def _positions(self, row: SequenceRow) -> range:
+        """The indices of the row's positions among all annotated positions."""
         number = row.index * len(self._parts) + self._parts.index(row.part)
         return range(*self._offsets[number : number + 2].tolist())
 
     def _pieces(self, row: SequenceRow) -> Iterator[dict[str, Tensor]]:
-        """What is kept of a row, from the one or two shards that hold it."""
-        places = self._places(row)
-        start, end = places.start, places.stop
+        """The stored tensors of a row, from each shard that holds a part of it."""
+        positions = self._positions(row)
+        start, end = positions.start, positions.stop
         supervised = len(row.sequence.tokens) - row.sequence.supervised
         if end - start != supervised:
             raise ValueError(
@@ -107,15 +111,15 @@ class Cached:
                 "their contexts differ; set train.max_length, or kd.teacher: online"
             )
         while start < end:
-            shard, place = divmod(start, _SHARD_POSITIONS)
+            shard, offset = divmod(start, _SHARD_POSITIONS)
             stop = min(end, (shard + 1) * _SHARD_POSITIONS)
             tensors = self._shards[shard].items()
-            yield {name: tensor[place : place + stop - start] for name, tensor in tensors}
+            yield {name: tensor[offset : offset + stop - start] for name, tensor in tensors}
             start = stop
 
 
 def _slices(handle: Any) -> dict[str, Any]:
-    """The tensors of a shard, read only where they are looked at."""
+    """Slices of a shard's tensors, which read from disk only the part that is indexed."""
     return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
 
 
@@ -127,9 +131,9 @@ def write(
     half: bool = False,
     keep: int | None = None,
 ) -> int:
-    """Leave the files of the teacher's outputs at `rows`; returns the number of positions.
+    """Write the files of the teacher's outputs at `rows`; returns the number of positions.
 
-    `half`: in bfloat16, as its training computes it; `keep`: only so many most likely tokens.
+    `half`: compute in bfloat16, as its training did; `keep`: store this many most likely tokens.
     """
     _write(rows, live, context, half=half, top_k=keep)
     if keep is not None:
@@ -151,7 +155,7 @@ def _write(
     half: bool = False,
     top_k: int | None = None,
 ) -> None:
-    """Leave the shards of what the teacher says at `rows`; `half` as its training computes it."""
+    """Write the shards of the teacher's outputs at `rows`."""
     waiting: dict[str, torch.Tensor] = {}
     number = count = 0
     for start in range(0, len(rows), _BATCH):
@@ -169,7 +173,7 @@ def _write(
 
 
 def _best(found: Knowledge, k: int) -> dict[str, Tensor]:
-    """The fields of `MostLikely` as they are stored: logits less their largest, in half."""
+    """The fields of `MostLikely` as stored: logits minus their maximum, in half precision."""
     with torch.inference_mode():
         logits = torch.nn.functional.linear(
             found.hidden, found.head.weight, found.head.bias

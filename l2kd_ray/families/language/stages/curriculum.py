@@ -1,7 +1,7 @@
-"""What a causal LM learns, in which batches, and how its samples become rows of tokens.
+"""Lessons of a causal LM: its samples, their batches, and their rows of tokens.
 
-R rows of tokens in a global batch, P supervised positions. A sample gives a QA row and, where the
-LM loss is on, an LM row.
+Shapes: R rows of tokens in a global batch, P supervised positions. A sample gives a QA row and,
+with the LM loss, an LM row.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ _CROSS_ENTROPY = SoftTargets()
 
 
 class Teacher(Protocol):
-    """A frozen teacher: its outputs, live or from a stage's files."""
+    """A frozen teacher whose outputs are computed live or read from a stage's files."""
 
     def to(self, device: str) -> object:
-        """Move it to where the training runs."""
+        """Move the teacher to the training's device."""
 
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
-        """Its outputs at the supervised positions of rows that it teaches, in their order."""
+        """The teacher's outputs at the supervised positions of `rows`, in their order."""
 
 
 @dataclass(frozen=True)
 class SampleSource:
-    """Samples to learn from, what one of them counts, and who teaches beside their labels."""
+    """Samples to learn from, their weight, and the teacher used beside their labels."""
 
     samples: Sequence[Sample]
     weight: float = 1.0
     teacher: Teacher | None = None
     share: float = 0.0
-    """Of what the teacher says in the loss; the rest is the label's."""
+    """Weight w of the teacher's term in the loss; the label's cross-entropy has weight 1 - w."""
 
 
 @dataclass(frozen=True)
 class SequenceRow:
-    """One sequence of a batch: the part of the loss that it bears, its weight, its teacher."""
+    """One sequence of a batch, with its loss part, its weight and its teacher."""
 
     sequence: TrainingSequence
     part: LossPart
     index: int = 0
-    """Of its sample in the source."""
+    """Index of its sample in the source."""
     is_replay: bool = False
     weight: float = 1.0
     teacher: int = NO_TEACHER
@@ -64,21 +64,21 @@ class SequenceRow:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What is learnt, in which batches, and how the loop weighs it.
+    """The lessons of one training: new samples, replayed samples, and their weights in the loss.
 
-    `new` are versions of the same examples (given answers, a teacher's answers), learnt together;
-    `replayed` are samples of former tasks.
+    `new` are versions of the same examples (with given answers, with a teacher's answers), trained
+    on together; `replayed` are samples of former tasks.
     """
 
     new: tuple[SampleSource, ...]
     replayed: SampleSource
     separate: bool
-    """Whether replay has a mean of its own (L2KD) or shares that of the batch (LAMOL)."""
+    """True if replay has a mean of its own (L2KD); False if the batch has one mean (LAMOL)."""
     format: SequenceFormat
     optimisation: Optimisation
     seed: int
     stream: str
-    """Name of the random streams: the task, so that methods on one instance see one order."""
+    """Name of the random streams: the task, so that all methods see its examples in one order."""
     objective: SoftTargets = _CROSS_ENTROPY
     parts: tuple[LossPart, ...] = ("qa", "lm")
     lm_weight: float = 0.25
@@ -94,7 +94,7 @@ class Curriculum:
 
     @property
     def teachers(self) -> list[Teacher]:
-        """Each teacher once."""
+        """The distinct teachers, in order of first use."""
         sources = (*self.new, self.replayed)
         return list(dict.fromkeys(source.teacher for source in sources if source.teacher))
 
@@ -114,15 +114,18 @@ class Curriculum:
         return sum(len(row.sequence.tokens) for row in rows)
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
-        """The samples of each global batch, from a step on."""
+        """The sample indices of each global batch, from a step on."""
         for epoch in range(first_step // self.steps_per_epoch, self.optimisation.epochs):
             for step, batch in enumerate(self._epoch(epoch)):
                 if epoch * self.steps_per_epoch + step >= first_step:
                     yield batch
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch: a permutation, cut. With buckets, so many batches in a row are
-        sorted by length together (less padding), and come in a random order again."""
+        """The batches of an epoch, cut from a random permutation.
+
+        With buckets, the samples of `bucket_batches` successive batches are sorted by length, which
+        reduces padding; the batches are then shuffled.
+        """
         draws = generator(self.seed, "shuffle", self.stream, epoch)
         order, size = draws.permutation(len(self)).tolist(), self.optimisation.batch_size
         bucket = self.bucket_batches * size
@@ -164,7 +167,12 @@ class Curriculum:
         ]
 
     def scale(self, rows: Sequence[SequenceRow]) -> Tensor:
-        """[R]: one weighted mean per part (QA, LM); replay shares it, or has a mean of its own."""
+        """The factors [R] of the rows' loss sums: one weighted mean per part (QA, LM).
+
+        If `separate`, replayed rows have means of their own.
+        """
+        # The counts are those of the global batch (law 5): a worker that divided by the count of
+        # its own rows would change the loss with the number of workers.
         count = self.objective.count(positions(rows, self.format.answer), len(rows))
         weight = torch.tensor([row.weight for row in rows])
         part_weight = {"qa": 1.0, "lm": self.lm_weight}
@@ -185,7 +193,7 @@ class Curriculum:
         scale: Tensor,
         device: str,
     ) -> Tensor:
-        """The share of the global batch's loss that some of its rows bear."""
+        """The part of the global batch's loss that belongs to `rows`."""
         half = self.precision == "bfloat16"
         supervised = positions(rows, self.format.answer).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=half):
@@ -205,7 +213,8 @@ def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSe
 def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
     """Tokens [R, n], padded on the right; flat indices [P] of the supervised positions.
 
-    The position before a token is the one that predicts it. Padding is no real token's past.
+    The position before a token is the one that predicts it. Padding is on the right, so no
+    real token attends to it.
     """
     input_ids = pad_right([row.sequence.tokens for row in rows], filler=0)
     width = input_ids.shape[1]

@@ -1,4 +1,4 @@
-"""Evaluation of a causal LM: its answers are decoded."""
+"""Evaluation of a causal LM by decoding its answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GREEDY = Decoding("greedy")
 
 @dataclass(frozen=True, eq=False)
 class EvaluateLM(Evaluate):
-    """`seed` is None where nothing is drawn."""
+    """Evaluation of a causal LM; `seed` is None if decoding draws nothing."""
 
     distributable = True
     max_new_tokens: int = 64

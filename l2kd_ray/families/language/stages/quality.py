@@ -1,4 +1,4 @@
-"""How good pseudo-samples are: do they speak of their task, how much do they vary."""
+"""Quality of pseudo-samples: do they match their task, and how diverse are they?"""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 
 class TaskModel:
-    """Naive Bayes over words: which task's training data a text is most like.
+    """Naive Bayes over words: finds the task whose training data are most like a text.
 
-    Multinomial with add-one smoothing and equal priors. LAMOL takes the task token's word for the
-    task of a sample; this asks the sample itself.
+    Multinomial with add-one smoothing and equal priors. LAMOL takes a sample's task from its task
+    token; this model infers it from the sample's words.
     """
 
     def __init__(self, texts: Mapping[str, Sequence[Sequence[str]]]) -> None:
@@ -19,7 +19,7 @@ class TaskModel:
         self._vocabulary = len({word for counts in self._counts.values() for word in counts}) + 1
 
     def most_likely(self, words: Sequence[str]) -> str:
-        """The task; of equals the first by name."""
+        """The most likely task; the first by name among equals."""
         return max(sorted(self._counts), key=lambda task: self._log_likelihood(task, words))
 
     def _log_likelihood(self, task: str, words: Sequence[str]) -> float:

@@ -1,4 +1,4 @@
-"""A frozen teacher that is run on each batch."""
+"""Live teachers, which are run on each batch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Live:
 
     @torch.inference_mode()
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge:
-        input_ids, places = inputs(rows, device)
+        input_ids, positions = inputs(rows, device)
         if input_ids.shape[1] > self.model.context:
             raise ValueError(
-                f"the teacher reads {self.model.context} tokens at most, a new sample has "
+                f"the teacher reads {self.model.context} tokens at most, but a new sample has "
                 f"{input_ids.shape[1]}: set train.max_length={self.model.context}"
             )
-        return Knowledge(self.model(input_ids, places), OutputLayer.of(self.model.head))
+        return Knowledge(self.model(input_ids, positions), OutputLayer.of(self.model.head))
