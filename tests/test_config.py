@@ -168,7 +168,7 @@ def test_aliases_on_the_command_line_change_nothing_beside_them() -> None:
     assert (sections.kd.temperature, sections.kd.weight) == (4, 0.5)
     assert (sections.train.lr, sections.train.batch_size) == (0.01, TINY["train"]["batch_size"])
     assert not study.search
-    assert "said twice" in str(refusal({}, kd={"temperature": 3}, temperature_kd=4))
+    assert "given twice" in str(refusal({}, kd={"temperature": 3}, temperature_kd=4))
 
 
 def test_what_would_plan_nothing_or_falsify_a_reference_is_refused() -> None:

@@ -23,7 +23,7 @@ from l2kd_ray.distill.divergences import Divergence, forward
 from l2kd_ray.distill.gradients import gradient
 from l2kd_ray.distill.top_k import MostLikely
 
-_CHUNK_ELEMENTS = 2**24
+CHUNK_ELEMENTS = 2**24
 """Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
 
 
@@ -144,7 +144,7 @@ def _chunks(
     hidden: Tensor, student: _Layer, work: _Work
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
-    size = max(1, _CHUNK_ELEMENTS // student.weight.shape[0])
+    size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
         speak = _speaker(term.teacher, work.half)
         for start in range(0, len(term.where), size):

@@ -1,4 +1,4 @@
-"""A sweep in this process, without Ray: one stage after another."""
+"""A sweep in this process, without Ray, one stage after another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from l2kd_ray.study.study import Study
 
 
 def sweep_inline(study: Study, reader: StoreView) -> None:
-    """Run every stage that the study needs and the store has not; the first one that fails ends it
-    with its error.
+    """Run all missing stages of the study; the first failure ends the sweep with its error.
 
     Raises: InputError for an adaptive search.
     """

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as a message for the user."""
+"""Translation of a pydantic validation error into an InputError."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Ran
 def refusal(
     error: ValidationError, model: type[BaseModel], where: str, key: str = ""
 ) -> InputError:
-    """The first problem of `error`; `key` is where in the study file the `model` stands."""
+    """The most specific problem in `error`; `key` is the key of `model` in the study file."""
     problems = error.errors(include_url=False)
     # A union reports each branch; the deepest location is the branch that the user meant.
     first = max(problems, key=lambda problem: len(problem["loc"]))
@@ -42,14 +42,14 @@ def refusal(
 
 
 def _plain(message: str) -> str:
-    """A message of pydantic's in the words of a YAML file."""
+    """A pydantic message in terms of YAML."""
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     message = re.sub(r"a valid dictionary or instance of \w+", "a mapping", message)
     return message.replace("a valid tuple", "a list")
 
 
 def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
-    """The keys that stand beside an unknown one."""
+    """The valid keys in place of an unknown one."""
     found = model
     for part in location[:-1]:
         field = found.model_fields.get(str(part))
@@ -63,13 +63,13 @@ def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
 
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
-    """The sections that a field may hold."""
+    """The section classes that a field may hold."""
     kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _location(parts: Sequence[object]) -> list[object]:
-    """A pydantic location without the names of a union's branches."""
+    """A pydantic location without the names of union branches."""
     return [
         part
         for part in parts

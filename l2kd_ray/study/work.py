@@ -1,4 +1,4 @@
-"""What a trial of each method costs on its own: the price of its gap, without any sharing."""
+"""The cost of one trial of each method, without any sharing between trials."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 _WORK = ("steps", "tokens", "seconds")
 _SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
-"""Of a student: all parameters, those that are no embedding, milliseconds for a batch of 1 and of
-32 texts of 32 tokens, as the machine that made it had them; NaN where its kind does not tell."""
+"""Sizes of a student: all parameters, those without embeddings, and milliseconds for a batch of 1
+and of 32 texts of 32 tokens on the machine that made it; NaN if its kind does not report them."""
 
 
 def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:
-    """A row for each method and setting: optimizer steps, training tokens and seconds of a trial's
-    whole path (its teachers, their decoding, replay and learning; evaluation measures and is left
-    out), the mean over its finished trials; `manifests` by key.
+    """One row per method and setting: optimizer steps, training tokens and seconds of a trial.
+
+    They cover the trial's whole path (teachers, their decoding, replay, learning) without
+    evaluation, as means over its finished trials; `manifests` by key.
     """
     import pandas as pd
 
@@ -40,7 +41,7 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
 
 
 def _size(trial: Trial, manifests: Mapping[str, Manifest]) -> Mapping[str, float]:
-    """What is known of the trial's student, from the stage that it began as."""
+    """The sizes of the trial's student, from the scores of its untrained model's stage."""
     stage: Stage | None = trial.steps[-1][-1].stage.model
     while stage is not None and stage.kind != "initial":
         stage = getattr(stage, "start", None)

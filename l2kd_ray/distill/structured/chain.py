@@ -24,7 +24,7 @@ from l2kd_ray.distill.structured.structure import (
 from l2kd_ray.distill.structured.token import IndependentTokens
 
 # Sums this far (in nats) below the largest possible may have lost terms: float64 ends at 708.
-_UNDERFLOW = 650.0
+UNDERFLOW = 650.0
 
 
 class ChainParts(NamedTuple):
@@ -204,7 +204,7 @@ class Chain:
         mass = ((left @ factors) * right).sum(-1)
         padding = ~self.valid[:, 1:]
         # A product this small may have lost terms: build the pairs after all, in log space.
-        if bool((mass.masked_fill(padding, 1.0).log() < -_UNDERFLOW).any()):
+        if bool((mass.masked_fill(padding, 1.0).log() < -UNDERFLOW).any()):
             return self._pairs(messages).sum(1)
         share = left / mass.masked_fill(padding, torch.inf)[..., None]
         return factors * (share.transpose(1, 2) @ right)
@@ -240,7 +240,7 @@ def _scale_space(
 
     before = _loop(emissions, unpadded, ends, step)
     upto, after = before[:-1] + emissions[:-1], before[1:]
-    thin = (after < _top(upto) + scale - _UNDERFLOW) & unpadded
+    thin = (after < _top(upto) + scale - UNDERFLOW) & unpadded
     if bool(thin.any()):  # no path at all, or terms lost?
         paths = torch.matmul(upto.isfinite().double(), transitions.isfinite().double())
         if bool((thin & (paths > 0)).any()):

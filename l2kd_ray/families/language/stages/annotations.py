@@ -1,7 +1,7 @@
 """The files of a teacher's outputs: how `Annotate` writes them and how trainings read them.
 
 `offsets.npy` [rows + 1]: the first position of each row, the rows of sample 0 first, then those of
-sample 1; `head.safetensors`: the teacher's output layer; shards of `_SHARD_POSITIONS`
+sample 1; `head.safetensors`: the teacher's output layer; shards of `SHARD_POSITIONS`
 positions: hidden [positions, d], or with top-k the fields of `distill.top_k.MostLikely`, and then
 `probe.safetensors` has the hidden states of the first `PROBED` samples.
 """
@@ -31,7 +31,7 @@ OFFSETS, HEAD, _PROBE = "offsets.npy", "head.safetensors", "probe.safetensors"
 _SHARD, _HIDDEN = "hidden-{}.safetensors", "hidden"
 PROBED = 16
 """Number of samples whose hidden states are stored beside top-k, to measure the bias of top-k."""
-_SHARD_POSITIONS = 2**18
+SHARD_POSITIONS = 2**18
 _BATCH = 32
 
 
@@ -111,8 +111,8 @@ class Cached:
                 "their contexts differ; set train.max_length, or kd.teacher: online"
             )
         while start < end:
-            shard, offset = divmod(start, _SHARD_POSITIONS)
-            stop = min(end, (shard + 1) * _SHARD_POSITIONS)
+            shard, offset = divmod(start, SHARD_POSITIONS)
+            stop = min(end, (shard + 1) * SHARD_POSITIONS)
             tensors = self._shards[shard].items()
             yield {name: tensor[offset : offset + stop - start] for name, tensor in tensors}
             start = stop
@@ -165,11 +165,11 @@ def _write(
         waiting = {n: torch.cat([waiting[n], v]) if waiting else v for n, v in kept.items()}
         count = len(next(iter(waiting.values())))
         last = start + _BATCH >= len(rows)
-        while count >= _SHARD_POSITIONS or (last and count):
-            shard = {name: value[:_SHARD_POSITIONS].clone() for name, value in waiting.items()}
+        while count >= SHARD_POSITIONS or (last and count):
+            shard = {name: value[:SHARD_POSITIONS].clone() for name, value in waiting.items()}
             save_file(shard, context.out / _SHARD.format(f"{number:05}"))
-            waiting = {name: value[_SHARD_POSITIONS:] for name, value in waiting.items()}
-            number, count = number + 1, max(0, count - _SHARD_POSITIONS)
+            waiting = {name: value[SHARD_POSITIONS:] for name, value in waiting.items()}
+            number, count = number + 1, max(0, count - SHARD_POSITIONS)
 
 
 def _best(found: Knowledge, k: int) -> dict[str, Tensor]:
