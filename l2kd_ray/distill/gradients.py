@@ -106,7 +106,8 @@ def bias(
     temperature: float,
     divergence: Divergence = forward,
 ) -> Mapping[str, float]:
-    """What teaching by the most likely tokens does to the gradient in the student's logits [K, V].
+    """How teaching by the most likely tokens alone changes the gradient in the student's logits
+    [K, V].
 
     Returns: `mass`, the share of the teacher's probability at this temperature that is on the kept
     tokens; `error`, the norm of the gradient's error over that of the exact gradient (of forward

@@ -101,7 +101,7 @@ class MetaDistillation:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """What it reads of a model, beside its logits."""
+        """The model outputs that it reads beside the logits."""
         weights = {
             "hidden": self.hidden,
             "attentions": self.attention,

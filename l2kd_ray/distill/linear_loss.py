@@ -24,7 +24,8 @@ from l2kd_ray.distill.gradients import gradient
 from l2kd_ray.distill.top_k import MostLikely
 
 CHUNK_ELEMENTS = 2**24
-"""Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
+"""Elements of a chunk's logits: large enough for the matrix products, small against a batch's
+logits."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def linear_loss(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a fused loss reads and has no gradient in."""
+    """Inputs of the fused loss that have no gradient."""
 
     half: bool
     target: Tensor

@@ -1,4 +1,4 @@
-"""What a student is trained to do at each supervised position, and what it needs of a teacher.
+"""Objectives of a student at each supervised position, with the teacher outputs they need.
 
 Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them with a teacher,
 V vocabulary, d width. The weight of a position is the product of its row's scale (which

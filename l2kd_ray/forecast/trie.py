@@ -153,8 +153,8 @@ def _first_replicate(study: Study, seeds: tuple[int, ...], listing: Listing) -> 
 def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, int]]:
     """The trie, and the number of each stage by key."""
     trie = Trie()
-    # By identity, the cheapest lookup: a builder makes each stage once, so that the many cells which
-    # share it find it here. `kept` holds the trials, so that no id is used for a second stage.
+    # By identity, the cheapest lookup: a builder makes each stage once, so that the many cells
+    # which share it find it here. `kept` holds the trials, so that no id is used twice.
     known: dict[int, int | None] = {}
     numbers: dict[str, int] = {}
     cells_of: dict[tuple[str, str, str], int] = {}
