@@ -147,22 +147,22 @@ def _chunks(
     """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
     size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
-        speak = _speaker(term.teacher, work.half)
+        teacher_logits = _logits_of(term.teacher, work.half)
         for start in range(0, len(term.where), size):
             part = slice(start, start + size)
             where = term.where[part]
-            yield where, *_chunk(student.logits(hidden[where]), speak(part), where, work)
+            yield where, *_chunk(student.logits(hidden[where]), teacher_logits(part), where, work)
 
 
-def _speaker(
-    said: Knowledge | MostLikely | None, half: bool
+def _logits_of(
+    known: Knowledge | MostLikely | None, half: bool
 ) -> Callable[[slice], Tensor | MostLikely | None]:
     """A teacher's logits [C, V] of a chunk, or the most likely of them."""
-    if said is None:
+    if known is None:
         return lambda part: None
-    if isinstance(said, MostLikely):
-        return said.__getitem__
-    hidden, layer = said.hidden, _Layer(said.head.weight, said.head.bias, half)
+    if isinstance(known, MostLikely):
+        return known.__getitem__
+    hidden, layer = known.hidden, _Layer(known.head.weight, known.head.bias, half)
     return lambda part: layer.logits(hidden[part])
 
 

@@ -99,10 +99,10 @@ class SoftTargets:
         of_row = scale[positions.row]
         kd, ce = (weight * of_row for weight in self.weights(positions))
         terms = [Term((positions.teacher == NO_TEACHER).nonzero().squeeze(-1))]
-        for number, said in enumerate(knowledge):
-            if said is not None:
+        for number, known in enumerate(knowledge):
+            if known is not None:
                 where = (positions.teacher == number).nonzero().squeeze(-1)
-                terms.append(Term(where, said))
+                terms.append(Term(where, known))
         return linear_loss(
             hidden, head, positions.target, ce, kd, terms, self.temperature, self.loaded_divergence
         )

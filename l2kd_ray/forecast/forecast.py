@@ -181,9 +181,9 @@ def _course(
 
 def _slots(study: Study, cluster: Cluster, trie: Trie) -> list[int]:
     """Workers that a machine of each group holds: of the largest that any kind asks for."""
-    asked = [study.config.scale.of(stage) for stage in trie.classes.values()]
-    cpus = max((workers.cpus_per_worker for workers in asked), default=1)
-    gpus = max((workers.gpus_per_worker for workers in asked), default=0)
+    requests = [study.config.scale.of(stage) for stage in trie.classes.values()]
+    cpus = max((workers.cpus_per_worker for workers in requests), default=1)
+    gpus = max((workers.gpus_per_worker for workers in requests), default=0)
     slots = [group.machine.slots(cpus, gpus) for group in cluster.groups]
     if not all(slots):
         raise InputError(

@@ -100,19 +100,19 @@ def _notes(rows: pd.DataFrame) -> list[Block]:
     for name, note in zip(_names(rows), rows["note"], strict=True):
         notes.setdefault(note, []).append(name)
     seeds = int(rows["n_seeds"].max())
-    said: list[Block] = []
+    blocks: list[Block] = []
     for note, of in notes.items():
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         over = "" if seeds == 1 else f"; {seeds} seeds"
-        said.append(
+        blocks.append(
             Prose(f"**How far it reaches:** {note_words(note) or 'these orders'}{over}{which}.")
         )
     if 1 < seeds < 6:
         least = text(float(rows["p_least"].min()), PROBABILITY)
-        said.append(
+        blocks.append(
             Prose(
                 f"With {seeds} seeds a sign-flip test cannot go below {least}, whatever the "
                 "difference; six seeds are the fewest that can reach 0.05."
             )
         )
-    return said
+    return blocks

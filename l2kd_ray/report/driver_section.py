@@ -85,12 +85,12 @@ def _advice(found: Findings) -> list[Block]:
     """Advice on what to run next, for each method."""
     scope = found.scope
     each = {method_label(arm[0]): advice(scope, arm) for arm in scope.arms}
-    said: list[Block] = [
+    blocks: list[Block] = [
         Prose(f"**{name}:** {advice_words(known)}") for name, known in each.items() if known
     ]
-    if not said:
+    if not blocks:
         return []
     intro = "**Where the next hours narrow the interval most**, each trial at the same cost:"
     if scope.design.kind == "list" and len(scope.orders) < scope.design.possible:
         intro += " (the study lists its orders, so its intervals are for those)"
-    return [Prose(intro), *said]
+    return [Prose(intro), *blocks]

@@ -63,7 +63,7 @@ def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repo
 
 def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
     """Scores of the selected settings on the selecting half and on the reported half."""
-    said: list[Block] = []
+    blocks: list[Block] = []
     for method, one in found.items():
         words = (
             f"**{method_label(method)}:** selected on one half of the instances, with a dev score "
@@ -72,8 +72,8 @@ def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
         )
         if not np.isnan(one.of_selection):
             words += f", of it {signed(one.of_selection)} due to selection (dev against dev)"
-        said.append(Prose(f"{words}."))
-    return said
+        blocks.append(Prose(f"{words}."))
+    return blocks
 
 
 def _pictures(

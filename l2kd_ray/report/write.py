@@ -50,19 +50,19 @@ def write_report(
         InputError: there is no score and no failure to report.
         ValueError: `scores` is not the long form of R.
     """
-    folder, told = Path(folder), Inputs(**inputs)
-    if scores.empty and not told.failures:
+    folder, shown = Path(folder), Inputs(**inputs)
+    if scores.empty and not shown.failures:
         raise InputError(
             "no scores yet, so there is nothing to report",
-            where=str(told.study.get("name") or folder),
+            where=str(shown.study.get("name") or folder),
             expected="at least one finished evaluation",
             fix="run `l2kd sweep` with this study first",
         )
     found = None
     if len(scores):
-        searched = list(told.study.get("search") or {})
+        searched = list(shown.study.get("search") or {})
         found = find(scores, searched, design, failed, stopping=stopping, split=split)
-    report = document(found, told)
+    report = document(found, shown)
     pictures = report.pictures()
     drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in pictures}
     files = {
@@ -73,7 +73,7 @@ def write_report(
         files[f"figures/{picture.name}.png"] = style.png(picture.figure)
         files[f"figures/{picture.name}.svg"] = drawings[picture.name]
     tables = {} if found is None else _tables(found)
-    given = {"costs": told.costs, "work": told.work, "replay": told.replay}
+    given = {"costs": shown.costs, "work": shown.work, "replay": shown.replay}
     tables |= {name: frame for name, frame in given.items() if frame is not None}
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()

@@ -27,7 +27,7 @@ def orders_of(tasks: Sequence[str], orders: OrdersSetting, data_seed: int) -> li
     `williams` is a design balanced for carry-over: every task stands once at each position and
     follows every other task equally often (n orders for even n, 2 n for odd n).
 
-    Raises: InputError if more orders are asked for than there are.
+    Raises: InputError if more orders are requested than there are.
     """
     if isinstance(orders, RandomOrders):
         possible = math.factorial(len(tasks))

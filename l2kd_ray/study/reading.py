@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.section import Section
-from l2kd_ray.study.refusal import UNKNOWN, refusal, sections_of
+from l2kd_ray.study.refusal import UNKNOWN_KEY, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
 _PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
@@ -176,7 +176,7 @@ def _settings(
         return Settings(sections, options, {name: plugin for name, (plugin, _) in plugins.items()})
     except ValidationError as error:
         found = refusal(error, family.settings, where)
-        if found.problem == UNKNOWN:
+        if found.problem == UNKNOWN_KEY:
             raise _unknown(found, family, [*models]) from None
         raise found from None
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from l2kd_ray.errors import InputError
 
-UNKNOWN = "unknown key"
+UNKNOWN_KEY = "unknown key"
 _BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Range", "Workers"}
 
 
@@ -25,7 +25,7 @@ def refusal(
     dotted = ".".join([*([key] if key else []), *map(str, location)])
     if first["type"] == "extra_forbidden":
         return InputError(
-            UNKNOWN,
+            UNKNOWN_KEY,
             where=where,
             key=dotted,
             got=first["input"],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from l2kd_ray.distill.structured.structure import valid_positions
 
-BEGIN, INSIDE, END, SINGLE = range(4)
+BEGIN, INSIDE, END, SINGLE_WORD = range(4)
 
 
 def tag_names(types: list[str]) -> list[str]:
@@ -25,7 +25,7 @@ def tags_of(spans: Tensor, lengths: Tensor) -> Tensor:
     first, last, here = at[:, None, None], at[None, :, None], at[None, None, :]
     starts, ends = (here == first).expand(n, n, n), (here == last).expand(n, n, n)
     part = torch.full((n, n, n), INSIDE, device=spans.device)
-    part[starts], part[ends], part[starts & ends] = BEGIN, END, SINGLE
+    part[starts], part[ends], part[starts & ends] = BEGIN, END, SINGLE_WORD
     covers = (here >= first) & (here <= last) & (spans >= 0)[..., None]
     # Spans do not overlap, so the maximum over all spans is the one tag that is not O (0).
     tags = torch.where(covers, 1 + 4 * spans[..., None] + part, 0).flatten(1, 2).amax(1)

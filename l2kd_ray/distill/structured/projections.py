@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.structured.arcs import Arcs
-from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE
+from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE_WORD
 from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
 from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.spans import Spans
@@ -68,7 +68,7 @@ def spans_to_tokens(teacher: Spans, local: float = 1.0) -> Parts:
     begun[:, 0] = 0.0
     single = spans.diagonal(dim1=1, dim2=2).transpose(1, 2)
     by_part = {BEGIN: longer.sum(2), INSIDE: (begun * later).sum(2), END: longer.sum(1)}
-    by_part[SINGLE] = single
+    by_part[SINGLE_WORD] = single
     in_spans = torch.stack([by_part[part] for part in sorted(by_part)], -1).flatten(2)
     tags = torch.cat([teacher.outside_marginals()[..., None], in_spans], -1)
     return (soften(tags, local),)

@@ -1,4 +1,4 @@
-"""The inputs of a classifier, and the states that it can be asked for."""
+"""The inputs of a classifier, and the names of the states that it can return."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ def generate(
 
 
 def prepared(model: CausalLM, dtype: torch.dtype | None) -> CausalLM:
-    """The model in evaluation mode; a copy of it where another `dtype` is asked for."""
+    """The model in evaluation mode; a copy of it if another `dtype` is requested."""
     return (copy.deepcopy(model).to(dtype) if dtype else model).eval()
 
 
