@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from helpers.studies import tiny_data
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side: a thread each, as stages do
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -18,22 +20,6 @@ import yaml
 from l2kd_ray.core.store import Store
 from l2kd_ray.study import Study, load
 
-# A study so small that a stage takes a fraction of a second; two tasks, two orders.
-TINY: Mapping[str, Any] = {
-    "name": "tiny",
-    "tasks": ["gen.rest", "gen.intent"],
-    "methods": ["finetune", "lamol", "l2kd"],
-    "student": {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96},
-    "tokenizer": {"vocab_size": 400},
-    "train": {"epochs": 2, "batch_size": 8, "lr": 5e-3},
-    "replay": {"ratio": 0.5},
-    "evaluate": {"max_new_tokens": 6},
-    "max_train": 16,
-    "max_test": 4,
-    "max_dev": 4,
-    "wandb": {"mode": "disabled"},
-}
-
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -42,18 +28,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-
-
-def tiny_data(**changes: Any) -> dict[str, Any]:
-    """The tiny study with changes (None takes a key away). It says nothing of replay where no
-    method reads that: such a setting is refused."""
-    data = {**TINY, **changes}
-    methods = [
-        one if isinstance(one, str) else one.get("method", one["name"]) for one in data["methods"]
-    ]
-    if "replay" not in changes and not {"lamol", "lamol-real", "l2kd"} & {*methods}:
-        del data["replay"]
-    return {key: value for key, value in data.items() if value is not None}
 
 
 @pytest.fixture

@@ -122,6 +122,82 @@ def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
     assert set(found.selectable(scores)["setting"]) == set(scores["setting"])  # test scores stay
 
 
+RATIOS = (0.1, 0.5, 0.6)
+GIVEN_UP = '{"replay.ratio": 0.1}'
+
+
+def racing(four: Any) -> Study:
+    return four(search={"replay.ratio": {"grid": [*RATIOS]}}, tune={"scheduler": "race"})  # type: ignore[no-any-return]
+
+
+def ratio(trial: Trial) -> float:
+    return float(trial.setting.get("replay.ratio", 0.5))
+
+
+def test_a_race_reads_dev_alone(four: Any) -> None:
+    """On test the setting that loses on dev is the best by far."""
+
+    def opposite(trial: Trial, split: str) -> float:
+        worst, best = (0.1, 0.6) if split == "dev" else (0.6, 0.1)
+        return {worst: 10.0, 0.5: 50.0, best: 60.0}[ratio(trial)] + noise(trial)
+
+    _, found, _ = run(racing(four), opposite)
+    assert found.dropped["lamol"][GIVEN_UP] == 6
+    assert '{"replay.ratio": 0.6}' not in found.dropped["lamol"]
+
+
+class AsFinal(Scored):
+    """The score that a test gives belongs to the last student; those before it have another."""
+
+    def run(self, trials: Any) -> None:
+        for trial in trials:
+            for cell in trial.cells:
+                last = cell in trial.steps[-1]
+                value = self.score(trial, cell.split) if last else 100 * (ratio(trial) == 0.1)
+                self.scores[cell.stage.key] = {cell.stage.metric_name: value}
+
+
+def test_a_race_reads_the_student_after_its_last_task(four: Any) -> None:
+    """Before that, the setting that loses is at 100 and the others at 0."""
+    store: Any = AsFinal(lambda trial, _: 60.0 - 5 * (ratio(trial) == 0.1) + noise(trial))
+    dropped = {}
+    for batch in batches(racing(four), store):
+        store.run(batch.trials)
+        dropped = dict(batch.dropped)
+    assert dropped["lamol"][GIVEN_UP] == 6
+
+
+def test_a_race_does_not_judge_a_block_that_lacks_a_seed(four: Any) -> None:
+    """A trial that failed has no score; the mean of the other seeds is none of the block."""
+    study = racing(four)
+
+    def small_is_bad(trial: Trial, split: str) -> float:
+        return {0.1: 10.0, 0.5: 60.0, 0.6: 60.2}[ratio(trial)] + noise(trial)
+
+    store: Any = Scored(small_is_bad)
+    looks = batches(study, store)
+    first = next(looks)
+    store.run(first.trials)
+    lost = next(t for t in first.trials if t.order and t.setting["replay.ratio"] == 0.1)
+    for cell in lost.steps[-1]:
+        del store.scores[cell.stage.key]
+    second = next(looks)
+    assert second.dropped == {"lamol": {}}
+    assert {ratio(t) for t in second.trials if t.order} == set(RATIOS)
+
+
+def test_selection_leaves_out_the_dev_scores_of_what_was_given_up(four: Any) -> None:
+    """And nothing else: they may be of easy orders, and the highest of all."""
+    study = racing(four)
+    _, found, store = run(study, lambda t, _: 10.0 * ratio(t) + 0.1 * noise(t))
+    scores = study.scores(store, found.trials)  # type: ignore[arg-type]
+    lost = scores["setting"].isin(found.dropped["lamol"]) & (scores["method"] == "lamol")
+    wanted = scores[~(lost & (scores["split"] == "dev"))]
+    assert GIVEN_UP in set(scores["setting"][lost])
+    assert found.selectable(scores).equals(wanted)
+    assert len(wanted) < len(scores)
+
+
 def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> None:
     study = four(
         search={

@@ -9,9 +9,9 @@ from math import nan, sqrt
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.synthetic_study import gap_table, study
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_study import gap_table, study
 
 from l2kd_ray.analysis import (
     Caveat,

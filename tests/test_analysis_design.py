@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import study
+from helpers.synthetic_study import study
 
 from l2kd_ray.analysis import (
     Caveat,
@@ -377,3 +377,52 @@ def test_a_sample_of_orders_makes_places_less_sure(scores: pd.DataFrame) -> None
     these = mean_by(own, ["place"], design("list", DRAWN[:4]), DRAWN[:4])
     width = drawn["gap/high"] - drawn["gap/low"]
     assert (width >= these["gap/high"] - these["gap/low"]).all()
+
+
+@pytest.fixture(scope="module")
+def unbalanced() -> pd.DataFrame:
+    """Training seed 1 with two seeds of replay, 2 with one: three rows, two replicates."""
+    return results(study(TASKS, seeds=("1x7", "1x8", "2x7"), methods=("lamol",)))
+
+
+def mean_of_seeds(rows: pd.DataFrame, column: str) -> float:
+    """By hand: the mean of each training seed, then of those."""
+    one = rows[rows["seed"].str.startswith("1")][column].mean()
+    other = rows[rows["seed"].str.startswith("2")][column].mean()
+    assert one != other
+    return float((one + other) / 2)
+
+
+def test_a_training_seed_counts_once_however_many_replays_it_has(unbalanced: pd.DataFrame) -> None:
+    own = unbalanced[unbalanced["method"] == "lamol"]
+    (row,) = compare(unbalanced, unbalanced).query("method == 'lamol'").to_dict("records")
+    for column in ("cl/avg", "cl/bwt", "cl/forgetting_max"):
+        assert row[column] == pytest.approx(mean_of_seeds(own, column))
+        assert row[column] != pytest.approx(own[column].mean())
+
+
+def test_before_an_order_is_finished_a_training_seed_counts_once_too(
+    unbalanced: pd.DataFrame,
+) -> None:
+    own = unbalanced[unbalanced["method"] == "lamol"]
+    found = mean_over(own, design(seeds=("1x7", "1x8", "2x7")), ())
+    assert found.note.descriptive == (len(own), 18)
+    assert found.value == pytest.approx(mean_of_seeds(own, "gap/abs"))
+
+
+def test_of_several_bounds_the_one_of_the_trials_own_settings_is_taken() -> None:
+    """Whatever sequence their rows stand in; where it has no such bound, the more general one."""
+    settings = [{"kd.weight": w, "train.lr": lr} for w in (1, 2) for lr in (1, 2)]
+    scores = study(TASKS, methods=("l2kd",), settings={"l2kd": settings}, orders=1)
+    general = scores["method"] == "multitask"
+    own = scores[general].assign(setting='{"train.lr":1}', trial="own")
+    own["score"] -= 20.0
+    gaps = []
+    for frames in ([scores, own], [own, scores]):
+        rows = results(pd.concat(frames, ignore_index=True))
+        rows = rows[rows["method"] == "l2kd"].sort_values(["train.lr", "kd.weight"])
+        gaps.append(list(rows["gap/abs"]))
+    plain = results(scores).query("method == 'l2kd'").sort_values(["train.lr", "kd.weight"])
+    pairs = zip(plain["gap/abs"], plain["train.lr"], strict=True)
+    wanted = [gap - 20 * (lr == 1) for gap, lr in pairs]
+    assert gaps[0] == gaps[1] == pytest.approx(wanted)

@@ -178,7 +178,6 @@ def test_a_clear_loser_is_dropped_early_and_equals_are_kept() -> None:
     assert set(clear.dropped.values()) == {6}
     equal = race(scores(0.0)[:, :12], 24)
     assert equal.kept == (0, 1, 2, 3)
-    assert equal.next_look == 24
 
 
 def test_the_blocks_common_to_all_do_not_blur_a_race() -> None:
@@ -211,11 +210,23 @@ def test_a_look_at_half_of_the_blocks_knows_them_as_half() -> None:
         assert (race(values, 24).dropped == {1: 12}) is dropped
 
 
+def test_a_race_shares_its_alpha_among_the_rivals() -> None:
+    """Behind by a t between the quantiles for one rival and for three (Bonferroni)."""
+    alpha, k = alphas(planned_looks(24))[1], 12
+    one, three = (float(stats.t.ppf(1 - alpha / rivals, k - 1)) for rivals in (1, 3))
+    spread = np.resize([1.0, -1.0], k) / np.sqrt(k / (k - 1))  # std 1
+    behind = (one + three) / 2 * np.sqrt((1 - k / 24) / k)
+    alone = np.stack([np.zeros(k), spread - behind])
+    among = np.stack([np.zeros(k), spread - behind, np.zeros(k), np.zeros(k)])
+    assert race(alone, 24).dropped == {1: k}
+    assert race(among, 24).dropped == {}
+
+
 def test_a_race_waits_for_every_kept_setting() -> None:
     values = scores(5.0)[:, :6].copy()
     values[1, 4] = np.nan
     waiting = race(values, 24)
-    assert (waiting.kept, waiting.dropped, waiting.next_look) == ((0, 1, 2, 3), {}, 6)
+    assert (waiting.kept, waiting.dropped) == ((0, 1, 2, 3), {})
     with pytest.raises(ValueError, match="blocks"):
         race(scores(1.0), 5)
 

@@ -221,3 +221,15 @@ def test_too_few_orders_seeds_or_too_many_tasks_have_no_extremes() -> None:
     assert extremes(gaps(FOUR, noise=1, seeds=2), FOUR, 24).empty
     many = [">".join(order) for order, _ in zip(permutations("abcdefghi"), range(80), strict=False)]
     assert extremes(gaps(many, noise=1), many, 362880).empty
+
+
+def test_an_effect_lies_in_the_middle_of_its_interval() -> None:
+    """Of each pair in both directions: turned round, the bounds change places."""
+    table = gaps(DRAWN, noise=1.0)
+    rows = precedence_map(dict.fromkeys("abcd", table), DRAWN, 24)
+    below, above = rows["effect"] - rows["low"], rows["high"] - rows["effect"]
+    assert len(rows) == 4 * 4
+    assert (below > 0).all()
+    np.testing.assert_allclose(below, above)
+    pairs = rows[rows["earlier"] != ""].set_index(["earlier", "task"])
+    assert pairs.loc[("a", "b"), "low"] == pytest.approx(-pairs.loc[("b", "a"), "high"])

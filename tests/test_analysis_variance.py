@@ -275,6 +275,18 @@ def test_degrees_of_freedom_are_fewer_where_orders_share_their_noise() -> None:
     assert np.mean(shared) == pytest.approx(9)  # S - 1
 
 
+def test_the_residuals_interval_is_of_the_degrees_that_orders_with_shared_stages_leave() -> None:
+    """Two halves of the trie with a noise of their own: S - 1 degrees, not (N - 1)(S - 1)."""
+    rng = np.random.default_rng(0)
+    half = np.repeat([[1.0], [-1.0]], 12, axis=0)
+    table = rng.normal(size=(24, 1)) + half * rng.normal(size=10)
+    found = decompose(cells(table), 24).set_index("component").iloc[-1]
+    assert found["df"] == residual_df(table) == pytest.approx(9)
+    squares = mean_products(table, table, 2)
+    wide = large_sample(contrasts(table.shape, 24)[BOTH], squares, {BOTH: 9.0}, 0.95)
+    assert (found["low"], found["high"]) == pytest.approx([sqrt(max(v, 0.0)) for v in wide])
+
+
 # --- advice ------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from conftest import tiny_data
+from helpers.studies import tiny_data
 
 pytestmark = pytest.mark.drill
 THREE = ["gen.rest", "gen.intent", "gen.tv"]
@@ -53,37 +54,55 @@ def test_a_narrow_interval_ends_the_sweep_at_a_look(tmp_path: Path) -> None:
 
 
 def test_an_interval_that_these_seeds_cannot_reach_is_said(tmp_path: Path) -> None:
+    """All orders are run, and the sweep and the report say what was reached and what would help."""
     stop = {"half_width": 1e-6, "method": "finetune"}
     file = write(tmp_path, tasks=THREE, seeds=[1, 2], methods=["finetune"], tune={"stop": stop})
     code, said = run(file)
     assert code == 0, said
     frame = results(file)
     assert frame[frame["method"] == "finetune"]["order"].nunique() == 6  # all there are
+    report = (tmp_path / "results" / "studies" / "tiny" / "report.md").read_text()
+    for words in (said, report):
+        (verdict,) = re.findall(r"finetune: half-width \S+ after (.*)", " ".join(words.split()))
+        assert verdict.startswith("6 of 6 orders, above 1e-06, and no planned order is left; ")
+        assert re.match(r".*; (about \d+ seeds would do|add seeds)", verdict)
 
 
 def test_a_budget_ends_with_its_own_exit_code_and_loses_nothing(tmp_path: Path) -> None:
-    file = write(tmp_path, tasks=THREE, tune={"stop": {"budget_hours": 0.008}})
+    """However fast the machine is: a budget of no time begins nothing, and one that is over in the
+    middle keeps what was finished."""
+    file = write(tmp_path, tasks=THREE, tune={"stop": {"budget_hours": 1e-9}})
     code, said = run(file)
     assert code == 3, said
-    assert "budget" in said
-    kept = json.loads(run(file, "plan", "--json")[1])["stages"]
-    done = sum(count["stored"] for count in kept.values())
-    missing = sum(count["unique"] - count["stored"] for count in kept.values())
-    assert done > 0
-    assert missing > 0
+    assert "tune.stop.budget_hours is over" in " ".join(said.split())
+    before = stages(file)
+    assert before["todo"] > 0
+    code, said = run(file, "sweep", "tune.stop.budget_hours=0.008")
+    between = stages(file)
+    assert (code == 3) == (between["todo"] > 0), said  # a fast machine may have done all
+    assert between["stored"] >= before["stored"]
     code, said = run(file, "sweep", "tune.stop.budget_hours=1")
     assert code == 0, said
+    assert stages(file)["todo"] == 0
     assert results(file)["complete"].all()
 
 
+def stages(file: Path) -> dict[str, int]:
+    """The stages of the study that are in the store, and those to do."""
+    counts = json.loads(run(file, "plan", "--json")[1])["stages"].values()
+    stored = sum(count["stored"] for count in counts)
+    return {"stored": stored, "todo": sum(count["unique"] for count in counts) - stored}
+
+
 def test_a_race_gives_up_settings_and_reports_the_winner(tmp_path: Path) -> None:
-    """A learning rate that learns nothing loses; every method keeps a winner on all orders."""
+    """A learning rate that learns nothing is given up at the first look, 6 of 24 orders, and saves
+    the rest of its work; the winner has run them all and is what the report shows."""
     file = write(
         tmp_path,
-        tasks=THREE,
-        seeds=[1, 2, 3],
+        tasks=FOUR,
+        seeds=[1],
         methods=["finetune"],
-        search={"train.lr": {"grid": [1e-12, 5e-3, 1e-2]}},
+        search={"train.lr": {"grid": [1e-12, 1e-2]}},
         tune={"scheduler": "race"},
         train={"epochs": 4, "batch_size": 4, "lr": 5e-3},
         max_dev=8,
@@ -92,8 +111,12 @@ def test_a_race_gives_up_settings_and_reports_the_winner(tmp_path: Path) -> None
     assert code == 0, said
     frame = results(file)
     own = frame[frame["method"] == "finetune"]
-    assert own.groupby("setting")["order"].nunique().max() == 6
-    assert (tmp_path / "results" / "studies" / "tiny" / "report.html").is_file()
+    orders = own.groupby("setting")["order"].nunique()
+    assert dict(orders) == {'{"train.lr": 1e-12}': 6, '{"train.lr": 0.01}': 24}
+    assert own.groupby("setting")["complete"].all().all()
+    gap = pd.read_csv(tmp_path / "results" / "studies" / "tiny" / "tables" / "gap.csv")
+    chosen = gap[(gap["method"] == "finetune") & gap["selected"]]
+    assert list(chosen["setting"]) == ['{"train.lr": 0.01}']
 
 
 def test_settings_are_selected_on_one_half_and_reported_on_the_other(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import typer
+from helpers.studies import TINY
 
 import l2kd_ray
 from l2kd_ray import cli
@@ -54,7 +56,6 @@ def result_bytes(folder: Path) -> dict[str, bytes]:
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny study (three methods, two orders, a distributed multi-task bound) after its sweep."""
     import yaml
-    from conftest import TINY
 
     folder = tmp_path_factory.mktemp("swept")
     data = {**TINY, "storage": "results", "scale": {"multitask": {"workers": 2}}, "wandb": {}}
@@ -134,12 +135,16 @@ def test_status_report_explain_and_export(swept: Path) -> None:
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(swept / "model"))
 
 
-def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path) -> None:
+def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "changed"
+    shutil.copytree(swept, folder)
+    old = (folder / "results/studies/tiny/study.yaml").read_bytes()
     output = l2kd(
-        "sweep", "study.yaml", "methods=[finetune]", "replay.ratio=", "--inline", folder=swept
+        "sweep", "study.yaml", "methods=[finetune]", "replay.ratio=", "--inline", folder=folder
     )
     assert "has changed" in output
-    assert len(list((swept / "results/studies/tiny").glob("study-until-*.yaml"))) == 1
+    (kept,) = (folder / "results/studies/tiny").glob("study-until-*.yaml")
+    assert kept.read_bytes() == old
 
 
 def test_inline_gives_the_same_scores_as_ray(swept: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY
+from helpers.studies import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +24,14 @@ def refusal(changes: dict[str, Any], **data: Any) -> InputError:
     with pytest.raises(InputError) as caught:
         parse_study({**TINY, **data}, changes, where="my.yaml")
     return caught.value
+
+
+def tells(error: InputError, key: str, way_out: str) -> bool:
+    """Whether a refusal names the file and the key, and says what would do."""
+    named, told = error.key, f"{error.expected}\n{error.fix}"
+    if not named:  # a check of the whole study names its key first
+        named, _, told = error.expected.partition(": ")
+    return (error.where, named) == ("my.yaml", key) and way_out in told
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -61,25 +69,60 @@ def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
     assert "temperature" in error.expected
 
 
-def test_orders_are_orders_of_the_tasks() -> None:
-    assert "twice" in str(refusal({}, orders=[["gen.rest", "gen.rest"]]))
-    assert "not an order" in str(refusal({}, orders=[["gen.rest"]]))
+@pytest.mark.parametrize(
+    ("data", "key", "way_out"),
+    [
+        ({"orders": [["gen.rest", "gen.rest"]]}, "orders", "gen.rest is named twice"),
+        ({"orders": [["gen.rest"]]}, "orders", "not an order of the tasks gen.rest, gen.intent"),
+        ({"orders": []}, "orders", "at least 1 item"),
+        ({"tasks": ["gen.rest", "gen.rest"]}, "tasks", "gen.rest is named twice"),
+        ({"methods": ["lamol", "lamol"]}, "methods", "lamol is named twice"),
+        (
+            {"methods": [{"name": "single", "method": "lamol"}]},
+            "methods",
+            "single is a reference, which is always run",
+        ),
+        (
+            {"methods": [{"name": "mine", "method": "l2kd", "settings": {"kd.temprature": 2}}]},
+            "methods: mine: kd.temprature",
+            "temperature",
+        ),
+        ({"seeds": [1, 1]}, "seeds", "1 is named twice"),
+        ({"seeds": []}, "seeds", "at least 1 item"),
+        (
+            {"search": {"kd.temperature": {"grid": [1, 0]}}},
+            "search: kd.temperature",
+            "greater than 0",
+        ),
+        ({"search": {"seeds": {"grid": [1]}}}, "search: seeds", "such as train.lr"),
+        ({"search": {"student.model": {"grid": ["a"]}}}, "search: student.model", "a dotted key"),
+        (
+            {"search": {"replay.top_k": {"uniform": [5, 50]}}},
+            "search: replay.top_k",
+            "a valid integer",
+        ),
+        (
+            {"search": {"kd.temperature": {"grid": [1]}}, "tune": {"searcher": "optuna"}},
+            "search.kd.temperature",
+            "write choice: [...]",
+        ),
+        (
+            {"kd": {"temperature": 3}, "temperature_kd": 4},
+            "temperature_kd",
+            "keep kd.temperature",
+        ),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_with_its_key_and_what_would_do(
+    data: dict[str, Any], key: str, way_out: str
+) -> None:
+    error = refusal({}, **data)
+    assert tells(error, key, way_out), error
+
+
+def test_an_order_may_be_written_with_arrows() -> None:
     assert parse_study({**TINY, "orders": ["gen.intent>gen.rest"]}).orders == (
         ("gen.intent", "gen.rest"),
-    )
-
-
-def test_tasks_arms_and_seeds_are_named_once() -> None:
-    assert "twice" in str(refusal({}, tasks=["gen.rest", "gen.rest"]))
-    assert "twice" in str(refusal({}, methods=["lamol", "lamol"]))
-    assert "twice" in str(refusal({}, seeds=[1, 1]))
-
-
-def test_a_searched_value_must_be_one_that_the_setting_takes() -> None:
-    assert "greater than 0" in str(refusal({}, search={"kd.temperature": {"grid": [1, 0]}}))
-    assert "no such setting" in str(refusal({}, search={"seeds": {"grid": [1]}}))
-    assert "choice" in str(
-        refusal({"tune.searcher": "optuna"}, search={"kd.temperature": {"grid": [1]}})
     )
 
 
@@ -168,12 +211,3 @@ def test_aliases_on_the_command_line_change_nothing_beside_them() -> None:
     assert (sections.kd.temperature, sections.kd.weight) == (4, 0.5)
     assert (sections.train.lr, sections.train.batch_size) == (0.01, TINY["train"]["batch_size"])
     assert not study.search
-    assert "given twice" in str(refusal({}, kd={"temperature": 3}, temperature_kd=4))
-
-
-def test_what_would_plan_nothing_or_falsify_a_reference_is_refused() -> None:
-    assert "orders" in str(refusal({}, orders=[]))
-    assert "at least 1" in str(refusal({}, seeds=[]))
-    assert "reference" in str(refusal({}, methods=[{"name": "single", "method": "lamol"}]))
-    assert "integer" in str(refusal({}, search={"replay.top_k": {"uniform": [5, 50]}}))
-    assert "no such setting" in str(refusal({}, search={"student.model": {"grid": ["a"]}}))

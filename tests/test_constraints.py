@@ -13,12 +13,21 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from helpers.language import (
+    FORMAT,
+    NEW,
+    Dummy,
+    Stopped,
+    context,
+    curriculum,
+    make_model,
+    naive_mean,
+    no_dropout,
+)
+from helpers.studies import planned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_loop import NEW, Dummy, Stopped, context, curriculum, naive_mean, no_dropout
-from test_methods import planned
-from test_models import FORMAT, make_model
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

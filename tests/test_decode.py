@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from helpers.studies import TINY, planned
 from safetensors.torch import load_file
-from test_methods import planned
 from torch import Tensor
 
 from l2kd_ray.core.execute import obtain

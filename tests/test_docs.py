@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from conftest import TINY
+from helpers.studies import TINY
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 

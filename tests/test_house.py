@@ -1,5 +1,4 @@
-"""The house: imports go down and never in a circle, families do not meet, imports stay cheap; a
-public name stands for one thing, and a docstring makes sense on its own."""
+"""The house: imports go down and never in a circle, families do not meet, imports stay cheap."""
 
 from __future__ import annotations
 
@@ -204,6 +203,20 @@ def test_each_stage_has_a_name_of_its_own() -> None:
     names = sorted(one.__name__ for one in found)
     assert len(names) > 15
     assert names == sorted(set(names))
+
+
+TESTS = Path(__file__).parent
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_test_file_imports_another(path: Path) -> None:
+    """What two of them use is in `tests/helpers/`, or a fixture."""
+    tests = {one.stem for one in TESTS.glob("test_*.py")} | {"conftest"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module)]
+        assert not {part for name in names for part in name.split(".")} & tests, names
 
 
 def public_names(tree: ast.Module) -> Iterator[str]:

@@ -8,87 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from test_models import FORMAT, make_model
+from helpers.language import (
+    FORMAT,
+    NEW,
+    OLD,
+    TRAINING,
+    Dummy,
+    Stopped,
+    context,
+    curriculum,
+    losses,
+    make_model,
+    naive_mean,
+    no_dropout,
+    trained,
+)
 from torch import Tensor
 
 from l2kd_ray.core import loop
 from l2kd_ray.core.loop import fit
-from l2kd_ray.core.stage import Context, Optimisation, TrainingStage
-from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
-from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.model.sequences import Sample, TrainingSequence
+from l2kd_ray.families.language.model.sequences import Sample
 from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
 from l2kd_ray.families.language.stages.teachers import Live
-
-NEW = [Sample("a", [5 + k, 6, 7, 8][: 2 + k % 3], [20 + k, 30]) for k in range(7)]
-OLD = [Sample("b", [40 + k, 41], [50 + k]) for k in range(3)]
-TRAINING = Optimisation(epochs=2, batch_size=4, lr=1e-2, adam_eps=1e-4, warmup=0.005)
-
-
-class Dummy(TrainingStage):
-    kind = "learn"
-
-    def __init__(self, **changes: Any) -> None:
-        super().__init__(optimisation=TRAINING, seed=1, **changes)
-
-
-def curriculum(
-    optimisation: Optimisation = TRAINING,
-    replay_weight: str | float = "natural",
-    replayed: list[Sample] = OLD,
-    teacher: CausalLM | None = None,
-    share: float = 1.0,
-    **changes: Any,
-) -> Curriculum:
-    replay = SampleSource(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
-    new = (SampleSource(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
-    separate = replay_weight == "separate"
-    plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, stream="a")
-    return replace(plain, **changes)
-
-
-def context(tmp_path: Path, **changes: Any) -> Context:
-    out = tmp_path / "work" / "out"
-    out.mkdir(parents=True, exist_ok=True)
-    return Context(Store(str(tmp_path / "store")), out, **changes)
-
-
-def trained(tmp_path: Path, chosen: Curriculum, objective: SoftTargets, **more: Any) -> Any:
-    model = more.pop("model", None) or make_model()
-    curve = fit(Dummy(), model, replace(chosen, objective=objective), context(tmp_path, **more))
-    return curve, model
-
-
-def losses(curve: list[dict[str, float]]) -> list[float]:
-    return [row["loss"] for row in curve]
-
-
-def naive_mean(
-    model: CausalLM,
-    sequences: list[TrainingSequence],
-    answer_weight: float = 1.0,
-    teacher: CausalLM | None = None,
-    temperature: float = 2.0,
-) -> Tensor:
-    """The mean loss of some sequences, one at a time, full logits: as the papers define it."""
-    total = torch.zeros(())
-    count = 0.0
-    for sequence in sequences:
-        tokens = torch.tensor([sequence.tokens])
-        logits = model.lm(input_ids=tokens).logits[0]
-        for place in range(sequence.supervised, len(sequence.tokens)):
-            target = sequence.tokens[place]
-            if teacher is None:
-                weight = answer_weight if target == FORMAT.answer else 1.0
-                total = total - weight * logits[place - 1].log_softmax(-1)[target]
-                count += weight
-            else:
-                wanted = teacher.lm(input_ids=tokens).logits[0, place - 1]
-                p, q = [(z / temperature).softmax(-1) for z in (wanted, logits[place - 1])]
-                total = total + temperature**2 * (p * (p.log() - q.log())).sum()
-                count += 1
-    return total / count
 
 
 def first_batch(chosen: Curriculum) -> tuple[list[Sample], list[Sample]]:
@@ -148,14 +90,6 @@ def test_the_parts_have_a_mean_each_at_any_weight_of_theirs(tmp_path: Path) -> N
     assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
-def no_dropout(seed: int = 0) -> CausalLM:
-    from l2kd_ray.families.language.model.causal_lm import build
-
-    sizes = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 64}
-    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    return build("gpt2", {**sizes, **off}, FORMAT.tokenizer, seed=seed)
-
-
 def test_a_replayed_sample_counted_once_is_natural(tmp_path: Path) -> None:
     natural = trained(tmp_path / "a", curriculum(), SoftTargets(), model=no_dropout())
     once = trained(tmp_path / "b", curriculum(replay_weight=1.0), SoftTargets(), model=no_dropout())
@@ -184,10 +118,6 @@ def test_training_twice_gives_the_same_bits_with_dropout(tmp_path: Path) -> None
     assert losses(runs[0][0]) == losses(runs[1][0])
     for one, other in zip(runs[0][1].parameters(), runs[1][1].parameters(), strict=True):
         assert torch.equal(one, other)
-
-
-class Stopped(Exception):
-    pass
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
@@ -220,7 +150,9 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
         assert torch.equal(one, two)
 
 
-def test_weight_zero_is_lamol_bit_for_bit(tmp_path: Path) -> None:
+def test_a_teacher_without_weight_changes_nothing_but_rounding(tmp_path: Path) -> None:
+    """The kernel sums in another sequence. In a study such a stage has no teacher: weight 0 has the
+    key of LAMOL's stage (test_methods)."""
     objective = SoftTargets(temperature=3.0, answer_weight=5.0)
     zero = curriculum(teacher=make_model(), share=0.0)
     runs = [

@@ -10,11 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from helpers.language import FORMAT, Stopped, make_model
+from helpers.studies import TINY, planned
 from safetensors.torch import load_file
-from test_loop import Stopped
-from test_methods import planned
-from test_models import FORMAT, make_model
 from torch import Tensor, nn
 
 from l2kd_ray.core.execute import obtain

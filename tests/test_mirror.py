@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fake_wandb import KEY, Run, Server, read_offline, serving
+from helpers.fake_wandb import KEY, Run, Server, read_offline, serving
 
 from l2kd_ray.mirrors.wandb import CurvePoints, flat, mirror, run_id
 from l2kd_ray.study.schema import WandbSettings
@@ -179,10 +179,8 @@ def test_offline_runs_say_what_the_files_say(
     monkeypatch.setenv("WANDB_SWEEP_ID", "callers")
     study = make_study(tmp_path / "results")
 
-    started = time.monotonic()
     line = study.mirror(config={"train": {"lr": 1e-4, "epochs": 9}, "tasks": ["a", "b", "c"]})
 
-    assert time.monotonic() - started < 20
     assert "18 trials" in line
     assert "offline" in line
     assert str(study.folder / "wandb") in line

@@ -7,49 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.language import FORMAT, make_format, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.families.language.model.causal_lm import (
     SHORT,
-    CausalLM,
     add_vocabulary,
     build,
     check_head,
     pad_right,
 )
 from l2kd_ray.families.language.model.corpus import Corpus
-from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
-from l2kd_ray.families.language.model.vocabulary import train, with_tokens
+from l2kd_ray.families.language.model.sequences import Sample, cut
 from l2kd_ray.tasks import Example
-
-TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .", "what is it ?"]
-TASKS = ("a", "b")
-
-
-def make_format(bos: int | None = None, task_prompt: str = "token") -> SequenceFormat:
-    tokenizer = train(TEXTS, 300)
-    with_tokens(tokenizer, TASKS if task_prompt == "token" else None)
-    return SequenceFormat(tokenizer, bos=bos, task_prompt=task_prompt)
-
-
-FORMAT = make_format()
-
-
-def make_model(arch: str = "gpt2", positions: int = 64) -> CausalLM:
-    sizes: dict[str, Any] = {
-        "gpt2": {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": positions},
-        "llama": {
-            "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
-            "num_attention_heads": 2, "max_position_embeddings": positions,
-        },
-        "qwen2": {
-            "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 32,
-            "num_attention_heads": 2, "num_key_value_heads": 1,
-            "max_position_embeddings": positions,
-        },
-    }  # fmt: skip
-    return build(arch, sizes[arch], FORMAT.tokenizer, seed=0)
 
 
 @settings(max_examples=50, deadline=None)
@@ -99,6 +70,27 @@ def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: in
     assert len(FORMAT.qa(cut).tokens) <= longest
     assert cut.answer == whole.answer[: len(cut.answer)]
     assert len(cut.answer) >= min(len(whole.answer), (longest - 3) // 2)
+
+
+@pytest.mark.parametrize("room", range(9))
+def test_the_context_is_cut_first_and_both_at_their_ends(room: int) -> None:
+    """By enumeration: of 5 + 2 tokens, the first ones of the context, then the question's."""
+    kept = max(room - 2, 0)
+    wanted = [*[1, 2, 3, 4, 5][:kept], *[8, 9][:room]]
+    assert cut([1, 2, 3, 4, 5], [8, 9], room) == wanted
+    assert len(wanted) == min(room, 7)
+
+
+@pytest.mark.parametrize("bos", [None, 3])
+def test_a_test_prompt_fills_the_length_with_its_bos(bos: int | None) -> None:
+    form = make_format(bos)
+    text = "the blue moon serves thai food . " * 20
+    (prompt,) = form.test_prompts([Example("0", text, "what is it ?", ("x",))], 40)
+    context, question = form.encode([text, "what is it ?"])
+    start = [] if bos is None else [bos]
+    wanted = [*start, *cut(context, question, 39 - len(start)), form.answer]
+    assert len(prompt) == 40
+    assert prompt == wanted
 
 
 def test_a_test_prompt_does_not_look_at_the_answer() -> None:

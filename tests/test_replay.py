@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import TINY
+from helpers.studies import TINY, planned, resolved
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_methods import planned, resolved
 
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.randomness import Seed

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import study
-from test_report import FAILURE, SEEDS, SETTINGS
-from test_report_sections import ALL, replay_rows
+from helpers.pages import ALL, FAILURE, SEEDS, SETTINGS, replay_rows
+from helpers.synthetic_study import study
 
 from l2kd_ray.analysis import Design, Instance
 from l2kd_ray.report import write_report

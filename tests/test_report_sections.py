@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.pages import ALL, FAILURE, SEEDS, SETTINGS, Page, check_whole, replay_rows
+from helpers.synthetic_study import study
 from scipy.special import stdtrit
-from synthetic_study import study
-from test_report import FAILURE, SEEDS, SETTINGS, Page, check_whole
 
 from l2kd_ray.analysis import (
     Design,
@@ -38,7 +38,6 @@ from l2kd_ray.analysis import (
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import signed, text
 
-ALL = tuple(sorted(set(study()["order"]) - {""}))
 FIVE = [f"rnnlg.{letter}" for letter in "abcde"]
 EVERY = [">".join(order) for order in permutations(FIVE)]
 DRAWN = tuple(EVERY[k] for k in np.random.default_rng(1).permutation(120))
@@ -368,18 +367,6 @@ def test_selection_on_a_half_prints_its_optimism(tmp_path: Path) -> None:
 
 
 # --- replay, cost, what is beside ---------------------------------------------------------------
-
-QUALITY = {"valid": 80.0, "ended": 90.0, "duplicates": 5.0, "task_match": 75.0, "copies": 2.0}
-
-
-def replay_rows() -> pd.DataFrame:
-    return pd.DataFrame(
-        {"method": method, "setting": "{}", "order": order, "seed": "531", "i": i, "written": 40}
-        | {"kept": 30 + i + bonus, "distinct_1": 20.0, "distinct_2": 50.0, **QUALITY}
-        for method in ("lamol", "l2kd")
-        for order, bonus in zip(ALL[:2], (0, 4), strict=True)
-        for i in (1, 2)
-    )
 
 
 def test_replay_quality_by_method_and_place(tmp_path: Path) -> None:

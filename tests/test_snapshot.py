@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import TINY
+from helpers.studies import TINY
 
 import l2kd_ray
 from l2kd_ray.api import Experiment

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_structured_enumeration import (
+from helpers.enumeration import (
     F64,
     arc_scores,
     chain_scores,
@@ -24,8 +22,11 @@ from test_structured_enumeration import (
     token_scores,
     trees,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
+from l2kd_ray.distill.cross_entropy import inner
 from l2kd_ray.distill.structured import chain as chain_module
 from l2kd_ray.distill.structured.arcs import Heads
 from l2kd_ray.distill.structured.chain import Chain
@@ -33,7 +34,7 @@ from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spanning_tree import is_tree, maximum_spanning_tree
 from l2kd_ray.distill.structured.spans import Spans
-from l2kd_ray.distill.structured.structure import Structure, inner, logsumexp
+from l2kd_ray.distill.structured.structure import Structure, logsumexp
 from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 

@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from test_structured_enumeration import (
+from helpers.enumeration import (
     arc_scores,
     chain_scores,
     draw,
@@ -21,11 +19,15 @@ from test_structured_enumeration import (
     token_scores,
     trees,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch_struct import DependencyCRF, LinearChainCRF
 
 from l2kd_ray.distill.cross_entropy import interpolate
-from l2kd_ray.distill.structured.arcs import Heads
-from l2kd_ray.distill.structured.baselines import path_marginals, posterior_kd, token_kd, top_k
+from l2kd_ray.distill.structured.arcs import Arcs, Heads
+from l2kd_ray.distill.structured.baselines import path_marginals, top_k
+from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.labelled import LabelledArcs
@@ -39,7 +41,6 @@ from l2kd_ray.distill.structured.projections import (
     arcs_to_labels,
     chain_to_chain,
     chain_to_tokens,
-    heads_to_trees,
     offset_heads,
     spans_to_tokens,
     tokens_to_chain,
@@ -47,11 +48,30 @@ from l2kd_ray.distill.structured.projections import (
 )
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spans import Spans
-from l2kd_ray.distill.structured.structure import Structure
+from l2kd_ray.distill.structured.structure import Parts, Structure
 from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
 N, LABELS, TYPES, RELATIONS = 5, 3, 1, 2
+
+
+def heads_to_trees(
+    teacher: Arcs, local: float = 1.0, *, trees: Callable[[Tensor, Tensor], Structure]
+) -> Parts:
+    """Arc marginals of the teacher given that its heads form a tree."""
+    return unchanged(trees(teacher.scores, teacher.lengths), local)
+
+
+def token_kd(teacher: Chain, student: Chain, temperature: float) -> Tensor:
+    kd = distillation("1a", "token", temperature)
+    return kd.loss(student, kd.targets(teacher))
+
+
+def posterior_kd(teacher: Chain, student: Chain, temperature: float) -> Tensor:
+    kd = distillation("1a", "posterior", temperature)
+    return kd.loss(student, kd.targets(teacher))
+
+
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 some = settings(max_examples=8, deadline=None)
 batches = given(
@@ -529,8 +549,7 @@ def test_every_factorisation_is_a_structure() -> None:
         assert (nll > 0).all()
 
 
-def test_torch_struct_agrees_where_it_is_installed() -> None:
-    torch_struct = pytest.importorskip("torch_struct")
+def test_torch_struct_agrees() -> None:
     length = torch.tensor([5, 3])
     batch = chain(1, length)
     B, _, L = batch.emissions.shape
@@ -540,7 +559,7 @@ def test_torch_struct_agrees_where_it_is_installed() -> None:
     potentials[:, 0] += (batch.start + batch.emissions[:, 0])[:, None, :]
     rows = torch.arange(B)
     potentials[rows, length - 2] += batch.end[:, None]
-    oracle = torch_struct.LinearChainCRF(potentials, lengths=length)
+    oracle = LinearChainCRF(potentials, lengths=length)
     close(batch.log_partition(), oracle.partition)
     pairs = oracle.marginals.transpose(2, 3)
     close(batch.pair_marginals().pairs, pairs)
@@ -550,5 +569,5 @@ def test_torch_struct_agrees_where_it_is_installed() -> None:
     diagonal = torch.arange(N)
     scores[:, diagonal, diagonal] = parser.scores[..., 0]
     scores = scores.requires_grad_() * 1.0  # it writes into what it is given
-    trees_of = torch_struct.DependencyCRF(scores, lengths=length, multiroot=False)
+    trees_of = DependencyCRF(scores, lengths=length, multiroot=False)
     close(parser.log_partition(), trees_of.partition)

@@ -11,13 +11,15 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from conftest import TINY
+from helpers.studies import TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.language.stages.tokens import Tokens
@@ -106,8 +108,8 @@ def test_fields_that_do_not_matter_do_not_enter_the_key(tiny: Any) -> None:
     study = tiny(methods=["lamol"])
     lamol = next(t for t in study.trials() if t.method == "lamol").steps[-1][0].stage.model.key
     assert zero[0] == lamol  # L2KD at weight 0 is LAMOL: the very same stage
-    greedy = [last(replay={"top_k": 1, "temperature": T}) for T in (1, 2)]
-    assert greedy[0] == greedy[1]
+    with pytest.raises(InputError, match=r"replay\.temperature: it has no effect"):
+        last(replay={"top_k": 1, "temperature": 2})
     bounds = [
         tiny(train={"answer_weight": w}).trials()[0].steps[0][0].stage.model.key for w in (1, 5)
     ]
@@ -218,6 +220,35 @@ def test_replay_is_shared_out_as_lamol_does(tiny: Any) -> None:
         if stage.kind == "replay"
     }
     assert sizes == {(1, 4), (2, 2)}  # ceil(0.2 * 16) = 4: four of one task, two of each of two
+
+
+def test_searched_keys_are_drawn_independently() -> None:
+    """Neither with the same number, which would be one diagonal of the space, nor correlated."""
+    unit = {"uniform": [0.0, 1.0]}
+    search = {"kd.weight": unit, "replay.ratio": unit, "train.weight_decay": unit}
+    drawn = settings_of(parse_study({**TINY, "search": search}, {"tune.num_samples": 300}))
+    table = np.array([[setting[key] for key in search] for setting in drawn])
+    between = np.corrcoef(table.T) - np.eye(3)
+    assert np.abs(between).max() < 0.2  # four standard errors
+    assert 0.4 < table.mean() < 0.6
+
+
+def test_another_searched_key_leaves_the_draws_of_the_first() -> None:
+    space = {"uniform": [0.0, 1.0]}
+    one, two = (
+        settings_of(parse_study({**TINY, "search": dict.fromkeys(keys, space)}))
+        for keys in (["kd.weight"], ["train.weight_decay", "kd.weight"])
+    )
+    assert [setting["kd.weight"] for setting in one] == [setting["kd.weight"] for setting in two]
+
+
+def test_loguniform_draws_each_power_of_ten_as_often() -> None:
+    search = {"train.lr": {"loguniform": [1e-6, 1e-2]}}
+    drawn = settings_of(parse_study({**TINY, "search": search}, {"tune.num_samples": 400}))
+    powers = np.floor(np.log10([setting["train.lr"] for setting in drawn]))
+    counts = [int((powers == power).sum()) for power in (-6, -5, -4, -3)]
+    assert sum(counts) == 400
+    assert min(counts) > 65  # of 100; drawn uniformly, 90 % would be in the last
 
 
 def test_random_search_draws_the_same_settings_again() -> None:

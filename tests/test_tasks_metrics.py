@@ -83,6 +83,11 @@ def test_normalised_f1() -> None:
     assert one("nf1", "cat cat", "cat") == pytest.approx(100 * 2 / 3)
 
 
+def test_words_of_three_letters_are_not_stemmed() -> None:
+    assert (stem("was"), stem("bees")) == ("wa", "bee")
+    assert words("Was bees") == ["was", "bee"]
+
+
 def test_rouge_by_hand() -> None:
     # Unigrams 2 of 3 and 3; bigrams 0 of 2 and 2; longest common subsequence "a c" 2 of 3 and 3.
     assert one("rouge", "a b c", "a x c") == pytest.approx(100 * (2 / 3 + 0 + 2 / 3) / 3)
@@ -229,6 +234,17 @@ def test_sql_is_compared_as_a_logical_form() -> None:
     assert one("lfem", "DROP table", "DROP table") == 0
     assert parse("select a from table where b") is None
     assert parse("SELECT max speed FROM table") == Query("speed", "max", frozenset())
+
+
+@pytest.mark.parametrize("count", range(1, 9))
+def test_every_condition_of_a_query_counts(count: int) -> None:
+    where = [(f"column {k}", "=", f"{k}") for k in range(count)]
+    gold = render("a", "", where)
+    assert one("lfem", render("a", "", reversed(where)), gold) == 100
+    for k in range(count):
+        changed = [*where[:k], (f"column {k}", "=", "other"), *where[k + 1 :]]
+        assert one("lfem", render("a", "", changed), gold) == 0
+        assert one("lfem", render("a", "", [*where[:k], *where[k + 1 :]]), gold) == 0
 
 
 names = st.text("abcdefg", min_size=1, max_size=4)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import bz2
 import csv
+import hashlib
 import io
 import json
+import os
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import write_squad
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import READERS, hub, nlg, squad, tables, wikisql, woz
+from l2kd_ray.tasks.readers.files import digest
 
 texts = st.text(max_size=40)
 answers = texts.filter(str.strip)
@@ -198,6 +202,19 @@ def test_squad_dialogue_turns_are_grouped_and_ids_made_unique(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("name", "group"),
+    [("en_3_1", "en_3"), ("woz_en_12_0", "woz_en_12"), ("q_1", None), ("7", None), ("a_b_2", None)],
+)
+def test_an_id_is_a_turn_if_it_ends_with_two_numbers(
+    tmp_path: Path, name: str, group: str | None
+) -> None:
+    qas = [{"id": name, "question": "?", "answers": [{"text": "a"}]}]
+    document = {"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}
+    (example,) = squad.read(write(tmp_path / "a.json", json.dumps(document)), {})
+    assert example.group == group
+
+
+@pytest.mark.parametrize(
     ("document", "place"),
     [
         ("[]", ": data"),
@@ -276,6 +293,27 @@ def test_e2e_reads_zip_and_csv_alike(tmp_path: Path) -> None:
         nlg.read_e2e(str(archive), {"split": "dev"})
     with pytest.raises(InputError, match=r"b\.csv:3: not in E2E's form"):
         nlg.read_e2e(write(tmp_path / "b.csv", "mr,ref\na,b\nc,\n"), {"split": "train"})
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_texts_of_one_meaning_are_references_but_in_training(tmp_path: Path, split: str) -> None:
+    rnnlg = write(tmp_path / "a.json", RNNLG)
+    assert [len(e.answers) for e in nlg.read_rnnlg(rnnlg, {"split": "train"})] == [1, 1, 1, 1]
+    assert [len(e.answers) for e in nlg.read_rnnlg(rnnlg, {"split": split})] == [2, 2]
+    e2e = write(tmp_path / "a.csv", E2E)
+    assert [len(e.answers) for e in nlg.read_e2e(e2e, {"split": "train"})] == [1, 1, 1]
+    assert [len(e.answers) for e in nlg.read_e2e(e2e, {"split": split})] == [2, 1]
+
+
+def test_a_file_that_changes_within_its_clocks_tick_has_a_new_digest(tmp_path: Path) -> None:
+    """The same size and time, as where a file is written twice within a coarse clock's tick."""
+    path, now = tmp_path / "a.txt", time.time_ns()
+    digests = []
+    for text in ("first", "other"):
+        path.write_text(text)
+        os.utime(path, ns=(now, now))
+        digests.append(digest(path))
+    assert digests == [hashlib.sha256(text).hexdigest() for text in (b"first", b"other")]
 
 
 WOZ = [

@@ -438,6 +438,13 @@ def test_a_hub_dataset_without_dev_is_carved_and_without_test_refused(a_hub: Any
         get({**HUB, "splits": {"test": "train", "dev": "nope"}})
 
 
+def test_no_other_split_of_a_hub_dataset_is_taken_for_test(a_hub: Any) -> None:
+    """Dev and test would be the same rows."""
+    del a_hub["test"]
+    with pytest.raises(InputError, match=r"(?s)no split test.*\['train', 'validation'\]"):
+        get(HUB)
+
+
 def test_named_tasks_come_from_the_hub_where_no_folder_is_given(a_hub: Any) -> None:
     for row in a_hub["train"]:
         row["text"] = row["sentence"]

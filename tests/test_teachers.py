@@ -8,12 +8,21 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from helpers.language import (
+    FORMAT,
+    NEW,
+    OLD,
+    TRAINING,
+    context,
+    curriculum,
+    losses,
+    no_dropout,
+    trained,
+)
+from helpers.studies import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_loop import NEW, OLD, TRAINING, context, curriculum, losses, no_dropout, trained
-from test_models import FORMAT
 
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store

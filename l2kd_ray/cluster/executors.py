@@ -1,6 +1,7 @@
-"""The three ways to run a stage: in this process, as a Ray task, or by Ray Train.
+"""Two ways to run a stage on a cluster: as a Ray task, or by Ray Train.
 
-All executors share one contract: after one returns, the stage's manifest is in the store, and the
+They share one contract with `core.execute.obtain`, which runs it in this process
+(`testing.executors`): after one returns, the stage's manifest is in the store, and the
 scores that it returns are the manifest's. Each accepts a stage that is in the store already.
 """
 
@@ -63,17 +64,6 @@ class Job:
         return least * self.workers.cpus_per_worker
 
 
-def run_inline(job: Job, store: Store) -> Scores:
-    """Run the stage in this process, on one worker."""
-    return _alone(job, store)
-
-
-def _alone(job: Job, store: Store, **where: Any) -> Scores:
-    manifest = execute(job.stage, store, **job.how, **where)
-    assert manifest is not None  # rank 0 publishes
-    return manifest.scores
-
-
 def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
     """Start the stage on the cluster and return a reference to its scores.
 
@@ -93,7 +83,10 @@ def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
 
 @ray.remote
 def _task(job: Job, store: Store) -> Scores:
-    return _alone(job, store, leaving=Notice(ray.get_runtime_context().get_node_id()))
+    leaving = Notice(ray.get_runtime_context().get_node_id())
+    manifest = execute(job.stage, store, leaving=leaving, **job.how)
+    assert manifest is not None  # rank 0 publishes
+    return manifest.scores
 
 
 @ray.remote

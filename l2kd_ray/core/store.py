@@ -22,6 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import wraps
@@ -419,7 +420,8 @@ class Store:
     def _download(self, remote: str, manifest: Manifest) -> Path:
         folder = _copies.scratch() / manifest.key / manifest.attempt
         for name in manifest.files:
-            self.download(f"{remote}/{name}", folder / name)
+            with suppress(FileNotFoundError):  # found missing, and reported, by `fetch`
+                self.download(f"{remote}/{name}", folder / name)
         return folder
 
 

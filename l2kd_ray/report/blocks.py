@@ -100,6 +100,15 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
+_MOST_OPEN = 12
+"""Rows of a table that is shown without being asked for."""
+
+
+def folded(table: Table, summary: str) -> Table | Fold:
+    """The table itself, or a fold with it if it is long."""
+    return table if len(table.frame) <= _MOST_OPEN else Fold(summary, (table,))
+
+
 Block = Prose | Verbatim | Table | Picture | Fold
 
 

@@ -1,0 +1,1 @@
+"""What several test files use. Test files do not import each other."""

@@ -1,0 +1,51 @@
+"""The tiny study of the tests: its file as a mapping, and planned without reading any data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from l2kd_ray.families.builder import Resolved
+from l2kd_ray.study import Study
+from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
+
+# A study so small that a stage takes a fraction of a second; two tasks, two orders.
+TINY: Mapping[str, Any] = {
+    "name": "tiny",
+    "tasks": ["gen.rest", "gen.intent"],
+    "methods": ["finetune", "lamol", "l2kd"],
+    "student": {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96},
+    "tokenizer": {"vocab_size": 400},
+    "train": {"epochs": 2, "batch_size": 8, "lr": 5e-3},
+    "replay": {"ratio": 0.5},
+    "evaluate": {"max_new_tokens": 6},
+    "max_train": 16,
+    "max_test": 4,
+    "max_dev": 4,
+    "wandb": {"mode": "disabled"},
+}
+
+
+def tiny_data(**changes: Any) -> dict[str, Any]:
+    """The tiny study with changes (None takes a key away). It says nothing of replay where no
+    method reads that: such a setting is refused."""
+    data = {**TINY, **changes}
+    methods = [
+        one if isinstance(one, str) else one.get("method", one["name"]) for one in data["methods"]
+    ]
+    if "replay" not in changes and not {"lamol", "lamol-real", "l2kd"} & {*methods}:
+        del data["replay"]
+    return {key: value for key, value in data.items() if value is not None}
+
+
+@cache
+def resolved(tasks: tuple[str, ...]) -> Resolved:
+    return resolve_study(parse_study({**TINY, "tasks": tasks}), "study.yaml").resolved
+
+
+def planned(**changes: Any) -> Study:
+    """The tiny study with changes to what is neither a task nor a pretrained model."""
+    data = {**TINY, **changes}
+    return Study(parse_study(data), resolved(tuple(data["tasks"])))

@@ -1,0 +1,74 @@
+"""Two real workers, without Ray: what they sum over the global batch is what one sums alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers.workers import WORKERS, worker
+from safetensors.torch import load_file
+from torch import Tensor
+
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.store import Store
+from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
+from l2kd_ray.testing.executors import losses
+from l2kd_ray.testing.executors import student as language_student
+from l2kd_ray.testing.studies import TINY, tiny
+
+
+def student(family: str, method: str, **changes: Any) -> Stage:
+    """The method's student, without dropout."""
+    study = resolve_study(parse_study(tiny(family, methods=[method], **changes)), "workers")
+    trial = next(trial for trial in study.trials() if trial.method == method)
+    stage: Stage = trial.steps[-1][0].stage.model
+    return stage
+
+
+def weights(store: Store, stage: Stage) -> dict[str, Tensor]:
+    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def stages() -> dict[str, Stage]:
+    """An objective of each family, with batches whose rows differ in length and number."""
+    bilstm = {**TINY["classifiers"]["student"], "dropout": 0.0}
+    tagger = {**TINY["structures"]["student"], "dropout": 0.0}
+    uneven = {"train": {"epochs": 2, "batch_size": 5, "lr": 5e-3}}
+    return {
+        "l2kd": language_student(),
+        "mkd": student("classifiers", "mkd", student=bilstm, **uneven),
+        "structkd": student("structures", "structkd", student=tagger, **uneven),
+    }
+
+
+@pytest.fixture(scope="module")
+def runs(stages: dict[str, Stage], tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store]:
+    """The stages by one worker and, once for all of them, by two."""
+    folder = tmp_path_factory.mktemp("workers")
+    alone, together = Store(str(folder / "alone")), Store(str(folder / "together"))
+    for stage in stages.values():
+        obtain(stage, alone)
+        for _, source in stage.inputs():
+            obtain(source, together)
+    group = [*stages.values()], together.root, folder / "meeting"
+    torch.multiprocessing.spawn(worker, group, nprocs=WORKERS)
+    return alone, together
+
+
+@pytest.mark.parametrize("name", ["l2kd", "mkd", "structkd"])
+def test_two_workers_take_the_steps_of_one(
+    name: str, stages: dict[str, Stage], runs: tuple[Store, Store]
+) -> None:
+    """Loss for loss, and in the weights they end with."""
+    stage, (alone, together) = stages[name], runs
+    manifest = together.manifest(stage.kind, stage.key)
+    assert manifest is not None
+    assert manifest.environment["world_size"] == WORKERS
+    assert losses(together, stage) == pytest.approx(losses(alone, stage), rel=1e-4)
+    torch.testing.assert_close(
+        weights(together, stage), weights(alone, stage), rtol=1e-3, atol=1e-4
+    )
