@@ -49,7 +49,7 @@ def save(store: Store, folder: Path, step: int) -> None:
 
 
 class StoreSuite:
-    """What holds of a store on every filesystem.
+    """The contract of a store, on every filesystem.
 
     Each test has a root of its own, and opens it as often as there would be processes.
     """
