@@ -330,7 +330,7 @@ class StudyConfig(ArmsOnly):
         }
         chosen = [name for name, on in ways.items() if on]
         if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} cannot be combined")
+            raise ValueError(f"{' and '.join(chosen)} cannot be used together")
         if tune.stop.method is not None and tune.stop.method not in names:
             raise ValueError(f"tune.stop.method: {tune.stop.method} is none of {', '.join(names)}")
         if tune.stop.half_width is not None and self.search:
