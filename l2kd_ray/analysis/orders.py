@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.anova import components, mean_products
-from l2kd_ray.analysis.design import Arm, Design, cells, mean_over
+from l2kd_ray.analysis.design import ArmId, Design, cells, mean_over
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Undefined
 from l2kd_ray.analysis.trials import train_seed
@@ -61,7 +61,7 @@ def mean_gap(
 
 
 def over_orders(
-    results: pd.DataFrame, design: Design | None = None, arms: Collection[Arm] | None = None
+    results: pd.DataFrame, design: Design | None = None, arms: Collection[ArmId] | None = None
 ) -> pd.DataFrame:
     """Robustness to the task order: one row for each method and setting.
 

@@ -10,7 +10,7 @@ import pandas as pd
 from l2kd_ray.analysis import Verdict
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import MULTITASK
-from l2kd_ray.report.blocks import Document, Section, text
+from l2kd_ray.report.blocks import Document, ReportSection, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
@@ -30,7 +30,7 @@ from l2kd_ray.report.replay_section import replay_section
 from l2kd_ray.report.sentences import CAVEATS, top_k_words, verdict_words
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
-from l2kd_ray.report.style import Look, looks
+from l2kd_ray.report.style import LineStyle, looks
 
 
 def document(found: Findings | None, inputs: Inputs) -> Document:
@@ -69,7 +69,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     )
 
 
-def _of_orders(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def _of_orders(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     """The sections for tasks that are learned one after another."""
     if found.scope.design.orderless:
         return []

@@ -11,12 +11,12 @@ import pandas as pd
 from l2kd_ray.report.blocks import NOTHING, signed, text
 from l2kd_ray.report.figures import beside, name_rows, new_figure, styled, zero_line
 from l2kd_ray.report.labels import interval_label, method_label
-from l2kd_ray.report.style import INK, PAPER, Look
+from l2kd_ray.report.style import INK, PAPER, LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOM = 1.6
+_ROOM = 1.6
 """Longest axis of components, in lengths of the longest bar; intervals may end outside."""
 
 
@@ -42,7 +42,7 @@ def differences(table: pd.DataFrame, names: Sequence[str]) -> Figure:
 
 
 @styled
-def components(table: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def components(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """A panel a method, a bar a component: its standard deviation in points, with interval.
 
     `table` comes from `decompose`, by method. An interval that ends outside has an arrow.
@@ -52,8 +52,8 @@ def components(table: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
     figure, grid = new_figure(
         0.5 + 0.21 * rows + 0.3 * len(methods), nrows=len(methods), sharex=True, squeeze=False
     )
-    longest = max(float(table["std"].max()), 1e-9) * ROOM
-    longest = min(longest, max(float(table["high"].max()), longest / ROOM) * 1.02)
+    longest = max(float(table["std"].max()), 1e-9) * _ROOM
+    longest = min(longest, max(float(table["high"].max()), longest / _ROOM) * 1.02)
     for axes, method in zip(grid.flat, methods, strict=True):
         own = table[table["method"] == method]
         style = look[method]

@@ -16,7 +16,7 @@ import pandas as pd
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.report.blocks import NOTHING, text
 from l2kd_ray.report.labels import interval_label, method_label, order_labels, row_labels, short
-from l2kd_ray.report.style import INK, LINE, MUTED, PAPER, RC, Look
+from l2kd_ray.report.style import INK, LINE, MUTED, PAPER, RC, LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +51,7 @@ def new_figure(height: float, **grid: Any) -> tuple[Figure, Any]:
 
 
 @styled
-def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """A row a method: its mean gap with interval, its orders as ticks, the numbers beside it.
 
     `table` holds the rows of `compare` to show; `rows` are complete rows of `results`.
@@ -78,7 +78,7 @@ def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lo
 
 
 @styled
-def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """The gap of every order with its interval, by method, orders sorted from easy to hard.
 
     Up to `MOST_NAMED_ORDERS` each order has its named row, and with several seeds each seed its
@@ -94,7 +94,7 @@ def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Loo
     row = max(lane * len(methods) + 0.08, 0.22)
     figure, axes = new_figure(0.8 + row * len(means) if named else 3.4)
     position = {order: k if named else k + 1 for k, order in enumerate(means.index)}
-    lines: list[tuple[pd.DataFrame, FloatArray, Look]] = []
+    lines: list[tuple[pd.DataFrame, FloatArray, LineStyle]] = []
     for k, method in enumerate(methods):
         aside = lane / row * (k - (len(methods) - 1) / 2) if named else 0.0
         style, own = look[method], table[table["method"] == method]
@@ -134,7 +134,7 @@ def _name_orders(axes: Axes, orders: Sequence[str], *, named: bool) -> None:
 
 
 @styled
-def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """Mean forgetting by method, the orders of `rows` as ticks."""
     methods = [str(method) for method in lost.index]
     figure, axes = new_figure(0.55 + 0.3 * len(methods))
@@ -151,7 +151,7 @@ def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Lo
 
 
 @styled
-def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, Look]) -> Figure:
+def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, LineStyle]) -> Figure:
     """The score on the first task after each task, `paths[method]` of shape `[n]`."""
     figure, axes = new_figure(2.3)
     for method, path in paths.items():
@@ -180,7 +180,7 @@ def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, Look]) -> Fig
 
 
 @styled
-def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, Look]) -> Figure:
+def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, LineStyle]) -> Figure:
     """The gap against one searched setting, a marker a setting; the selected ones are ringed."""
     figure, axes = new_figure(2.9)
     values = table[key]
@@ -219,7 +219,7 @@ def beside(axes: Axes, y: float, words: str) -> None:
     )  # fmt: skip
 
 
-def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: Look) -> None:
+def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: LineStyle) -> None:
     """Each order's value as a thin tick at height `y`, fainter where they are many."""
     alpha = 0.45 if len(orders) <= MOST_NAMED_ORDERS else 0.2
     axes.plot(orders, np.full(len(orders), y), "|", color=style.colour, alpha=alpha, ms=11)

@@ -14,12 +14,12 @@ from l2kd_ray.report.blocks import (
     Block,
     Document,
     Fold,
-    Listing,
     Measured,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
+    Verbatim,
     between,
     text,
 )
@@ -70,7 +70,7 @@ def _file(name: str) -> str:
     return "\n" + files("l2kd_ray.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _section(section: Section, drawings: Mapping[str, bytes]) -> str:
+def _section(section: ReportSection, drawings: Mapping[str, bytes]) -> str:
     anchor = _anchor(section.title)
     blocks = "\n".join(_block(block, drawings) for block in section.blocks)
     return (
@@ -82,7 +82,7 @@ def _section(section: Section, drawings: Mapping[str, bytes]) -> str:
 def _block(block: Block, drawings: Mapping[str, bytes]) -> str:
     if isinstance(block, Prose):
         return f"<p>{_marks(block.words)}</p>"
-    if isinstance(block, Listing):
+    if isinstance(block, Verbatim):
         return f'<pre tabindex="0"><code>{escape(block.text)}</code></pre>'
     if isinstance(block, Fold):
         inner = "\n".join(_block(inner, drawings) for inner in block.blocks)
