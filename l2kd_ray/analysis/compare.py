@@ -9,14 +9,7 @@ from math import factorial
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis.design import (
-    Arm,
-    Design,
-    Instance,
-    finished_orders,
-    mean_over,
-    scored_zero,
-)
+from l2kd_ray.analysis.design import Arm, Design, Instance, finished_orders, mean_over, scored_zero
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.note import Note, Undefined

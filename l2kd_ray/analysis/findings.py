@@ -16,14 +16,7 @@ from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.orders import over_orders
 from l2kd_ray.analysis.paired import compare_methods
 from l2kd_ray.analysis.precedence import effects, extremes
-from l2kd_ray.analysis.scope import (
-    Scope,
-    by_order,
-    over_table,
-    places,
-    precedence,
-    variance,
-)
+from l2kd_ray.analysis.scope import Scope, by_order, over_table, places, precedence, variance
 from l2kd_ray.analysis.trials import METRICS, Trial, result_rows, results, tasks_of, trials
 
 

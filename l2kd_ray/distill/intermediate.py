@@ -102,11 +102,7 @@ class MetaDistillation:
     @property
     def wanted(self) -> frozenset[str]:
         """What it reads of a model, beside its logits."""
-        weights = {
-            "hidden": self.hidden,
-            "attentions": self.attention,
-            "feature": self.transfer,
-        }
+        weights = {"hidden": self.hidden, "attentions": self.attention, "feature": self.transfer}
         return frozenset(name for name, weight in weights.items() if weight)
 
     def loss(

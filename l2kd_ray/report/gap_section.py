@@ -9,16 +9,7 @@ import pandas as pd
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report import figures
-from l2kd_ray.report.blocks import (
-    Block,
-    Fold,
-    Picture,
-    Prose,
-    Section,
-    Table,
-    measured,
-    text,
-)
+from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, text
 from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
 from l2kd_ray.report.sentences import note_words
 from l2kd_ray.report.style import Look

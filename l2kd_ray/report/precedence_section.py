@@ -11,16 +11,7 @@ from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.precedence import MOST_TASKS, ORDERS_A_FEATURE, enough_orders, feature_count
 from l2kd_ray.report import heatmaps
-from l2kd_ray.report.blocks import (
-    Block,
-    Fold,
-    Picture,
-    Prose,
-    Section,
-    Table,
-    measured,
-    signed,
-)
+from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, signed
 from l2kd_ray.report.labels import method_label, order_labels, task_labels
 
 TITLE = "Which task hurts which"
