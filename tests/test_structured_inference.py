@@ -26,6 +26,7 @@ from test_structured_enumeration import (
 )
 from torch import Tensor
 
+from l2kd_ray.distill.cross_entropy import inner
 from l2kd_ray.distill.structured import chain as chain_module
 from l2kd_ray.distill.structured.arcs import Heads
 from l2kd_ray.distill.structured.chain import Chain
@@ -33,7 +34,7 @@ from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spanning_tree import is_tree, maximum_spanning_tree
 from l2kd_ray.distill.structured.spans import Spans
-from l2kd_ray.distill.structured.structure import Structure, inner, logsumexp
+from l2kd_ray.distill.structured.structure import Structure, logsumexp
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
