@@ -155,11 +155,6 @@ class Verdict:
         return self.outcome is Outcome.REACHED
 
     @property
-    def reachable(self) -> bool:
-        """False if these seeds cannot bring the half-width to eps with all planned orders."""
-        return self.outcome in (Outcome.REACHED, Outcome.OPEN, Outcome.EARLY)
-
-    @property
     def first_look(self) -> int:
         """Orders of the first planned look."""
         return planned_looks(self.planned)[0]

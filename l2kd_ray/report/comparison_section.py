@@ -6,7 +6,7 @@ import pandas as pd
 
 from l2kd_ray.analysis import Note
 from l2kd_ray.analysis.findings import Findings
-from l2kd_ray.report import driver_figures
+from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     MINUS,
     PROBABILITY,
@@ -72,7 +72,7 @@ def _picture(rows: pd.DataFrame) -> Picture:
         "differences",
         f"Paired differences of the mean gap in points: {words}.",
         caption,
-        driver_figures.differences(rows, names),
+        figures.differences(rows, names),
     )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import Verdict
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import MULTITASK
 from l2kd_ray.report.blocks import Document, ReportSection, text
@@ -41,8 +39,10 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
     reproduce = reproduce_section(inputs.study, inputs.command)
     biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
-    first = (*_half_way(undone), *inputs.notes, *biased, *_stop_rule(inputs.verdict))
-    failed = _failed(inputs.failures)
+    verdict = [f"**Stop rule:** {verdict_words(inputs.verdict)}."] if inputs.verdict else []
+    first = (*_half_way(undone), *inputs.notes, *biased, *verdict)
+    stages = count(len(inputs.failures), "stage")
+    failed = [f"**{stages} failed:** see Failures."] if inputs.failures else []
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to report."
         notices = (*first, *failed)
@@ -115,14 +115,6 @@ def _half_way(undone: Sequence[str]) -> list[str]:
     return [
         f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
     ]
-
-
-def _stop_rule(verdict: Verdict | None) -> list[str]:
-    return [f"**Stop rule:** {verdict_words(verdict)}."] if verdict else []
-
-
-def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [f"**{count(len(failures), 'stage')} failed:** see Failures."] if failures else []
 
 
 def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.scope import advice
-from l2kd_ray.report import driver_figures
+from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, ReportSection, Table, measured, text
 from l2kd_ray.report.labels import method_label
 from l2kd_ray.report.sentences import advice_words
@@ -58,7 +58,7 @@ def _picture(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Picture:
         f"Standard deviation of the gap by component, in points: {words}.",
         "How much of the gap's spread comes from the order of the tasks, from the seed, and from "
         "both together. Line: 95 % interval; an arrow where it goes on.",
-        driver_figures.components(table, look),
+        figures.components(table, look),
     )
 
 

@@ -116,11 +116,8 @@ def top_k_words(bias: Mapping[str, float]) -> str:
 
 def verdict_words(verdict: Verdict) -> str:
     """A stop rule's decision, with the method, the metric and the numbers."""
-    what, eps, planned = (
-        f"{verdict.metric} of {verdict.method}",
-        f"{verdict.eps:g}",
-        verdict.planned,
-    )
+    what = f"{verdict.metric} of {verdict.method}"
+    eps, planned = f"{verdict.eps:g}", verdict.planned
     if verdict.outcome is Outcome.ONE_SEED:
         return f"{what}: one seed has no interval, so half_width {eps} is never reached; add seeds"
     if verdict.look is None:
