@@ -262,6 +262,10 @@ class Experiment:
         live = self._folder.who_is_live()
         return Status(len(now.trials), len(now.done), stages, live, now.failures)
 
+    def trials(self) -> Sequence[Trial]:
+        """The trials that are known to be wanted: `Snapshot.wanted`."""
+        return self.snapshot().trials
+
     def scores(self) -> pd.DataFrame:
         """The long form of the score matrices, of what is in the store."""
         return self.snapshot().scores

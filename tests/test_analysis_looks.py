@@ -178,7 +178,6 @@ def test_a_clear_loser_is_dropped_early_and_equals_are_kept() -> None:
     assert set(clear.dropped.values()) == {6}
     equal = race(scores(0.0)[:, :12], 24)
     assert equal.kept == (0, 1, 2, 3)
-    assert equal.next_look == 24
 
 
 def test_the_blocks_common_to_all_do_not_blur_a_race() -> None:
@@ -227,7 +226,7 @@ def test_a_race_waits_for_every_kept_setting() -> None:
     values = scores(5.0)[:, :6].copy()
     values[1, 4] = np.nan
     waiting = race(values, 24)
-    assert (waiting.kept, waiting.dropped, waiting.next_look) == ((0, 1, 2, 3), {}, 6)
+    assert (waiting.kept, waiting.dropped) == ((0, 1, 2, 3), {})
     with pytest.raises(ValueError, match="blocks"):
         race(scores(1.0), 5)
 

@@ -250,7 +250,7 @@ def test_a_bilstm_can_learn_from_an_encoders_logits_and_not_from_its_layers(stor
     found = study(methods=["mkd"], student=bilstm)
     assert weights(student(found, "mkd"), store)
     layers = study(methods=["metakd"], student=bilstm)
-    with pytest.raises(ValueError, match="there is"):
+    with pytest.raises(ValueError, match="this body offers"):
         obtain(student(layers, "metakd"), store)
     none = {"metakd.hidden": 0.0, "metakd.attention": 0.0, "metakd.transfer": 0.0}
     logits = study(methods=[{"name": "m", "method": "metakd", "settings": none}], student=bilstm)

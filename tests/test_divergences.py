@@ -235,7 +235,6 @@ def test_a_search_may_choose_it(tiny: Any) -> None:
     [
         ({"divergence": "sideways"}, "there is no such divergence"),
         ({"divergence": EXAMPLE, "objective": "seq"}, "it has no effect"),
-        ({"divergence": EXAMPLE, "weight": 0}, "it has no effect"),
         ({"divergence": "./nowhere.py:mine"}, "cannot be imported"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Context, Stage
+from l2kd_ray.core.stage import CURVE, Context, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
@@ -194,3 +195,36 @@ def test_tasks_that_no_case_can_learn_are_refused() -> None:
         study(tasks=["made.tags.a"], structkd={"case": "1b"})
     with pytest.raises(InputError, match="of this kind"):
         study(tasks=["gen.rest"])
+
+
+@pytest.mark.parametrize("case", ["2a", "1a", "1b", "tree"])
+def test_bfloat16_is_of_features_and_the_structure_stays_exact(case: str, store: Store) -> None:
+    """Half precision moves the first loss by its rounding, and nothing is computed in it after the
+    heads' inputs: recursions over many words would not bear it."""
+    more = {**(TREES if case in ("1b", "tree") else {}), "structkd": {"case": case}}
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        model = student(study(train={**TAGS["train"], "precision": precision}, **more))  # type: ignore[dict-item]
+        obtain(model, store)
+        curve = json.loads((store.fetch(model.kind, model.key) / CURVE).read_text())
+        losses.append(curve[0]["loss"])
+        kept = weights(model, store)
+        assert all(tensor.dtype == torch.float32 for tensor in kept.values())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_training_sentences_beyond_max_length_are_left_out_and_counted(store: Store) -> None:
+    plain = student(study())
+    examples = [e for task in plain.tasks for e in task.source.data.examples()]
+    lengths = sorted(len(example.context.split(" ")) for example in examples)
+    longest = max(8, lengths[len(lengths) // 2])
+    kept = sum(length <= longest for length in lengths)
+    assert 0 < kept < len(lengths)
+    model = student(study(train={**TAGS["train"], "max_length": longest}))  # type: ignore[dict-item]
+    scores = obtain(model, store)
+    assert scores["left_out"] == len(lengths) - kept
+    assert scores["steps"] == 2 * -(-kept // 8)
+    assert "left_out" not in obtain(plain, store)
+    everything = student(study(train={**TAGS["train"], "max_length": lengths[-1]}))  # type: ignore[dict-item]
+    assert same(weights(everything, store), weights(plain, store))

@@ -25,7 +25,7 @@ from l2kd_ray.families.structures.model.structured import (
     build,
     label_set,
 )
-from l2kd_ray.tasks import sentences
+from l2kd_ray.tasks.readers import READERS
 from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words
 
@@ -51,7 +51,8 @@ every_body = pytest.mark.parametrize("body", ["bilstm", "transformer", "none"])
 def data(kind: TaskKind) -> tuple[list[list[str]], list[list[str]]]:
     """Five sentences of unequal lengths, and their labels."""
     task = "made.tags.a" if kind == "tag" else "made.trees.a"
-    read = sentences.read("", {"task": task, "data_seed": "0", "split": "train"})
+    options = {"task": task, "data_seed": "0", "split": "train"}
+    read = READERS["sentences"].read("", options)
     chosen = sorted(
         [e for e in read[:300] if any(n in e.answers[0] for n in ("S-", "E-", "obj"))],
         key=lambda e: (len(words(e.context)) - 2) % 7,

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch_struct import DependencyCRF, LinearChainCRF
 
 from l2kd_ray.distill.cross_entropy import interpolate
-from l2kd_ray.distill.structured.arcs import Heads
-from l2kd_ray.distill.structured.baselines import path_marginals, posterior_kd, token_kd, top_k
+from l2kd_ray.distill.structured.arcs import Arcs, Heads
+from l2kd_ray.distill.structured.baselines import path_marginals, top_k
+from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.labelled import LabelledArcs
@@ -40,7 +41,6 @@ from l2kd_ray.distill.structured.projections import (
     arcs_to_labels,
     chain_to_chain,
     chain_to_tokens,
-    heads_to_trees,
     offset_heads,
     spans_to_tokens,
     tokens_to_chain,
@@ -48,11 +48,30 @@ from l2kd_ray.distill.structured.projections import (
 )
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spans import Spans
-from l2kd_ray.distill.structured.structure import Structure
+from l2kd_ray.distill.structured.structure import Parts, Structure
 from l2kd_ray.distill.structured.token import Tokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
 N, LABELS, TYPES, RELATIONS = 5, 3, 1, 2
+
+
+def heads_to_trees(
+    teacher: Arcs, local: float = 1.0, *, trees: Callable[[Tensor, Tensor], Structure]
+) -> Parts:
+    """Arc marginals of the teacher given that its heads form a tree."""
+    return unchanged(trees(teacher.scores, teacher.lengths), local)
+
+
+def token_kd(teacher: Chain, student: Chain, temperature: float) -> Tensor:
+    kd = distillation("1a", "token", temperature)
+    return kd.loss(student, kd.targets(teacher))
+
+
+def posterior_kd(teacher: Chain, student: Chain, temperature: float) -> Tensor:
+    kd = distillation("1a", "posterior", temperature)
+    return kd.loss(student, kd.targets(teacher))
+
+
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 some = settings(max_examples=8, deadline=None)
 batches = given(

@@ -7,12 +7,12 @@ import re
 import pytest
 
 from l2kd_ray.tasks import Example, Task, family, resolve
-from l2kd_ray.tasks.grammars import GRAMMARS
+from l2kd_ray.tasks.grammars import grammars
 from l2kd_ray.tasks.metrics import parse_state
 from l2kd_ray.tasks.spec import Split, TaskSpec
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
-NAMES = list(GRAMMARS)
+NAMES = list(grammars())
 
 
 def make(name: str, data_seed: int = 0) -> Task:
@@ -48,7 +48,7 @@ def test_splits_are_sized_disjoint_and_seeded(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_kind_of_item_is_in_every_split(name: str) -> None:
-    kinds = [{turn[0] for item in kind for turn in item} for kind in GRAMMARS[name].items()]
+    kinds = [{turn[0] for item in kind for turn in item} for kind in grammars()[name].items()]
     assert len(set.union(*kinds)) == sum(map(len, kinds)), "a context occurs in two kinds"
     for split in SPLITS:
         found = {e.context for e in make(name).splits[split].examples()}

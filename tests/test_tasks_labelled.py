@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, Task, judge, labels, registered, resolve, score, texts
-from l2kd_ray.tasks.glue import GLUE
 from l2kd_ray.tasks.readers import hub
 from l2kd_ray.tasks.spec import Metric, TaskSpec
 
@@ -197,7 +196,7 @@ def test_glue_from_a_folder(name: str, tmp_path: Path) -> None:
 
 def test_the_tasks_of_glue() -> None:
     tasks = registered()
-    assert {name.removeprefix("glue.") for name in GLUE} == ROWS.keys()
+    assert {name for name in tasks if name.startswith("glue.")} == {f"glue.{name}" for name in ROWS}
     kinds = {name: tasks[f"glue.{name}"].kind for name in ROWS}
     assert {name for name, kind in kinds.items() if kind == "classify"} == {"cola", "sst2"}
     assert [name for name, kind in kinds.items() if kind == "regress"] == ["stsb"]

@@ -15,13 +15,13 @@ from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.orders import over_orders
 from l2kd_ray.analysis.paired import compare_methods
+from l2kd_ray.analysis.precedence import effects, extremes
 from l2kd_ray.analysis.scope import (
     Scope,
     by_order,
-    mean_effects,
+    over_table,
     places,
     precedence,
-    predicted_extremes,
     variance,
 )
 from l2kd_ray.analysis.trials import METRICS, Trial, result_rows, results, tasks_of, trials
@@ -147,8 +147,8 @@ def find(
         by_order=by_order(scope),
         variance=variance(scope),
         precedence=precedence(scope, tasks_of(scores)),
-        effects=mean_effects(scope),
-        extremes=predicted_extremes(scope),
+        effects=over_table(scope, effects),
+        extremes=over_table(scope, extremes),
         places=places(scope, every),
         optimism=_optimism(dev, test, gap, split) if split else {},
         designed=design is not None,

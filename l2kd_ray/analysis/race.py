@@ -31,8 +31,6 @@ class Race:
     """Settings given up, each with the number of blocks it was given up at."""
     leader: int | None
     """The kept setting of the best mean at the last look; None before the first."""
-    next_look: int | None
-    """Number of blocks that the next decision needs; None at the end."""
 
 
 def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
@@ -58,7 +56,7 @@ def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
     looks = planned_looks(blocks)
     for k, alpha in zip(looks, alphas(looks, level), strict=True):
         if k > scores.shape[1] or np.isnan(scores[kept, :k]).any():
-            return Race(tuple(kept), dropped, leader, k)
+            return Race(tuple(kept), dropped, leader)
         means = scores[kept, :k].mean(axis=1)
         leader = kept[int(means.argmax())]
         t = float(stdtrit(k - 1, 1 - alpha / max(settings - 1, 1))) if k > 1 else np.inf
@@ -68,4 +66,4 @@ def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
             if k == blocks or (error > 0 and difference.mean() < -t * error):
                 dropped[rival] = k
                 kept.remove(rival)
-    return Race(tuple(kept), dropped, leader, None)
+    return Race(tuple(kept), dropped, leader)

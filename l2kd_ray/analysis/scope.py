@@ -16,10 +16,11 @@ from l2kd_ray.analysis.assisted import assisted
 from l2kd_ray.analysis.components import decompose
 from l2kd_ray.analysis.design import Arm, Cells, Design, Instance, cells, finished_orders
 from l2kd_ray.analysis.looks import Reading, reading
+from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.orders import implied_design
 from l2kd_ray.analysis.places import mean_by, task_rows
-from l2kd_ray.analysis.precedence import effects, enough_orders, extremes, precedence_map
+from l2kd_ray.analysis.precedence import enough_orders, precedence_map
 from l2kd_ray.analysis.shares import GAP
 from l2kd_ray.analysis.trials import Trial, train_seed
 from l2kd_ray.names import SEPARATOR
@@ -164,22 +165,14 @@ def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
     return scope.each(of)
 
 
-def mean_effects(scope: Scope) -> pd.DataFrame:
-    """`effects` on the mean gap of every method."""
+def over_table(
+    scope: Scope, function: Callable[[FloatArray, Sequence[str], int], pd.DataFrame]
+) -> pd.DataFrame:
+    """`effects` on the mean gap, or its `extremes`, of every method."""
 
     def of(arm: Arm) -> pd.DataFrame:
         found = scope.cells(arm)
-        return effects(found.by_seed, found.orders, scope.design.population(len(found.orders)))
-
-    return scope.each(of)
-
-
-def predicted_extremes(scope: Scope) -> pd.DataFrame:
-    """`extremes` of every method: the best and the worst of all orders, whether or not they ran."""
-
-    def of(arm: Arm) -> pd.DataFrame:
-        found = scope.cells(arm)
-        return extremes(found.by_seed, found.orders, scope.design.population(len(found.orders)))
+        return function(found.by_seed, found.orders, scope.design.population(len(found.orders)))
 
     return scope.each(of)
 

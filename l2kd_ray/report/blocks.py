@@ -100,6 +100,15 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
+MOST_OPEN = 12
+"""Rows of a table that is shown without being asked for."""
+
+
+def folded(table: Table, summary: str) -> Table | Fold:
+    """The table itself, or a fold with it if it is long."""
+    return table if len(table.frame) <= MOST_OPEN else Fold(summary, (table,))
+
+
 Block = Prose | Listing | Table | Picture | Fold
 
 

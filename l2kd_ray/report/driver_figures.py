@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.report.blocks import NOTHING, signed, text
-from l2kd_ray.report.figures import beside, new_figure, styled
+from l2kd_ray.report.figures import beside, name_rows, new_figure, styled, zero_line
 from l2kd_ray.report.labels import interval_label, method_label
-from l2kd_ray.report.style import INK, MUTED, PAPER, Look
+from l2kd_ray.report.style import INK, PAPER, Look
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 ROOM = 1.6
@@ -37,24 +36,9 @@ def differences(table: pd.DataFrame, names: Sequence[str]) -> Figure:
         interval = interval_label(low, high)
         words = signed(float(row["difference"]))
         beside(axes, y, words if interval == NOTHING else f"{words}  ({interval})")
-    _around_zero(axes)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("points of gap: first minus second")
-    axes.spines["left"].set_visible(False)
+    zero_line(axes, label="the same gap", share=0.05)
+    name_rows(axes, names, "points of gap: first minus second")
     return figure
-
-
-def _around_zero(axes: Axes) -> None:
-    """A line at no difference, inside the picture."""
-    low, high = axes.get_xlim()
-    room = 0.05 * (max(high, 0) - min(low, 0))
-    axes.set_xlim(min(low, -room), max(high, room))
-    axes.axvline(0, color=MUTED, lw=1, ls=(0, (4, 2)), zorder=1)
-    axes.annotate(
-        "the same gap", (0, 1), (0, 3), ("data", "axes fraction"), "offset points", ha="center",
-        va="bottom", fontsize=9, color=MUTED, annotation_clip=False,
-    )  # fmt: skip
 
 
 @styled

@@ -72,11 +72,8 @@ def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lo
         interval = interval_label(row["gap/low"], row["gap/high"])
         words = text(float(row["gap/abs"])) + ("" if interval == NOTHING else f"  ({interval})")
         beside(axes, y, words)
-    _zero_line(axes)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("points below multi-task (lower is better)")
-    axes.spines["left"].set_visible(False)
+    zero_line(axes)
+    name_rows(axes, names, "points below multi-task (lower is better)")
     return figure
 
 
@@ -113,7 +110,7 @@ def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Loo
             mec=PAPER, mew=0.7, label=method_label(method), zorder=3,
         )  # fmt: skip
         lines.append((own, along, style))
-    _zero_line(axes, vertical=named)
+    zero_line(axes, vertical=named)
     axes.autoscale(False)
     for own, along, style in lines:
         draw, thick = (axes.hlines, 1.6) if named else (axes.vlines, 1.0)
@@ -132,11 +129,8 @@ def _name_orders(axes: Axes, orders: Sequence[str], *, named: bool) -> None:
         axes.grid(False, axis="x")
         return
     labels, _ = order_labels(orders)
-    axes.set_yticks(range(len(orders)), [labels[order] for order in orders])
-    axes.set_ylim(len(orders) - 0.5, -0.5)
     axes.hlines(np.arange(len(orders) - 1) + 0.5, *axes.get_xlim(), color=LINE, lw=0.6, zorder=0)
-    axes.set_xlabel("points below multi-task (lower is better)")
-    axes.spines["left"].set_visible(False)
+    name_rows(axes, list(labels.values()), "points below multi-task (lower is better)")
 
 
 @styled
@@ -150,11 +144,9 @@ def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Lo
         _ticks(axes, orders, y, style)
         axes.plot(mean, y, style.marker, color=style.colour, ms=8, mec=PAPER, mew=1.2)
         beside(axes, y, text(float(mean)))
-    _zero_line(axes, label="")
-    axes.set_yticks(range(len(methods)), [method_label(method) for method in methods])
-    axes.set_ylim(len(methods) - 0.5, -0.5)
-    axes.set_xlabel("points lost since each task's best (lower is better)")
-    axes.spines["left"].set_visible(False)
+    zero_line(axes, label="")
+    names = [method_label(method) for method in methods]
+    name_rows(axes, names, "points lost since each task's best (lower is better)")
     return figure
 
 
@@ -233,10 +225,20 @@ def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: Look) -> None:
     axes.plot(orders, np.full(len(orders), y), "|", color=style.colour, alpha=alpha, ms=11)
 
 
-def _zero_line(axes: Axes, *, vertical: bool = True, label: str = "multi-task") -> None:
-    """The bound, which every gap is measured from, always inside the picture."""
+def name_rows(axes: Axes, names: Sequence[str], label: str) -> None:
+    """Write the rows' names from the top down, and below them what the x axis shows."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.spines["left"].set_visible(False)
+
+
+def zero_line(
+    axes: Axes, *, vertical: bool = True, label: str = "multi-task", share: float = 0.03
+) -> None:
+    """A line at 0, such as the bound of every gap, with a share of the axis free on either side."""
     low, high = axes.get_xlim() if vertical else axes.get_ylim()
-    room = 0.03 * (max(high, 0) - min(low, 0))
+    room = share * (max(high, 0) - min(low, 0))
     (axes.set_xlim if vertical else axes.set_ylim)(min(low, -room), max(high, room))
     (axes.axvline if vertical else axes.axhline)(0, color=MUTED, lw=1, ls=(0, (4, 2)), zorder=1)
     if label and vertical:

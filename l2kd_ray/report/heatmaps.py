@@ -35,8 +35,6 @@ def score_matrices(
         matrices: by method, `[n + 1, n]` in points; NaN cells stay empty.
         columns: n labels of tasks. rows: n + 1 labels of models, the untrained first.
     """
-    from matplotlib.patches import Rectangle
-
     n = len(columns)
     untrained = any(np.isfinite(R[0]).any() for R in matrices.values())
     shown = {method: R if untrained else R[1:] for method, R in matrices.items()}
@@ -45,19 +43,13 @@ def score_matrices(
     for axes, (method, R) in zip(grid.flat, shown.items(), strict=False):
         labels = rows[-len(R) :]
         for (i, j), score in np.ndenumerate(R):
-            box: dict[str, Any] = {"xy": (j - 0.47, i - 0.45), "width": 0.94, "height": 0.9}
             if np.isfinite(score):
-                fill = _shade(SERIES[0], score / 100)
-                axes.add_patch(Rectangle(**box, fc=fill, ec="none"))
+                _box(axes, j, i, (0.94, 0.9), fc=_shade(SERIES[0], score / 100), ec="none")
             if i - untrained == j:
-                axes.add_patch(Rectangle(**box, fc="none", ec=INK, lw=0.8))
+                _box(axes, j, i, (0.94, 0.9), fc="none", ec=INK, lw=0.8)
             axes.text(j, i, text(float(score)), ha="center", va="center", fontsize=9)
-        axes.set(xlim=(-0.5, n - 0.5), ylim=(len(R) - 0.5, -0.5), title=method_label(method))
+        _finish(axes, method, n, labels)
         _name_columns(axes, columns, across)
-        axes.set_yticks(range(len(R)), labels)
-        axes.tick_params(labelsize=9)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
     return figure
 
 
@@ -72,8 +64,6 @@ def precedence(
         maps: by method, `[n + 1, n]` in points; NaN cells stay empty.
         sure: of the same shape, 1 where the interval leaves 0 out: outlined and bold.
     """
-    from matplotlib.patches import Rectangle
-
     n = len(tasks)
     across = min(len(maps), 2 if n <= 5 else 1)
     figure, grid = _panels(len(maps), across, 0.75 + 0.27 * (n + 1) + _room(tasks, across))
@@ -84,17 +74,12 @@ def precedence(
                 continue
             known = sure[method][i, j] > 0
             colour = _shade(SERIES[1] if effect > 0 else SERIES[0], abs(effect) / most)
-            box: dict[str, Any] = {"xy": (j - 0.46, i - 0.44), "width": 0.92, "height": 0.88}
-            axes.add_patch(Rectangle(**box, fc=colour, ec=INK if known else "none", lw=1))
+            _box(axes, j, i, (0.92, 0.88), fc=colour, ec=INK if known else "none", lw=1)
             words = signed(float(effect), int(abs(effect) < 9.95))
             weight = "bold" if known else "normal"
             axes.text(j, i, words, ha="center", va="center", fontsize=9, weight=weight)
-        axes.set(xlim=(-0.5, n - 0.5), ylim=(n + 0.5, -0.5), title=method_label(method))
+        _finish(axes, method, n, [*(f"{task} before" for task in tasks), "being last"])
         _name_columns(axes, tasks, across)
-        axes.set_yticks(range(n + 1), [*(f"{task} before" for task in tasks), "being last"])
-        axes.tick_params(labelsize=9)
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
     return figure
 
 
@@ -103,8 +88,6 @@ def gap_by_two_settings(
     table: pd.DataFrame, keys: tuple[str, str], look: Mapping[str, Look]
 ) -> Figure:
     """A grid of two settings as heat maps, one a method: mean gap a cell, the selected outlined."""
-    from matplotlib.patches import Rectangle
-
     across, down = (sorted(table[key].dropna().unique()) for key in keys)
     methods = sorted(table["method"].unique())
     worst = max(float(table["gap/abs"].max()), 1e-9)
@@ -116,17 +99,13 @@ def gap_by_two_settings(
                 continue
             x, y = across.index(row[keys[0]]), down.index(row[keys[1]])
             share = 0.0 if pd.isna(row["gap/abs"]) else row["gap/abs"] / worst
-            box: dict[str, Any] = {"xy": (x - 0.48, y - 0.46), "width": 0.96, "height": 0.92}
             fill = _shade(look[method].colour, share)
             edge, weight = (INK, "bold") if row["selected"] else ("none", "normal")
-            axes.add_patch(Rectangle(**box, fc=fill, ec=edge, lw=1.6))
+            _box(axes, x, y, (0.96, 0.92), fc=fill, ec=edge, lw=1.6)
             axes.text(x, y, text(float(row["gap/abs"])), ha="center", va="center", weight=weight)
-        axes.set(xlim=(-0.5, len(across) - 0.5), ylim=(len(down) - 0.5, -0.5))
-        axes.set(title=method_label(method), xlabel=keys[0])
+        _finish(axes, method, len(across), [short(value) for value in down], labelsize=10)
+        axes.set_xlabel(keys[0])
         axes.set_xticks(range(len(across)), [short(value) for value in across])
-        axes.set_yticks(range(len(down)), [short(value) for value in down])
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
     for axes in grid[:, 0]:
         axes.set_ylabel(keys[1])
     return figure
@@ -140,6 +119,25 @@ def _panels(count: int, across: int, height: float) -> tuple[Figure, Any]:
     for axes in grid.flat[count:]:
         axes.set_visible(False)
     return figure, grid
+
+
+def _box(axes: Axes, x: int, y: int, size: tuple[float, float], **patch: Any) -> None:
+    """Draw the box of a cell, `size` (width, height) of it."""
+    from matplotlib.patches import Rectangle
+
+    width, height = size
+    axes.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, **patch))
+
+
+def _finish(
+    axes: Axes, method: str, columns: int, rows: Sequence[str], labelsize: float = 9
+) -> None:
+    """Set a panel's title, its limits and the names of its rows."""
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(len(rows) - 0.5, -0.5), title=method_label(method))
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(labelsize=labelsize)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
 
 
 def _name_columns(axes: Axes, names: Sequence[str], across: int) -> None:

@@ -12,12 +12,12 @@ from l2kd_ray.analysis.scope import assisted_means
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     Block,
-    Fold,
     Measured,
     Picture,
     Prose,
     Section,
     Table,
+    folded,
     measured,
     text,
 )
@@ -28,8 +28,6 @@ from l2kd_ray.report.style import Look
 
 MOST_LISTED = 720
 """Orders that the page lists; the CSV file lists all."""
-MOST_OPEN = 12
-"""Rows of a table that is shown without being asked for."""
 
 
 def order_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
@@ -154,9 +152,7 @@ def _every_order(found: Findings) -> list[Block]:
         f"Press a column's name to sort by it.{f' Tasks: {legend}.' if legend else ''}"
     )
     listed = Table("by_order", caption, frame)
-    if len(every) <= MOST_OPEN:
-        return [listed]
-    return [Fold(f"Every order: a table of {len(every):,} rows that can be sorted", (listed,))]
+    return [folded(listed, f"Every order: a table of {len(every):,} rows that can be sorted")]
 
 
 def _place_table(found: Findings) -> list[Block]:
@@ -177,4 +173,4 @@ def _place_table(found: Findings) -> list[Block]:
         f"after learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
     )
     table = Table("places", caption, place_columns(frame, rows))
-    return [table] if len(frame) <= MOST_OPEN else [Fold("By position in the order", (table,))]
+    return [folded(table, "By position in the order")]

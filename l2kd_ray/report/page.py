@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from html import escape
+from importlib.resources import files
 
 import pandas as pd
 
@@ -22,7 +23,6 @@ from l2kd_ray.report.blocks import (
     between,
     text,
 )
-from l2kd_ray.report.theme import CSS, SORT_JS
 
 
 def html(document: Document, drawings: Mapping[str, bytes]) -> str:
@@ -44,7 +44,7 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(document.title)}: gap to multi-task</title>
-<style>{_variables()}{CSS}</style>
+<style>{_variables()}{_file("page.css")}</style>
 </head>
 <body>
 <header>
@@ -59,10 +59,15 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
 <main>
 {sections}
 </main>
-<script>{SORT_JS}</script>
+<script>{_file("sort.js")}</script>
 </body>
 </html>
 """
+
+
+def _file(name: str) -> str:
+    """The page's style sheet, whose colours are `style.COLOURS`, or its one script."""
+    return "\n" + files("l2kd_ray.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _section(section: Section, drawings: Mapping[str, bytes]) -> str:

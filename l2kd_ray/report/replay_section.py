@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.report.blocks import Block, Fold, Section, Table
+from l2kd_ray.report.blocks import Block, Fold, Section, Table, folded
 from l2kd_ray.report.labels import method_label, row_labels
 
 SHARES = {
@@ -20,8 +20,6 @@ SHARES = {
     "distinct_2": "Distinct 2",
 }
 BY = ["method", "setting", "i"]
-MOST_OPEN = 12
-"""Rows of a table that is shown without being asked for."""
 MOST_SHOWN = 8
 """Samples of a method on the page."""
 LONGEST = 400
@@ -33,8 +31,7 @@ def replay_section(
 ) -> list[Section]:
     blocks: list[Block] = []
     if replay is not None and len(replay):
-        table = _table(replay)
-        blocks.append(table if len(table.frame) <= MOST_OPEN else Fold("The numbers", (table,)))
+        blocks.append(folded(_table(replay), "The numbers"))
     written = {method: some for method, some in (samples or {}).items() if some}
     blocks += [_fold(k, *one) for k, one in enumerate(written.items())]
     return [Section("Replay quality", tuple(blocks))] if blocks else []

@@ -19,6 +19,12 @@ from l2kd_ray.report.inputs import Inputs
 from l2kd_ray.report.markdown import markdown
 from l2kd_ray.report.page import html
 
+TABLES = (
+    *("gap", "results", "orders", "trace", "comparisons", "by_order"),
+    *("variance", "precedence", "effects", "extremes", "places"),
+)
+"""The frames of `Findings` that are written as tables."""
+
 
 def write_report(
     folder: str | Path,
@@ -82,19 +88,7 @@ def write_report(
 
 def _tables(found: Findings) -> dict[str, pd.DataFrame]:
     """The frames behind the page, by file name; empty ones are left out."""
-    tables = {
-        "gap": found.gap,
-        "results": found.results,
-        "orders": found.orders,
-        "trace": found.trace,
-        "comparisons": found.comparisons,
-        "by_order": found.by_order,
-        "variance": found.variance,
-        "precedence": found.precedence,
-        "effects": found.effects,
-        "extremes": found.extremes,
-        "places": found.places,
-    }
+    tables: dict[str, pd.DataFrame] = {name: getattr(found, name) for name in TABLES}
     return {name: frame for name, frame in tables.items() if len(frame)}
 
 

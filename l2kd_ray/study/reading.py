@@ -234,8 +234,10 @@ def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key
             expected=f"a dotted key below {sections}, such as train.lr",
         ) from None
     except ValidationError as error:
-        section = next(iter(values)).split(".")[0]
-        found: Section = getattr(settings.family, section, None) or settings.options[section]
+        whole, section = type(settings.family), next(iter(values)).split(".")[0]
+        found = getattr(settings.family, section, None) or settings.options.get(section)
+        if found is None or error.title == whole.__name__:
+            raise refusal(error, whole, where, f"{key}:") from None
         raise refusal(error, type(found), where, f"{key}: {section}") from None
 
 

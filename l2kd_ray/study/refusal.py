@@ -17,12 +17,15 @@ _BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Ran
 def refusal(
     error: ValidationError, model: type[BaseModel], where: str, key: str = ""
 ) -> InputError:
-    """The first problem of `error`; `key` is where in the study file the `model` stands."""
+    """The first problem of `error`; `key` is where in the study file the `model` stands.
+
+    It ends with a colon where it is no section, as `search:`.
+    """
     problems = error.errors(include_url=False)
     # A union reports each branch; the deepest location is the branch that the user meant.
     first = max(problems, key=lambda problem: len(problem["loc"]))
     location = _location(first["loc"])
-    dotted = ".".join([*([key] if key else []), *map(str, location)])
+    dotted = ".".join([*([key] if key else []), *map(str, location)]).replace(":.", ": ")
     if first["type"] == "extra_forbidden":
         return InputError(
             UNKNOWN,

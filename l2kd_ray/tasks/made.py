@@ -17,15 +17,12 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, count, islice
+from itertools import accumulate, count
 from random import Random
-from typing import cast
 
-from l2kd_ray.tasks.entries import Entry
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.generated import Drawn, Item
 from l2kd_ray.tasks.spec import Split
 
-VERSION = 1
 DOMAINS = "abcd"
 TOPICS = ("animals", "food", "music", "sports", "travel", "weather")
 SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
@@ -41,51 +38,23 @@ COLORS = ("blue", "green", "red", "white")
 THINGS = ("ball", "boat", "hat", "kite")
 
 _TOPIC_QUESTION = "what is the topic ?"
-_PAIR = "made.pairs.a"
-MADE: Mapping[str, Entry] = {
-    **{
-        f"made.topics.{domain}": Entry(
-            "classify", "em", f"which of six topics a text has, domain {domain}"
-        )
-        for domain in DOMAINS
-    },
-    _PAIR: Entry("pair", "em", "whether a text follows from another", extras=("f1",)),
-}
 
 
-def digest(task: str) -> str:
-    """The identity of a task's generator."""
-    return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
+def draw(task: str, data_seed: str) -> Drawn:
+    """The sizes of a task's splits, and its items; first texts may repeat."""
+    random = Random(hashlib.sha256(f"{task}/{data_seed}".encode()).digest())
+    if task == "made.pairs.a":
+        return PAIR_SIZES, _pairs(random)
+    return SIZES, _topics(random, task[-1])
 
 
-def read(location: str, options: Mapping[str, str]) -> list[Example]:
-    """The split `options["split"]` of the task `options["task"]` for `options["data_seed"]`.
-
-    First texts are unique over all splits.
-    """
-    task, split = options["task"], cast(Split, options["split"])
-    seed = hashlib.sha256(f"{task}/{options['data_seed']}".encode()).digest()
-    rows = _pairs(Random(seed)) if task == _PAIR else _topics(Random(seed), task[-1])
-    sizes = PAIR_SIZES if task == _PAIR else SIZES
-    seen: dict[str, tuple[str, str]] = {}
-    while len(seen) < sum(sizes.values()):
-        context, question, answer = next(rows)
-        seen.setdefault(context, (question, answer))
-    order = iter(seen.items())
-    drawn = {name: list(islice(order, size)) for name, size in sizes.items()}
-    return [
-        Example(str(n), context, question, (answer,))
-        for n, (context, (question, answer)) in enumerate(drawn[split])
-    ]
-
-
-def _topics(random: Random, domain: str) -> Iterator[tuple[str, str, str]]:
+def _topics(random: Random, domain: str) -> Iterator[Item]:
     """(text, question, topic), with the topics in turn."""
     for number in count():
         label = number % len(TOPICS)
         length = 5 + int(5 * random.random())
         words = [_topic_word(random, DOMAINS.index(domain), label) for _ in range(length)]
-        yield " ".join(words), _TOPIC_QUESTION, TOPICS[label]
+        yield ((" ".join(words), _TOPIC_QUESTION, TOPICS[label]),)
 
 
 def _topic_word(random: Random, domain: int, label: int) -> str:
@@ -111,7 +80,7 @@ def _word(number: int) -> str:
     return _SYLLABLES[index // len(_SYLLABLES)] + _SYLLABLES[index % len(_SYLLABLES)]
 
 
-def _pairs(random: Random) -> Iterator[tuple[str, str, str]]:
+def _pairs(random: Random) -> Iterator[Item]:
     """(two facts, a claim, whether it follows), with both answers in turn."""
     slots = (PEOPLE, COLORS, THINGS)
     for number in count():
@@ -126,7 +95,7 @@ def _pairs(random: Random) -> Iterator[tuple[str, str, str]]:
         if position != 1 and random.random() < 0.5:
             del claim[1]
         text = f"{_fact(first)} and {_fact(second)}"
-        yield text, _fact(claim), "no" if number % 2 else "yes"
+        yield ((text, _fact(claim), "no" if number % 2 else "yes"),)
 
 
 def _fact(words: Sequence[str]) -> str:

@@ -36,8 +36,6 @@ from l2kd_ray.tasks.rouge import f_score, rouge_average
 from l2kd_ray.tasks.slots import SlotErrors
 from l2kd_ray.tasks.spec import Metric
 
-DATA_TO_TEXT: tuple[str, ...] = ("bleu", "slot_error")
-"""Scores besides ROUGE for tasks that turn a dialogue act into text."""
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,18 +12,14 @@ from typing import Any
 
 from l2kd_ray.door import Kind, Plugin, find
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks import distil, generated, labelled, made, sentences
+from l2kd_ray.tasks import distil, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
-from l2kd_ray.tasks.entries import SPLITS, Entry
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.grammars import GRAMMARS
-from l2kd_ray.tasks.made import MADE
 from l2kd_ray.tasks.metrics import LESS_IS_BETTER, METRICS
 from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
-from l2kd_ray.tasks.registry import REGISTRY
-from l2kd_ray.tasks.sentences import SENTENCES
-from l2kd_ray.tasks.spec import Format, Metric, Part, Split, TaskKind, TaskSpec
+from l2kd_ray.tasks.registry import Entry, entries
+from l2kd_ray.tasks.spec import SPLITS, Format, Metric, Part, Split, TaskKind, TaskSpec
 
 _SUFFIXES: Mapping[str, str] = {
     ".json": "squad",
@@ -44,12 +41,6 @@ _METRICS: Mapping[TaskKind, str] = {
     "parse": "las",
 }
 _KINDS: Mapping[str, TaskKind] = {"conll": "tag", "conllu": "parse"}
-_GENERATORS = (
-    (GRAMMARS, "generated", generated.digest),
-    (MADE, "made", made.digest),
-    (SENTENCES, "sentences", sentences.digest),
-)
-_NAMES = (*REGISTRY, *GRAMMARS, *MADE, *SENTENCES)
 _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "train": ("train",),
     "dev": ("validation", "dev", "valid"),
@@ -89,7 +80,7 @@ def resolve(
     Raises:
         InputError: something is missing, unreadable or malformed.
     """
-    entry = REGISTRY.get(spec.name, _generated_entry(spec.name))
+    entry = entries().get(spec.name)
     sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
     read = {source: source.read() for source in dict.fromkeys(sources.values())}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
@@ -174,18 +165,18 @@ def _sources(
     if spec.hub:
         return _hub(spec, entry, spec.hub, where)
     if entry is None:
-        close = get_close_matches(spec.name, _NAMES, n=1)
+        close = get_close_matches(spec.name, entries(), n=1)
         raise InputError(
             "no such task",
             where=where,
             key="tasks",
             got=spec.name,
-            expected=f"one of {', '.join(_NAMES)}",
+            expected=f"one of {', '.join(entries())}",
             fix=(f"did you mean {close[0]}? " if close else "")
             + "a task of your own needs files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
-    if any(spec.name in known for known, _, _ in _GENERATORS):
-        return _generated(spec.name, data_seed)
+    if entry.generator:
+        return _generated(entry.generator, spec.name, data_seed)
     if data_dir is not None:
         return _named_files(spec, entry, _find(data_dir, base), where)
     if entry.hub:
@@ -194,7 +185,7 @@ def _sources(
         f"the data of {spec.name} are not on the hub",
         where=where,
         key="data_dir",
-        expected="a folder with " + " or ".join(files["train"] for _, files in entry.files),
+        expected="a folder with " + " or ".join(files["train"] for files in entry.files.values()),
         fix="set data_dir, or name the task's files (train, dev, test)",
     )
 
@@ -230,7 +221,7 @@ def _own_files(
 def _named_files(spec: TaskSpec, entry: Entry, data_dir: Path, where: str) -> Sources:
     """The first of the entry's sets of files whose train and test files exist."""
     tried = []
-    for reader, files in entry.files:
+    for reader, files in entry.files.items():
         existing_files = {}
         for split, name in files.items():
             candidates = _candidates(data_dir, name)
@@ -319,22 +310,10 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     return sources
 
 
-def _generated(name: str, data_seed: int) -> Sources:
-    options = {"task": name, "data_seed": str(data_seed)}
-    reader, digest_of = next(
-        (reader, digest_of) for known, reader, digest_of in _GENERATORS if name in known
-    )
-    return {
-        split: _source(reader, digest_of(name), {**options, "split": split}, "") for split in SPLITS
-    }
-
-
-def _generated_entry(name: str) -> Entry | None:
-    if name in MADE:
-        return MADE[name]
-    if (source := GRAMMARS.get(name) or SENTENCES.get(name)) is None:
-        return None
-    return Entry(source.kind, source.metric, source.description, extras=source.extras)
+def _generated(reader: str, task: str, data_seed: int) -> Sources:
+    identity = hashlib.sha256(f"{task}/{READERS[reader].version}".encode()).hexdigest()
+    options = {"task": task, "data_seed": str(data_seed)}
+    return {split: _source(reader, identity, {**options, "split": split}, "") for split in SPLITS}
 
 
 def _table_options(

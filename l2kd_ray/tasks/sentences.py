@@ -10,7 +10,6 @@ The models are fixed by the tasks; `data_seed` draws the sentences. No sentence 
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,53 +17,26 @@ from functools import lru_cache
 from itertools import accumulate, count
 from random import Random
 
-from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.spec import Split, TaskKind
+from l2kd_ray.tasks.generated import Drawn, Item
+from l2kd_ray.tasks.spec import Split
 
-VERSION = 1
 SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
 LabelledSentence = tuple[list[str], list[str]]
 """Words and labels."""
 
 
-@dataclass(frozen=True)
-class Sentences:
-    """A generated task of labelled sentences."""
-
-    kind: TaskKind
-    metric: str
-    description: str
-    sentence: Callable[[str, Random], LabelledSentence]
-    """Draws a sentence of a domain."""
-    extras: tuple[str, ...] = ()
+def draw(task: str, data_seed: str) -> Drawn:
+    """The sizes of a task's splits, and its sentences, which may repeat."""
+    sentence = tagged if task.startswith("made.tags.") else parsed
+    return SIZES, _items(sentence, task[-1], Random(f"{task}/{data_seed}"))
 
 
-def digest(task: str) -> str:
-    """The identity of a task's generator."""
-    return hashlib.sha256(f"{task}/{VERSION}".encode()).hexdigest()
-
-
-def read(location: str, options: Mapping[str, str]) -> list[Example]:
-    """The split `options["split"]` of the task `options["task"]` for `options["data_seed"]`."""
-    task = options["task"]
-    sentences = _distinct(SENTENCES[task], task[-1], Random(f"{task}/{options['data_seed']}"))
-    for split, size in SIZES.items():
-        examples = [
-            Example(str(number), context, "", (answer,))
-            for number, (context, answer) in zip(range(size), sentences, strict=False)
-        ]
-        if split == options["split"]:
-            return examples
-    raise ValueError(f"no split {options['split']}")
-
-
-def _distinct(made: Sentences, domain: str, random: Random) -> Iterator[tuple[str, str]]:
-    seen: set[str] = set()
+def _items(
+    sentence: Callable[[str, Random], LabelledSentence], domain: str, random: Random
+) -> Iterator[Item]:
     while True:
-        words, labels = made.sentence(domain, random)
-        if (context := " ".join(words)) not in seen:
-            seen.add(context)
-            yield context, " ".join(labels)
+        words, labels = sentence(domain, random)
+        yield ((" ".join(words), "", " ".join(labels)),)
 
 
 def _draw(weights: Mapping[str, float], random: Random) -> str:
@@ -202,13 +174,3 @@ def _grown(
             # The first dependent listed is the leftmost on either side.
             (left if dependent.left[domain] else right).extend(below)
     return [*left, node, *right]
-
-
-_TAGS = Sentences("tag", "span_f1", "spans of a hidden Markov model", tagged)
-_TREES = Sentences("parse", "las", "dependency trees of a random grammar", parsed, ("uas",))
-SENTENCES: Mapping[str, Sentences] = {
-    "made.tags.a": _TAGS,
-    "made.tags.b": _TAGS,
-    "made.trees.a": _TREES,
-    "made.trees.b": _TREES,
-}

@@ -20,6 +20,7 @@ label for each word.
 Format = str | Plugin
 """The format of a file: the name of a built-in reader, or a plug-in."""
 Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
 Metric = str | Plugin

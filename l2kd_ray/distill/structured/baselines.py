@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.structured.chain import Chain, ChainParts
-from l2kd_ray.distill.structured.objective import StructuralKD
-from l2kd_ray.distill.structured.projections import chain_to_tokens, unchanged
+from l2kd_ray.distill.structured.projections import unchanged
 from l2kd_ray.distill.structured.structure import Parts, valid_positions
 from l2kd_ray.distill.structured.token import Tokens
 
@@ -33,18 +32,6 @@ def token_targets(teacher: Chain | Tokens, local: float = 1.0) -> Parts:
 def token_posterior(student: Chain) -> Tokens:
     """log P_s(y_t) as scores that are already normalised."""
     return Tokens(student.log_token_marginals(), student.lengths)
-
-
-def token_kd(teacher: Chain, student: Chain, temperature: float = 1.0) -> Tensor:
-    """[B]: T^2 times the cross-entropy of the emissions' softmaxes, summed over positions."""
-    kd = StructuralKD(token_targets, temperature, view=emissions)
-    return kd.loss(student, kd.targets(teacher))
-
-
-def posterior_kd(teacher: Chain, student: Chain, temperature: float = 1.0) -> Tensor:
-    """[B]: T^2 sum_t H(P_t(y_t), P_s(y_t)), the token marginals of both tempered chains."""
-    kd = StructuralKD(chain_to_tokens, temperature, view=token_posterior)
-    return kd.loss(student, kd.targets(teacher))
 
 
 def top_k(

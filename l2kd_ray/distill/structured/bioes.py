@@ -8,28 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l2kd_ray.distill.structured.structure import valid_positions
-
 BEGIN, INSIDE, END, SINGLE = range(4)
 
 
 def tag_names(types: list[str]) -> list[str]:
     """The tags in order: O, B-first, I-first, E-first, S-first, B-second ..."""
     return ["O", *(f"{prefix}-{name}" for name in types for prefix in "BIES")]
-
-
-def tags_of(spans: Tensor, lengths: Tensor) -> Tensor:
-    """[B, n] tags of non-overlapping spans [B, n, n]: type at (first, last), -1 elsewhere."""
-    n = spans.shape[1]
-    at = torch.arange(n, device=spans.device)
-    first, last, here = at[:, None, None], at[None, :, None], at[None, None, :]
-    starts, ends = (here == first).expand(n, n, n), (here == last).expand(n, n, n)
-    part = torch.full((n, n, n), INSIDE, device=spans.device)
-    part[starts], part[ends], part[starts & ends] = BEGIN, END, SINGLE
-    covers = (here >= first) & (here <= last) & (spans >= 0)[..., None]
-    # Spans do not overlap, so the maximum over all spans is the one tag that is not O (0).
-    tags = torch.where(covers, 1 + 4 * spans[..., None] + part, 0).flatten(1, 2).amax(1)
-    return tags * valid_positions(lengths, n)
 
 
 def constraints(types: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -38,7 +38,12 @@ def to_labels(teacher: LabelledArcs, local: float = 1.0, *, labels: RelativeLabe
 def to_trees(
     teacher: LabelledArcs, local: float = 1.0, *, trees: type[NonProjective] | type[Projective]
 ) -> Parts:
-    """The marginals of the teacher's arcs with relations, given that its heads form a tree."""
+    """The marginals of the teacher's arcs with relations, given that its heads form a tree.
+
+    Head selection gives sets of heads with cycles a probability, a tree distribution gives them
+    none: the cross-entropy is infinite, and (1) with the teacher's own marginals is no
+    cross-entropy.
+    """
     arcs = teacher.first_order
     return projections.unchanged(replace(teacher, arcs=trees(arcs.scores, arcs.lengths)), local)
 

@@ -9,20 +9,17 @@
 | 3 | token softmax => linear chain | `tokens_to_chain` |
 | 4 | labelled spans => token softmax on BIOES tags | `spans_to_tokens` |
 
-Beside them `unchanged`, if the teacher's marginals are the student's as they are, and
-`heads_to_trees`. Source: Wang et al. 2021, section 3. `local` is a temperature of the marginals, as
-in the released code: they are raised to the power 1 / local and renormalised among the alternatives
-at a position; 1 leaves them unchanged. Teacher and student have the same labels in the same order.
+Beside them `unchanged`, if the teacher's marginals are the student's as they are. Source: Wang et
+al. 2021, section 3. `local` is a temperature of the marginals, as in the released code: they are
+raised to the power 1 / local and renormalised among the alternatives at a position; 1 leaves them
+unchanged. Teacher and student have the same labels in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from l2kd_ray.distill.structured.arcs import Arcs
 from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE
 from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
 from l2kd_ray.distill.structured.labelled import LabelledArcs
@@ -72,18 +69,6 @@ def spans_to_tokens(teacher: Spans, local: float = 1.0) -> Parts:
     in_spans = torch.stack([by_part[part] for part in sorted(by_part)], -1).flatten(2)
     tags = torch.cat([teacher.outside_marginals()[..., None], in_spans], -1)
     return (soften(tags, local),)
-
-
-def heads_to_trees(
-    teacher: Arcs, local: float = 1.0, *, trees: Callable[[Tensor, Tensor], Structure]
-) -> Parts:
-    """Arc marginals of the teacher given that its heads form a tree.
-
-    Head selection gives sets of heads with cycles a probability, a tree distribution gives them
-    none: the cross-entropy is infinite, and (1) with the teacher's own marginals is no
-    cross-entropy. `trees` is the student's class: `NonProjective` or `Projective`.
-    """
-    return unchanged(trees(teacher.scores, teacher.lengths), local)
 
 
 def arcs_to_labels(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from l2kd_ray.tasks import generated, made, sentences
+from l2kd_ray.tasks import grammars, made, sentences
 from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.generated import reader as drawn
 from l2kd_ray.tasks.readers import conll, hub, nlg, squad, tables, wikisql, woz
 from l2kd_ray.tasks.spec import Format
 
@@ -42,9 +43,9 @@ READERS: Mapping[str, Reader] = {
     "conllu": Reader(1, conll.read_conllu),
     "text": Reader(1, conll.read_text_lines),
     "hub": Reader(1, hub.read, of_file=False),
-    "generated": Reader(generated.VERSION, generated.read, of_file=False, per_split=True),
-    "made": Reader(made.VERSION, made.read, of_file=False, per_split=True),
-    "sentences": Reader(sentences.VERSION, sentences.read, of_file=False, per_split=True),
+    "generated": Reader(1, drawn(grammars.draw), of_file=False, per_split=True),
+    "made": Reader(1, drawn(made.draw), of_file=False, per_split=True),
+    "sentences": Reader(1, drawn(sentences.draw), of_file=False, per_split=True),
 }
 
 
