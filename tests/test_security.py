@@ -102,7 +102,8 @@ def _unsafe(call: ast.Call, tree: ast.AST) -> bool:
     given = {word.arg: word.value for word in call.keywords}
     loader = given.get("Loader") or (call.args[1] if len(call.args) > 1 else None)
     values = [value for name, value in words_of(tree) if loader and name == ast.unparse(loader)]
-    return not {ast.unparse(one) for one in values or [loader] if one} & SAFE_LOADERS
+    found = {ast.unparse(one) for one in values or [loader] if one}
+    return not found or not found <= SAFE_LOADERS
 
 
 def test_the_loader_of_studies_makes_plain_values_only(tmp_path: Path) -> None:
