@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check format docs hooks real drills bench clean
+.PHONY: demo test lint types check format docs hooks real drills mutants bench clean
 
 demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, nothing is downloaded
 	$(BIN)/l2kd plan tune_configs/quickstart.yaml
@@ -34,6 +34,9 @@ drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that co
 	$(BIN)/python -m pytest -m drill
 	$(BIN)/python tests/drills.py
 	$(BIN)/python tests/cluster_drills.py
+
+mutants: $(INSTALLED)  ## faults put in by hand, of which the tests notice at least 95 %: an hour
+	$(BIN)/python tests/mutants.py
 
 bench: $(INSTALLED)  ## speed of the stages and of sweeps, coverage of the intervals: 90 minutes
 	$(BIN)/python benchmarks/measure.py

@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import pytest
 
-from l2kd_ray.analysis import Advice, Caveat, NoInterval, Note, OrderPopulation, Reach, Undefined
-from l2kd_ray.report.sentences import CAVEATS, NO_INTERVAL, UNDEFINED, advice_words, note_words
+from l2kd_ray.analysis import (
+    Advice,
+    Caveat,
+    NoInterval,
+    Note,
+    OrderPopulation,
+    Outcome,
+    Reach,
+    Undefined,
+    Verdict,
+)
+from l2kd_ray.analysis.estimate import Estimate
+from l2kd_ray.analysis.looks import Look
+from l2kd_ray.report.sentences import (
+    CAVEATS,
+    NO_INTERVAL,
+    UNDEFINED,
+    advice_words,
+    note_words,
+    verdict_words,
+)
 
 SAMPLE = Reach(OrderPopulation.RANDOM, 24, 120)
 
@@ -49,6 +68,62 @@ def test_a_note_in_words(note: Note, words: str, beside_counts: str) -> None:
     assert note_words(note) == words
     assert note_words(note, counted=True) == beside_counts
     assert bool(note) == bool(words)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (Undefined.NO_COMPLETE_TRIAL, "no trial is complete with its multi-task score"),
+        (Undefined.NO_SHARED_INSTANCE, "no complete instance is shared with lamol"),
+        (Undefined.BASELINE_ABOVE_BOUND, "undefined, as lamol ends above multi-task"),
+        (Undefined.BASELINE_MAY_BE_ZERO, "undefined, as the interval of lamol's own gap holds 0"),
+        (NoInterval.ONE_ORDER, "no interval, as one order shows no spread over orders"),
+        (
+            NoInterval.SEEDS_DIFFER,
+            "unfinished: the seeds have run different orders, no interval",
+        ),
+    ],
+)
+def test_a_reason_in_words(reason: Undefined | NoInterval, words: str) -> None:
+    undefined = isinstance(reason, Undefined)
+    note = Note(undefined=reason) if undefined else Note(no_interval=reason)
+    assert note_words(note) == words
+
+
+LOOK = Look(8, 0.99, Estimate(1.0, 0.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict(Outcome.REACHED, "l2kd", "gap/abs", 1.5, 8, 24, 3, LOOK), "at most 1.5"),
+        (Verdict(Outcome.OPEN, "l2kd", "gap/abs", 0.5, 8, 24, 3, LOOK, 0.4), "above 0.5; all"),
+        (
+            Verdict(Outcome.NO_ORDER_LEFT, "l2kd", "gap/abs", 0.5, 8, 8, 3, LOOK, seeds_needed=7),
+            "above 0.5, and no planned order is left; about 7 seeds would do",
+        ),
+        (
+            Verdict(Outcome.NO_ORDER_LEFT, "l2kd", "gap/abs", 0.5, 8, 8, 3, LOOK, seeds_needed=3),
+            "above 0.5, and no planned order is left; add seeds",
+        ),
+        (
+            Verdict(Outcome.OUT_OF_REACH, "l2kd", "gap/abs", 0.5, 8, 24, 3, LOOK, 0.8, 0.7),
+            "0.5 is out of reach with 3 seeds: all 24 orders would leave about 0.8",
+        ),
+    ],
+)
+def test_a_verdict_in_words(verdict: Verdict, words: str) -> None:
+    said = verdict_words(verdict)
+    assert said.startswith("gap/abs of l2kd: half-width 1 after 8 of ")
+    assert words in said
+
+
+def test_a_verdict_before_the_first_look() -> None:
+    early = verdict_words(Verdict(Outcome.EARLY, "l2kd", "gap/abs", 0.5, 2, 24, 3))
+    assert early.startswith("gap/abs of l2kd: 2 of the ")
+    assert early.endswith("orders of the first look are finished")
+    alone = verdict_words(Verdict(Outcome.ONE_SEED, "l2kd", "gap/abs", 0.5, 2, 24, 1))
+    assert "one seed has no interval, so half_width 0.5 is never reached" in alone
 
 
 def test_every_reason_has_its_words() -> None:

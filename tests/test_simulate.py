@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2kd_ray.core.reader import Source
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import Listing, Manifest, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.language.stages.learn import Learn
@@ -22,8 +26,9 @@ from l2kd_ray.forecast.clock import Assumptions
 from l2kd_ray.forecast.forecast import forecast, parse_assumptions, parse_duration, parse_money
 from l2kd_ray.forecast.machines import Cluster, Prices
 from l2kd_ray.forecast.simulate import POLICIES, Forecast, complete_by, simulate
-from l2kd_ray.forecast.trie import Trie, trie_of
+from l2kd_ray.forecast.trie import Trie, trie_of, widths
 from l2kd_ray.study import plan
+from l2kd_ray.study.plan import missing_stages
 
 AT_ONCE = Assumptions(boot_s=0, idle_s=1e9, preempted_per_hour=0, start_s=0)
 
@@ -35,6 +40,26 @@ def trie(*inputs: tuple[int, ...], kind: type[Stage] = Learn) -> Trie:
     made.trials = [np.arange(len(made))]
     made.names = [("a>b", "1")]
     return made
+
+
+class Stored:
+    """A storage of which its listing is known."""
+
+    def __init__(
+        self, finished: Mapping[str, str] | None = None, dropped: frozenset[str] = frozenset()
+    ) -> None:
+        self._listing = Listing(finished or {}, dropped)
+
+    def listing(self) -> Listing:
+        return self._listing
+
+    def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
+        return {}
+
+
+def depth(stage: Stage) -> int:
+    """The length of the longest chain of stages that a stage waits for."""
+    return 1 + max((depth(source) for _, source in stage.inputs()), default=0)
 
 
 CHAIN = trie((), (0,), (1,))
@@ -203,6 +228,38 @@ def test_a_studys_trie_is_the_one_that_is_planned(tiny: Any, tmp_path: Path) -> 
     assert len(exact) == len(planned.missing)
     assert sum(exact.unshared().values()) == sum(c.naive for c in planned.stages.values())
     assert all(max(inputs, default=-1) < n for n, inputs in enumerate(exact.inputs))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_so_it_is_of_a_study_that_was_begun_and_whose_models_were_dropped(
+    tiny: Any, seed: int
+) -> None:
+    """What is finished is drawn, with all that it was made from; some of it has lost its files."""
+    study, random = tiny(seeds=[1, 2], methods=["l2kd"]), Random(seed)
+    finished, dropped = dict[str, str](), set[str]()
+    for stage in sorted(plan(study.trials(), cast("Source", Stored())).every, key=depth):
+        made = all(source.key in finished for _, source in stage.inputs())
+        if made and random.random() < 0.9:
+            finished[stage.key] = stage.kind
+            dropped.update([stage.key] if random.random() < 0.4 else [])
+    stored = Stored(finished, frozenset(dropped))
+    missing = missing_stages(study.trials(), stored.listing())
+    assert 0 < len(missing) < len(finished) + len(missing)
+    exact = trie_of(study, cast("Source", stored), study.trials())
+    assert Counter(exact.kinds) == Counter(stage.kind for stage in missing)
+
+
+def test_the_way_to_the_end_is_the_longest_one() -> None:
+    fork = trie((), (0,), (0,), (1, 2), (0,))
+    assert fork.to_the_end(np.array([1.0, 9, 2, 4, 1])).tolist() == [14, 13, 6, 4, 1]
+
+
+def test_a_stage_starts_with_the_fewest_workers_it_may_have(tiny: Any, tmp_path: Path) -> None:
+    scale = {"learn": {"workers": [2, 5]}, "replay": {"workers": 3}}
+    study = tiny(methods=["lamol"], scale=scale)
+    work = trie_of(study, Store(str(tmp_path / "none")), study.trials())
+    needs = dict(zip(work.kinds, widths(work, study.config.scale), strict=True))
+    assert (needs["learn"], needs["replay"], needs["evaluate"]) == (2, 3, 1)
 
 
 def test_replicates_are_what_one_by_one_they_would_be(

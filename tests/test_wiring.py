@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import pytest
@@ -27,7 +26,8 @@ from l2kd_ray.testing.studies import TINY, tiny
 from l2kd_ray.testing.values import others
 
 BERT = {**TINY["classifiers"]["teacher"], "hidden_size": 8}
-# Settings beside which a method reads more of its fields; the first is the method as it is.
+# Settings beside which a method reads more of its fields. Each field is tried beside the first that
+# it is read with, and again beside those that set it themselves.
 VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "finetune": [
         {"train.average": 0.1},
@@ -43,7 +43,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "lamol-real": [{"replay.ratio": 1.0}],
     "l2kd": [
         {"replay.ratio": 1.0, "kd.weight": 0.5},
-        {"kd.objective": "seq", "kd.decode.strategy": "sample"},
+        {"kd.objective": "seq", "kd.decode.strategy": "sample", "kd.weight": 0.5},
         {"kd.objective": "seq-soft", "kd.decode.strategy": "beam"},
         {"replay.ratio": 1.0, "kd.teachers": "both", "kd.weight": 0.5},
         {"kd.teacher": "cached", "kd.top_k": 8},
@@ -59,18 +59,19 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "metakd-stream": [{"student": BERT}],
     "structkd": [
         {"kd.weight": 0.5, "structkd.anneal": 0.1},
-        {"train.patience": 1},
+        {"train.patience": 1, "train.epochs": 6, "train.lr": 0.1},
         {"structkd.objective": "top-k"},
         {"structkd.scope": "local", "kd.temperature": 3.0},
         {"train.max_length": 8},
     ],
 }
-# Fields whose other value may leave the same bits, each with the reason.
+# Fields (or one value of them) whose other value may leave the same bits, each with the reason.
 SILENT = {
     "train.rungs": "the parts of a training end with the bits of the whole",
     "train.micro_batch": "accumulation has the loss of the whole batch, but for rounding",
     "metakd.raw": "an untrained encoder's prototype scores are all above 0",
     "replay.refill": "a quota that is full is not refilled",
+    "replay.agreement=1.0": "a model as small as this never answers right: all its scores are 0",
     "structkd.case": "another case is another model: its keys are another study's",
 }
 METHODS = [(family.name, name) for family in FAMILIES.values() for name in family.methods]
@@ -104,6 +105,18 @@ class World:
         study, first = self.study, self.study.orders[0]
         chosen = [trial for trial in study.trials() if trial.is_reference or trial.order == first]
         return {stage.key: stage for trial in chosen for stage in trial.stages()}
+
+    def roots_at(self, key: str, value: object) -> list[Stage]:
+        """The first stages that are different with another value; none where it is refused."""
+        try:
+            return self.roots(self.changed(key, value))[:4]
+        except (KeyError, ValueError):
+            return []
+
+    def computes_another(self, key: str, value: object, store: Store) -> bool:
+        """Whether one of those stages leaves something else than its counterpart here."""
+        pairs = [(root, self.counterpart(root)) for root in self.roots_at(key, value)]
+        return any(two is None or left(one, store) != left(two, store) for one, two in pairs)
 
     def roots(self, other: World) -> list[Stage]:
         """The first stages that are different in another world: new ones whose inputs are old."""
@@ -139,6 +152,20 @@ def fields(section: Section, name: str = "") -> Iterator[tuple[str, Section, str
             yield key, section, field
 
 
+def alternatives(section: Section, field: str) -> Iterator[list[Any]]:
+    """Groups of other values, one of which must matter: choices each alone, numbers together.
+
+    What switches off is a group of its own: it matters even where a number does not arrive.
+    """
+    found = list(others(section, field))
+    values = [value for n, value in enumerate(found) if value not in found[:n]]
+    choices = [value for value in values if isinstance(value, str | bool)]
+    rest = [value for value in values if value not in choices]
+    yield from ([choice] for choice in choices)
+    yield [value for value in rest if value][:3]
+    yield [value for value in rest if not value]
+
+
 def every_field(study: Study) -> Iterator[tuple[str, Section, str]]:
     yield from fields(study.config.settings.family)
     for name, section in study.config.settings.options.items():
@@ -164,24 +191,58 @@ def test_every_setting_that_a_method_reads_changes_what_is_computed(
     for variant in VARIANTS[method]:
         base = World.of(family, method, variant)
         for key, section, field in every_field(base.study):
-            if key in seen or key in SILENT:
+            here = f"{key}={variant[key]}" if key in variant else key
+            if {key, here} & SILENT.keys() or {key, here} <= seen:
                 continue
-            tried = []
-            for value in islice(others(section, field), 3):
-                try:
-                    other = base.changed(key, value)
-                    roots = base.roots(other)[:4]
-                except (KeyError, ValueError):  # it is refused
-                    continue
-                if not roots:
-                    continue
-                seen.add(key)
-                pairs = [(root, base.counterpart(root)) for root in roots]
-                if any(two is None or left(one, shared) != left(two, shared) for one, two in pairs):
-                    tried = []
-                    break
-                tried.append(value)
-            if tried:
-                silent.append(f"{key} = {tried} (with {variant}) changes keys and nothing else")
+            for values in alternatives(section, field):
+                moved = [value for value in values if base.roots_at(key, value)]
+                seen.update([key, here] if moved else [])
+                if moved and not any(base.computes_another(key, one, shared) for one in moved):
+                    silent.append(f"{key} = {moved} (with {variant}) changes keys and nothing else")
     assert not silent, "\n".join(silent)
-    assert len(seen) > 15  # of a method's settings most are read
+    assert sum("=" not in key for key in seen) > 15  # of a method's settings most are read
+
+
+def student(world: World, store: Store) -> dict[str, Any]:
+    """The weights of a method's last student."""
+    from safetensors.torch import load_file
+
+    trial = next(trial for trial in world.study.trials() if not trial.is_reference)
+    model = trial.steps[-1][-1].stage.model
+    obtain(model, store)
+    return dict(load_file(store.fetch(model.kind, model.key) / "model.safetensors"))
+
+
+SURE = {f"student.{name}_pdrop": 0.0 for name in ("attn", "embd", "resid")}
+"""Without dropout: a batch of more rows has other masks."""
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("family", "method", "settings"),
+    [
+        ("language", "l2kd", {"replay.ratio": 1.0}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.objective": "seq"}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.objective": "seq-soft"}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "previous"}),
+        ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "both"}),
+        ("classifiers", "mkd", {}),
+        ("structures", "structkd", {"structkd.anneal": 0.0}),
+    ],
+    ids=str,
+)
+def test_a_weight_near_a_limit_makes_the_student_of_the_limit(
+    family: str, method: str, settings: Mapping[str, Any], limit: float, shared: Store
+) -> None:
+    """At 0 nobody distils, at 1 no label is read: both are made of other stages or rows. Half of
+    each is neither."""
+    settings = {**settings, **(SURE if family == "language" else {})}
+    exact, near, half = (
+        student(World.of(family, method, {**settings, "kd.weight": weight}), shared)
+        for weight in (limit, abs(limit - 1e-9), 0.5)
+    )
+
+    def furthest(one: Mapping[str, Any]) -> float:
+        return max(float((one[name] - value).abs().max()) for name, value in exact.items())
+
+    assert furthest(near) < 1e-4 < 1e-3 < furthest(half)
