@@ -21,6 +21,8 @@ from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
 _PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
 """The keys whose values may name a plug-in."""
+_FRAME = StudyConfig.model_fields.keys() - {"family", "settings"}
+"""The keys of a study's frame; `family` and `settings` are what the others become."""
 _TAKEN = (
     *StudyConfig.model_fields,
     *(key for family in FAMILIES.values() for key in family.settings.model_fields),
@@ -99,7 +101,7 @@ def parse_study(
         merged["search"] = {key: space for key, space in search.items() if key != "select_on"}
         _assign(merged, "tune.select_on", search["select_on"], where)
     merged = _located(merged, base)
-    frame = {name: merged.pop(name) for name in list(merged) if name in StudyConfig.model_fields}
+    frame = {name: merged.pop(name) for name in list(merged) if name in _FRAME}
     family = _family(frame.get("methods"), where)
     settings = _settings(family, merged, frame, where)
     try:
@@ -201,8 +203,7 @@ def _unknown(found: InputError, family: Family, options: list[str]) -> InputErro
         )
     if "." in found.key:
         return found
-    known = (*StudyConfig.model_fields, *family.settings.model_fields, *options)
-    expected = "one of " + ", ".join(name for name in known if name not in ("family", "settings"))
+    expected = "one of " + ", ".join((*sorted(_FRAME), *family.settings.model_fields, *options))
     return InputError(
         found.problem, where=found.where, key=found.key, got=found.got, expected=expected
     )
