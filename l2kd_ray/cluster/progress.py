@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from l2kd_ray.core.stage import Stage
+from l2kd_ray.study.plan import in_sequence
 
 _LINE_EVERY_S = 10.0
 
@@ -28,7 +29,8 @@ class Display:
 
     def __init__(self, pool: Any, missing: Iterable[Stage], *, open_ended: bool = False) -> None:
         self._pool = pool
-        self._totals = Counter(stage.kind for stage in missing)
+        kinds = {stage: stage.kind for stage in missing}
+        self._totals, self._sequence = Counter(kinds.values()), in_sequence(kinds)
         self._open_ended = open_ended
         self._console = Console(file=sys.stderr)
         self._stop = threading.Event()
@@ -64,7 +66,8 @@ class Display:
     def _kinds(self, progress: dict[str, Any]) -> Iterable[tuple[str, int, int, int]]:
         """Yield (kind, done, total, running) for the kinds that have stages."""
         done, running = progress["done"], progress["running"]
-        for kind in sorted({*self._totals, *done, *running}):
+        others = sorted({*done, *running} - set(self._sequence))
+        for kind in (*self._sequence, *others):
             total = max(self._totals[kind], done.get(kind, 0) + running.get(kind, 0))
             if total:
                 yield kind, done.get(kind, 0), total, running.get(kind, 0)

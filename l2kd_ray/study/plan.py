@@ -81,7 +81,7 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
                 roles[stage] = role
     stored = source.listing()
     missing = missing_stages(chosen, stored)
-    counts = {role: Count(naive[role]) for role in (*_in_sequence(roles), "teacher", *kinds())}
+    counts = {role: Count(naive[role]) for role in (*in_sequence(roles), "teacher", *kinds())}
     for stage, role in roles.items():
         counts[role].unique += 1
         counts[role].stored += stage.key in stored.finished
@@ -106,7 +106,7 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     )
 
 
-def _in_sequence(roles: Mapping[Stage, str]) -> list[str]:
+def in_sequence(roles: Mapping[Stage, str]) -> list[str]:
     """The roles, sorted by the longest chain of inputs of one of their stages."""
     chains: dict[Stage, int] = {}
 
