@@ -170,9 +170,8 @@ def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[
     """A few lines of each method's last replay stage."""
     found = {}
     for method, manifest in last.items():
-        with suppress(
-            Damaged, OSError
-        ):  # samples are illustrations; the report must not fail for them
+        # Samples are illustrations; the report must not fail for them.
+        with suppress(Damaged, OSError):
             read = reader.each([manifest], SAMPLES, lambda file: _lines(file, _SHOWN))
             found[method] = read[manifest.key]
     return found

@@ -78,10 +78,9 @@ class LanguageBuilder(Builder):
             return []
         if sections.tokenizer.tasks is not None:
             return [find(spec) for spec in sections.tokenizer.tasks]
+        # With its whole family, a generated task can be added without changing any stage.
         whole = generated_family(next(iter(tasks)))
-        if set(tasks) <= set(
-            whole
-        ):  # so that a generated task can be added without changing any stage
+        if set(tasks) <= set(whole):
             return [find(TaskSpec(name=name)) for name in whole]
         return [tasks[name] for name in sorted(tasks)]
 
