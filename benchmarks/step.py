@@ -193,9 +193,9 @@ def our_step(
     from l2kd_ray.core import loop
     from l2kd_ray.core.stage import Context, Optimisation
     from l2kd_ray.core.store import Store
-    from l2kd_ray.distill.linear_loss import Head, Knowledge
+    from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
     from l2kd_ray.distill.objectives import SoftTargets
-    from l2kd_ray.families.language.stages.curriculum import Curriculum, Row, Source
+    from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, SequenceRow
     from l2kd_ray.families.language.stages.teachers import Live
 
     class Format:
@@ -204,9 +204,9 @@ def our_step(
     class Kept:
         """As `Cached`: hidden states of half precision, and an output layer."""
 
-        def __init__(self, live: Live, rows: list[Row]) -> None:
+        def __init__(self, live: Live, rows: list[SequenceRow]) -> None:
             self.hidden = live.annotate(rows, "cpu").hidden.half()
-            self.head = Head(teacher.head.weight.detach())
+            self.head = OutputLayer(teacher.head.weight.detach())
 
         def to(self, device: str) -> None: ...
 
@@ -215,21 +215,21 @@ def our_step(
 
     student.train()
     live = Live(teacher)
-    rows = [Row(s, "qa", teacher=0, share=1.0) for s in qa]
-    rows += [Row(s, "lm", teacher=0, share=1.0) for s in language]
+    rows = [SequenceRow(s, "qa", teacher=0, share=1.0) for s in qa]
+    rows += [SequenceRow(s, "lm", teacher=0, share=1.0) for s in language]
     said: Any = Kept(live, rows) if "cached" in variant else live
     how = Optimisation(epochs=9, batch_size=BATCH, lr=6.25e-5, adam_eps=1e-4)
-    source = Source([], teacher=said, share=1.0)
+    source = SampleSource([], teacher=said, share=1.0)
     text: Any = Format()
     objective = SoftTargets(temperature)
     curriculum = Curriculum(
         (source,),
-        Source([]),
+        SampleSource([]),
         separate=False,
         format=text,
         optimisation=how,
         seed=0,
-        place="",
+        stream="",
         objective=objective,
         parts=("qa", "lm") if language else ("qa",),
         precision="bfloat16" if "bf16" in variant else "float32",

@@ -1,4 +1,4 @@
-"""The verbs of the command, for Python: what a notebook calls and what `l2kd` is made of."""
+"""The verbs of the command as a Python API, for notebooks and for `l2kd` itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.study.folder import Failure, Folder
+from l2kd_ray.study.folder import FailureRecord, Folder
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import parse_study, read_study
 from l2kd_ray.study.schema import StudyConfig
@@ -37,12 +37,12 @@ DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
 def load_study(
     path: str | Path, overrides: Mapping[str, Any] | None = None, /, **more: Any
 ) -> Experiment:
-    """A study by its file, or by the name of one that was swept before.
+    """Load a study by its file, or by the name of one that was swept before.
 
-    Overrides are dotted keys: `load_study(path, {"kd.temperature": 2})`; plain ones may be named:
-    `load_study(path, seeds=[1, 2])`.
+    Overrides are dotted keys: `load_study(path, {"kd.temperature": 2})`; keys without a dot may be
+    keyword arguments: `load_study(path, seeds=[1, 2])`.
 
-    Raises: InputError for anything in it that cannot be used as it is; nothing is started.
+    Raises: InputError for anything in it that cannot be used. Nothing is started.
     """
     from l2kd_ray.study import resolve_study
 
@@ -51,7 +51,7 @@ def load_study(
     config = read_study(file, changes)
     store = Store(config.storage)
     former = Folder(store, config.name).resolved
-    if former is not None:  # what a hub's names stood for in the last sweep, they stand for now
+    if former is not None:  # hub names keep the commits of the last sweep
         with suppress(InputError):
             config = Revisions.of(parse_study(yaml.safe_load(former))).pin(config)
     study = resolve_study(config, file)
@@ -63,10 +63,12 @@ def load_study(
 def submit_study(
     path: str | Path, overrides: Mapping[str, Any], words: Sequence[str], address: str
 ) -> str:
-    """Hand a study to a Ray cluster as a job of its own; the job's id. Its names are resolved
-    there: data and models need not be at hand here. `words`: the overrides, as they were typed.
+    """Submit a study to a Ray cluster as a job; returns the job's id.
 
-    Raises: InputError for a study or storage that cannot go there.
+    Its names are resolved on the cluster, so data and models need not exist here. `words`: the
+    overrides as typed on the command line.
+
+    Raises: InputError for a study or storage that cannot be used from the cluster.
     """
     from l2kd_ray.cluster.submit import submit
 
@@ -76,7 +78,7 @@ def submit_study(
 
 
 def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
-    """The file of a study named by path or by name."""
+    """The file of a study given by path or by name. Raises: InputError if there is none."""
     if Path(path).exists() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
         return Path(path)
     storage = str(overrides.get("storage", DEFAULT_STORAGE))
@@ -94,14 +96,14 @@ def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a study is: finished and wanted stages and trials, a live sweep, failures."""
+    """Progress of a study: finished and wanted stages and trials, a live sweep, failures."""
 
     trials: int
     trials_done: int
     stages: Mapping[str, tuple[int, int]]
-    """Role -> (in the store, in all)."""
+    """Role -> (number of stored stages, number of all stages)."""
     live: str | None
-    failures: Sequence[Failure]
+    failures: Sequence[FailureRecord]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,19 +111,19 @@ class Status:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a sweep ended."""
+    """The outcome of a sweep."""
 
-    failures: Sequence[Failure]
+    failures: Sequence[FailureRecord]
     late: bool
-    """Its time (`tune.stop.budget_hours`) was over before the work was."""
+    """True if `tune.stop.budget_hours` were over before all trials had finished."""
     verdict: str
-    """What the stop rule said at the last look; "" without one."""
+    """The stop rule's verdict at the last look in words; "" without one."""
     snapshot: Snapshot = field(repr=False)
-    """The study as the sweep left it."""
+    """The state of the study after the sweep."""
 
 
 class Experiment:
-    """A study with its store: plan it, sweep it, report it, again and again."""
+    """A study with its store, to be planned, swept and reported any number of times."""
 
     def __init__(self, study: Study, store: Store, command: str) -> None:
         self.study, self.store, self.command = study, store, command
@@ -133,31 +135,32 @@ class Experiment:
 
     @property
     def folder(self) -> str:
-        """Where the study's result files lie."""
+        """The folder or URI of the study's result files."""
         return str(self._folder)
 
     def snapshot(self) -> Snapshot:
-        """The study as its storage has it now. Each verb takes one, and reads nothing beside it."""
-        return self._snapshot(Reader(self.store), self._folder.failures())
+        """The current state of the study in its storage; each verb takes one and reads nothing
+        else."""
+        return self._snapshot(StoreView(self.store), self._folder.failures())
 
-    def _snapshot(self, reader: Reader, failures: Sequence[Failure]) -> Snapshot:
+    def _snapshot(self, reader: StoreView, failures: Sequence[FailureRecord]) -> Snapshot:
         from l2kd_ray.study.snapshot import Snapshot
 
         tried = self._folder.tried() if self.study.is_adaptive else None
         return Snapshot(self.study, reader, failures, tried)
 
     def plan(self) -> Plan:
-        """What the study costs, and what of it is in the store.
+        """The counts of the study's stages, stored and to do, with estimates of time and disk.
 
-        An upper bound where the study may stop before its end. Of an adaptive search, too:
-        settings that it has not proposed yet are stood for by random ones.
+        They are an upper bound if the study may stop early. For an adaptive search, random settings
+        represent those not proposed yet.
         """
         from l2kd_ray.study import plan
 
-        return plan(self._most(), Reader(self.store))
+        return plan(self._most(), StoreView(self.store))
 
     def _most(self) -> list[Trial]:
-        """The trials that the study can come to at most."""
+        """All trials that the study can reach."""
         from l2kd_ray.study.agenda import most
         from l2kd_ray.study.search import settings_of
 
@@ -178,10 +181,10 @@ class Experiment:
         assume: Sequence[str] = (),
         prices: Path | None = None,
     ) -> Prospect:
-        """What is missing, simulated on `cluster` ("head + 0..64 x g5.xlarge spot"): hours, money,
-        and what is complete by a deadline ("8h") or for a budget ("200usd").
+        """Simulate the missing stages on `cluster`, such as "head + 0..64 x g5.xlarge spot".
 
-        Raises: InputError for words that say none of this.
+        Returns hours and money, and the trials complete by a deadline ("8h") or for a budget
+        ("200usd"). Raises: InputError for text that cannot be parsed.
         """
         from l2kd_ray.core.stage import kinds
         from l2kd_ray.forecast import forecast as look
@@ -189,7 +192,7 @@ class Experiment:
 
         return look.forecast(
             self.study,
-            Reader(self.store),
+            StoreView(self.store),
             Cluster.parse(cluster, Prices.read(prices)),
             deadline_s=look.parse_duration(deadline) if deadline else None,
             budget_usd=look.parse_money(budget) if budget else None,
@@ -198,7 +201,7 @@ class Experiment:
         )
 
     def sweep(self, executor: Literal["ray", "inline"] = "ray", address: str = "local") -> Ended:
-        """Run what is missing, then write scores.parquet, results.parquet and the report.
+        """Run the missing stages, then write scores.parquet, results.parquet and the report.
 
         `inline` runs everything in this process, without Ray, and stops at the first failure;
         `address` names a Ray cluster to join (`auto`: the one of this machine).
@@ -228,9 +231,9 @@ class Experiment:
         return Ended(failures, late, verdict_words(verdict) if verdict else "", after)
 
     def _run(
-        self, reader: Reader, executor: Literal["ray", "inline"], address: str
-    ) -> tuple[Sequence[Failure], bool]:
-        """Run what is missing: what failed, and whether the time was over before the work."""
+        self, reader: StoreView, executor: Literal["ray", "inline"], address: str
+    ) -> tuple[Sequence[FailureRecord], bool]:
+        """Run the missing stages; returns the failures, and whether the time limit was reached."""
         if executor == "inline":
             from l2kd_ray.study.inline import sweep_inline
 
@@ -252,7 +255,7 @@ class Experiment:
         return [vars(failure) for failure in outcome.failures], outcome.late
 
     def status(self) -> Status:
-        """How far the study is, whether or not a sweep of it is alive."""
+        """The progress of the study, whether or not a sweep of it is running."""
         now = self.snapshot()
         stages = {
             role: (count.unique - count.todo, count.unique)
@@ -267,13 +270,13 @@ class Experiment:
         return self.snapshot().trials
 
     def scores(self) -> pd.DataFrame:
-        """The long form of the score matrices, of what is in the store."""
+        """The long form of the score matrices from all stored evaluations."""
         return self.snapshot().scores
 
     def results(self) -> pd.DataFrame:
         """One row per trial: setting, order, seed, scores, continual-learning metrics, gap.
 
-        Raises: InputError where nothing is finished yet.
+        Raises: InputError if nothing is finished yet.
         """
         scores = self.scores()
         if scores.empty:
@@ -286,11 +289,10 @@ class Experiment:
         return results(scores, list(self.study.config.search))
 
     def report(self, snapshot: Snapshot | None = None, *, wandb: bool = True) -> list[Path]:
-        """Write the result files, the report and the W&B mirror of what is in the store, or of a
-        snapshot of it.
+        """Write the result files, the report and the W&B mirror from the store or from a snapshot.
 
-        Returns the report's files (in a temporary folder where the storage is remote; they are
-        uploaded). Raises: InputError where nothing is finished yet.
+        Returns the report's files; for a remote storage they are in a temporary folder and have
+        been uploaded. Raises: InputError if nothing is finished yet.
         """
         from l2kd_ray.mirrors.wandb import mirror
         from l2kd_ray.report import write_report
@@ -306,7 +308,7 @@ class Experiment:
             if len(scores):
                 self._results(scores).to_parquet(folder / "results.parquet", index=False)
             if wandb and len(scores) and settings.mode != "disabled":
-                said = mirror(
+                problem = mirror(
                     folder,
                     settings,
                     study=self.name,
@@ -314,14 +316,14 @@ class Experiment:
                     curves=curves(now),
                     students=students(now) if settings.students else {},
                 )
-                print(said)
+                print(problem)
         return written
 
     def export(self, trial: str, folder: str | Path) -> Path:
         """Copy a trial's final student to `folder`, a Hugging Face model folder.
 
         `trial` is a trial's id (or the start of one), as the result files have it.
-        Raises: InputError where there is no such trial, or its student is not finished.
+        Raises: InputError if there is no such trial, or its student is not finished.
         """
         now = self.snapshot()
         chosen = [one for one in now.trials if one.id.startswith(trial)]
@@ -345,7 +347,7 @@ class Experiment:
         return Path(shutil.copytree(files, folder, dirs_exist_ok=True))
 
     def _check_models(self) -> None:
-        """Raises: InputError for a student or teacher from scratch that cannot be built."""
+        """Raise InputError for a student or teacher from scratch that cannot be built."""
         sections = self.study.config.settings.family
         for key, spec in (("student", sections.student), ("teacher", sections.teacher)):
             if spec is None:

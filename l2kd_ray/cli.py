@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
     from l2kd_ray.study.snapshot import Snapshot
 
-BROKEN, BAD_INPUT, BUDGET, FAILED, INTERRUPTED = 1, 2, 3, 4, 130
+_BROKEN, _BAD_INPUT, _BUDGET, _FAILED, _INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(
     help="Train lifelong language models over every task order on Ray, and measure how far each "
@@ -170,7 +170,7 @@ def sweep(
         ended = experiment.sweep("inline" if inline else "ray", address)
     except KeyboardInterrupt:
         print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(_INTERRUPTED) from None
     _show(experiment, ended.snapshot)
     if ended.verdict:
         print(ended.verdict)
@@ -182,14 +182,14 @@ def sweep(
             f"l2kd status {study}. To try them again: {experiment.command}",
             file=sys.stderr,
         )
-        raise typer.Exit(FAILED)
+        raise typer.Exit(_FAILED)
     if ended.late:
         print(
             "The time of tune.stop.budget_hours is over; what is finished is kept. The same "
             "command goes on, for as long again.",
             file=sys.stderr,
         )
-        raise typer.Exit(BUDGET)
+        raise typer.Exit(_BUDGET)
 
 
 @app.command()
@@ -214,7 +214,7 @@ def submit(
             raise typer.Exit(follow_job(job, address))
         except KeyboardInterrupt:
             print("\nThe job goes on; its log is on the dashboard.", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(_INTERRUPTED) from None
 
 
 @app.command()
@@ -274,11 +274,11 @@ def explain(
     """Show what a stage computed, from which inputs, when and by which version; or why two
     stages differ."""
     from l2kd_ray.api import DEFAULT_STORAGE
-    from l2kd_ray.core.reader import Reader
+    from l2kd_ray.core.reader import StoreView
     from l2kd_ray.core.store import Store
     from l2kd_ray.study.explain import differences, find
 
-    reader = Reader(Store(storage or DEFAULT_STORAGE))
+    reader = StoreView(Store(storage or DEFAULT_STORAGE))
     found = find(reader, key)
     body: object = json.loads(found.to_json())
     if other is not None:
@@ -373,7 +373,7 @@ def check_plugin(
     if kind not in CHECKS:
         raise InputError("no such kind", key="--kind", got=kind, expected=", ".join(CHECKS))
     if not run_all(plugin, kind):
-        raise typer.Exit(BROKEN)
+        raise typer.Exit(_BROKEN)
 
 
 @app.command()
@@ -391,7 +391,7 @@ def doctor(
         findings.append(finding)
         print(finding, flush=True)
     if any(not finding.good for finding in findings):
-        raise typer.Exit(BAD_INPUT)
+        raise typer.Exit(_BAD_INPUT)
 
 
 def main() -> None:
@@ -400,13 +400,13 @@ def main() -> None:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
+        sys.exit(_BAD_INPUT)
     except OSError as error:
         print(
             f"error: {error}\n  what is finished is kept; fix this and run the same command again",
             file=sys.stderr,
         )
-        sys.exit(FAILED)
+        sys.exit(_FAILED)
 
 
 if __name__ == "__main__":

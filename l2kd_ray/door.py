@@ -1,8 +1,8 @@
-"""The door for what comes from outside: `pkg.module:name`, `./file.py:name`, or an entry point.
+"""Loading of plug-ins, named as `pkg.module:name`, `./file.py:name` or by an entry point.
 
-Methods, divergences, metrics, readers and replay filters come in by it. What comes in is named in
-the study file, its source is part of the keys of the stages that use it, and one file travels to
-Ray's workers with the stages; a package must be installed there.
+Methods, divergences, metrics, readers and replay filters can be plug-ins. A study file names them,
+and their source is part of the keys of the stages that use them. A single file is sent to Ray's
+workers with the stages; a package must be installed there.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from typing import Any, Literal
 from l2kd_ray.errors import InputError
 from l2kd_ray.section import Section
 
-Kind = Literal["methods", "divergences", "metrics", "readers", "filters"]
-"""What may come from outside; `l2kd_ray.<kind>` is the group of its entry points."""
+PluginKind = Literal["methods", "divergences", "metrics", "readers", "filters"]
+"""The kinds of plug-in; `l2kd_ray.<kind>` is the group of their entry points."""
 PATH = re.compile(r"^(?P<module>[^:]+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)$")
 _OWN = "l2kd_plugin_"
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A function from outside, as a stage holds it."""
+    """A plug-in function in the form that a stage holds."""
 
     name: str
     code: str
-    """Digest of the source file, and the distribution's version where it is installed."""
+    """Digest of the source file, with the distribution's version if it is installed."""
     options: tuple[tuple[str, Any], ...] = ()
     path: str = field(default="", metadata={"identity": False}, compare=False)
     source: str | None = field(
         default=None, metadata={"identity": False}, compare=False, repr=False
     )
-    """The text of its file; None where it is imported from an installed package."""
+    """The text of its file; None if it is imported from an installed package."""
 
     def load(self) -> Callable[..., Any]:
-        """The function, with `options=` bound where it has any. Raises: InputError."""
+        """The function, with `options=` bound if it has any. Raises: InputError."""
         module, name = _parts(self.path)
         found = getattr(_module(module, self.source), name)
         if hasattr(found, "options"):
@@ -55,12 +55,12 @@ class Plugin:
 
 
 def named(value: str | Plugin) -> str:
-    """What results and messages call a built-in (its name) or a plug-in."""
+    """The name of a built-in or of a plug-in, in results and messages."""
     return value if isinstance(value, str) else value.name
 
 
 def options(model: type[Section]) -> Callable[[Any], Any]:
-    """A decorator: the function takes `options=`, a section of the study file under its name."""
+    """A decorator for a function with `options=`: a section of the study file under its name."""
 
     def declared(function: Any) -> Any:
         function.options = model
@@ -70,11 +70,11 @@ def options(model: type[Section]) -> Callable[[Any], Any]:
 
 
 def find(
-    kind: Kind, name: str, known: Mapping[str, Any], *, where: str = "", key: str = ""
+    kind: PluginKind, name: str, known: Mapping[str, Any], *, where: str = "", key: str = ""
 ) -> tuple[Any, Plugin]:
-    """The object from outside that a study names, and what a stage holds of it.
+    """The plug-in object that a study names, and the `Plugin` that a stage holds.
 
-    Raises: InputError where it cannot be imported, is not there, or has a built-in's name.
+    Raises: InputError if it cannot be imported, does not exist, or has a built-in's name.
     """
     path = name if PATH.match(name) else _entry_points(kind).get(name)
     if path is None:
@@ -122,16 +122,16 @@ def find(
 
 
 def held(
-    kind: Kind,
+    kind: PluginKind,
     name: str,
     known: Mapping[str, Any],
     options: Mapping[str, Section],
     plugins: Mapping[str, Plugin],
 ) -> str | Plugin:
-    """A built-in's name, or what a stage holds of a plug-in, with its options.
+    """The name of a built-in, or the `Plugin` (with its options) that a stage holds.
 
-    `options`: the sections of the study file, by the plug-in's name; `plugins`: those found as
-    the study was read, whose files need not be here. Raises: InputError.
+    `options`: sections of the study file by plug-in name; `plugins`: those loaded when the study
+    was read, whose files need not exist here. Raises: InputError.
     """
     if name in known:
         return name
@@ -156,7 +156,8 @@ def _shadows(attribute: str, name: str, where: str, key: str) -> InputError:
 
 
 def absolute(name: str, base: Path | None) -> str:
-    """A plug-in's path with its file found from the working directory or from `base`."""
+    """A plug-in's path with an absolute file, looked up in the working directory, then in
+    `base`."""
     match = PATH.match(name)
     if match is None or not match["module"].endswith(".py"):
         return name
@@ -167,7 +168,7 @@ def absolute(name: str, base: Path | None) -> str:
 
 
 def modules() -> Iterator[ModuleType]:
-    """The modules of plug-ins that no other process can import by name."""
+    """The loaded modules of plug-in files, which other processes cannot import by name."""
     return (module for name, module in sys.modules.items() if name.startswith(_OWN))
 
 
@@ -179,7 +180,7 @@ def _parts(path: str) -> tuple[str, str]:
 
 
 @cache
-def _entry_points(kind: Kind) -> Mapping[str, str]:
+def _entry_points(kind: PluginKind) -> Mapping[str, str]:
     return {point.name: point.value for point in metadata.entry_points(group=f"l2kd_ray.{kind}")}
 
 
@@ -199,7 +200,7 @@ def _read(module: str) -> str:
 
 @contextmanager
 def _working_directory() -> Iterator[None]:
-    """A console script does not look for modules in the working directory."""
+    """Add the working directory to the import path, which a console script does not search."""
     sys.path.insert(0, "")
     try:
         yield
@@ -208,7 +209,10 @@ def _working_directory() -> Iterator[None]:
 
 
 def _module(path: str, source: str | None) -> ModuleType:
-    """The module of a plug-in; that of a text is made once a process and named by its digest."""
+    """The module of a plug-in; one from source text is executed once per process.
+
+    Its name contains the digest of the source, so that a changed file is a new module.
+    """
     if source is None:
         return importlib.import_module(path)
     name = _OWN + hashlib.sha256(source.encode()).hexdigest()[:16]
@@ -226,8 +230,7 @@ def _module(path: str, source: str | None) -> ModuleType:
 
 
 def _mark(module: ModuleType) -> None:
-    """Put the source's digest on the module's own classes: a stage of such a class has it in its
-    key (`core.stage`)."""
+    """Set `source_code` on the module's classes, so that it enters their stages' keys."""
     for value in vars(module).values():
         if isinstance(value, type) and value.__module__ == module.__name__:
             value.source_code = _code(module)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What is raised for the user's mistakes; everything else that is raised is a fault of ours."""
+"""The error for the user's mistakes; any other exception is a bug in l2kd-ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ class InputError(ValueError):
     """Bad input, refused before anything starts (exit code 2). `str()` is what the user reads.
 
     `where` is the file (and line) or the study; `key` the dotted key in it; `got` the value found;
-    `expected` what would do; `fix` what to change.
+    `expected` what would be valid; `fix` what to change.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class InputError(ValueError):
         super().__init__("\n".join(lines))
 
     def at(self, where: str, key: str = "") -> InputError:
-        """The same refusal, told where it happened: a study, and a part of it."""
+        """The same error with the study (unless it names one) and with a key before its own key."""
         return InputError(
             self.problem,
             where=self.where or where,

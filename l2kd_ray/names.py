@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MULTITASK, SINGLE, MULTILM, TEACHER = "multitask", "single", "multilm", "teacher"
 REFERENCES = (MULTITASK, SINGLE, MULTILM, TEACHER)
 """Methods that students are measured against and that have no order: all tasks at once; each task
@@ -11,3 +13,19 @@ SEPARATOR = ">"
 """Between the tasks of an order: `a>b>c`."""
 NO_SETTING = "{}"
 """The text of a setting (JSON) where nothing is searched."""
+SCORE_COLUMNS: Mapping[str, str] = {
+    "trial": "str",
+    "method": "str",
+    "setting": "str",
+    "order": "str",
+    "seed": "str",
+    "i": "int64",
+    "j": "int64",
+    "task": "str",
+    "split": "str",
+    "metric": "str",
+    "score": "float64",
+    "key": "str",
+    "model": "str",
+}
+"""The columns of `scores.parquet` and their types: one row per (trial, i, task j, split)."""

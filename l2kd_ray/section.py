@@ -1,8 +1,8 @@
-"""Sections of a study file: frozen, checked mappings that note which of their keys are read.
+"""Sections of a study file: frozen, validated mappings that record which of their keys are read.
 
-A setting that is set and that nobody reads is a mistake of the user's (a typing error, a key of
-another method), so while the stages of a study are built, `reading` notes which fields are looked
-at; `study.unread` then refuses the rest.
+A setting that is set but never read is a mistake of the user (a typing error, a key of another
+method). So while the stages of a study are built, `reading` records which fields are accessed;
+`study.unread` then refuses the others.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-# One name of a task, of a study, of an arm: it becomes part of paths, columns and tokens.
+# The name of a task, a study or an arm: it becomes part of paths, columns and tokens.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=80)]
 
+# A context variable, so that threads and nested `reading` blocks do not mix their records.
 _reads: ContextVar[set[tuple[int, str]] | None] = ContextVar("_reads", default=None)
 
 
 class Section(BaseModel):
-    """A frozen mapping of the study file. Unknown keys, infinite and undefined numbers are refused,
-    and so is true or false where a number is meant (pydantic takes them for 1 and 0)."""
+    """A frozen mapping of the study file.
+
+    It refuses unknown keys, infinite and undefined numbers, and true or false where a number is
+    expected (pydantic would read them as 1 and 0).
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False
@@ -38,23 +42,25 @@ class Section(BaseModel):
                 field = cls.model_fields.get(str(name))
                 kinds = _leaves(field.annotation) if field is not None else {object}
                 if not kinds & {bool, object} and _holds_a_bool(item):
-                    raise ValueError(f"{name}: true and false are no numbers and no names")
+                    raise ValueError(f"{name}: true and false are neither numbers nor names")
                 if field is None and isinstance(item, float) and not math.isfinite(item):
-                    raise ValueError(f"{name}: {item} is no finite number")
+                    raise ValueError(f"{name}: {item} is not a finite number")
         return value
 
+    # Reads are recorded here and not declared by each method: a declaration could be wrong, while
+    # a key that no built stage has accessed has no effect for certain.
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
         reads = _reads.get()
         if reads is not None and not name.startswith("_"):
             if name in type(self).model_fields:
-                reads.add((id(self), name))
+                reads.add((id(self), name))  # by identity: equal sections may stand under two keys
             elif name == "model_extra":
                 reads.update((id(self), extra) for extra in value or ())
         return value
 
     def keys_set(self) -> Iterator[tuple[str, Section, str]]:
-        """(dotted key, section, field) of every field that is set here and holds no section."""
+        """Yield (dotted key, section, field) for each field that is set and holds no section."""
         for name in sorted(self.model_fields_set):
             value = self.__dict__.get(name, (self.model_extra or {}).get(name))
             if isinstance(value, Section):
@@ -66,9 +72,9 @@ class Section(BaseModel):
 
 @contextmanager
 def reading() -> Iterator[set[tuple[int, str]]]:
-    """Within, every field of a section that is looked at is noted: (id of the section, field).
+    """A context that records every section field accessed within it, as (id of the section, field).
 
-    Where one stands within another, the outer one has what the inner one has.
+    If contexts are nested, the outer one also receives the records of the inner one.
     """
     reads: set[tuple[int, str]] = set()
     token = _reads.set(reads)
@@ -81,7 +87,7 @@ def reading() -> Iterator[set[tuple[int, str]]]:
 
 
 def _leaves(annotation: Any) -> set[Any]:
-    """The plain types that an annotation is made of; `object` where anything goes."""
+    """The plain types that an annotation consists of; `object` if it allows any value."""
     if annotation is Any:
         return {object}
     inside = typing.get_args(annotation)

@@ -17,7 +17,7 @@ from l2kd_ray.analysis import (
     Caveat,
     NoInterval,
     Note,
-    Orders,
+    OrderPopulation,
     Reach,
     Undefined,
     compare,
@@ -295,7 +295,7 @@ def test_interval_over_seeds_by_hand() -> None:
     half = 12.7062047 * sqrt(2) / sqrt(2)  # t(0.975, 1) * std(ddof 1) / sqrt(S)
     assert estimate.low == pytest.approx(3 - half)
     assert estimate.high == pytest.approx(3 + half)
-    assert estimate.note == Note(reach=Reach(Orders.ALL, 2, 2))
+    assert estimate.note == Note(reach=Reach(OrderPopulation.ALL, 2, 2))
 
 
 def test_where_there_is_no_interval_the_note_says_why() -> None:
@@ -307,7 +307,7 @@ def test_where_there_is_no_interval_the_note_says_why() -> None:
     assert (unfinished.value, unfinished.bounded) == (2.5, False)
     assert unfinished.note == Note(no_interval=NoInterval.SEEDS_DIFFER)
     part = mean_gap(gaps({("a>b>c", "1"): 1, ("a>b>c", "2"): 3}))
-    assert part.note == Note(reach=Reach(Orders.LISTED, 1, 6))
+    assert part.note == Note(reach=Reach(OrderPopulation.LISTED, 1, 6))
     nothing = mean_gap(gaps({("a>b", "1"): nan}))
     assert np.isnan(nothing.value)
     assert nothing.note == Note(undefined=Undefined.NO_COMPLETE_TRIAL)

@@ -15,7 +15,7 @@ from l2kd_ray.analysis import (
     Instance,
     NoInterval,
     Note,
-    Orders,
+    OrderPopulation,
     Reach,
     at_looks,
     cells,
@@ -97,14 +97,14 @@ def test_a_williams_design_is_used_when_it_is_whole(rows: pd.DataFrame) -> None:
 
 def test_the_population_and_how_far_a_mean_reaches() -> None:
     assert design().population(4) == 6
-    assert design().reach(6) == Reach(Orders.ALL, 6, 6)
-    assert design().reach(4) == Reach(Orders.RANDOM, 4, 6)
-    assert design("random", DRAWN[:4]).reach(4) == Reach(Orders.RANDOM, 4, 6)
-    assert design("williams", DRAWN[:4]).reach(4) == Reach(Orders.WILLIAMS, 4, 6)
-    assert Design("list", ("",), SEEDS).reach(1).kind is Orders.NONE
+    assert design().reach(6) == Reach(OrderPopulation.ALL, 6, 6)
+    assert design().reach(4) == Reach(OrderPopulation.RANDOM, 4, 6)
+    assert design("random", DRAWN[:4]).reach(4) == Reach(OrderPopulation.RANDOM, 4, 6)
+    assert design("williams", DRAWN[:4]).reach(4) == Reach(OrderPopulation.WILLIAMS, 4, 6)
+    assert Design("list", ("",), SEEDS).reach(1).kind is OrderPopulation.NONE
     listed = design("list", DRAWN[:4])
     assert listed.population(4) == 4
-    assert listed.reach(4) == Reach(Orders.LISTED, 4, 6)
+    assert listed.reach(4) == Reach(OrderPopulation.LISTED, 4, 6)
 
 
 def test_a_part_of_a_design_is_what_it_is() -> None:
@@ -124,7 +124,7 @@ def test_the_mean_of_a_sample_is_of_the_prefix_and_wider_than_of_these_only(
     assert drawn.value == these.value == pytest.approx(table.mean())
     assert drawn.half_width == pytest.approx(float(moments(table, 6).half_width()))
     assert drawn.half_width > these.half_width
-    assert mean_gap(own, design=design()).note == Note(reach=Reach(Orders.ALL, 6, 6))
+    assert mean_gap(own, design=design()).note == Note(reach=Reach(OrderPopulation.ALL, 6, 6))
 
 
 def test_without_a_finished_order_a_mean_is_descriptive(rows: pd.DataFrame) -> None:
@@ -147,7 +147,7 @@ def test_a_williams_interval_is_marked(rows: pd.DataFrame) -> None:
     own = rows[rows["method"] == "l2kd"]
     found = mean_over(own, design("williams", DRAWN[:4]), DRAWN[:4])
     assert found.bounded
-    assert found.note == Note(reach=Reach(Orders.WILLIAMS, 4, 6))
+    assert found.note == Note(reach=Reach(OrderPopulation.WILLIAMS, 4, 6))
 
 
 # --- cells -------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_the_gap_table_tells_of_failures_and_leaves_their_orders_out(scores: pd.
     table = compare(test, dev, design(), failed).set_index("method")
     row = table.loc["lamol"]
     assert row["n_orders"] == 5
-    assert row["gap/note"] == Note(reach=Reach(Orders.RANDOM, 5, 6), left_out=1)
+    assert row["gap/note"] == Note(reach=Reach(OrderPopulation.RANDOM, 5, 6), left_out=1)
     assert row["failed/n"] == 1
     assert row["failed/gap"] > row["gap/abs"] + 1
     kept = test[(test["method"] == "lamol") & test["order"].isin(DRAWN[1:])]
@@ -241,7 +241,7 @@ def test_half_way_only_the_prefix_is_used(scores: pd.DataFrame) -> None:
         row = table.loc[method]
         assert row["n_orders"] == 3
         assert row["n_used"] == 9
-        assert row["gap/note"] == Note(reach=Reach(Orders.RANDOM, 3, 6), first_look=6)
+        assert row["gap/note"] == Note(reach=Reach(OrderPopulation.RANDOM, 3, 6), first_look=6)
         own = test[(test["method"] == method) & test["order"].isin(DRAWN[:3])]
         assert row["gap/abs"] == pytest.approx(own["gap/abs"].mean())
         assert row["cl/bwt"] == pytest.approx(own["cl/bwt"].mean())
@@ -266,7 +266,7 @@ def test_half_way_the_interval_is_that_of_the_last_planned_look() -> None:
     assert (row["gap/low"], row["gap/high"]) == pytest.approx(
         (look.estimate.low, look.estimate.high)
     )
-    assert row["gap/note"] == Note(reach=Reach(Orders.RANDOM, 12, 24), look=look.level)
+    assert row["gap/note"] == Note(reach=Reach(OrderPopulation.RANDOM, 12, 24), look=look.level)
     pair = compare_methods(test, [("lamol", "{}"), ("l2kd", "{}")], plan).iloc[0]
     assert pair["n_orders"] == 12
     difference = row["gap/abs"] - table.loc["lamol", "gap/abs"]
@@ -275,7 +275,7 @@ def test_half_way_the_interval_is_that_of_the_last_planned_look() -> None:
     # Whole, it is read at 95 %, but where a stop rule looked before.
     whole = [results(scores, split=split) for split in ("test", "dev")]
     free, ruled = (compare(*whole, plan, stopping=s).set_index("method") for s in (False, True))
-    assert free.loc["l2kd", "gap/note"] == Note(reach=Reach(Orders.ALL, 24, 24))
+    assert free.loc["l2kd", "gap/note"] == Note(reach=Reach(OrderPopulation.ALL, 24, 24))
     width = {
         name: t.loc["l2kd", "gap/high"] - t.loc["l2kd", "gap/low"]
         for name, t in (("free", free), ("ruled", ruled))

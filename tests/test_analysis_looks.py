@@ -97,7 +97,6 @@ def test_it_says_when_eps_is_out_of_reach_with_these_seeds() -> None:
     values = table(12, 4, order=0.5, seed=3.0)
     verdict = rule(values, 0.5)
     assert not verdict.stop
-    assert not verdict.reachable
     assert verdict.outcome is Outcome.OUT_OF_REACH
     assert "0.5 is out of reach with 4 seeds" in verdict_words(verdict)
     assert verdict.seeds_needed is not None
@@ -138,19 +137,18 @@ def test_out_of_reach_is_said_only_when_it_is_sure() -> None:
     values = table(12, 4, order=0.5, seed=1.0)
     expected = rule(values, 1e-6).final_half_width
     unlikely = rule(values, 0.9 * expected)
-    assert unlikely.reachable
+    assert unlikely.outcome is Outcome.OPEN
     assert not unlikely.stop
-    assert not rule(values, 0.3 * expected).reachable
+    assert rule(values, 0.3 * expected).outcome is Outcome.OUT_OF_REACH
 
 
 def test_it_goes_on_where_eps_may_still_be_reached() -> None:
     verdict = rule(table(6, 6, order=2.0, seed=0.05), 0.3)
     assert not verdict.stop
-    assert verdict.reachable
     assert verdict.outcome is Outcome.OPEN
     assert "would leave about" in verdict_words(verdict)
     early = rule(table(3, 6), 0.3)
-    assert (early.stop, early.look, early.reachable) == (False, None, True)
+    assert (early.stop, early.look) == (False, None)
     assert early.outcome is Outcome.EARLY
     assert "3 of the 6 orders of the first look" in verdict_words(early)
 
@@ -158,7 +156,6 @@ def test_it_goes_on_where_eps_may_still_be_reached() -> None:
 def test_one_seed_never_stops() -> None:
     verdict = rule(table(24, 1), 100.0)
     assert not verdict.stop
-    assert not verdict.reachable
     assert verdict.outcome is Outcome.ONE_SEED
     assert "one seed has no interval" in verdict_words(verdict)
 

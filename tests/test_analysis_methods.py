@@ -14,10 +14,10 @@ from scipy import stats
 
 from l2kd_ray.analysis import (
     Design,
-    Examples,
+    ExampleScores,
     Instance,
     Note,
-    Orders,
+    OrderPopulation,
     Reach,
     Undefined,
     bootstrap,
@@ -152,13 +152,13 @@ def test_methods_are_compared_on_what_all_have_finished() -> None:
     assert (first["p_flip"], first["p_least"]) == (0.25, 0.25)
     assert first["lower"] == 1
     np.testing.assert_allclose(table["p_holm"], holm(table["p"].tolist()))
-    assert set(table["note"]) == {Note(reach=Reach(Orders.ALL, 2, 2))}
+    assert set(table["note"]) == {Note(reach=Reach(OrderPopulation.ALL, 2, 2))}
 
     failed = [Instance("ewc", "{}", "b>a", "2")]
     part = frame[~((frame["method"] == "ewc") & (frame["order"] == "b>a") & (frame["seed"] == "2"))]
     table = compare_methods(part, arms, Design("list", ORDERS, SEEDS), failed)
     assert table["n_orders"].tolist() == [2, 1, 1]
-    assert table["note"].iloc[1] == Note(reach=Reach(Orders.LISTED, 1, 2), left_out=1)
+    assert table["note"].iloc[1] == Note(reach=Reach(OrderPopulation.LISTED, 1, 2), left_out=1)
     unfinished = compare_methods(part, arms, Design("all", ("b>a", "a>b"), SEEDS))
     assert unfinished["difference"].isna().all()
     assert set(unfinished["note"]) == {Note(undefined=Undefined.NO_FINISHED_ORDER)}
@@ -308,7 +308,7 @@ def test_the_bootstrap_is_over_every_draw_of_the_clusters() -> None:
         sum(sums[c] for c in drawn_) / sum(sizes[c] for c in drawn_)
         for drawn_ in product(sums, repeat=3)
     ]
-    found = bootstrap({"woz": Examples(scores, against, clusters)}, repeats=40_000)
+    found = bootstrap({"woz": ExampleScores(scores, against, clusters)}, repeats=40_000)
     assert found.value == 3.75
     assert found.low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"), abs=1e-9)
     assert found.high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"), abs=0.1)
@@ -318,20 +318,20 @@ def test_pairing_makes_it_narrow_and_clusters_wide() -> None:
     rng = np.random.default_rng(0)
     hard = rng.normal(0, 10, 200)
     one, other = hard + rng.normal(0, 1, 200), hard + 2 + rng.normal(0, 1, 200)
-    alone = bootstrap({"t": Examples(one, other)})
+    alone = bootstrap({"t": ExampleScores(one, other)})
     assert alone.low < 2 < alone.high
     assert alone.half_width < 0.3  # of 1.4 unpaired
     turns = np.repeat(rng.normal(0, 1, 50), 4)
     dialogues = [k // 4 for k in range(200)]
-    loose = bootstrap({"t": Examples(one, one + turns)})
-    tied = bootstrap({"t": Examples(one, one + turns, dialogues)})
+    loose = bootstrap({"t": ExampleScores(one, one + turns)})
+    tied = bootstrap({"t": ExampleScores(one, one + turns, dialogues)})
     assert tied.half_width == pytest.approx(2 * loose.half_width, rel=0.25)
 
 
 def test_tasks_weigh_alike_and_draws_repeat() -> None:
     rng = np.random.default_rng(0)
-    small = Examples(rng.normal(0, 1, 20), rng.normal(4, 1, 20))
-    large = Examples(rng.normal(0, 1, 2000), rng.normal(1, 1, 2000))
+    small = ExampleScores(rng.normal(0, 1, 20), rng.normal(4, 1, 20))
+    large = ExampleScores(rng.normal(0, 1, 2000), rng.normal(1, 1, 2000))
     found = bootstrap({"a": small, "b": large})
     each = [float((task.against - task.scores).mean()) for task in (small, large)]
     assert found.value == pytest.approx(np.mean(each))
@@ -340,9 +340,9 @@ def test_tasks_weigh_alike_and_draws_repeat() -> None:
 
 
 def test_one_example_has_no_interval_and_other_lengths_are_refused() -> None:
-    found = bootstrap({"t": Examples(np.array([1.0]), np.array([3.0]))})
+    found = bootstrap({"t": ExampleScores(np.array([1.0]), np.array([3.0]))})
     assert (found.value, found.bounded) == (2, False)
     with pytest.raises(ValueError, match="2 scores against 1"):
-        Examples(np.zeros(2), np.zeros(1))
+        ExampleScores(np.zeros(2), np.zeros(1))
     with pytest.raises(ValueError, match="no task"):
         bootstrap({})

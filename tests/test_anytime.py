@@ -14,6 +14,9 @@ import pytest
 import yaml
 from helpers.studies import tiny_data
 
+from l2kd_ray.analysis import race
+from l2kd_ray.api import load_study
+
 pytestmark = pytest.mark.drill
 THREE = ["gen.rest", "gen.intent", "gen.tv"]
 FOUR = [*THREE, "gen.hotel"]
@@ -94,29 +97,44 @@ def stages(file: Path) -> dict[str, int]:
     return {"stored": stored, "todo": sum(count["unique"] for count in counts) - stored}
 
 
-def test_a_race_gives_up_settings_and_reports_the_winner(tmp_path: Path) -> None:
-    """A learning rate that learns nothing is given up at the first look, 6 of 24 orders, and saves
-    the rest of its work; the winner has run them all and is what the report shows."""
+LENGTH = """
+def length(predictions, examples):
+    return [min(100.0, 1.0 * len(text)) for text in predictions]
+"""
+
+
+def test_a_race_gives_up_what_its_dev_scores_say_and_reports_the_winner(tmp_path: Path) -> None:
+    """By a metric of long answers, answers of one token lose: at the first look (6 of 12 orders) or
+    at the last, as `race` says of the dev scores that the sweep has left."""
+    (tmp_path / "length.py").write_text(LENGTH)
     file = write(
         tmp_path,
-        tasks=FOUR,
+        tasks=[{"name": name, "metric": "./length.py:length"} for name in FOUR],
+        orders={"random": 12},
         seeds=[1],
         methods=["finetune"],
-        search={"train.lr": {"grid": [1e-12, 1e-2]}},
+        search={"evaluate.max_new_tokens": {"grid": [1, 8]}},
+        evaluate=None,
         tune={"scheduler": "race"},
-        train={"epochs": 4, "batch_size": 4, "lr": 5e-3},
-        max_dev=8,
     )
     code, said = run(file)
     assert code == 0, said
-    frame = results(file)
-    own = frame[frame["method"] == "finetune"]
-    orders = own.groupby("setting")["order"].nunique()
-    assert dict(orders) == {'{"train.lr": 1e-12}': 6, '{"train.lr": 0.01}': 24}
-    assert own.groupby("setting")["complete"].all().all()
-    gap = pd.read_csv(tmp_path / "results" / "studies" / "tiny" / "tables" / "gap.csv")
+    check_race(file)
+
+
+def check_race(file: Path) -> None:
+    folder = file.parent / "results" / "studies" / "tiny"
+    scores = pd.read_parquet(folder / "scores.parquet").query("method == 'finetune' and i == 4")
+    dev = scores[scores["split"] == "dev"].groupby(["setting", "order"])["score"].mean().unstack()
+    drawn = [">".join(order) for order in load_study(file).study.orders]
+    told = race(dev[drawn].to_numpy(), 12)
+    names = list(dev.index)
+    wanted = {names[row]: at for row, at in told.dropped.items()} | {names[told.leader or 0]: 12}
+    assert json.loads(names[told.leader or 0]) == {"evaluate.max_new_tokens": 8}
+    assert dict(scores.groupby("setting")["order"].nunique()) == wanted
+    gap = pd.read_csv(folder / "tables" / "gap.csv")
     chosen = gap[(gap["method"] == "finetune") & gap["selected"]]
-    assert list(chosen["setting"]) == ['{"train.lr": 0.01}']
+    assert list(chosen["evaluate.max_new_tokens"]) == [8]
 
 
 def test_settings_are_selected_on_one_half_and_reported_on_the_other(tmp_path: Path) -> None:

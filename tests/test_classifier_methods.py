@@ -78,7 +78,7 @@ def lessons_of(items: list[Item], *, by_weight: bool = True) -> ClassifierLesson
         pools={"made.topics.a": items},
         optimisation=TrainSettings().optimisation(),
         seed=0,
-        place="x",
+        stream="x",
         objective=LabelLoss(),
         by_weight=by_weight,
     )
@@ -240,7 +240,7 @@ def test_domains_as_a_stream_have_orders(store: Store) -> None:
         ("made.topics.b", "made.topics.a"),
     }
     last = trials[0].steps[-1][0].stage.model
-    assert last.start.place == trials[0].order[0]
+    assert last.start.stream == trials[0].order[0]
     assert last.expertise is not None
     obtain(trials[0].steps[-1][0].stage, store)
 

@@ -24,7 +24,7 @@ from l2kd_ray.families.classifiers.model.encoders import (
     check_encoder,
     load_encoder,
 )
-from l2kd_ray.families.classifiers.model.states import Inputs, Texts
+from l2kd_ray.families.classifiers.model.states import Texts, TokenizedTexts
 from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
 from l2kd_ray.models.pretrained import Pretrained
 
@@ -70,7 +70,7 @@ def make(name: str, heads: dict[str, int] = HEADS, seed: int = 0) -> Classifier:
     return Classifier(body, heads, [task for task in heads if task == "c-pairs"], seed)
 
 
-def batch_of(model: Classifier, task: str) -> Inputs:
+def batch_of(model: Classifier, task: str) -> TokenizedTexts:
     return model.prepare(PAIRS if task in model.pairs else SINGLES)
 
 

@@ -11,7 +11,7 @@ import pytest
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, Task, family, resolve
 from l2kd_ray.tasks.readers import conll
-from l2kd_ray.tasks.sentences import SIZES, TRANSITIONS
+from l2kd_ray.tasks.sentences import SENTENCE_SIZES, TRANSITIONS
 from l2kd_ray.tasks.spec import Split, TaskSpec
 from l2kd_ray.tasks.tagging import Scheme, spans, tags, words
 
@@ -170,7 +170,7 @@ def every(task: Task) -> list[Example]:
 @pytest.mark.parametrize("name", ["made.tags.a", "made.tags.b", "made.trees.a", "made.trees.b"])
 def test_made_splits_are_sized_disjoint_and_seeded(name: str) -> None:
     task = make(name)
-    assert {split: task.splits[split].rows for split in SPLITS} == SIZES
+    assert {split: task.splits[split].rows for split in SPLITS} == SENTENCE_SIZES
     examples = every(task)
     assert len({example.context for example in examples}) == len(examples)
     assert examples == every(make(name))

@@ -40,8 +40,8 @@ from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
 from l2kd_ray.families.language.stages.constraints import Penalty, Projection, dual_solution
-from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
-from l2kd_ray.families.language.stages.importance import FILE, Importance
+from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
+from l2kd_ray.families.language.stages.importance import IMPORTANCE_FILE, Importance
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.tasks import resolve
@@ -79,7 +79,7 @@ def measured(
 
 def importance(stage: Importance, store: Store) -> Tensors:
     obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / FILE)
+    return load_file(store.fetch(stage.kind, stage.key) / IMPORTANCE_FILE)
 
 
 class Naive:
@@ -395,7 +395,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     """A student that knows the former tasks; without dropout."""
     model = no_dropout()
     training = replace(PLAIN, epochs=60, lr=3e-2)
-    chosen = lesson(training, new=(Source(MEMORY),), place="b")
+    chosen = lesson(training, new=(SampleSource(MEMORY),), stream="b")
     fit(Dummy(), model, chosen, context(tmp_path_factory.mktemp("learnt")))
     return model
 

@@ -22,7 +22,7 @@ from l2kd_ray.distill import linear_loss
 from l2kd_ray.distill.cross_entropy import interpolate, structural_cross_entropy
 from l2kd_ray.distill.divergences import DIVERGENCES, Divergence, forward
 from l2kd_ray.distill.gradients import bias, gradient
-from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.logits import soft_cross_entropy
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
@@ -111,7 +111,7 @@ def batch() -> tuple[Positions, list[Any]]:
     teacher = torch.tensor([0, NO_TEACHER, 1])[row]
     target = torch.randint(V, (12,), generator=torch.Generator().manual_seed(0))
     positions = Positions(target, row, target == 3, teacher, (teacher != NO_TEACHER) * 0.7)
-    hidden, head = draw(4, WIDTH, seed=4), Head(draw(V, WIDTH, seed=5), draw(V, seed=6))
+    hidden, head = draw(4, WIDTH, seed=4), OutputLayer(draw(V, WIDTH, seed=5), draw(V, seed=6))
     kept = MostLikely.of(3 * draw(4, V, seed=7), 3)
     return positions, [Knowledge(hidden, head), kept]
 
@@ -127,14 +127,14 @@ def test_the_fused_loss_of_any_divergence_passes_gradcheck(
     objective, scale = SoftTargets(2.0, 5.0, divergence="other"), draw(3, seed=3).abs()
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return objective.loss(hidden, Head(weight, bias), knowledge, positions, scale)
+        return objective.loss(hidden, OutputLayer(weight, bias), knowledge, positions, scale)
 
     shapes = [(12, WIDTH), (V, WIDTH), (V,)]
     inputs = [draw(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
     assert torch.autograd.gradcheck(loss, inputs)
     if divergence is plain_forward:
         usual = SoftTargets(2.0, 5.0)
-        wanted = usual.loss(inputs[0], Head(*inputs[1:]), knowledge, positions, scale)
+        wanted = usual.loss(inputs[0], OutputLayer(*inputs[1:]), knowledge, positions, scale)
         torch.testing.assert_close(loss(*inputs), wanted)
 
 
@@ -149,11 +149,11 @@ def test_a_divergence_sees_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", 3 * V)
     hidden, weight = draw(10, WIDTH, seed=1).requires_grad_(), draw(V, WIDTH, seed=2)
-    said = Knowledge(draw(10, WIDTH, seed=3), Head(draw(V, WIDTH, seed=4).requires_grad_()))
+    said = Knowledge(draw(10, WIDTH, seed=3), OutputLayer(draw(V, WIDTH, seed=4).requires_grad_()))
     ones, where = torch.ones(10).double(), torch.arange(10)
     term = linear_loss.Term(where, said)
     linear_loss.linear_loss(
-        hidden, Head(weight), where % V, 0 * ones, ones, [term], 2.0, watched
+        hidden, OutputLayer(weight), where % V, 0 * ones, ones, [term], 2.0, watched
     ).backward()  # type: ignore[no-untyped-call]
     assert sizes == [3, 3, 3, 1]
     assert said.head.weight.grad is None

@@ -157,8 +157,8 @@ def test_the_commands_of_the_readme_run(
     if words[0] == "submit" or "--address" in words:
         pytest.skip("needs a cluster")
     study = l2kd_ray.load_study("study.yaml")
-    keys = sorted(stage.key for trial in study.trials() for stage in trial.stages())
-    trial = next(trial.id for trial in study.trials() if trial.order)
+    keys = sorted(stage.key for trial in study.study.trials() for stage in trial.stages())
+    trial = next(trial.id for trial in study.study.trials() if trial.order)
     names = iter([keys[0][:10], keys[-1][:10]])
     words = [next(names) if re.fullmatch(r"[0-9a-f]{8}", word) else word for word in words]
     words = [word.replace("./examples", str(ROOT / "examples")) for word in words]

@@ -11,7 +11,7 @@ import pytest
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest, Store
 from l2kd_ray.errors import InputError
@@ -121,7 +121,7 @@ def test_differences_name_the_first_cause(tiny: Any, store: Store) -> None:
         return trial.steps[-1][0].stage.model.key
 
     keys = [last(train={"epochs": 1, "lr": lr}) for lr in (1e-3, 1e-2)]
-    reader = Reader(store)
+    reader = StoreView(store)
     one, other = (find(reader, key[:12]) for key in keys)
     found = differences(reader, one, other)
     assert found["optimisation"] == {"lr": [1e-3, 1e-2]}

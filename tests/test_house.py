@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -216,3 +217,49 @@ def test_no_test_file_imports_another(path: Path) -> None:
         if isinstance(node, ast.ImportFrom):
             names = [str(node.module)]
         assert not {part for name in names for part in name.split(".")} & tests, names
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    """The classes, aliases and constants that a module defines; type variables aside."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in (
+                "TypeVar",
+                "ParamSpec",
+            ):
+                continue
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found = [one for target in targets for one in ast.walk(target)]
+            names = [one.id for one in found if isinstance(one, ast.Name)]
+        else:
+            continue
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    """A reader who meets a name need not ask which module's it is."""
+    where: dict[str, list[str]] = {}
+    for module, tree in MODULES.items():
+        for name in public_names(tree):
+            where.setdefault(name, []).append(module)
+    assert {name: modules for name, modules in where.items() if len(modules) > 1} == {}
+
+
+def docstrings(tree: ast.Module) -> Iterator[ast.Constant]:
+    """The docstrings of a module, its classes, functions, fields and constants."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            value = getattr(statement, "value", None)
+            if isinstance(value, ast.Constant) and isinstance(statement, ast.Expr):
+                yield value
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_docstring_makes_sense_without_the_name_above_it(name: str) -> None:
+    """Its first word is no reference to something that the reader must guess."""
+    bare = re.compile(r"\s*(Of|That|What|Whose|Those)\b")
+    lines = [one.lineno for one in docstrings(MODULES[name]) if bare.match(str(one.value))]
+    assert lines == [], f"{name}: docstrings that begin with a bare word in lines {lines}"

@@ -29,7 +29,7 @@ from l2kd_ray.core import loop
 from l2kd_ray.core.loop import fit
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.language.model.sequences import Sample
-from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
+from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
 from l2kd_ray.families.language.stages.teachers import Live
 
 
@@ -163,7 +163,7 @@ def test_a_teacher_without_weight_changes_nothing_but_rounding(tmp_path: Path) -
 
 
 def test_gold_answers_as_targets_are_the_given_answers_bit_for_bit(tmp_path: Path) -> None:
-    given, copied = curriculum(), curriculum(new=(Source([replace(s) for s in NEW]),))
+    given, copied = curriculum(), curriculum(new=(SampleSource([replace(s) for s in NEW]),))
     assert (
         trained(tmp_path / "a", given, SoftTargets())[0]
         == (trained(tmp_path / "b", copied, SoftTargets())[0])
@@ -173,7 +173,7 @@ def test_gold_answers_as_targets_are_the_given_answers_bit_for_bit(tmp_path: Pat
 def test_two_versions_of_the_samples_are_mixed_by_their_weights(tmp_path: Path) -> None:
     """`w` of a teacher's answers and `1 - w` of the given ones is the weighted mean of both."""
     other = [replace(sample, answer=[60, 61]) for sample in NEW]
-    chosen = curriculum(new=(Source(other, 0.3), Source(NEW, 0.7)), replayed=[])
+    chosen = curriculum(new=(SampleSource(other, 0.3), SampleSource(NEW, 0.7)), replayed=[])
     batch = next(iter(chosen.batches(0)))
     model = no_dropout().eval()
     wanted = torch.zeros(())
@@ -196,11 +196,11 @@ def test_two_versions_of_the_samples_are_mixed_by_their_weights(tmp_path: Path) 
 def test_two_teachers_speak_each_on_its_samples(tmp_path: Path) -> None:
     teachers = no_dropout(seed=9), no_dropout(seed=8)
     chosen = curriculum(
-        new=(Source(NEW, teacher=Live(teachers[0]), share=1.0),),
+        new=(SampleSource(NEW, teacher=Live(teachers[0]), share=1.0),),
         replayed=OLD,
         replay_weight="separate",
     )
-    chosen = replace(chosen, replayed=Source(OLD, teacher=Live(teachers[1]), share=1.0))
+    chosen = replace(chosen, replayed=SampleSource(OLD, teacher=Live(teachers[1]), share=1.0))
     new, old = first_batch(chosen)
     model = no_dropout().eval()
     wanted = torch.zeros(())
@@ -225,7 +225,7 @@ def test_a_student_like_its_teacher_has_no_loss_and_no_gradient(tmp_path: Path) 
 
 
 def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed_and_task() -> None:
-    one, other = list(curriculum().batches(0)), list(curriculum(place="b").batches(0))
+    one, other = list(curriculum().batches(0)), list(curriculum(stream="b").batches(0))
     steps = curriculum().steps_per_epoch
     for epoch in range(2):
         batches = one[epoch * steps : (epoch + 1) * steps]

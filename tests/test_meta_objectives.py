@@ -26,7 +26,7 @@ from l2kd_ray.distill.prototypes import Others, expertise, prototype_scores, typ
 from l2kd_ray.distill.states import Outputs
 from l2kd_ray.distill.structured.objective import StructuralKD
 from l2kd_ray.distill.structured.projections import unchanged
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 
 double = {"dtype": torch.float64}
 B, N, D, D_T, HEADS, C = 3, 4, 5, 6, 2, 3
@@ -91,8 +91,8 @@ def test_soft_targets_are_structural_kd_of_one_substructure() -> None:
     z, teacher, T = draw(B, C), draw(B, C, seed=1), 2.0
     one = torch.ones(B, dtype=torch.long)
     objective = StructuralKD(unchanged, T)
-    targets = objective.targets(Tokens(teacher.unsqueeze(1), one))
-    structural = objective.loss(Tokens(z.unsqueeze(1), one), targets)
+    targets = objective.targets(IndependentTokens(teacher.unsqueeze(1), one))
+    structural = objective.loss(IndependentTokens(z.unsqueeze(1), one), targets)
     torch.testing.assert_close(T**2 * soft_cross_entropy(z, teacher, T), structural)
 
 

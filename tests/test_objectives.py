@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from l2kd_ray.distill import linear_loss
-from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 
 VOCABULARY, WIDTH, ANSWER, ROWS, PER_ROW = 7, 5, 3, 4, 3
@@ -21,9 +21,9 @@ def draw(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), **double)
 
 
-def head_of(seed: int, bias: bool = True) -> Head:
+def head_of(seed: int, bias: bool = True) -> OutputLayer:
     weight = draw(VOCABULARY, WIDTH, seed=seed).requires_grad_()
-    return Head(weight, draw(VOCABULARY, seed=seed + 50).requires_grad_() if bias else None)
+    return OutputLayer(weight, draw(VOCABULARY, seed=seed + 50).requires_grad_() if bias else None)
 
 
 def positions_of(teachers: list[int], share: float, seed: int = 0) -> Positions:
@@ -35,7 +35,7 @@ def positions_of(teachers: list[int], share: float, seed: int = 0) -> Positions:
     return Positions(target, row, target == ANSWER, teacher, (teacher != NO_TEACHER) * share)
 
 
-def logits_of(hidden: Tensor, head: Head) -> Tensor:
+def logits_of(hidden: Tensor, head: OutputLayer) -> Tensor:
     return F.linear(hidden, head.weight, head.bias)
 
 
@@ -115,7 +115,7 @@ def test_loss_gradients_and_count_are_those_of_the_naive_reference(
     )
 
 
-def soft(hidden: Tensor, head: Head, said: Knowledge, T: float) -> Tensor:
+def soft(hidden: Tensor, head: OutputLayer, said: Knowledge, T: float) -> Tensor:
     """The sum of KD over all positions."""
     positions = positions_of([0] * ROWS, 1.0)
     return SoftTargets(T).loss(hidden, head, [said], positions, torch.ones(ROWS, **double))
@@ -137,7 +137,7 @@ def test_the_mean_without_a_teacher_is_torchs_weighted_mean() -> None:
 @settings(max_examples=20, deadline=None)
 def test_a_student_like_its_teacher_has_no_kd_and_no_kd_gradient(T: float) -> None:
     hidden, head = draw(ROWS * PER_ROW, WIDTH, seed=1).requires_grad_(), head_of(2)
-    said = Knowledge(hidden.detach(), Head(head.weight.detach(), head.bias))
+    said = Knowledge(hidden.detach(), OutputLayer(head.weight.detach(), head.bias))
     loss = soft(hidden, head, said, T)
     grads = torch.autograd.grad(loss, [hidden, head.weight])
     assert float(loss) == 0.0
@@ -181,7 +181,7 @@ def test_losses_pass_gradcheck() -> None:
     objective, head = SoftTargets(2.0, 5.0), head_of(2)
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return objective.loss(hidden, Head(weight, bias), knowledge, positions, scale)
+        return objective.loss(hidden, OutputLayer(weight, bias), knowledge, positions, scale)
 
     inputs = (draw(ROWS * PER_ROW, WIDTH, seed=1).requires_grad_(), head.weight, head.bias)
     assert torch.autograd.gradcheck(loss, inputs)
@@ -216,7 +216,7 @@ def test_half_precision_products_stay_near() -> None:
     results = []
     for half in (False, True):
         loss = SoftTargets().loss(
-            hidden, Head(weight, None, half), [], positions, torch.ones(1) / P
+            hidden, OutputLayer(weight, None, half), [], positions, torch.ones(1) / P
         )
         results.append((float(loss.detach()), *torch.autograd.grad(loss, [hidden, weight])))
     (exact, *grads), (near, *others) = results
@@ -242,7 +242,7 @@ def test_no_whole_logits_stand_in_memory() -> None:
         terms = [linear_loss.Term(torch.arange(P))]
         linear_loss.linear_loss(
             hidden,
-            Head(weight),
+            OutputLayer(weight),
             torch.zeros(P, dtype=torch.long),
             torch.ones(P),
             torch.zeros(P),

@@ -9,7 +9,7 @@ from l2kd_ray.analysis import (
     Caveat,
     NoInterval,
     Note,
-    Orders,
+    OrderPopulation,
     Outcome,
     Reach,
     Undefined,
@@ -26,18 +26,18 @@ from l2kd_ray.report.sentences import (
     verdict_words,
 )
 
-SAMPLE = Reach(Orders.RANDOM, 24, 120)
+SAMPLE = Reach(OrderPopulation.RANDOM, 24, 120)
 
 
 @pytest.mark.parametrize(
     ("note", "words", "beside_counts"),
     [
         (Note(), "", ""),
-        (Note(reach=Reach(Orders.ALL, 6, 6)), "all 6 orders", ""),
-        (Note(reach=Reach(Orders.ALL, 1, 1)), "the one order that there is", ""),
-        (Note(reach=Reach(Orders.NONE, 1, 1)), "seeds alone, as there is no order", ""),
+        (Note(reach=Reach(OrderPopulation.ALL, 6, 6)), "all 6 orders", ""),
+        (Note(reach=Reach(OrderPopulation.ALL, 1, 1)), "the one order that there is", ""),
+        (Note(reach=Reach(OrderPopulation.NONE, 1, 1)), "seeds alone, as there is no order", ""),
         (
-            Note(reach=Reach(Orders.LISTED, 2, 6)),
+            Note(reach=Reach(OrderPopulation.LISTED, 2, 6)),
             "2 of 6 orders: holds for these only",
             "holds for these only",
         ),

@@ -73,7 +73,8 @@ def test_a_manifest_cannot_name_a_file_outside_of_its_stage(
 def test_nothing_unpickles() -> None:
     """By the source: no pickle, no torch.load, no numpy with pickles, safetensors alone."""
     for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
@@ -85,7 +86,7 @@ def test_nothing_unpickles() -> None:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
                 loads = node.func.attr == "load" and isinstance(owner, ast.Name)
-                assert not (loads and owner.id in ("torch", "yaml") and _unsafe(node)), path
+                assert not (loads and owner.id in ("torch", "yaml") and _unsafe(node, tree)), path
                 if loads and owner.id == "np":
                     assert not any(word.arg == "allow_pickle" for word in node.keywords), path
                 if node.func.attr == "from_pretrained" and "AutoModel" in ast.unparse(owner):
@@ -93,10 +94,16 @@ def test_nothing_unpickles() -> None:
                     assert given.get("use_safetensors") == "True", path
 
 
-def _unsafe(call: ast.Call) -> bool:
-    """yaml.load with the study's own loader is a SafeLoader; torch.load never is."""
-    loader = {word.arg: ast.unparse(word.value) for word in call.keywords}.get("Loader")
-    return loader != "_Loader"
+SAFE_LOADERS = {"_Loader", "yaml.SafeLoader", "getattr(yaml, 'CSafeLoader', yaml.SafeLoader)"}
+
+
+def _unsafe(call: ast.Call, tree: ast.AST) -> bool:
+    """yaml.load with a SafeLoader, or the study's own, which is one, is safe; torch.load never."""
+    given = {word.arg: word.value for word in call.keywords}
+    loader = given.get("Loader") or (call.args[1] if len(call.args) > 1 else None)
+    values = [value for name, value in words_of(tree) if loader and name == ast.unparse(loader)]
+    found = {ast.unparse(one) for one in values or [loader] if one}
+    return not found or not found <= SAFE_LOADERS
 
 
 def test_the_loader_of_studies_makes_plain_values_only(tmp_path: Path) -> None:

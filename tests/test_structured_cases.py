@@ -13,7 +13,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from l2kd_ray.distill.structured.arcs import Heads
-from l2kd_ray.distill.structured.case_table import CASES, Kind, Objective
+from l2kd_ray.distill.structured.case_table import CASES, HeadKind, Objective
 from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.eisner import Projective
@@ -24,7 +24,7 @@ from l2kd_ray.distill.structured.projections import arcs_to_labels, offset_heads
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Structure
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
 R, TAGS, TYPES = 2, 5, 1
@@ -32,19 +32,19 @@ RELATIVE = RelativeLabels.of([["2:b", "0:a", "1:a", "3:b"], ["0:b", "3:b", "1:a"
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
 
 
-def structure(kind: Kind, lengths: Tensor, seed: int = 0) -> Any:
+def structure(kind: HeadKind, lengths: Tensor, seed: int = 0) -> Any:
     """Of random scores, padded to one word more than the longest sentence."""
     B, n = len(lengths), int(lengths.max()) + 1
     arcs = draw(seed, B, n, n + 1)
     second = SecondOrder(arcs, draw(seed, B, n, n + 1, n), draw(seed, B, n, n + 1, n + 1), lengths)
     relations = draw(seed + 1, B, n, n + 1, R)
     made = {
-        "token": lambda: Tokens(draw(seed, B, n, TAGS), lengths),
+        "token": lambda: IndependentTokens(draw(seed, B, n, TAGS), lengths),
         "chain": lambda: Chain(
             draw(seed, B, n, TAGS), draw(7, TAGS, TAGS), draw(8, TAGS), draw(9, TAGS), lengths
         ),
         "spans": lambda: Spans(draw(seed, B, n, n, TYPES), lengths),
-        "labelling": lambda: Tokens(draw(seed, B, n, len(RELATIVE.names)), lengths),
+        "labelling": lambda: IndependentTokens(draw(seed, B, n, len(RELATIVE.names)), lengths),
         "biaffine": lambda: LabelledArcs(Heads(arcs, lengths), relations),
         "tree": lambda: LabelledArcs(NonProjective(arcs, lengths), relations),
         "projective": lambda: LabelledArcs(Projective(arcs, lengths), relations),
@@ -53,7 +53,7 @@ def structure(kind: Kind, lengths: Tensor, seed: int = 0) -> Any:
     return made[kind]()
 
 
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[HeadKind, ...] = (
     "token", "chain", "spans", "labelling", "biaffine", "tree", "projective", "second-order",
 )  # fmt: skip
 LENGTHS = torch.tensor([3, 1, 4, 2])
@@ -69,7 +69,7 @@ def is_tree(heads: tuple[int, ...]) -> bool:
     return heads.count(0) == 1 and all(root(word, len(heads)) for word in range(1, len(heads) + 1))
 
 
-def parses(kind: Kind, n: int) -> Tensor:
+def parses(kind: HeadKind, n: int) -> Tensor:
     """[K, n, 2]: all (head, relation) of n words that the distribution has."""
     alternatives = itertools.product(itertools.product(range(n + 1), range(R)), repeat=n)
     legal = [
@@ -83,7 +83,7 @@ def parses(kind: Kind, n: int) -> Tensor:
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["biaffine", "tree", "second-order"])
-def test_a_parsers_distribution_by_enumeration(kind: Kind, n: int) -> None:
+def test_a_parsers_distribution_by_enumeration(kind: HeadKind, n: int) -> None:
     model = structure(kind, torch.tensor([n]), seed=n)
     y = parses(kind, n)
     arcs = model.first_order.scores[0]
@@ -228,7 +228,7 @@ def parts(structure: Structure) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_packed_scores_come_back_in_any_batch(kind: Kind) -> None:
+def test_packed_scores_come_back_in_any_batch(kind: HeadKind) -> None:
     batches = [structure(kind, LENGTHS, 0), structure(kind, torch.tensor([2, 5]), 1)]
     packed = load(save(pack(batches)))  # as a file holds them
     assert packed["lengths"].tolist() == [3, 1, 4, 2, 2, 5]
@@ -245,7 +245,7 @@ def test_packed_scores_come_back_in_any_batch(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_of_the_padding_is_stored(kind: Kind) -> None:
+def test_nothing_of_the_padding_is_stored(kind: HeadKind) -> None:
     batch = structure(kind, LENGTHS)
     packed = pack([batch])
     n = LENGTHS

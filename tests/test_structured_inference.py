@@ -35,7 +35,7 @@ from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spanning_tree import is_tree, maximum_spanning_tree
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Structure, logsumexp
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
 LABELS, TYPES = 3, 2
@@ -51,8 +51,10 @@ some = settings(max_examples=12, deadline=None)
 Enumerated = tuple[Tensor, Tensor]
 
 
-def tokens(seed: int, lengths: list[int], scale: float) -> Tokens:
-    return Tokens(draw(seed, len(lengths), 5, LABELS, scale=scale), torch.tensor(lengths))
+def tokens(seed: int, lengths: list[int], scale: float) -> IndependentTokens:
+    return IndependentTokens(
+        draw(seed, len(lengths), 5, LABELS, scale=scale), torch.tensor(lengths)
+    )
 
 
 def chain(seed: int, lengths: list[int], scale: float) -> Chain:
@@ -69,7 +71,7 @@ def arcs(kind: Callable[..., Any], seed: int, lengths: list[int], scale: float) 
     return kind(draw(seed, len(lengths), 5, 6, scale=scale), torch.tensor(lengths))
 
 
-def enumerate_tokens(batch: Tokens, b: int, n: int) -> Enumerated:
+def enumerate_tokens(batch: IndependentTokens, b: int, n: int) -> Enumerated:
     y = label_sequences(n, LABELS)
     return y, token_scores(batch.emissions[b], y)
 
@@ -309,7 +311,7 @@ def test_n_best_of_independent_words_are_those_of_a_chain_without_transitions(
     none, sizes = emissions.new_zeros(LABELS), torch.tensor(lengths)
     for k in (1, 3, 10):
         batch = Chain(emissions, none.expand(LABELS, -1), none, none, sizes)
-        paths, scores = Tokens(emissions, sizes).n_best(k)
+        paths, scores = IndependentTokens(emissions, sizes).n_best(k)
         wanted, best = batch.n_best(k)
         there = best.isfinite()
         assert torch.equal(scores.isfinite(), there)

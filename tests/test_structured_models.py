@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from l2kd_ray.distill.structured.case_table import CASES, Kind
+from l2kd_ray.distill.structured.case_table import CASES, HeadKind
 from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.labelled import RelativeLabels
 from l2kd_ray.distill.structured.objective import negative_log_likelihood
@@ -33,7 +33,7 @@ SMALL = Architecture(
     hidden=12, layers=2, word_size=12, character_size=6, dropout=0.0, arc_size=16, relation_size=8,
     span_size=16, rank=8, attention_heads=2,
 )  # fmt: skip
-HEADS: dict[Kind, TaskKind] = {
+HEADS: dict[HeadKind, TaskKind] = {
     "token": "tag",
     "chain": "tag",
     "spans": "tag",
@@ -60,7 +60,7 @@ def data(kind: TaskKind) -> tuple[list[list[str]], list[list[str]]]:
     return [words(e.context) for e in chosen], [words(e.answers[0]) for e in chosen]
 
 
-def make(head: Kind, seed: int = 0, **changes: Any) -> StructuredModel:
+def make(head: HeadKind, seed: int = 0, **changes: Any) -> StructuredModel:
     kind = HEADS[head]
     sentences, labels = data(kind)
     known = label_set(kind, [" ".join(row) for row in labels])
@@ -89,7 +89,7 @@ def fit_gold(model: StructuredModel, kind: TaskKind) -> list[float]:
 
 
 @cache
-def fitted(head: Kind) -> tuple[StructuredModel, list[float]]:
+def fitted(head: HeadKind) -> tuple[StructuredModel, list[float]]:
     """A model that has learned the sentences, and its losses; not to be changed."""
     model = make(head)
     return model, fit_gold(model, HEADS[head])
@@ -101,7 +101,7 @@ def fitted(head: Kind) -> tuple[StructuredModel, list[float]]:
 @every_body
 @every_head
 def test_what_is_computed_of_a_sentence_does_not_depend_on_the_padding(
-    head: Kind, body: str
+    head: HeadKind, body: str
 ) -> None:
     model, (sentences, _) = make(head, body=body).eval(), data(HEADS[head])
     sentences = [*sentences, ["a" * 50, "é"], ["x"]]
@@ -114,7 +114,7 @@ def test_what_is_computed_of_a_sentence_does_not_depend_on_the_padding(
 
 
 @every_head
-def test_a_few_sentences_are_learned(head: Kind) -> None:
+def test_a_few_sentences_are_learned(head: HeadKind) -> None:
     (model, losses), (sentences, labels) = fitted(head), data(HEADS[head])
     assert losses[-1] < 0.1 * losses[0]
     structure = model(model.prepare(sentences), "t")
@@ -128,7 +128,7 @@ def test_a_transformer_learns_them_too() -> None:
 
 
 @every_head
-def test_what_an_untrained_model_decodes_has_a_label_a_word(head: Kind) -> None:
+def test_what_an_untrained_model_decodes_has_a_label_a_word(head: HeadKind) -> None:
     model, (sentences, _) = make(head), data(HEADS[head])
     for row, sentence in zip(
         model.decode(model(model.prepare(sentences), "t"), "t"), sentences, strict=True
@@ -139,7 +139,7 @@ def test_what_an_untrained_model_decodes_has_a_label_a_word(head: Kind) -> None:
 
 
 @every_head
-def test_a_model_is_saved_and_loaded_bit_for_bit(head: Kind, tmp_path: Path) -> None:
+def test_a_model_is_saved_and_loaded_bit_for_bit(head: HeadKind, tmp_path: Path) -> None:
     model, (sentences, _) = make(head, seed=3), data(HEADS[head])
     model.save(tmp_path / "m")
     loaded = StructuredModel.load(tmp_path / "m")
@@ -194,7 +194,7 @@ def test_other_tags_are_taken_as_they_are() -> None:
 
 
 @every_head
-def test_a_sentence_without_labels_is_padding(head: Kind) -> None:
+def test_a_sentence_without_labels_is_padding(head: HeadKind) -> None:
     model, (sentences, labels) = make(head), data(HEADS[head])
     longest = max(map(len, sentences)) + 2
     batch = [*sentences, ["new"] * longest]
@@ -208,7 +208,7 @@ def test_a_sentence_without_labels_is_padding(head: Kind) -> None:
 
 
 @every_head
-def test_an_unknown_label_is_refused(head: Kind) -> None:
+def test_an_unknown_label_is_refused(head: HeadKind) -> None:
     label = "S-animal" if HEADS[head] == "tag" else "0:animal"
     with pytest.raises(ValueError, match="animal"):
         make(head).encode_gold([[label]], "t")

@@ -49,7 +49,7 @@ from l2kd_ray.distill.structured.projections import (
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Parts, Structure
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
 N, LABELS, TYPES, RELATIONS = 5, 3, 1, 2
@@ -94,8 +94,8 @@ class Case:
     enumerate: Callable[[Any, Any, int, int], Enumerated]
 
 
-def tokens(seed: int, lengths: Tensor, labels: int = LABELS) -> Tokens:
-    return Tokens(draw(seed, len(lengths), N, labels), lengths)
+def tokens(seed: int, lengths: Tensor, labels: int = LABELS) -> IndependentTokens:
+    return IndependentTokens(draw(seed, len(lengths), N, labels), lengths)
 
 
 def chain(seed: int, lengths: Tensor) -> Chain:
@@ -136,7 +136,7 @@ def of_chain(batch: Chain, b: int, y: Tensor) -> Tensor:
     return chain_scores(batch.emissions[b], batch.transitions, batch.start, batch.end, y)
 
 
-def of_tokens(batch: Tokens, b: int, y: Tensor) -> Tensor:
+def of_tokens(batch: IndependentTokens, b: int, y: Tensor) -> Tensor:
     return token_scores(batch.emissions[b], y)
 
 
@@ -152,7 +152,7 @@ def label_models(
     return enumerated
 
 
-def labellings(teacher: LabelledArcs, student: Tokens, b: int, n: int) -> Enumerated:
+def labellings(teacher: LabelledArcs, student: IndependentTokens, b: int, n: int) -> Enumerated:
     """Labels drawn by P(head) P(relation | arc), one token after the other, by the definition."""
     arc = teacher.arcs.marginals()[0][b]
     relation = teacher.relations[b].softmax(-1)
@@ -167,7 +167,7 @@ def labellings(teacher: LabelledArcs, student: Tokens, b: int, n: int) -> Enumer
     return p_teacher, of_tokens(student, b, y).log_softmax(0)
 
 
-def span_sets_as_tags(teacher: Spans, student: Tokens, b: int, n: int) -> Enumerated:
+def span_sets_as_tags(teacher: Spans, student: IndependentTokens, b: int, n: int) -> Enumerated:
     sets = span_sets(n, TYPES)
     scores = torch.stack(
         [sum((teacher.scores[b][s] for s in one), draw(0, 1)[0] * 0) for one in sets]
@@ -331,7 +331,7 @@ def test_2a_ends_at_the_token_marginals_and_above_the_teachers_entropy(
     length = torch.tensor(lengths)
     teacher = chain(seed, length)
     marginals = chain_to_tokens(teacher)
-    best, inputs = with_leaves(Tokens(marginals[0].clamp(min=1e-300).log(), length))
+    best, inputs = with_leaves(IndependentTokens(marginals[0].clamp(min=1e-300).log(), length))
     loss = StructuralKD(chain_to_tokens).loss(best, marginals)
     (gradient,) = torch.autograd.grad(loss.sum(), inputs)
     close(gradient, torch.zeros_like(gradient))

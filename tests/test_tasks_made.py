@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from l2kd_ray.tasks import Example, Task, family, registered, resolve, texts
-from l2kd_ray.tasks.made import COLORS, PAIR_SIZES, PEOPLE, SIZES, THINGS, TOPICS
+from l2kd_ray.tasks.made import COLORS, PAIR_SIZES, PEOPLE, THINGS, TOPIC_SIZES, TOPICS
 from l2kd_ray.tasks.spec import Split, TaskSpec
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -51,7 +51,7 @@ def topic_rows(name: str, split: Split) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", MADE)
 def test_splits_are_sized_disjoint_balanced_and_seeded(name: str) -> None:
-    sizes = PAIR_SIZES if name == "made.pairs.a" else SIZES
+    sizes = PAIR_SIZES if name == "made.pairs.a" else TOPIC_SIZES
     task = make(name)
     rows = {split: task.splits[split].examples() for split in SPLITS}
     assert {split: len(rows[split]) for split in SPLITS} == sizes

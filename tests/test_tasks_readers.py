@@ -251,8 +251,8 @@ def test_rnnlg_unfolds_train_and_keeps_references_of_test(tmp_path: Path) -> Non
     path = write(tmp_path / "a.json", RNNLG)
     train = nlg.read_rnnlg(path, {"split": "train"})
     assert content(train)[:2] == [
-        ("inform(a=b)", nlg.QUESTION, ["it is b"]),
-        ("inform(a=b)", nlg.QUESTION, ["b it is"]),
+        ("inform(a=b)", nlg.NLG_QUESTION, ["it is b"]),
+        ("inform(a=b)", nlg.NLG_QUESTION, ["b it is"]),
     ]
     assert [e.answers for e in nlg.read_rnnlg(path, {"split": "test"})] == [
         ("it is b", "b it is"),

@@ -32,7 +32,7 @@ from l2kd_ray.families.language.model.corpus import Corpus, Encoded
 from l2kd_ray.families.language.stages import annotations
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.annotations import Cached
-from l2kd_ray.families.language.stages.curriculum import Source
+from l2kd_ray.families.language.stages.curriculum import SampleSource
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.language.stages.teachers import Live
 from l2kd_ray.tasks import Example
@@ -99,7 +99,7 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
     runs = [
         trained(
             tmp_path / name,
-            curriculum(replayed=OLD, new=(Source(NEW, teacher=one, share=1.0),)),
+            curriculum(replayed=OLD, new=(SampleSource(NEW, teacher=one, share=1.0),)),
             SoftTargets(2.0, 5.0),
             model=no_dropout(),
         )

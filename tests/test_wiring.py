@@ -135,7 +135,7 @@ class World:
             for one in self.stages.values()
             if type(one) is type(stage)
             and one.key != stage.key
-            and all(getattr(one, n, None) == getattr(stage, n, None) for n in ("task", "place"))
+            and all(getattr(one, n, None) == getattr(stage, n, None) for n in ("task", "stream"))
         ]
         alike.sort(key=lambda one: -len(inputs & {source.key for _, source in one.inputs()}))
         return alike[0] if alike else None

@@ -13,11 +13,11 @@ from l2kd_ray.analysis.design import (
     mean_over,
     scored_zero,
 )
-from l2kd_ray.analysis.examples import Examples, bootstrap
+from l2kd_ray.analysis.examples import ExampleScores, bootstrap
 from l2kd_ray.analysis.halves import Halves, Optimism, halves, optimism, within
 from l2kd_ray.analysis.looks import Outcome, Verdict, at_looks, planned_looks, stop_rule
 from l2kd_ray.analysis.mean import moments
-from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Orders, Reach, Undefined
+from l2kd_ray.analysis.note import Caveat, NoInterval, Note, OrderPopulation, Reach, Undefined
 from l2kd_ray.analysis.orders import mean_gap, over_orders
 from l2kd_ray.analysis.paired import compare_methods, holm, paired, sign_flip
 from l2kd_ray.analysis.places import mean_by, task_rows
@@ -36,13 +36,13 @@ __all__ = [
     "Caveat",
     "Cells",
     "Design",
-    "Examples",
+    "ExampleScores",
     "Halves",
     "Instance",
     "NoInterval",
     "Note",
     "Optimism",
-    "Orders",
+    "OrderPopulation",
     "Outcome",
     "Reach",
     "Undefined",

@@ -22,12 +22,7 @@ class Advice:
     """Number of orders that cost as much as one more seed."""
 
 
-def advise(
-    variances: Mapping[str, float],
-    orders: int,
-    seeds: int,
-    population: int,
-) -> Advice:
+def advise(variances: Mapping[str, float], orders: int, seeds: int, population: int) -> Advice:
     """Compare one more seed with as many more orders as it costs, each trial costing the same.
 
     Expected half-widths follow from Var = (1 - f) (s_o^2 + s_os^2 / S) / k + s_s^2 / S (`mean`).
@@ -39,9 +34,8 @@ def advise(
     extra = min(max(int(orders / seeds), 1), population - orders)
 
     def expected(k: int, s: int) -> float:
-        order, seed, both = (
-            max(variances[name], 0.0) for name in ("order", "seed", "order x seed")
-        )
+        names = ("order", "seed", "order x seed")
+        order, seed, both = (max(variances[name], 0.0) for name in names)
         order_part = (1 - k / population) * (order + both / s) / k
         parts = Moments(np.asarray(0.0), np.asarray(order_part), np.asarray(seed / s), k - 1, s - 1)
         return float(parts.half_width()) if s > 1 else np.nan

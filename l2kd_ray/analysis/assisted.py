@@ -19,7 +19,7 @@ from l2kd_ray.analysis.mean import BOTH, ORDER, moments
 from l2kd_ray.analysis.precedence import enough_orders, features, fit
 from l2kd_ray.names import SEPARATOR
 
-FOLDS = 5
+_FOLDS = 5
 
 
 def assisted(table: FloatArray, orders: Sequence[str], population: int) -> Moments:
@@ -38,10 +38,10 @@ def assisted(table: FloatArray, orders: Sequence[str], population: int) -> Momen
         return moments(table, population)
     x = features([order.split(SEPARATOR) for order in orders], tasks)
     count, seeds = table.shape
-    fold = np.arange(count) % FOLDS
+    fold = np.arange(count) % _FOLDS
     residual = np.empty_like(table)
     by_seed = np.zeros(seeds)
-    for h in range(FOLDS):
+    for h in range(_FOLDS):
         seen, held = fold != h, fold == h
         model = fit(x[seen], table[seen].mean(axis=1))
         slope = model.smoother @ table[seen]  # [features, seeds]
@@ -50,7 +50,7 @@ def assisted(table: FloatArray, orders: Sequence[str], population: int) -> Momen
         unseen = population - seen.sum()
         ahead = unseen * level - x[seen].sum(axis=0) @ slope  # features sum to 0 over all orders
         wrong = (residual[held] - level).mean(axis=0)
-        by_seed += (table[seen].sum(axis=0) + ahead + unseen * wrong) / population / FOLDS
+        by_seed += (table[seen].sum(axis=0) + ahead + unseen * wrong) / population / _FOLDS
     squares = mean_products(residual, residual)
     order = (1 - count / population) * (squares[ORDER] - squares[BOTH]) / (count * seeds)
     variance = by_seed.var(ddof=1) / seeds if seeds > 1 else np.nan

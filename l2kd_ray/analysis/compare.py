@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.design import (
-    Arm,
+    ArmId,
     Design,
     Instance,
     finished_orders,
@@ -23,12 +23,12 @@ from l2kd_ray.analysis.note import Note, Undefined
 from l2kd_ray.analysis.orders import mean_gap, seed_means
 from l2kd_ray.analysis.selection import select
 from l2kd_ray.analysis.shares import BASELINE, GAP, gap_closed, relative_gap
-from l2kd_ray.analysis.trials import METRICS, train_seed
+from l2kd_ray.analysis.trials import RESULT_METRICS, train_seed
 from l2kd_ray.names import REFERENCES
 
-TAUGHT = "gap/teacher"
-FIXED = ("method", "setting", "order", "seed", "trial", "complete")
-AS_IT_IS = Reading(0, LEVEL)
+_TAUGHT = "gap/teacher"
+_FIXED = ("method", "setting", "order", "seed", "trial", "complete")
+_AS_IT_IS = Reading(0, LEVEL)
 
 
 def shown_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def shown_rows(table: pd.DataFrame) -> pd.DataFrame:
     return lifelong[lifelong["selected"] | ~decided]
 
 
-def shown_arms(table: pd.DataFrame) -> list[Arm]:
+def shown_arms(table: pd.DataFrame) -> list[ArmId]:
     """The method and setting of each of the `shown_rows`."""
     shown = shown_rows(table)
     return list(zip(shown["method"], shown["setting"], strict=True))
@@ -90,7 +90,7 @@ class _Scope:
     rows: pd.DataFrame
     orders: tuple[str, ...] = ()
     """Finished orders, including those with a failed trial; empty if `rows` is all there is."""
-    reading: Reading = AS_IT_IS
+    reading: Reading = _AS_IT_IS
 
 
 class _Table:
@@ -106,10 +106,10 @@ class _Table:
     ) -> None:
         self.test, self.chosen, self.design, self.stopping = test, chosen, design, stopping
         self.numbers = [name for name in test.columns if name.startswith(("score/", "cl/", "gap/"))]
-        self.searched = [n for n in test.columns if n not in FIXED and n not in self.numbers]
-        tasks = [n for n in self.numbers if n.startswith("gap/") and n not in METRICS]
+        self.searched = [n for n in test.columns if n not in _FIXED and n not in self.numbers]
+        tasks = [n for n in self.numbers if n.startswith("gap/") and n not in RESULT_METRICS]
         self.possible = factorial(len(tasks))
-        self.of_failed: dict[Arm, list[Instance]] = {}
+        self.of_failed: dict[ArmId, list[Instance]] = {}
         for one in failed:
             self.of_failed.setdefault((one.method, one.setting), []).append(one)
         by_arm = test.groupby(["method", "setting"], sort=False)
@@ -121,11 +121,11 @@ class _Table:
         self.baseline = next(zip(picked["method"], picked["setting"], strict=True), None)
 
     @property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[ArmId]:
         """All arms with a trial, including those whose trials have all failed."""
         return list(dict.fromkeys([*self.groups, *self.of_failed]))
 
-    def scope(self, arm: Arm) -> _Scope:
+    def scope(self, arm: ArmId) -> _Scope:
         """The orders that all shown arms have finished; for an arm that is behind, its own."""
         group = self.groups.get(arm, self.test.iloc[:0])
         done = group[group["complete"]]
@@ -139,7 +139,7 @@ class _Table:
         whole = kept.groupby("order")["seed"].transform("size") == len(self.design.seeds)
         return _Scope(kept[whole], orders, now) if whole.any() else _Scope(done)
 
-    def row(self, arm: Arm) -> dict[str, object]:
+    def row(self, arm: ArmId) -> dict[str, object]:
         method, setting = arm
         group = self.groups.get(arm, self.test.iloc[:0])
         scope = self.scope(arm)
@@ -162,18 +162,18 @@ class _Table:
             **self._estimates(arm, scope),
         }
 
-    def _choice(self, arm: Arm) -> pd.DataFrame:
+    def _choice(self, arm: ArmId) -> pd.DataFrame:
         method, setting = self.chosen["method"] == arm[0], self.chosen["setting"] == arm[1]
         return self.chosen[method & setting]
 
-    def _estimates(self, arm: Arm, scope: _Scope) -> dict[str, object]:
+    def _estimates(self, arm: ArmId, scope: _Scope) -> dict[str, object]:
         """The gap as such, as a share of the bound and of LAMOL's, and with failures scored 0."""
         gap, rel, closed, taught = (Estimate(),) * 4
         zero = np.nan
         failed = self.of_failed.get(arm, [])
         if arm[0] not in REFERENCES:
             gap, rel, closed = self._shares(arm, scope)
-            taught = self._mean(scope, TAUGHT)
+            taught = self._mean(scope, _TAUGHT)
             zero = gap.value
             if failed:
                 rows = scored_zero(scope.rows, self.test, failed, GAP)
@@ -204,7 +204,7 @@ class _Table:
         found = mean_over(scope.rows, self.design, scope.orders, column, scope.reading.level)
         return replace(found, note=scope.reading.note(found.note))
 
-    def _shares(self, arm: Arm, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
+    def _shares(self, arm: ArmId, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
         rows, level = scope.rows, scope.reading.level
         gap, part = self._mean(scope, GAP), None
         if self.design is not None and scope.orders:

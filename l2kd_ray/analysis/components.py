@@ -19,10 +19,10 @@ from l2kd_ray.analysis.design import Cells
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.matrix import FloatArray
 
-FAR = 1e4
+_FAR = 1e4
 """Beyond it the root of a noncentral chi-square is as good as normal, and its sum is slow."""
-TWO = {(0,): "order", (1,): "seed", (0, 1): "order x seed"}
-THREE = {
+_TWO = {(0,): "order", (1,): "seed", (0, 1): "order x seed"}
+_THREE = {
     (0,): "order",
     (1,): "training seed",
     (2,): "replay seed",
@@ -54,7 +54,7 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
     columns = ["component", "variance", "std", "low", "high", "share", "df"]
     if len(table) < 2 or table.shape[1] < 2:
         return pd.DataFrame(columns=columns)
-    names = THREE if crossed else TWO
+    names = _THREE if crossed else _TWO
     squares = mean_products(table, table, table.ndim)
     values = components(squares, table.shape, population)
     free: dict[Factors, float] = {effect: degrees(table.shape, effect) for effect in names}
@@ -156,7 +156,7 @@ def fixed_orders(table: FloatArray, level: float = LEVEL) -> tuple[float, float]
 
 def _noncentrality(value: float, df: float, p: float) -> float:
     """The lambda at which a noncentral chi-square is below `value` with probability p; else 0."""
-    if value > FAR:
+    if value > _FAR:
         return max((sqrt(value) - float(ndtri(p))) ** 2 - (df - 1), 0.0)
     low, high = 0.0, value + 10.0
     while chndtr(value, df, high) > p:

@@ -18,12 +18,12 @@ import pandas as pd
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
-from l2kd_ray.analysis.note import NoInterval, Note, Orders, Reach, Undefined
+from l2kd_ray.analysis.note import NoInterval, Note, OrderPopulation, Reach, Undefined
 from l2kd_ray.analysis.trials import replay_seed, train_seed
 from l2kd_ray.names import MULTITASK, SEPARATOR
 
-Kind = Literal["all", "random", "williams", "list"]
-Arm = tuple[str, str]
+DesignKind = Literal["all", "random", "williams", "list"]
+ArmId = tuple[str, str]
 """A method and its setting, as `results` names them."""
 
 
@@ -40,7 +40,7 @@ class Instance(NamedTuple):
 class Design:
     """The orders and seeds of a study, in the order in which they are run."""
 
-    kind: Kind
+    kind: DesignKind
     orders: tuple[str, ...]
     """Orders such as `a>b>c`; for `all` and `random`, a prefix of a seeded permutation."""
     seeds: tuple[str, ...]
@@ -66,20 +66,22 @@ class Design:
 
     def reach(self, orders: int) -> Reach:
         """The population that a mean over `orders` finished orders holds for."""
-        kind = Orders.LISTED
+        kind = OrderPopulation.LISTED
         if self.orderless:
-            kind = Orders.NONE
+            kind = OrderPopulation.NONE
         elif orders == self.possible:
-            kind = Orders.ALL
+            kind = OrderPopulation.ALL
         elif self.sampled:
-            kind = Orders.RANDOM
+            kind = OrderPopulation.RANDOM
         elif self.kind == "williams":
-            kind = Orders.WILLIAMS
+            kind = OrderPopulation.WILLIAMS
         return Reach(kind, orders, self.possible)
 
     def part(self, orders: Sequence[str], seeds: Sequence[str]) -> Design:
         """The same design with some of its orders and seeds; a part of `all` is `random`."""
-        kind: Kind = "random" if self.kind == "all" and len(orders) < self.possible else self.kind
+        kind: DesignKind = (
+            "random" if self.kind == "all" and len(orders) < self.possible else self.kind
+        )
         if self.kind == "williams" and len(orders) < len(self.orders):
             kind = "list"  # a part of the square is not balanced
         return Design(kind, tuple(orders), tuple(seeds))
@@ -137,7 +139,7 @@ def cells(rows: pd.DataFrame, column: str, orders: Sequence[str], seeds: Sequenc
 
 def finished_orders(
     results: pd.DataFrame,
-    arms: Collection[Arm],
+    arms: Collection[ArmId],
     design: Design,
     failed: Collection[Instance] = (),
 ) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ import numpy as np
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
 
-REPEATS = 2000
+_REPEATS = 2000
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExampleScores:
     """A task's test examples, each with the score of both sides: the same examples, in one order.
 
     Where several models stand on a side (orders, seeds), an example's score is their mean.
@@ -39,9 +39,9 @@ class Examples:
 
 
 def bootstrap(
-    tasks: Mapping[str, Examples],
+    tasks: Mapping[str, ExampleScores],
     *,
-    repeats: int = REPEATS,
+    repeats: int = _REPEATS,
     seed: int = 0,
     level: float = LEVEL,
 ) -> Estimate:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.compare import compare, shown_arms, shown_rows
-from l2kd_ray.analysis.design import Arm, Design, Instance
+from l2kd_ray.analysis.design import ArmId, Design, Instance
 from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.orders import over_orders
@@ -24,7 +24,14 @@ from l2kd_ray.analysis.scope import (
     precedence,
     variance,
 )
-from l2kd_ray.analysis.trials import METRICS, Trial, result_rows, results, tasks_of, trials
+from l2kd_ray.analysis.trials import (
+    RESULT_METRICS,
+    ScoredTrial,
+    result_rows,
+    results,
+    tasks_of,
+    trials,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Findings:
     """All results of a study's scores; the frames are also the report's CSV files."""
 
     scores: pd.DataFrame
-    trials: tuple[Trial, ...]
+    trials: tuple[ScoredTrial, ...]
     results: pd.DataFrame
     gap: pd.DataFrame
     """`compare`: one row for each method and setting, by gap, references last."""
@@ -55,7 +62,7 @@ class Findings:
     @property
     def tasks(self) -> list[str]:
         gaps = [name for name in self.results.columns if name.startswith("gap/")]
-        return [name.removeprefix("gap/") for name in gaps if name not in METRICS]
+        return [name.removeprefix("gap/") for name in gaps if name not in RESULT_METRICS]
 
     @cached_property
     def arms(self) -> pd.DataFrame:
@@ -165,6 +172,6 @@ def _optimism(
     }
 
 
-def _selected(gap: pd.DataFrame) -> list[Arm]:
+def _selected(gap: pd.DataFrame) -> list[ArmId]:
     rows = gap[gap["selected"] & ~gap["reference"]]
     return list(zip(rows["method"], rows["setting"], strict=True))

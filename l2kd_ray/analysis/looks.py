@@ -23,11 +23,11 @@ from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import BOTH, SEED, moments
 from l2kd_ray.analysis.note import Named, Note
 
-FIRST_LOOK = 6
+_FIRST_LOOK = 6
 """Orders: with fewer, their spread is hardly known, and tail probabilities are off by factors."""
 RESERVE = 0.1
 """The part of alpha that is not spent: for gaps that are skewed over orders."""
-MOST_SEEDS = 1000
+_MOST_SEEDS = 1000
 
 
 def planned_looks(orders: int) -> tuple[int, ...]:
@@ -36,7 +36,7 @@ def planned_looks(orders: int) -> tuple[int, ...]:
     24 gives 6, 12, 24; 120 gives 8, 15, 30, 60, 120.
     """
     looks = [orders]
-    while ceil(looks[0] / 2) >= FIRST_LOOK:
+    while ceil(looks[0] / 2) >= _FIRST_LOOK:
         looks.insert(0, ceil(looks[0] / 2))
     return tuple(looks)
 
@@ -155,11 +155,6 @@ class Verdict:
         return self.outcome is Outcome.REACHED
 
     @property
-    def reachable(self) -> bool:
-        """False if these seeds cannot bring the half-width to eps with all planned orders."""
-        return self.outcome in (Outcome.REACHED, Outcome.OPEN, Outcome.EARLY)
-
-    @property
     def first_look(self) -> int:
         """Orders of the first planned look."""
         return planned_looks(self.planned)[0]
@@ -237,7 +232,7 @@ def _forecast(
     needed = next(
         (
             s
-            for s in range(2, MOST_SEEDS + 1)
+            for s in range(2, _MOST_SEEDS + 1)
             if stdtrit(s - 1, 1 - alpha / 2) * sqrt(variance / s) <= eps
         ),
         None,

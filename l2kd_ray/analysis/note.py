@@ -13,7 +13,7 @@ class Named(Enum):
         return str(self.value)
 
 
-class Orders(Named):
+class OrderPopulation(Named):
     """The kind of set of orders that a mean is over."""
 
     NONE = "no order"
@@ -27,7 +27,7 @@ class Orders(Named):
 class Reach:
     """The orders that a mean is over; a random part holds for all of them, a list for itself."""
 
-    kind: Orders
+    kind: OrderPopulation
     ran: int
     possible: int
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.anova import components, mean_products
-from l2kd_ray.analysis.design import Arm, Design, cells, mean_over
+from l2kd_ray.analysis.design import ArmId, Design, cells, mean_over
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.note import Caveat, NoInterval, Note, Undefined
 from l2kd_ray.analysis.trials import train_seed
@@ -61,7 +61,7 @@ def mean_gap(
 
 
 def over_orders(
-    results: pd.DataFrame, design: Design | None = None, arms: Collection[Arm] | None = None
+    results: pd.DataFrame, design: Design | None = None, arms: Collection[ArmId] | None = None
 ) -> pd.DataFrame:
     """Robustness to the task order: one row for each method and setting.
 
@@ -87,9 +87,10 @@ def over_orders(
         keys = pd.MultiIndex.from_tuples(list(arms), names=["method", "setting"])
         lifelong = lifelong[pd.MultiIndex.from_frame(lifelong[["method", "setting"]]).isin(keys)]
     groups = dict(iter(lifelong.groupby(["method", "setting"], sort=False)))
+    everywhere = lifelong.groupby(["order", "seed"])["gap/abs"].transform("size") == len(groups)
     rows = []
     for (method, setting), group in groups.items():
-        block = _shared(group, list(groups.values()))
+        block = group[everywhere[group.index]]
         apart = len(groups) > 1 and block.empty
         own = group if apart else block
         rows.append(
@@ -101,13 +102,6 @@ def over_orders(
             }
         )
     return pd.DataFrame(rows)
-
-
-def _shared(group: pd.DataFrame, groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The rows of a group whose (order, seed) every group has."""
-    common = set.intersection(*(set(zip(g["order"], g["seed"], strict=True)) for g in groups))
-    mine = zip(group["order"], group["seed"], strict=True)
-    return group[[instance in common for instance in mine]]
 
 
 def _spread(

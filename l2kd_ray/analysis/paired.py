@@ -13,15 +13,15 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis.design import Arm, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.design import ArmId, Design, Instance, cells, finished_orders
 from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 
-EXACT_SEEDS = 16
-COLUMNS = (
+_EXACT_SEEDS = 16
+_COLUMNS = (
     *("method", "setting", "against", "against/setting", "difference", "low", "high"),
     *("p", "p_flip", "p_least", "p_holm", "p_flip_holm", "effect", "lower"),
     *("n_orders", "n_seeds", "note"),
@@ -76,7 +76,7 @@ def sign_flip(values: FloatArray, repeats: int = 100_000) -> float:
     below 2^(1 - S). Above 16 values of `repeats` seeded draws, the one seen among them.
     """
     count = len(values)
-    if count <= EXACT_SEEDS:
+    if count <= _EXACT_SEEDS:
         signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
     else:
         signs = np.random.default_rng(0).choice([-1, 1], size=(repeats, count))
@@ -113,7 +113,7 @@ def holm(p: Sequence[float]) -> FloatArray:
 
 def compare_methods(
     results: pd.DataFrame,
-    arms: Sequence[Arm],
+    arms: Sequence[ArmId],
     design: Design,
     failed: Collection[Instance] = (),
     *,
@@ -139,9 +139,9 @@ def compare_methods(
         tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds).by_seed
     rows = []
     for one, other in combinations(arms, 2):
-        names = dict(zip(COLUMNS, (*one, *other), strict=False))
+        names = dict(zip(_COLUMNS, (*one, *other), strict=False))
         rows.append({**names, **_numbers(tables[one], tables[other], design, now)})
-    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    frame = pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
     frame["p_holm"], frame["p_flip_holm"] = (holm(frame[p].tolist()) for p in ("p", "p_flip"))
     return frame
 

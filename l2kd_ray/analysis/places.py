@@ -10,13 +10,13 @@ from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.design import Design, cells
 from l2kd_ray.analysis.estimate import Estimate
 from l2kd_ray.analysis.mean import moments
-from l2kd_ray.analysis.trials import Trial
+from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.names import SEPARATOR
 
-NUMBERS = ("gap", "score", "learned", "forgetting")
+_NUMBERS = ("gap", "score", "learned", "forgetting")
 
 
-def task_rows(trials: Iterable[Trial], results: pd.DataFrame) -> pd.DataFrame:
+def task_rows(trials: Iterable[ScoredTrial], results: pd.DataFrame) -> pd.DataFrame:
     """One row for each task of each trial that has an order and a row in `results`.
 
     Returns:
@@ -61,7 +61,7 @@ def mean_by(
         ran = set(group["order"])
         own = [order for order in orders if order in ran]
         population = len(own) if design.kind == "list" else design.possible // cut
-        estimates = {name: _mean(group, name, own, design, population) for name in NUMBERS}
+        estimates = {name: _mean(group, name, own, design, population) for name in _NUMBERS}
         row: dict[str, object] = dict(zip(by, value, strict=True))
         for name, estimate in estimates.items():
             row[name] = estimate.value

@@ -29,9 +29,9 @@ MOST_TASKS = 8
 """Up to here all n! orders are looked through for the best and the worst."""
 ORDERS_A_FEATURE = 1.5
 """With fewer orders the model is not used: below it intervals cover too little."""
-LEAST_KEPT = 0.5
+_LEAST_KEPT = 0.5
 """Least part of an effect that shrinkage leaves: effects shrunk to 0 would look certain."""
-PENALTIES = np.concatenate([np.logspace(-3, 5, 65), [np.inf]])
+_PENALTIES = np.concatenate([np.logspace(-3, 5, 65), [np.inf]])
 
 
 def features(orders: Sequence[Sequence[str]], tasks: Sequence[str]) -> FloatArray:
@@ -79,11 +79,11 @@ def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.
     z = ((u.T @ value) ** 2).sum(axis=1)
     whole = float((value**2).sum())
     free = copies * (len(y) - 1)
-    weight = 1 + d**2 / PENALTIES[:, None]  # variance of z over the noise, a row a penalty
+    weight = 1 + d**2 / _PENALTIES[:, None]  # variance of z over the noise, a row a penalty
     sums = (z / weight).sum(axis=1) + max(whole - float(z.sum()), 0.0)
     noise = np.maximum(sums / free, 1e-12 * max(whole, 1e-300))
     best = int(np.argmin(copies * np.log(weight).sum(axis=1) + free * np.log(noise)))
-    penalty = float(PENALTIES[best])
+    penalty = float(_PENALTIES[best])
     if least_kept:
         penalty = min(penalty, float((d**2).mean()) * (1 / least_kept - 1))
     shrunk = d / (d**2 + penalty) if np.isfinite(penalty) else np.zeros_like(d)
@@ -106,7 +106,7 @@ def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.Dat
     if len(table) < 3:
         return pd.DataFrame(columns=["first", "second", "effect", "low", "high"])
     x = features([order.split(SEPARATOR) for order in orders], tasks)
-    model = fit(x, table.mean(axis=1), least_kept=LEAST_KEPT)
+    model = fit(x, table.mean(axis=1), least_kept=_LEAST_KEPT)
     by_seed = model.smoother @ table
     seeds = table.shape[1]
     unseen = 1 - len(table) / population

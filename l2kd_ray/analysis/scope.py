@@ -14,7 +14,7 @@ import pandas as pd
 from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted
 from l2kd_ray.analysis.components import decompose
-from l2kd_ray.analysis.design import Arm, Cells, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
@@ -22,10 +22,10 @@ from l2kd_ray.analysis.orders import implied_design
 from l2kd_ray.analysis.places import mean_by, task_rows
 from l2kd_ray.analysis.precedence import enough_orders, precedence_map
 from l2kd_ray.analysis.shares import GAP
-from l2kd_ray.analysis.trials import Trial, train_seed
+from l2kd_ray.analysis.trials import ScoredTrial, train_seed
 from l2kd_ray.names import SEPARATOR
 
-PLACES = [
+_PLACES = [
     *("task", "place", "gap", "gap/low", "gap/high", "score", "learned"),
     *("forgetting", "forgetting/low", "forgetting/high", "n_orders"),
 ]
@@ -36,7 +36,7 @@ class Scope:
     """The orders that every selected method has finished on every seed, as far as may be read."""
 
     design: Design
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmId, ...]
     """The selected setting of each method, by gap."""
     orders: tuple[str, ...]
     reading: Reading
@@ -45,7 +45,7 @@ class Scope:
     @staticmethod
     def of(
         results: pd.DataFrame,
-        arms: Sequence[Arm],
+        arms: Sequence[ArmId],
         design: Design | None,
         failed: Collection[Instance] = (),
         *,
@@ -59,16 +59,16 @@ class Scope:
             now = reading(len(orders), len(design.orders), stopping=stopping)
         return Scope(design, tuple(arms), orders[: now.orders], now, results)
 
-    def rows(self, arm: Arm) -> pd.DataFrame:
+    def rows(self, arm: ArmId) -> pd.DataFrame:
         """The complete trials of an arm that have a gap, whether or not they are used."""
         own = (self.results["method"] == arm[0]) & (self.results["setting"] == arm[1])
         return self.results[own & self.results["complete"] & self.results[GAP].notna()]
 
-    def cells(self, arm: Arm, column: str = GAP) -> Cells:
+    def cells(self, arm: ArmId, column: str = GAP) -> Cells:
         """The used orders of an arm that have every cell, so without those with a failed trial."""
         return cells(self.rows(arm), column, self.orders, self.design.seeds).whole
 
-    def each(self, frame: Callable[[Arm], pd.DataFrame]) -> pd.DataFrame:
+    def each(self, frame: Callable[[ArmId], pd.DataFrame]) -> pd.DataFrame:
         """The frames of all arms as one."""
         found = []
         for arm in self.arms:
@@ -79,7 +79,7 @@ class Scope:
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def _implied(results: pd.DataFrame, arms: Sequence[Arm]) -> Design:
+def _implied(results: pd.DataFrame, arms: Sequence[ArmId]) -> Design:
     chosen = pd.MultiIndex.from_frame(results[["method", "setting"]]).isin(list(arms))
     rows = results[chosen & results["complete"] & results[GAP].notna()]
     wanted = len(arms) * rows["seed"].nunique()
@@ -95,7 +95,7 @@ def by_order(scope: Scope) -> pd.DataFrame:
     The interval is of the order's mean over seeds, by itself; none where a seed is missing.
     """
 
-    def of(arm: Arm) -> pd.DataFrame:
+    def of(arm: ArmId) -> pd.DataFrame:
         rows = scope.rows(arm)
         seed = rows["seed"].map(train_seed)
         means = rows.groupby(["order", seed])[GAP].mean().groupby("order")
@@ -113,14 +113,14 @@ def by_order(scope: Scope) -> pd.DataFrame:
 def variance(scope: Scope) -> pd.DataFrame:
     """`decompose` of every method."""
 
-    def of(arm: Arm) -> pd.DataFrame:
+    def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
         return decompose(found, scope.design.population(len(found.orders)))
 
     return scope.each(of)
 
 
-def advice(scope: Scope, arm: Arm) -> Advice | None:
+def advice(scope: Scope, arm: ArmId) -> Advice | None:
     """Advice on what to run next; None without variance components. Replay seeds are averaged."""
     found = scope.cells(arm)
     found = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
@@ -138,7 +138,7 @@ def assisted_means(scope: Scope) -> pd.DataFrame:
     NaN where it would be the plain mean: few orders, all of them, a design that is no sample.
     """
 
-    def of(arm: Arm) -> pd.DataFrame:
+    def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
         k, possible, level = len(found.orders), scope.design.possible, scope.reading.level
         estimate = [np.nan] * 3
@@ -156,7 +156,7 @@ def assisted_means(scope: Scope) -> pd.DataFrame:
 def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
     """`precedence_map` of every method: the effects on each task's own gap."""
 
-    def of(arm: Arm) -> pd.DataFrame:
+    def of(arm: ArmId) -> pd.DataFrame:
         tables = {task: scope.cells(arm, f"gap/{task}") for task in tasks}
         orders = next(iter(tables.values())).orders
         values = {task: table.by_seed for task, table in tables.items()}
@@ -170,14 +170,14 @@ def over_table(
 ) -> pd.DataFrame:
     """`effects` on the mean gap, or its `extremes`, of every method."""
 
-    def of(arm: Arm) -> pd.DataFrame:
+    def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
         return function(found.by_seed, found.orders, scope.design.population(len(found.orders)))
 
     return scope.each(of)
 
 
-def places(scope: Scope, trials: Iterable[Trial]) -> pd.DataFrame:
+def places(scope: Scope, trials: Iterable[ScoredTrial]) -> pd.DataFrame:
     """`mean_by` task, and by position, of every method; `place` is NA, or `task` "", over all.
 
     Without intervals before the first planned look.
@@ -188,14 +188,14 @@ def places(scope: Scope, trials: Iterable[Trial]) -> pd.DataFrame:
     rows = task_rows(shown, scope.results)
     rows["order"] = rows["order"].astype(object)  # read one by one, which is slow from Arrow
 
-    def of(arm: Arm) -> pd.DataFrame:
+    def of(arm: ArmId) -> pd.DataFrame:
         own = rows[(rows["method"] == arm[0]) & (rows["setting"] == arm[1])]
         parts = [mean_by(own, [by], scope.design, scope.orders) for by in ("task", "place")]
-        found = pd.concat(parts, ignore_index=True).reindex(columns=PLACES)
+        found = pd.concat(parts, ignore_index=True).reindex(columns=_PLACES)
         found["place"] = found["place"].astype("Int64")
         return found.assign(task=found["task"].fillna(""))
 
     found = scope.each(of)
     if scope.reading.level is None:
-        found[[name for name in PLACES if name.endswith(("/low", "/high"))]] = np.nan
+        found[[name for name in _PLACES if name.endswith(("/low", "/high"))]] = np.nan
     return found

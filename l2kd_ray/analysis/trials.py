@@ -13,21 +13,17 @@ import pandas as pd
 
 from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.names import MULTITASK, REFERENCES, SEPARATOR, SINGLE, TEACHER
+from l2kd_ray.names import MULTITASK, REFERENCES, SCORE_COLUMNS, SEPARATOR, SINGLE, TEACHER
 
-COLUMNS = (
-    *("trial", "method", "setting", "order", "seed", "i", "j"),
-    *("task", "split", "metric", "score", "key", "model"),
-)
 _IDENTITY = ("method", "setting", "order", "seed")
-METRICS = (
+RESULT_METRICS = (
     *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),
     *("cl/intransigence", "cl/incremental", "gap/abs", "gap/rel", "gap/teacher"),
 )
 
 
 @dataclass(frozen=True)
-class Trial:
+class ScoredTrial:
     """A trial's identity and its score matrix on one split."""
 
     trial: str
@@ -73,9 +69,11 @@ def check(scores: pd.DataFrame) -> None:
         ValueError: a column is missing, there is no row, a cell has two scores, or a task two
             metrics.
     """
-    missing = [name for name in COLUMNS if name not in scores.columns]
+    missing = [name for name in SCORE_COLUMNS if name not in scores.columns]
     if missing:
-        raise ValueError(f"scores: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        raise ValueError(
+            f"scores: no column {', '.join(missing)}; expected {', '.join(SCORE_COLUMNS)}"
+        )
     if scores.empty:
         raise ValueError("scores: no rows; no evaluation of this study has finished yet")
     cell = ["trial", "split", "i", "j"]
@@ -92,7 +90,7 @@ def check(scores: pd.DataFrame) -> None:
             raise ValueError(f"scores: task {task} has the metrics {found}; expected one")
 
 
-def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
+def trials(scores: pd.DataFrame, split: str = "test") -> list[ScoredTrial]:
     """Every trial of the frame with its matrix on `split`, sorted by id.
 
     A trial without a row of that split is there too, its matrix all NaN.
@@ -126,7 +124,7 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[Trial]:
         R = np.full((len(tasks) + 1, len(tasks)), np.nan)
         i = own["i"][wanted[k]].astype(int) if order else len(tasks)
         R[i, [column[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
-        found.append(Trial(str(trial), method, setting, order, seed, tasks, R))
+        found.append(ScoredTrial(str(trial), method, setting, order, seed, tasks, R))
     return found
 
 
@@ -151,7 +149,7 @@ def results(
 
 
 def result_rows(
-    every: Sequence[Trial], scores: pd.DataFrame, searched: Sequence[str] = ()
+    every: Sequence[ScoredTrial], scores: pd.DataFrame, searched: Sequence[str] = ()
 ) -> pd.DataFrame:
     """`results` of trials that have been read from these scores."""
     bounds = {method: _by_seed(every, method) for method in REFERENCES}
@@ -165,7 +163,7 @@ def result_rows(
     columns = [
         *("method", "setting", *names, "order", "seed", "trial"),
         *score_column.values(),
-        *METRICS,
+        *RESULT_METRICS,
         *(f"gap/{task}" for task in tasks),
         "complete",
     ]
@@ -177,8 +175,8 @@ def result_rows(
 
 
 def _row(
-    trial: Trial,
-    bounds: Mapping[str, Mapping[str, Sequence[Trial]]],
+    trial: ScoredTrial,
+    bounds: Mapping[str, Mapping[str, Sequence[ScoredTrial]]],
     score_column: Mapping[str, str],
 ) -> dict[str, object]:
     R = trial.R
@@ -212,15 +210,15 @@ def _row(
     return row
 
 
-def _by_seed(every: Sequence[Trial], method: str) -> dict[str, list[Trial]]:
-    found: defaultdict[str, list[Trial]] = defaultdict(list)
+def _by_seed(every: Sequence[ScoredTrial], method: str) -> dict[str, list[ScoredTrial]]:
+    found: defaultdict[str, list[ScoredTrial]] = defaultdict(list)
     for trial in every:
         if trial.method == method:
             found[train_seed(trial.seed)].append(trial)
     return dict(found)
 
 
-def _reference(trial: Trial, bounds: Mapping[str, Sequence[Trial]]) -> FloatArray:
+def _reference(trial: ScoredTrial, bounds: Mapping[str, Sequence[ScoredTrial]]) -> FloatArray:
     """Scores `[n]` of a reference on the trial's tasks, from its own training seed; NaN if none.
 
     A reference knows only the settings it reads, so it fits where those agree with the trial's;

@@ -13,10 +13,10 @@ import numpy as np
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.matrix import FloatArray
 
-WORST_SHARE = 0.2
+_WORST_SHARE = 0.2
 
 
-def cvar(values: FloatArray, share: float = WORST_SHARE) -> float:
+def cvar(values: FloatArray, share: float = _WORST_SHARE) -> float:
     """Mean of the worst (largest) `share` of the values, the last one counted in part.
 
     Conditional value at risk of equally likely outcomes (Rockafellar & Uryasev 2002): of 6 orders
@@ -45,7 +45,7 @@ def orders_beyond_worst(orders: int, population: int, level: float = LEVEL) -> i
 
 
 def quantile_bound(
-    values: FloatArray, population: int, share: float = WORST_SHARE, level: float = LEVEL
+    values: FloatArray, population: int, share: float = _WORST_SHARE, level: float = LEVEL
 ) -> float:
     """An upper bound of the value that the worst `share` of the N orders begins at.
 

@@ -1,4 +1,4 @@
-"""How far a sweep is: a table on a terminal, plain lines elsewhere."""
+"""Progress of a sweep: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from l2kd_ray.core.stage import Stage
+from l2kd_ray.study.plan import in_sequence
 
 _LINE_EVERY_S = 10.0
 
 
 class Display:
-    """Asks the pool every half second, from a thread of its own, and shows what it says.
+    """Polls the pool every half second from a thread and shows its progress.
 
-    `open_ended`: an adaptive search adds stages as it goes, so there are no totals.
+    `open_ended`: an adaptive search adds stages while it runs, so no totals are shown.
     """
 
     def __init__(self, pool: Any, missing: Iterable[Stage], *, open_ended: bool = False) -> None:
         self._pool = pool
-        self._totals = Counter(stage.kind for stage in missing)
+        kinds = {stage: stage.kind for stage in missing}
+        self._totals, self._sequence = Counter(kinds.values()), in_sequence(kinds)
         self._open_ended = open_ended
         self._console = Console(file=sys.stderr)
         self._stop = threading.Event()
@@ -47,24 +49,25 @@ class Display:
         if self._console.is_terminal:
             with Live(console=self._console, refresh_per_second=2, transient=True) as live:
                 while not self._stop.wait(0.5):
-                    if (progress := self._ask()) is not None:
+                    if (progress := self._poll()) is not None:
                         live.update(self._table(progress))
         else:
             while not self._stop.wait(_LINE_EVERY_S):
-                if (progress := self._ask()) is not None:
+                if (progress := self._poll()) is not None:
                     print(self._line(progress), file=sys.stderr, flush=True)
 
-    def _ask(self) -> dict[str, Any] | None:
+    def _poll(self) -> dict[str, Any] | None:
         try:
             answer: dict[str, Any] = ray.get(self._pool.progress.remote(), timeout=5)
-        except Exception:  # the pool is busy or being restarted: the next look will tell
+        except Exception:  # the pool is busy or restarting; the next poll will succeed
             return None
         return answer
 
     def _kinds(self, progress: dict[str, Any]) -> Iterable[tuple[str, int, int, int]]:
-        """(kind, done, total, running) of the kinds that have stages at all."""
+        """Yield (kind, done, total, running) for the kinds that have stages."""
         done, running = progress["done"], progress["running"]
-        for kind in sorted({*self._totals, *done, *running}):
+        others = sorted({*done, *running} - set(self._sequence))
+        for kind in (*self._sequence, *others):
             total = max(self._totals[kind], done.get(kind, 0) + running.get(kind, 0))
             if total:
                 yield kind, done.get(kind, 0), total, running.get(kind, 0)

@@ -14,11 +14,11 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from l2kd_ray.cluster.executors import DRIVER
 from l2kd_ray.errors import InputError
 
-DASHBOARD = "http://127.0.0.1:8265"
+_DASHBOARD = "http://127.0.0.1:8265"
 _STUDY = "study.yaml"
 
 
-def submit(study: str, words: Sequence[str], *, storage: str, address: str = DASHBOARD) -> str:
+def submit(study: str, words: Sequence[str], *, storage: str, address: str = _DASHBOARD) -> str:
     """Submit a study (YAML text) with its overrides to a cluster; returns the job's id.
 
     The job's driver runs on the head. No environment variable of this machine is sent, because the
@@ -58,7 +58,7 @@ def submit(study: str, words: Sequence[str], *, storage: str, address: str = DAS
     return job
 
 
-def follow(job: str, address: str = DASHBOARD) -> int:
+def follow(job: str, address: str = _DASHBOARD) -> int:
     """Print a job's log until the job ends; returns the exit code of its command."""
     client = JobSubmissionClient(address)
 

@@ -46,7 +46,7 @@ def survey(address: str, storage: str) -> list[NodeReport]:
     """
     with joined(address):
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        asked = [
+        looks = [
             _look.options(
                 num_cpus=0,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
@@ -54,9 +54,9 @@ def survey(address: str, storage: str) -> list[NodeReport]:
             for node in nodes
         ]
         try:  # the first calls start the worker processes, the second ones read the clocks
-            ray.get([look.remote(storage) for look in asked], timeout=_WAIT_S)
+            ray.get([look.remote(storage) for look in looks], timeout=_WAIT_S)
             reports = []
-            for node, look in zip(nodes, asked, strict=True):
+            for node, look in zip(nodes, looks, strict=True):
                 before = time.time()
                 answer = ray.get(look.remote(None), timeout=_WAIT_S)
                 # The node read its clock about half-way between the request and the answer.

@@ -1,7 +1,7 @@
-"""A sweep: Tune starts a cursor for each trial, and cursors ask the pool for their stages.
+"""A sweep: Tune starts a cursor per trial, and cursors request their stages from the pool.
 
-A cursor holds no CPU and knows no torch: it walks its trial's path and reports the scores. The
-machine's resources belong to the stages.
+A cursor holds no CPU and does not import torch: it walks its trial's path and reports the scores.
+The machine's resources belong to the stages.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
@@ -39,50 +39,50 @@ from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.schema import Arm, Range
 from l2kd_ray.study.search import Setting
-from l2kd_ray.study.study import Settings
+from l2kd_ray.study.study import ArmSettings
 
-POOL = "l2kd-stage-pool"
-LOCAL = "local"
-OBJECTIVE = "dev/mean"
+_POOL = "l2kd-stage-pool"
+_LOCAL = "local"
+_OBJECTIVE = "dev/mean"
 _TOLD_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a sweep leaves besides the store."""
+class SweepOutcome:
+    """The results of a sweep beside the stages in the store."""
 
-    settings: Settings | None = None
-    """The settings that an adaptive search tried, by arm; None where the study names them."""
-    cut: Settings = field(default_factory=dict)
-    """Those that ASHA cut: they have no final score."""
+    settings: ArmSettings | None = None
+    """The settings that an adaptive search finished, by arm; None if the search is not adaptive."""
+    cut: ArmSettings = field(default_factory=dict)
+    """The settings that ASHA stopped, which have no final score."""
     failures: Sequence[Failure] = field(default_factory=tuple)
     late: bool = False
-    """The time was over before the work was."""
+    """True if the time limit was reached before all trials had finished."""
 
 
 def sweep(
     study: Study,
-    reader: Reader,
+    reader: StoreView,
     *,
-    known: Settings | None = None,
-    cut: Settings | None = None,
-    address: str = LOCAL,
+    known: ArmSettings | None = None,
+    cut: ArmSettings | None = None,
+    address: str = _LOCAL,
     seconds: float = math.inf,
-) -> Outcome:
-    """Run every stage that the study needs and the store has not; `reader` is renewed after work.
+) -> SweepOutcome:
+    """Run all missing stages of the study; `reader` is renewed afterwards.
 
-    `known`: what an adaptive search has tried before, and `cut` what ASHA cut of it; it goes on
-    from there. `address`: of a Ray cluster to join; by default a Ray of our own on this machine,
-    which ends with the sweep. `seconds`: after which the sweep ends, whatever it has.
+    `known`: the settings that an adaptive search has finished before, `cut` those that ASHA
+    stopped; the search continues from there. `address`: a Ray cluster to join; by default Ray is
+    started on this machine and ends with the sweep. `seconds`: time limit after which it ends.
 
-    Raises: InputError where there is no such cluster, or a stage asks for more than there is.
+    Raises: InputError if there is no such cluster, or a stage needs more than it has.
     """
     store, known, cut = reader.store, known or {}, cut or {}
     every = study.trials(known) if study.is_adaptive else study.trials()
     missing = missing_stages(every, reader.listing())
     if not missing and not (study.is_adaptive and _open_searches(study, known, cut)):
-        return Outcome()
-    for module in door.modules():  # a plug-in's file is not there on other nodes
+        return SweepOutcome()
+    for module in door.modules():  # a plug-in's file does not exist on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
     settings, given_up = None, dict[str, list[Setting]]()
@@ -93,7 +93,7 @@ def sweep(
             done += part.trials
             failed.update(_finish(study, reader, start, part.trials, deadline))
             if time.monotonic() >= deadline:
-                break  # what is next is not to be decided from half a batch
+                break  # the next batch must not be decided from an incomplete one
         if study.is_adaptive and time.monotonic() < deadline:
             pool, cpus = start()
             with Display(pool, (), open_ended=True):
@@ -104,13 +104,13 @@ def sweep(
     done = study.trials(settings) if settings is not None else done
     left = missing_stages(done, reader.listing())
     late = time.monotonic() >= deadline and bool(left)
-    return Outcome(settings, given_up, failures or ([] if late else _unfinished(left)), late)
+    return SweepOutcome(settings, given_up, failures or ([] if late else _unfinished(left)), late)
 
 
 def _finish(
-    study: Study, reader: Reader, start: Any, trials: Sequence[Trial], deadline: float
+    study: Study, reader: StoreView, start: Any, trials: Sequence[Trial], deadline: float
 ) -> set[str]:
-    """Run one part of the trials; the keys of the stages that have failed so far."""
+    """Run one batch of trials; returns the keys of the stages that have failed so far."""
     missing = missing_stages(trials, reader.listing())
     unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
     if not unfinished:
@@ -131,13 +131,16 @@ def _finish(
 def _on_demand(
     study: Study, store: Store, address: str, trials: Sequence[Trial], missing: Iterable[Stage]
 ) -> Iterator[Any]:
-    """Ray and the pool, started when the first stage is missing: yields what gives (pool, CPUs)."""
+    """Start Ray and the pool on first use, so that a finished sweep starts neither.
+
+    Yields a function that returns (pool, number of CPUs).
+    """
     with ExitStack() as stack:
 
         @cache
         def start() -> tuple[Any, float]:
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
-            own = _own_ray(jobs) if address == LOCAL else joined(address)
+            own = _own_ray(jobs) if address == _LOCAL else joined(address)
             cpus = stack.enter_context(own)
             return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
 
@@ -145,14 +148,17 @@ def _on_demand(
 
 
 def _show_demand(pool: Any, stages: Sequence[Stage]) -> None:
-    """Tell the pool what cursors will ask for: an autoscaler is to see all that could run now, and
-    not what the few trials that are under way wait for."""
+    """Submit the stages that cursors will request, so that an autoscaler sees the whole demand.
+
+    The few running trials alone would show it only the stages that they wait for.
+    """
     for start in range(0, len(stages), _TOLD_AT_ONCE):
         pool.expect.remote(stages[start : start + _TOLD_AT_ONCE])
 
 
 def _unfinished(left: Iterable[Stage]) -> list[Failure]:
-    """Stages that are missing though none is known to have failed: a sweep that ends says so."""
+    """Failures for stages that are still missing at the end although none is known to have
+    failed."""
     return [
         Failure(
             stage.kind, stage.key, "it was not done", "The sweep ended before it: run it again."
@@ -163,25 +169,25 @@ def _unfinished(left: Iterable[Stage]) -> list[Failure]:
 
 @contextmanager
 def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
-    """A Ray of our own on this machine; yields its CPUs.
+    """Start Ray on this machine; yields its number of CPUs.
 
-    `address="local"` never joins a cluster that another user left behind.
+    `address="local"` never joins a cluster that another user has left running.
     """
     cpus = len(os.sched_getaffinity(0))
     for job in jobs:
         if job.cpus > cpus:
             raise InputError(
-                "a stage asks for more CPUs than this machine has",
+                "a stage needs more CPUs than this machine has",
                 key=f"scale ({job.stage.kind})",
                 got=job.cpus,
                 expected=f"at most {cpus}: workers x cpus_per_worker",
                 fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
     ray.init(
-        address=LOCAL,
+        address=_LOCAL,
         num_cpus=cpus,
         resources={DRIVER: 1000},
-        # Train's placement groups are freed after an ungraceful stop by way of the dashboard.
+        # Ray frees Train's placement groups after an abrupt stop through the dashboard.
         include_dashboard=any(job.distributed for job in jobs),
         log_to_driver=False,
         logging_level=logging.ERROR,
@@ -191,7 +197,7 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
         for job in jobs:
             if job.gpus > gpus:
                 raise InputError(
-                    "a stage asks for more GPUs than this machine has",
+                    "a stage needs more GPUs than this machine has",
                     key=f"scale ({job.stage.kind}).gpus_per_worker",
                     got=job.gpus,
                     expected=f"at most {gpus:g}",
@@ -203,8 +209,10 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
 
 @contextmanager
 def joined(address: str) -> Iterator[float]:
-    """A cluster that is there already. Every stage that is ready is handed to Ray at once, so
-    that an autoscaler sees the whole demand: hence no bound on CPUs."""
+    """Join a running cluster; yields infinity for its CPUs.
+
+    All ready stages are submitted to Ray at once, so that an autoscaler sees the whole demand.
+    """
     try:
         _knock(address)
         ray.init(
@@ -218,7 +226,7 @@ def joined(address: str) -> Iterator[float]:
             "no Ray cluster there",
             key="--address",
             got=address,
-            expected=f"auto, or the address of a head that can be reached ({error})",
+            expected=f"auto, or the address of a head that this machine can reach ({error})",
         ) from None
     try:
         if not _resources().get(DRIVER):
@@ -234,21 +242,23 @@ def joined(address: str) -> Iterator[float]:
 
 
 def leave(patience: float = 30.0) -> None:
-    """`ray.shutdown()`, which waits without a deadline for the head's word that a subscription has
-    ended. Where it does not come within `patience` seconds, the head that this process started is
-    killed, which is an answer, too."""
+    """Call `ray.shutdown()`, and kill the head after `patience` seconds without an answer.
+
+    `ray.shutdown()` waits, without a deadline, until the head confirms the end of a subscription.
+    Killing the head that this process started ends the wait.
+    """
     ending = Thread(target=ray.shutdown, daemon=True)
     ending.start()
     ending.join(patience)
     if ending.is_alive():
-        node = ray._private.worker._global_node  # there is no public way to the head's processes
+        node = ray._private.worker._global_node  # Ray has no public access to the head's processes
         if node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         ending.join(patience)
 
 
 def _knock(address: str) -> None:
-    """Ray tries an address for minutes. Raises: OSError where nobody listens."""
+    """Raise OSError at once if nothing listens at an address, which Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
@@ -260,13 +270,17 @@ def _resources() -> dict[str, float]:
 
 
 def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, set[str]]) -> Any:
-    """The pool outlives its own death, a cursor's and a worker's: it is asked again."""
+    """Start the stage pool as an actor that survives its own death and that of any worker."""
     actor = ray.remote(StagePool).options(
-        name=POOL,
+        name=_POOL,
         num_cpus=0,
         resources={DRIVER: 1},
+        # If the pool's process dies, the sweep must not end: it restarts without limit, and its
+        # callers' calls are repeated. It loses nothing, since finished stages are in the store.
         max_restarts=-1,
         max_task_retries=-1,
+        # Each cursor holds one asynchronous call per cell that it waits for. With Ray's default of
+        # 1,000, other calls, such as those for the progress display, would wait behind these.
         max_concurrency=10_000,
     )
     return actor.remote(store, study.config.scale, cpus, readers)
@@ -275,7 +289,7 @@ def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, s
 def _readers(
     study: Study, store: Store, trials: Iterable[Trial], missing: Iterable[Stage]
 ) -> dict[str, set[str]]:
-    """The stages to do that read each model which may be dropped after them (`keep: leaves`)."""
+    """For each model that may be dropped (`keep: leaves`), the missing stages that read it."""
     if study.config.keep == "all":
         return {}
     stages = {stage for trial in trials for stage in trial.stages()}
@@ -288,7 +302,7 @@ def _readers(
 
 
 def _name(trial: Trial) -> dict[str, Any]:
-    """What a cursor finds its trial by."""
+    """The trial's identity (method, setting, order, seed), as sent to a Tune worker."""
     return {
         "method": trial.method,
         "setting": dict(trial.setting),
@@ -298,10 +312,11 @@ def _name(trial: Trial) -> dict[str, Any]:
 
 
 def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
-    """Run cursors by Tune, so many at once that every CPU finds a stage to do."""
+    """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
     cursor = tune.with_parameters(_cursor, study=study, pool=pool)
-    # Tune hands AWS keys of our environment to its trials, and Ray logs them. A cursor needs none.
+    # Tune passes AWS keys from the environment to its trials, and Ray logs them. A cursor needs
+    # none.
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
         {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     )
@@ -320,9 +335,9 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
 
 
 def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
-    """Walk the path of a trial (of every instance of a setting, where the search is adaptive).
+    """Walk the path of a trial (in an adaptive search, of all instances of a setting).
 
-    A failed stage ends the trial and not the sweep: the pool remembers it for the report.
+    A failed stage ends the trial but not the sweep; the pool records it for the report.
     """
     wanted = config["trial"]
     if "order" in wanted:
@@ -334,11 +349,11 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
     finals = []
     for trial in trials:
         for number, step in enumerate(trial.steps):
-            asked = [pool.scores.remote(cell.stage) for cell in step]
+            calls = [pool.scores.remote(cell.stage) for cell in step]
             try:
-                found = ray.get(asked)
+                found = ray.get(calls)
             except StageFailed:
-                tune.report({"failed": True, OBJECTIVE: float("nan")})
+                tune.report({"failed": True, _OBJECTIVE: float("nan")})
                 return
             values = {
                 f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
@@ -346,14 +361,14 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
             }
             dev = [value for name, value in values.items() if name.startswith("dev/")]
             if "order" in wanted:
-                tune.report({"stage": number, OBJECTIVE: mean(dev) if dev else 0.0, **values})
+                tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
         finals.append(mean(dev) if dev else 0.0)
     if "order" not in wanted:
-        tune.report({OBJECTIVE: mean(finals), "epochs": study.epochs})
+        tune.report({_OBJECTIVE: mean(finals), "epochs": study.epochs})
 
 
 def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
-    """Report the mean dev score after each rung but the last: ASHA may end the trial there."""
+    """Report the mean dev score after each rung but the last, where ASHA may stop the trial."""
     for rung in (study.config.rungs or ())[:-1]:
         stages = [
             replace(cell.stage, model=model.at(rung))
@@ -364,13 +379,13 @@ def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
         try:
             found = ray.get([pool.scores.remote(stage) for stage in stages])
         except StageFailed:
-            return  # the last rung's stages need this one, and say so
+            return  # the last rung needs this stage and will report the failure
         scores = [one[stage.metric_name] for one, stage in zip(found, stages, strict=True)]
-        tune.report({OBJECTIVE: mean(scores), "epochs": rung})
+        tune.report({_OBJECTIVE: mean(scores), "epochs": rung})
 
 
-def _open_searches(study: Study, known: Settings, cut: Settings) -> dict[str, int]:
-    """How many settings are left to try, by arm, where there are any."""
+def _open_searches(study: Study, known: ArmSettings, cut: ArmSettings) -> dict[str, int]:
+    """The number of settings left to try, by arm, for arms that have any left."""
     wanted = study.config.tune.num_samples
     names = [arm.name for arm in study.config.arms if study.reads_search(arm)]
     left = {name: wanted - len(known.get(name, ())) - len(cut.get(name, ())) for name in names}
@@ -378,11 +393,14 @@ def _open_searches(study: Study, known: Settings, cut: Settings) -> dict[str, in
 
 
 def _search(
-    study: Study, reader: Reader, pool: Any, known: Settings, cut: Settings, cpus: float
+    study: Study, reader: StoreView, pool: Any, known: ArmSettings, cut: ArmSettings, cpus: float
 ) -> tuple[dict[str, list[Setting]], dict[str, list[Setting]]]:
-    """Adaptive search, an arm after another: Optuna proposes settings (by its model, or at random),
-    each is run on every (order, seed), and its mean dev score is told back, with ASHA after each
-    rung. Returns the settings that were finished, and those that were cut."""
+    """Run the adaptive searches, one arm after another.
+
+    Optuna proposes settings (by its model, or at random), each is run on all (order, seed), and its
+    mean dev score is reported back; with ASHA after each rung. Returns the settings that finished,
+    and those that were stopped.
+    """
     from ray.tune.search.optuna import OptunaSearch
 
     tried = {arm: list(settings) for arm, settings in known.items()}
@@ -393,13 +411,15 @@ def _search(
             tried.setdefault(name, []),
             given_up.setdefault(name, []),
         )
-        seed = study.config.tune.seed + len(former) + len(lost)  # else its proposals come again
+        seed = (
+            study.config.tune.seed + len(former) + len(lost)
+        )  # otherwise it would repeat its proposals
         rewards = {
             number: reward
             for number, setting in enumerate(former)
             if math.isfinite(reward := _reward(study, reader, arm, setting))
         }
-        told: dict[str, Any] = {
+        reported: dict[str, Any] = {
             "points_to_evaluate": [
                 {f"trial/setting/{key}": value for key, value in former[number].items()}
                 for number in rewards
@@ -413,10 +433,10 @@ def _search(
         }
         searcher = OptunaSearch(
             space=space,
-            metric=OBJECTIVE,
+            metric=_OBJECTIVE,
             mode="max",
             **_sampler(study, seed),
-            **(told if rewards else {}),
+            **(reported if rewards else {}),
         )
         results = _run(
             study,
@@ -445,7 +465,7 @@ def _sampler(study: Study, seed: int) -> dict[str, Any]:
 
 
 def _cutting(study: Study) -> dict[str, Any]:
-    """ASHA on the rungs of the students' training, where the study asks for it."""
+    """The Tune settings of ASHA on the rungs of the students' training; empty if not chosen."""
     from ray.tune.schedulers import ASHAScheduler
 
     tune, rungs = study.config.tune, study.config.rungs
@@ -453,7 +473,7 @@ def _cutting(study: Study) -> dict[str, Any]:
         return {}
     halving = ASHAScheduler(
         time_attr="epochs",
-        metric=OBJECTIVE,
+        metric=_OBJECTIVE,
         mode="max",
         max_t=study.epochs,
         grace_period=rungs[0],
@@ -462,8 +482,8 @@ def _cutting(study: Study) -> dict[str, Any]:
     return {"scheduler": halving}
 
 
-def _reward(study: Study, reader: Reader, arm: Arm, setting: Setting) -> float:
-    """The mean dev score of a setting that was tried before; NaN where one is not there."""
+def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> float:
+    """The mean dev score of a setting tried before; NaN if one of its scores is missing."""
     finals = [trial.steps[-1] for trial in study.instances(arm, setting)]
     stages = [cell.stage for step in finals for cell in step if cell.split == "dev"]
     found = reader.manifests({stage.key: stage.kind for stage in stages})

@@ -51,7 +51,7 @@ class Lessons(Protocol):
     def seed(self) -> int: ...
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         """Name that tells this training's random streams from those of other trainings."""
 
     @property
@@ -126,7 +126,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = lr
         # Seeded anew at each step, so that a resumed training draws the same dropout masks.
-        seed = generator(lessons.seed, "dropout", lessons.place, progress.step, context.rank)
+        seed = generator(lessons.seed, "dropout", lessons.stream, progress.step, context.rank)
         torch.manual_seed(int(seed.integers(2**63)))
         rows = lessons.rows(batch)
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Random numbers: functions of a seed and of where they are used, never of a running stream."""
+"""Random numbers as functions of a seed and a purpose; there is no running generator state."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ class Seed(Section):
 
 
 def generator(seed: int, stream: str, *where: object) -> np.random.Generator:
-    """The random numbers of (seed, stream, where...): never from a key or a running stream.
+    """A generator that depends only on the seed, the stream's name and `where` (task, step, ...).
 
-    Methods and settings that share a seed so see the same batches and draws.
+    Stage keys do not enter, so that methods and settings with one seed see the same batches and
+    draws: their comparisons are paired.
     """
     text = json.dumps([seed, stream, *map(str, where)])
     digest = hashlib.sha256(text.encode()).digest()

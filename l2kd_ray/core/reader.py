@@ -1,4 +1,4 @@
-"""A store as one verb sees it: one listing, and each manifest read at most once."""
+"""A view of a store for one verb: one listing, and each manifest read at most once."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from l2kd_ray.core.store import SIDE_BY_SIDE, Listing, Manifest, Store
 T = TypeVar("T")
 
 
-class Reader:
-    """The finished stages at the moment of the first question; later ones get the same answer,
-    until whoever has run stages says so (`renew`)."""
+class StoreView:
+    """The finished stages at the time of the first call; later calls return the same until `renew`.
+
+    Code that runs stages calls `renew` afterwards.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.renew()
 
     def renew(self) -> None:
-        """Forget what there was."""
+        """Drop everything read so far, so that the next call reads the store again."""
         self._listing: Listing | None = None
         self._known: dict[str, Manifest | None] = {}
 
@@ -31,8 +33,10 @@ class Reader:
         return self._listing
 
     def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
-        """The manifests of those of `stages` (key -> kind) that are finished, by key, in their
-        sequence. Those that were not asked for before are read side by side."""
+        """The manifests of the finished stages among `stages` (key -> kind), by key.
+
+        They keep the order of `stages`; those not read before are read in parallel.
+        """
         finished, known = self.listing().finished, self._known
         new = {k: kind for k, kind in stages.items() if k in finished and k not in known}
         known.update({**dict.fromkeys(new), **self.store.manifests(new)})
@@ -41,19 +45,20 @@ class Reader:
     def each(
         self, stages: Iterable[Manifest], name: str, parse: Callable[[bytes], T]
     ) -> dict[str, T]:
-        """What `parse` makes of one file of each stage, by key; read side by side.
+        """Parse the file `name` of each stage; returns the results by key.
 
-        Raises: store.Damaged.
+        Raises: store.Damaged if a file differs from what was published.
         """
         chosen = list(stages)
+        # Threads, since each read is a round trip to the storage and waits rather than computes.
         with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
             found = threads.map(lambda stage: parse(self.store.content(stage, name)), chosen)
             return {stage.key: one for stage, one in zip(chosen, found, strict=True)}
 
     def has_files(self, key: str) -> bool:
-        """Whether the stage is finished and its files are still there."""
+        """True if the stage is finished and its files were not dropped."""
         return key in self.listing().finished and key not in self.listing().dropped
 
 
-Source = Store | Reader
-"""Who is asked for a `listing` and for `manifests`: a Reader asks its store each only once."""
+AnyStore = Store | StoreView
+"""Anything with `listing` and `manifests`; a `StoreView` reads each from its store only once."""

@@ -16,15 +16,16 @@ T = TypeVar("T")
 R = TypeVar("R")
 Scores = Mapping[str, float]
 CURVE, STATE = "curve.json", "state.safetensors"
-"""Beside a trained model: a row a step of its training; what a later part of it goes on from."""
+"""Files beside a trained model: its training curve, one row per step, and the optimizer state from
+which the next part of the training continues."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a stage runs: its inputs' files, an empty folder for its own, and its co-workers.
+    """The place where a stage runs: its inputs' files, an empty output folder, its co-workers.
 
-    With `world_size` above 1 the processes of the stage stand in one torch.distributed group;
-    rank 0 alone leaves files.
+    With `world_size` above 1 the processes of the stage form one torch.distributed group; rank 0
+    alone writes files.
     """
 
     store: Store
@@ -34,14 +35,18 @@ class Context:
     device: str = "cpu"
     checkpoint_seconds: float = 60.0
     leaving: Callable[[], bool] = lambda: False
-    """Whether this machine is about to go: asked after each step, true once for each notice."""
+    """Polled after each step: returns True once per preemption notice, so that a checkpoint is
+    saved."""
 
     def files_of(self, stage: Stage) -> Path:
         """The verified files of an input. Raises: store.Damaged."""
         return self.store.fetch(stage.kind, stage.key)
 
     def shared_out(self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
-        """What `work` makes of each item: every worker does its share, and has all of it then."""
+        """Map `work` over the items: each worker does a share and gets all results.
+
+        Returns the results in the order of `items`.
+        """
         share = items[self.rank :: self.world_size]
         mine = work(share) if share else []
         if self.world_size == 1:
@@ -57,31 +62,31 @@ class Context:
 class Stage:
     """Frozen settings and inputs; `run` sees nothing else.
 
-    Two stages are equal when their keys are. A field with `metadata={"identity": False}` says
-    where a thing lies, not what it is, and does not enter the key.
+    Two stages are equal if their keys are equal. A field with `metadata={"identity": False}` is a
+    location, not content, and does not enter the key.
     """
 
     kind: ClassVar[str]
     version: ClassVar[int] = 1
     """Raised when the same fields would give another result."""
     distributable: ClassVar[bool] = False
-    """Whether more than one worker may run it."""
+    """True if more than one worker may run it."""
     prepares: ClassVar[bool] = False
-    """Whether it only gathers what methods start from (data, an untrained model): it needs no GPU,
-    and is no part of what a method costs."""
+    """True if it only prepares inputs of methods (data, an untrained model): it needs no GPU and is
+    not part of a method's cost."""
     default_seconds: ClassVar[float] = 60.0
-    """Assumed run time where neither the user nor the store says anything."""
+    """Assumed run time if the user gives none and the store holds no stage of this kind."""
     default_bytes: ClassVar[float] = 1e6
-    """Assumed size of its files, likewise."""
+    """Assumed size of its files, under the same condition."""
     source_code: ClassVar[str | None] = None
-    """Digest of the source, for a stage that comes from outside (`door`)."""
+    """Digest of the source of a stage class from a plug-in (see `door`)."""
     code: str | None = field(default=None, kw_only=True)
-    """Digest of the method from outside that made it."""
+    """Digest of the plug-in method that made it."""
 
     def run(self, context: Context) -> Scores:
-        """Do the work: leave files in `context.out`, return the scores.
+        """Do the work: write files to `context.out` and return the scores.
 
-        Raises whatever goes wrong; nothing is published then.
+        If it raises, nothing is published.
         """
         raise NotImplementedError
 
@@ -102,7 +107,7 @@ class Stage:
     def settings(self) -> dict[str, Any]:
         """The fields as they enter the key; inputs by their keys.
 
-        What is None is left out: a new option that is off keeps every stage of an older version.
+        Fields that are None are left out, so that adding an option that is off changes no key.
         """
         return {name: identity(item) for name, item in _fields(self).items()}
 
@@ -112,7 +117,7 @@ class Stage:
 
     @cached_property
     def _inputs(self) -> tuple[tuple[str, Stage], ...]:
-        """Looked for once: a plan asks each stage in every trial that it is part of."""
+        """The inputs, collected once: a plan walks each stage in every trial that contains it."""
         return tuple(
             source
             for one in _identifying(self)
@@ -127,7 +132,7 @@ class Stage:
 
 
 def kinds() -> list[str]:
-    """Every kind of stage that this process has a class of, sorted."""
+    """The kinds of all stage classes that this process has imported, sorted."""
     found, waiting = set(), [*Stage.__subclasses__()]
     while waiting:
         one = waiting.pop()
@@ -139,7 +144,7 @@ def kinds() -> list[str]:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """What the training loop reads. Batch sizes are those of the global batch."""
+    """Settings of the training loop. Batch sizes are those of the global batch."""
 
     epochs: int
     batch_size: int
@@ -147,19 +152,19 @@ class Optimisation:
     adam_eps: float = 1e-8
     weight_decay: float = 0.01
     warmup: float = 0.0
-    """Share of the steps over which the rate rises."""
+    """Share of the steps over which the learning rate rises."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; a larger one is scaled down to it."""
     micro_batch: int | None = None
     """Largest number of examples in one forward pass (default: all)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingStage(Stage):
-    """A training, or a part of one: from where `before` ended, `until` so many epochs are done.
+    """A training, or a part of one: from the end of `before` to the end of epoch `until`.
 
-    The parts of a training, one after the other, end with the same bits as the whole: `STATE`
-    holds the optimizer's. That lets a search cut what does not promise (`train.rungs`).
+    The parts of a training, run one after the other, end with the same bits as the whole, since
+    `STATE` carries the optimizer over. So a search can stop poor settings early (`train.rungs`).
     """
 
     distributable = True
@@ -171,14 +176,15 @@ class TrainingStage(Stage):
     until: int | None = None
 
     def in_parts(self, rungs: Sequence[int]) -> Self:
-        """The last part, after those that end at each of `rungs` but the last."""
+        """Split the training at the epochs `rungs`; returns the last part, which ends at the
+        last."""
         part: Self | None = None
         for rung in rungs[:-1]:
             part = replace(self, before=part, until=rung)
         return replace(self, before=part)
 
     def at(self, rung: int) -> TrainingStage:
-        """The part that ends after so many epochs; the stage itself where there is none."""
+        """The part that ends after `rung` epochs; the stage itself if no part does."""
         part = self.before
         while part is not None and part.until != rung:
             part = part.before
@@ -206,7 +212,10 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def identity(value: object) -> Any:
-    """A field's value as plain JSON: a stage is its key, a dataclass its class and fields."""
+    """A field's value as plain JSON: a stage as its key, a dataclass as its class name and fields.
+
+    Raises: TypeError for values that have no fixed JSON form.
+    """
     if isinstance(value, Stage):
         return value.key
     if is_dataclass(value) and not isinstance(value, type):

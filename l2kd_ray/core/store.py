@@ -1,11 +1,11 @@
 """Finished stages by key, on any filesystem that pyarrow or fsspec reaches.
 
 <root>/stages/<kind>/<ab>/<key>/
-    manifest.json   written last: there is a stage, or there is none
+    manifest.json   written last: its presence makes the stage finished
     <attempt>/...   its files
-    starts/...      a note of each attempt
+    starts/...      a note for each attempt
     checkpoint/...  of a training that has not ended
-    dropped         its files were removed, its scores stay
+    dropped         marks a stage whose files were removed; its scores remain
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from l2kd_ray.errors import InputError
 MANIFEST = "manifest.json"
 DROPPED = "dropped"
 _CHUNK = 1 << 20
-_OBJECT_STORES = ("s3", "gcs")  # no folders there: each that is made is a request a level
+_OBJECT_STORES = ("s3", "gcs")  # they have no folders; creating one costs a request per level
 SIDE_BY_SIDE = 16
-"""Small files that are read at a time: of a remote storage each costs a round trip or two."""
+"""Number of small files read in parallel: on a remote storage each costs one or two round trips."""
 
 
 class Damaged(RuntimeError):
-    """A published stage whose files are not what its manifest says; it must be computed again."""
+    """A published stage whose files differ from its manifest; it must be computed again."""
 
     def __init__(self, kind: str, key: str, problem: str) -> None:
         super().__init__(kind, key, problem)
@@ -62,7 +62,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Listing:
-    """The finished stages: key -> kind; and those of them whose files were dropped."""
+    """The finished stages (key -> kind), and the keys of those whose files were dropped."""
 
     finished: Mapping[str, str]
     dropped: frozenset[str]
@@ -70,7 +70,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """A file below the root: its path relative to it, bytes, when it was written."""
+    """A file below the root: its relative path, its size in bytes, its time of writing."""
 
     path: str
     size: int
@@ -79,15 +79,15 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage is, what it read, what it left, and how it came about."""
+    """The record of a finished stage: its fields, its inputs, its files, and how it was run."""
 
     kind: str
     key: str
     version: int
     settings: Mapping[str, Any]
-    """The stage's fields, as they entered its key."""
+    """The stage's fields as they entered its key."""
     inputs: Mapping[str, str]
-    """Keys of the stages that it read, by field."""
+    """Keys of its input stages, by field."""
     scores: Mapping[str, float]
     files: Mapping[str, FileRecord]
     attempt: str
@@ -98,14 +98,16 @@ class Manifest:
     """Versions of packages, CPU type, threads and world size."""
 
     def to_json(self) -> bytes:
-        """The manifest with a digest of its own, so that an altered one is found."""
+        """The manifest as JSON with its own digest, by which an altered one is detected."""
         body = asdict(self)
         return json.dumps({**body, "sha256": _digest_of(body)}, indent=1, sort_keys=True).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Raises: ValueError where the bytes are no whole, unaltered manifest, or name a file
-        outside of the stage's folder."""
+        """Parse a manifest.
+
+        Raises: ValueError if it is torn or altered, or names a file outside the stage's folder.
+        """
         body = json.loads(data)
         if not isinstance(body, dict) or body.pop("sha256", None) != _digest_of(body):
             raise ValueError("the manifest is altered")
@@ -136,14 +138,14 @@ _WAITS_S = (0.2, 1.0, 4.0)
 def _patient(
     operation: Callable[Concatenate[Store, P], R],
 ) -> Callable[Concatenate[Store, P], R]:
-    """An operation that is begun again, some times, where a remote storage fails in it.
+    """A decorator: retry the operation a few times if a remote storage fails.
 
-    Each leaves the same, however often it is done. pyarrow tries most requests again itself, but
-    not a GetObject that was refused (503): the error's text does not fit into the range's buffer.
+    The operations are idempotent. pyarrow itself retries most requests, but not a GetObject that
+    was refused (503), because the error's text does not fit into the range's buffer.
     """
 
     @wraps(operation)
-    def begun(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
+    def retried(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
         for wait in () if store.is_local else _WAITS_S:
             try:
                 return operation(store, *args, **kwargs)
@@ -153,19 +155,19 @@ def _patient(
                 time.sleep(wait * random.uniform(0.5, 1.5))
         return operation(store, *args, **kwargs)
 
-    return begun
+    return retried
 
 
 class Store:
-    """The contract, which `tests/test_store.py` holds on every filesystem.
+    """Finished stages on a filesystem. `tests/test_store.py` checks this contract on each one.
 
     Atomic: a reader sees a whole stage or none. Files go under an attempt's own name first, the
     manifest goes last; a local file is written aside and renamed, an object appears on close.
-    Visible: what `publish` returned is seen by every process that asks afterwards.
-    Owned by no one: any number of processes and clusters may publish one key. Their files have
-    names of their own, the manifest names one attempt's, and what the losers left is `l2kd gc`'s.
+    Visible: after `publish` has returned, every process sees the stage.
+    Shared: any number of processes and clusters may publish one key. Each attempt has its own
+    folder, the manifest names one of them, and `l2kd gc` removes the others.
     A published file is never changed; `drop_files` removes it and leaves the manifest.
-    Checked: `fetch` compares every file with its digest before anyone reads it. No pickle.
+    Checked: `fetch` compares every file with its digest before it is read. No pickle.
 
     A store is a location and may be pickled; `root` is a path or a URI (s3://, gs://, memory://).
     """
@@ -184,7 +186,10 @@ class Store:
     # Finished stages
 
     def manifest(self, kind: str, key: str) -> Manifest | None:
-        """The manifest of a finished stage; None where it is not finished (or not whole)."""
+        """The manifest of a finished stage; None if the stage is not finished.
+
+        A stage whose manifest is torn or altered is withdrawn, and counts as not finished.
+        """
         data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
         if data is None:
             return None
@@ -195,14 +200,16 @@ class Store:
             return None
 
     def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
-        """The manifests of those of `stages` (key -> kind) that are finished, by key, in their
-        sequence; read side by side."""
+        """The manifests of the finished stages among `stages` (key -> kind), by key.
+
+        They keep the order of `stages` and are read in parallel.
+        """
         with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
             found = threads.map(self.manifest, stages.values(), stages.keys())
             return {one.key: one for one in found if one is not None}
 
     def listing(self) -> Listing:
-        """Every finished stage, by one listing of the storage."""
+        """All finished stages, from one listing of the storage."""
         finished, dropped = {}, set()
         for entry in self.files("stages"):
             _, kind, *middle, key, name = entry.path.split("/")
@@ -213,11 +220,11 @@ class Store:
         return Listing(finished, frozenset(dropped))
 
     def has_files(self, kind: str, key: str) -> bool:
-        """Whether the stage is finished and its files are still there."""
+        """True if the stage is finished and its files were not dropped."""
         return self.manifest(kind, key) is not None and not self._dropped(kind, key)
 
     def drop_files(self, kind: str, key: str) -> None:
-        """Remove a finished stage's files; its manifest and scores stay."""
+        """Remove a finished stage's files; its manifest and scores remain."""
         manifest = self.manifest(kind, key)
         if manifest is not None:
             self.write(f"{_folder(kind, key)}/{DROPPED}", b"")
@@ -227,7 +234,7 @@ class Store:
         return self.read(f"{_folder(kind, key)}/{DROPPED}") is not None
 
     def content(self, manifest: Manifest, name: str) -> bytes:
-        """One file of a finished stage, compared with its digest. Raises: Damaged, as `fetch`."""
+        """The bytes of one file of a stage, checked against its digest. Raises: Damaged."""
         data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
         if data is None:
             raise self._withdrawn(manifest, f"{name} is missing")
@@ -238,13 +245,13 @@ class Store:
         return data
 
     def fetch(self, kind: str, key: str, manifest: Manifest | None = None) -> Path:
-        """A local folder with the stage's files, each compared with its digest.
+        """A local folder with the stage's files, each checked against its digest.
 
-        `manifest`: the stage's, where it has been read before.
+        `manifest`: the stage's, if it has been read before.
 
         Raises:
-            Damaged: the stage is not there, or a file of it is not what was published. It has
-                been withdrawn, and whoever needs it computes it again.
+            Damaged: the stage is not finished, or one of its files differs from what was published.
+                It has been withdrawn; the caller must have it computed again.
         """
         manifest = manifest or self.manifest(kind, key)
         if manifest is None:
@@ -275,9 +282,9 @@ class Store:
         return folder
 
     def publish(self, manifest: Manifest, folder: Path) -> Manifest:
-        """Make the files in `folder` the finished stage of `manifest` (whose `files` are set here).
+        """Publish the files in `folder` as the stage of `manifest` (whose `files` are set here).
 
-        Returns the manifest that stands: another's, where another was first.
+        Returns the valid manifest, which is that of another attempt if that one was first.
         """
         stage = _folder(manifest.kind, manifest.key)
         names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
@@ -295,17 +302,17 @@ class Store:
         return manifest
 
     def note_start(self, kind: str, key: str, attempt: str) -> None:
-        """Leave a note that an attempt at a stage begins: what `l2kd explain` and drills count."""
+        """Note the start of an attempt; `l2kd explain` and the failure drills count these notes."""
         note = {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat()}
         self.write(f"{_folder(kind, key)}/starts/{attempt}.json", json.dumps(note).encode())
 
     def withdraw(self, damage: Damaged) -> None:
-        """Take a damaged stage's manifest away: the stage is not finished any more."""
+        """Remove a damaged stage's manifest, so that the stage is no longer finished."""
         print(f"store: {damage}; it will be computed again", flush=True)
         self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
 
     def _withdrawn(self, manifest: Manifest, problem: str) -> Damaged:
-        """The error to raise; the stage is withdrawn unless somebody was quicker."""
+        """The error to raise; the stage is withdrawn unless another process has replaced it."""
         kind, key = manifest.kind, manifest.key
         damage = Damaged(kind, key, problem)
         if self.manifest(kind, key) == manifest and not self._dropped(kind, key):
@@ -315,7 +322,7 @@ class Store:
     # Checkpoints of a stage that has not ended
 
     def save_checkpoint(self, kind: str, key: str, step: int, file: Path) -> None:
-        """Keep `file` as the stage's checkpoint at `step`; older ones go once it stands."""
+        """Store `file` as the stage's checkpoint at `step`, then remove older ones."""
         folder = f"{_folder(kind, key)}/checkpoint"
         name = f"{step:09d}-{uuid.uuid4().hex[:8]}"
         self.upload(file, f"{folder}/{name}.safetensors")
@@ -326,7 +333,7 @@ class Store:
                 self.remove(old.path)
 
     def load_checkpoint(self, kind: str, key: str, target: Path) -> bool:
-        """Copy the newest whole checkpoint to `target`; False where there is none."""
+        """Copy the newest complete checkpoint to `target`; False if there is none."""
         folder = f"{_folder(kind, key)}/checkpoint"
         paths = [entry.path for entry in self.files(folder) if entry.path.endswith(".json")]
         for path in sorted(paths, reverse=True):
@@ -343,7 +350,7 @@ class Store:
 
     @_patient
     def read(self, path: str) -> bytes | None:
-        """The bytes of a file, None where there is no such file."""
+        """The bytes of a file; None if it does not exist."""
         try:
             with self.filesystem.open_input_stream(f"{self.base}/{path}") as stream:
                 return bytes(stream.read())
@@ -352,7 +359,7 @@ class Store:
 
     @_patient
     def write(self, path: str, data: bytes) -> None:
-        """Write a file whole: a reader sees the old bytes or the new."""
+        """Write a file atomically: a reader sees the old bytes or the new ones."""
         with self._writing(path) as stream:
             stream.write(data)
 
@@ -370,7 +377,7 @@ class Store:
 
     @_patient
     def remove(self, path: str) -> None:
-        """Remove a file or a folder below the root; nothing where there is none."""
+        """Remove a file or a folder below the root, if it exists."""
         full = f"{self.base}/{path}"
         info = self.filesystem.get_file_info(full)
         try:
@@ -382,7 +389,7 @@ class Store:
             pass  # another process was quicker
 
     def check_writable(self) -> None:
-        """Raises: InputError where nothing can be written below the root."""
+        """Raise InputError if nothing can be written below the root."""
         probe = f"probe-{uuid.uuid4().hex}"
         try:
             self.write(probe, b"")
@@ -398,7 +405,7 @@ class Store:
 
     @_patient
     def files(self, path: str) -> list[FileEntry]:
-        """The files below a folder, by one listing."""
+        """All files below a folder, from one listing."""
         selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
         start = len(self.base.rstrip("/")) + 1
         return [
@@ -419,7 +426,7 @@ class Store:
 
 
 class _AtomicFile:
-    """A binary file that appears at its path whole, on leaving the context without an error."""
+    """A binary file that appears at its path only when complete, as the context is left."""
 
     def __init__(self, filesystem: pafs.FileSystem, path: str, is_local: bool) -> None:
         self._filesystem, self._path = filesystem, path
@@ -467,9 +474,9 @@ def _open(root: str) -> tuple[pafs.FileSystem, str]:
 
 
 class _Copies:
-    """This process's copies of remote stages, verified when they came.
+    """This process's local copies of remote stages, verified on download.
 
-    Ray's workers live for a whole sweep, and do many stages: the last few copies stay.
+    Ray's workers live for a whole sweep and run many stages, so only the last few copies are kept.
     """
 
     AT_MOST = 8
@@ -493,8 +500,8 @@ class _Copies:
     def keep(self, root: str, key: str, attempt: str, folder: Path) -> None:
         with self._lock:
             self._folders[root, key, attempt] = folder
-            for place in list(self._folders)[: -self.AT_MOST]:
-                shutil.rmtree(self._folders.pop(place), ignore_errors=True)
+            for oldest in list(self._folders)[: -self.AT_MOST]:
+                shutil.rmtree(self._folders.pop(oldest), ignore_errors=True)
 
 
 _copies = _Copies()

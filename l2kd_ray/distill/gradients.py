@@ -17,7 +17,7 @@ from l2kd_ray.distill.divergences import Divergence, forward
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.errors import InputError
 
-TINY = 1e-6
+_TINY = 1e-6
 """The least mass of the student's other tokens: what divides must not be 0."""
 
 
@@ -91,9 +91,9 @@ def _forward_kl_of_classes(
     s_r) for another."""
     s = torch.softmax(student.div_(temperature), -1, out=student)
     kept = s.gather(-1, teacher.tokens)
-    rest = (1 - kept.sum(-1, keepdim=True)).clamp(min=TINY)
+    rest = (1 - kept.sum(-1, keepdim=True)).clamp(min=_TINY)
     log_p, log_r = teacher.log_p(temperature)
-    each = (log_p.exp() * (log_p - kept.clamp(min=TINY**2).log())).sum(-1)
+    each = (log_p.exp() * (log_p - kept.clamp(min=_TINY**2).log())).sum(-1)
     each += (log_r.exp() * (log_r - rest.log())).squeeze(-1)
     grad = s.mul_(1 - log_r.exp() / rest).scatter_(-1, teacher.tokens, kept - log_p.exp())
     return grad.mul_((weight * temperature).unsqueeze(-1)), (each * weight).sum() * temperature**2
@@ -106,7 +106,8 @@ def bias(
     temperature: float,
     divergence: Divergence = forward,
 ) -> Mapping[str, float]:
-    """What teaching by the most likely tokens does to the gradient in the student's logits [K, V].
+    """How teaching by the most likely tokens alone changes the gradient in the student's logits
+    [K, V].
 
     Returns: `mass`, the share of the teacher's probability at this temperature that is on the kept
     tokens; `error`, the norm of the gradient's error over that of the exact gradient (of forward

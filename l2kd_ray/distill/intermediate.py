@@ -101,7 +101,7 @@ class MetaDistillation:
 
     @property
     def wanted(self) -> frozenset[str]:
-        """What it reads of a model, beside its logits."""
+        """The model outputs that it reads beside the logits."""
         weights = {
             "hidden": self.hidden,
             "attentions": self.attention,
@@ -142,5 +142,7 @@ class MetaDistillation:
 
 def _of(wanted: list[Tensor] | None) -> list[Tensor]:
     if wanted is None:
-        raise ValueError("the models were not asked for all that the objective wants")
+        raise ValueError(
+            "the models' outputs lack what the objective reads: pass its `wanted` to both"
+        )
     return wanted

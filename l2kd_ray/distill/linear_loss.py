@@ -24,11 +24,12 @@ from l2kd_ray.distill.gradients import gradient
 from l2kd_ray.distill.top_k import MostLikely
 
 CHUNK_ELEMENTS = 2**24
-"""Of a chunk's logits: large enough for the matrix products, small against a batch's logits."""
+"""Elements of a chunk's logits: large enough for the matrix products, small against a batch's
+logits."""
 
 
 @dataclass(frozen=True)
-class Head:
+class OutputLayer:
     """An output layer: weight [V, d], bias [V]. `half` takes its products in bfloat16."""
 
     weight: Tensor
@@ -36,7 +37,7 @@ class Head:
     half: bool = False
 
     @classmethod
-    def of(cls, layer: nn.Module, half: bool = False) -> Head:
+    def of(cls, layer: nn.Module, half: bool = False) -> OutputLayer:
         bias: Any = getattr(layer, "bias", None)
         weight: Any = layer.weight
         return cls(weight, bias, half)
@@ -47,7 +48,7 @@ class Knowledge:
     """A teacher's last hidden states [K, d] at K positions, and its output layer."""
 
     hidden: Tensor
-    head: Head
+    head: OutputLayer
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Term:
 
 def linear_loss(
     hidden: Tensor,
-    head: Head,
+    head: OutputLayer,
     target: Tensor,
     ce: Tensor,
     kd: Tensor,
@@ -84,7 +85,7 @@ def linear_loss(
 
 @dataclass(frozen=True)
 class _Work:
-    """What a fused loss reads and has no gradient in."""
+    """Inputs of the fused loss that have no gradient."""
 
     half: bool
     target: Tensor
@@ -146,22 +147,22 @@ def _chunks(
     """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
     size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
-        speak = _speaker(term.teacher, work.half)
+        teacher_logits = _logits_of(term.teacher, work.half)
         for start in range(0, len(term.where), size):
             part = slice(start, start + size)
             where = term.where[part]
-            yield where, *_chunk(student.logits(hidden[where]), speak(part), where, work)
+            yield where, *_chunk(student.logits(hidden[where]), teacher_logits(part), where, work)
 
 
-def _speaker(
-    said: Knowledge | MostLikely | None, half: bool
+def _logits_of(
+    known: Knowledge | MostLikely | None, half: bool
 ) -> Callable[[slice], Tensor | MostLikely | None]:
     """A teacher's logits [C, V] of a chunk, or the most likely of them."""
-    if said is None:
+    if known is None:
         return lambda part: None
-    if isinstance(said, MostLikely):
-        return said.__getitem__
-    hidden, layer = said.hidden, _Layer(said.head.weight, said.head.bias, half)
+    if isinstance(known, MostLikely):
+        return known.__getitem__
+    hidden, layer = known.hidden, _Layer(known.head.weight, known.head.bias, half)
     return lambda part: layer.logits(hidden[part])
 
 

@@ -1,4 +1,4 @@
-"""What a student is trained to do at each supervised position, and what it needs of a teacher.
+"""Objectives of a student at each supervised position, with the teacher outputs they need.
 
 Shapes: R rows (sequences) of a batch, P supervised positions of all rows, K of them with a teacher,
 V vocabulary, d width. The weight of a position is the product of its row's scale (which
@@ -19,7 +19,7 @@ from l2kd_ray.door import Plugin
 if TYPE_CHECKING:  # a stage holds an objective, and a study's stages are made without torch
     from torch import Tensor
 
-    from l2kd_ray.distill.linear_loss import Head, Knowledge
+    from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
     from l2kd_ray.distill.top_k import MostLikely
 
 NO_TEACHER = -1
@@ -85,7 +85,7 @@ class SoftTargets:
     def loss(
         self,
         hidden: Tensor,
-        head: Head,
+        head: OutputLayer,
         knowledge: Sequence[Knowledge | MostLikely | None],
         positions: Positions,
         scale: Tensor,
@@ -99,10 +99,10 @@ class SoftTargets:
         of_row = scale[positions.row]
         kd, ce = (weight * of_row for weight in self.weights(positions))
         terms = [Term((positions.teacher == NO_TEACHER).nonzero().squeeze(-1))]
-        for number, said in enumerate(knowledge):
-            if said is not None:
+        for number, known in enumerate(knowledge):
+            if known is not None:
                 where = (positions.teacher == number).nonzero().squeeze(-1)
-                terms.append(Term(where, said))
+                terms.append(Term(where, known))
         return linear_loss(
             hidden, head, positions.target, ce, kd, terms, self.temperature, self.loaded_divergence
         )

@@ -1,4 +1,4 @@
-"""What a classifier says of a batch of texts.
+"""Outputs of a classifier for a batch of texts.
 
 Shapes: B texts (or pairs) of n tokens, d width, C outputs of a task's head.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class States:
-    """What a body says of a batch; beside `text` and `mask` only what was wanted."""
+    """Outputs of a classifier's body; beside `text` and `mask` only the requested ones are set."""
 
     text: Tensor
     """[B, w]: what the heads read."""

@@ -28,7 +28,7 @@ class MostLikely:
 
     @classmethod
     def of(cls, logits: Tensor, k: int) -> MostLikely:
-        """Of a teacher's logits [K, V]. k is below V."""
+        """Select from a teacher's logits [K, V]; k is below V."""
         best = logits.topk(k, dim=-1)
         rest = logits.scatter(-1, best.indices, -torch.inf).logsumexp(-1)
         return cls(best.indices, best.values, rest, logits.shape[-1] - k)

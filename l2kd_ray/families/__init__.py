@@ -14,7 +14,7 @@ FAMILIES: Mapping[str, Family] = {one.name: one for one in (LANGUAGE, CLASSIFIER
 METHODS: Mapping[str, Method] = {
     name: one for family in FAMILIES.values() for name, one in family.methods.items()
 }
-"""The built-in methods by name. References (`multitask`, `single`, ...) are no methods."""
+"""The built-in methods by name. References (`multitask`, `single`, ...) are not among them."""
 
 __all__ = [
     "CLASSIFIERS",

@@ -1,4 +1,4 @@
-"""What makes the stages of a study from its settings, whatever family its models are of."""
+"""The base of all builders, which make the stages of a study from its settings."""
 
 from __future__ import annotations
 
@@ -23,23 +23,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a study's names stand for: its tasks, its pretrained models, its tokenizer's corpus."""
+    """The resolved names of a study: its tasks, pretrained models and tokenizer corpus."""
 
     tasks: Mapping[str, Task]
     models: Mapping[str, Pretrained]
-    """By the `model` of a ModelSpec."""
+    """The pretrained models, by the `model` of their ModelSpec."""
     corpus: tuple[TaskData, ...] = ()
     data_seed: int = 0
 
 
 class Builder:
-    """Makes each stage of one method and setting once; fields without effect are None there.
+    """Makes each stage of one method and setting once; stage fields without effect are None.
 
-    `method`: whose student `student` is; `owner`: the one trial that all stages belong to.
+    `method`: the method whose student is built; `owner`: the only trial that the stages belong to
+    (`share: false`), or None.
     """
 
     references: ClassVar[tuple[str, ...]] = ("multitask", "single")
-    """What is run beside the methods: `multitask`, all tasks at once; `single`, each task alone."""
+    """The references run beside the methods: `multitask`, on all tasks; `single`, on one task
+    each."""
 
     def __init__(
         self, settings: Settings, resolved: Resolved, method: Method, owner: str | None = None
@@ -57,28 +59,29 @@ class Builder:
 
     @classmethod
     def check_settings(cls, settings: Settings, method: Method) -> None:
-        """Raises: InputError where these settings cannot be had by this method."""
+        """Raise InputError if the method cannot be run with these settings."""
         if method.check is not None:
             method.check(settings)
 
     @classmethod
     def kinds(cls, settings: Settings) -> Collection[TaskKind]:
-        """The kinds of task that its models can learn; none named: all."""
+        """The kinds of task that the family's models can learn; empty for all kinds."""
         return ()
 
     @classmethod
     def check_models(cls, settings: Settings, models: Mapping[str, Pretrained], where: str) -> None:
-        """Raises: InputError for pretrained models that do not go together."""
+        """Raise InputError if the pretrained models cannot be combined."""
 
     @classmethod
     def corpus(
         cls, settings: Settings, tasks: Mapping[str, Task], find: Callable[[TaskSpec], Task]
     ) -> list[Task]:
-        """The tasks on whose text a tokenizer is trained, where the family trains one."""
+        """The tasks on whose text a tokenizer is trained; empty if the family trains none."""
         return []
 
     def student(self, order: Order, seed: Seed) -> Any:
-        """The method's student after the tasks of `order`; before any, the initial model."""
+        """The method's student after the tasks of `order`; the initial model if `order` is
+        empty."""
         if not order:
             return self.initial(seed)
         return self._once(("student", order, seed), lambda: self._step(order, seed))
@@ -90,7 +93,7 @@ class Builder:
         return replace(student, code=self.method.code) if self.method.code else student
 
     def check(self, spec: ModelSpec) -> None:
-        """Raises: ValueError, TypeError, RuntimeError for a model that cannot be built."""
+        """Raise ValueError, TypeError or RuntimeError if the model cannot be built."""
         raise NotImplementedError
 
     def initial(self, seed: Seed) -> Stage:
@@ -98,21 +101,23 @@ class Builder:
         raise NotImplementedError
 
     def reference(self, name: str, task: str, seed: Seed) -> Stage:
-        """The model of a reference that answers `task`."""
+        """The model that the reference `name` evaluates on `task`."""
         raise NotImplementedError
 
     def evaluate(self, model: Any, task: str, split: Part, seed: Seed) -> Evaluate:
-        """The scores of a model on a task."""
+        """The stage that evaluates a model on a split of a task."""
         raise NotImplementedError
 
     def examples(self, data: TaskData) -> Examples:
-        """The examples of a split, or of a part of one."""
+        """The stage that holds the examples of a split, or of a part of one."""
         return self._once(("examples", data), lambda: Examples(data, self.owner))
 
-    def plugin(self, kind: door.Kind, name: str, known: Mapping[str, Any]) -> str | door.Plugin:
-        """A built-in's name, or what a stage holds of a plug-in, with the plug-in's options.
+    def plugin(
+        self, kind: door.PluginKind, name: str, known: Mapping[str, Any]
+    ) -> str | door.Plugin:
+        """The name of a built-in, or the `Plugin` (with its options) that a stage holds.
 
-        Raises: InputError where there is no such thing.
+        Raises: InputError if there is neither.
         """
         return door.held(kind, name, known, self._settings.options, self._settings.plugins)
 
@@ -120,7 +125,7 @@ class Builder:
         return self.examples(self.resolved.tasks[task].splits[split])
 
     def _evaluation(self, model: Any, task: str, split: Part) -> dict[str, Any]:
-        """The fields that every family's evaluation has."""
+        """The fields of `Evaluate`, which the evaluations of all families share."""
         about = self.resolved.tasks[task]
         seen = about.seen if split == "test" else None
         return {
@@ -131,20 +136,25 @@ class Builder:
             "seen": None if seen is None else self.examples(seen),
         }
 
-    def _once(self, place: tuple[Any, ...], make: Callable[[], T]) -> T:
-        """What was made before for this place, or made now."""
-        place = tuple(
-            item.model_dump_json() if isinstance(item, ModelSpec) else item for item in place
-        )
-        if place not in self._made:
-            self._made[place] = make()
-        made: T = self._made[place]
+    def _once(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """The value made before for `key`, or `make()`, which is kept.
+
+        Trials share most of their stages, and building one resolves its whole path; without this
+        memo a plan would rebuild every path for every trial. It saves time only: stages are equal
+        by their content keys.
+        """
+        key = tuple(item.model_dump_json() if isinstance(item, ModelSpec) else item for item in key)
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
         return made
 
 
 class LabelBuilder(Builder):
-    """What classifiers, taggers and parsers share: heads for the labels of tasks, and teachers that
-    are other models than students."""
+    """The base for classifiers, taggers and parsers, whose models have heads for tasks' labels.
+
+    Their teachers may be other models than their students.
+    """
 
     references = ("multitask", "single", "teacher")
 
@@ -158,6 +168,6 @@ class LabelBuilder(Builder):
         return spec
 
     def labelled(self, tasks: Sequence[str], split: Part = "train") -> tuple[Labelled, ...]:
-        """The examples of tasks."""
+        """The examples of some tasks, in the order of `tasks`."""
         known = self.resolved.tasks
         return tuple(Labelled(self._split(task, split), known[task].kind) for task in tasks)

@@ -1,4 +1,4 @@
-"""Evaluation: one model on one task's split, scores an example."""
+"""Evaluation of one model on one split of a task; it keeps the score of each example."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from l2kd_ray.tasks import Example, Judged, judge
 from l2kd_ray.tasks.spec import Metric
 
 PREDICTIONS = "predictions.jsonl"
-LEAK_FREE = "leak_free"
+_LEAK_FREE = "leak_free"
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluate(Stage):
-    """The model's answers to a split, and their scores: the metric's and the extras'."""
+    """The model's answers on a split, with their scores by the task's metric and the extras."""
 
     kind = "evaluate"
     default_seconds = 30.0
@@ -28,7 +28,7 @@ class Evaluate(Stage):
     metric: Metric
     extras: tuple[Metric, ...] = ()
     seen: Examples | None = None
-    """All training examples, where the scores without inputs that occur in them are wanted, too."""
+    """All training examples, if scores are also wanted over the examples not seen in training."""
 
     @property
     def task(self) -> str:
@@ -50,23 +50,23 @@ class Evaluate(Stage):
         return totals(judged, len(examples), fresh)
 
     def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
-        """What the model says to each example."""
+        """The model's answer to each example, as text."""
         raise NotImplementedError
 
 
 def unseen(examples: Sequence[Example], training: Sequence[Example]) -> list[int]:
-    """Places of the examples whose context is no training example's."""
+    """The indices of the examples whose context occurs in no training example."""
     contexts = {example.context for example in training}
-    return [place for place, example in enumerate(examples) if example.context not in contexts]
+    return [index for index, example in enumerate(examples) if example.context not in contexts]
 
 
 def totals(judged: Mapping[str, Judged], size: int, fresh: Sequence[int] | None) -> Scores:
-    """Each metric over all examples; with `fresh`, over those, too, and their number."""
+    """Each metric over all examples; with `fresh` (indices), also over those, and their number."""
     scores: dict[str, float] = {name: each.over(range(size)) for name, each in judged.items()}
     if fresh is not None:
-        scores[f"examples/{LEAK_FREE}"] = len(fresh)
+        scores[f"examples/{_LEAK_FREE}"] = len(fresh)
     if fresh:
-        scores |= {f"{name}/{LEAK_FREE}": each.over(fresh) for name, each in judged.items()}
+        scores |= {f"{name}/{_LEAK_FREE}": each.over(fresh) for name, each in judged.items()}
     return scores
 
 
@@ -77,16 +77,16 @@ def write_predictions(
     judged: Mapping[str, Judged],
     fresh: Sequence[int] | None,
 ) -> None:
-    """One line an example; `score` is that of the first metric."""
+    """Write one JSON line per example; `score` is the score by the first metric."""
     kept = set(fresh or ())
     first, *extras = judged
     with path.open("w", encoding="utf-8") as file:
-        for place, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
+        for index, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
             line: dict[str, object] = {"id": example.id, "prediction": prediction}
-            line["score"] = judged[first].each[place]
-            line |= {metric: judged[metric].each[place] for metric in extras}
+            line["score"] = judged[first].each[index]
+            line |= {metric: judged[metric].each[index] for metric in extras}
             if example.group is not None:
                 line["group"] = example.group
             if fresh is not None:
-                line[LEAK_FREE] = place in kept
+                line[_LEAK_FREE] = index in kept
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Examples as a stage: upstream files are read once, and every other stage reads these."""
+"""Examples as a stage: upstream files are read once, and all other stages read its output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.tasks import Example, TaskData, texts
 from l2kd_ray.tasks.spec import TaskKind
 
-FILE = "examples.jsonl"
+_FILE = "examples.jsonl"
 
 
 @dataclass(frozen=True, eq=False)
 class Examples(Stage):
-    """The examples of one split, in upstream order, a line each.
+    """The examples of one split, in upstream order, one JSON line each.
 
-    `owner`: the one trial that this and all that follows from it belongs to (`share: false`).
+    `owner`: the only trial that this stage and all stages built on it belong to (`share: false`).
     """
 
     kind = "examples"
@@ -38,14 +38,14 @@ class Examples(Stage):
 
     def run(self, context: Context) -> Scores:
         examples = self.data.examples()
-        with (context.out / FILE).open("w", encoding="utf-8") as file:
+        with (context.out / _FILE).open("w", encoding="utf-8") as file:
             for example in examples:
                 file.write(json.dumps(_line(example), ensure_ascii=False) + "\n")
         return {"examples": len(examples)}
 
     def load(self, context: Context) -> list[Example]:
         """The examples, from this stage's files. Raises: core.store.Damaged."""
-        with (context.files_of(self) / FILE).open(encoding="utf-8", newline="\n") as file:
+        with (context.files_of(self) / _FILE).open(encoding="utf-8", newline="\n") as file:
             return [_example(json.loads(line)) for line in file]
 
 
@@ -65,7 +65,7 @@ def _example(line: Mapping[str, Any]) -> Example:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A task's examples, and how they are read."""
+    """A task's examples and its kind, which determines how their texts are read."""
 
     source: Examples
     kind: TaskKind
@@ -78,5 +78,5 @@ class Labelled:
         return self.source.load(context)
 
     def texts(self, example: Example) -> tuple[str, ...]:
-        """The text, or the two."""
+        """The text of the example, or the two texts of a pair."""
         return texts(example, self.kind)

@@ -12,7 +12,7 @@ from l2kd_ray.families.settings import FamilySettings
 
 @dataclass(frozen=True)
 class Family:
-    """What a family brings; `title` is what messages call its models."""
+    """The parts of a family; messages call its models by `title`."""
 
     name: str
     title: str
@@ -22,5 +22,6 @@ class Family:
 
     @property
     def options(self) -> Mapping[str, Method]:
-        """A method for each section of options in the study file, by its key."""
+        """For each section of method options in the study file, by its key, one method that reads
+        it."""
         return {m.section: m for m in self.methods.values() if m.options is not None}

@@ -1,4 +1,4 @@
-"""A method: one step of learning, and what it reads beside its family's settings."""
+"""A method: one step of learning, and the options it reads beside its family's settings."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from l2kd_ray.section import Section
 
 Order = tuple[str, ...]
 Step = Callable[..., Any]
-"""step(build, previous, former, task, seed) -> stage: `previous`, the student after the tasks
-`former` (the initial model before any), learns `task`. `build` makes the stages, and its `options`
-are the method's own. The method names itself nowhere: the builder calls it task by task."""
+"""step(build, previous, former, task, seed) -> stage.
+
+`previous`, the student after the tasks `former` (the initial model if there are none), learns
+`task`. `build` makes the stages; `build.options` are the method's own options. A step never calls
+itself for the earlier tasks: the builder does that, so that a copied method is complete."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,21 @@ class Method:
     name: str
     family: str = "language"
     options: type[Section] | None = None
-    """The section of the study file that it reads alone, under `key`."""
+    """The section of options that only this method reads; `key` is its key in the study file."""
     key: str = ""
     orderless: bool = False
-    """Whether it learns its tasks in no order: one step a task, or one for all of them."""
+    """True if the order of tasks does not matter: one step per task, or one for all tasks."""
     teacher: Callable[..., Any] | None = None
-    """(build, task, seed) -> the model that its student of a task learns from, where the report
-    shows the teacher beside the student."""
+    """(build, task, seed) -> the teacher of a task, if the report shows teachers beside
+    students."""
     check: Callable[[Settings], None] | None = None
-    """Raises: InputError for settings of the family that it cannot have."""
+    """A function that raises InputError for family settings that the method cannot use."""
     code: str | None = None
-    """The digest of its source, where it comes from outside: part of its students' keys."""
+    """Digest of a plug-in method's source, which is part of its students' keys; else None."""
 
     @property
     def section(self) -> str:
-        """The key of the study file under which its options stand."""
+        """The key of the method's options in the study file."""
         return self.key or self.name
 
 
@@ -52,7 +54,7 @@ def method(
     teacher: Callable[..., Any] | None = None,
     check: Callable[[Settings], None] | None = None,
 ) -> Callable[[Step], Method]:
-    """A decorator that makes a method of a step; its name is the function's where none is given."""
+    """A decorator that turns a step into a method, by default with the function's name."""
 
     def made(step: Step) -> Method:
         called = name or step.__name__

@@ -1,4 +1,4 @@
-"""A mixture of tasks, as MT-DNN and MKD draw it: one task a mini-batch.
+"""A mixture of tasks as MT-DNN and MKD draw it: each mini-batch holds one task.
 
 An epoch holds each task's batches once, ceil(N_t / B) of them, in one shuffled order.
 """
@@ -17,7 +17,7 @@ from l2kd_ray.families.settings import Precision
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """Examples of one task, by their places."""
+    """Examples of one task, by their indices."""
 
     task: str
     examples: tuple[int, ...]
@@ -25,10 +25,11 @@ class TaskBatch:
 
 @dataclass(frozen=True)
 class Mixture:
-    """The batches of some tasks, from (seed, stream, epoch): any step can be gone to at once.
+    """The batches of some tasks, as a function of (seed, epoch): a training can resume
+    at any step.
 
-    `sizes`: the number of examples of each task. A task's own batches are the same in every
-    mixture that it is in, and alone.
+    `sizes`: the number of examples of each task. A task has the same batches in every mixture, and
+    alone.
     """
 
     sizes: Mapping[str, int]
@@ -40,14 +41,14 @@ class Mixture:
         return sum(math.ceil(size / self.batch_size) for size in self.sizes.values())
 
     def epoch(self, number: int) -> list[TaskBatch]:
-        """The batches of one epoch, in their order."""
-        tasks = sorted(self.sizes)  # how a study lists its tasks changes nothing
+        """The batches of one epoch, in training order."""
+        tasks = sorted(self.sizes)  # independent of the order in which a study lists them
         batches = [batch for task in tasks for batch in self._of(task, number)]
         order = generator(self.seed, "mixture", *tasks, number).permutation(len(batches))
-        return [batches[place] for place in order]
+        return [batches[index] for index in order]
 
     def batches(self, first_step: int, epochs: int) -> Iterator[TaskBatch]:
-        """The batches of all epochs, from a step on."""
+        """The batches from a step (counted from 0) to the end of the last epoch."""
         for number in range(first_step // self.steps_per_epoch, epochs):
             skipped = max(0, first_step - number * self.steps_per_epoch)
             yield from self.epoch(number)[skipped:]
@@ -60,14 +61,16 @@ class Mixture:
 
 @dataclass(frozen=True, kw_only=True)
 class Pooled:
-    """What lessons of classifiers, taggers and parsers share: pools of examples, a task's each or
-    one of all domains, and one pool a mini-batch."""
+    """The base of the lessons of classifiers, taggers and parsers: pools of examples.
+
+    A pool holds the examples of one task, or of all domains; each mini-batch is from one pool.
+    """
 
     pools: Mapping[str, Sequence[Any]]
     optimisation: Optimisation
     seed: int
-    place: str
-    """Name of the random streams."""
+    stream: str
+    """Name of this training's random streams (see `core.loop.Lessons.stream`)."""
     precision: Precision = "float32"
 
     @property
@@ -85,4 +88,4 @@ class Pooled:
 
     @property
     def uses_all(self) -> bool:
-        return False  # a batch is of one head
+        return False  # a batch trains one head

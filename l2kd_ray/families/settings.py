@@ -1,7 +1,7 @@
-"""What every family's methods read of a study: models, training, the multi-task bound.
+"""Settings that the methods of all families read: models, training, the multi-task bound.
 
-A family subclasses these sections with what its own stages read; a method brings its options as a
-section of its own (`families.method`). So a key that nobody could read does not exist.
+A family subclasses these sections and adds the fields its own stages read; a method has its options
+in a section of its own (`families.method`). So no key exists that nothing could read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class TrainSettings(Section):
     """Largest number of tokens in a training sequence (default: the model's context)."""
 
     def optimisation(self, overrides: TrainOverrides | None = None) -> Optimisation:
-        """What the training loop reads; `overrides` go first where they are set."""
+        """The settings of the training loop; fields set in `overrides` take precedence."""
 
         def chosen(name: str) -> Any:
             own = None if overrides is None else getattr(overrides, name)
@@ -58,7 +58,7 @@ class TrainSettings(Section):
 
 
 class TrainOverrides(Section):
-    """What differs from `train` for some models."""
+    """Settings that replace those of `train` for some models; None keeps them."""
 
     epochs: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0)
@@ -66,36 +66,36 @@ class TrainOverrides(Section):
 
 
 class FamilySettings(Section):
-    """The sections that every family has."""
+    """The sections that all families have."""
 
     student: ModelSpec
     teacher: ModelSpec | None = None
     train: TrainSettings = TrainSettings()
     multitask: TrainOverrides = TrainOverrides()
-    """The multi-task bound has one setting, whatever is searched."""
+    """Overrides for the multi-task bound, which has one setting whatever is searched."""
 
     @property
     def model_specs(self) -> tuple[ModelSpec, ...]:
-        """Every model that is looked for in a folder or on the hub."""
+        """The models that are looked up in a folder or on the hub."""
         return tuple(spec for spec in (self.student, self.teacher) if spec is not None)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the methods of one study read: the sections of their family and their own options."""
+    """All settings of a study's methods: the sections of their family and their own options."""
 
     family: FamilySettings
     options: Mapping[str, Section]
-    """By the key under which they stand in the study file."""
+    """The methods' options, by their key in the study file."""
     plugins: Mapping[str, Plugin] = field(default_factory=dict)
-    """The functions from outside that the study names, by the name that it gives them."""
+    """The plug-ins that the study names, by the name it uses."""
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
-        """The settings with some put in place, by dotted key; the sections touched are checked.
+        """A copy with the values of some dotted keys replaced; the changed sections are validated.
 
         Raises:
-            KeyError: a key that is no setting.
-            ValidationError: a value that the setting does not take.
+            KeyError: no setting has this key, or it cannot be searched (see `_FOUND`).
+            ValidationError: the setting does not accept this value.
         """
         if not values:
             return self
@@ -112,7 +112,7 @@ class Settings:
         return replace(self, family=_changed(self.family, family), options=options)
 
     def keys_set(self) -> Iterator[tuple[str, Section, str]]:
-        """(dotted key, section, field) of every setting that the study file holds."""
+        """Yield (dotted key, section, field) for each setting that is set in the study file."""
         yield from self.family.keys_set()
         for name, section in self.options.items():
             for key, owner, own in section.keys_set():
@@ -121,11 +121,12 @@ class Settings:
 
 _MODEL = ("model", "revision", "vectors")
 _FOUND = {"student": _MODEL, "teacher": _MODEL, "tokenizer": ("model", "revision", "tasks")}
-"""What stands for files or for something on the hub: it is found once a study."""
+"""Fields that name files or hub entries. They are resolved once per study and cannot be
+searched."""
 
 
 class _Changes(dict[str, Any]):
-    """Changes by field; those of a section below are `_Changes` again."""
+    """Changed values by field; the changes of a nested section are `_Changes` themselves."""
 
     def put(self, dotted: str, path: Sequence[str], value: object) -> None:
         name, *rest = path
@@ -139,7 +140,7 @@ class _Changes(dict[str, Any]):
 
 
 def _changed(section: S, changes: _Changes) -> S:
-    """The section with changes in place, checked as a whole."""
+    """A copy of the section with the changes, validated as a whole."""
     fields = {name: getattr(section, name) for name in section.model_fields_set}
     for name, change in changes.items():
         inner = getattr(section, name, None)

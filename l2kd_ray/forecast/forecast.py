@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.errors import InputError
 from l2kd_ray.forecast.clock import Assumptions
 from l2kd_ray.forecast.machines import Cluster
@@ -98,7 +98,7 @@ class Prospect:
 
 def forecast(
     study: Study,
-    source: Source,
+    source: AnyStore,
     cluster: Cluster,
     *,
     deadline_s: float | None = None,
@@ -181,9 +181,9 @@ def _course(
 
 def _slots(study: Study, cluster: Cluster, trie: Trie) -> list[int]:
     """Workers that a machine of each group holds: of the largest that any kind asks for."""
-    asked = [study.config.scale.of(stage) for stage in trie.classes.values()]
-    cpus = max((workers.cpus_per_worker for workers in asked), default=1)
-    gpus = max((workers.gpus_per_worker for workers in asked), default=0)
+    requests = [study.config.scale.of(stage) for stage in trie.classes.values()]
+    cpus = max((workers.cpus_per_worker for workers in requests), default=1)
+    gpus = max((workers.gpus_per_worker for workers in requests), default=0)
     slots = [group.machine.slots(cpus, gpus) for group in cluster.groups]
     if not all(slots):
         raise InputError(

@@ -13,7 +13,7 @@ from statistics import mean
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Listing
 from l2kd_ray.study.plan import stored_examples
@@ -110,8 +110,8 @@ class Trie:
         return many
 
 
-def trie_of(study: Study, source: Source, trials: Iterable[Trial] | None = None) -> Trie:
-    """What is missing in the store, of some trials (default: of all that the study may come to).
+def trie_of(study: Study, source: AnyStore, trials: Iterable[Trial] | None = None) -> Trie:
+    """The missing stages of some trials (default: of all that the study can reach).
 
     Replicates differ in their seed only. With very many cells and a plain list of seeds, only the
     first replicate is looked up; the others are assumed to be in the same state.
@@ -153,7 +153,9 @@ def _first_replicate(study: Study, seeds: tuple[int, ...], listing: Listing) -> 
 def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, int]]:
     """The trie, and the number of each stage by key."""
     trie = Trie()
-    known: dict[int, int | None] = {}  # by identity: a builder makes each stage once
+    # By identity, the cheapest lookup: a builder makes each stage once, so that the many cells
+    # which share it find it here. `kept` holds the trials, so that no id is used twice.
+    known: dict[int, int | None] = {}
     numbers: dict[str, int] = {}
     cells_of: dict[tuple[str, str, str], int] = {}
     kept: list[Trial] = []
@@ -164,10 +166,10 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
 
     def visit(stage: Stage) -> int | None:
         """The stage's number; None if it need not be run."""
-        place = id(stage)
-        if place not in known:
-            known[place] = _number(stage)
-        return known[place]
+        identity = id(stage)
+        if identity not in known:
+            known[identity] = _number(stage)
+        return known[identity]
 
     def _number(stage: Stage) -> int | None:
         key = stage.key
@@ -183,21 +185,21 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
         model = cell.stage.model
         if model.key in listing.finished:
             return visit(cell.stage)
-        place = model.key, cell.task, cell.split
-        if place not in cells_of:
-            cells_of[place] = trie.add(type(cell.stage), inputs_of(cell.stage))
-        return cells_of[place]
+        address = model.key, cell.task, cell.split
+        if address not in cells_of:
+            cells_of[address] = trie.add(type(cell.stage), inputs_of(cell.stage))
+        return cells_of[address]
 
     for trial in trials:
         found = [evaluation(cell) for cell in trial.cells]
         cells = sorted({number for number in found if number is not None})
         trie.trials.append(np.array(cells, dtype=np.int64))
         trie.names.append((">".join(trial.order), str(trial.seed)))
-        kept.append(trial)  # identities hold while their stages live
+        kept.append(trial)
     return trie, numbers
 
 
-def measured(source: Source, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
+def measured(source: AnyStore, kinds: Iterable[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean seconds, and mean bytes, of the stored stages of each kind that has any."""
     examples = stored_examples(source, kinds)
     return (

@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 CurvePoints = Sequence[Mapping[str, float]]
 
-AXIS = "global_step"
+_AXIS = "global_step"
 """Steps that a trial's stages have taken so far. Never `_step`: syncing a run twice shifts it."""
-RESULT_FILES = ("scores.parquet", "results.parquet", "report.html", "report.md")
-HEADLINES = ("cl/", "gap/")
+_RESULT_FILES = ("scores.parquet", "results.parquet", "report.html", "report.md")
+_HEADLINES = ("cl/", "gap/")
 _REQUEST, _DONE = "request.json", "done"
 
 # Names that end like a secret's: api_key, hfToken; not tokenizer.
@@ -324,8 +324,8 @@ def _write_trial(request: _Request, trial: str, scores: pd.DataFrame, result: pd
         tags=[tag[:_LONGEST_TAG] for tag in tags],
         config=config,
     ) as run:
-        run.define_metric(AXIS)
-        run.define_metric("*", step_metric=AXIS)
+        run.define_metric(_AXIS)
+        run.define_metric("*", step_metric=_AXIS)
         # A trial's rows never change and only grow, so a resumed run lacks only the last ones.
         for step, row in enumerate(history(scores, request.curves)):
             if step >= run.starting_step:
@@ -357,7 +357,7 @@ def history(scores: pd.DataFrame, curves: Mapping[str, CurvePoints]) -> Iterator
             for point in curves.get(model, ()):
                 reached = start + int(point["step"])
                 values = {f"train/{key}": value for key, value in point.items() if key != "step"}
-                yield {AXIS: reached, "stage": stage, **values}
+                yield {_AXIS: reached, "stage": stage, **values}
         tests = rows[rows["split"] == "test"]
         evals = {
             f"eval/{task}/{metric}": float(score)
@@ -366,7 +366,7 @@ def history(scores: pd.DataFrame, curves: Mapping[str, CurvePoints]) -> Iterator
             )
         }
         if evals:
-            yield {AXIS: reached, "stage": stage, **evals}
+            yield {_AXIS: reached, "stage": stage, **evals}
 
 
 def _write_aggregate(
@@ -394,7 +394,7 @@ def _write_aggregate(
         run.summary.update({"trials": len(trials), **headline})
 
         artifact = wandb.Artifact(_artifact(request.study, "results"), type="results")
-        for path in (*(folder / name for name in RESULT_FILES), *figures):
+        for path in (*(folder / name for name in _RESULT_FILES), *figures):
             if path.exists():
                 artifact.add_file(str(path), name=path.relative_to(folder).as_posix())
         run.log_artifact(artifact)
@@ -418,7 +418,7 @@ def _aggregate(
     }
     results = results.assign(setting=results["trial"].map(settings).fillna(""))
     numbers = results.select_dtypes("number")  # a column without any value is none
-    columns = [name for name in numbers if str(name).startswith(HEADLINES)]
+    columns = [name for name in numbers if str(name).startswith(_HEADLINES)]
 
     def means(*by: str) -> pd.DataFrame:
         groups = results.groupby(list(by), sort=False, dropna=False)

@@ -25,7 +25,7 @@ class Prose:
 
 
 @dataclass(frozen=True)
-class Listing:
+class Verbatim:
     """Text shown as it is: a command, a traceback."""
 
     text: str
@@ -100,20 +100,20 @@ class Fold:
     blocks: tuple[Block, ...]
 
 
-MOST_OPEN = 12
+_MOST_OPEN = 12
 """Rows of a table that is shown without being asked for."""
 
 
 def folded(table: Table, summary: str) -> Table | Fold:
     """The table itself, or a fold with it if it is long."""
-    return table if len(table.frame) <= MOST_OPEN else Fold(summary, (table,))
+    return table if len(table.frame) <= _MOST_OPEN else Fold(summary, (table,))
 
 
-Block = Prose | Listing | Table | Picture | Fold
+Block = Prose | Verbatim | Table | Picture | Fold
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     title: str
     blocks: tuple[Block, ...]
 
@@ -127,7 +127,7 @@ class Document:
     headline: str
     facts: tuple[tuple[str, str], ...]
     notices: tuple[str, ...]
-    sections: tuple[Section, ...]
+    sections: tuple[ReportSection, ...]
 
     def pictures(self) -> list[Picture]:
         return [block for section in self.sections for block in _walk(section.blocks, Picture)]

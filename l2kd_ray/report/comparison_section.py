@@ -6,14 +6,14 @@ import pandas as pd
 
 from l2kd_ray.analysis import Note
 from l2kd_ray.analysis.findings import Findings
-from l2kd_ray.report import driver_figures
+from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     MINUS,
     PROBABILITY,
     Block,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     measured,
     signed,
@@ -22,10 +22,10 @@ from l2kd_ray.report.blocks import (
 from l2kd_ray.report.labels import method_label
 from l2kd_ray.report.sentences import note_words
 
-MOST_DRAWN = 15
+_MOST_DRAWN = 15
 """Pairs; above, the table alone."""
-TITLE = "Methods against each other"
-TESTS = {
+_TITLE = "Methods against each other"
+_TESTS = {
     "p (t)": "p",
     "Holm (t)": "p_holm",
     "p (flip)": "p_flip",
@@ -36,19 +36,19 @@ TESTS = {
 """Shown name and column of `compare_methods`."""
 
 
-def comparison_section(found: Findings) -> list[Section]:
+def comparison_section(found: Findings) -> list[ReportSection]:
     rows = found.comparisons
     if rows.empty or found.gap["gap/abs"].isna().all():
         return []
     known = rows[rows["difference"].notna()].reset_index(drop=True)
     if known.empty:
         words = "Nothing to compare yet: no order is finished for all methods and seeds."
-        return [Section(TITLE, (Prose(words),))]
+        return [ReportSection(_TITLE, (Prose(words),))]
     blocks: list[Block] = []
-    if len(known) <= MOST_DRAWN:
+    if len(known) <= _MOST_DRAWN:
         blocks.append(_picture(known))
     blocks += [_table(known), *_notes(known)]
-    return [Section(TITLE, tuple(blocks))]
+    return [ReportSection(_TITLE, tuple(blocks))]
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
@@ -72,7 +72,7 @@ def _picture(rows: pd.DataFrame) -> Picture:
         "differences",
         f"Paired differences of the mean gap in points: {words}.",
         caption,
-        driver_figures.differences(rows, names),
+        figures.differences(rows, names),
     )
 
 
@@ -81,8 +81,8 @@ def _table(rows: pd.DataFrame) -> Table:
     frame["Difference"] = measured(rows, "difference", "low", "high")
     caption = "Points of gap, first minus second."
     if rows["p"].notna().any():
-        tests = [rows[name].astype(float) for name in TESTS.values()]
-        frame = pd.concat([frame, pd.DataFrame(dict(zip(TESTS, tests, strict=True)))], axis=1)
+        tests = [rows[name].astype(float) for name in _TESTS.values()]
+        frame = pd.concat([frame, pd.DataFrame(dict(zip(_TESTS, tests, strict=True)))], axis=1)
         caption += (
             " Below, the 95 % interval. Tests of the seeds' means, two-sided: Student's t, and "
             "sign-flip with the least p that so many seeds can give. Holm: for all pairs together. "
@@ -90,7 +90,7 @@ def _table(rows: pd.DataFrame) -> Table:
         )
     frame["Closer on, %"] = 100 * rows["lower"].astype(float)
     caption += " Closer on: share of instances on which the first has the smaller gap."
-    digits = {**dict.fromkeys(TESTS, PROBABILITY), "Effect (g)": 2, "Closer on, %": 0}
+    digits = {**dict.fromkeys(_TESTS, PROBABILITY), "Effect (g)": 2, "Closer on, %": 0}
     return Table("comparisons", caption, frame, digits=digits)
 
 
@@ -100,19 +100,19 @@ def _notes(rows: pd.DataFrame) -> list[Block]:
     for name, note in zip(_names(rows), rows["note"], strict=True):
         notes.setdefault(note, []).append(name)
     seeds = int(rows["n_seeds"].max())
-    said: list[Block] = []
+    blocks: list[Block] = []
     for note, of in notes.items():
         which = "" if len(of) == len(rows) else f" ({', '.join(of)})"
         over = "" if seeds == 1 else f"; {seeds} seeds"
-        said.append(
+        blocks.append(
             Prose(f"**How far it reaches:** {note_words(note) or 'these orders'}{over}{which}.")
         )
     if 1 < seeds < 6:
         least = text(float(rows["p_least"].min()), PROBABILITY)
-        said.append(
+        blocks.append(
             Prose(
                 f"With {seeds} seeds a sign-flip test cannot go below {least}, whatever the "
                 "difference; six seeds are the fewest that can reach 0.05."
             )
         )
-    return said
+    return blocks

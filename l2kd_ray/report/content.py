@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import Verdict
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import MULTITASK
-from l2kd_ray.report.blocks import Document, Section, text
+from l2kd_ray.report.blocks import Document, ReportSection, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
@@ -30,7 +28,7 @@ from l2kd_ray.report.replay_section import replay_section
 from l2kd_ray.report.sentences import CAVEATS, top_k_words, verdict_words
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
-from l2kd_ray.report.style import Look, looks
+from l2kd_ray.report.style import LineStyle, looks
 
 
 def document(found: Findings | None, inputs: Inputs) -> Document:
@@ -41,8 +39,10 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
     reproduce = reproduce_section(inputs.study, inputs.command)
     biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
-    first = (*_half_way(undone), *inputs.notes, *biased, *_stop_rule(inputs.verdict))
-    failed = _failed(inputs.failures)
+    verdict = [f"**Stop rule:** {verdict_words(inputs.verdict)}."] if inputs.verdict else []
+    first = (*_half_way(undone), *inputs.notes, *biased, *verdict)
+    stages = count(len(inputs.failures), "stage")
+    failed = [f"**{stages} failed:** see Failures."] if inputs.failures else []
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to report."
         notices = (*first, *failed)
@@ -69,7 +69,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     )
 
 
-def _of_orders(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def _of_orders(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     """The sections for tasks that are learned one after another."""
     if found.scope.design.orderless:
         return []
@@ -115,14 +115,6 @@ def _half_way(undone: Sequence[str]) -> list[str]:
     return [
         f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
     ]
-
-
-def _stop_rule(verdict: Verdict | None) -> list[str]:
-    return [f"**Stop rule:** {verdict_words(verdict)}."] if verdict else []
-
-
-def _failed(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [f"**{count(len(failures), 'stage')} failed:** see Failures."] if failures else []
 
 
 def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:

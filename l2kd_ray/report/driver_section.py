@@ -8,23 +8,23 @@ import pandas as pd
 
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.scope import advice
-from l2kd_ray.report import driver_figures
-from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, Section, Table, measured, text
+from l2kd_ray.report import figures
+from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, ReportSection, Table, measured, text
 from l2kd_ray.report.labels import method_label
 from l2kd_ray.report.sentences import advice_words
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
-TITLE = "What drives the gap"
+_TITLE = "What drives the gap"
 
 
-def driver_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def driver_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     if found.gap["gap/abs"].isna().all() or not found.scope.arms:
         return []
     table = found.variance
     if table.empty:
-        return [Section(TITLE, (Prose(_missing(found)),))]
+        return [ReportSection(_TITLE, (Prose(_missing(found)),))]
     numbers = Fold("The numbers", (_table(table),))
-    return [Section(TITLE, (_picture(table, look), numbers, *_advice(found)))]
+    return [ReportSection(_TITLE, (_picture(table, look), numbers, *_advice(found)))]
 
 
 def _missing(found: Findings) -> str:
@@ -44,7 +44,7 @@ def _missing(found: Findings) -> str:
     )
 
 
-def _picture(table: pd.DataFrame, look: Mapping[str, Look]) -> Picture:
+def _picture(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Picture:
     words = "; ".join(
         f"{method_label(str(method))}: "
         + ", ".join(
@@ -58,7 +58,7 @@ def _picture(table: pd.DataFrame, look: Mapping[str, Look]) -> Picture:
         f"Standard deviation of the gap by component, in points: {words}.",
         "How much of the gap's spread comes from the order of the tasks, from the seed, and from "
         "both together. Line: 95 % interval; an arrow where it goes on.",
-        driver_figures.components(table, look),
+        figures.components(table, look),
     )
 
 
@@ -85,12 +85,12 @@ def _advice(found: Findings) -> list[Block]:
     """Advice on what to run next, for each method."""
     scope = found.scope
     each = {method_label(arm[0]): advice(scope, arm) for arm in scope.arms}
-    said: list[Block] = [
+    blocks: list[Block] = [
         Prose(f"**{name}:** {advice_words(known)}") for name, known in each.items() if known
     ]
-    if not said:
+    if not blocks:
         return []
     intro = "**Where the next hours narrow the interval most**, each trial at the same cost:"
     if scope.design.kind == "list" and len(scope.orders) < scope.design.possible:
         intro += " (the study lists its orders, so its intervals are for those)"
-    return [Prose(intro), *said]
+    return [Prose(intro), *blocks]

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.report.blocks import NOTHING, text
+from l2kd_ray.report.blocks import NOTHING, signed, text
 from l2kd_ray.report.labels import interval_label, method_label, order_labels, row_labels, short
-from l2kd_ray.report.style import INK, LINE, MUTED, PAPER, RC, Look
+from l2kd_ray.report.style import INK, LINE, MUTED, PAPER, RC, LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,9 @@ WIDTH = 5.2
 """Inches: 374 px, so that a phone shows a figure whole and its text no smaller than drawn."""
 MOST_NAMED_ORDERS = 24
 """Orders that a strip plot names one by one; above, they are ranked without names."""
+
+ROOM = 1.6
+"""Longest axis of components, in lengths of the longest bar; intervals may end outside."""
 
 P = ParamSpec("P")
 
@@ -51,7 +54,7 @@ def new_figure(height: float, **grid: Any) -> tuple[Figure, Any]:
 
 
 @styled
-def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """A row a method: its mean gap with interval, its orders as ticks, the numbers beside it.
 
     `table` holds the rows of `compare` to show; `rows` are complete rows of `results`.
@@ -78,7 +81,7 @@ def gap_by_method(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lo
 
 
 @styled
-def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """The gap of every order with its interval, by method, orders sorted from easy to hard.
 
     Up to `MOST_NAMED_ORDERS` each order has its named row, and with several seeds each seed its
@@ -94,7 +97,7 @@ def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Loo
     row = max(lane * len(methods) + 0.08, 0.22)
     figure, axes = new_figure(0.8 + row * len(means) if named else 3.4)
     position = {order: k if named else k + 1 for k, order in enumerate(means.index)}
-    lines: list[tuple[pd.DataFrame, FloatArray, Look]] = []
+    lines: list[tuple[pd.DataFrame, FloatArray, LineStyle]] = []
     for k, method in enumerate(methods):
         aside = lane / row * (k - (len(methods) - 1) / 2) if named else 0.0
         style, own = look[method], table[table["method"] == method]
@@ -134,7 +137,7 @@ def _name_orders(axes: Axes, orders: Sequence[str], *, named: bool) -> None:
 
 
 @styled
-def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Look]) -> Figure:
+def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     """Mean forgetting by method, the orders of `rows` as ticks."""
     methods = [str(method) for method in lost.index]
     figure, axes = new_figure(0.55 + 0.3 * len(methods))
@@ -151,7 +154,7 @@ def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Lo
 
 
 @styled
-def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, Look]) -> Figure:
+def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, LineStyle]) -> Figure:
     """The score on the first task after each task, `paths[method]` of shape `[n]`."""
     figure, axes = new_figure(2.3)
     for method, path in paths.items():
@@ -180,7 +183,7 @@ def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, Look]) -> Fig
 
 
 @styled
-def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, Look]) -> Figure:
+def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, LineStyle]) -> Figure:
     """The gap against one searched setting, a marker a setting; the selected ones are ringed."""
     figure, axes = new_figure(2.9)
     values = table[key]
@@ -211,6 +214,57 @@ def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, Look]) -> F
     return figure
 
 
+@styled
+def differences(table: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """A row a pair of methods: the difference of their gaps with its interval, around 0.
+
+    `table` comes from `compare_methods`. Filled: the interval leaves 0 out.
+    """
+    figure, axes = new_figure(0.75 + 0.3 * len(table))
+    for y, (_, row) in enumerate(table.iterrows()):
+        low, high = float(row["low"]), float(row["high"])
+        if np.isfinite(low):
+            axes.plot([low, high], [y, y], color=INK, lw=2)
+        fill = INK if low > 0 or high < 0 else PAPER
+        axes.plot(row["difference"], y, "o", ms=6.5, mfc=fill, mec=INK, mew=1.2, zorder=3)
+        interval = interval_label(low, high)
+        words = signed(float(row["difference"]))
+        beside(axes, y, words if interval == NOTHING else f"{words}  ({interval})")
+    zero_line(axes, label="the same gap", share=0.05)
+    name_rows(axes, names, "points of gap: first minus second")
+    return figure
+
+
+@styled
+def components(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
+    """A panel a method, a bar a component: its standard deviation in points, with interval.
+
+    `table` comes from `decompose`, by method. An interval that ends outside has an arrow.
+    """
+    methods = list(dict.fromkeys(table["method"]))
+    rows = len(table)
+    figure, grid = new_figure(
+        0.5 + 0.21 * rows + 0.3 * len(methods), nrows=len(methods), sharex=True, squeeze=False
+    )
+    longest = max(float(table["std"].max()), 1e-9) * ROOM
+    longest = min(longest, max(float(table["high"].max()), longest / ROOM) * 1.02)
+    for axes, method in zip(grid.flat, methods, strict=True):
+        own = table[table["method"] == method]
+        style = look[method]
+        for y, (_, row) in enumerate(own.iterrows()):
+            axes.barh(y, row["std"], height=0.55, color=style.colour, alpha=0.35)
+            axes.plot([row["std"]] * 2, [y - 0.275, y + 0.275], color=style.colour, lw=2)
+            axes.plot([row["low"], min(row["high"], longest)], [y, y], color=INK, lw=1.2)
+            if row["high"] > longest:
+                axes.plot(longest, y, ">", color=INK, ms=4, clip_on=False)
+            beside(axes, y, text(float(row["std"]), 2))
+        axes.set_yticks(range(len(own)), own["component"])
+        axes.set(ylim=(len(own) - 0.4, -0.6), xlim=(0, longest), title=method_label(method))
+        axes.spines["left"].set_visible(False)
+    grid[-1, 0].set_xlabel("standard deviation of the gap, points")
+    return figure
+
+
 def beside(axes: Axes, y: float, words: str) -> None:
     """The number of a row, right of the picture."""
     axes.annotate(
@@ -219,7 +273,7 @@ def beside(axes: Axes, y: float, words: str) -> None:
     )  # fmt: skip
 
 
-def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: Look) -> None:
+def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: LineStyle) -> None:
     """Each order's value as a thin tick at height `y`, fainter where they are many."""
     alpha = 0.45 if len(orders) <= MOST_NAMED_ORDERS else 0.2
     axes.plot(orders, np.full(len(orders), y), "|", color=style.colour, alpha=alpha, ms=11)

@@ -14,22 +14,22 @@ from l2kd_ray.report.blocks import (
     Fold,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     measured,
     text,
 )
 from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
 from l2kd_ray.report.sentences import note_words
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
-INTERVAL = " Below a mean, its 95 % interval."
+_INTERVAL = " Below a mean, its 95 % interval."
 EACH = " Below each, its 95 % interval by itself."
 
 
 def gap_section(
-    found: Findings, look: Mapping[str, Look], over_examples: pd.DataFrame | None = None
-) -> Section:
+    found: Findings, look: Mapping[str, LineStyle], over_examples: pd.DataFrame | None = None
+) -> ReportSection:
     arms = found.arms
     blocks: list[Block] = []
     with_gap = arms[arms["gap/abs"].notna()]
@@ -59,7 +59,7 @@ def gap_section(
     else:
         blocks.append(Prose("No lifelong method has a score yet."))
     blocks.append(_score_table(pd.concat([found.references, arms], ignore_index=True)))
-    return Section("Gap to multi-task", tuple(blocks))
+    return ReportSection("Gap to multi-task", tuple(blocks))
 
 
 def _gap_table(
@@ -77,7 +77,7 @@ def _gap_table(
         words = " Below teacher: the mean score of the teachers minus the student's."
     words = (
         "Gap in points, and by task: multi-task minus the end of the stream; lower is better."
-        f"{INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
+        f"{_INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
         + words
     )
     if BASELINE in set(arms["method"]):

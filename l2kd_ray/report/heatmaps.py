@@ -16,13 +16,13 @@ from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.report.blocks import signed, text
 from l2kd_ray.report.figures import WIDTH, new_figure, styled
 from l2kd_ray.report.labels import method_label, short
-from l2kd_ray.report.style import INK, SERIES, Look
+from l2kd_ray.report.style import INK, SERIES, LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PALEST, STRONGEST = 0.04, 0.4
+_PALEST, STRONGEST = 0.04, 0.4
 
 
 @styled
@@ -85,7 +85,7 @@ def precedence(
 
 @styled
 def gap_by_two_settings(
-    table: pd.DataFrame, keys: tuple[str, str], look: Mapping[str, Look]
+    table: pd.DataFrame, keys: tuple[str, str], look: Mapping[str, LineStyle]
 ) -> Figure:
     """A grid of two settings as heat maps, one a method: mean gap a cell, the selected outlined."""
     across, down = (sorted(table[key].dropna().unique()) for key in keys)
@@ -153,4 +153,4 @@ def _room(names: Sequence[str], across: int) -> float:
 
 def _shade(colour: str, share: float) -> tuple[str, float]:
     """A colour with the opacity of a share of the strongest."""
-    return colour, PALEST + (STRONGEST - PALEST) * float(np.clip(share, 0, 1))
+    return colour, _PALEST + (STRONGEST - _PALEST) * float(np.clip(share, 0, 1))

@@ -12,7 +12,7 @@ from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
 ARROW = " \N{SINGLE RIGHT-POINTING ANGLE QUOTATION MARK} "
-LONGEST_ORDER = 34
+_LONGEST_ORDER = 34
 """Characters of an order's label, above which tasks are written as letters."""
 
 
@@ -66,7 +66,7 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
         return ARROW.join(names[task] for task in order.split(SEPARATOR))
 
     longest = max((len(label(order)) for order in orders), default=0)
-    if longest > LONGEST_ORDER and len(tasks) <= len(ascii_uppercase):
+    if longest > _LONGEST_ORDER and len(tasks) <= len(ascii_uppercase):
         names = dict(zip(tasks, ascii_uppercase, strict=False))
         legend = ", ".join(f"{letter} = {task}" for task, letter in names.items())
     return {order: label(order) for order in orders}, legend

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from l2kd_ray.report.blocks import Block, Document, Fold, Listing, Picture, Prose, Table, text
+from l2kd_ray.report.blocks import Block, Document, Fold, Picture, Prose, Table, Verbatim, text
 
 
 def markdown(document: Document) -> str:
@@ -18,7 +18,7 @@ def markdown(document: Document) -> str:
 def _block(block: Block) -> str:
     if isinstance(block, Prose):
         return block.words
-    if isinstance(block, Listing):
+    if isinstance(block, Verbatim):
         fence = "```"
         while fence in block.text:
             fence += "`"

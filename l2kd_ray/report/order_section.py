@@ -15,7 +15,7 @@ from l2kd_ray.report.blocks import (
     Measured,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     folded,
     measured,
@@ -24,23 +24,23 @@ from l2kd_ray.report.blocks import (
 from l2kd_ray.report.gap_section import EACH, place_columns
 from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
 from l2kd_ray.report.sentences import CAVEATS
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
-MOST_LISTED = 720
+_MOST_LISTED = 720
 """Orders that the page lists; the CSV file lists all."""
 
 
-def order_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def order_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     if found.by_order.empty:
         return []
     blocks: list[Block] = []
     if found.by_order["order"].nunique() > 1:
         blocks.append(_picture(found, look))
     blocks += [*_spread_table(found), *_every_order(found), *_place_table(found)]
-    return [Section("Robustness to task order", tuple(blocks))]
+    return [ReportSection("Robustness to task order", tuple(blocks))]
 
 
-def _picture(found: Findings, look: Mapping[str, Look]) -> Picture:
+def _picture(found: Findings, look: Mapping[str, LineStyle]) -> Picture:
     table = found.by_order
     every = sorted(set(table["order"]))
     rows = found.chosen.dropna(subset=["gap/abs"])
@@ -137,7 +137,7 @@ def _every_order(found: Findings) -> list[Block]:
         for row in table.to_dict("records")
     }
     hardest = table.groupby("order")["gap"].mean().sort_values(ascending=False, kind="stable")
-    every = list(hardest.index[:MOST_LISTED])
+    every = list(hardest.index[:_MOST_LISTED])
     labels, legend = order_labels(every)
     nothing = Measured(float("nan"))
     frame = pd.DataFrame({"Order": [labels[order] for order in every]})

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
+from string import Template
 
 import pandas as pd
 
@@ -14,12 +15,12 @@ from l2kd_ray.report.blocks import (
     Block,
     Document,
     Fold,
-    Listing,
     Measured,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
+    Verbatim,
     between,
     text,
 )
@@ -31,46 +32,28 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
         f"<div><dd>{escape(value)}</dd><dt>{escape(what)}</dt></div>"
         for value, what in document.facts
     )
-    notices = "".join(f'<p class="notice">{_marks(notice)}</p>' for notice in document.notices)
-    links = "".join(
-        f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>'
-        for section in document.sections
+    return Template(_file("page.html")).substitute(
+        title=escape(document.title),
+        subtitle=escape(document.subtitle),
+        style=f"{_variables()}\n{_file('page.css')}",
+        headline=_marks(document.headline),
+        facts=f'<dl class="facts">{facts}</dl>' if facts else "",
+        notices="".join(f'<p class="notice">{_marks(notice)}</p>' for notice in document.notices),
+        links="".join(
+            f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>'
+            for section in document.sections
+        ),
+        sections="\n".join(_section(section, drawings) for section in document.sections),
+        script=_file("sort.js"),
     )
-    sections = "\n".join(_section(section, drawings) for section in document.sections)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(document.title)}: gap to multi-task</title>
-<style>{_variables()}{_file("page.css")}</style>
-</head>
-<body>
-<header>
-<p class="kind">l2kd study</p>
-<h1>{escape(document.title)}</h1>
-<p class="subtitle">{escape(document.subtitle)}</p>
-<p class="headline">{_marks(document.headline)}</p>
-{f'<dl class="facts">{facts}</dl>' if facts else ""}
-{notices}
-<nav aria-label="Sections">{links}</nav>
-</header>
-<main>
-{sections}
-</main>
-<script>{_file("sort.js")}</script>
-</body>
-</html>
-"""
 
 
 def _file(name: str) -> str:
-    """The page's style sheet, whose colours are `style.COLOURS`, or its one script."""
-    return "\n" + files("l2kd_ray.report").joinpath(name).read_text(encoding="utf-8")
+    """A file that the page is made of; the style sheet's colours are `style.COLOURS`."""
+    return files("l2kd_ray.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _section(section: Section, drawings: Mapping[str, bytes]) -> str:
+def _section(section: ReportSection, drawings: Mapping[str, bytes]) -> str:
     anchor = _anchor(section.title)
     blocks = "\n".join(_block(block, drawings) for block in section.blocks)
     return (
@@ -82,7 +65,7 @@ def _section(section: Section, drawings: Mapping[str, bytes]) -> str:
 def _block(block: Block, drawings: Mapping[str, bytes]) -> str:
     if isinstance(block, Prose):
         return f"<p>{_marks(block.words)}</p>"
-    if isinstance(block, Listing):
+    if isinstance(block, Verbatim):
         return f'<pre tabindex="0"><code>{escape(block.text)}</code></pre>'
     if isinstance(block, Fold):
         inner = "\n".join(_block(inner, drawings) for inner in block.blocks)

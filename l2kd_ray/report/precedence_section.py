@@ -16,27 +16,27 @@ from l2kd_ray.report.blocks import (
     Fold,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     measured,
     signed,
 )
 from l2kd_ray.report.labels import method_label, order_labels, task_labels
 
-TITLE = "Which task hurts which"
+_TITLE = "Which task hurts which"
 
 
-def precedence_section(found: Findings) -> list[Section]:
+def precedence_section(found: Findings) -> list[ReportSection]:
     if found.gap["gap/abs"].isna().all() or len(found.tasks) < 2 or not found.scope.arms:
         return []
     few = _few(found)
     if found.precedence.empty:
-        return [Section(TITLE, (Prose(f"Not known: {few}."),))]
+        return [ReportSection(_TITLE, (Prose(f"Not known: {few}."),))]
     blocks: list[Block] = [_picture(found)]
     if few:
         blocks.append(Prose(f"**Read with care:** {few}."))
     blocks += [_extremes(found), _effects(found)]
-    return [Section(TITLE, tuple(blocks))]
+    return [ReportSection(_TITLE, tuple(blocks))]
 
 
 def _few(found: Findings) -> str:

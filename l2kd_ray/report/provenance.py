@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from l2kd_ray.analysis.findings import Findings
-from l2kd_ray.report.blocks import Block, Fold, Listing, Prose, Section, Table
+from l2kd_ray.report.blocks import Block, Fold, Prose, ReportSection, Table, Verbatim
 from l2kd_ray.report.labels import (
     count,
     method_label,
@@ -20,10 +20,10 @@ from l2kd_ray.report.labels import (
     task_labels,
 )
 
-MOST_TRACED = 300
+_MOST_TRACED = 300
 """Trials that the page itself traces; the CSV file traces all."""
 
-WORDS = (
+_WORDS = (
     "**Gap**: a task's multi-task score minus its score at the end of the stream, of the same "
     "seed; then the mean over tasks, orders and seeds.",
     "**Relative gap**: the mean gap over the mean multi-task score.",
@@ -41,14 +41,14 @@ WORDS = (
 )
 
 
-def trace_section(found: Findings) -> Section:
+def trace_section(found: Findings) -> ReportSection:
     """The student and the evaluations behind every final score."""
     scores = found.scores[found.scores["split"] == "test"]
     final = scores[scores["i"] == scores.groupby("trial")["i"].transform("max")]
     keys = final.pivot(index="trial", columns="task", values="key")
     students = final.groupby("trial")["model"].first()
     rows = found.results[found.results["trial"].isin(keys.index)]
-    shown = rows.head(MOST_TRACED).reset_index(drop=True)
+    shown = rows.head(_MOST_TRACED).reset_index(drop=True)
     orders, legend = order_labels(sorted(set(shown["order"]) - {""}))
     frame = pd.DataFrame(
         {
@@ -74,14 +74,14 @@ def trace_section(found: Findings) -> Section:
         codes=frozenset(["Trial", "Student", *evaluations.values()]),
     )
     example = str(final["key"].min()) if len(final) else "KEY"
-    return Section(
+    return ReportSection(
         "Where each number comes from",
         (
             Prose(
                 "Every cell has a key. This command shows what a key stands for, its inputs, and "
                 "when and how long it ran:"
             ),
-            Listing(f"l2kd explain {example}"),
+            Verbatim(f"l2kd explain {example}"),
             Fold(f"The keys of {count(len(rows), 'trial')}", (table,)),
         ),
     )
@@ -89,7 +89,7 @@ def trace_section(found: Findings) -> Section:
 
 def cost_section(
     costs: pd.DataFrame | None, work: pd.DataFrame | None, gap: pd.DataFrame | None
-) -> list[Section]:
+) -> list[ReportSection]:
     if costs is None or costs.empty:
         return []
     prices = [] if work is None or work.empty or gap is None else [_price_table(work, gap)]
@@ -109,7 +109,7 @@ def cost_section(
         frame,
         strong=frozenset((len(frame) - 1, name) for name in frame.columns),
     )
-    return [Section("Cost", (table, *prices))]
+    return [ReportSection("Cost", (table, *prices))]
 
 
 def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:
@@ -146,36 +146,36 @@ _SIZES = {
 }
 
 
-def failure_section(failures: Sequence[Mapping[str, Any]]) -> list[Section]:
+def failure_section(failures: Sequence[Mapping[str, Any]]) -> list[ReportSection]:
     if not failures:
         return []
     folds = [_failure(failure) for failure in failures]
     words = "These stages failed, and trials that need them are missing. The rest is kept."
-    return [Section("Failures", (Prose(words), *folds))]
+    return [ReportSection("Failures", (Prose(words), *folds))]
 
 
 def _failure(failure: Mapping[str, Any]) -> Fold:
     key, error = str(failure.get("key") or ""), str(failure.get("error") or "failed").strip()
-    blocks: list[Block] = [Listing(f"l2kd explain {key}")] if key else []
-    blocks.append(Listing(str(failure.get("traceback") or error)))
+    blocks: list[Block] = [Verbatim(f"l2kd explain {key}")] if key else []
+    blocks.append(Verbatim(str(failure.get("traceback") or error)))
     last_line = error.splitlines()[-1][:200]
     return Fold(f"{failure.get('kind') or 'stage'} {key[:12]}: {last_line}", tuple(blocks))
 
 
-def reproduce_section(study: Mapping[str, Any], command: str) -> Section:
+def reproduce_section(study: Mapping[str, Any], command: str) -> ReportSection:
     resolved = yaml.safe_dump(
         json.loads(json.dumps(study, default=str)), sort_keys=False, allow_unicode=True
     )
-    blocks: list[Block] = [Listing(command)] if command else []
+    blocks: list[Block] = [Verbatim(command)] if command else []
     blocks += [
         Prose(
             "Finished stages are read from the store: running the study again computes only what "
             "is new."
         ),
-        Fold("The resolved study", (Listing(resolved),)),
+        Fold("The resolved study", (Verbatim(resolved),)),
     ]
-    return Section("How to reproduce", tuple(blocks))
+    return ReportSection("How to reproduce", tuple(blocks))
 
 
-def words_section() -> Section:
-    return Section("What the words mean", tuple(Prose(paragraph) for paragraph in WORDS))
+def words_section() -> ReportSection:
+    return ReportSection("What the words mean", tuple(Prose(paragraph) for paragraph in _WORDS))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.report.blocks import Block, Fold, Section, Table, folded
+from l2kd_ray.report.blocks import Block, Fold, ReportSection, Table, folded
 from l2kd_ray.report.labels import method_label, row_labels
 
-SHARES = {
+_SHARES = {
     "valid": "Valid",
     "ended": "Ended",
     "duplicates": "Duplicates",
@@ -19,28 +19,28 @@ SHARES = {
     "distinct_1": "Distinct 1",
     "distinct_2": "Distinct 2",
 }
-BY = ["method", "setting", "i"]
-MOST_SHOWN = 8
+_BY = ["method", "setting", "i"]
+_MOST_SHOWN = 8
 """Samples of a method on the page."""
-LONGEST = 400
+_LONGEST = 400
 """Characters of a sample on the page."""
 
 
 def replay_section(
     replay: pd.DataFrame | None, samples: Mapping[str, Sequence[Mapping[str, Any]]] | None
-) -> list[Section]:
+) -> list[ReportSection]:
     blocks: list[Block] = []
     if replay is not None and len(replay):
         blocks.append(folded(_table(replay), "The numbers"))
     written = {method: some for method, some in (samples or {}).items() if some}
     blocks += [_fold(k, *one) for k, one in enumerate(written.items())]
-    return [Section("Replay quality", tuple(blocks))] if blocks else []
+    return [ReportSection("Replay quality", tuple(blocks))] if blocks else []
 
 
 def _table(replay: pd.DataFrame) -> Table:
-    replay = replay.reindex(columns=[*BY, "written", "kept", *SHARES])
-    shares = [name for name in SHARES if replay[name].notna().any()]
-    groups = replay.groupby(BY, sort=True)
+    replay = replay.reindex(columns=[*_BY, "written", "kept", *_SHARES])
+    shares = [name for name in _SHARES if replay[name].notna().any()]
+    groups = replay.groupby(_BY, sort=True)
     rows = groups[["written", "kept", *shares]].mean().reset_index()
     frame = pd.DataFrame({"Method": _labels(rows)})
     frame["After task"] = rows["i"].astype(int)
@@ -49,7 +49,7 @@ def _table(replay: pd.DataFrame) -> Table:
     if rows["written"].notna().any():
         frame["Kept"] = 100 * rows["kept"].astype(float) / rows["written"].astype(float)
     for name in shares:
-        frame[SHARES[name]] = rows[name].astype(float)
+        frame[_SHARES[name]] = rows[name].astype(float)
     caption = (
         "Samples that students generate of their former tasks, mean over orders and seeds, by how "
         "many tasks they have learned; from Kept on in per cent. Of what was written: valid (one "
@@ -67,7 +67,7 @@ def _labels(rows: pd.DataFrame) -> list[str]:
 
 
 def _fold(number: int, method: str, samples: Sequence[Mapping[str, Any]]) -> Fold:
-    shown = list(samples)[:MOST_SHOWN]
+    shown = list(samples)[:_MOST_SHOWN]
     frame = pd.DataFrame(
         {
             "Task": [_words(sample.get("task")) for sample in shown],
@@ -92,6 +92,6 @@ def _words(value: object) -> str:
     """One line of printable text, cut short where it is long."""
     words = " ".join(str(value or "").split())
     words = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)
-    if len(words) > LONGEST:
-        words = words[: LONGEST - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    if len(words) > _LONGEST:
+        words = words[: _LONGEST - 1].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
     return words

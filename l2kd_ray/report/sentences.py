@@ -10,7 +10,7 @@ from l2kd_ray.analysis import (
     Caveat,
     NoInterval,
     Note,
-    Orders,
+    OrderPopulation,
     Outcome,
     Reach,
     Undefined,
@@ -19,15 +19,15 @@ from l2kd_ray.analysis import (
 from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report.labels import count
 
-QUALIFIERS = {
-    Orders.RANDOM: "drawn at random: holds for all {possible:,}",
-    Orders.WILLIAMS: "a Williams design: model-based, as if they were drawn at random",
-    Orders.LISTED: "holds for these only",
+_QUALIFIERS = {
+    OrderPopulation.RANDOM: "drawn at random: holds for all {possible:,}",
+    OrderPopulation.WILLIAMS: "a Williams design: model-based, as if they were drawn at random",
+    OrderPopulation.LISTED: "holds for these only",
 }
-NO_FINISHED_ORDER = "no order is finished for all methods and seeds"
+_NO_FINISHED_ORDER = "no order is finished for all methods and seeds"
 UNDEFINED = {
     Undefined.NO_COMPLETE_TRIAL: "no trial is complete with its multi-task score",
-    Undefined.NO_FINISHED_ORDER: NO_FINISHED_ORDER,
+    Undefined.NO_FINISHED_ORDER: _NO_FINISHED_ORDER,
     Undefined.RATIO_TO_ZERO: "undefined, as it is a ratio to 0",
     Undefined.RATIO_MAY_BE_TO_ZERO: ("undefined, as the interval of what it is a share of holds 0"),
     Undefined.IS_BASELINE: "the baseline",
@@ -65,7 +65,7 @@ def _clauses(note: Note, counted: bool) -> Iterator[str]:
         yield f"{note.left_out} left out, as a trial failed on them"
     if note.descriptive:
         done, planned = note.descriptive
-        yield f"descriptive: {done} of {planned} trials, {NO_FINISHED_ORDER}"
+        yield f"descriptive: {done} of {planned} trials, {_NO_FINISHED_ORDER}"
     if note.no_interval:
         alone = counted and note.no_interval is NoInterval.ONE_SEED
         yield "no interval" if alone else NO_INTERVAL[note.no_interval]
@@ -77,17 +77,17 @@ def _clauses(note: Note, counted: bool) -> Iterator[str]:
 
 def reach_words(reach: Reach) -> str:
     """The number of orders and the population that a mean over them holds for."""
-    if reach.kind is Orders.NONE:
+    if reach.kind is OrderPopulation.NONE:
         return "seeds alone, as there is no order"
-    if reach.kind is Orders.ALL:
+    if reach.kind is OrderPopulation.ALL:
         return f"all {reach.ran:,} orders" if reach.ran > 1 else "the one order that there is"
-    mark = ":" if reach.kind is Orders.LISTED else ","
+    mark = ":" if reach.kind is OrderPopulation.LISTED else ","
     return f"{reach.ran:,} of {reach.possible:,} orders{mark} {qualifier(reach)}"
 
 
 def qualifier(reach: Reach) -> str:
     """The population that a mean over some orders holds for; "" for a mean over all."""
-    return QUALIFIERS.get(reach.kind, "").format(possible=reach.possible)
+    return _QUALIFIERS.get(reach.kind, "").format(possible=reach.possible)
 
 
 def advice_words(advice: Advice) -> str:
@@ -116,11 +116,8 @@ def top_k_words(bias: Mapping[str, float]) -> str:
 
 def verdict_words(verdict: Verdict) -> str:
     """A stop rule's decision, with the method, the metric and the numbers."""
-    what, eps, planned = (
-        f"{verdict.metric} of {verdict.method}",
-        f"{verdict.eps:g}",
-        verdict.planned,
-    )
+    what = f"{verdict.metric} of {verdict.method}"
+    eps, planned = f"{verdict.eps:g}", verdict.planned
     if verdict.outcome is Outcome.ONE_SEED:
         return f"{what}: one seed has no interval, so half_width {eps} is never reached; add seeds"
     if verdict.look is None:

@@ -17,17 +17,17 @@ from l2kd_ray.report.blocks import (
     Block,
     Picture,
     Prose,
-    Section,
+    ReportSection,
     Table,
     measured,
     signed,
     text,
 )
 from l2kd_ray.report.labels import method_label, setting_label
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
 
-def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     lifelong = found.gap[~found.gap["reference"]]
     table = lifelong[lifelong["setting"] != NO_SETTING].reset_index(drop=True)
     keys = sorted({key for setting in table["setting"] for key in json.loads(setting)})
@@ -58,12 +58,12 @@ def setting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
             strong=frozenset((int(k), name) for k in chosen_rows for name in frame.columns),
         )
     )
-    return [Section("Settings", tuple(blocks))]
+    return [ReportSection("Settings", tuple(blocks))]
 
 
 def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
     """Scores of the selected settings on the selecting half and on the reported half."""
-    said: list[Block] = []
+    blocks: list[Block] = []
     for method, one in found.items():
         words = (
             f"**{method_label(method)}:** selected on one half of the instances, with a dev score "
@@ -72,11 +72,13 @@ def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
         )
         if not np.isnan(one.of_selection):
             words += f", of it {signed(one.of_selection)} due to selection (dev against dev)"
-        said.append(Prose(f"{words}."))
-    return said
+        blocks.append(Prose(f"{words}."))
+    return blocks
 
 
-def _pictures(table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, Look]) -> list[Block]:
+def _pictures(
+    table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, LineStyle]
+) -> list[Block]:
     """A heat map of two settings on a grid, else the gap against each setting in turn."""
     chosen = "; ".join(
         f"{row['method']}: {setting_label(row['setting'])}, gap {text(float(row['gap/abs']))}"

@@ -9,12 +9,12 @@ import pandas as pd
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.report import figures, heatmaps
-from l2kd_ray.report.blocks import Block, Picture, Prose, Section, Table, text
+from l2kd_ray.report.blocks import Block, Picture, Prose, ReportSection, Table, text
 from l2kd_ray.report.labels import ARROW, method_label, ordinal, row_labels, task_labels
-from l2kd_ray.report.style import Look
+from l2kd_ray.report.style import LineStyle
 
 
-def matrix_section(found: Findings) -> list[Section]:
+def matrix_section(found: Findings) -> list[ReportSection]:
     """R of each method: of the only order, else the mean over orders by position in the order."""
     rows = found.used
     if rows.empty:
@@ -44,10 +44,10 @@ def matrix_section(found: Findings) -> list[Section]:
         f"{caption} Outlined: the task just learned; to the right of it, tasks still to come.",
         heatmaps.score_matrices(means, columns, ["untrained", *(f"after {c}" for c in columns)]),
     )
-    return [Section("Score matrix", (picture,))]
+    return [ReportSection("Score matrix", (picture,))]
 
 
-def forgetting_section(found: Findings, look: Mapping[str, Look]) -> list[Section]:
+def forgetting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
     arms = found.arms[found.arms["n_orders"] > 0].reset_index(drop=True)
     if arms.empty:
         return []
@@ -74,10 +74,10 @@ def forgetting_section(found: Findings, look: Mapping[str, Look]) -> list[Sectio
         blocks.append(Prose("A stream of one task has nothing to forget or to transfer."))
     elif len(rows):
         blocks = [*_pictures(found, rows, look), *blocks]
-    return [Section("Forgetting and transfer", tuple(blocks))]
+    return [ReportSection("Forgetting and transfer", tuple(blocks))]
 
 
-def _pictures(found: Findings, rows: pd.DataFrame, look: Mapping[str, Look]) -> list[Block]:
+def _pictures(found: Findings, rows: pd.DataFrame, look: Mapping[str, LineStyle]) -> list[Block]:
     arms = found.arms[found.arms["method"].isin(rows["method"])]
     lost = arms.set_index("method")["cl/forgetting_max"].sort_values(kind="stable")
     first = {method: R[1:, 0] for method, R in found.mean_matrices(rows).items()}

@@ -32,7 +32,7 @@ COLOURS = {
 }
 INK, MUTED, LINE, PAPER = (COLOURS[name][0] for name in ("ink", "muted", "line", "paper"))
 SERIES = tuple(light for name, (light, _) in COLOURS.items() if re.fullmatch(r"c\d", name))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 RC: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -66,17 +66,17 @@ RC: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """Colour and marker of one method in every figure: either alone identifies it."""
 
     colour: str
     marker: str
 
 
-def looks(methods: Sequence[str]) -> dict[str, Look]:
+def looks(methods: Sequence[str]) -> dict[str, LineStyle]:
     """A look for each method, by sorted name; 7 colours against 8 markers repeat after 56."""
     return {
-        method: Look(SERIES[k % len(SERIES)], MARKERS[k % len(MARKERS)])
+        method: LineStyle(SERIES[k % len(SERIES)], _MARKERS[k % len(_MARKERS)])
         for k, method in enumerate(sorted(set(methods)))
     }
 

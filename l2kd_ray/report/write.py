@@ -19,7 +19,7 @@ from l2kd_ray.report.inputs import Inputs
 from l2kd_ray.report.markdown import markdown
 from l2kd_ray.report.page import html
 
-TABLES = (
+_TABLES = (
     *("gap", "results", "orders", "trace", "comparisons", "by_order"),
     *("variance", "precedence", "effects", "extremes", "places"),
 )
@@ -56,19 +56,19 @@ def write_report(
         InputError: there is no score and no failure to report.
         ValueError: `scores` is not the long form of R.
     """
-    folder, told = Path(folder), Inputs(**inputs)
-    if scores.empty and not told.failures:
+    folder, shown = Path(folder), Inputs(**inputs)
+    if scores.empty and not shown.failures:
         raise InputError(
             "no scores yet, so there is nothing to report",
-            where=str(told.study.get("name") or folder),
+            where=str(shown.study.get("name") or folder),
             expected="at least one finished evaluation",
             fix="run `l2kd sweep` with this study first",
         )
     found = None
     if len(scores):
-        searched = list(told.study.get("search") or {})
+        searched = list(shown.study.get("search") or {})
         found = find(scores, searched, design, failed, stopping=stopping, split=split)
-    report = document(found, told)
+    report = document(found, shown)
     pictures = report.pictures()
     drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in pictures}
     files = {
@@ -79,7 +79,7 @@ def write_report(
         files[f"figures/{picture.name}.png"] = style.png(picture.figure)
         files[f"figures/{picture.name}.svg"] = drawings[picture.name]
     tables = {} if found is None else _tables(found)
-    given = {"costs": told.costs, "work": told.work, "replay": told.replay}
+    given = {"costs": shown.costs, "work": shown.work, "replay": shown.replay}
     tables |= {name: frame for name, frame in given.items() if frame is not None}
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
@@ -88,7 +88,7 @@ def write_report(
 
 def _tables(found: Findings) -> dict[str, pd.DataFrame]:
     """The frames behind the page, by file name; empty ones are left out."""
-    tables: dict[str, pd.DataFrame] = {name: getattr(found, name) for name in TABLES}
+    tables: dict[str, pd.DataFrame] = {name: getattr(found, name) for name in _TABLES}
     return {name: frame for name, frame in tables.items() if len(frame)}
 
 

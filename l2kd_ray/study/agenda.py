@@ -1,8 +1,8 @@
-"""What a study runs next, given what it has so far: looks and stops, races, selection on a half.
+"""The trials a study runs next, given its results: planned looks, races, selection on one half.
 
-It is a function of the study and of what its storage has: asked again, in another process or next
-week, it says the same. So nothing of it is kept; a sweep draws batch after batch from it, and
-`status` and the report ask which trials it has come to.
+It is a function of the study and its storage, with the same answer in another process or next week.
+So nothing of it is stored: a sweep takes batch after batch from it, and `status` and the report
+compute which trials have been reached.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.schema import Arm, RandomOrders
@@ -28,35 +28,37 @@ if TYPE_CHECKING:
     from l2kd_ray.analysis import Design, Halves, Instance, Verdict
 
 Dropped = Mapping[str, Mapping[str, int]]
-"""Settings that a race gave up, by arm, each with the number of orders it was given up at."""
+"""Settings that a race dropped: arm -> setting -> number of orders at which it was dropped."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Trials that are to be run, and what the results before them decided."""
+    """The trials to be run, with the decisions that the results so far led to."""
 
     trials: Sequence[Trial]
     verdict: Verdict | None = None
-    """What the stop rule said at the last look."""
+    """The stop rule's verdict at the last look; None before any."""
     dropped: Dropped = field(default_factory=dict)
     complete: bool = False
-    """Whether they are all that the study asks for, and each has ended: finished, or failed."""
+    """True if these are all trials of the study and each has finished or failed."""
 
     def selectable(self, scores: pd.DataFrame) -> pd.DataFrame:
-        """The scores without the dev scores of settings that a race gave up: no selection, which
-        reads dev alone, may bring them back."""
+        """The scores without the dev scores of settings that a race dropped.
+
+        Selection reads dev scores alone, so it cannot choose a dropped setting.
+        """
         lost = {(arm, setting) for arm, settings in self.dropped.items() for setting in settings}
         pairs = zip(scores["method"], scores["setting"], strict=True)
         given_up = np.array([pair in lost for pair in pairs], dtype=bool)
         return scores[~(given_up & (scores["split"] == "dev").to_numpy())]
 
 
-def batches(study: Study, source: Source, failed: Collection[str] = ()) -> Iterator[Wanted]:
-    """Each batch is to be finished (or to have failed) before the next one is drawn. The last one
-    is empty where a rule was asked after the last trial: it has what the rule said.
+def batches(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Iterator[Wanted]:
+    """Yield the batches of trials; each must have finished or failed before the next is drawn.
 
-    `source` is asked after each batch; `failed`, the keys of stages that have failed, may grow
-    meanwhile: their trials will not end.
+    If a stop rule is evaluated after the last trial, the last batch holds only its verdict.
+    `source` is read after each batch; `failed`, the keys of failed stages, may grow in between:
+    trials with these stages count as ended.
     """
     tune = study.config.tune
     if tune.select_on is not None:
@@ -69,8 +71,8 @@ def batches(study: Study, source: Source, failed: Collection[str] = ()) -> Itera
         yield Wanted(study.trials())
 
 
-def wanted(study: Study, source: Source, failed: Collection[str] = ()) -> Wanted:
-    """The trials that are known to be wanted, as far as what is finished decides it."""
+def wanted(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Wanted:
+    """The trials known to be wanted, as far as the finished ones determine it."""
     known: list[Trial] = []
     done = {*source.listing().finished, *failed}
     for batch in batches(study, source, failed):
@@ -83,7 +85,7 @@ def wanted(study: Study, source: Source, failed: Collection[str] = ()) -> Wanted
 
 
 def most(study: Study) -> list[Trial]:
-    """The trials that it can come to at most; a winner yet unknown is stood for by any."""
+    """All trials that the study can reach; any setting represents a winner not yet known."""
     every = study.trials()
     if study.config.tune.select_on is None:
         return every
@@ -102,7 +104,7 @@ def most(study: Study) -> list[Trial]:
 
 
 def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[Instance]:
-    """The trials that a failed stage keeps from ending."""
+    """The instances of trials that cannot finish because one of their stages failed."""
     from l2kd_ray.analysis import Instance
 
     if not failed:
@@ -114,8 +116,8 @@ def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[I
     ]
 
 
-def _looks(study: Study, source: Source, failed: Collection[str]) -> Iterator[Wanted]:
-    """Orders up to each planned look; the rule is asked there and nowhere else."""
+def _looks(study: Study, source: AnyStore, failed: Collection[str]) -> Iterator[Wanted]:
+    """The orders up to each planned look; the stop rule is evaluated only there."""
     from l2kd_ray.analysis import cells, finished_orders, planned_looks, results, stop_rule
 
     stop, design = study.config.tune.stop, design_of(study)
@@ -143,8 +145,8 @@ def _looks(study: Study, source: Source, failed: Collection[str]) -> Iterator[Wa
     yield Wanted((), verdict)
 
 
-def _race(study: Study, source: Source) -> Iterator[Wanted]:
-    """Order by order, each with all its seeds; a setting that cannot win is given up."""
+def _race(study: Study, source: AnyStore) -> Iterator[Wanted]:
+    """Order by order, each with all seeds; settings that cannot win are dropped."""
     from l2kd_ray.analysis import planned_looks
 
     design, every = design_of(study), study.trials()
@@ -160,9 +162,9 @@ def _race(study: Study, source: Source) -> Iterator[Wanted]:
 
 
 def _given_up(
-    study: Study, source: Source, arm: Arm, design: Design, done: int
+    study: Study, source: AnyStore, arm: Arm, design: Design, done: int
 ) -> Mapping[str, int]:
-    """The settings of an arm that cannot win any more, after `done` orders."""
+    """The settings of an arm that can no longer win after `done` orders."""
     from l2kd_ray.analysis import race
 
     settings = settings_of(study.config)
@@ -180,8 +182,8 @@ def _given_up(
     return {setting_id(settings[row]): at for row, at in found.dropped.items() if at <= done}
 
 
-def _halves(study: Study, source: Source) -> Iterator[Wanted]:
-    """Every setting on one half of the instances, the best of each method on the other."""
+def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
+    """All settings on one half of the instances, then each method's best on the other."""
     from l2kd_ray.analysis import results, select, within
 
     split, every = halves_of(study), study.trials()
@@ -214,7 +216,7 @@ def _halves(study: Study, source: Source) -> Iterator[Wanted]:
 
 
 def _block(every: Iterable[Trial], design: Design, begun: int, look: int) -> list[Trial]:
-    """The trials of the orders between two looks; with the first of them the references."""
+    """The trials of the orders between two looks; the first block includes the references."""
     chosen = set(design.orders[begun:look])
     return [
         trial
@@ -232,14 +234,14 @@ def _dev_cells(trial: Trial) -> list[Cell]:
 
 
 def _dev(trial: Trial, known: Mapping[str, Manifest]) -> float:
-    """The mean dev score of a trial's student; NaN where it is not there."""
+    """The mean dev score of a trial's student; NaN if it is not finished."""
     stages = [cell.stage for cell in _dev_cells(trial)]
     scores = [known[s.key].scores[s.metric_name] if s.key in known else np.nan for s in stages]
     return float(np.mean(scores))
 
 
 def design_of(study: Study) -> Design:
-    """The orders and seeds of a study, as `analysis` speaks of them."""
+    """The orders and seeds of a study as a `Design` of `analysis`."""
     from l2kd_ray.analysis import Design
 
     orders = study.config.orders
@@ -252,7 +254,7 @@ def design_of(study: Study) -> Design:
 
 
 def halves_of(study: Study) -> Halves:
-    """The instances that settings are selected on, and those that are reported."""
+    """The instances on which settings are selected, and those that are reported."""
     from l2kd_ray.analysis import halves
 
     on = study.config.tune.select_on

@@ -1,5 +1,7 @@
-"""What a report and the W&B mirror show beside the scores, from one snapshot: costs, replay and its
-samples, scores of single test examples, training curves."""
+"""The contents of a report and of the W&B mirror beside the scores, from one snapshot.
+
+These are costs, replay and its samples, per-example test scores, and training curves.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import CURVE, Stage
 from l2kd_ray.core.store import Damaged, Manifest
 from l2kd_ray.families.evaluate import PREDICTIONS
@@ -28,19 +30,19 @@ from l2kd_ray.study.work import work_by_method
 if TYPE_CHECKING:
     import pandas as pd
 
-    from l2kd_ray.analysis import Examples
+    from l2kd_ray.analysis import ExampleScores
+    from l2kd_ray.analysis.design import ArmId
     from l2kd_ray.analysis.matrix import FloatArray
 
-Arm = tuple[str, str]
 Line = dict[str, Any]
-SHOWN = 12
-"""Samples of a method."""
-MOST_READ = 5_000
-"""Files of predictions: with more of them a report would take minutes."""
+_SHOWN = 12
+"""Number of replay samples shown per method."""
+_MOST_READ = 5_000
+"""Largest number of prediction files read; more would take minutes."""
 
 
 def shown(snapshot: Snapshot) -> dict[str, Any]:
-    """What a report shows of a snapshot beside its scores, as `report.write_report` takes it."""
+    """The inputs of `report.write_report` beside the scores."""
     manifests = snapshot.manifests
     replay, last = _replay_quality(snapshot.trials, manifests)
     counts = snapshot.plan.stages.values()
@@ -66,7 +68,8 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def inference(snapshot: Snapshot) -> dict[str, Any]:
-    """How far its numbers reach: the design, failed trials, whether looks could stop it."""
+    """The inputs of inference: the design, failed instances, and whether looks can stop the
+    study."""
     study, tune = snapshot.study, snapshot.study.config.tune
     return {
         "design": halves_of(study).report if tune.select_on else design_of(study),
@@ -76,8 +79,8 @@ def inference(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def top_k_bias(manifests: Iterable[Manifest]) -> list[dict[str, float]]:
-    """How far teaching by a teacher's most likely tokens (`kd.top_k`) is from its whole
-    distribution, by temperature: the medians over trainings of `distill.gradients.bias`."""
+    """The bias of `kd.top_k`, by temperature: medians over trainings of
+    `distill.gradients.bias`."""
     found: dict[float, list[Mapping[str, float]]] = {}
     for manifest in manifests:
         if "top_k/error" in manifest.scores:
@@ -95,7 +98,7 @@ def top_k_bias(manifests: Iterable[Manifest]) -> list[dict[str, float]]:
 
 
 def curves(snapshot: Snapshot) -> dict[str, list[dict[str, float]]]:
-    """The training curves of the scored models, by key; none of a model that was dropped."""
+    """The training curves of the scored models, by key; dropped models have none."""
     models = set(snapshot.scores["model"])
     stages = [
         manifest
@@ -106,7 +109,7 @@ def curves(snapshot: Snapshot) -> dict[str, list[dict[str, float]]]:
 
 
 def students(snapshot: Snapshot) -> dict[str, Path]:
-    """The folders of the final students that are there, by key."""
+    """The folders of the final students whose files are stored, by key."""
     models = {cell.stage.model for trial in snapshot.trials for cell in trial.steps[-1]}
     store, manifests = snapshot.reader.store, snapshot.manifests
     return {
@@ -117,13 +120,13 @@ def students(snapshot: Snapshot) -> dict[str, Path]:
 
 
 def _notes(snapshot: Snapshot) -> list[str]:
-    """What a reader of the report must know first."""
+    """Notes that a reader of the report needs first."""
     tasks = snapshot.study.resolved.tasks
     return [f"**{name}:** {note}" for name in snapshot.study.tasks for note in tasks[name].notes]
 
 
 def _costs(snapshot: Snapshot) -> pd.DataFrame:
-    """Finished stages and their seconds, by kind; `unshared`: stages of the trials alone."""
+    """Finished stages and their seconds, by kind; `unshared` counts them without sharing."""
     import pandas as pd
 
     rows = [(manifest.kind, manifest.seconds) for manifest in snapshot.manifests.values()]
@@ -139,8 +142,11 @@ def _costs(snapshot: Snapshot) -> pd.DataFrame:
 def _replay_quality(
     trials: Iterable[Trial], manifests: Mapping[str, Manifest]
 ) -> tuple[pd.DataFrame, dict[str, Manifest]]:
-    """A row a finished replay stage and trial: method, setting, order, seed, i (how many tasks its
-    writer had learned) and the stage's scores; and the last such stage of each method."""
+    """One row per finished replay stage and trial, and the last such stage of each method.
+
+    Columns: method, setting, order, seed, i (number of tasks the generating student had learned)
+    and the stage's scores.
+    """
     import pandas as pd
 
     rows, last = [], {}
@@ -160,12 +166,13 @@ def _replays(trial: Trial) -> Iterator[tuple[int, Stage]]:
             yield i, stage
 
 
-def _samples(last: Mapping[str, Manifest], reader: Reader) -> dict[str, list[Line]]:
+def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[Line]]:
     """A few lines of each method's last replay stage."""
     found = {}
     for method, manifest in last.items():
-        with suppress(Damaged, OSError):  # it shows samples, and the report is about scores
-            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, SHOWN))
+        # Samples are illustrations; the report must not fail for them.
+        with suppress(Damaged, OSError):
+            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, _SHOWN))
             found[method] = read[manifest.key]
     return found
 
@@ -175,9 +182,11 @@ def _lines(file: bytes, most: int | None = None) -> list[Line]:
 
 
 def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
-    """The gap of each arm with a bootstrap interval over test examples: method, setting, low,
-    high. An example's score is its mean over the finished trials of the arm. Empty where there is
-    too much to read, or what was stored is damaged."""
+    """The gap of each arm with a bootstrap interval over test examples.
+
+    Columns: method, setting, low, high. An example's score is its mean over the arm's finished
+    trials. Empty if there are more than `_MOST_READ` files, or one of them is damaged.
+    """
     import pandas as pd
 
     from l2kd_ray.analysis import MULTITASK, bootstrap, results, select, shown_arms
@@ -185,14 +194,14 @@ def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
     searched = list(snapshot.study.config.search)
     arms = shown_arms(select(results(snapshot.selectable, searched, split="dev")))
     bound = (MULTITASK, setting_id({}))
-    by_arm: dict[Arm, list[Trial]] = {arm: [] for arm in (bound, *arms)}
+    by_arm: dict[ArmId, list[Trial]] = {arm: [] for arm in (bound, *arms)}
     for trial in snapshot.trials:
         if _arm(trial) in by_arm and _done(trial, snapshot.manifests):
             by_arm[_arm(trial)].append(trial)
     trials = [trial for own in by_arm.values() for trial in own]
     rows: list[tuple[str, str, float, float]] = []
-    if sum(len(trial.steps[-1]) for trial in trials) <= MOST_READ and by_arm[bound]:
-        with suppress(Damaged, OSError):  # it is found and computed again by the next sweep
+    if sum(len(trial.steps[-1]) for trial in trials) <= _MOST_READ and by_arm[bound]:
+        with suppress(Damaged, OSError):  # the next sweep computes it again
             read = _Predictions(snapshot, trials)
             against = read.mean(by_arm[bound])
             for arm, own in by_arm.items():
@@ -203,7 +212,7 @@ def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
 
 
 class _Predictions:
-    """Per-example scores of the last evaluations of some trials, each file read once."""
+    """Per-example scores of the final evaluations of some trials; reads each file once."""
 
     def __init__(self, snapshot: Snapshot, trials: Iterable[Trial]) -> None:
         tasks = {cell.stage.key: cell.task for trial in trials for cell in _final(trial)}
@@ -224,17 +233,17 @@ class _Predictions:
 
     def paired(
         self, trials: Iterable[Trial], bound: Mapping[str, FloatArray]
-    ) -> dict[str, Examples]:
-        from l2kd_ray.analysis import Examples
+    ) -> dict[str, ExampleScores]:
+        from l2kd_ray.analysis import ExampleScores
 
         return {
-            task: Examples(scores, bound[task], self.groups[task])
+            task: ExampleScores(scores, bound[task], self.groups[task])
             for task, scores in self.mean(trials).items()
         }
 
 
 def _judged(file: bytes) -> tuple[FloatArray, list[str]]:
-    """The score of each example, and the group that it is drawn with."""
+    """The score of each example, and the group with which it is resampled."""
     lines = _lines(file)
     scores = np.array([line["score"] for line in lines], dtype=float)
     return scores, [line.get("group") or line["id"] for line in lines]
@@ -248,7 +257,7 @@ def _done(trial: Trial, manifests: Mapping[str, Manifest]) -> bool:
     return all(cell.stage.key in manifests for cell in _final(trial))
 
 
-def _arm(trial: Trial) -> Arm:
+def _arm(trial: Trial) -> ArmId:
     return trial.method, setting_id(trial.setting)
 
 

@@ -1,16 +1,16 @@
-"""What a stage was, and why two stages differ."""
+"""Lookup of a stage by its key, and the differences between two stages."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.errors import InputError
 
 
-def find(reader: Reader, key: str) -> Manifest:
-    """The one finished stage whose key begins with `key`. Raises: InputError."""
+def find(reader: StoreView, key: str) -> Manifest:
+    """The finished stage whose key begins with `key`. Raises: InputError for none or several."""
     finished = reader.listing().finished
     hits = {known: kind for known, kind in finished.items() if known.startswith(key)}
     found = list(reader.manifests(hits).values())
@@ -25,11 +25,11 @@ def find(reader: Reader, key: str) -> Manifest:
     return found[0]
 
 
-def differences(reader: Reader, one: Manifest, other: Manifest) -> dict[str, Any]:
-    """The fields in which two stages differ, [theirs, the other's] each.
+def differences(reader: StoreView, one: Manifest, other: Manifest) -> dict[str, Any]:
+    """The fields in which two stages differ, each as [value of one, value of the other].
 
-    Where they read different inputs of one kind, it says why those differ: the first cause of a
-    difference is the deepest entry.
+    If a field holds different inputs of one kind, its entry is the differences of those inputs, so
+    that the deepest entry is the original cause.
     """
     if one.kind != other.kind:
         return {"kind": [one.kind, other.kind]}
@@ -55,8 +55,8 @@ def _apart(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     return {n: [one.get(n), other.get(n)] for n in names if one.get(n) != other.get(n)}
 
 
-def _input(reader: Reader, manifest: Manifest, name: str) -> Manifest | None:
-    """The stage that a field holds, where it holds one and it is in the store."""
+def _input(reader: StoreView, manifest: Manifest, name: str) -> Manifest | None:
+    """The manifest of the input stage that a field holds; None if there is none in the store."""
     key = manifest.inputs.get(name, "")
     kind = reader.listing().finished.get(key)
     return None if kind is None else reader.manifests({key: kind}).get(key)

@@ -1,4 +1,4 @@
-"""The folder of a study in its storage: what is kept of it beside the stages, and its results."""
+"""The folder of a study in its storage: its study file, its keys and its results."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Any
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 
-Failure = Mapping[str, str]
-"""kind, key, error and traceback of a stage that failed."""
+FailureRecord = Mapping[str, str]
+"""A failed stage: kind, key, error and traceback."""
 Tried = dict[str, list[dict[str, Any]]]
-"""Settings by arm, as JSON has them."""
+"""Settings by arm, in JSON form."""
 
 
 class Folder:
-    """`<storage>/studies/<name>/`: study.yaml, keys, notes of the last sweep, result files."""
+    """The folder `<storage>/studies/<name>/`: study.yaml, keys, sweep notes, result files."""
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.name = store, name
@@ -33,15 +33,15 @@ class Folder:
 
     @property
     def resolved(self) -> str | None:
-        """The study as it was last swept (study.yaml); None where it never was."""
+        """The resolved study of the last sweep (study.yaml); None if it was never swept."""
         data = self.store.read(f"{self._base}/study.yaml")
         return None if data is None else data.decode()
 
     # What the last sweep left
 
-    def failures(self) -> Sequence[Failure]:
+    def failures(self) -> Sequence[FailureRecord]:
         """The stages that failed in the last sweep."""
-        failed: list[Failure] = self._read_json("failures.json", [])
+        failed: list[FailureRecord] = self._read_json("failures.json", [])
         return failed
 
     def tried(self) -> Tried:
@@ -50,20 +50,20 @@ class Folder:
         return tried
 
     def cut(self) -> Tried:
-        """Settings that ASHA cut: they have no final score."""
+        """The settings that ASHA stopped, which have no final score."""
         cut: Tried = self._read_json("cut.json", {})
         return cut
 
-    def keep_failures(self, failures: Sequence[Failure]) -> None:
+    def keep_failures(self, failures: Sequence[FailureRecord]) -> None:
         self._write_json("failures.json", failures)
 
     def keep_settings(self, tried: object, cut: object) -> None:
-        """Keep where an adaptive search has come to: the next sweep goes on from there."""
+        """Store the state of an adaptive search, from which the next sweep continues."""
         self._write_json("settings.json", tried)
         self._write_json("cut.json", cut)
 
     def keep_study(self, text: str) -> None:
-        """Write the resolved study; a changed study's old file stays."""
+        """Write the resolved study; if it has changed, the old file is kept beside it."""
         former = self.resolved
         if former is not None and former != text:
             kept = f"study-until-{time.strftime('%Y%m%d-%H%M%S')}.yaml"
@@ -74,7 +74,7 @@ class Folder:
         self.store.write(f"{self._base}/study.yaml", text.encode())
 
     def keep_keys(self, stages: Iterable[Stage]) -> None:
-        """The keys of the study's stages, which are its root for `gc`."""
+        """Write the keys of the study's stages, which `gc` treats as roots."""
         lines = sorted(f"{stage.kind} {stage.key}\n" for stage in stages)
         self.store.write(f"{self._base}/keys", "".join(lines).encode())
 
@@ -82,7 +82,7 @@ class Folder:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Leave a note of this sweep, for `status`, while it runs."""
+        """A context in which a note of this running sweep exists, for `status`."""
         note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
         self._write_json("live.json", note)
         try:
@@ -91,7 +91,7 @@ class Folder:
             self.store.remove(f"{self._base}/live.json")
 
     def who_is_live(self) -> str | None:
-        """The sweep that is running, in words; None where none is."""
+        """A description of the running sweep; None if none is running."""
         note = self._read_json("live.json", None)
         if note is None:
             return None
@@ -103,7 +103,7 @@ class Folder:
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """A local folder that is, or becomes, this one."""
+        """A local folder that is this folder, or is uploaded to it at the end."""
         if self.store.is_local:
             folder = Path(self.store.base, self._base)
             folder.mkdir(parents=True, exist_ok=True)

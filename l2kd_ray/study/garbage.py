@@ -1,4 +1,4 @@
-"""What of a storage no study needs any more, and its removal.
+"""Garbage collection: files of a storage that no study needs, and their removal.
 
 The roots are the key lists that every sweep writes to `studies/<name>/keys` before it starts.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import DROPPED, MANIFEST, FileEntry, Manifest, Store
 from l2kd_ray.errors import InputError
@@ -18,13 +18,13 @@ from l2kd_ray.study.plan import intermediate
 from l2kd_ray.study.study import Study
 
 GRACE = timedelta(hours=24)
-"""Nothing younger goes: a sweep may be about to publish it, or to read it."""
+"""Minimum age of removed files: a running sweep may be about to publish or read younger ones."""
 _STARTS, _CHECKPOINT = "starts", "checkpoint"
 
 
 @dataclass(frozen=True)
 class Garbage:
-    """Files below one folder that can go, and why."""
+    """Files below one folder that can be removed, with the reason."""
 
     folder: str
     bytes: int
@@ -32,7 +32,7 @@ class Garbage:
 
 
 def roots(store: Store) -> dict[str, frozenset[str]]:
-    """The stages of each study that was swept: its name -> keys."""
+    """The keys of the stages of each swept study, by its name."""
     found = {}
     for entry in store.files("studies"):
         name, file = entry.path.split("/")[-2:]
@@ -43,12 +43,12 @@ def roots(store: Store) -> dict[str, frozenset[str]]:
 
 
 def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
-    """What can go when the studies `drop` are no roots any more; nothing is removed.
+    """The files that can be removed if the studies `drop` are no longer roots; removes nothing.
 
-    Stages of no root; of the others, attempts that lost the race for their key, attempts that
-    were never published, and checkpoints that a publication left behind.
+    These are stages of no root; of the others, attempts that lost the race for their key, attempts
+    that were never published, and checkpoints left after a publication.
 
-    Raises: InputError where a name of `drop` is no study of this storage.
+    Raises: InputError if a name in `drop` is not a study of this storage.
     """
     known = roots(store)
     for name in drop:
@@ -82,15 +82,15 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
 
 
 def droppable(study: Study, store: Store, stages: Iterable[Stage]) -> set[Stage]:
-    """Of the study's stages, the intermediate models that no other study of the storage lists."""
+    """The intermediate models among the stages that no other study of the storage lists."""
     others = {
         key for name, keys in roots(store).items() if name != study.config.name for key in keys
     }
     return {model for model in intermediate(stages) if model.key not in others}
 
 
-def drop_intermediate(study: Study, reader: Reader, stages: Iterable[Stage]) -> None:
-    """Drop what a sweep drops as it goes (`keep: leaves`), where an earlier one left it."""
+def drop_intermediate(study: Study, reader: StoreView, stages: Iterable[Stage]) -> None:
+    """Drop the intermediate models (`keep: leaves`) that an earlier sweep has not dropped."""
     there = [m for m in droppable(study, reader.store, stages) if reader.has_files(m.key)]
     for model in there:
         reader.store.drop_files(model.kind, model.key)
@@ -99,8 +99,10 @@ def drop_intermediate(study: Study, reader: Reader, stages: Iterable[Stage]) -> 
 
 
 def _has_more(folder: str, entries: Iterable[FileEntry]) -> bool:
-    """Whether a finished stage has more than its manifest and the files of one attempt: only then
-    the manifest must say which are its own."""
+    """True if a finished stage has more files than its manifest and those of one attempt.
+
+    Only then must the manifest be read, to know which attempt is published.
+    """
     names = {_name_in(folder, entry) for entry in entries} - {_STARTS}
     return MANIFEST in names and (len(names) > 2 or _CHECKPOINT in names)
 
@@ -114,7 +116,7 @@ def _of_stage(
         return
     manifest = manifests.get(key)
     if manifest is None:
-        return  # it has nothing to spare, or will be computed: its checkpoint is worth keeping
+        return  # nothing superfluous, or not finished: its checkpoint is still needed
     below: dict[str, int] = defaultdict(int)
     for entry in entries:
         name = _name_in(folder, entry)

@@ -1,18 +1,17 @@
-"""A sweep in this process, without Ray: one stage after another."""
+"""A sweep in this process, without Ray, one stage after another."""
 
 from __future__ import annotations
 
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.agenda import batches
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.study import Study
 
 
-def sweep_inline(study: Study, reader: Reader) -> None:
-    """Run every stage that the study needs and the store has not; the first one that fails ends it
-    with its error.
+def sweep_inline(study: Study, reader: StoreView) -> None:
+    """Run all missing stages of the study; the first failure ends the sweep with its error.
 
     Raises: InputError for an adaptive search.
     """

@@ -1,4 +1,4 @@
-"""From a study file to a study: everything that it names is found, or refused."""
+"""Loading of a study: the tasks, models and plug-ins named in its file are resolved or refused."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from l2kd_ray.tasks.spec import Split, TaskKind, TaskSpec
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
-    """Read a study file and find everything that it names. Nothing is started or written.
+    """Read a study file and resolve everything it names. Nothing is started or written.
 
-    Raises: InputError for whatever cannot be used as it is.
+    Raises: InputError for anything that cannot be used.
     """
     return resolve_study(read_study(path, overrides), path)
 
 
 def resolve_study(config: StudyConfig, path: str | Path) -> Study:
-    """Find everything that a checked study names; `path` is its file. Raises: InputError."""
+    """Resolve everything that a validated study names; `path` is its file. Raises: InputError."""
     where, base = str(path), Path(path).resolve().parent
     if config.data_dir is not None:
         folders = (config.data_dir.expanduser(), base / config.data_dir)
@@ -67,7 +67,7 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
                     where=where,
                     key=f"tasks.{spec.name}.{key}",
                     got=getattr(spec, field),
-                    fix="take it away",
+                    fix="remove it",
                 )
         return task
 
@@ -81,17 +81,15 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     study = Study(config, Resolved(tasks, models, train, config.data_seed))
     try:
         refuse_unread(study, reads, where)
-    except (
-        InputError
-    ) as error:  # of a stage that cannot be made, such as a plug-in that is not there
+    except InputError as error:  # a stage cannot be built, such as for a missing plug-in
         raise error.at(where) from None
     return study
 
 
 def _models(specs: Sequence[ModelSpec], where: str, base: Path) -> dict[str, Pretrained]:
-    """The pretrained models, and the word vectors, by the names that a study has for them.
+    """The pretrained models and word vectors, by the names the study uses.
 
-    Raises: InputError where one is not there, or one name stands for two revisions.
+    Raises: InputError if one is missing, or one name stands for two revisions.
     """
     models: dict[str, Pretrained] = {}
     for spec in specs:
@@ -110,7 +108,7 @@ def _models(specs: Sequence[ModelSpec], where: str, base: Path) -> dict[str, Pre
 
 
 def _check_arms(config: StudyConfig, where: str) -> None:
-    """Raises: InputError for settings that a method cannot have."""
+    """Raise InputError for settings that a method cannot be run with."""
     for arm in config.arms:
         for setting in config.search_examples():
             values = {**setting, **arm.settings}
@@ -133,7 +131,7 @@ def _check_arms(config: StudyConfig, where: str) -> None:
 
 
 def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: str) -> None:
-    """Raises: InputError for a task that the study's methods cannot learn."""
+    """Raise InputError for a task that the study's methods cannot learn."""
     for task in tasks.values():
         if known and task.kind not in known:
             raise InputError(
@@ -142,12 +140,12 @@ def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: 
                 key=f"tasks.{task.name}",
                 got=task.kind,
                 expected=" or ".join(known),
-                fix="`l2kd tasks` lists the kinds; a task of your own may say its `kind`",
+                fix="`l2kd tasks` lists the kinds; a task of your own may set its `kind`",
             )
 
 
 def to_yaml(study: Study) -> str:
-    """The resolved study: the file as it was understood, and what its names stood for."""
+    """The resolved study as YAML: the file as it was read, with its names resolved."""
     tasks, models = study.resolved.tasks, study.resolved.models
     hub = {
         name: task.splits["train"].source.digest
@@ -170,7 +168,7 @@ def to_yaml(study: Study) -> str:
 
 
 def _locate(data: dict[str, Any], study: Study) -> None:
-    """Put in a dumped study where its files lie, whatever folder it is read from."""
+    """Write absolute paths of files into a dumped study, so that it can be read from any folder."""
     for spec in data["tasks"]:
         for split, task_data in study.resolved.tasks[spec["name"]].splits.items():
             if split in spec:

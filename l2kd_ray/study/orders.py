@@ -9,10 +9,9 @@ from itertools import permutations
 import numpy as np
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.families.method import Order
 from l2kd_ray.names import SEPARATOR
-from l2kd_ray.study.schema import Orders, RandomOrders
-
-Order = tuple[str, ...]
+from l2kd_ray.study.schema import OrdersSetting, RandomOrders
 
 
 def order_id(order: Sequence[str]) -> str:
@@ -20,7 +19,7 @@ def order_id(order: Sequence[str]) -> str:
     return SEPARATOR.join(order)
 
 
-def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Order]:
+def orders_of(tasks: Sequence[str], orders: OrdersSetting, data_seed: int) -> list[Order]:
     """The orders of a study, in the sequence in which they are run.
 
     `random: k` is the prefix of one seeded permutation of all orders, and `all` is the whole of it.
@@ -28,7 +27,7 @@ def orders_of(tasks: Sequence[str], orders: Orders, data_seed: int) -> list[Orde
     `williams` is a design balanced for carry-over: every task stands once at each position and
     follows every other task equally often (n orders for even n, 2 n for odd n).
 
-    Raises: InputError if more orders are asked for than there are.
+    Raises: InputError if more orders are requested than there are.
     """
     if isinstance(orders, RandomOrders):
         possible = math.factorial(len(tasks))

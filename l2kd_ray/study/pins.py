@@ -1,4 +1,4 @@
-"""Commits of hub models and datasets: found once, and written into the resolved study."""
+"""Commits of hub models and datasets, resolved once and written into the resolved study."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Revisions:
         return cls(models, tasks)
 
     def pin(self, study: StudyConfig) -> StudyConfig:
-        """The study with these commits where it names none: a hub is asked once."""
+        """The study with these commits where it names none, so that the hub is queried only
+        once."""
         tasks = tuple(_pinned(task, self.tasks.get(task.name)) for task in study.tasks)
         sections = study.settings.family
         changed = {}

@@ -1,4 +1,4 @@
-"""What a study costs: stages in all, shared, in the store and to do; time and disk."""
+"""The plan of a study: stages in all, shared, stored and to do; estimated time and disk."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage, kinds
 from l2kd_ray.core.store import Listing, Manifest
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.trial import Trial
 
-_LOOKED_AT = 20  # stored stages of a kind that an estimate is taken from
+_LOOKED_AT = 20  # stored stages of a kind on which an estimate is based
 
 
 @dataclass
 class Count:
-    """Stages of one role: without sharing, with it, of those in the store, and still to do."""
+    """Numbers of stages of one role: without sharing, with sharing, stored, and to do."""
 
     naive: int = 0
     unique: int = 0
@@ -30,33 +30,33 @@ class Count:
 
 @dataclass(frozen=True)
 class TeacherOutputs:
-    """What keeping the teachers' hidden states costs and saves (`kd.teacher`)."""
+    """Costs and savings of storing the teachers' hidden states (`kd.teacher`)."""
 
     stages: int
-    """Each is one forward pass of a teacher over its data."""
+    """Number of stages; each is one forward pass of a teacher over its data."""
     passes_saved: int
-    """Forward passes that trainings would take for themselves, less those of the stages."""
+    """Forward passes that trainings would need without these stages, minus those of the stages."""
     bytes: int | None
-    """At most; None where the width of a hub model is not at hand."""
+    """Upper bound in bytes; None if the width of a hub model is not known locally."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The counts of a study, and what is still to be done for it."""
+    """The counts of a study's stages, and the stages that are still to be run."""
 
     trials: int
     stages: Mapping[str, Count]
-    """By role, inputs before what reads them; then those of which the study has none."""
+    """The counts by role, inputs before their readers; roles without stages come last."""
     every: frozenset[Stage] = field(repr=False)
-    """The stages of the trials, whether or not they are in the store."""
+    """All stages of the trials, stored or not."""
     missing: frozenset[Stage] = field(repr=False)
-    """The stages that a sweep will run: not in the store, and needed by one that is not."""
+    """The stages that a sweep will run: not stored, and needed for a result that is not stored."""
     seconds: float | None
-    """Work to do on one worker, from the times of stored stages of the kinds; None: not known."""
+    """Estimated run time on one worker, from stored stages of the same kinds; None if unknown."""
     bytes: int | None
-    """Disk to be filled, likewise."""
+    """Estimated bytes that will be written, in the same way."""
     outputs: TeacherOutputs | None = None
-    """None where no teacher's outputs are kept."""
+    """None if no teacher's outputs are stored."""
 
     def to_json(self) -> dict[str, Any]:
         stages = {role: asdict(count) for role, count in self.stages.items()}
@@ -69,7 +69,7 @@ class Plan:
         }
 
 
-def plan(trials: Iterable[Trial], source: Source) -> Plan:
+def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     """Count the stages of `trials`; reads the store's listing and a few manifests."""
     naive: Counter[str] = Counter()
     roles: dict[Stage, str] = {}
@@ -81,7 +81,7 @@ def plan(trials: Iterable[Trial], source: Source) -> Plan:
                 roles[stage] = role
     stored = source.listing()
     missing = missing_stages(chosen, stored)
-    counts = {role: Count(naive[role]) for role in (*_in_sequence(roles), "teacher", *kinds())}
+    counts = {role: Count(naive[role]) for role in (*in_sequence(roles), "teacher", *kinds())}
     for stage, role in roles.items():
         counts[role].unique += 1
         counts[role].stored += stage.key in stored.finished
@@ -106,8 +106,8 @@ def plan(trials: Iterable[Trial], source: Source) -> Plan:
     )
 
 
-def _in_sequence(roles: Mapping[Stage, str]) -> list[str]:
-    """The roles, by the longest chain of stages that one of theirs waits for."""
+def in_sequence(roles: Mapping[Stage, str]) -> list[str]:
+    """The roles, sorted by the longest chain of inputs of one of their stages."""
     chains: dict[Stage, int] = {}
 
     def chain(stage: Stage) -> int:
@@ -122,13 +122,16 @@ def _in_sequence(roles: Mapping[Stage, str]) -> list[str]:
 
 
 def intermediate(stages: Iterable[Stage]) -> set[Stage]:
-    """Of the stages of some trials, the models that other models come from: all but the leaves."""
+    """The models among `stages` from which other models are trained: all but the leaves."""
     readers = [stage for stage in stages if stage.kind != "evaluate"]
     return {source for r in readers for _, source in r.inputs() if source.kind == "learn"}
 
 
 def _outputs(stages: Iterable[Stage]) -> TeacherOutputs | None:
-    """The break-even is where the passes saved reach 0: a second epoch, temperature or order."""
+    """Costs and savings of stored teacher outputs; None if there are none.
+
+    They pay off once `passes_saved` is above 0: with a second epoch, temperature or order.
+    """
     kept = [stage for stage in stages if isinstance(stage, Annotate)]
     readers = [s for s in stages if isinstance(s, Learn) and isinstance(s.teacher, Annotate)]
     if not kept:
@@ -142,7 +145,8 @@ def _outputs(stages: Iterable[Stage]) -> TeacherOutputs | None:
 
 
 def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:
-    """What must be run to have every evaluation: those not stored, and inputs without files."""
+    """The stages to run for all evaluations: those not stored, and inputs whose files are
+    missing."""
     missing: set[Stage] = set()
     cells = (cell.stage for trial in trials for cell in trial.cells)
     waiting: list[Stage] = [stage for stage in cells if stage.key not in stored.finished]
@@ -158,8 +162,8 @@ def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:
     return missing
 
 
-def stored_examples(source: Source, of: Iterable[str]) -> dict[str, list[Manifest]]:
-    """A few stored stages of each kind."""
+def stored_examples(source: AnyStore, of: Iterable[str]) -> dict[str, list[Manifest]]:
+    """The manifests of a few stored stages of each kind, for estimates."""
     keys: dict[str, list[str]] = {kind: [] for kind in of}
     for key, kind in source.listing().finished.items():
         if kind in keys and len(keys[kind]) < _LOOKED_AT:

@@ -1,4 +1,4 @@
-"""A study file read and checked: YAML, overrides of the command line, the original's names."""
+"""Reading and validation of a study file: YAML, command-line overrides, aliases."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.section import Section
-from l2kd_ray.study.refusal import UNKNOWN, refusal, sections_of
+from l2kd_ray.study.refusal import UNKNOWN_KEY, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
-PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
-"""The keys under which a study may name a plug-in."""
-TAKEN = (
+_PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
+"""The keys whose values may name a plug-in."""
+_FRAME = StudyConfig.model_fields.keys() - {"family", "settings"}
+"""The keys of a study's frame; `family` and `settings` are what the others become."""
+_TAKEN = (
     *StudyConfig.model_fields,
     *(key for family in FAMILIES.values() for key in family.settings.model_fields),
 )
-"""The keys of a study file, which no plug-in may be called."""
+"""The keys of a study file, which cannot be names of plug-ins."""
 
-# The names that users of the original code know, and ours.
+# Aliases: names in the original code, and the keys that they stand for.
 ALIASES = {
     "gen_lm_sample_percentage": "replay.ratio",
     "top_k_lm": "replay.top_k",
@@ -51,7 +53,7 @@ def read_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     """Read and check a study file; `overrides` are dotted keys, as on the command line.
 
     Raises:
-        InputError: the file is missing, is no YAML, or says what a study may not say.
+        InputError: the file is missing, is not YAML, or is not a valid study.
     """
     path = Path(path)
     try:
@@ -83,11 +85,13 @@ def parse_study(
     where: str = "study",
     base: Path | None = None,
 ) -> StudyConfig:
-    """Check a study given as a mapping. A searched key that is overridden is fixed, and an override
-    with nothing as its value takes the key away. `base`: where plug-in files are looked for.
+    """Validate a study given as a mapping.
+
+    Overriding a searched key fixes it; an override with an empty value removes the key. `base`: the
+    folder in which plug-in files are looked up.
 
     Raises:
-        InputError: it says what a study may not say.
+        InputError: it is not a valid study.
     """
     merged = _expand_aliases(dict(data), where)
     for key, value in (overrides or {}).items():
@@ -97,7 +101,7 @@ def parse_study(
         merged["search"] = {key: space for key, space in search.items() if key != "select_on"}
         _assign(merged, "tune.select_on", search["select_on"], where)
     merged = _located(merged, base)
-    frame = {name: merged.pop(name) for name in list(merged) if name in StudyConfig.model_fields}
+    frame = {name: merged.pop(name) for name in list(merged) if name in _FRAME}
     family = _family(frame.get("methods"), where)
     settings = _settings(family, merged, frame, where)
     try:
@@ -113,9 +117,9 @@ def parse_study(
 
 
 def _family(methods: object, where: str) -> Family:
-    """The family of the study's methods, with those that come from outside.
+    """The family of the study's methods, extended by its plug-in methods.
 
-    Raises: InputError for a method that is none, or methods that no study can compare.
+    Raises: InputError for an unknown method, or methods that cannot be compared in one study.
     """
     default = {"methods": methods} if methods is not None else {}
     try:
@@ -142,11 +146,11 @@ def _method(name: str, where: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     found, plugin = door.find("methods", name, METHODS, where=where, key="methods")
-    taken = (*METHODS, *REFERENCES, *TAKEN)
+    taken = (*METHODS, *REFERENCES, *_TAKEN)
     method = found if isinstance(found, Method) else Method(found, plugin.name)
     if method.section in taken or method.family not in FAMILIES or not callable(method.step):
         raise InputError(
-            "a method from outside is a function `step(build, previous, former, task, seed)`, of "
+            "a plug-in method is a function `step(build, previous, former, task, seed)`, of "
             "one of the families, under a name of its own",
             where=where,
             key="methods",
@@ -159,7 +163,7 @@ def _method(name: str, where: str) -> Method:
 def _settings(
     family: Family, data: dict[str, Any], frame: Mapping[str, Any], where: str
 ) -> Settings:
-    """What the methods read. Raises: InputError for keys that none of the family knows."""
+    """The settings of the methods. Raises: InputError for keys that the family does not have."""
     models = {key: one.options for key, one in family.options.items() if one.options is not None}
     plugins = _plugins({**frame, **data}, where)
     models |= {plugin.name: model for plugin, model in plugins.values() if model is not None}
@@ -174,14 +178,16 @@ def _settings(
         return Settings(sections, options, {name: plugin for name, (plugin, _) in plugins.items()})
     except ValidationError as error:
         found = refusal(error, family.settings, where)
-        if found.problem == UNKNOWN:
+        if found.problem == UNKNOWN_KEY:
             raise _unknown(found, family, [*models]) from None
         raise found from None
 
 
 def _unknown(found: InputError, family: Family, options: list[str]) -> InputError:
-    """The refusal of a key that the study's methods do not have: it says who reads it, or what
-    there is."""
+    """The error for a key that the study's methods do not have.
+
+    It names the methods that read the key, or the keys that exist.
+    """
     readers = [
         f"{other.title} ({', '.join(other.methods)})"
         for other in FAMILIES.values()
@@ -193,19 +199,18 @@ def _unknown(found: InputError, family: Family, options: list[str]) -> InputErro
             where=found.where,
             key=found.key,
             got=found.got,
-            fix="take it away, or name a method that reads it",
+            fix="remove it, or name a method that reads it",
         )
     if "." in found.key:
         return found
-    known = (*StudyConfig.model_fields, *family.settings.model_fields, *options)
-    expected = "one of " + ", ".join(name for name in known if name not in ("family", "settings"))
+    expected = "one of " + ", ".join((*sorted(_FRAME), *family.settings.model_fields, *options))
     return InputError(
         found.problem, where=found.where, key=found.key, got=found.got, expected=expected
     )
 
 
 def _is_option(family: Family, dotted: str) -> bool:
-    """Whether a method of the family has a key among its options."""
+    """True if a method of the family has the key among its options."""
     section, _, below = dotted.partition(".")
     method = family.options.get(section)
     model = method.options if method is not None else None
@@ -213,7 +218,7 @@ def _is_option(family: Family, dotted: str) -> bool:
 
 
 def _has_key(model: type[BaseModel], dotted: str) -> bool:
-    """Whether a section, or one below it, has a key."""
+    """True if the section, or one nested in it, has the key."""
     name, _, below = dotted.partition(".")
     field = model.model_fields.get(name)
     if field is None or not below:
@@ -222,7 +227,7 @@ def _has_key(model: type[BaseModel], dotted: str) -> bool:
 
 
 def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key: str) -> None:
-    """Raises: InputError for settings that do not exist, or values that they do not take."""
+    """Raise InputError for settings that do not exist, or values that they do not accept."""
     try:
         settings.with_values(values)
     except KeyError as error:
@@ -245,41 +250,41 @@ def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key
 
 
 def _plugin_names(value: object, key: str = "") -> Iterator[str]:
-    """Every plug-in that a study names where it may name one."""
+    """The plug-ins named in a study, in all places where a plug-in is allowed."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             yield from _plugin_names(item, str(name).rpartition(".")[2])
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _plugin_names(item, key)
-    elif isinstance(value, str) and key in PLUGGABLE and door.PATH.match(value):
+    elif isinstance(value, str) and key in _PLUGGABLE and door.PATH.match(value):
         yield value
 
 
 def _plugins(
     data: Mapping[str, Any], where: str
 ) -> dict[str, tuple[door.Plugin, type[Section] | None]]:
-    """The plug-ins that are no methods (divergences, metrics, ...), each with its options' section.
+    """The plug-ins other than methods (divergences, metrics, ...), with their options' sections.
 
-    They are found once, here: where their stages are made or run, their files need not be.
+    They are loaded once, here; their files need not exist where their stages are built or run.
     """
     found = {}
     for name in _plugin_names(data):
-        loaded, plugin = door.find("filters", name, dict.fromkeys(TAKEN), where=where)
+        loaded, plugin = door.find("filters", name, dict.fromkeys(_TAKEN), where=where)
         if not isinstance(loaded, Method):
             found[name] = plugin, getattr(loaded, "options", None)
     return found
 
 
 def _located(value: Any, base: Path | None, key: str = "") -> Any:
-    """The study with the absolute paths of plug-in files: it is read from other folders, too."""
+    """The study with absolute paths of plug-in files, so that it can be read from any folder."""
     if isinstance(value, Mapping):
         return {
             name: _located(item, base, str(name).rpartition(".")[2]) for name, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [_located(item, base, key) for item in value]
-    return door.absolute(value, base) if isinstance(value, str) and key in PLUGGABLE else value
+    return door.absolute(value, base) if isinstance(value, str) and key in _PLUGGABLE else value
 
 
 def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
@@ -288,7 +293,7 @@ def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
             section, _, name = key.partition(".")
             if name in (data.get(section) or {}):
                 raise InputError(
-                    f"is said twice: as {key} and by its alias",
+                    f"is given twice: as {key} and by its alias",
                     where=where,
                     key=alias,
                     fix=f"keep {key}",

@@ -1,4 +1,4 @@
-"""What pydantic found wrong, as a message for the user."""
+"""Translation of a pydantic validation error into an InputError."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic.fields import FieldInfo
 
 from l2kd_ray.errors import InputError
 
-UNKNOWN = "unknown key"
+UNKNOWN_KEY = "unknown key"
 _BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Range", "Workers"}
 
 
 def refusal(
     error: ValidationError, model: type[BaseModel], where: str, key: str = ""
 ) -> InputError:
-    """The first problem of `error`; `key` is where in the study file the `model` stands.
+    """The most specific problem in `error`; `key` is the key of `model` in the study file.
 
-    It ends with a colon where it is no section, as `search:`.
+    The key ends with a colon if it is not a section, such as `search:`.
     """
     problems = error.errors(include_url=False)
     # A union reports each branch; the deepest location is the branch that the user meant.
@@ -28,7 +28,7 @@ def refusal(
     dotted = ".".join([*([key] if key else []), *map(str, location)]).replace(":.", ": ")
     if first["type"] == "extra_forbidden":
         return InputError(
-            UNKNOWN,
+            UNKNOWN_KEY,
             where=where,
             key=dotted,
             got=first["input"],
@@ -45,14 +45,14 @@ def refusal(
 
 
 def _plain(message: str) -> str:
-    """A message of pydantic's in the words of a YAML file."""
+    """A pydantic message in terms of YAML."""
     message = message.removeprefix("Value error, ").removeprefix("Input should be ")
     message = re.sub(r"a valid dictionary or instance of \w+", "a mapping", message)
     return message.replace("a valid tuple", "a list")
 
 
 def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
-    """The keys that stand beside an unknown one."""
+    """The valid keys in place of an unknown one."""
     found = model
     for part in location[:-1]:
         field = found.model_fields.get(str(part))
@@ -66,13 +66,13 @@ def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
 
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:
-    """The sections that a field may hold."""
+    """The section classes that a field may hold."""
     kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _location(parts: Sequence[object]) -> list[object]:
-    """A pydantic location without the names of a union's branches."""
+    """A pydantic location without the names of union branches."""
     return [
         part
         for part in parts

@@ -1,6 +1,6 @@
-"""The frame of a study: tasks, orders, seeds, methods, search; where it runs and is kept.
+"""The frame of a study: tasks, orders, seeds, methods, search, scale, storage.
 
-What its methods read (`kd`, `train`, ...) is their family's (`families.settings`).
+The settings of its methods (`kd`, `train`, ...) belong to their family (`families.settings`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Grid(Section):
     grid: tuple[Any, ...] = Field(min_length=1)
 
     def examples(self) -> tuple[Any, ...]:
-        """Values that the searched setting must take."""
+        """Values that the searched setting must accept."""
         return self.grid
 
 
@@ -67,29 +67,30 @@ class Range(Section):
         return self
 
     def examples(self) -> tuple[Any, ...]:
-        """Values that the searched setting must take: the ends of the range, or every choice."""
+        """Values that the searched setting must accept: the ends of the range, or every choice."""
         if self.randint is not None:
             return self.randint[0], self.randint[1] - 1
         bounds = self.uniform or self.loguniform
-        if bounds is not None:  # a value between, too: a setting may take whole numbers only
+        if bounds is not None:  # also one in between, since a setting may accept only integers
             return (*bounds, bounds[0] + 0.37 * (bounds[1] - bounds[0]))
         return self.choice or ()
 
 
 class Stop(Section):
-    """When a sweep may end before its last trial."""
+    """Conditions under which a sweep may end before its last trial."""
 
     half_width: float | None = Field(None, gt=0)
-    """Of the 95 % interval of `metric` of `method`, valid at the planned looks."""
+    """Stop once the 95 % interval of `metric` of `method`, valid at the planned looks, has at most
+    this half-width."""
     method: str | None = None
-    """The arm whose interval it is (default: the first of the study)."""
+    """The arm whose interval is used (default: the first of the study)."""
     metric: Literal["gap/abs", "cl/avg", "cl/forgetting_max"] = "gap/abs"
     budget_hours: float | None = Field(None, gt=0)
-    """Of wall clock, for one run of the command."""
+    """Wall-clock hours after which one run of the command ends."""
 
 
 class SelectOn(Section):
-    """Settings are selected on one half of the instances, and reported on the other."""
+    """Selection of settings on one half of the instances, with reports on the other half."""
 
     orders: Literal["half"] | None = None
     seeds: Literal["half"] | None = None
@@ -97,29 +98,29 @@ class SelectOn(Section):
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if self.orders is None and self.seeds is None:
-            raise ValueError("say orders: half, or seeds: half, or both")
+            raise ValueError("set orders: half, or seeds: half, or both")
         return self
 
 
 class TuneSettings(Section):
     num_samples: int = Field(1, ge=1)
-    """Settings drawn (with a grid: draws per point of the grid)."""
+    """Number of settings drawn (with a grid: draws per grid point)."""
     searcher: Literal["random", "optuna"] = "random"
     scheduler: Literal["none", "race", "asha"] = "none"
-    """`race`: settings run on common instances, order by order, and those that cannot win by a
-    sequentially valid test are given up. `asha`: of methods without an order, settings that fall
-    behind on dev after one of `train.rungs` are cut (Li et al. 2020)."""
+    """`race` runs settings on common instances, order by order, and drops those that cannot win
+    by a sequentially valid test. `asha` stops settings that fall behind on dev after one of
+    `train.rungs`, for methods without an order (Li et al. 2020)."""
     reduction: int = Field(3, ge=2)
-    """Of the settings at a rung, ASHA lets one in so many go on."""
+    """ASHA continues one in this many settings at each rung."""
     stop: Stop = Stop()
     select_on: SelectOn | None = None
-    """Also as `search.select_on`."""
+    """Selection on one half of the instances; may also be written as `search.select_on`."""
     seed: int = Field(0, ge=0)
     max_concurrent: int | None = Field(None, ge=1)
 
     @property
     def adaptive(self) -> bool:
-        """Whether settings are proposed, or cut, as results come in."""
+        """True if settings are proposed or stopped depending on results."""
         return self.searcher == "optuna" or self.scheduler == "asha"
 
     @field_validator("scheduler", mode="before")
@@ -134,7 +135,7 @@ class TuneSettings(Section):
 
 
 class Workers(Section):
-    """The machine a kind of stage asks for."""
+    """The resources that a kind of stage requests."""
 
     workers: (
         Annotated[int, Field(ge=1)]
@@ -143,7 +144,8 @@ class Workers(Section):
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     labels: Mapping[str, str] = Field(default_factory=dict)
-    """Of the nodes that may do it, as `{ray.io/market-type: on-demand}` (default: any node)."""
+    """Labels of the nodes that may run it, such as `{ray.io/market-type: on-demand}` (default: any
+    node)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -157,19 +159,20 @@ class Workers(Section):
 
 
 class Scale(Workers):
-    """Workers of every stage, and by kind of stage where it differs."""
+    """Workers of all stages, with exceptions by kind of stage."""
 
     learn: Workers | None = None
     multitask: Workers | None = None
     replay: Workers | None = None
     decode: Workers | None = None
     evaluate: Workers | None = None
-    """These three share out what they generate; one worker each unless it says otherwise here."""
+    """`replay`, `decode` and `evaluate` divide their generation among workers; one worker by
+    default."""
     checkpoint_seconds: float = Field(60.0, gt=0)
-    """A training stage saves itself this often, to resume after a fault."""
+    """Seconds between checkpoints of a training stage."""
 
     def of(self, stage: Stage | type[Stage]) -> Workers:
-        """The workers of a stage: by default, all there are for a training, else one."""
+        """The workers of a stage; by default those of `scale` for trainings, else one."""
         own = getattr(self, stage.kind, None)
         if isinstance(own, Workers):
             unset = {
@@ -190,9 +193,9 @@ class WandbSettings(Section):
     project: str = "l2kd"
     entity: str | None = None
     mode: Literal["auto", "offline", "online", "disabled"] = "auto"
-    """auto: online where a key is set, else offline."""
+    """`auto`: online if an API key is set, else offline."""
     students: bool = False
-    """Each trial's run has its final student as an artifact, too."""
+    """Upload each trial's final student as an artifact of its run."""
 
 
 class CrossedSeeds(Section):
@@ -210,7 +213,7 @@ def _split_orders(value: object) -> object:
     return value
 
 
-Orders = Annotated[
+OrdersSetting = Annotated[
     Literal["all", "williams"]
     | RandomOrders
     | Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)],
@@ -219,7 +222,7 @@ Orders = Annotated[
 
 
 class ArmsOnly(Section):
-    """The methods of a study: they say of which family the other keys are."""
+    """The methods of a study, read first because they determine the family of the other keys."""
 
     methods: tuple[Arm, ...] = (
         Arm(name="finetune", method="finetune"),
@@ -240,30 +243,32 @@ class ArmsOnly(Section):
             if (arm.name == "multilm") != (arm.method == "multilm") or (
                 arm.method == "multilm" and arm.settings
             ):
-                raise ValueError("methods: multilm is a reference and goes by that name alone")
+                raise ValueError(
+                    "methods: multilm is a reference and takes neither another name nor settings"
+                )
         return self
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """The methods that are compared with the references."""
+        """The arms that are compared with the references."""
         return tuple(arm for arm in self.methods if arm.name not in REFERENCES)
 
 
 class StudyConfig(ArmsOnly):
-    """A study file."""
+    """The content of a study file."""
 
     name: Name
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     data_dir: Path | None = None
-    orders: Orders = "all"
+    orders: OrdersSetting = "all"
     seeds: (
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | CrossedSeeds
     ) = (531,)
     data_seed: int = Field(0, ge=0)
     family: InstanceOf[Family] = Field(exclude=True)
-    """The family of the methods, with those that come from outside."""
+    """The family of the methods, including plug-in methods."""
     settings: InstanceOf[Settings] = Field(exclude=True)
-    """What the methods read."""
+    """The settings of the methods."""
     max_train: int | None = Field(None, ge=1)
     max_dev: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)
@@ -272,10 +277,10 @@ class StudyConfig(ArmsOnly):
     scale: Scale = Scale()
     storage: str = "./l2kd_results"
     keep: Literal["all", "leaves"] = "all"
-    """leaves: a model that others were trained from is removed once nothing needs it any more;
-    scores and manifests stay."""
+    """`leaves` removes a model from which others were trained once nothing needs it any more; its
+    scores and manifest remain."""
     share: bool = True
-    """false: every trial does all of its own stages (to measure what sharing saves)."""
+    """False: every trial runs all of its stages itself, to measure what sharing saves."""
     wandb: WandbSettings = WandbSettings()
 
     @field_validator("seeds", "tasks", mode="before")
@@ -315,7 +320,7 @@ class StudyConfig(ArmsOnly):
         return self
 
     def _check_stops(self) -> None:
-        """Raises: ValueError for ways to stop that cannot be had together, or in this study."""
+        """Raise ValueError for stopping rules that exclude each other or do not fit the study."""
         tune, names = self.tune, [arm.name for arm in self.arms]
         ways = {
             "an adaptive search (optuna, asha)": tune.adaptive,
@@ -325,11 +330,13 @@ class StudyConfig(ArmsOnly):
         }
         chosen = [name for name, on in ways.items() if on]
         if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} cannot be had together")
+            raise ValueError(f"{' and '.join(chosen)} cannot be used together")
         if tune.stop.method is not None and tune.stop.method not in names:
             raise ValueError(f"tune.stop.method: {tune.stop.method} is none of {', '.join(names)}")
         if tune.stop.half_width is not None and self.search:
-            raise ValueError("tune.stop.half_width is of one setting: fix what `search` searches")
+            raise ValueError(
+                "tune.stop.half_width needs one setting per arm: fix the searched keys"
+            )
         if tune.stop.half_width is None and tune.stop.model_fields_set & {"method", "metric"}:
             raise ValueError("tune.stop.method and metric are read with tune.stop.half_width")
         searching = {"num_samples", "searcher", "scheduler", "select_on", "seed"}
@@ -346,20 +353,22 @@ class StudyConfig(ArmsOnly):
 
     @property
     def rungs(self) -> tuple[int, ...] | None:
-        """Epochs after which ASHA may cut a training, where the family has such."""
+        """Epochs after which ASHA may stop a training; None if the family has no rungs."""
         rungs: tuple[int, ...] | None = getattr(self.settings.family.train, "rungs", None)
         return rungs
 
     def search_examples(self) -> list[dict[str, Any]]:
-        """Settings in which every searched key takes each of its examples, the others their first;
-        one without any where nothing is searched."""
+        """Settings in which each searched key takes each of its examples, others their first.
+
+        One empty setting if nothing is searched.
+        """
         examples = {key: space.examples() for key, space in self.search.items()}
         first = {key: values[0] for key, values in examples.items()}
         more = [{**first, key: one} for key, values in examples.items() for one in values[1:]]
         return [first, *more]
 
     def to_data(self) -> dict[str, Any]:
-        """The study file's content, as it was understood: what was set, and nothing else."""
+        """The content of the study file as it was read: only the keys that were set."""
         data = self.model_dump(mode="json", exclude_unset=True)
         data |= self.settings.family.model_dump(mode="json", exclude_unset=True)
         for key, section in self.settings.options.items():

@@ -1,4 +1,4 @@
-"""A study as its storage has it at one moment: what every verb reads, once."""
+"""A snapshot: the state of a study's storage at one moment, read once per verb."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from l2kd_ray.core.reader import Reader
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
-from l2kd_ray.study.folder import Failure
+from l2kd_ray.study.folder import FailureRecord
 from l2kd_ray.study.plan import Plan, plan
-from l2kd_ray.study.study import Settings, Study
+from l2kd_ray.study.study import ArmSettings, Study
 from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -24,20 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """Made once a verb and handed down. Each part is found when it is first asked for, from one
-    listing of the storage and one reading of each manifest, and is the same ever after."""
+    """The state of a study at one moment, made once per verb and passed down.
+
+    Each part is computed at its first use, from one listing of the storage and at most one read of
+    each manifest, and does not change afterwards.
+    """
 
     study: Study
-    reader: Reader
-    failures: Sequence[Failure] = ()
+    reader: StoreView
+    failures: Sequence[FailureRecord] = ()
     """The stages that failed in the last sweep."""
-    tried: Settings | None = None
-    """The settings that an adaptive search has finished; None where the study names its own."""
+    tried: ArmSettings | None = None
+    """The settings that an adaptive search has finished; None if the search is not adaptive."""
 
     @cached_property
     def wanted(self) -> Wanted:
-        """The trials that are known to be wanted: of an adaptive search those of the settings
-        tried so far; of a study that stops or selects as it goes, those that its results ask for.
+        """The trials known to be wanted.
+
+        In an adaptive search, those of the settings tried so far; in a study that stops or selects
+        depending on results, those that its results so far call for.
         """
         if self.tried is not None:
             return Wanted(self.study.trials(self.tried))
@@ -54,32 +59,32 @@ class Snapshot:
 
     @cached_property
     def failed_instances(self) -> Sequence[Instance]:
-        """The trials that will not end."""
+        """The instances of trials that cannot finish, since a stage of theirs failed."""
         return agenda.failed_instances(self.trials, self.failed)
 
     @cached_property
     def plan(self) -> Plan:
-        """The stages of the wanted trials, and what is missing of them."""
+        """The plan of the wanted trials: their stages, and those that are missing."""
         return plan(self.trials, self.reader)
 
     @cached_property
     def manifests(self) -> dict[str, Manifest]:
-        """Of every finished stage of the wanted trials, by key."""
+        """The manifests of all finished stages of the wanted trials, by key."""
         kinds = {stage.key: stage.kind for stage in self.plan.every}
         return self.reader.manifests(dict(sorted(kinds.items())))
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The long form of the score matrices (columns: `study.SCORES`)."""
+        """The long form of the score matrices (columns: `names.SCORE_COLUMNS`)."""
         return self.study.scores(self.reader, self.trials)
 
     @cached_property
     def selectable(self) -> pd.DataFrame:
-        """The scores that a selection may read."""
+        """The scores that a selection of settings may read."""
         return self.wanted.selectable(self.scores)
 
     @property
     def done(self) -> list[Trial]:
-        """The wanted trials of which every evaluation is finished."""
+        """The wanted trials whose evaluations are all finished."""
         missing = self.plan.missing
         return [t for t in self.trials if not any(cell.stage in missing for cell in t.cells)]

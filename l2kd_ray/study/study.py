@@ -1,4 +1,4 @@
-"""A study file with everything its names stand for, and the trials that it asks for."""
+"""A study: its validated file, its resolved names, and the trials that follow from them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.randomness import Seed
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.families import Builder, Resolved
-from l2kd_ray.names import REFERENCES
-from l2kd_ray.study.orders import Order, order_id, orders_of, spread
+from l2kd_ray.families.method import Order
+from l2kd_ray.names import REFERENCES, SCORE_COLUMNS
+from l2kd_ray.study.orders import order_id, orders_of, spread
 from l2kd_ray.study.schema import Arm, StudyConfig
 from l2kd_ray.study.search import Setting, setting_id, settings_of
 from l2kd_ray.study.trial import Cell, Trial
@@ -22,41 +23,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-SCORES = {
-    "trial": "str",
-    "method": "str",
-    "setting": "str",
-    "order": "str",
-    "seed": "str",
-    "i": "int64",
-    "j": "int64",
-    "task": "str",
-    "split": "str",
-    "metric": "str",
-    "score": "float64",
-    "key": "str",
-    "model": "str",
-}
-"""The columns of scores.parquet: one row per (trial, i, task j, split)."""
-
-
-Settings = Mapping[str, Sequence[Setting]]
-"""The settings that each arm is run with, by the arm's name."""
+ArmSettings = Mapping[str, Sequence[Setting]]
+"""The settings with which each arm is run, by the arm's name."""
 
 
 class Study:
-    """The trials of a checked study. No torch, no Ray: it only says what is to be done."""
+    """The trials of a validated study. It needs neither torch nor Ray and runs nothing."""
 
     def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
         self.config, self.resolved, self.family = config, resolved, config.family
         self._builders: dict[tuple[str, str], Builder] = {}
         orderless = all(self.family.methods[arm.method].orderless for arm in config.arms)
         self.orders = [()] if orderless and config.arms else self._orders()
-        """In the sequence of the design: what an unfinished study has is the beginning of it. One
-        empty order where no method has any."""
+        """The orders in the sequence in which they are run, so that an unfinished study has a
+        prefix of it. One empty order if no method depends on the order."""
 
     def __reduce__(self) -> tuple[type[Study], tuple[StudyConfig, Resolved]]:
-        return Study, (self.config, self.resolved)  # the stages are made again where they are used
+        return Study, (
+            self.config,
+            self.resolved,
+        )  # stages are rebuilt in the process that uses them
 
     @property
     def tasks(self) -> list[str]:
@@ -64,17 +50,17 @@ class Study:
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether settings are proposed as results come in, and not named beforehand."""
+        """True if settings are proposed depending on results, and not fixed beforehand."""
         return bool(self.config.search) and self.config.tune.adaptive
 
     @property
     def epochs(self) -> int:
-        """Epochs of a student's training, before any search."""
+        """Number of epochs of a student's training, before any search."""
         return self.config.settings.family.train.epochs
 
     @property
     def builder(self) -> Builder:
-        """The builder of the references: the study's own settings, its first method's teachers."""
+        """The builder of the references, with the study's own settings and its first method."""
         return self._builder(self._first_method, {})
 
     @property
@@ -82,7 +68,7 @@ class Study:
         return self.config.arms[0].method if self.config.arms else next(iter(self.family.methods))
 
     def fresh_builder(self) -> Builder:
-        """One that has made no stage yet."""
+        """A new builder of the references, which has made no stage yet."""
         method = self.family.methods[self._first_method]
         return self.family.builder(self.config.settings, self.resolved, method)
 
@@ -91,7 +77,7 @@ class Study:
 
     @property
     def references(self) -> tuple[str, ...]:
-        """Those of the study: `multilm` where it is named, the others always."""
+        """The references of the study; `multilm` only if the study names it."""
         named = {arm.name for arm in self.config.methods}
         every = self.family.builder.references
         return tuple(name for name in every if name != "multilm" or name in named)
@@ -101,11 +87,11 @@ class Study:
         """The splits evaluated: selection reads dev, the report reads test."""
         return ("dev", "test") if self.config.search else ("test",)
 
-    def trials(self, settings: Settings | None = None) -> list[Trial]:
-        """Every trial, the references first; then order by order, in the sequence of the design,
-        so that its beginning is finished first. Neighbours begin with different tasks.
+    def trials(self, settings: ArmSettings | None = None) -> list[Trial]:
+        """All trials: the references first, then order by order in the sequence of the design.
 
-        `settings` are those that an adaptive search has tried; by default the study names them.
+        So the first orders are finished first. Neighbouring orders begin with different tasks.
+        `settings`: those that an adaptive search has tried; by default the study's own.
         """
         return list(self._every) if settings is None else self._trials(settings)
 
@@ -113,7 +99,7 @@ class Study:
     def _every(self) -> Sequence[Trial]:
         return self._trials(None)
 
-    def _trials(self, settings: Settings | None) -> list[Trial]:
+    def _trials(self, settings: ArmSettings | None) -> list[Trial]:
         trials = [
             self.trial(reference, {}, (), str(seed))
             for reference in self.references
@@ -130,7 +116,7 @@ class Study:
         return trials
 
     def trial(self, method: str, setting: Setting, order: Order, seed: str) -> Trial:
-        """One trial by its names. Raises: KeyError for names not of this study."""
+        """One trial by its identity. Raises: KeyError if the study has no such trial."""
         replicate = {str(known): known for known in self.config.replicates}[seed]
         if method in REFERENCES:
             return self._reference(method, replicate)
@@ -140,7 +126,7 @@ class Study:
         return {arm.name: arm for arm in self.config.methods}[name]
 
     def instances(self, arm: Arm, setting: Setting) -> list[Trial]:
-        """One arm and setting on every (order, seed): what adaptive search takes the mean over."""
+        """The trials of one arm and setting on all (order, seed), over which a search averages."""
         return [
             self._student(arm, setting, order, seed)
             for seed in self.config.replicates
@@ -148,14 +134,14 @@ class Study:
         ]
 
     def reads_search(self, arm: Arm) -> bool:
-        """Whether any searched setting changes what the arm does on the first instance."""
+        """True if a searched setting changes the arm's stages on the first instance."""
         settings = [{}, *settings_of(self.config)]
         order, seed = self.orders[0], self.config.replicates[0]
         trials = (self._student(arm, setting, order, seed) for setting in settings)
         return len({tuple(cell.stage for cell in trial.steps[-1]) for trial in trials}) > 1
 
-    def scores(self, source: Source, trials: Sequence[Trial]) -> pd.DataFrame:
-        """The long form of R (columns: SCORES) of what is in the store, sorted."""
+    def scores(self, source: AnyStore, trials: Sequence[Trial]) -> pd.DataFrame:
+        """The long form of R (columns: SCORE_COLUMNS) from all stored evaluations, sorted."""
         import pandas as pd
 
         cells = [(trial, cell) for trial in trials for cell in trial.cells]
@@ -165,11 +151,11 @@ class Study:
             for trial, cell in cells
             if cell.stage.key in known
         ]
-        frame = pd.DataFrame(rows, columns=list(SCORES)).astype(SCORES)
+        frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype(SCORE_COLUMNS)
         return frame.sort_values(["trial", "i", "j", "split"], ignore_index=True)
 
     def _builder(self, method: str, values: Mapping[str, Any]) -> Builder:
-        """The builder of a method with some settings in place. Trials of one setting share it."""
+        """The builder of a method with some settings replaced; trials of one setting share it."""
         known = method, setting_id(values)
         if known not in self._builders:
             settings = self.config.settings.with_values(values)
@@ -178,23 +164,24 @@ class Study:
         return self._builders[known]
 
     def with_seeds(self, seeds: tuple[int, ...]) -> Study:
-        """The same study of some of its replicates."""
+        """The same study with only some of its seeds."""
         return Study(self.config.model_copy(update={"seeds": seeds}), self.resolved)
 
-    def settings(self, arm: Arm, settings: Settings | None = None) -> Sequence[Setting]:
-        """What an arm is run with; once, with none, where it reads nothing that is searched."""
+    def settings(self, arm: Arm, settings: ArmSettings | None = None) -> Sequence[Setting]:
+        """The settings of an arm; one empty setting if it reads none of the searched keys."""
         if not self.config.search or not self.reads_search(arm):
             return ({},)
         return settings_of(self.config) if settings is None else settings.get(arm.name, ())
 
     def _reference(self, name: str, seed: Seed) -> Trial:
-        """It reads no searched setting: it is made of the study's own."""
+        """The trial of a reference, which uses the study's own settings and none that is
+        searched."""
         build = self.builder
         models = {task: build.reference(name, task, seed) for task in self.tasks}
         return Trial(name, {}, (), seed, (self._beside(build, models, seed),))
 
     def _beside(self, build: Builder, models: Mapping[str, Stage], seed: Seed) -> tuple[Cell, ...]:
-        """The cells of models that answer a task each (or all), whatever order they are in."""
+        """The cells of models evaluated on one task each, independent of the order."""
         return tuple(
             cell
             for j, task in enumerate(sorted(models), start=1)

@@ -11,15 +11,16 @@ from functools import cached_property
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES
-from l2kd_ray.study.orders import Order, order_id
+from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.search import Setting
 from l2kd_ray.tasks.spec import Split
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of the score matrix: R[i, j] on a split, and the stage that computes it."""
+    """A cell R[i, j] of the score matrix on a split, and the stage that computes it."""
 
     i: int
     j: int
@@ -33,7 +34,7 @@ class Trial:
     """One method with one setting, one task order and one seed.
 
     `steps[i]` are the evaluations after the i-th task of the order (0: of the untrained model).
-    References have no order and one step, and so have methods that learn all tasks at once.
+    References and methods that learn all tasks at once have no order and one step.
     """
 
     method: str
@@ -54,7 +55,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The trial as people read it: `l2kd a>b>c seed 531 kd.weight=1`."""
+        """A readable name: `l2kd a>b>c seed 531 kd.weight=1`."""
         setting = [f"{key}={value}" for key, value in self.setting.items()]
         order = [order_id(self.order)] if self.order else []
         return " ".join([self.method, *order, f"seed {self.seed}", *setting])
@@ -71,7 +72,7 @@ class Trial:
             stage, role = waiting.pop()
             if stage not in roles:
                 waiting += [(source, self._role(name, source)) for name, source in stage.inputs()]
-            # A stage that is read in two ways is a teacher if one of them says so.
+            # A stage that is read through several fields is a teacher if one of them makes it one.
             if roles.get(stage) != "teacher":
                 roles[stage] = role
         return roles

@@ -1,7 +1,7 @@
-"""Settings that are set or searched and that no method of the study reads are refused.
+"""Refusal of settings that are set or searched but read by no method of the study.
 
-Nothing declares what a method reads: the stages of its first trial are built, and the sections of
-the study note which of their fields are looked at (`section.reading`).
+Methods do not declare what they read: the stages of their first trial are built, and the sections
+of the study record which of their fields are accessed (`section.reading`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _NAMES = (".model", ".vectors")
 
 
 def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
-    """`resolving`: what was read of the study's own settings as its models were looked for.
+    """Raise InputError for the first setting that nothing reads.
 
-    Raises: InputError for the first setting that nobody reads.
+    `resolving`: the keys of the study's own settings read while its models were resolved.
     """
     config = study.config
     own = {key for key, *_ in config.settings.keys_set()}
@@ -31,7 +31,7 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
         for key in arm.settings:
             if not _has(by_arm[arm.name], key):
                 raise _refused(study, key, arm.settings[key], f"methods: {arm.name}: {key}", where)
-    # Whether a model that was found is of use is said by who builds it.
+    # Resolving a model reads its keys; only a builder shows that the model is used.
     found = {key for key in _looked_at(config.settings, resolving) if not key.endswith(_NAMES)}
     everyone = found.union(_read_by_references(study), *by_arm.values())
     for key in sorted(own):
@@ -44,15 +44,15 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
 
 
 def _has(reads: Iterable[str], key: str) -> bool:
-    """Whether a key, or a key below it, was read."""
+    """True if the key, or a key below it, was read."""
     return any(read == key or read.startswith(f"{key}.") for read in reads)
 
 
 def _read_by_arm(study: Study, arm: Arm) -> set[str]:
-    """The keys that an arm reads with any of the searched values.
+    """The keys that an arm reads under any of the searched values.
 
-    An arm without distillation (`kd.weight: 0`) is the control of the same arm with it, by one key:
-    what the other reads is no mistake there.
+    An arm with `kd.weight: 0` is the control of the same arm with distillation and differs in that
+    key alone, so it may hold the keys that only the other reads.
     """
     method, found = study.family.methods[arm.method], set[str]()
     for setting in study.config.search_examples():
@@ -84,7 +84,7 @@ def _first_paths(study: Study, method: Method) -> list[tuple[str, ...]]:
 
 
 def _read_by_references(study: Study) -> set[str]:
-    """The keys that the references read: the multi-task bound's, the teachers'."""
+    """The keys that the references read: those of the multi-task bound and of teachers."""
     build: Builder = study.fresh_builder()
     seed = study.config.replicates[0]
     with reading() as reads:
@@ -107,7 +107,7 @@ def _value(settings: Settings, key: str) -> object:
 
 
 def _refused(study: Study, key: str, got: object, shown: str, where: str) -> InputError:
-    """The refusal of a setting; it names the methods that would read it."""
+    """The error for a setting that nothing reads; it names the methods that would read it."""
     arms = ", ".join(arm.name for arm in study.config.arms)
     readers = [
         method.name
@@ -120,6 +120,5 @@ def _refused(study: Study, key: str, got: object, shown: str, where: str) -> Inp
         key=shown,
         got=got,
         expected=f"it is read by {', '.join(readers)}" if readers else "",
-        fix=f"take it away (on the command line: {key}=), or name a method or an option that "
-        "reads it",
+        fix=f"remove it (on the command line: {key}=), or name a method or an option that reads it",
     )

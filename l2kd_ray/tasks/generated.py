@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.spec import Split
 
-Item = tuple[tuple[str, str, str], ...]
+Dialogue = tuple[tuple[str, str, str], ...]
 """The turns of a dialogue, or one alone: (context, question, answer)."""
-Drawn = tuple[Mapping[Split, int], Iterator[Item]]
+Drawn = tuple[Mapping[Split, int], Iterator[Dialogue]]
 """The sizes of a task's splits, and its items."""
 
 
@@ -41,7 +41,7 @@ def reader(
     return read
 
 
-def _distinct(items: Iterator[Item]) -> Iterator[Item]:
+def _distinct(items: Iterator[Dialogue]) -> Iterator[Dialogue]:
     seen: set[str] = set()
     for item in items:
         if (context := item[0][0]) not in seen:
@@ -49,7 +49,7 @@ def _distinct(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
-def _examples(item: Item, start: int) -> list[Example]:
+def _examples(item: Dialogue, start: int) -> list[Example]:
     group = str(start) if len(item) > 1 else None
     return [
         Example(str(number), context, question, (answer,), group)

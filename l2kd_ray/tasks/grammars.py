@@ -13,10 +13,10 @@ from string import Formatter
 
 from l2kd_ray.tasks import packaged
 from l2kd_ray.tasks.draws import shuffled
-from l2kd_ray.tasks.generated import Drawn, Item
+from l2kd_ray.tasks.generated import Dialogue, Drawn
 from l2kd_ray.tasks.spec import Split
 
-SIZES: Mapping[Split, int] = {"train": 400, "dev": 50, "test": 100}
+_SIZES: Mapping[Split, int] = {"train": 400, "dev": 50, "test": 100}
 Values = Mapping[str, tuple[str, ...]]
 
 
@@ -46,7 +46,7 @@ class Grammar:
     kinds: tuple[tuple[Form, ...], ...] = ()
     """The forms of each kind of item; none: the items are `dialogues`."""
 
-    def items(self) -> list[list[Item]]:
+    def items(self) -> list[list[Dialogue]]:
         """Items by kind; no context occurs twice in a grammar."""
         if not self.kinds:
             return [list(dialogues(self.values, self.question))]
@@ -68,10 +68,10 @@ def grammars() -> Mapping[str, Grammar]:
 
 def draw(task: str, data_seed: str) -> Drawn:
     """The sizes of a task's splits, and its items in a seeded order."""
-    return SIZES, _dealt(task, int(data_seed))
+    return _SIZES, _dealt(task, int(data_seed))
 
 
-def _dealt(task: str, data_seed: int) -> Iterator[Item]:
+def _dealt(task: str, data_seed: int) -> Iterator[Dialogue]:
     """One item of each kind, then the next of each, until all are dealt."""
     kinds = [
         shuffled(
@@ -83,7 +83,7 @@ def _dealt(task: str, data_seed: int) -> Iterator[Item]:
         yield from (item for item in deal if item is not None)
 
 
-def dialogues(values: Values, question: str) -> Iterator[Item]:
+def dialogues(values: Values, question: str) -> Iterator[Dialogue]:
     """Dialogues of three turns: which food, which area, which price, and some requests.
 
     There is one dialogue for each (person, day, area). Each context names the person, the day and a

@@ -20,12 +20,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, count
 from random import Random
 
-from l2kd_ray.tasks.generated import Drawn, Item
+from l2kd_ray.tasks.generated import Dialogue, Drawn
 from l2kd_ray.tasks.spec import Split
 
-DOMAINS = "abcd"
+_DOMAINS = "abcd"
 TOPICS = ("animals", "food", "music", "sports", "travel", "weather")
-SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
+TOPIC_SIZES: Mapping[Split, int] = {"train": 400, "dev": 100, "test": 200}
 PAIR_SIZES: Mapping[Split, int] = {"train": 800, "dev": 100, "test": 200}
 
 _PER_TOPIC, _WINDOW, _SHIFT, _COMMON, _OWN = 24, 15, 6, 30, 12
@@ -45,15 +45,15 @@ def draw(task: str, data_seed: str) -> Drawn:
     random = Random(hashlib.sha256(f"{task}/{data_seed}".encode()).digest())
     if task == "made.pairs.a":
         return PAIR_SIZES, _pairs(random)
-    return SIZES, _topics(random, task[-1])
+    return TOPIC_SIZES, _topics(random, task[-1])
 
 
-def _topics(random: Random, domain: str) -> Iterator[Item]:
+def _topics(random: Random, domain: str) -> Iterator[Dialogue]:
     """(text, question, topic), with the topics in turn."""
     for number in count():
         label = number % len(TOPICS)
         length = 5 + int(5 * random.random())
-        words = [_topic_word(random, DOMAINS.index(domain), label) for _ in range(length)]
+        words = [_topic_word(random, _DOMAINS.index(domain), label) for _ in range(length)]
         yield ((" ".join(words), _TOPIC_QUESTION, TOPICS[label]),)
 
 
@@ -80,7 +80,7 @@ def _word(number: int) -> str:
     return _SYLLABLES[index // len(_SYLLABLES)] + _SYLLABLES[index % len(_SYLLABLES)]
 
 
-def _pairs(random: Random) -> Iterator[Item]:
+def _pairs(random: Random) -> Iterator[Dialogue]:
     """(two facts, a claim, whether it follows), with both answers in turn."""
     slots = (PEOPLE, COLORS, THINGS)
     for number in count():

@@ -104,6 +104,15 @@ def _mean(each: list[float]) -> Judged:
     return Judged(each, lambda indices: sum(each[index] for index in indices) / len(indices))
 
 
+def _ratio(counts: Sequence[tuple[int, ...]], ratio: Callable[..., float]) -> Judged:
+    """A ratio of counts, which are summed over the examples first."""
+
+    def over(indices: Sequence[int]) -> float:
+        return ratio(*map(sum, zip(*(counts[index] for index in indices), strict=True)))
+
+    return Judged([ratio(*each) for each in counts], over)
+
+
 def exact_match(prediction: str, reference: str) -> float:
     return float(prediction.lower().split() == reference.lower().split())
 
@@ -178,12 +187,7 @@ def _slot_error(predictions: Sequence[str], examples: Sequence[Example]) -> Judg
         slots.count(example.context, prediction)
         for prediction, example in zip(predictions, examples, strict=True)
     ]
-
-    def rate(indices: Sequence[int]) -> float:
-        errors, wanted = (sum(counts[index][i] for index in indices) for i in (0, 1))
-        return 100 * errors / max(1, wanted)
-
-    return Judged([rate([index]) for index in range(len(counts))], rate)
+    return _ratio(counts, lambda errors, wanted: 100 * errors / max(1, wanted))
 
 
 def _of_split(
@@ -214,11 +218,10 @@ def _span_f1(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         for prediction, example in zip(predictions, examples, strict=True)
     ]
 
-    def f1(indices: Sequence[int]) -> float:
-        right, predicted, wanted = (sum(counts[index][i] for index in indices) for i in range(3))
+    def f1(right: int, predicted: int, wanted: int) -> float:
         return 200 * right / (predicted + wanted) if predicted + wanted else 100.0
 
-    return Judged([f1([index]) for index in range(len(counts))], f1)
+    return _ratio(counts, f1)
 
 
 def _attachment(labelled: bool) -> MetricFunction:
@@ -229,12 +232,7 @@ def _attachment(labelled: bool) -> MetricFunction:
             tagging.attachment_counts(prediction, example.answers[0], labelled=labelled)
             for prediction, example in zip(predictions, examples, strict=True)
         ]
-
-        def share(indices: Sequence[int]) -> float:
-            right, wanted = (sum(counts[index][i] for index in indices) for i in (0, 1))
-            return 100 * right / wanted if wanted else 100.0
-
-        return Judged([share([index]) for index in range(len(counts))], share)
+        return _ratio(counts, lambda right, wanted: 100 * right / wanted if wanted else 100.0)
 
     return metric
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.door import Kind, Plugin, find
+from l2kd_ray.door import Plugin, PluginKind, find
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import distil, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
@@ -46,13 +46,13 @@ _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "dev": ("validation", "dev", "valid"),
     "test": ("test",),
 }
-FORMATS = {name: reader for name, reader in READERS.items() if reader.of_file}
+_FORMATS = {name: reader for name, reader in READERS.items() if reader.of_file}
 """The readers that a study may name."""
 Sources = dict[Split, Source]
-FindPlugin = Callable[[Kind, str, Mapping[str, Any]], str | Plugin]
+FindPlugin = Callable[[PluginKind, str, Mapping[str, Any]], str | Plugin]
 
 
-def find_plugin(kind: Kind, name: str, known: Mapping[str, Any]) -> str | Plugin:
+def find_plugin(kind: PluginKind, name: str, known: Mapping[str, Any]) -> str | Plugin:
     """A built-in's name, or a plug-in without options. Raises: InputError."""
     return name if name in known else find(kind, name, known)[1]
 
@@ -213,7 +213,7 @@ def _own_files(
                 got=str(path),
                 expected=f"a name ending in {', '.join(_SUFFIXES)}, or the key `format`",
             )
-        reader = plugin("readers", name, FORMATS)
+        reader = plugin("readers", name, _FORMATS)
         sources[split] = _file(_find(path, base), reader, split, spec, entry)
     return sources
 

@@ -17,23 +17,22 @@ from functools import lru_cache
 from itertools import accumulate, count
 from random import Random
 
-from l2kd_ray.tasks.generated import Drawn, Item
+from l2kd_ray.tasks.generated import Dialogue, Drawn
 from l2kd_ray.tasks.spec import Split
+from l2kd_ray.tasks.tagging import LabelledSentence
 
-SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
-LabelledSentence = tuple[list[str], list[str]]
-"""Words and labels."""
+SENTENCE_SIZES: Mapping[Split, int] = {"train": 2000, "dev": 200, "test": 400}
 
 
 def draw(task: str, data_seed: str) -> Drawn:
     """The sizes of a task's splits, and its sentences, which may repeat."""
     sentence = tagged if task.startswith("made.tags.") else parsed
-    return SIZES, _items(sentence, task[-1], Random(f"{task}/{data_seed}"))
+    return SENTENCE_SIZES, _items(sentence, task[-1], Random(f"{task}/{data_seed}"))
 
 
 def _items(
     sentence: Callable[[str, Random], LabelledSentence], domain: str, random: Random
-) -> Iterator[Item]:
+) -> Iterator[Dialogue]:
     while True:
         words, labels = sentence(domain, random)
         yield ((" ".join(words), "", " ".join(labels)),)
@@ -106,7 +105,7 @@ class Dependent:
 
 _LEFT, _RIGHT = {"a": True, "b": True}, {"a": False, "b": False}
 _SWAPPED = {"a": False, "b": True}  # before the head in b, after it in a
-GRAMMAR: Mapping[str, Sequence[Dependent]] = {
+_GRAMMAR: Mapping[str, Sequence[Dependent]] = {
     "verb": (
         Dependent("nsubj", "noun", 0.9, _LEFT),
         Dependent("advmod", "adverb", 0.3, _LEFT),
@@ -167,8 +166,8 @@ def _grown(
     start = first if domain == "a" else first + 35
     node = TreeNode(_spelled(200 + start + int(random.random() ** 2 * size)), relation, head)
     left, right = list[TreeNode](), list[TreeNode]()
-    for dependent in (*GRAMMAR.get(base_kind, ()), *((mark,) if mark else ())):
-        closed = dependent.kind not in _MARKED and dependent.kind not in GRAMMAR
+    for dependent in (*_GRAMMAR.get(base_kind, ()), *((mark,) if mark else ())):
+        closed = dependent.kind not in _MARKED and dependent.kind not in _GRAMMAR
         if random.random() < dependent.probability and (closed or depth < _DEEPEST):
             below = _grown(dependent.kind, dependent.relation, node, depth + 1, domain, random)
             # The first dependent listed is the leftmost on either side.

@@ -13,6 +13,8 @@ from typing import Literal
 Scheme = Literal["bioes", "iob2"]
 Span = tuple[int, int, str]
 """(first word, last word, type)"""
+LabelledSentence = tuple[Sequence[str], Sequence[str]]
+"""The words of a sentence and their labels."""
 
 
 def words(text: str) -> list[str]:

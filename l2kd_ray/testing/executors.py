@@ -69,7 +69,7 @@ def starts(store: Store, stage: Stage) -> int:
 
 
 class ExecutorSuite:
-    """What holds of every executor: the same stage, the same result."""
+    """The contract of every executor: the same stage gives the same result."""
 
     workers: int = 1
     """The workers that `run` uses for a stage that can be distributed."""

@@ -1,7 +1,7 @@
-"""Whether a plug-in keeps the laws: what `l2kd check-plugin` runs, and tests of plug-ins may.
+"""Conformance checks of plug-ins, run by `l2kd check-plugin` and by tests of plug-ins.
 
-Each function yields the names of the checks that it has made and raises Broken at the first law
-that does not hold.
+Each function yields the name of each check that has passed and raises Broken at the first one that
+fails.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from l2kd_ray.testing.values import others
 
 
 class Broken(AssertionError):
-    """A law that a plug-in does not keep; `str()` says which and how to mend it."""
+    """A rule that a plug-in breaks; `str()` names the rule and the fix."""
 
 
 # Methods
 
 
 def check_method(path: str) -> Iterator[str]:
-    """Trains two generated tasks by the method.
+    """Check a method by training two generated tasks with it.
 
     Checked: it is accepted; it reads no test data; each of its options and its source move the
     students' keys; two runs leave the same files; a run that is killed resumes to the same bits.
@@ -66,7 +66,7 @@ def check_method(path: str) -> Iterator[str]:
 
 
 def _study(path: str, **sections: Any) -> Study:
-    """A tiny study of the method, of the family that the method is of."""
+    """A tiny study of the method, in the method's family."""
     found, _ = door.find("methods", path, METHODS)
     family = found.family if isinstance(found, Method) else "language"
     data = tiny(family, methods=[{"name": "checked", "method": path}], **sections)
@@ -74,7 +74,7 @@ def _study(path: str, **sections: Any) -> Study:
 
 
 def _students(study: Study) -> list[Stage]:
-    """The method's student after each task of the first order, the last one last."""
+    """The method's students after each task of the first order, in that order."""
     name = study.config.arms[0].name
     trial = next(trial for trial in study.trials() if trial.method == name)
     steps = trial.steps[1:] or trial.steps
@@ -102,14 +102,14 @@ def _keys_move(study: Study, method: Method, students: list[Stage]) -> Iterator[
         if all([student.key for student in _students(one)] == keys for one in changed):
             raise Broken(
                 f"{method.section}.{field} has no effect: with {' or '.join(tried)} every student "
-                "has the same key; give the stages what the option changes, or take it away"
+                "has the same key; pass the option to the stages, or remove it"
             )
         yield f"the key moves with {method.section}.{field}"
     altered = {study.config.arms[0].method: replace(method, code=f"{method.code} changed")}
     family = replace(study.family, methods={**study.family.methods, **altered})
     other = Study(study.config.model_copy(update={"family": family}), study.resolved)
     if [student.key for student in _students(other)] == keys:
-        raise Broken(f"{method.name}: the key does not move with its source")
+        raise Broken(f"{method.name}: the key does not change with its source")
     yield "the key moves with its source"
 
 
@@ -125,7 +125,7 @@ def _trained(students: list[Stage], store: Store) -> dict[str, Any]:
 
 
 class _Killed(BaseException):
-    """What ends a stage in the middle of its training."""
+    """Raised to end a stage in the middle of its training."""
 
 
 def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) -> None:
@@ -133,7 +133,7 @@ def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) ->
     if not isinstance(stage, TrainingStage):
         return
     store.remove(f"stages/{stage.kind}/{stage.key[:2]}/{stage.key}")
-    steps = iter([True])  # a notice at the first step: the loop saves itself
+    steps = iter([True])  # a preemption notice at the first step: the loop saves a checkpoint
 
     def leaving() -> bool:
         try:
@@ -145,8 +145,8 @@ def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) ->
         obtain(stage, store, leaving=leaving)
     if _trained([stage], store)[stage.key] != first[stage.key]:
         raise Broken(
-            f"a training of {stage.key} that was killed after its first step and begun again left "
-            "other files; whatever it keeps between steps must be a function of (seed, step)"
+            f"a training of {stage.key} that was killed after its first step and resumed left "
+            "other files; any state kept between steps must be a function of (seed, step)"
         )
 
 
@@ -154,8 +154,11 @@ def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) ->
 
 
 def check_divergence(path: str) -> Iterator[str]:
-    """Checked: a finite loss a position, 0 and without gradient where the student is the teacher,
-    and a gradient that `torch.autograd.gradcheck` confirms in float64."""
+    """Check a divergence.
+
+    Checked: a finite loss per position; 0 with zero gradient if the student equals the teacher; a
+    gradient that `torch.autograd.gradcheck` confirms in float64.
+    """
     import torch
 
     loss = _plugin("divergences", path).load()
@@ -179,8 +182,11 @@ def check_divergence(path: str) -> Iterator[str]:
 
 
 def check_metric(path: str) -> Iterator[str]:
-    """Checked: a score from 0 to 100 for each example, the same when asked again, and no lower for
-    right answers than for empty ones."""
+    """Check a metric.
+
+    Checked: a score from 0 to 100 for each example, the same in a second call, and no lower for
+    right answers than for empty ones.
+    """
     from l2kd_ray.tasks import judge
 
     metric = _plugin("metrics", path)
@@ -189,7 +195,7 @@ def check_metric(path: str) -> Iterator[str]:
     wrong = judge(metric, [""] * 4, examples)
     yield "a score from 0 to 100 for each example"
     if judge(metric, [""] * 4, examples).each != wrong.each:
-        raise Broken(f"{metric.name}: asked twice, it scored the same answers differently")
+        raise Broken(f"{metric.name}: two calls scored the same answers differently")
     yield "deterministic"
     if right.over(range(4)) < wrong.over(range(4)):
         raise Broken(
@@ -199,7 +205,7 @@ def check_metric(path: str) -> Iterator[str]:
 
 
 def check_filter(path: str) -> Iterator[str]:
-    """Checked: true or false for a sample of a task, the same when asked again."""
+    """Check a replay filter: True or False for a sample of a task, the same in a second call."""
     keeps = _plugin("filters", path).load()
     sample = Example("0", "a context and a question", "", ("an answer",))
     kept = keeps("task", sample)
@@ -209,12 +215,13 @@ def check_filter(path: str) -> Iterator[str]:
 
 
 def check_reader(path: str) -> Iterator[str]:
-    """Checked: it can be imported. What it makes of a file is checked when a study is planned."""
+    """Check that a reader can be imported; its output on a file is checked when a study is
+    planned."""
     _plugin("readers", path).load()
     yield "imported; `l2kd plan` checks what it reads"
 
 
-def _plugin(kind: door.Kind, path: str) -> door.Plugin:
+def _plugin(kind: door.PluginKind, path: str) -> door.Plugin:
     held = door.held(kind, path, {}, {}, {})
     assert isinstance(held, door.Plugin)
     return held
@@ -231,9 +238,9 @@ CHECKS: Mapping[str, Callable[[str], Iterator[str]]] = {
 
 
 def run_all(path: str, kind: str = "methods", show: Callable[[str], None] = print) -> bool:
-    """Run every check of a plug-in and show each; whether all laws hold.
+    """Run all checks of a plug-in and show each; returns True if all pass.
 
-    Raises: InputError for a plug-in that cannot be imported.
+    Raises: InputError if the plug-in cannot be imported.
     """
     try:
         for line in CHECKS[kind](door.absolute(path, None)):

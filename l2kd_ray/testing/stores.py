@@ -21,14 +21,14 @@ import pytest
 
 from l2kd_ray.core.store import DROPPED, MANIFEST, Damaged, FileEntry, Manifest, Store
 
-KEY, OTHER = "ab" * 16, "cd" * 16
-FOLDER = f"stages/learn/{KEY[:2]}/{KEY}"
+_KEY, _OTHER = "ab" * 16, "cd" * 16
+_FOLDER = f"stages/learn/{_KEY[:2]}/{_KEY}"
 
 
 def manifest() -> Manifest:
-    """A manifest of a new attempt at a stage with key KEY, that lists no files yet."""
+    """A manifest of a new attempt at a stage with key `_KEY`, that lists no files yet."""
     return Manifest(
-        kind="learn", key=KEY, version=1, settings={"lr": 0.1}, inputs={"start": OTHER},
+        kind="learn", key=_KEY, version=1, settings={"lr": 0.1}, inputs={"start": _OTHER},
         scores={"loss": 0.5}, files={}, attempt=uuid.uuid4().hex[:12],
         started="2026-01-01T00:00:00+00:00", seconds=1.5, host="here", environment={"torch": "2"},
     )  # fmt: skip
@@ -45,11 +45,11 @@ def publish(store: Store, folder: Path, text: str = "weights") -> Manifest:
 def save(store: Store, folder: Path, step: int) -> None:
     """Save a checkpoint of the stage that holds its step's name."""
     (folder / "state").write_text(f"state {step}")
-    store.save_checkpoint("learn", KEY, step, folder / "state")
+    store.save_checkpoint("learn", _KEY, step, folder / "state")
 
 
 class StoreSuite:
-    """What holds of a store on every filesystem.
+    """The contract of a store, on every filesystem.
 
     Each test has a root of its own, and opens it as often as there would be processes.
     """
@@ -66,11 +66,11 @@ class StoreSuite:
     # Publication
 
     def test_what_is_published_is_read_back(self, store: Store, tmp_path: Path) -> None:
-        assert store.manifest("learn", KEY) is None
+        assert store.manifest("learn", _KEY) is None
         published = publish(store, tmp_path / "out")
-        assert store.manifest("learn", KEY) == published
+        assert store.manifest("learn", _KEY) == published
         assert set(published.files) == {"model.bin", "deep/more.json"}
-        folder = Store(store.root).fetch("learn", KEY)
+        folder = Store(store.root).fetch("learn", _KEY)
         assert (folder / "model.bin").read_text() == "weights"
         assert (folder / "deep" / "more.json").read_text() == "{}"
         assert store.content(published, "model.bin") == b"weights"
@@ -78,8 +78,8 @@ class StoreSuite:
     def test_what_is_finished_is_listed(self, store: Store, tmp_path: Path) -> None:
         assert store.listing().finished == {}
         published = publish(store, tmp_path / "out")
-        assert store.listing().finished == {KEY: "learn"}
-        assert store.manifests({KEY: "learn", OTHER: "learn"}) == {KEY: published}
+        assert store.listing().finished == {_KEY: "learn"}
+        assert store.manifests({_KEY: "learn", _OTHER: "learn"}) == {_KEY: published}
 
     def test_the_manifest_is_written_after_the_files_that_it_names(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -95,22 +95,22 @@ class StoreSuite:
         monkeypatch.undo()
         left = sorted(entry.path.split("/", 5)[5] for entry in store.files("stages"))
         assert left == ["deep/more.json", "model.bin"]
-        assert store.manifest("learn", KEY) is None
+        assert store.manifest("learn", _KEY) is None
         assert store.listing().finished == {}
         with pytest.raises(Damaged, match="not in the store"):
-            store.fetch("learn", KEY)
-        assert publish(store, tmp_path / "b") == store.manifest("learn", KEY)
+            store.fetch("learn", _KEY)
+        assert publish(store, tmp_path / "b") == store.manifest("learn", _KEY)
 
     def test_the_first_manifest_stays(self, store: Store, tmp_path: Path) -> None:
         first = publish(store, tmp_path / "a", "first")
         assert publish(store, tmp_path / "b", "second") == first
-        assert (Store(store.root).fetch("learn", KEY) / "model.bin").read_text() == "first"
+        assert (Store(store.root).fetch("learn", _KEY) / "model.bin").read_text() == "first"
 
     def test_a_store_may_be_sent_to_another_process(self, store: Store, tmp_path: Path) -> None:
         published = publish(store, tmp_path / "out")
         other = pickle.loads(pickle.dumps(store))
-        assert other.manifest("learn", KEY) == published
-        assert (other.fetch("learn", KEY) / "model.bin").read_text() == "weights"
+        assert other.manifest("learn", _KEY) == published
+        assert (other.fetch("learn", _KEY) / "model.bin").read_text() == "weights"
 
     # Damage
 
@@ -118,62 +118,62 @@ class StoreSuite:
     def test_a_damaged_file_is_found_reported_and_withdrawn(
         self, store: Store, tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path = f"{FOLDER}/{publish(store, tmp_path / 'a').attempt}/model.bin"
+        path = f"{_FOLDER}/{publish(store, tmp_path / 'a').attempt}/model.bin"
         if harm == "delete":
             store.remove(path)
         else:
             store.write(path, b"weighty" if harm == "flip" else b"wei")
         fresh = Store(store.root)
         with pytest.raises(Damaged, match=r"model\.bin"):
-            fresh.fetch("learn", KEY)
-        assert fresh.manifest("learn", KEY) is None
+            fresh.fetch("learn", _KEY)
+        assert fresh.manifest("learn", _KEY) is None
         assert "will be computed again" in capsys.readouterr().out
         again = publish(fresh, tmp_path / "b")
-        assert (fresh.fetch("learn", KEY) / "model.bin").read_text() == "weights"
-        assert fresh.manifest("learn", KEY) == again
+        assert (fresh.fetch("learn", _KEY) / "model.bin").read_text() == "weights"
+        assert fresh.manifest("learn", _KEY) == again
 
     def test_a_single_file_is_compared_with_its_digest(self, store: Store, tmp_path: Path) -> None:
         published = publish(store, tmp_path / "out")
-        store.write(f"{FOLDER}/{published.attempt}/model.bin", b"weighty")
+        store.write(f"{_FOLDER}/{published.attempt}/model.bin", b"weighty")
         with pytest.raises(Damaged, match=r"model\.bin is altered"):
             store.content(published, "model.bin")
-        assert store.manifest("learn", KEY) is None
+        assert store.manifest("learn", _KEY) is None
 
     def test_damage_withdraws_the_stage_only_while_its_manifest_stands(
         self, store: Store, tmp_path: Path
     ) -> None:
         """Another process that found the same damage may have published the stage again."""
         old = publish(store, tmp_path / "a")
-        store.remove(FOLDER)
+        store.remove(_FOLDER)
         new = publish(store, tmp_path / "b")
         with pytest.raises(Damaged, match=r"model\.bin is missing"):
             store.content(old, "model.bin")
-        assert store.manifest("learn", KEY) == new
+        assert store.manifest("learn", _KEY) == new
 
     def test_an_altered_manifest_is_no_manifest(self, store: Store, tmp_path: Path) -> None:
         publish(store, tmp_path / "out")
-        path = f"{FOLDER}/{MANIFEST}"
+        path = f"{_FOLDER}/{MANIFEST}"
         text = store.read(path) or b""
         for harmed in (text.replace(b"0.5", b"0.9"), text[:-20], b"", b"[]"):
             store.write(path, harmed)
-            assert store.manifest("learn", KEY) is None
+            assert store.manifest("learn", _KEY) is None
 
     # Dropped files
 
     def test_dropped_files_leave_the_scores(self, store: Store, tmp_path: Path) -> None:
         published = publish(store, tmp_path / "a")
-        assert store.has_files("learn", KEY)
-        store.drop_files("learn", KEY)
-        assert store.manifest("learn", KEY) == published
-        assert not store.has_files("learn", KEY)
-        assert store.listing().dropped == {KEY}
-        assert {entry.path for entry in store.files(FOLDER)} == {
-            f"{FOLDER}/{MANIFEST}", f"{FOLDER}/{DROPPED}",
+        assert store.has_files("learn", _KEY)
+        store.drop_files("learn", _KEY)
+        assert store.manifest("learn", _KEY) == published
+        assert not store.has_files("learn", _KEY)
+        assert store.listing().dropped == {_KEY}
+        assert {entry.path for entry in store.files(_FOLDER)} == {
+            f"{_FOLDER}/{MANIFEST}", f"{_FOLDER}/{DROPPED}",
         }  # fmt: skip
         with pytest.raises(Damaged, match="dropped"):
-            store.fetch("learn", KEY)
+            store.fetch("learn", _KEY)
         assert publish(store, tmp_path / "b").attempt != published.attempt
-        assert store.has_files("learn", KEY)
+        assert store.has_files("learn", _KEY)
         assert store.listing().dropped == frozenset()
 
     def test_files_are_marked_as_dropped_before_they_go(
@@ -188,27 +188,27 @@ class StoreSuite:
 
         monkeypatch.setattr(store, "remove", cut)
         with pytest.raises(KeyboardInterrupt, match=published.attempt):
-            store.drop_files("learn", KEY)
-        assert store.listing().dropped == {KEY}
-        assert not store.has_files("learn", KEY)
+            store.drop_files("learn", _KEY)
+        assert store.listing().dropped == {_KEY}
+        assert not store.has_files("learn", _KEY)
 
     def test_a_file_that_was_dropped_meanwhile_is_not_withdrawn(
         self, store: Store, tmp_path: Path
     ) -> None:
         published = publish(store, tmp_path / "out")
-        store.drop_files("learn", KEY)
+        store.drop_files("learn", _KEY)
         with pytest.raises(Damaged, match=r"model\.bin is missing"):
             store.content(published, "model.bin")
-        assert store.manifest("learn", KEY) == published
+        assert store.manifest("learn", _KEY) == published
 
     # Checkpoints
 
     def test_the_newest_checkpoint_is_loaded(self, store: Store, tmp_path: Path) -> None:
         target = tmp_path / "target"
-        assert not store.load_checkpoint("learn", KEY, target)
+        assert not store.load_checkpoint("learn", _KEY, target)
         for step in (5, 10):
             save(store, tmp_path, step)
-        assert store.load_checkpoint("learn", KEY, target)
+        assert store.load_checkpoint("learn", _KEY, target)
         assert target.read_text() == "state 10"
 
     def test_an_older_checkpoint_goes_once_a_newer_one_stands(
@@ -216,7 +216,7 @@ class StoreSuite:
     ) -> None:
         for step in (5, 10):
             save(store, tmp_path, step)
-        names = [Path(entry.path).name for entry in store.files(f"{FOLDER}/checkpoint")]
+        names = [Path(entry.path).name for entry in store.files(f"{_FOLDER}/checkpoint")]
         assert {name.split("-")[0] for name in names} == {f"{10:09d}"}
 
     def test_of_two_whole_checkpoints_the_newer_is_loaded(
@@ -224,7 +224,7 @@ class StoreSuite:
     ) -> None:
         """Both are there while one is saved, or where the older could not be removed."""
         _keep_both(store, tmp_path, monkeypatch)
-        assert store.load_checkpoint("learn", KEY, tmp_path / "target")
+        assert store.load_checkpoint("learn", _KEY, tmp_path / "target")
         assert (tmp_path / "target").read_text() == "state 10"
 
     @pytest.mark.parametrize("harm", ["flip", "truncate", "delete", "note"])
@@ -238,7 +238,7 @@ class StoreSuite:
             store.write(newest.replace(".safetensors", ".json"), b'{"size": ')
         else:
             store.write(newest, b"state 11" if harm == "flip" else b"sta")
-        assert store.load_checkpoint("learn", KEY, tmp_path / "target")
+        assert store.load_checkpoint("learn", _KEY, tmp_path / "target")
         assert (tmp_path / "target").read_text() == "state 5"
 
     def test_a_checkpoint_goes_when_its_stage_is_published(
@@ -246,7 +246,7 @@ class StoreSuite:
     ) -> None:
         save(store, tmp_path, 1)
         publish(store, tmp_path / "out")
-        assert not store.load_checkpoint("learn", KEY, tmp_path / "target")
+        assert not store.load_checkpoint("learn", _KEY, tmp_path / "target")
 
     # Plain files
 
@@ -276,5 +276,5 @@ def _keep_both(store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch) -> s
     def newest(entry: FileEntry) -> bool:
         return f"/{10:09d}-" in entry.path and entry.path.endswith(".safetensors")
 
-    (entry,) = filter(newest, store.files(f"{FOLDER}/checkpoint"))
+    (entry,) = filter(newest, store.files(f"{_FOLDER}/checkpoint"))
     return entry.path

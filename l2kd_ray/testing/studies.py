@@ -49,6 +49,6 @@ TINY: Mapping[str, Mapping[str, Any]] = {
 
 
 def tiny(family: str = "language", **changes: Any) -> dict[str, Any]:
-    """A study file of a family as a mapping, with changes; None takes a key away."""
+    """A study file of a family as a mapping, with changes; None removes a key."""
     data = {**TINY[family], **changes}
     return {key: value for key, value in data.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Other valid values for a field of a section: what a test of settings moves."""
+"""Other valid values of a section's field, for tests that change one setting at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 
 def others(section: BaseModel, field: str) -> Iterator[Any]:
-    """The usual values that the section takes for `field`, without the present one."""
+    """Yield usual values that the section accepts for `field`, without the present one."""
     model, value = type(section), getattr(section, field)
     given = {name: getattr(section, name) for name in section.model_fields_set}
     for candidate in _candidates(model.model_fields[field].annotation, value):

@@ -16,7 +16,7 @@ from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.language.model.causal_lm import CausalLM, build
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TrainingSequence
 from l2kd_ray.families.language.model.vocabulary import train, with_tokens
-from l2kd_ray.families.language.stages.curriculum import Curriculum, Source
+from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
 from l2kd_ray.families.language.stages.teachers import Live
 
 TEXTS = ["inform(name=blue moon;food=thai)", "the blue moon serves thai food .", "what is it ?"]
@@ -68,10 +68,10 @@ def curriculum(
     share: float = 1.0,
     **changes: Any,
 ) -> Curriculum:
-    replay = Source(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
-    new = (Source(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
+    replay = SampleSource(replayed, 1.0 if isinstance(replay_weight, str) else replay_weight)
+    new = (SampleSource(NEW, teacher=teacher and Live(teacher), share=share if teacher else 0.0),)
     separate = replay_weight == "separate"
-    plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, place="a")
+    plain = Curriculum(new, replay, separate, FORMAT, optimisation, seed=1, stream="a")
     return replace(plain, **changes)
 
 

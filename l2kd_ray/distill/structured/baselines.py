@@ -17,25 +17,25 @@ from torch import Tensor
 from l2kd_ray.distill.structured.chain import Chain, ChainParts
 from l2kd_ray.distill.structured.projections import unchanged
 from l2kd_ray.distill.structured.structure import Parts, valid_positions
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 
 
-def emissions(model: Chain | Tokens) -> Tokens:
+def emissions(model: Chain | IndependentTokens) -> IndependentTokens:
     """The scores of labels at each position, without transitions."""
     return model.emission_softmax() if isinstance(model, Chain) else model
 
 
-def token_targets(teacher: Chain | Tokens, local: float = 1.0) -> Parts:
+def token_targets(teacher: Chain | IndependentTokens, local: float = 1.0) -> Parts:
     return unchanged(emissions(teacher), local)
 
 
-def token_posterior(student: Chain) -> Tokens:
+def token_posterior(student: Chain) -> IndependentTokens:
     """log P_s(y_t) as scores that are already normalised."""
-    return Tokens(student.log_token_marginals(), student.lengths)
+    return IndependentTokens(student.log_token_marginals(), student.lengths)
 
 
 def top_k(
-    teacher: Chain | Tokens, local: float = 1.0, *, k: int = 10, weighted: bool = False
+    teacher: Chain | IndependentTokens, local: float = 1.0, *, k: int = 10, weighted: bool = False
 ) -> ChainParts:
     """Targets that make (1) the mean NLL of the teacher's k best sequences as pseudo-labels.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-BEGIN, INSIDE, END, SINGLE = range(4)
+BEGIN, INSIDE, END, SINGLE_WORD = range(4)
 
 
 def tag_names(types: list[str]) -> list[str]:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal[
+HeadKind = Literal[
     "token", "chain", "spans", "biaffine", "second-order", "tree", "projective", "labelling"
 ]
 """The distribution that a model's head computes.
 
-In this order: Tokens, Chain, Spans; LabelledArcs of Heads, SecondOrder, NonProjective, Projective;
-Tokens of relative labels.
+In this order: IndependentTokens, Chain, Spans; LabelledArcs of Heads, SecondOrder,
+NonProjective, Projective; IndependentTokens of relative labels.
 """
 Objective = Literal["structural", "token", "posterior", "top-k", "top-wk"]
 _FLAT = {"token", "chain"}
@@ -25,8 +25,8 @@ _FLAT = {"token", "chain"}
 class Case:
     """A kind of teacher with a kind of student."""
 
-    teacher: Kind
-    student: Kind
+    teacher: HeadKind
+    student: HeadKind
 
     @property
     def tags(self) -> bool:

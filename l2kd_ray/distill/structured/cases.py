@@ -21,7 +21,7 @@ from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.labelled import LabelledArcs, RelativeLabels
 from l2kd_ray.distill.structured.objective import StructuralKD
 from l2kd_ray.distill.structured.structure import Parts, Structure
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
 CaseProjection = Callable[..., Parts]
@@ -48,7 +48,7 @@ def to_trees(
     return projections.unchanged(replace(teacher, arcs=trees(arcs.scores, arcs.lengths)), local)
 
 
-PROJECTIONS: Mapping[str, CaseProjection] = {
+_PROJECTIONS: Mapping[str, CaseProjection] = {
     "1a": projections.chain_to_chain,
     "1b": to_labels,
     "2a": projections.chain_to_tokens,
@@ -59,7 +59,7 @@ PROJECTIONS: Mapping[str, CaseProjection] = {
     "projective": partial(to_trees, trees=Projective),
 }
 """Projections from the teacher to the student's substructures."""
-POSTERIORS: Mapping[str, CaseProjection] = {
+_POSTERIORS: Mapping[str, CaseProjection] = {
     "1a": projections.chain_to_tokens,
     "3": projections.unchanged,
 }
@@ -85,7 +85,7 @@ def distillation(
 
     Raises: ValueError: the case has no such objective, or needs `labels`.
     """
-    row, project = CASES[case], PROJECTIONS[case]
+    row, project = CASES[case], _PROJECTIONS[case]
     if objective not in row.objectives:
         raise ValueError(
             f"case {case}, {row.teacher} => {row.student}, has no objective {objective!r}"
@@ -99,8 +99,8 @@ def distillation(
     if objective == "structural":
         return loss(project, temperature)
     if objective == "posterior":
-        view = baselines.token_posterior if case in POSTERIORS else None
-        return loss(POSTERIORS.get(case, project), temperature, view=view)
+        view = baselines.token_posterior if case in _POSTERIORS else None
+        return loss(_POSTERIORS.get(case, project), temperature, view=view)
     if objective == "token":
         return loss(baselines.token_targets, temperature, view=baselines.emissions)
     best = partial(baselines.top_k, k=k, weighted=objective == "top-wk")
@@ -113,11 +113,13 @@ def _pseudo_labels(
     *,
     row: Case,
     project: CaseProjection,
-    best: Callable[[Chain | Tokens], ChainParts],
+    best: Callable[[Chain | IndependentTokens], ChainParts],
 ) -> Parts:
     """The label counts of the teacher's best sequences."""
     if not isinstance(teacher, Chain):  # words are labelled independently of each other
-        mu = (teacher.marginals() if isinstance(teacher, Tokens) else project(teacher))[0]
-        teacher = Tokens(mu.log(), teacher.lengths)
+        mu = (teacher.marginals() if isinstance(teacher, IndependentTokens) else project(teacher))[
+            0
+        ]
+        teacher = IndependentTokens(mu.log(), teacher.lengths)
     parts = best(teacher)
     return parts if row.student == "chain" else (parts.tokens,)

@@ -21,7 +21,7 @@ from l2kd_ray.distill.structured.structure import (
     wants_gradient,
     with_gradient,
 )
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 
 # Sums this far (in nats) below the largest possible may have lost terms: float64 ends at 708.
 UNDERFLOW = 650.0
@@ -130,9 +130,9 @@ class Chain:
         tokens, transitions, start, end = (score / temperature for score in self.potentials())
         return replace(self, emissions=tokens, transitions=transitions, start=start, end=end)
 
-    def emission_softmax(self) -> Tokens:
+    def emission_softmax(self) -> IndependentTokens:
         """The chain without its transitions: what token KD compares."""
-        return Tokens(self.emissions, self.lengths)
+        return IndependentTokens(self.emissions, self.lengths)
 
     @torch.no_grad()
     def n_best(self, k: int) -> tuple[Tensor, Tensor]:

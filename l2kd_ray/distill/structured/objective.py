@@ -20,13 +20,13 @@ from l2kd_ray.distill.cross_entropy import structural_cross_entropy
 from l2kd_ray.distill.structured.structure import Parts, Structure
 
 
-class Teacher(Protocol):
+class Temperable(Protocol):
     """A distribution that a case starts from, which can be tempered."""
 
     def temper(self, temperature: float) -> Self: ...
 
 
-T = TypeVar("T", bound=Teacher)
+T = TypeVar("T", bound=Temperable)
 
 
 def negative_log_likelihood(student: Structure, gold: Tensor) -> Tensor:

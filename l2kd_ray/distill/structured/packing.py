@@ -22,17 +22,21 @@ from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.second_order import SecondOrder
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Structure, valid_positions
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 
-# The class names below are part of the file format.
-KINDS = {
-    kind.__name__: kind
-    for kind in (Tokens, Chain, Spans, Heads, NonProjective, Projective, SecondOrder)
+# The names below are part of the file format.
+_KINDS = {
+    "Tokens": IndependentTokens,
+    **{
+        kind.__name__: kind
+        for kind in (Chain, Spans, Heads, NonProjective, Projective, SecondOrder)
+    },
 }
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 # The dimensions after the batch's that grow with the sentence: 0 as n, 1 as n + 1; one entry per
 # tensor. Tensors not listed belong to the model and are the same for all sentences.
-GROWING: Mapping[str, tuple[int, ...]] = {
+_GROWING: Mapping[str, tuple[int, ...]] = {
     "Tokens.emissions": (0,),
     "Chain.emissions": (0,),
     "Spans.scores": (0, 0),
@@ -52,12 +56,12 @@ def pack(batches: Iterable[Structure]) -> dict[str, Tensor]:
     for batch in batches:
         for name, values in _named(batch).items():
             flat = values
-            if name in GROWING:
-                flat = values[_inside(batch.lengths, GROWING[name], values.shape)]
+            if name in _GROWING:
+                flat = values[_inside(batch.lengths, _GROWING[name], values.shape)]
             packed.setdefault(name, []).append(flat.detach().cpu())
     return {
         # Cloned, since safetensors refuses to save tensors that share memory.
-        name: torch.cat(parts) if name in GROWING or name == "lengths" else parts[0].clone()
+        name: torch.cat(parts) if name in _GROWING or name == "lengths" else parts[0].clone()
         for name, parts in packed.items()
     }
 
@@ -67,7 +71,7 @@ def join(packs: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     first = packs[0]
     return {
         name: torch.cat([pack[name] for pack in packs])
-        if name in GROWING or name == "lengths"
+        if name in _GROWING or name == "lengths"
         else first[name]
         for name in first
     }
@@ -88,25 +92,25 @@ def unpack(packed: Mapping[str, Tensor], sentences: Sequence[int]) -> Structure:
     rows = torch.tensor(sentences, device=packed["lengths"].device)
     lengths = packed["lengths"][rows]
     values = {
-        name: _picked(packed[name], packed["lengths"], rows, GROWING[name])
-        if name in GROWING
+        name: _picked(packed[name], packed["lengths"], rows, _GROWING[name])
+        if name in _GROWING
         else packed[name]
         for name in packed
         if name != "lengths"
     }
     relations = values.pop("relations", None)
     # All remaining tensors are of one class, whose name stands before the dot.
-    kind = KINDS[next(iter(values)).partition(".")[0]]
+    kind = _KINDS[next(iter(values)).partition(".")[0]]
     arguments: dict[str, Any] = {name.partition(".")[2]: value for name, value in values.items()}
     structure: Any = kind(**arguments, lengths=lengths)
     return structure if relations is None else LabelledArcs(structure, relations)
 
 
 def _named(structure: Any) -> dict[str, Tensor]:
-    """The tensors of a structure by their names in `GROWING`, with its lengths."""
+    """The tensors of a structure by their names in `_GROWING`, with its lengths."""
     if isinstance(structure, LabelledArcs):
         return {**_named(structure.arcs), "relations": structure.relations}
-    kind = type(structure).__name__
+    kind = _NAMES[type(structure)]
     return {
         name if name == "lengths" else f"{kind}.{name}": value
         for name, value in vars(structure).items()

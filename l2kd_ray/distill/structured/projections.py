@@ -20,12 +20,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE
+from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE_WORD
 from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
 from l2kd_ray.distill.structured.labelled import LabelledArcs
 from l2kd_ray.distill.structured.spans import Spans
 from l2kd_ray.distill.structured.structure import Parts, Structure, valid_positions
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 
 
 def unchanged(teacher: Structure, local: float = 1.0) -> Parts:
@@ -47,7 +47,7 @@ def chain_to_tokens(teacher: Chain, local: float = 1.0) -> Parts:
     return (soften(teacher.marginals().tokens, local),)
 
 
-def tokens_to_chain(teacher: Tokens, local: float = 1.0) -> ChainParts:
+def tokens_to_chain(teacher: IndependentTokens, local: float = 1.0) -> ChainParts:
     """Case 3: pair marginals are products of the neighbours', here summed over positions."""
     tokens = soften(teacher.marginals()[0], local)
     last = tokens[torch.arange(len(tokens), device=tokens.device), teacher.lengths - 1]
@@ -65,7 +65,7 @@ def spans_to_tokens(teacher: Spans, local: float = 1.0) -> Parts:
     begun[:, 0] = 0.0
     single = spans.diagonal(dim1=1, dim2=2).transpose(1, 2)
     by_part = {BEGIN: longer.sum(2), INSIDE: (begun * later).sum(2), END: longer.sum(1)}
-    by_part[SINGLE] = single
+    by_part[SINGLE_WORD] = single
     in_spans = torch.stack([by_part[part] for part in sorted(by_part)], -1).flatten(2)
     tags = torch.cat([teacher.outside_marginals()[..., None], in_spans], -1)
     return (soften(tags, local),)

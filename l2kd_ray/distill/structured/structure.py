@@ -1,4 +1,4 @@
-"""What every factorisation offers, so that the objective is written once.
+"""The interface of every factorisation, so that the objective is written once.
 
 Shapes: B sentences, n positions, L labels. `lengths` [B] are at least 1, sentences are padded at
 the end, and what stands on padding is never read. A score of -inf forbids a substructure; every

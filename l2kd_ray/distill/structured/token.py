@@ -13,7 +13,7 @@ from l2kd_ray.distill.structured.structure import Parts, valid_positions
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
+class IndependentTokens:
     """P(y) = prod_t softmax(emissions_t)[y_t]. emissions [B, n, L], lengths [B].
 
     Substructure: a label at a position [B, n, L]. A structure: labels [B, n].

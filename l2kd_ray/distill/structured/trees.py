@@ -20,7 +20,7 @@ from l2kd_ray.distill.structured.spanning_tree import best_trees
 from l2kd_ray.distill.structured.structure import Parts, logsumexp, with_gradient
 
 # Largest growth of relative errors that is accepted: 1e-16 in the Laplacian becomes 1e-10.
-CONDITION = 1e6
+_CONDITION = 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class NonProjective(Arcs):
         scores = self.potentials()[0].double()
         log_z, marginals, condition = self._matrix_tree(scores[..., 0], scores[..., 1:])
         # Written as "not below" so that a condition of nan is solved again, too.
-        again = (~(condition < CONDITION)).nonzero().flatten()
+        again = (~(condition < _CONDITION)).nonzero().flatten()
         if len(again):
             log_z[again], marginals[again] = self._eliminate(scores[again], self.lengths[again])
         return log_z.to(self.scores.dtype), marginals.clamp_(min=0.0).to(self.scores.dtype)

@@ -21,7 +21,7 @@ from l2kd_ray.tasks.spec import Part, TaskKind
 
 
 class ClassifierBuilder(LabelBuilder):
-    """Stages of encoders and BiLSTMs with a head a task, or one for all domains."""
+    """Stages of encoders and BiLSTMs with one head per task, or one head for all domains."""
 
     settings: ClassifierSettings
 
@@ -46,8 +46,8 @@ class ClassifierBuilder(LabelBuilder):
         if name == "single":
             return self.learn(self.initial(seed), (task,), seed)
         if name == "teacher" and self.method.teacher is not None:
-            asked: Classify = self.method.teacher(self, task, seed)
-            return asked
+            teacher: Classify = self.method.teacher(self, task, seed)
+            return teacher
         return ClassifyAll(
             start=self.initial(seed),
             tasks=self.labelled(self.tasks),
@@ -55,7 +55,7 @@ class ClassifierBuilder(LabelBuilder):
         )
 
     def joint_teacher(self, tasks: Order, seed: Seed) -> Classify:
-        """A teacher with a head a task, refined on some of them."""
+        """A teacher with one head per task, trained on `tasks`."""
         start = self._untrained(self.teacher_spec, self._heads(self.tasks), seed)
         return Classify(start=start, tasks=self.labelled(tasks), **self.teaching(seed))
 
@@ -78,7 +78,7 @@ class ClassifierBuilder(LabelBuilder):
         over: Literal["mean", "sum"] = "mean",
         epochs: int | None = None,
     ) -> Classify:
-        """`start` learns tasks, one a mini-batch, from labels and from the teachers by task."""
+        """Train `start` on tasks, one per mini-batch, from labels and from the teachers by task."""
         taught: dict[str, Any] = {}
         if teachers is not None and (weight := self.settings.kd.weight) > 0:
             logits = (self.logits(teachers[each.task], each) for each in self.labelled(tasks))
@@ -89,15 +89,15 @@ class ClassifierBuilder(LabelBuilder):
         return stage.in_parts(self.settings.train.rungs or ())
 
     def domain_student(self, seed: Seed) -> Untrained:
-        """A student before any domain: one head for all of them."""
+        """An untrained student with one head for all domains."""
         return self._untrained(self.settings.student, self._shared(), seed)
 
     def untrained_teacher(self, seed: Seed) -> Untrained:
-        """A teacher before any domain: one head for all of them."""
+        """An untrained teacher with one head for all domains."""
         return self._untrained(self.teacher_spec, self._shared(), seed)
 
     def training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
-        """The fields of a training."""
+        """The fields that configure a student's training stage."""
         train = self.settings.train
         return {
             "optimisation": train.optimisation(overrides),
@@ -106,7 +106,7 @@ class ClassifierBuilder(LabelBuilder):
         }
 
     def teaching(self, seed: Seed) -> dict[str, Any]:
-        """The fields of a teacher's training."""
+        """The fields that configure a teacher's training stage."""
         return self.training(seed, self.settings.teaching)
 
     def logits(self, teacher: Classify, examples: Labelled) -> Logits:
@@ -114,7 +114,7 @@ class ClassifierBuilder(LabelBuilder):
         return Logits(teacher=teacher, tasks=(examples,))
 
     def part(self, task: str, share: float) -> Labelled:
-        """A share of a task's training examples."""
+        """A seeded random share of a task's training examples."""
         (whole,) = self.labelled((task,))
         data = whole.source.data
         rows, seed = math.ceil(round(share * data.rows, 6)), self.resolved.data_seed

@@ -1,4 +1,4 @@
-"""What a study may say to classifiers of texts and pairs."""
+"""Settings of a study of text and pair classifiers."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ class LogitDistilSettings(Section):
     """Distillation of a teacher into the student (MKD, Meta-KD)."""
 
     weight: float = Field(1.0, ge=0, le=1)
-    """MKD: `w * logit regression + (1 - w) * label loss`; 1 is the paper."""
+    """MKD: w in `w * logit regression + (1 - w) * label loss`; 1 is the paper's value."""
     temperature: float = Field(2.0, gt=0)
-    """Meta-KD: of the prediction loss."""
+    """Temperature of Meta-KD's prediction loss."""
 
 
 class ClassifierTrainSettings(TrainSettings):
     """Training of a classifier."""
 
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """A student's training is a chain of stages that end after so many epochs, the last one after
-    all: what `tune.scheduler: asha` may cut (MKD)."""
+    """Epochs at which a student's training is split into stages; the last equals `epochs`.
+
+    `tune.scheduler: asha` may stop a training between two stages (MKD)."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
         rungs = self.rungs or (self.epochs,)
         if list(rungs) != sorted(set(rungs)) or rungs[-1] != self.epochs:
             raise ValueError(
-                f"rungs rise, and end with the epochs: {list(rungs)} for {self.epochs} epochs"
+                f"rungs: {list(rungs)} must rise and end with the number of epochs, {self.epochs}"
             )
         return self
 
@@ -42,4 +43,4 @@ class ClassifierSettings(FamilySettings):
     kd: LogitDistilSettings = LogitDistilSettings()
     train: ClassifierTrainSettings = ClassifierTrainSettings()
     teaching: TrainOverrides = TrainOverrides()
-    """What differs from `train` for teachers."""
+    """Overrides of `train` for teachers."""

@@ -2,9 +2,9 @@
 
 from l2kd_ray.families.family import Family
 from l2kd_ray.families.language.builder import LanguageBuilder
-from l2kd_ray.families.language.methods import METHODS
+from l2kd_ray.families.language.methods import LANGUAGE_METHODS
 from l2kd_ray.families.language.settings import LanguageSettings
 
 LANGUAGE = Family(
-    "language", "lifelong language models", LanguageSettings, LanguageBuilder, METHODS
+    "language", "lifelong language models", LanguageSettings, LanguageBuilder, LANGUAGE_METHODS
 )

@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import Builder
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings
-from l2kd_ray.families.language.stages.annotate import DEFAULT_LENGTH, Annotate
+from l2kd_ray.families.language.stages.annotate import DEFAULT_SEQUENCE_LENGTH, Annotate
 from l2kd_ray.families.language.stages.answers import Decoding
 from l2kd_ray.families.language.stages.constraints import Constraint, Penalty, Projection
 from l2kd_ray.families.language.stages.decode import Decode
@@ -41,11 +41,11 @@ from l2kd_ray.tasks.registry import family as generated_family
 from l2kd_ray.tasks.spec import Part, TaskSpec
 
 Student = Initial | Learn
-"""A causal LM: before any training, or after some."""
+"""A causal LM, untrained or trained."""
 
 
 class LanguageBuilder(Builder):
-    """Stages of causal LMs that read and write every task as text: L2KD and its baselines."""
+    """Stages of causal LMs that treat every task as text: L2KD and its baselines."""
 
     references = ("multitask", "single", "multilm")
 
@@ -78,10 +78,9 @@ class LanguageBuilder(Builder):
             return []
         if sections.tokenizer.tasks is not None:
             return [find(spec) for spec in sections.tokenizer.tasks]
+        # With its whole family, a generated task can be added without changing any stage.
         whole = generated_family(next(iter(tasks)))
-        if set(tasks) <= set(
-            whole
-        ):  # so that the study can gain a generated task and keep every stage
+        if set(tasks) <= set(whole):
             return [find(TaskSpec(name=name)) for name in whole]
         return [tasks[name] for name in sorted(tasks)]
 
@@ -95,14 +94,14 @@ class LanguageBuilder(Builder):
         return self._initial(self.settings.student, seed)
 
     def teacher(self, task: str, seed: Seed) -> Learn:
-        """The teacher of a task: what LAMOL makes of a first task (L2KD, section 3)."""
+        """The teacher of a task: LAMOL's student after that task as its first (L2KD, section 3)."""
         spec, seed = self.settings.teacher or self.settings.student, self._teacher_seed(seed)
         return self._once(
             ("teacher", task, seed), lambda: self.learn(self._initial(spec, seed), task, seed)
         )
 
     def single(self, task: str, seed: Seed) -> Learn:
-        """The student's architecture trained on one task alone: the single-task reference."""
+        """The single-task reference: the student's architecture trained on one task alone."""
         return self._once(
             ("single", task, seed), lambda: self.learn(self.initial(seed), task, seed)
         )
@@ -113,8 +112,10 @@ class LanguageBuilder(Builder):
         return self.multitask(seed, lm=name == "multilm")
 
     def multitask(self, seed: Seed, *, lm: bool = False) -> Multitask:
-        """All tasks at once, by the QA loss or with `lm` by both; one budget and setting,
-        whatever is searched."""
+        """The multi-task bound: all tasks at once, by the QA loss, or with `lm` by both losses.
+
+        It has one budget and setting, whatever is searched.
+        """
         names = sorted(self.resolved.tasks)
         return Multitask(
             start=self.initial(seed),
@@ -134,7 +135,7 @@ class LanguageBuilder(Builder):
         distil: bool = False,
         constraint: Constraint | None = None,
     ) -> Learn:
-        """`start` learns a task; with `distil` from the teachers that the study's `kd` names."""
+        """Train `start` on a task; with `distil` also from the teachers that `kd` names."""
         training = self._training(lm=lm, first=isinstance(start, Initial))
         if distil:
             training |= self._knowledge(task, seed, replay is not None, training["objective"])
@@ -149,7 +150,7 @@ class LanguageBuilder(Builder):
         )
 
     def replay(self, model: Initial | Learn, former: Order, task: str, seed: Seed) -> Replay | None:
-        """Pseudo-samples of the former tasks, `ratio` of the new task's size."""
+        """Pseudo-samples of the former tasks, `replay.ratio` times the new task's size in all."""
         settings, quotas = self.settings.replay, self._quotas(former, task)
         if not quotas:
             return None
@@ -172,11 +173,11 @@ class LanguageBuilder(Builder):
         )
 
     def real_replay(self, former: Order, task: str, seed: Seed) -> RealSamples | None:
-        """Real samples of the former tasks, as many as `replay` would have written."""
+        """Real samples of the former tasks, as many as `replay` would generate."""
         return self._real(self._quotas(former, task), seed)
 
     def memory(self, former: Order, seed: Seed, ratio: float, margin: float) -> Projection | None:
-        """GEM's constraint: `ratio` of each former task's samples."""
+        """GEM's constraint from a memory of `ratio` of each former task's samples."""
         data = [self._split(task, "train") for task in sorted(former)]
         samples = self._real(tuple(Quota(d, _share(ratio, d.rows)) for d in data), seed)
         return None if samples is None else Projection(samples, margin)
@@ -184,7 +185,8 @@ class LanguageBuilder(Builder):
     def importance(
         self, former: Order, seed: Seed, measure: Literal["fisher", "sensitivity"], samples: int
     ) -> Importance | None:
-        """How much the parameters of the method's student matter to the former tasks."""
+        """The importance of the student's parameters to the former tasks; None if there are
+        none."""
         if not former:
             return None
         *before, last = former
@@ -210,7 +212,7 @@ class LanguageBuilder(Builder):
         samples: int,
         strength: float,
     ) -> Penalty | None:
-        """What holds parameters by their importance to the former tasks; None without effect."""
+        """The penalty on changing parameters that matter to former tasks; None without effect."""
         importance = self.importance(former, seed, measure, samples)
         if importance is None or strength == 0:
             return None
@@ -232,8 +234,11 @@ class LanguageBuilder(Builder):
     def _training(
         self, *, lm: bool, first: bool, overrides: TrainOverrides | None = None
     ) -> dict[str, Any]:
-        """The fields of a training. What has no effect is left at its default: averaging with an
-        untrained model is not meant, and without the LM part `<ans>` is never a target."""
+        """The fields that configure a training stage; those without effect stay at their default.
+
+        Weights are not averaged with an untrained model, and without the LM loss `<ans>` is never a
+        target, so that its class weight has no effect.
+        """
         train = self.settings.train
         lm_weight = train.lm_weight if lm else 0.0
         average = 0.0 if first else train.average
@@ -249,14 +254,17 @@ class LanguageBuilder(Builder):
         }
 
     def _replay_weight(self) -> str | float:
-        """Counted once is natural."""
+        """The setting `replay.weight`; 1 means the same as `natural`, so both get one key."""
         weight = self.settings.replay.weight
         return "natural" if weight == 1 else weight
 
     def _knowledge(
         self, task: str, seed: Seed, replays: bool, objective: SoftTargets
     ) -> dict[str, Any]:
-        """The fields of a training that distils: who teaches what. None where nobody does."""
+        """The fields of a distilling training stage: teachers, targets and objective.
+
+        Empty if no teacher takes part.
+        """
         kd = self.settings.kd
         new, recall = kd.teachers != "previous", kd.teachers != "new" and replays
         if kd.weight == 0 or not (new or recall):
@@ -275,16 +283,20 @@ class LanguageBuilder(Builder):
             found["targets"] = self._tokens(self._targets(task, seed))
         answers = found.get("targets") or self._tokens(self._split(task, "train"))
         if kd.objective != "seq":
-            found["teacher"] = self._asked(task, seed, answers)
+            found["teacher"] = self._teacher_outputs(task, seed, answers)
         return found
 
-    def _asked(self, task: str, seed: Seed, answers: Tokens) -> Learn | Annotate:
-        """The teacher itself, or its outputs for these answers, computed once."""
+    def _teacher_outputs(self, task: str, seed: Seed, answers: Tokens) -> Learn | Annotate:
+        """The teacher, to be run live, or a stage with its outputs on `answers` (`kd.teacher`)."""
         teacher, kd, train = self.teacher(task, seed), self.settings.kd, self.settings.train
         parts = teacher.parts
-        few = answers.rows * len(parts) * (train.max_length or DEFAULT_LENGTH) <= _CACHED_POSITIONS
+        few = (
+            answers.rows * len(parts) * (train.max_length or DEFAULT_SEQUENCE_LENGTH)
+            <= _CACHED_POSITIONS
+        )
         same = train.max_length is not None or self.settings.teacher is None
-        top_k = kd.top_k  # with one context length both see the same positions
+        top_k = kd.top_k
+        # `same`: with one context length, teacher and student have the same supervised positions.
         if kd.teacher == "online" or (
             kd.teacher == "auto" and top_k is None and not (few and same)
         ):
@@ -302,7 +314,7 @@ class LanguageBuilder(Builder):
         )
 
     def _targets(self, task: str, seed: Seed) -> Decode | Examples:
-        """Seq-KD's answers: those of a file that the study names, or the teacher's."""
+        """Seq-KD's targets: answers from the task's `distil` file, or decoded by the teacher."""
         given = self.resolved.tasks[task].splits.get("distil")
         if given is not None:
             return self.examples(given)
@@ -320,8 +332,10 @@ class LanguageBuilder(Builder):
         )
 
     def _quotas(self, former: Order, task: str) -> tuple[Quota, ...]:
-        """`ceil(ratio * |D|)` samples: in equal shares, rounded down to a multiple of the number
-        of tasks (LAMOL), or in proportion to the tasks' sizes."""
+        """Divide `ceil(ratio * |D|)` samples among the former tasks.
+
+        Equal shares are rounded down (LAMOL); `shares: size` is in proportion to the tasks' sizes.
+        """
         settings = self.settings.replay
         wanted = _share(settings.ratio, self._split(task, "train").rows)
         if wanted == 0 or not former:
@@ -337,7 +351,7 @@ class LanguageBuilder(Builder):
         return self.resolved.tasks[task].kind == "classify"
 
     def _judges(self, former: Order, seed: Seed) -> dict[str, Judge]:
-        """The judge of each former task; none where every sample is kept."""
+        """The judge of each former task; empty if `replay.agreement` is not set."""
         least = self.settings.replay.agreement
         if least is None:
             return {}
@@ -348,7 +362,7 @@ class LanguageBuilder(Builder):
         }
 
     def _real(self, quotas: tuple[Quota, ...], seed: Seed) -> RealSamples | None:
-        """The same samples for every method: those of the untrained model's tokenizer."""
+        """Real samples, cut by the untrained model's tokenizer: the same for every method."""
         if not quotas:
             return None
         return RealSamples(
@@ -373,7 +387,8 @@ class LanguageBuilder(Builder):
         )
 
     def _tokenizer(self) -> Tokenizer:
-        """The student's own, or a named one, or a trained one; the teacher reads the same."""
+        """The tokenizer of student and teacher: the student's own, a named one, or a trained
+        one."""
         name = self.settings.student.model or self.settings.tokenizer.model or ""
         source = self.resolved.models.get(name)
         prompts = (
@@ -394,13 +409,13 @@ class LanguageBuilder(Builder):
         return self._once(("tokens", source), lambda: Tokens(self._tokenizer(), source))
 
     def _teacher_seed(self, seed: Seed) -> Seed:
-        """A teacher's own, where the study names one for all replicates."""
+        """The seed of teachers: `kd.teacher_seed` if set, else the replicate's."""
         one = self.settings.kd.teacher_seed
         return seed if one is None else Seed(train=one, replay=one)
 
 
 def _share(ratio: float, rows: int) -> int:
-    """`ceil(ratio * rows)`; 0.07 of 100 are 7, though floats say a little more."""
+    """`ceil(ratio * rows)`, rounded first: 0.07 * 100 in floats is slightly more than 7."""
     return math.ceil(round(ratio * rows, 6))
 
 
@@ -410,7 +425,7 @@ _LORA = ("rank", "alpha", "dropout", "targets")
 
 
 def _decoding(settings: DecodeSettings) -> Decoding:
-    """What the strategy reads, and nothing else."""
+    """The decoding with only the fields that its strategy reads, so that others change no key."""
     if settings.strategy == "beam":
         return Decoding("beam", beams=settings.beams)
     if settings.strategy == "sample":

@@ -28,7 +28,7 @@ from l2kd_ray.tasks.spec import Part, TaskKind
 
 
 class StructureBuilder(LabelBuilder):
-    """Stages of taggers and parsers with a head a task; a study is of one case."""
+    """Stages of taggers and parsers with one head per task; a study has one case."""
 
     settings: StructureSettings
 
@@ -64,7 +64,7 @@ class StructureBuilder(LabelBuilder):
         )
 
     def teacher(self, task: str, seed: Seed) -> LearnStructure:
-        """The teacher of a task, from its gold structures."""
+        """The teacher of a task, trained on its gold structures."""
         return self._once(
             ("teacher", task, seed.train),
             lambda: LearnStructure(
@@ -83,7 +83,7 @@ class StructureBuilder(LabelBuilder):
         *,
         distil: bool = False,
     ) -> LearnStructure:
-        """`start` learns a task; with `distil` from the scores of the task's teacher, too."""
+        """Train `start` on a task; with `distil` also from the scores of the task's teacher."""
         return LearnStructure(
             start=start,
             tasks=self.labelled((task,)),
@@ -96,7 +96,7 @@ class StructureBuilder(LabelBuilder):
         return EvaluateStructured(**self._evaluation(model, task, split))
 
     def _training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
-        """The fields of a training."""
+        """The fields that configure a training stage."""
         train = self.settings.train
         return {
             "optimisation": train.optimisation(overrides),
@@ -107,7 +107,7 @@ class StructureBuilder(LabelBuilder):
         }
 
     def _knowledge(self, task: str, seed: Seed) -> dict[str, Any]:
-        """The fields of a training that distils; none at weight 0."""
+        """The fields of a distilling training stage; none if `kd.weight` is 0."""
         settings, kd = self.settings.structkd, self.settings.kd
         if kd.weight == 0:
             return {}
@@ -132,7 +132,8 @@ class StructureBuilder(LabelBuilder):
         return TeacherScores(teacher=self.teacher(task, seed), examples=examples)
 
     def _unlabelled(self, task: str) -> tuple[Examples, ...]:
-        """The sentences that follow a task's own in the draw of its cap."""
+        """Unlabelled sentences: those that follow the task's own in the seeded draw of
+        `max_train`."""
         count, data = self.settings.structkd.unlabelled, self._split(task, "train").data
         if not count:
             return ()
@@ -141,12 +142,12 @@ class StructureBuilder(LabelBuilder):
                 "there are no more training sentences than those with labels",
                 key="structkd.unlabelled",
                 got=count,
-                fix="cap the labelled ones: max_train",
+                fix="set the task's max_train, which leaves the other sentences without labels",
             )
         return (self.examples(replace(data, cap=count, skip=data.cap, rows=count)),)
 
     def _dev(self, tasks: Order) -> tuple[Dev, ...]:
-        """What early stopping looks at."""
+        """The dev sets that early stopping scores; empty without `train.patience`."""
         if self.settings.train.patience is None:
             return ()
         return tuple(
@@ -169,5 +170,5 @@ class StructureBuilder(LabelBuilder):
 
 
 def _body(spec: ModelSpec) -> Any:
-    """What stands between features and heads: nothing above a pretrained encoder."""
+    """The layers between features and heads; "none" above a pretrained encoder."""
     return spec.arch or "none"

@@ -1,4 +1,4 @@
-"""What a study may say to taggers and parsers."""
+"""Settings of a study of taggers and parsers."""
 
 from __future__ import annotations
 
@@ -15,47 +15,52 @@ class StructureDistilSettings(Section):
     """Distillation of a teacher's scores into the student (Structural KD)."""
 
     weight: float = Field(1.0, ge=0, le=1)
-    """Weight of distillation before it is annealed (0: no distillation)."""
+    """Weight of distillation before annealing (0: no distillation)."""
     temperature: float = Field(2.0, gt=0)
-    """Tempers the scores of teacher and student."""
+    """Temperature that divides the scores of teacher and student."""
 
 
 class StructureTrainSettings(TrainSettings):
-    """Training of a tagger or parser. `max_length` counts words: longer training sentences are left
-    out, since a tree that is cut is none."""
+    """Training of a tagger or parser.
+
+    `max_length` counts words: longer training sentences are left out, since a truncated tree is not
+    a tree.
+    """
 
     patience: int | None = Field(None, ge=1)
-    """Stop after so many epochs without a better dev score, and keep the best. Such a training,
-    killed, begins anew."""
+    """Stop after this many epochs without a better dev score, and keep the best weights.
+
+    Such a training saves no checkpoints: if it is killed, it starts again.
+    """
 
 
 def _text(value: object) -> object:
-    """YAML reads `3` as a number, and a case is a name."""
+    """Convert a case such as `3`, which YAML reads as a number, to its name."""
     return str(value) if isinstance(value, int) else value
 
 
 class StructuralSettings(Section):
     """Distillation of structured predictors (Structural KD, Wang et al. 2021).
 
-    `kd.weight` is the weight of distillation before it is annealed (0: no distillation), and
-    `kd.temperature` tempers the scores of teacher and student.
+    `kd.weight` is the weight of distillation before annealing (0: no distillation), and
+    `kd.temperature` divides the scores of teacher and student.
     """
 
     case: Annotated[
         Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"], BeforeValidator(_text)
     ] = "1a"
-    """What teacher and student compute: chain => chain (1a), biaffine => labelling (1b), chain =>
-    token (2a), second-order => labelling (2b), token => chain (3), spans => token (4), biaffine
-    => trees (tree, projective)."""
+    """Factorisation of teacher and student: chain => chain (1a), biaffine => labelling (1b),
+    chain => token (2a), second-order => labelling (2b), token => chain (3), spans => token (4),
+    biaffine => trees (tree, projective)."""
     objective: Objective = "structural"
     anneal: float = Field(1.0, ge=0)
-    """The weight falls to 0 within 1 / anneal of the training (0: it stays)."""
+    """The weight falls to 0 within 1 / anneal of the training (0: it stays constant)."""
     k: int = Field(10, ge=1)
-    """Sequences of top-k and top-wk."""
+    """Number of best sequences for top-k and top-wk."""
     scope: Literal["global", "local"] = "global"
-    """`local`, the released code's, tempers marginals: to reproduce."""
+    """`local` tempers marginals as the released code does, for reproduction only."""
     unlabelled: int = Field(0, ge=0)
-    """Sentences without labels beside each task's own, from what its cap left of training."""
+    """Number of unlabelled sentences per task, taken from those beyond its `max_train`."""
 
     @model_validator(mode="after")
     def _of_the_case(self) -> Self:
@@ -74,5 +79,5 @@ class StructureSettings(FamilySettings):
     kd: StructureDistilSettings = StructureDistilSettings()
     train: StructureTrainSettings = StructureTrainSettings()
     teaching: TrainOverrides = TrainOverrides()
-    """What differs from `train` for teachers."""
+    """Overrides of `train` for teachers."""
     structkd: StructuralSettings = StructuralSettings()

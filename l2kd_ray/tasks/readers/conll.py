@@ -21,13 +21,11 @@ from typing import cast
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import read_text
-from l2kd_ray.tasks.tagging import Scheme, spans, tags
+from l2kd_ray.tasks.tagging import LabelledSentence, Scheme, spans, tags
 
 _TAG = re.compile(r"O|[BIES]-\S+")
 ColumnRow = tuple[str, list[str]]
 """(where the row is, its cells)."""
-LabelledSentence = tuple[Sequence[str], Sequence[str]]
-"""The words of a sentence and their labels."""
 
 
 def read_conll(location: str, options: Mapping[str, str]) -> list[Example]:

@@ -13,7 +13,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import tables
 
-TIMEOUT = 5.0
+_TIMEOUT = 5.0
 """Seconds that the hub has to say which commit a revision is."""
 
 
@@ -60,7 +60,7 @@ def commit(hub: str, revision: str | None) -> str:
     if huggingface_hub.is_offline_mode() and re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         return str(revision)
     try:
-        info = huggingface_hub.HfApi().dataset_info(hub, revision=revision, timeout=TIMEOUT)
+        info = huggingface_hub.HfApi().dataset_info(hub, revision=revision, timeout=_TIMEOUT)
     except Exception as error:
         raise _unreachable(hub, error, key=revision or "") from None
     return str(info.sha)

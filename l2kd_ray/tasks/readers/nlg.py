@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, read_text
 
-QUESTION = "what is the natural language form ?"
+NLG_QUESTION = "what is the natural language form ?"
 _E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
 
 
@@ -60,7 +60,7 @@ def _examples(items: Iterable[tuple[str, list[str]]], split: str) -> list[Exampl
         for answers in ([(text,) for text in texts] if split == "train" else [tuple(texts)])
     ]
     return [
-        Example(str(number), meaning, QUESTION, answers)
+        Example(str(number), meaning, NLG_QUESTION, answers)
         for number, (meaning, answers) in enumerate(unfolded)
     ]
 

@@ -24,7 +24,7 @@ NOTE = (
     "partial schema: a table's columns are those that some query names, fewer to choose from than "
     "in WikiSQL, so lfem does not compare with published numbers"
 )
-QUESTION = "What is the translation from English to SQL?"
+WIKISQL_QUESTION = "What is the translation from English to SQL?"
 _KEYWORDS = ", ".join((*sql.AGGREGATES, *sql.OPERATORS, "SELECT", "WHERE", "AND"))
 _QUERY = re.compile(
     r"SELECT (?:(MAX|MIN|COUNT|SUM|AVG) )?(?:TABLEalias0\.)?(.+?)_FIELD"
@@ -56,7 +56,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
             id=str(number),
             context=f"The table has columns {', '.join(sorted(columns[table]))}"
             f" and key words {_KEYWORDS} -- {question}",
-            question=QUESTION,
+            question=WIKISQL_QUESTION,
             answers=(answer,),
         )
         for number, (table, question, answer) in enumerate(questions)

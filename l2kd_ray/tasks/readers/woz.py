@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers.files import parse_json, read_text
 
-QUESTION = "What is the change in state?"
+WOZ_QUESTION = "What is the change in state?"
 
 
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
@@ -26,7 +26,7 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
         for i, dialogue in enumerate(dialogues):
             for j, turn in enumerate(dialogue["dialogue"]):
                 context, answer = _context(turn), _answer(turn["turn_label"])
-                examples.append(Example(f"{i}_{j}", context, QUESTION, (answer,), str(i)))
+                examples.append(Example(f"{i}_{j}", context, WOZ_QUESTION, (answer,), str(i)))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             "not in WOZ's form",

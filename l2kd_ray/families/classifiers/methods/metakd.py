@@ -1,4 +1,4 @@
-"""Meta-KD (Pan, Wang, Qiu, et al., ACL 2021): a teacher across domains, a student a domain."""
+"""Meta-KD (Pan, Wang, Qiu, et al., ACL 2021): a teacher across domains, one student per domain."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from l2kd_ray.section import Section
 class MetaOptions(Section):
     """Distillation across domains (Meta-KD, Pan et al. 2021): tasks are domains of one label set.
 
-    `kd.temperature` is that of the prediction loss.
+    `kd.temperature` is the temperature of the prediction loss.
     """
 
     teacher: Literal["meta", "multitask", "all", "single"] = "meta"
     """`meta`: all domains, by prototype scores and domain corruption; `all`: all domains as one;
     `multitask`: all domains, a head each; `single`: each domain's own."""
     prototypes: bool = True
-    """Whether examples count by how typical they are."""
+    """Weight examples by how typical they are (prototype scores)."""
     centroid: Literal["domain_class", "domain"] = "domain_class"
     others: Literal["mean_of_cosines", "cosine_of_mean"] = "mean_of_cosines"
     alpha: float = Field(0.5, ge=0, le=1)
     raw: bool = False
-    """Scores below 0 count as they are (the paper), not as 0."""
+    """Use scores below 0 as weights (the paper); otherwise they count as 0."""
     corruption: float = Field(0.5, ge=0)
-    """gamma 1: the weight of the loss against false domains."""
+    """gamma 1: weight of the loss on corrupted (false) domains."""
     hidden: float = Field(1.0, ge=0)
     attention: float = Field(1.0, ge=0)
     transfer: float = Field(0.5, ge=0)
-    """gamma 2: the weight of transferable knowledge; without effect but for a meta-teacher that
-    learnt against false domains."""
+    """gamma 2: weight of transferable knowledge; has an effect only for a meta-teacher trained
+    with `corruption` above 0."""
     prediction: float = Field(1.0, ge=0)
     expertise: bool = True
-    """Whether an example counts by how well the teacher knows it."""
+    """Weight an example by the teacher's probability of its label."""
     stages: Literal["one", "two"] = "one"
     """`two`: first hidden states, attention and transferable knowledge, then the prediction."""
     leave_out: bool = False
-    """The student's own domain is left out of its teacher."""
+    """Train a student's teacher without the student's own domain."""
     share: float = Field(1.0, gt=0, le=1)
-    """Of a domain's training examples, what the student sees; its teacher sees all."""
+    """Share of a domain's training examples that the student sees; its teacher sees all."""
 
 
 def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
@@ -82,11 +82,12 @@ def _prototypes(build: ClassifierBuilder, seed: Seed) -> Prototypes:
 
 
 def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> MetaDistil:
-    """`start` learns a domain from its teacher, in one stage or in two."""
+    """Distil a domain's teacher into `start`, in one stage or in two."""
     options: MetaOptions = build.options
-    asked = teacher(build, task, seed)
-    meta = isinstance(asked, MetaTeach)
-    # Without corruption nothing trains the teacher's transform: its features say nothing.
+    domain_teacher = teacher(build, task, seed)
+    meta = isinstance(domain_teacher, MetaTeach)
+    # Without corruption the teacher's transform is never trained, so its features carry no
+    # information.
     transfer = options.transfer if meta and options.corruption else 0.0
     layers = (options.hidden, options.attention, transfer)
     temperature = build.settings.kd.temperature if options.prediction else None
@@ -95,12 +96,12 @@ def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Meta
         last = Losses(0.0, 0.0, 0.0, options.prediction, temperature)
         parts = [Losses(*layers, 0.0, None), last]
     examples = build.part(task, options.share)
-    expertise = build.logits(asked, examples) if meta and options.expertise else None
+    expertise = build.logits(domain_teacher, examples) if meta and options.expertise else None
     for losses in parts:
         start = MetaDistil(
             start=start,
             task=examples,
-            teacher=asked,
+            teacher=domain_teacher,
             losses=losses,
             scores=_prototypes(build, seed) if expertise and options.prototypes else None,
             expertise=expertise,
@@ -114,7 +115,7 @@ def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Meta
 def metakd(
     build: ClassifierBuilder, previous: Any, former: Order, task: str, seed: Seed
 ) -> MetaDistil:
-    """The student of one domain."""
+    """The student of one domain, distilled from its teacher."""
     return _distil(build, build.domain_student(seed), task, seed)
 
 
@@ -122,6 +123,6 @@ def metakd(
 def metakd_stream(
     build: ClassifierBuilder, previous: Any, former: Order, task: str, seed: Seed
 ) -> MetaDistil:
-    """One student of all domains, which come one after another: L2KD's stream, with the
-    meta-teacher in place of a teacher a task, and its expertise weights."""
+    """One student on a stream of domains: L2KD with the meta-teacher and its expertise weights in
+    place of one teacher per task."""
     return _distil(build, previous if former else build.domain_student(seed), task, seed)

@@ -15,20 +15,22 @@ from l2kd_ray.section import Section
 
 
 class MultiTaskOptions(Section):
-    """Distillation by logit regression (MKD, Liu et al. 2019); `kd.weight` 1 has no label term."""
+    """Distillation by logit regression (MKD, Liu et al. 2019); `kd.weight: 1` drops the label
+    term."""
 
     teacher: Literal["joint", "single"] = "joint"
-    """One teacher refined on all tasks, or each task's own."""
+    """`joint`: one teacher refined on all tasks; `single`: one teacher per task."""
     student: Literal["joint", "single"] = "joint"
-    """One student of all tasks, one task a mini-batch; or one a task."""
+    """`joint`: one student of all tasks, one task per mini-batch; `single`: one student per
+    task."""
     over: Literal["mean", "sum"] = "mean"
-    """The squared errors of a task's logits: their mean, or the sum."""
+    """Reduction of the squared errors over a task's logits."""
     finetune_epochs: int = Field(0, ge=0)
-    """The joint student is then trained on each task's labels."""
+    """Epochs of training on each task's labels after the joint training (0: none)."""
 
 
 def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
-    """The teacher of a task: refined on all tasks, or on its own."""
+    """The teacher of a task: refined on all tasks, or on this one alone."""
     return build.joint_teacher(build.tasks if build.options.teacher == "joint" else (task,), seed)
 
 
@@ -36,7 +38,7 @@ def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
 def mkd(
     build: ClassifierBuilder, previous: Untrained, former: Order, task: str, seed: Seed
 ) -> Classify:
-    """The student that answers a task: of all tasks or of this one, perhaps fine-tuned on it."""
+    """The student for a task: trained on all tasks or on this one, optionally fine-tuned on it."""
     options = build.options
     tasks = build.tasks if options.student == "joint" else (task,)
     teachers = {each: teacher(build, each, seed) for each in tasks}

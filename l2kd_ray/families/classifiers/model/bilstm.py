@@ -19,7 +19,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from l2kd_ray.distill.states import States, mean_state
-from l2kd_ray.families.classifiers.model.states import Inputs, Texts, check_texts, check_wanted
+from l2kd_ray.families.classifiers.model.states import (
+    Texts,
+    TokenizedTexts,
+    check_texts,
+    check_wanted,
+)
 from l2kd_ray.families.classifiers.model.words import (
     PADDING,
     UNKNOWN,
@@ -28,8 +33,8 @@ from l2kd_ray.families.classifiers.model.words import (
     with_vectors,
 )
 
-WEIGHTS, WORDS = "model.safetensors", "words.json"
-FIRST, SECOND = "first", "second"
+_WEIGHTS, _WORDS = "model.safetensors", "words.json"
+_FIRST, _SECOND = "first", "second"
 
 
 class BiLSTM(nn.Module):
@@ -76,13 +81,13 @@ class BiLSTM(nn.Module):
     @classmethod
     def load(cls, folder: Path, settings: Mapping[str, Any]) -> BiLSTM:
         """Load a model from a folder that `save` wrote."""
-        model = cls(Words(json.loads((folder / WORDS).read_text("utf-8"))), **settings)
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        model = cls(Words(json.loads((folder / _WORDS).read_text("utf-8"))), **settings)
+        model.load_state_dict(load_file(folder / _WEIGHTS))
         return model
 
     def save(self, folder: Path) -> None:
-        save_file(self.state_dict(), folder / WEIGHTS)
-        (folder / WORDS).write_text(json.dumps(self.words.known, ensure_ascii=False), "utf-8")
+        save_file(self.state_dict(), folder / _WEIGHTS)
+        (folder / _WORDS).write_text(json.dumps(self.words.known, ensure_ascii=False), "utf-8")
 
     def width(self, pair: bool) -> int:
         """Width of the vectors that the heads read."""
@@ -92,13 +97,13 @@ class BiLSTM(nn.Module):
     def embeddings(self) -> Tensor:
         return self.embed.weight
 
-    def prepare(self, texts: Texts) -> Inputs:
+    def prepare(self, texts: Texts) -> TokenizedTexts:
         """Encode texts or pairs, each text cut to `max_length` words.
 
         Raises: ValueError as `check_texts` does.
         """
-        names = (FIRST, SECOND) if check_texts(texts) else (FIRST,)
-        return Inputs(
+        names = (_FIRST, _SECOND) if check_texts(texts) else (_FIRST,)
+        return TokenizedTexts(
             {
                 name: pad_sequence(
                     [
@@ -112,12 +117,12 @@ class BiLSTM(nn.Module):
             }
         )
 
-    def blank(self, batch: int, length: int, pair: bool) -> Inputs:
+    def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
         """Texts of `length` unknown words, for measuring time."""
         ids = torch.full((batch, length), UNKNOWN)
-        return Inputs({FIRST: ids, SECOND: ids} if pair else {FIRST: ids})
+        return TokenizedTexts({_FIRST: ids, _SECOND: ids} if pair else {_FIRST: ids})
 
-    def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
+    def forward(self, inputs: TokenizedTexts, wanted: frozenset[str] = frozenset()) -> States:
         """The states of a batch; hidden states (first text): ReLU(FF(Emb(x))), X, X'.
 
         Raises: ValueError if attentions are wanted: a BiLSTM has none like a Transformer's.

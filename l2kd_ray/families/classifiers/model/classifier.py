@@ -14,11 +14,11 @@ from torch import nn
 from l2kd_ray.distill.states import Outputs
 from l2kd_ray.families.classifiers.model.bilstm import BiLSTM
 from l2kd_ray.families.classifiers.model.encoders import Encoder
-from l2kd_ray.families.classifiers.model.states import Inputs, Texts
+from l2kd_ray.families.classifiers.model.states import Texts, TokenizedTexts
 
 Body = Encoder | BiLSTM
-BODIES: Mapping[str, type[Encoder] | type[BiLSTM]] = {"encoder": Encoder, "bilstm": BiLSTM}
-SETTINGS, HEADS = "classifier.json", "heads.safetensors"
+_BODIES: Mapping[str, type[Encoder] | type[BiLSTM]] = {"encoder": Encoder, "bilstm": BiLSTM}
+_SETTINGS, _HEADS = "classifier.json", "heads.safetensors"
 
 
 class Classifier(nn.Module):
@@ -51,30 +51,30 @@ class Classifier(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Classifier:
         """Load a model in float32 from a folder that `save` wrote."""
-        saved = json.loads((folder / SETTINGS).read_text("utf-8"))
-        body = BODIES[saved["body"]].load(folder, saved["settings"])
+        saved = json.loads((folder / _SETTINGS).read_text("utf-8"))
+        body = _BODIES[saved["body"]].load(folder, saved["settings"])
         model = cls(body, saved["heads"], saved["pairs"])
-        model.layers.load_state_dict(load_file(folder / HEADS))
+        model.layers.load_state_dict(load_file(folder / _HEADS))
         return model
 
     def save(self, folder: Path) -> None:
         """Write the body's files (an encoder's are a Hugging Face folder) and the heads."""
         self.body.save(folder)
-        save_file(self.layers.state_dict(), folder / HEADS)
+        save_file(self.layers.state_dict(), folder / _HEADS)
         settings = {
             "body": self.body.kind,
             "settings": self.body.settings,
             "heads": self.heads,
             "pairs": sorted(self.pairs),
         }
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1), "utf-8")
+        (folder / _SETTINGS).write_text(json.dumps(settings, indent=1), "utf-8")
 
-    def prepare(self, texts: Texts) -> Inputs:
+    def prepare(self, texts: Texts) -> TokenizedTexts:
         """Encode texts on the CPU; see `Inputs.to`."""
         return self.body.prepare(texts)
 
     def forward(
-        self, inputs: Inputs, task: str, *, wanted: frozenset[str] = frozenset()
+        self, inputs: TokenizedTexts, task: str, *, wanted: frozenset[str] = frozenset()
     ) -> Outputs:
         """One task's logits, and what `wanted` names of hidden, attentions, feature.
 

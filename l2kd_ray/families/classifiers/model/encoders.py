@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from l2kd_ray.distill.states import States, mean_state
-from l2kd_ray.families.classifiers.model.states import Inputs, Texts, check_texts, check_wanted
+from l2kd_ray.families.classifiers.model.states import (
+    Texts,
+    TokenizedTexts,
+    check_texts,
+    check_wanted,
+)
 from l2kd_ray.models.architecture import config_of
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
@@ -74,7 +79,7 @@ class Encoder(nn.Module):
         weight: Tensor = self.encoder.get_input_embeddings().weight
         return weight
 
-    def prepare(self, texts: Texts) -> Inputs:
+    def prepare(self, texts: Texts) -> TokenizedTexts:
         """Texts or pairs, cut to `max_length` tokens. Raises: ValueError as `check_texts` does."""
         check_texts(texts)
         columns = [list(column) for column in zip(*texts, strict=True)]
@@ -83,20 +88,20 @@ class Encoder(nn.Module):
         )
         return self._inputs(encoded["input_ids"], encoded["attention_mask"], encoded)
 
-    def blank(self, batch: int, length: int, pair: bool) -> Inputs:
+    def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
         """Texts of `length` unknown tokens, for measuring time."""
         ids = torch.full((batch, length), int(self.tokenizer.unk_token_id or 0))
         types = {"token_type_ids": torch.zeros_like(ids)}
         return self._inputs(ids, torch.ones_like(ids), types)
 
-    def _inputs(self, ids: Tensor, mask: Tensor, more: Mapping[str, Tensor]) -> Inputs:
+    def _inputs(self, ids: Tensor, mask: Tensor, more: Mapping[str, Tensor]) -> TokenizedTexts:
         tensors = {"input_ids": ids, "attention_mask": mask}
         # RoBERTa's family has one segment only, whatever its tokenizer returns.
         if "token_type_ids" in more and getattr(self.encoder.config, "type_vocab_size", 0) > 1:
             tensors["token_type_ids"] = more["token_type_ids"]
-        return Inputs(tensors)
+        return TokenizedTexts(tensors)
 
-    def forward(self, inputs: Inputs, wanted: frozenset[str] = frozenset()) -> States:
+    def forward(self, inputs: TokenizedTexts, wanted: frozenset[str] = frozenset()) -> States:
         """The states of a batch.
 
         Raises: ValueError if something unknown is wanted.

@@ -1,4 +1,4 @@
-"""The inputs of a classifier, and the states that it can be asked for."""
+"""The inputs of a classifier, and the names of the states that it can return."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 Texts = Sequence[tuple[str, ...]]
 """A batch of single texts (tuples of one) or of pairs (tuples of two)."""
-WANTED = frozenset({"hidden", "attentions", "feature"})
+_WANTED = frozenset({"hidden", "attentions", "feature"})
 
 
 @dataclass(frozen=True)
-class Inputs:
+class TokenizedTexts:
     """A padded batch of tokenized texts; the body that made the tensors knows their names."""
 
     tensors: Mapping[str, Tensor]
 
-    def to(self, device: str) -> Inputs:
-        return Inputs({name: tensor.to(device) for name, tensor in self.tensors.items()})
+    def to(self, device: str) -> TokenizedTexts:
+        return TokenizedTexts({name: tensor.to(device) for name, tensor in self.tensors.items()})
 
 
-def check_wanted(wanted: frozenset[str], offered: frozenset[str] = WANTED) -> None:
+def check_wanted(wanted: frozenset[str], offered: frozenset[str] = _WANTED) -> None:
     """Raises ValueError if `wanted` holds anything that a body does not offer."""
     if not wanted <= offered:
         raise ValueError(f"wanted is {sorted(wanted)}; this body offers {sorted(offered)}")

@@ -1,4 +1,4 @@
-"""Evaluation of a classifier: the label of the largest logit, or the number that it says."""
+"""Evaluation of a classifier: the label of the largest logit, or the predicted number."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from l2kd_ray.tasks.spec import TaskKind
 
 @dataclass(frozen=True, eq=False)
 class EvaluateClassifier(Evaluate):
-    """`task_kind` says which of an example's texts are read."""
+    """Evaluation of a classifier; `task_kind` determines which texts of an example are read."""
 
     task_kind: TaskKind = "classify"
 
@@ -24,5 +24,5 @@ class EvaluateClassifier(Evaluate):
 
         model, labels = load_classifier(context.files_of(self.model))
         model.to(context.device).freeze()
-        said = logits(model, Labelled(self.examples, self.task_kind), examples, context.device)
-        return labels.say(head_of(model, self.task), said)
+        outputs = logits(model, Labelled(self.examples, self.task_kind), examples, context.device)
+        return labels.answers(head_of(model, self.task), outputs)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from l2kd_ray.families.classifiers.stages.lessons import Item
 
 SHARED = "*"
-"""The head, and the pool, of all domains."""
-LOGITS = "logits.safetensors"
-BATCH = 64
+"""The name of the head and of the pool that all domains share."""
+_LOGITS = "logits.safetensors"
+FORWARD_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Logits(Stage):
-    """A classifier's logits for training examples: computed once, read by every student.
+    """A teacher's logits for training examples, computed once and read by every student.
 
-    File: `logits.safetensors`, a tensor [N, C] a task.
+    File: `logits.safetensors`, one tensor [N, C] per task.
     """
 
     kind = "annotate"
@@ -45,39 +45,39 @@ class Logits(Stage):
             task.task: logits(model, task, task.load(context), context.device)
             for task in self.tasks
         }
-        save_file(found, context.out / LOGITS)
+        save_file(found, context.out / _LOGITS)
         return {"examples": sum(map(len, found.values()))}
 
     def load(self, context: Context) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / LOGITS)
+        return load_file(context.files_of(self) / _LOGITS)
 
 
 def logits(model: Classifier, task: Labelled, examples: Sequence[Example], device: str) -> Tensor:
-    """[N, C]: of a task's examples, in their order, in float32."""
+    """A classifier's logits [N, C] for a task's examples, in their order, in float32."""
     import torch
 
     head = head_of(model, task.task)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(examples), BATCH):
-            texts = [task.texts(example) for example in examples[start : start + BATCH]]
+        for start in range(0, len(examples), FORWARD_BATCH):
+            texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
             parts.append(model(model.prepare(texts).to(device), head).logits.float().cpu())
     return torch.cat(parts).clone()
 
 
 def head_of(model: Classifier, task: str) -> str:
-    """The task's own head, or the one that all domains share."""
+    """The name of the task's own head, or of the one that all domains share."""
     return task if task in model.heads else SHARED
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Classify(TrainingStage):
-    """`start` learns `tasks`: together as one pool of examples, or one task a mini-batch.
+    """Train `start` on `tasks`, as one pool of examples or with one task per mini-batch.
 
-    The file folder is that of a classifier, its labels, and `curve.json`, a row a step. Without
-    effect is None: `taught`, the teachers' logits, and what goes with it.
+    Files: those of a classifier, its labels, and `curve.json` with one row per step. Without
+    teachers, `taught` (their logits) is empty and the fields that belong to it are None.
     """
 
     kind = "learn"
@@ -87,12 +87,12 @@ class Classify(TrainingStage):
     pooled: bool = False
     taught: tuple[Logits, ...] = ()
     weight: float | None = None
-    """Of logit regression; the rest is the labels'."""
+    """Weight w of logit regression; the label loss has weight 1 - w."""
     over: Literal["mean", "sum"] | None = None
 
     @property
-    def place(self) -> str:
-        """The name of its random streams."""
+    def stream(self) -> str:
+        """The name of this training's random streams."""
         return "+".join(task.task for task in self.tasks)
 
     def run(self, context: Context) -> Scores:
@@ -100,8 +100,8 @@ class Classify(TrainingStage):
         from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, LabelLoss
 
         model, labels = load_classifier(context.files_of(self.start))
-        said = {k: v for stage in self.taught for k, v in stage.load(context).items()}
-        items = self.items(labels, model, said, context)
+        taught = {k: v for stage in self.taught for k, v in stage.load(context).items()}
+        items = self.items(labels, model, taught, context)
         lessons = ClassifierLessons(
             pools={SHARED: [one for own in items.values() for one in own]}
             if self.pooled
@@ -110,15 +110,15 @@ class Classify(TrainingStage):
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
         return leave(model, labels, curve, context)
 
     def items(
-        self, labels: Labels, model: Classifier, said: Mapping[str, Tensor], context: Context
+        self, labels: Labels, model: Classifier, taught: Mapping[str, Tensor], context: Context
     ) -> dict[str, list[Item]]:
-        """The examples of each task as they are trained on."""
+        """The training items of each task (or pool), with the teachers' logits."""
         from l2kd_ray.families.classifiers.stages.lessons import Item
 
         return {
@@ -128,9 +128,9 @@ class Classify(TrainingStage):
                     head=(head := head_of(model, task.task)),
                     target=labels.target(head, example.answers[0]),
                     domain=number,
-                    taught=said[task.task][place] if task.task in said else None,
+                    taught=taught[task.task][index] if task.task in taught else None,
                 )
-                for place, example in enumerate(task.load(context))
+                for index, example in enumerate(task.load(context))
             ]
             for number, task in enumerate(self.tasks)
         }
@@ -138,14 +138,14 @@ class Classify(TrainingStage):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ClassifyAll(Classify):
-    """All tasks at once, by labels: what students are measured against."""
+    """The multi-task bound: training on all tasks at once, from labels."""
 
     kind = "multitask"
     default_seconds = 3000.0
 
 
 def leave(model: Classifier, labels: Labels, curve: Curve, context: Context) -> Scores:
-    """Leave the files of a trained classifier; its scores."""
+    """Write the files of a trained classifier; returns the training's scores."""
     from l2kd_ray.core.loop import write_curve
 
     if context.rank == 0:

@@ -1,6 +1,6 @@
-"""What a classifier learns from, in which batches, and the loss of each example.
+"""Lessons of a classifier: its training items, their batches, and the loss of each item.
 
-B examples in a global batch, one task's (or one pool's) at a time; C outputs of its head.
+Shapes: B examples in a global batch, all from one task (or pool); C outputs of its head.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from l2kd_ray.families.mixture import Pooled, TaskBatch
 
 @dataclass(frozen=True)
 class Item:
-    """An example: its label (or number), what it counts, what a teacher says of it."""
+    """A training example: its label (or number), its weight, and a teacher's logits for it."""
 
     texts: tuple[str, ...]
     head: str
@@ -30,39 +30,41 @@ class Item:
     domain: int = 0
     weight: float = 1.0
     taught: Tensor | None = None
-    """[C]: the teacher's logits."""
+    """The teacher's logits [C]; None without a teacher."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """An item in a batch, with the domain that it is told to come from (`false_domains`)."""
+class ItemRow:
+    """An item in a batch, with the false domain drawn for domain corruption (`false_domains`)."""
 
     item: Item
     false_domain: int
 
 
 class ExampleLoss(Protocol):
-    """Runs the models on some rows, and compares their outputs: a loss each."""
+    """An objective: runs the models on rows of a batch and returns one loss per row."""
 
     def to(self, device: str) -> None:
-        """Move it to where the training runs."""
+        """Move the objective's models to the training's device."""
 
-    def losses(self, model: Any, network: nn.Module, rows: Sequence[Row], device: str) -> Tensor:
-        """[B]: of rows of one head."""
+    def losses(
+        self, model: Any, network: nn.Module, rows: Sequence[ItemRow], device: str
+    ) -> Tensor:
+        """The losses [B] of rows that share a head."""
 
 
 @dataclass(frozen=True)
 class LabelLoss:
-    """w ||z_T - z_S||^2 + (1 - w) label loss (MKD has w = 1); labels alone where nobody teaches."""
+    """The loss w ||z_T - z_S||^2 + (1 - w) label loss (MKD: w = 1); w = 0 without a teacher."""
 
     weight: float = 0.0
     over: Literal["mean", "sum"] = "mean"
 
     def to(self, device: str) -> None:
-        """It has nothing to move."""
+        """Do nothing: this objective holds no tensors."""
 
     def losses(
-        self, model: Classifier, network: nn.Module, rows: Sequence[Row], device: str
+        self, model: Classifier, network: nn.Module, rows: Sequence[ItemRow], device: str
     ) -> Tensor:
         items = [row.item for row in rows]
         inputs = model.prepare([item.texts for item in items]).to(device)
@@ -70,24 +72,24 @@ class LabelLoss:
         loss = label_loss(logits, targets(items, logits))
         if self.weight == 0:
             return loss
-        said = torch.stack([item.taught for item in items if item.taught is not None]).to(device)
-        return interpolate(logit_regression(logits, said, self.over), loss, self.weight)
+        taught = torch.stack([item.taught for item in items if item.taught is not None]).to(device)
+        return interpolate(logit_regression(logits, taught, self.over), loss, self.weight)
 
 
 def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
-    """[B]: classes, or numbers where logits [B, C] has one column."""
+    """The targets [B]: class indices, or numbers if `logits` [B, C] has one column."""
     dtype = logits.dtype if logits.shape[-1] == 1 else torch.long
     return torch.tensor([item.target for item in items], device=logits.device).to(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierLessons(Pooled):
-    """Pools of items, and the loss of each."""
+    """Lessons on pools of items with one objective."""
 
     pools: Mapping[str, Sequence[Item]]
     objective: ExampleLoss
     by_weight: bool = True
-    """Whether the loss is a weighted mean; else the mean of the weighted losses."""
+    """True for the weighted mean of the losses, False for the mean of the weighted losses."""
 
     def to(self, device: str) -> None:
         self.objective.to(device)
@@ -95,23 +97,23 @@ class ClassifierLessons(Pooled):
     def batches(self, first_step: int) -> Iterator[TaskBatch]:
         return self.mixture.batches(first_step, self.optimisation.epochs)
 
-    def rows(self, batch: TaskBatch) -> list[Row]:
-        items = [self.pools[batch.task][place] for place in batch.examples]
-        random = generator(self.seed, "false domains", self.place, *batch.examples)
-        told = false_domains(torch.tensor([item.domain for item in items]), random).tolist()
-        return [Row(item, domain) for item, domain in zip(items, told, strict=True)]
+    def rows(self, batch: TaskBatch) -> list[ItemRow]:
+        items = [self.pools[batch.task][index] for index in batch.examples]
+        random = generator(self.seed, "false domains", self.stream, *batch.examples)
+        false = false_domains(torch.tensor([item.domain for item in items]), random).tolist()
+        return [ItemRow(item, domain) for item, domain in zip(items, false, strict=True)]
 
-    def size(self, rows: Sequence[Row]) -> int:
-        """Words: what a token is, is the model's matter."""
+    def size(self, rows: Sequence[ItemRow]) -> int:
+        """Number of words, since the number of tokens depends on the model's tokenizer."""
         return sum(len(text.split()) for row in rows for text in row.item.texts)
 
-    def scale(self, rows: Sequence[Row]) -> Tensor:
+    def scale(self, rows: Sequence[ItemRow]) -> Tensor:
         weight = torch.tensor([row.item.weight for row in rows])
         total = weight.sum() if self.by_weight else torch.tensor(float(len(rows)))
         return weight / total if total > 0 else torch.zeros_like(weight)
 
     def loss(
-        self, model: Any, network: nn.Module, rows: Sequence[Row], scale: Tensor, device: str
+        self, model: Any, network: nn.Module, rows: Sequence[ItemRow], scale: Tensor, device: str
     ) -> Tensor:
         half = self.precision == "bfloat16"
         with torch.autocast(device, torch.bfloat16, enabled=half):

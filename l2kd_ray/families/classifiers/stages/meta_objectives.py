@@ -1,4 +1,4 @@
-"""The models that Meta-KD trains, and the loss of each of their examples."""
+"""The models that Meta-KD trains, and their per-example losses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.distill.logits import label_loss
 from l2kd_ray.distill.states import Outputs
 from l2kd_ray.families.classifiers.model.classifier import Classifier
-from l2kd_ray.families.classifiers.model.states import Inputs
-from l2kd_ray.families.classifiers.stages.lessons import Row, targets
+from l2kd_ray.families.classifiers.model.states import TokenizedTexts
+from l2kd_ray.families.classifiers.stages.lessons import ItemRow, targets
 
-FEATURE = frozenset({"feature"})
+_FEATURE = frozenset({"feature"})
 
 
 class MetaTeacher(nn.Module):
-    """A classifier whose features also say a domain."""
+    """A classifier whose features are also trained to predict a (corrupted) domain."""
 
     def __init__(self, classifier: Classifier, corruption: DomainCorruption) -> None:
         super().__init__()
@@ -29,28 +29,29 @@ class MetaTeacher(nn.Module):
 
     @classmethod
     def of(cls, classifier: Classifier, domains: int, seed: int) -> MetaTeacher:
-        """The new weights are drawn from `seed`."""
+        """Add a corruption layer to `classifier`, with weights drawn from `seed`."""
         _start(seed, "corruption")
         return cls(classifier, DomainCorruption(domains, classifier.body.width(pair=False)))
 
-    def forward(self, inputs: Inputs, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits [B, C], and the domain logits [B, K]."""
-        said = self.classifier(inputs, head, wanted=FEATURE)
-        _, domains = self.corruption(said.feature, domain)
-        return said.logits, domains
+    def forward(self, inputs: TokenizedTexts, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits [B, C] and the domain logits [B, K]."""
+        outputs = self.classifier(inputs, head, wanted=_FEATURE)
+        _, domains = self.corruption(outputs.feature, domain)
+        return outputs.logits, domains
 
 
 @dataclass(frozen=True)
 class TeachLoss:
-    """CE_class + gamma1 CE_corrupt; the example's weight multiplies both."""
+    """The meta-teacher's loss CE_class + gamma1 CE_corrupt, both weighted by the example's
+    weight."""
 
     corruption: float
 
     def to(self, device: str) -> None:
-        """It has nothing to move."""
+        """Do nothing: this objective holds no tensors."""
 
     def losses(
-        self, model: MetaTeacher, network: nn.Module, rows: Sequence[Row], device: str
+        self, model: MetaTeacher, network: nn.Module, rows: Sequence[ItemRow], device: str
     ) -> Tensor:
         items = [row.item for row in rows]
         inputs = model.classifier.prepare([item.texts for item in items]).to(device)
@@ -58,16 +59,16 @@ class TeachLoss:
         logits, domains = network(inputs, items[0].head, domain)
         loss = label_loss(logits.float(), targets(items, logits.float()))
         if self.corruption > 0:
-            told = torch.tensor([row.false_domain for row in rows], device=device)
-            loss = loss + self.corruption * corruption_loss(domains.float(), told)
+            false = torch.tensor([row.false_domain for row in rows], device=device)
+            loss = loss + self.corruption * corruption_loss(domains.float(), false)
         return loss
 
 
 class MetaStudent(nn.Module):
     """A classifier with the maps that compare its layers with its teacher's.
 
-    `fit` [d_S, d_T] maps hidden states, `transfer_fit` transferable features; None where both
-    models are as wide, or nothing is compared.
+    `fit` [d_S, d_T] maps hidden states, `transfer_fit` transferable features; None if both models
+    have the same width or nothing is compared.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class MetaStudent(nn.Module):
         wanted: frozenset[str],
         seed: int,
     ) -> MetaStudent:
-        """The new weights are drawn from `seed`; `corruption` is the teacher's."""
+        """Add the maps to `classifier`, with weights drawn from `seed`; `corruption` is the
+        teacher's."""
         _start(seed, "maps")
         widths = classifier.body.width(pair=False), teacher.body.width(pair=False)
         own = None
@@ -100,24 +102,24 @@ class MetaStudent(nn.Module):
         return cls(classifier, wanted, own, widths)
 
     def forward(
-        self, inputs: Inputs, head: str, domain: Tensor
+        self, inputs: TokenizedTexts, head: str, domain: Tensor
     ) -> tuple[Outputs, Tensor | None, tuple[Tensor | None, Tensor | None]]:
-        """What the classifier says, its transferable features [B, d_S], and both maps."""
-        said = self.classifier(inputs, head, wanted=self.wanted)
+        """Returns the classifier's outputs, its transferable features [B, d_S], and both maps."""
+        outputs = self.classifier(inputs, head, wanted=self.wanted)
         maps = _copy(self.fit), _copy(self.transfer_fit)
         if self.corruption is None:
-            return said, None, maps
-        return said, self.corruption(said.feature, domain)[0], maps
+            return outputs, None, maps
+        return outputs, self.corruption(outputs.feature, domain)[0], maps
 
 
 @dataclass(frozen=True)
 class DistilLoss:
-    """The losses against a live teacher, frozen and without dropout."""
+    """Meta-distillation's losses against a live teacher, frozen and without dropout."""
 
     objective: MetaDistillation
     teacher: Classifier
     head: str
-    """Of the teacher."""
+    """The teacher's head."""
     corruption: DomainCorruption | None
 
     def to(self, device: str) -> None:
@@ -126,7 +128,7 @@ class DistilLoss:
             self.corruption.to(device).requires_grad_(False)
 
     def losses(
-        self, model: MetaStudent, network: nn.Module, rows: Sequence[Row], device: str
+        self, model: MetaStudent, network: nn.Module, rows: Sequence[ItemRow], device: str
     ) -> Tensor:
         items = [row.item for row in rows]
         texts = [item.texts for item in items]
@@ -134,22 +136,23 @@ class DistilLoss:
         domain = torch.tensor([item.domain for item in items], device=device)
         student, own, (fit, transfer_fit) = network(inputs, items[0].head, domain)
         with torch.no_grad():
-            asked = self.teacher.prepare(texts).to(device)
-            teacher = self.teacher(asked, self.head, wanted=self.objective.wanted)
+            teacher_inputs = self.teacher.prepare(texts).to(device)
+            teacher = self.teacher(teacher_inputs, self.head, wanted=self.objective.wanted)
             theirs = None
             if self.corruption is not None:
                 theirs = self.corruption(teacher.feature, domain)[0]
         if self.objective.wanted and student.mask.shape != teacher.mask.shape:
             raise ValueError(
-                "teacher and student read a text in different tokens: to compare their layers "
-                "give them one tokenizer, or set metakd.hidden and metakd.attention to 0"
+                "teacher and student tokenize a text differently, so their layers cannot be "
+                "compared; give them one tokenizer, or set metakd.hidden and metakd.attention to 0"
             )
         both = None if own is None or theirs is None else (own, theirs)
         return self.objective.loss(student, teacher, both, fit=fit, transfer_fit=transfer_fit)
 
 
 def _copy(parameter: nn.Parameter | None) -> Tensor | None:
-    """DDP takes a parameter for unused that no output of the forward pass was made from."""
+    """A copy with a gradient path, since DDP takes parameters that no output depends on for
+    unused."""
     return None if parameter is None else parameter.clone()
 
 

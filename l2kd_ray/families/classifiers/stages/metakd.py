@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.families.classifiers.stages.learn import (
-    BATCH,
+    FORWARD_BATCH,
     SHARED,
     Classify,
     Logits,
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
     from l2kd_ray.families.classifiers.model.classifier import Classifier
     from l2kd_ray.families.classifiers.stages.lessons import Item
 
-SCORES = "prototypes.safetensors"
-CORRUPTION = "corruption.safetensors"
+_PROTOTYPES = "prototypes.safetensors"
+_CORRUPTION = "corruption.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Prototypes(Stage):
-    """How typical each example is of its own domain and of the others, to an untuned encoder.
+    """Prototype scores: how typical each example is of its domain and of the others.
 
-    File: `prototypes.safetensors`, a tensor [N] a domain.
+    The features are those of an untrained encoder. File: `prototypes.safetensors`, one tensor [N]
+    per domain.
     """
 
     kind = "prototypes"
@@ -66,13 +67,13 @@ class Prototypes(Stage):
             torch.cat(found), domain, by_class, alpha=self.alpha, others=self.others
         )
         parts = dict(zip(_names(self.tasks), scores.split(sizes), strict=True))
-        save_file({name: part.clone() for name, part in parts.items()}, context.out / SCORES)
+        save_file({name: part.clone() for name, part in parts.items()}, context.out / _PROTOTYPES)
         return {"below_zero": typicality(scores)[1], "mean": float(scores.mean())}
 
     def load(self, context: Context) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / SCORES)
+        return load_file(context.files_of(self) / _PROTOTYPES)
 
 
 def _names(tasks: tuple[Labelled, ...]) -> list[str]:
@@ -80,27 +81,27 @@ def _names(tasks: tuple[Labelled, ...]) -> list[str]:
 
 
 def _features(model: Classifier, task: Labelled, context: Context) -> Tensor:
-    """h [N, d] of a task's examples, on the CPU."""
+    """The features h [N, d] of a task's examples, on the CPU."""
     import torch
 
     examples, parts = task.load(context), []
     with torch.no_grad():
-        for start in range(0, len(examples), BATCH):
-            texts = [task.texts(example) for example in examples[start : start + BATCH]]
-            said = model(
+        for start in range(0, len(examples), FORWARD_BATCH):
+            texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
+            outputs = model(
                 model.prepare(texts).to(context.device),
                 head_of(model, task.task),
                 wanted=frozenset({"feature"}),
             )
-            parts.append(said.feature.float().cpu())
+            parts.append(outputs.feature.float().cpu())
     return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetaTeach(Classify):
-    """A teacher of all domains: typical examples count more, and false domains are learnt.
+    """A teacher of all domains, with examples weighted by prototype scores and domain corruption.
 
-    Beside the classifier's files: `corruption.safetensors`, the transform of its features.
+    Files: those of `Classify`, and `corruption.safetensors`, the transform of its features.
     """
 
     scores: Prototypes | None = None
@@ -125,11 +126,11 @@ class MetaTeach(Classify):
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
-            save_file(model.corruption.state_dict(), context.out / CORRUPTION)
+            save_file(model.corruption.state_dict(), context.out / _CORRUPTION)
         return leave(model.classifier, labels, curve, context)
 
     def _weighed(self, pool: list[Item], context: Context) -> list[Item]:
@@ -150,13 +151,13 @@ def load_corruption(folder: Path, domains: int, width: int) -> DomainCorruption:
     from l2kd_ray.distill.corruption import DomainCorruption
 
     found = DomainCorruption(domains, width)
-    found.load_state_dict(load_file(folder / CORRUPTION))
+    found.load_state_dict(load_file(folder / _CORRUPTION))
     return found
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Weights of meta-distillation's parts, and the temperature of the prediction."""
+    """Weights of meta-distillation's losses, and the temperature of the prediction loss."""
 
     hidden: float
     attention: float
@@ -167,10 +168,10 @@ class Losses:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MetaDistil(TrainingStage):
-    """`start` learns a domain from a teacher's layers, transferable features and predictions.
+    """Distil a teacher's layers, transferable features and predictions on a domain into `start`.
 
-    `expertise` are the teacher's logits for the domain's examples: with the prototype scores they
-    say what each example counts. The files are those of `Classify`.
+    `expertise` are the teacher's logits for the domain's examples; with the prototype scores they
+    give the weights of the examples. Files: those of `Classify`.
     """
 
     kind = "learn"
@@ -183,8 +184,8 @@ class MetaDistil(TrainingStage):
     expertise: Logits | None = None
 
     @property
-    def place(self) -> str:
-        """The name of its random streams."""
+    def stream(self) -> str:
+        """The name of this training's random streams."""
         return self.task.task
 
     @property
@@ -200,7 +201,9 @@ class MetaDistil(TrainingStage):
         classifier, labels = load_classifier(context.files_of(self.start))
         folder = context.files_of(self.teacher)
         teacher, theirs = load_classifier(folder)
-        _check_labels(labels, theirs, head_of(classifier, self.place), head_of(teacher, self.place))
+        _check_labels(
+            labels, theirs, head_of(classifier, self.stream), head_of(teacher, self.stream)
+        )
         corruption = None
         if self.losses.transfer > 0:
             domains = len(self.teacher.tasks)
@@ -215,25 +218,27 @@ class MetaDistil(TrainingStage):
         )
         model = MetaStudent.of(classifier, teacher, corruption, objective.wanted, self.seed)
         lessons = ClassifierLessons(
-            pools={self.place: self._items(labels, classifier, context)},
-            objective=DistilLoss(objective, teacher, head_of(teacher, self.place), corruption),
+            pools={self.stream: self._items(labels, classifier, context)},
+            objective=DistilLoss(objective, teacher, head_of(teacher, self.stream), corruption),
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
             by_weight=False,
         )
         curve = fit(self, model, lessons, context)
         return leave(model.classifier, labels, curve, context)
 
     def _items(self, labels: Labels, model: Classifier, context: Context) -> list[Item]:
-        """The domain's examples with their weights; a domain that was left out of the teacher has
-        the number of the first."""
+        """The domain's training items with their weights.
+
+        A domain that the teacher was trained without gets the index of the first domain.
+        """
         from l2kd_ray.families.classifiers.stages.lessons import Item
 
         names = _names(self.teacher.tasks)
-        domain = names.index(self.place) if self.place in names else 0
-        head = head_of(model, self.place)
+        domain = names.index(self.stream) if self.stream in names else 0
+        head = head_of(model, self.stream)
         examples = self.task.load(context)
         items = [
             Item(self.task.texts(e), head, labels.target(head, e.answers[0]), domain)
@@ -250,9 +255,9 @@ class MetaDistil(TrainingStage):
         from l2kd_ray.distill.prototypes import expertise
 
         assert self.expertise is not None
-        said = self.expertise.load(context)[self.place]
+        logits = self.expertise.load(context)[self.stream]
         target = torch.tensor([item.target for item in items]).long()
-        probability = said.softmax(-1).gather(1, target[:, None]).squeeze(1)
+        probability = logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
         scores = torch.zeros(len(items))
         if self.scores is not None:
             scores = self._scores(self.scores.load(context), context)
@@ -260,19 +265,19 @@ class MetaDistil(TrainingStage):
         return weights
 
     def _scores(self, known: Mapping[str, Tensor], context: Context) -> Tensor:
-        """Those of the examples that the student sees: perhaps a part of its domain's."""
+        """The prototype scores of the student's examples, which may be a part of its domain's."""
         import torch
 
         assert self.scores is not None
-        (whole,) = [task for task in self.scores.tasks if task.task == self.place]
-        place = {example.id: n for n, example in enumerate(whole.load(context))}
-        chosen = [place[example.id] for example in self.task.load(context)]
-        return known[self.place][torch.tensor(chosen)]
+        (whole,) = [task for task in self.scores.tasks if task.task == self.stream]
+        index = {example.id: n for n, example in enumerate(whole.load(context))}
+        chosen = [index[example.id] for example in self.task.load(context)]
+        return known[self.stream][torch.tensor(chosen)]
 
 
 def _check_labels(own: Labels, theirs: Labels, head: str, other: str) -> None:
     if own.of_head[head] != theirs.of_head[other]:
         raise ValueError(
-            f"the student's labels are {own.of_head[head]}, the teacher's {theirs.of_head[other]}: "
-            "the domains of a study have the same labels"
+            f"the student's labels are {own.of_head[head]}, the teacher's {theirs.of_head[other]}; "
+            "Meta-KD needs the same labels in all domains"
         )

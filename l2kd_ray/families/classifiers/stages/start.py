@@ -1,4 +1,4 @@
-"""Classifiers before any training, and what their heads' outputs mean."""
+"""Untrained classifiers, and the labels that their heads' outputs stand for."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
     from l2kd_ray.families.classifiers.model.classifier import Body, Classifier
 
-LABELS = "labels.json"
-DEFAULT_LENGTH = 128
-"""Tokens of a text, where `train.max_length` sets no bound."""
+_LABELS = "labels.json"
+_DEFAULT_LENGTH = 128
+"""Largest number of tokens of a text if `train.max_length` is not set."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """A head of a classifier, and the tasks that it answers."""
+    """A head of a classifier, and the tasks that it is used for."""
 
     name: str
     tasks: tuple[Labelled, ...]
@@ -33,13 +33,13 @@ class Head:
 
 @dataclass(frozen=True)
 class Labels:
-    """What the outputs of each head stand for; nothing where a head says a number."""
+    """The labels of each head's outputs; none for a head that predicts a number."""
 
     of_head: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(cls, heads: Sequence[Head], context: Context) -> Labels:
-        """The answers in the training examples, sorted."""
+        """Collect the labels of each head from its training examples, sorted."""
         return cls(
             {
                 head.name: labels(
@@ -54,29 +54,33 @@ class Labels:
 
     @classmethod
     def load(cls, folder: Path) -> Labels:
-        return cls(json.loads((folder / LABELS).read_text("utf-8")))
+        return cls(json.loads((folder / _LABELS).read_text("utf-8")))
 
     def save(self, folder: Path) -> None:
         text = json.dumps(self.of_head, ensure_ascii=False)
-        (folder / LABELS).write_text(text, "utf-8")
+        (folder / _LABELS).write_text(text, "utf-8")
 
     def target(self, head: str, answer: str) -> float:
-        """The number of a label, or the number that the answer is. Raises: ValueError."""
+        """The index of a label, or the answer as a number for a regression head. Raises:
+        ValueError."""
         known = self.of_head[head]
         return float(known.index(answer) if known else answer)
 
-    def say(self, head: str, logits: Tensor) -> list[str]:
-        """The answers of logits [B, C]."""
+    def answers(self, head: str, logits: Tensor) -> list[str]:
+        """The answers, as text, for logits [B, C]."""
         known = self.of_head[head]
         if not known:
             return [f"{value:.6g}" for value in logits.squeeze(-1).tolist()]
-        return [known[place] for place in logits.argmax(-1).tolist()]
+        return [known[index] for index in logits.argmax(-1).tolist()]
 
 
 @dataclass(frozen=True, eq=False)
 class Untrained(Stage):
-    """A classifier before any training: a pretrained encoder (or its first layers), or weights
-    drawn from `seed`; its heads are drawn, and its vocabulary is of the tasks' training texts."""
+    """An untrained classifier: a pretrained encoder (or its first layers), or random weights.
+
+    Its heads, and all weights that are not pretrained, are drawn from `seed`. A vocabulary that is
+    not pretrained is built from the tasks' training texts.
+    """
 
     kind = "initial"
     prepares = True
@@ -89,9 +93,9 @@ class Untrained(Stage):
     max_length: int | None
     seed: int
     layers: int | None = None
-    """The first ones of the pretrained encoder; None: all."""
+    """Number of the pretrained encoder's first layers to keep; None keeps all."""
     vectors: Pretrained | None = None
-    """Of words, in a text file."""
+    """Pretrained word vectors, a text file."""
     trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
     def run(self, context: Context) -> Scores:
@@ -131,7 +135,7 @@ class Untrained(Stage):
         from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
         from l2kd_ray.families.classifiers.model.words import Words
 
-        overrides, length = dict(self.overrides), self.max_length or DEFAULT_LENGTH
+        overrides, length = dict(self.overrides), self.max_length or _DEFAULT_LENGTH
         if self.source is not None:
             pretrained = load_encoder(
                 self.source, layers=self.layers, trust_remote_code=self.trust_remote_code

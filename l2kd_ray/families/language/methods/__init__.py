@@ -1,7 +1,8 @@
-"""The methods of lifelong language models: a step each, a new one in a file of its own."""
+"""The methods of lifelong language models: each is one step; a new method goes in a file of its
+own."""
 
 from l2kd_ray.families.language.methods.regularised import ewc, gem, mas
 from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real
 from l2kd_ray.families.method import by_name
 
-METHODS = by_name(finetune, lamol, lamol_real, l2kd, ewc, mas, gem)
+LANGUAGE_METHODS = by_name(finetune, lamol, lamol_real, l2kd, ewc, mas, gem)

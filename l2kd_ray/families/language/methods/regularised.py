@@ -1,4 +1,4 @@
-"""Fine-tuning whose gradient is changed before each step, so that former tasks are kept."""
+"""Fine-tuning with the gradient changed before each step, to retain former tasks."""
 
 from pydantic import Field
 
@@ -12,26 +12,26 @@ from l2kd_ray.section import Section
 
 
 class ImportanceOptions(Section):
-    """A quadratic penalty on leaving the former student, by parameter importance (EWC, MAS)."""
+    """A quadratic penalty on the distance from the former student, by importance (EWC, MAS)."""
 
     strength: float = Field(100.0, ge=0)
     samples: int = Field(128, ge=1)
-    """Training examples of a task on which its importance is measured."""
+    """Number of training examples on which a task's importance is measured."""
 
 
 class MemoryOptions(Section):
-    """Real samples of former tasks whose loss may not grow (GEM)."""
+    """A memory of real samples of former tasks, whose loss may not increase (GEM)."""
 
     ratio: float = Field(0.05, gt=0, le=1)
-    """Share of a task's training examples that is kept."""
+    """Share of a task's training examples kept in the memory."""
     margin: float = Field(0.5, ge=0)
 
 
 def _whole_weights(settings: Settings) -> None:
-    """Raises: InputError with LoRA: the weights that the penalty would hold are not trained."""
+    """Raise InputError with LoRA, which does not train the weights that the penalty holds."""
     if getattr(settings.family.train, "lora", None) is not None:
         raise InputError(
-            "a penalty by parameter importance holds the model's weights, and with LoRA none of "
+            "a penalty by parameter importance acts on the model's weights, and with LoRA none of "
             "them is trained",
             key="train.lora",
             fix="set train.lora in the other methods' own settings, or leave this method out",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.model.generation import BATCH, batches
+from l2kd_ray.families.language.model.generation import DECODING_BATCH, batches
 from l2kd_ray.families.language.model.sequences import TokenIds
 
 
@@ -19,7 +19,7 @@ def beam(
     *,
     max_new_tokens: int,
     eos: int,
-    batch: int = BATCH,
+    batch: int = DECODING_BATCH,
 ) -> list[TokenIds]:
     """The continuation of each prompt with the best mean log-probability a token.
 

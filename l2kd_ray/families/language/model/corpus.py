@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TokenIds, cut
 from l2kd_ray.tasks import Example
 
-FLAT, OFFSETS = "tokens.npy", "offsets.npy"
+_FLAT, _OFFSETS = "tokens.npy", "offsets.npy"
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Encoded:
     @classmethod
     def load(cls, folder: Path) -> Encoded:
         """Memory-map the arrays instead of reading them."""
-        return cls(*(np.load(folder / name, mmap_mode="r") for name in (FLAT, OFFSETS)))
+        return cls(*(np.load(folder / name, mmap_mode="r") for name in (_FLAT, _OFFSETS)))
 
     def save(self, folder: Path) -> None:
-        np.save(folder / FLAT, self.flat)
-        np.save(folder / OFFSETS, self.offsets)
+        np.save(folder / _FLAT, self.flat)
+        np.save(folder / _OFFSETS, self.offsets)
 
     def __len__(self) -> int:
         return len(self.offsets) // 3

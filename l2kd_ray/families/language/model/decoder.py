@@ -14,9 +14,9 @@ from l2kd_ray.families.language.model.sequences import TokenIds
 
 Pair = tuple[Tensor, Tensor]
 
-CHUNK = 16  # prompts read at once: less padding, and activations stay in the CPU's cache
+_CHUNK = 16  # prompts read at once: less padding, and activations stay in the CPU's cache
 BLOCK = 64  # numbers of a row that are compared at once; columns by which a cache grows
-FEW = 8  # rows up to which the transposed product is faster
+_FEW = 8  # rows up to which the transposed product is faster
 
 
 def closed_up(going: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Decoder:
     def __init__(self, model: CausalLM, prompts: Sequence[TokenIds]) -> None:
         self.model = model
         self.device = next(model.parameters()).device
-        parts = [self._read(prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK)]
+        parts = [self._read(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
         self.padding = self._tensor([max(map(len, prompts)) - len(prompt) for prompt in prompts])
         self.layers = [GrowingLayer() for _ in parts[0][0]]
         for layer in self.layers:
@@ -98,7 +98,7 @@ def _logits(model: CausalLM, hidden: Tensor) -> Tensor:
     logits[:, size:] = -torch.inf
     if type(head) is not nn.Linear or head.bias is not None:
         logits[:, :size] = head(hidden)
-    elif len(hidden) <= FEW and hidden.dtype == torch.float32:
+    elif len(hidden) <= _FEW and hidden.dtype == torch.float32:
         logits[:, :size] = (head.weight @ hidden.t()).t()
     else:
         torch.mm(hidden, head.weight.t(), out=logits[:, :size])

@@ -16,7 +16,7 @@ from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.decoder import BLOCK, Decoder, closed_up
 from l2kd_ray.families.language.model.sequences import TokenIds
 
-BATCH = 64
+DECODING_BATCH = 64
 """Rows that are decoded together."""
 
 
@@ -90,7 +90,7 @@ def generate(
     *,
     max_new_tokens: int,
     eos: int,
-    batch: int = BATCH,
+    batch: int = DECODING_BATCH,
     dtype: torch.dtype | None = None,
 ) -> list[TokenIds]:
     """Continue each prompt until eos (kept), `max_new_tokens`, or the model's context.
@@ -106,7 +106,7 @@ def generate(
 
 
 def prepared(model: CausalLM, dtype: torch.dtype | None) -> CausalLM:
-    """The model in evaluation mode; a copy of it where another `dtype` is asked for."""
+    """The model in evaluation mode; a copy of it if another `dtype` is requested."""
     return (copy.deepcopy(model).to(dtype) if dtype else model).eval()
 
 

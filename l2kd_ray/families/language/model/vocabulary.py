@@ -8,7 +8,7 @@ from typing import Any
 from l2kd_ray.families.language.model.sequences import ANSWER_TOKEN, task_token
 from l2kd_ray.models.pretrained import Pretrained
 
-END_TOKEN = "<eos>"
+_END_TOKEN = "<eos>"
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Any:
@@ -21,14 +21,14 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_TOKEN],
+        special_tokens=[_END_TOKEN],
         # All 256 bytes, so that no text is unknown.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END_TOKEN, pad_token=END_TOKEN
+        tokenizer_object=tokenizer, eos_token=_END_TOKEN, pad_token=_END_TOKEN
     )
 
 

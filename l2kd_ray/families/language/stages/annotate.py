@@ -1,4 +1,4 @@
-"""Teacher outputs as a stage: computed once, read by every training that shares the teacher."""
+"""Teacher outputs as a stage, computed once for all trainings that share the teacher."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from l2kd_ray.families.language.stages.start import Initial
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.settings import Precision
 
-DEFAULT_LENGTH = 512
-"""Tokens of a sequence, in estimates, where `train.max_length` sets no bound."""
+DEFAULT_SEQUENCE_LENGTH = 512
+"""Assumed tokens of a sequence in estimates if `train.max_length` is not set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,8 +19,8 @@ class Annotate(Stage):
     """A teacher's last hidden states at the supervised positions of all rows, in half precision.
 
     They serve every temperature, weight, order and epoch, and every student that shares the
-    teacher: what is kept is before the output layer, so nothing of the distribution is cut off.
-    With `top_k` only that many most likely tokens are kept. `annotations` has the files.
+    teacher: hidden states before the output layer give the whole distribution.
+    With `top_k` only the `top_k` most likely tokens are stored. Files: see `annotations`.
     """
 
     kind = "annotate"
@@ -37,11 +37,11 @@ class Annotate(Stage):
         """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
         width, rows = self.initial.width, self.tokens.rows * len(self.parts)
         position = 6 * self.top_k + 4 if self.top_k else width and 2 * width
-        return position and position * rows * (self.max_length or DEFAULT_LENGTH)
+        return position and position * rows * (self.max_length or DEFAULT_SEQUENCE_LENGTH)
 
     @property
     def initial(self) -> Initial:
-        """The model that the teacher was trained from."""
+        """The untrained model that the teacher's training started from."""
         stage: Any = self.teacher
         while not isinstance(stage, Initial):
             stage = stage.start
@@ -52,7 +52,7 @@ class Annotate(Stage):
         from l2kd_ray.families.language.model.corpus import Corpus, Encoded
         from l2kd_ray.families.language.model.sequences import SequenceFormat
         from l2kd_ray.families.language.stages.annotations import write
-        from l2kd_ray.families.language.stages.curriculum import Row, sequence
+        from l2kd_ray.families.language.stages.curriculum import SequenceRow, sequence
         from l2kd_ray.families.language.stages.teachers import Live
 
         folder = context.files_of(self.teacher)
@@ -64,7 +64,7 @@ class Annotate(Stage):
         encoded = Encoded.load(context.files_of(self.tokens))
         samples = Corpus(encoded, self.tokens.task, text.room(self.tokens.task, longest))
         rows = [
-            Row(sequence(text, sample, part), part, index)
+            SequenceRow(sequence(text, sample, part), part, index)
             for index, sample in enumerate(samples)
             for part in self.parts
         ]

@@ -1,7 +1,7 @@
 """The files of a teacher's outputs: how `Annotate` writes them and how trainings read them.
 
-`offsets.npy` [rows + 1]: where the positions of each row begin, the rows of sample 0 first, then
-those of sample 1; `head.safetensors`: the teacher's output layer; shards of `SHARD_POSITIONS`
+`offsets.npy` [rows + 1]: the first position of each row, the rows of sample 0 first, then those of
+sample 1; `head.safetensors`: the teacher's output layer; shards of `SHARD_POSITIONS`
 positions: hidden [positions, d], or with top-k the fields of `distill.top_k.MostLikely`, and then
 `probe.safetensors` has the hidden states of the first `PROBED` samples.
 """
@@ -20,33 +20,35 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.stage import Context
 from l2kd_ray.distill import gradients
-from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.stages.curriculum import Row, inputs
+from l2kd_ray.families.language.stages.curriculum import SequenceRow, inputs
 from l2kd_ray.families.language.stages.teachers import Live
 
-OFFSETS, HEAD, PROBE = "offsets.npy", "head.safetensors", "probe.safetensors"
-SHARD, HIDDEN = "hidden-{}.safetensors", "hidden"
+OFFSETS, HEAD, _PROBE = "offsets.npy", "head.safetensors", "probe.safetensors"
+_SHARD, _HIDDEN = "hidden-{}.safetensors", "hidden"
 PROBED = 16
-"""Samples whose hidden states stand beside top-k, so that a student can say how far it is off."""
+"""Number of samples whose hidden states are stored beside top-k, to measure the bias of top-k."""
 SHARD_POSITIONS = 2**18
-BATCH = 32
+_BATCH = 32
 
 
 class Cached:
-    """The files of an `Annotate` stage, mapped into memory: hidden states and an output layer, or
-    the most likely tokens."""
+    """A teacher read from the files of an `Annotate` stage, which are mapped into memory.
+
+    It gives hidden states with an output layer, or the most likely tokens.
+    """
 
     def __init__(self, folder: Path, parts: Sequence[str]) -> None:
         self._offsets = np.load(folder / OFFSETS)
-        shards = sorted(folder.glob(SHARD.format("*")))
+        shards = sorted(folder.glob(_SHARD.format("*")))
         self._shards = [_slices(safe_open(shard, framework="pt")) for shard in shards]
-        probe = folder / PROBE
-        self._probe = load_file(probe)[HIDDEN] if probe.exists() else None
+        probe = folder / _PROBE
+        self._probe = load_file(probe)[_HIDDEN] if probe.exists() else None
         layer = load_file(folder / HEAD)
-        self._head, self._parts = Head(layer["weight"], layer.get("bias")), tuple(parts)
+        self._head, self._parts = OutputLayer(layer["weight"], layer.get("bias")), tuple(parts)
 
     @property
     def vocabulary(self) -> int:
@@ -55,10 +57,12 @@ class Cached:
     def to(self, device: str) -> None:
         bias = self._head.bias
         moved = None if bias is None else bias.to(device)
-        self._head = Head(self._head.weight.to(device), moved)
+        self._head = OutputLayer(self._head.weight.to(device), moved)
 
-    def annotate(self, rows: Sequence[Row], device: str) -> Knowledge | MostLikely:
-        dtype = self._head.weight.dtype  # before they are joined: autocast knows no half on CPUs
+    def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
+        dtype = (
+            self._head.weight.dtype
+        )  # converted before joining, since autocast has no half on CPUs
         pieces = [piece for row in rows for piece in self._pieces(row)]
         found = {
             name: torch.cat(
@@ -67,23 +71,23 @@ class Cached:
             for name in pieces[0]
         }
         if self._probe is None:
-            return Knowledge(found[HIDDEN], self._head)
+            return Knowledge(found[_HIDDEN], self._head)
         return MostLikely(**found, others=self.vocabulary - found["tokens"].shape[1])
 
     def bias(
-        self, model: CausalLM, rows: Sequence[Row], objective: SoftTargets
+        self, model: CausalLM, rows: Sequence[SequenceRow], objective: SoftTargets
     ) -> Mapping[str, float]:
-        """Of the gradient that `rows` of the first samples give `model`, where only the most likely
-        tokens are kept: `gradients.bias`. Empty where all is kept. Before anything is moved."""
+        """The bias (`gradients.bias`) of top-k in the gradient of `model` on the first samples.
+
+        Empty without top-k. Call it before the training moves model and teacher to its device.
+        """
         if self._probe is None:
             return {}
         rows = [row for row in rows if row.index < PROBED]
-        kept, places = (
-            self.annotate(rows, "cpu"),
-            [place for row in rows for place in self._places(row)],
-        )
+        kept = self.annotate(rows, "cpu")
+        positions = [position for row in rows for position in self._positions(row)]
         assert isinstance(kept, MostLikely)
-        hidden = self._probe[places].to(self._head.weight.dtype)
+        hidden = self._probe[positions].to(self._head.weight.dtype)
         with torch.no_grad():
             student: Tensor = model.head(model.eval()(*inputs(rows, "cpu")))
             exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
@@ -91,15 +95,15 @@ class Cached:
                 student.float(), exact, kept, objective.temperature, objective.loaded_divergence
             )
 
-    def _places(self, row: Row) -> range:
-        """The row's positions among all that were annotated."""
+    def _positions(self, row: SequenceRow) -> range:
+        """The indices of the row's positions among all annotated positions."""
         number = row.index * len(self._parts) + self._parts.index(row.part)
         return range(*self._offsets[number : number + 2].tolist())
 
-    def _pieces(self, row: Row) -> Iterator[dict[str, Tensor]]:
-        """What is kept of a row, from the one or two shards that hold it."""
-        places = self._places(row)
-        start, end = places.start, places.stop
+    def _pieces(self, row: SequenceRow) -> Iterator[dict[str, Tensor]]:
+        """The stored tensors of a row, from each shard that holds a part of it."""
+        positions = self._positions(row)
+        start, end = positions.start, positions.stop
         supervised = len(row.sequence.tokens) - row.sequence.supervised
         if end - start != supervised:
             raise ValueError(
@@ -107,35 +111,35 @@ class Cached:
                 "their contexts differ; set train.max_length, or kd.teacher: online"
             )
         while start < end:
-            shard, place = divmod(start, SHARD_POSITIONS)
+            shard, offset = divmod(start, SHARD_POSITIONS)
             stop = min(end, (shard + 1) * SHARD_POSITIONS)
             tensors = self._shards[shard].items()
-            yield {name: tensor[place : place + stop - start] for name, tensor in tensors}
+            yield {name: tensor[offset : offset + stop - start] for name, tensor in tensors}
             start = stop
 
 
 def _slices(handle: Any) -> dict[str, Any]:
-    """The tensors of a shard, read only where they are looked at."""
+    """Slices of a shard's tensors, which read from disk only the part that is indexed."""
     return {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
 
 
 def write(
-    rows: Sequence[Row],
+    rows: Sequence[SequenceRow],
     live: Live,
     context: Context,
     *,
     half: bool = False,
     keep: int | None = None,
 ) -> int:
-    """Leave the files of the teacher's outputs at `rows`; returns the number of positions.
+    """Write the files of the teacher's outputs at `rows`; returns the number of positions.
 
-    `half`: in bfloat16, as its training computes it; `keep`: only so many most likely tokens.
+    `half`: compute in bfloat16, as its training did; `keep`: store this many most likely tokens.
     """
     _write(rows, live, context, half=half, top_k=keep)
     if keep is not None:
         probed = [row for row in rows if row.index < PROBED]
         exact = live.annotate(probed, context.device).hidden
-        save_file({HIDDEN: exact.half().cpu()}, context.out / PROBE)
+        save_file({_HIDDEN: exact.half().cpu()}, context.out / _PROBE)
     sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in rows]
     np.save(context.out / OFFSETS, np.cumsum([0, *sizes], dtype=np.int64))
     layer = {name: value.detach().cpu() for name, value in live.model.head.named_parameters()}
@@ -144,32 +148,32 @@ def write(
 
 
 def _write(
-    rows: Sequence[Row],
+    rows: Sequence[SequenceRow],
     live: Live,
     context: Context,
     *,
     half: bool = False,
     top_k: int | None = None,
 ) -> None:
-    """Leave the shards of what the teacher says at `rows`; `half` as its training computes it."""
+    """Write the shards of the teacher's outputs at `rows`."""
     waiting: dict[str, torch.Tensor] = {}
     number = count = 0
-    for start in range(0, len(rows), BATCH):
+    for start in range(0, len(rows), _BATCH):
         with torch.autocast(context.device, torch.bfloat16, enabled=half):
-            found = live.annotate(rows[start : start + BATCH], context.device)
-        kept = _best(found, top_k) if top_k else {HIDDEN: found.hidden.half().cpu()}
+            found = live.annotate(rows[start : start + _BATCH], context.device)
+        kept = _best(found, top_k) if top_k else {_HIDDEN: found.hidden.half().cpu()}
         waiting = {n: torch.cat([waiting[n], v]) if waiting else v for n, v in kept.items()}
         count = len(next(iter(waiting.values())))
-        last = start + BATCH >= len(rows)
+        last = start + _BATCH >= len(rows)
         while count >= SHARD_POSITIONS or (last and count):
             shard = {name: value[:SHARD_POSITIONS].clone() for name, value in waiting.items()}
-            save_file(shard, context.out / SHARD.format(f"{number:05}"))
+            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
             waiting = {name: value[SHARD_POSITIONS:] for name, value in waiting.items()}
             number, count = number + 1, max(0, count - SHARD_POSITIONS)
 
 
 def _best(found: Knowledge, k: int) -> dict[str, Tensor]:
-    """The fields of `MostLikely` as they are stored: logits less their largest, in half."""
+    """The fields of `MostLikely` as stored: logits minus their maximum, in half precision."""
     with torch.inference_mode():
         logits = torch.nn.functional.linear(
             found.hidden, found.head.weight, found.head.bias

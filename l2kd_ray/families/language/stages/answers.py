@@ -1,4 +1,4 @@
-"""Answers of a model to the questions of a task: what evaluation scores and Seq-KD teaches."""
+"""A model's answers to the questions of a task, for evaluation and for Seq-KD's targets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How an answer is decoded; what the strategy does not read is None."""
+    """Settings of decoding; fields that the strategy does not read are None."""
 
     strategy: Literal["greedy", "beam", "sample"]
     beams: int | None = None
@@ -38,7 +38,7 @@ def answers(
 ) -> list[str]:
     """The decoded answer to each example.
 
-    `stream` (seed, name, place) names the random draws of `sample`; each example has its own.
+    `stream` (seed, name, where) names the random draws of `sample`; each example has its own.
     """
     from l2kd_ray.families.language.model.generation import TopK, generate, greedy
 

@@ -1,4 +1,4 @@
-"""What keeps a student from forgetting without replay: changes to the gradient before a step."""
+"""Constraints against forgetting without replay: they change the gradient before each step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from l2kd_ray.core.stage import Context
-from l2kd_ray.families.language.stages.importance import FILE, Importance
+from l2kd_ray.families.language.stages.importance import IMPORTANCE_FILE, Importance
 from l2kd_ray.families.language.stages.replay import RealSamples, read_samples
 
 if TYPE_CHECKING:
@@ -20,23 +20,21 @@ if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.stages.curriculum import Curriculum
 
-FloatArray = NDArray[np.float64]
-
 
 class Constraint(Protocol):
     """A change of the global batch's gradient before each step. A frozen dataclass: its fields are
     part of the training's key."""
 
     def prepare(self, model: CausalLM, curriculum: Curriculum, context: Context) -> GradientHook:
-        """What changes the gradients of the model that is about to learn `curriculum`."""
+        """The hook that changes the gradients of `model` in its training on `curriculum`."""
 
 
 @dataclass(frozen=True)
 class Penalty:
-    """`strength / 2 * sum_i importance_i (theta_i - start_i)^2` beside the loss.
+    """The penalty `strength / 2 * sum_i importance_i (theta_i - start_i)^2`, added to the loss.
 
-    The anchor is the student as the task begins, the importance is summed over the former tasks
-    (EWC as Huszar 2018 corrects it: one anchor, renewed after each task).
+    The anchor `start` is the student before the task; the importance is summed over the former
+    tasks (EWC as corrected by Huszar 2018: one anchor, renewed after each task).
     """
 
     importance: Importance
@@ -45,7 +43,7 @@ class Penalty:
     def prepare(self, model: CausalLM, curriculum: Curriculum, context: Context) -> GradientHook:
         from safetensors.torch import load_file
 
-        importance = load_file(context.files_of(self.importance) / FILE)
+        importance = load_file(context.files_of(self.importance) / IMPORTANCE_FILE)
         held = [
             (value, importance[name].to(context.device), value.detach().clone())
             for name, value in model.to(context.device).named_parameters()
@@ -61,7 +59,7 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Projection:
-    """No step may raise the loss on the real samples of a former task, to first order.
+    """GEM: no step may raise the loss on real samples of a former task, to first order.
 
     Each step's gradient g is replaced by the nearest g' with <g', g_k> >= 0 for the gradient g_k of
     every former task's samples (GEM, Lopez-Paz and Ranzato 2017, equations 8 to 11; `margin` is
@@ -76,18 +74,18 @@ class Projection:
 
         from l2kd_ray.core.loop import accumulate
         from l2kd_ray.distill.objectives import SoftTargets
-        from l2kd_ray.families.language.stages.curriculum import Source
+        from l2kd_ray.families.language.stages.curriculum import SampleSource
 
         samples = read_samples(context.files_of(self.memory))
         tasks = sorted({sample.task for sample in samples})
-        alone = replace(context, rank=0, world_size=1)  # every worker sees the whole memory
+        alone = replace(context, rank=0, world_size=1)  # every worker computes on the whole memory
         how = curriculum.optimisation
         how = replace(how, micro_batch=how.micro_batch or how.batch_size)  # a memory may be large
         lessons = [
             replace(
                 curriculum,
-                new=(Source([s for s in samples if s.task == task]),),
-                replayed=Source([]),
+                new=(SampleSource([s for s in samples if s.task == task]),),
+                replayed=SampleSource([]),
                 optimisation=how,
                 objective=SoftTargets(),
             )
@@ -110,7 +108,7 @@ class Projection:
 
 
 def _project(step: Tensor, former: Sequence[Tensor], margin: float) -> Tensor:
-    """The gradient [N] nearest to `step` [N] that turns against none of `former`."""
+    """The gradient [N] nearest to `step` [N] with a product >= 0 with each of `former`."""
     import torch
 
     rows = torch.stack(list(former))
@@ -122,8 +120,10 @@ def _project(step: Tensor, former: Sequence[Tensor], margin: float) -> Tensor:
     return step + torch.from_numpy(dual).to(step) @ rows
 
 
-def dual_solution(gram: FloatArray, products: FloatArray, margin: float) -> FloatArray:
-    """argmin_v v' Q v / 2 + c' v with v >= margin: GEM's dual, Q = G G' [k, k], c = G g [k].
+def dual_solution(
+    gram: NDArray[np.float64], products: NDArray[np.float64], margin: float
+) -> NDArray[np.float64]:
+    """Solve GEM's dual, argmin_v v' Q v / 2 + c' v with v >= margin; Q = G G' [k, k], c = G g [k].
 
     With v = u + margin and Q = L L' it is non-negative least squares in u.
     """
@@ -132,7 +132,7 @@ def dual_solution(gram: FloatArray, products: FloatArray, margin: float) -> Floa
     k = len(products)
     root = np.linalg.cholesky(gram + 1e-9 * max(float(np.trace(gram)) / k, 1e-30) * np.eye(k))
     shift = products + gram @ np.full(k, margin)
-    solution: FloatArray = nnls(root.T, -np.linalg.solve(root, shift))[0]
+    solution: NDArray[np.float64] = nnls(root.T, -np.linalg.solve(root, shift))[0]
     return solution + margin
 
 

@@ -1,7 +1,7 @@
-"""What a causal LM learns, in which batches, and how its samples become rows of tokens.
+"""Lessons of a causal LM: its samples, their batches, and their rows of tokens.
 
-R rows of tokens in a global batch, P supervised positions. A sample gives a QA row and, where the
-LM loss is on, an LM row.
+Shapes: R rows of tokens in a global batch, P supervised positions. A sample gives a QA row and,
+with the LM loss, an LM row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import Optimisation
-from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.families.language.model.causal_lm import CausalLM, pad_right
@@ -24,38 +24,38 @@ from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, T
 from l2kd_ray.families.language.stages.tokens import LossPart
 from l2kd_ray.families.settings import Precision
 
-CROSS_ENTROPY = SoftTargets()
+_CROSS_ENTROPY = SoftTargets()
 
 
 class Teacher(Protocol):
-    """A frozen teacher: its outputs, live or from a stage's files."""
+    """A frozen teacher whose outputs are computed live or read from a stage's files."""
 
     def to(self, device: str) -> object:
-        """Move it to where the training runs."""
+        """Move the teacher to the training's device."""
 
-    def annotate(self, rows: Sequence[Row], device: str) -> Knowledge | MostLikely:
-        """Its outputs at the supervised positions of rows that it teaches, in their order."""
+    def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
+        """The teacher's outputs at the supervised positions of `rows`, in their order."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Samples to learn from, what one of them counts, and who teaches beside their labels."""
+class SampleSource:
+    """Samples to learn from, their weight, and the teacher used beside their labels."""
 
     samples: Sequence[Sample]
     weight: float = 1.0
     teacher: Teacher | None = None
     share: float = 0.0
-    """Of what the teacher says in the loss; the rest is the label's."""
+    """Weight w of the teacher's term in the loss; the label's cross-entropy has weight 1 - w."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One sequence of a batch: the part of the loss that it bears, its weight, its teacher."""
+class SequenceRow:
+    """One sequence of a batch, with its loss part, its weight and its teacher."""
 
     sequence: TrainingSequence
     part: LossPart
     index: int = 0
-    """Of its sample in the source."""
+    """Index of its sample in the source."""
     is_replay: bool = False
     weight: float = 1.0
     teacher: int = NO_TEACHER
@@ -64,22 +64,22 @@ class Row:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What is learnt, in which batches, and how the loop weighs it.
+    """The lessons of one training: new samples, replayed samples, and their weights in the loss.
 
-    `new` are versions of the same examples (given answers, a teacher's answers), learnt together;
-    `replayed` are samples of former tasks.
+    `new` are versions of the same examples (with given answers, with a teacher's answers), trained
+    on together; `replayed` are samples of former tasks.
     """
 
-    new: tuple[Source, ...]
-    replayed: Source
+    new: tuple[SampleSource, ...]
+    replayed: SampleSource
     separate: bool
-    """Whether replay has a mean of its own (L2KD) or shares that of the batch (LAMOL)."""
+    """True if replay has a mean of its own (L2KD); False if the batch has one mean (LAMOL)."""
     format: SequenceFormat
     optimisation: Optimisation
     seed: int
-    place: str
-    """Name of the random streams: the task, so that methods on one instance see one order."""
-    objective: SoftTargets = CROSS_ENTROPY
+    stream: str
+    """Name of the random streams: the task, so that all methods see its examples in one order."""
+    objective: SoftTargets = _CROSS_ENTROPY
     parts: tuple[LossPart, ...] = ("qa", "lm")
     lm_weight: float = 0.25
     precision: Precision = "float32"
@@ -94,7 +94,7 @@ class Curriculum:
 
     @property
     def teachers(self) -> list[Teacher]:
-        """Each teacher once."""
+        """The distinct teachers, in order of first use."""
         sources = (*self.new, self.replayed)
         return list(dict.fromkeys(source.teacher for source in sources if source.teacher))
 
@@ -110,21 +110,24 @@ class Curriculum:
         for teacher in self.teachers:
             teacher.to(device)
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[SequenceRow]) -> int:
         return sum(len(row.sequence.tokens) for row in rows)
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
-        """The samples of each global batch, from a step on."""
+        """The sample indices of each global batch, from a step on."""
         for epoch in range(first_step // self.steps_per_epoch, self.optimisation.epochs):
             for step, batch in enumerate(self._epoch(epoch)):
                 if epoch * self.steps_per_epoch + step >= first_step:
                     yield batch
 
     def _epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of an epoch: a permutation, cut. With buckets, so many batches in a row are
-        sorted by length together (less padding), and come in a random order again."""
-        stream = generator(self.seed, "shuffle", self.place, epoch)
-        order, size = stream.permutation(len(self)).tolist(), self.optimisation.batch_size
+        """The batches of an epoch, cut from a random permutation.
+
+        With buckets, the samples of `bucket_batches` successive batches are sorted by length, which
+        reduces padding; the batches are then shuffled.
+        """
+        draws = generator(self.seed, "shuffle", self.stream, epoch)
+        order, size = draws.permutation(len(self)).tolist(), self.optimisation.batch_size
         bucket = self.bucket_batches * size
         if bucket > size:
             order = [
@@ -134,7 +137,7 @@ class Curriculum:
             ]
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         if bucket > size:
-            batches = [batches[index] for index in stream.permutation(len(batches)).tolist()]
+            batches = [batches[index] for index in draws.permutation(len(batches)).tolist()]
         return batches
 
     def _length(self, index: int) -> int:
@@ -143,14 +146,14 @@ class Curriculum:
         sample = self.new[0].samples[index] if new else self.replayed.samples[index - count]
         return len(sample.question) + len(sample.answer)
 
-    def rows(self, batch: Sequence[int]) -> list[Row]:
+    def rows(self, batch: Sequence[int]) -> list[SequenceRow]:
         """The QA rows of the samples, then their LM rows."""
         count, numbers = len(self.new[0].samples), {id(t): n for n, t in enumerate(self.teachers)}
         chosen = [(source, index) for index in batch if index < count for source in self.new]
         chosen += [(self.replayed, index - count) for index in batch if index >= count]
         samples = [(source, index, source.samples[index]) for source, index in chosen]
         return [
-            Row(
+            SequenceRow(
                 sequence(self.format, sample, part),
                 part,
                 index,
@@ -163,8 +166,13 @@ class Curriculum:
             for source, index, sample in samples
         ]
 
-    def scale(self, rows: Sequence[Row]) -> Tensor:
-        """[R]: one weighted mean per part (QA, LM); replay shares it, or has a mean of its own."""
+    def scale(self, rows: Sequence[SequenceRow]) -> Tensor:
+        """The factors [R] of the rows' loss sums: one weighted mean per part (QA, LM).
+
+        If `separate`, replayed rows have means of their own.
+        """
+        # The counts are those of the global batch (law 5): a worker that divided by the count of
+        # its own rows would change the loss with the number of workers.
         count = self.objective.count(positions(rows, self.format.answer), len(rows))
         weight = torch.tensor([row.weight for row in rows])
         part_weight = {"qa": 1.0, "lm": self.lm_weight}
@@ -181,43 +189,44 @@ class Curriculum:
         self,
         model: CausalLM,
         network: nn.Module,
-        rows: Sequence[Row],
+        rows: Sequence[SequenceRow],
         scale: Tensor,
         device: str,
     ) -> Tensor:
-        """The share of the global batch's loss that some of its rows bear."""
+        """The part of the global batch's loss that belongs to `rows`."""
         half = self.precision == "bfloat16"
-        places = positions(rows, self.format.answer).to(device)
+        supervised = positions(rows, self.format.answer).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             knowledge = []
             for number, teacher in enumerate(self.teachers):
                 taught = [row for row in rows if row.teacher == number]
                 knowledge.append(teacher.annotate(taught, device) if taught else None)
             hidden = network(*inputs(rows, device))
-        head = Head.of(model.head, half)
-        return self.objective.loss(hidden, head, knowledge, places, scale.to(device))
+        head = OutputLayer.of(model.head, half)
+        return self.objective.loss(hidden, head, knowledge, supervised, scale.to(device))
 
 
 def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:
     return text.qa(sample) if part == "qa" else text.lm(sample)
 
 
-def inputs(rows: Sequence[Row], device: str) -> tuple[Tensor, Tensor]:
+def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
     """Tokens [R, n], padded on the right; flat indices [P] of the supervised positions.
 
-    The position before a token is the one that predicts it. Padding is no real token's past.
+    The position before a token is the one that predicts it. Padding is on the right, so no
+    real token attends to it.
     """
     input_ids = pad_right([row.sequence.tokens for row in rows], filler=0)
     width = input_ids.shape[1]
     flat = [
-        number * width + place - 1
+        number * width + position - 1
         for number, row in enumerate(rows)
-        for place in range(row.sequence.supervised, len(row.sequence.tokens))
+        for position in range(row.sequence.supervised, len(row.sequence.tokens))
     ]
     return input_ids.to(device), torch.tensor(flat, device=device)
 
 
-def positions(rows: Sequence[Row], answer: int) -> Positions:
+def positions(rows: Sequence[SequenceRow], answer: int) -> Positions:
     """The supervised positions of the rows, one after another."""
     supervised = [row.sequence.tokens[row.sequence.supervised :] for row in rows]
     row = torch.tensor([n for n, tokens in enumerate(supervised) for _ in tokens])

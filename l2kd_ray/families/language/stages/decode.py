@@ -1,4 +1,4 @@
-"""Seq-KD's targets: the teacher's own answers to the training questions of its task."""
+"""Seq-KD's targets: the teacher's answers to the training questions of its task."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from l2kd_ray.tasks.readers import squad
 class Decode(Stage):
     """The training examples of a task with a teacher's answers, as a `distil` file.
 
-    The file is SQuAD-like and named as the original names it, so that other tools read it. Where
-    the teacher answers nothing, the given answer stays. `seed` is None where nothing is drawn.
+    The file is SQuAD-like and named as in the original code, so that other tools can read it. If
+    the teacher's answer is empty, the given answer is kept. `seed` is None if nothing is drawn.
     """
 
     kind = "decode"

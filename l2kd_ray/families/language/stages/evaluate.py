@@ -1,4 +1,4 @@
-"""Evaluation of a causal LM: its answers are decoded."""
+"""Evaluation of a causal LM by decoding its answers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.language.stages.answers import Decoding, answers
 from l2kd_ray.tasks import Example
 
-GREEDY = Decoding("greedy")
+_GREEDY = Decoding("greedy")
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluateLM(Evaluate):
-    """`seed` is None where nothing is drawn."""
+    """Evaluation of a causal LM; `seed` is None if decoding draws nothing."""
 
     distributable = True
     max_new_tokens: int = 64
-    decoding: Decoding = GREEDY
+    decoding: Decoding = _GREEDY
     seed: int | None = None
 
     def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How much each parameter matters to the tasks learnt so far: what EWC and MAS hold on to."""
+"""Parameter importance for the tasks learnt so far, as EWC and MAS use it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.sequences import TrainingSequence
 
-FILE = "importance.safetensors"
+IMPORTANCE_FILE = "importance.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Importance(Stage):
-    """Importance [as the parameter] after a task, added to that of the tasks before.
+    """Importance (a tensor per parameter) after a task, added to that of the tasks before.
 
-    With z the logits at the answer's positions of an example, a mean over `samples` examples of
+    With z the logits at the answer's positions, the mean over `samples` examples of
     `fisher`: (d log p(y) / d theta)^2, y drawn from the model itself position by position: the
         diagonal of the Fisher information (EWC, Kirkpatrick et al. 2017);
     `sensitivity`: |d mean ||z||^2 / d theta|, no labels needed (MAS, Aljundi et al. 2018).
@@ -61,9 +61,9 @@ class Importance(Stage):
                     )
         importance = {name: (value / len(sequences)).cpu() for name, value in total.items()}
         if self.former is not None:
-            for name, former in load_file(context.files_of(self.former) / FILE).items():
+            for name, former in load_file(context.files_of(self.former) / IMPORTANCE_FILE).items():
                 importance[name] += former
-        save_file(importance, context.out / FILE)
+        save_file(importance, context.out / IMPORTANCE_FILE)
         return {"mean": float(sum(v.sum() for v in importance.values()) / _size(importance))}
 
     def _sequences(self, model: CausalLM, context: Context) -> list[TrainingSequence]:
@@ -78,11 +78,11 @@ class Importance(Stage):
         return [text.qa(sample) for sample in Corpus.of(chosen, text, self.examples.task, longest)]
 
     def _objective(self, model: CausalLM, sequence: TrainingSequence, device: str) -> Tensor:
-        """What is differentiated for one example."""
+        """The scalar that is differentiated for one example."""
         import torch
 
-        places = torch.arange(sequence.supervised - 1, len(sequence.tokens) - 1, device=device)
-        logits = model.head(model(torch.tensor([sequence.tokens], device=device), places))
+        positions = torch.arange(sequence.supervised - 1, len(sequence.tokens) - 1, device=device)
+        logits = model.head(model(torch.tensor([sequence.tokens], device=device), positions))
         if self.measure == "sensitivity":
             norm: Tensor = logits.square().sum(-1).mean()
             return norm

@@ -1,4 +1,4 @@
-"""Learning: one task (student or teacher), or all tasks at once (the multi-task bound)."""
+"""Training on one task (student or teacher), or on all tasks at once (the multi-task bound)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from l2kd_ray.families.settings import Precision
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
-    from l2kd_ray.families.language.stages.curriculum import Curriculum, Source, Teacher
+    from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, Teacher
 
 
 @dataclass(frozen=True)
 class LoraUpdate:
-    """Low-rank updates in place of whole weights (Hu et al. 2022)."""
+    """Settings of low-rank updates in place of whole weights (Hu et al. 2022)."""
 
     rank: int
     alpha: int
@@ -33,12 +33,12 @@ class LoraUpdate:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Learn(TrainingStage):
-    """`start` learns `tasks`, beside replayed samples, from the labels or from teachers too.
+    """Train `start` on `tasks` and replayed samples, from labels and optionally from teachers.
 
-    The file folder is a Hugging Face model with its tokenizer, and `curve.json`, a row a step.
-    `teacher` (live, or as it was annotated) teaches the new samples with weight `kd_weight`, on the
-    given answers or on `targets`, a teacher's; with `recall` the start itself teaches replayed
-    samples. A field without effect is None: `kd_weight` where nobody teaches, `replay_weight`
+    Files: a Hugging Face model with its tokenizer, and `curve.json` with one row per step.
+    `teacher` (a model, or its annotated outputs) teaches the new samples with weight `kd_weight`,
+    on the given answers or on `targets`, a teacher's answers; with `recall`, `start` teaches the
+    replayed samples. Fields without effect are None: `kd_weight` without a teacher, `replay_weight`
     without replay.
     """
 
@@ -47,12 +47,12 @@ class Learn(TrainingStage):
     tasks: tuple[Tokens, ...]
     objective: SoftTargets
     lm_weight: float
-    """Weight of the language-model rows beside the question-answering rows; 0: there are none."""
+    """Weight of the language-model rows beside the question-answering rows; 0 for no such rows."""
     precision: Precision = "float32"
     max_length: int | None = None
     bucket_batches: int = 1
     average: float = 0.0
-    """Share of `start` in the weights at the end."""
+    """Weight of `start` in the average with the trained weights."""
     lora: LoraUpdate | None = None
     replay: Stage | None = None
     replay_weight: str | float | None = None
@@ -64,11 +64,11 @@ class Learn(TrainingStage):
 
     @property
     def parts(self) -> tuple[LossPart, ...]:
-        """The rows that a sample gives: question answering and, with a weight, language model."""
+        """The rows made of a sample: question answering and, if `lm_weight` > 0, language model."""
         return ("qa", "lm") if self.lm_weight > 0 else ("qa",)
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         """The name of its random streams."""
         return "+".join(tokens.task for tokens in self.tasks)
 
@@ -97,7 +97,7 @@ class Learn(TrainingStage):
         return {**write_curve(curve, context), **bias}
 
     def _bias(self, model: CausalLM, curriculum: Curriculum) -> Scores:
-        """How far the first gradient is off where a teacher's most likely tokens alone teach."""
+        """The bias of the first gradient with top-k teacher outputs; empty without top-k."""
         from l2kd_ray.families.language.stages.annotations import PROBED, Cached
 
         source = curriculum.new[0]
@@ -120,7 +120,7 @@ class Learn(TrainingStage):
             format=text,
             optimisation=self.optimisation,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
             objective=self.objective,
             parts=self.parts,
             lm_weight=self.lm_weight,
@@ -128,19 +128,21 @@ class Learn(TrainingStage):
             bucket_batches=self.bucket_batches,
         )
 
-    def _new(self, text: SequenceFormat, model: CausalLM, context: Context) -> tuple[Source, ...]:
-        """The new samples: with the given answers, with a teacher's, or with both."""
-        from l2kd_ray.families.language.stages.curriculum import Source
+    def _new(
+        self, text: SequenceFormat, model: CausalLM, context: Context
+    ) -> tuple[SampleSource, ...]:
+        """The new samples, with the given answers, with a teacher's, or with both."""
+        from l2kd_ray.families.language.stages.curriculum import SampleSource
 
         corpora = [self._samples(tokens, text, model, context) for tokens in self.tasks]
         gold = corpora[0] if len(corpora) == 1 else [s for corpus in corpora for s in corpus]
         teacher, weight = self._teacher(model, context), self.kd_weight or 0.0
         if self.targets is None:
-            return (Source(gold, teacher=teacher, share=weight if teacher else 0.0),)
+            return (SampleSource(gold, teacher=teacher, share=weight if teacher else 0.0),)
         decoded = self._samples(self.targets, text, model, context)
         sources = [
-            Source(decoded, weight, teacher, share=1.0 if teacher else 0.0),
-            Source(gold, 1 - weight),
+            SampleSource(decoded, weight, teacher, share=1.0 if teacher else 0.0),
+            SampleSource(gold, 1 - weight),
         ]
         return tuple(source for source in sources if source.weight > 0)
 
@@ -154,7 +156,7 @@ class Learn(TrainingStage):
         return Corpus(encoded, tokens.task, text.room(tokens.task, longest))
 
     def _teacher(self, model: CausalLM, context: Context) -> Teacher | None:
-        """The teacher of the new task, live or as it was annotated."""
+        """The teacher of the new task, live or read from its annotated outputs."""
         from l2kd_ray.families.language.model.causal_lm import CausalLM
         from l2kd_ray.families.language.stages.annotations import Cached
         from l2kd_ray.families.language.stages.teachers import Live
@@ -169,32 +171,32 @@ class Learn(TrainingStage):
             teacher = Live(CausalLM.load(folder))
         if teacher.vocabulary != model.vocabulary:
             raise ValueError(
-                f"the teacher's vocabulary ({teacher.vocabulary}) is not the student's "
-                f"({model.vocabulary}): word-KD compares them token by token"
+                f"the teacher's vocabulary has {teacher.vocabulary} tokens, the student's "
+                f"{model.vocabulary}: word-KD needs one vocabulary; give both the same tokenizer"
             )
         return teacher
 
-    def _replayed(self, context: Context, weight: float) -> Source:
+    def _replayed(self, context: Context, weight: float) -> SampleSource:
         from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.stages.curriculum import Source
+        from l2kd_ray.families.language.stages.curriculum import SampleSource
         from l2kd_ray.families.language.stages.teachers import Live
 
         if self.replay is None:
-            return Source([])
+            return SampleSource([])
         samples = read_samples(context.files_of(self.replay))
         if not self.recall:
-            return Source(samples, weight)
+            return SampleSource(samples, weight)
         previous = Live(CausalLM.load(context.files_of(self.start)))
-        return Source(samples, weight, previous, self.kd_weight or 0.0)
+        return SampleSource(samples, weight, previous, self.kd_weight or 0.0)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Multitask(Learn):
-    """All tasks at once: what the lifelong student is measured against."""
+    """The multi-task bound: training on all tasks at once."""
 
     kind = "multitask"
     default_seconds = 3000.0
 
     @property
-    def place(self) -> str:
+    def stream(self) -> str:
         return "multitask"

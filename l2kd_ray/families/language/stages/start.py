@@ -1,4 +1,4 @@
-"""What every path starts from: the study's vocabulary, and models before any training."""
+"""The start of every path: the study's tokenizer, and untrained models."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from l2kd_ray.models.pretrained import Pretrained
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer(Stage):
-    """A pretrained tokenizer, or one trained on `corpus`; plus `<ans>` and the task tokens.
+    """A pretrained tokenizer or one trained on `corpus`, plus `<ans>` and the task tokens.
 
-    `prompts`: tasks with a token of their own, sorted; None where the prompt is text. The
-    vocabulary so never depends on the order of the tasks.
+    `prompts`: tasks with a token of their own, sorted, so that the vocabulary never depends on the
+    order of the tasks; None if the prompt is text.
     """
 
     kind = "tokenizer"
@@ -28,7 +28,7 @@ class Tokenizer(Stage):
     vocab_size: int | None
     prompts: tuple[str, ...] | None
     owner: str | None = None
-    """The one trial that this and all that follows from it belongs to; None: shared."""
+    """The only trial that this stage and all built on it belong to; None if it is shared."""
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.sequences import SequenceFormat
@@ -52,7 +52,7 @@ class Tokenizer(Stage):
 
 @dataclass(frozen=True, eq=False)
 class Initial(Stage):
-    """A model before any training: pretrained weights, or drawn from `seed`."""
+    """An untrained model: pretrained weights, or weights drawn from `seed`."""
 
     kind = "initial"
     prepares = True
@@ -67,7 +67,7 @@ class Initial(Stage):
 
     @property
     def width(self) -> int | None:
-        """Of its hidden states; None where the config is not at hand (a hub id)."""
+        """Width of the hidden states; None if the config is not available locally (a hub id)."""
         settings = dict(self.overrides)
         file = Path(self.source.location if self.source else "", "config.json")
         if self.source is not None and file.is_file():

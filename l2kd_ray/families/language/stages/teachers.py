@@ -1,4 +1,4 @@
-"""A frozen teacher that is run on each batch."""
+"""Live teachers, which are run on each batch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from l2kd_ray.distill.linear_loss import Head, Knowledge
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.stages.curriculum import Row, inputs
+from l2kd_ray.families.language.stages.curriculum import SequenceRow, inputs
 
 
 class Live:
@@ -25,11 +25,11 @@ class Live:
         self.model.to(device)
 
     @torch.inference_mode()
-    def annotate(self, rows: Sequence[Row], device: str) -> Knowledge:
-        input_ids, places = inputs(rows, device)
+    def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge:
+        input_ids, positions = inputs(rows, device)
         if input_ids.shape[1] > self.model.context:
             raise ValueError(
-                f"the teacher reads {self.model.context} tokens at most, a new sample has "
+                f"the teacher reads {self.model.context} tokens at most, but a new sample has "
                 f"{input_ids.shape[1]}: set train.max_length={self.model.context}"
             )
-        return Knowledge(self.model(input_ids, places), Head.of(self.model.head))
+        return Knowledge(self.model(input_ids, positions), OutputLayer.of(self.model.head))

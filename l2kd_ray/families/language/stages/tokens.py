@@ -1,4 +1,4 @@
-"""A split in tokens, as flat arrays: made once, mapped into memory by whoever learns it."""
+"""A tokenized split as flat arrays, made once and mapped into memory by trainings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from l2kd_ray.families.language.stages.decode import Decode
 from l2kd_ray.families.language.stages.start import Tokenizer
 
 LossPart = Literal["qa", "lm"]
-"""The row of a sample: question answering, or the whole as language."""
+"""The two rows of a sample: question answering, or the whole sample as language."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens(Stage):
-    """The examples of a split, or those with a teacher's answers, through the tokenizer; uncut."""
+    """The tokenized examples of a split, or of its copy with a teacher's answers; not truncated."""
 
     kind = "tokens"
     prepares = True

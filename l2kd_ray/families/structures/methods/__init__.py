@@ -3,4 +3,4 @@
 from l2kd_ray.families.method import by_name
 from l2kd_ray.families.structures.methods.structkd import structkd
 
-METHODS = by_name(structkd)
+STRUCTURE_METHODS = by_name(structkd)

@@ -20,7 +20,7 @@ from l2kd_ray.errors import InputError
 
 WordSequence = Sequence[str]
 """The words of a sentence."""
-UNLIMITED = 2**20  # subwords, for an encoder that states no limit
+_UNLIMITED = 2**20  # subwords, for an encoder that states no limit
 LONGEST = 32  # bytes of a word that are read; the rest of a URL carries little information
 
 
@@ -149,7 +149,7 @@ class PretrainedFeatures(nn.Module):
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
-        positions = getattr(self.encoder.config, "max_position_embeddings", UNLIMITED)
+        positions = getattr(self.encoder.config, "max_position_embeddings", _UNLIMITED)
         encoded = self.tokenizer(
             [list(sentence) for sentence in sentences],
             is_split_into_words=True,

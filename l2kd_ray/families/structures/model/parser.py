@@ -16,7 +16,7 @@ from l2kd_ray.distill.structured.eisner import Projective
 from l2kd_ray.distill.structured.labelled import FirstOrder, LabelledArcs, RelativeLabels, relative
 from l2kd_ray.distill.structured.projections import offset_heads
 from l2kd_ray.distill.structured.second_order import SecondOrder
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.distill.structured.trees import NonProjective
 from l2kd_ray.families.structures.model.tagger import Biaffine, LabelRows, label_ids, projection
 
@@ -119,13 +119,13 @@ class LabellingHead(nn.Module):
         self.labels = RelativeLabels(tuple(labels))
         self.emissions = nn.Linear(width, len(labels))
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tokens:
-        return Tokens(self.emissions(hidden), lengths)
+    def forward(self, hidden: Tensor, lengths: Tensor) -> IndependentTokens:
+        return IndependentTokens(self.emissions(hidden), lengths)
 
     def encode(self, labels: LabelRows, length: int) -> Tensor:
         return label_ids([relative(row) for row in labels], self.labels.names, length)
 
-    def decode(self, structure: Tokens) -> list[list[str]]:
+    def decode(self, structure: IndependentTokens) -> list[list[str]]:
         """The best label of each word whose head is inside the sentence, tree or not."""
         scores, lengths = structure.emissions.detach(), structure.lengths
         offsets = self.labels.offsets.to(lengths.device)

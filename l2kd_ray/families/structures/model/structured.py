@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from l2kd_ray.distill.structured.case_table import Kind
+from l2kd_ray.distill.structured.case_table import HeadKind
 from l2kd_ray.distill.structured.labelled import RelativeLabels
 from l2kd_ray.distill.structured.structure import Structure
 from l2kd_ray.families.structures.model.contextual import BiLSTMEncoder, Transformer, Unchanged
@@ -49,7 +49,7 @@ _FILE, _WEIGHTS = "structured.json", "model.safetensors"
 class Architecture:
     """The kind and the sizes of a model; the defaults are those of Wang et al. 2021's students."""
 
-    head: Kind = "token"
+    head: HeadKind = "token"
     body: Literal["bilstm", "transformer", "none"] = "bilstm"
     hidden: int = 256
     """Size of each direction of a BiLSTM, or of a Transformer's layers."""

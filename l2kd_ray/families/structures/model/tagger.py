@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from l2kd_ray.distill.structured.bioes import tag_names
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.spans import Spans
-from l2kd_ray.distill.structured.token import Tokens
+from l2kd_ray.distill.structured.token import IndependentTokens
 from l2kd_ray.tasks import tagging
 
 LabelRows = Sequence[Sequence[str]]
@@ -59,13 +59,13 @@ class TokenHead(nn.Module):
         self.labels = ordered_tags(labels)
         self.emissions = nn.Linear(width, len(self.labels))
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> Tokens | Chain:
-        return Tokens(self.emissions(hidden), lengths)
+    def forward(self, hidden: Tensor, lengths: Tensor) -> IndependentTokens | Chain:
+        return IndependentTokens(self.emissions(hidden), lengths)
 
     def encode(self, labels: LabelRows, length: int) -> Tensor:
         return label_ids(labels, self.labels, length)
 
-    def decode(self, structure: Tokens | Chain) -> list[list[str]]:
+    def decode(self, structure: IndependentTokens | Chain) -> list[list[str]]:
         best, lengths = structure.argmax().tolist(), structure.lengths.tolist()
         return [
             [self.labels[label] for label in row[:n]] for row, n in zip(best, lengths, strict=True)

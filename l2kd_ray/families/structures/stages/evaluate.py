@@ -1,4 +1,4 @@
-"""Evaluation of a tagger or parser: its best structure, as a label a word."""
+"""Evaluation of a tagger or parser: its best structure, as one label per word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from l2kd_ray.tasks.tagging import words
 
 @dataclass(frozen=True, eq=False)
 class EvaluateStructured(Evaluate):
-    """Answers are labels joined by spaces."""
+    """Evaluation of a tagger or parser; an answer is its labels joined by spaces."""
 
     def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
         from l2kd_ray.families.structures.stages.learn import load, tag

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from l2kd_ray.families.structures.model.structured import StructuredModel
     from l2kd_ray.families.structures.stages.lessons import Distilled, Sentence
 
-SCORES = "scores.safetensors"
-BATCH = 16
+_SCORES = "scores.safetensors"
+_BATCH = 16
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherScores(Stage):
-    """A teacher's scores of sentences: before any temperature, so that one stage serves all.
+    """A teacher's scores of sentences, untempered, so that one stage serves all temperatures.
 
     File: `scores.safetensors`, flat and without padding (`structured.packing`).
     """
@@ -50,23 +50,23 @@ class TeacherScores(Stage):
         sentences = [words(example.context) for example in self.examples.load(context)]
 
         def batches() -> Iterator[Structure]:  # one at a time: padded, they are large
-            for start in range(0, len(sentences), BATCH):
-                inputs = model.prepare(sentences[start : start + BATCH]).to(context.device)
+            for start in range(0, len(sentences), _BATCH):
+                inputs = model.prepare(sentences[start : start + _BATCH]).to(context.device)
                 yield model(inputs, self.examples.task)
 
         with torch.inference_mode():
             packed = {name: value.clone() for name, value in pack(batches()).items()}
-        save_file(packed, context.out / SCORES)
+        save_file(packed, context.out / _SCORES)
         return {"sentences": len(sentences)}
 
     def load(self, context: Context) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / SCORES)
+        return load_file(context.files_of(self) / _SCORES)
 
 
 def load(stage: Stage, context: Context) -> StructuredModel:
-    """A model to be asked."""
+    """Load a stage's model for inference, on the context's device."""
     from l2kd_ray.families.structures.model.structured import StructuredModel
 
     return StructuredModel.load(context.files_of(stage)).to(context.device).eval()
@@ -74,7 +74,7 @@ def load(stage: Stage, context: Context) -> StructuredModel:
 
 @dataclass(frozen=True)
 class Distilling:
-    """How a student learns from a teacher's scores."""
+    """Settings of distillation from a teacher's scores."""
 
     case: str
     objective: Objective
@@ -87,7 +87,7 @@ class Distilling:
 
 @dataclass(frozen=True)
 class Dev:
-    """What early stopping looks at."""
+    """A dev set that early stopping scores, and its metric."""
 
     task: Labelled
     metric: Metric
@@ -95,9 +95,9 @@ class Dev:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LearnStructure(TrainingStage):
-    """`start` learns `tasks`, a task a mini-batch, from gold structures and a teacher's scores.
+    """Train `start` on `tasks`, one per mini-batch, from gold structures and a teacher's scores.
 
-    Without effect is None or empty. `unlabelled` sentences have the teacher's scores alone.
+    Fields without effect are None or empty. `unlabelled` sentences have only the teacher's scores.
     """
 
     kind = "learn"
@@ -108,14 +108,14 @@ class LearnStructure(TrainingStage):
     """Training sentences of more words are left out."""
     patience: int | None = None
     scores: tuple[TeacherScores, ...] = ()
-    """Of each task, then of the unlabelled sentences of each."""
+    """The teacher's scores of each task's sentences, then of each task's unlabelled sentences."""
     unlabelled: tuple[Examples, ...] = ()
     distilling: Distilling | None = None
     dev: tuple[Dev, ...] = ()
 
     @property
-    def place(self) -> str:
-        """The name of its random streams."""
+    def stream(self) -> str:
+        """The name of this training's random streams."""
         return "+".join(task.task for task in self.tasks)
 
     def run(self, context: Context) -> Scores:
@@ -131,7 +131,7 @@ class LearnStructure(TrainingStage):
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
-            place=self.place,
+            stream=self.stream,
         )
         watch = None
         if self.dev:
@@ -148,8 +148,8 @@ class LearnStructure(TrainingStage):
     def _pools(self, context: Context) -> dict[str, list[Sentence]]:
         """The sentences of each task: those with labels, then those without.
 
-        A sentence is known by its number among all of its task's, as the teacher's scores are.
-        Raises: ValueError where no sentence is as short as `max_length`.
+        A sentence keeps its index among all sentences of its task, which also indexes the teacher's
+        scores. Raises: ValueError if every sentence is longer than `max_length`.
         """
         from l2kd_ray.families.structures.stages.lessons import Sentence
 
@@ -206,28 +206,28 @@ class LearnStructure(TrainingStage):
         for dev in self.dev:
             examples = dev.task.load(context)
             sentences = [words(example.context) for example in examples]
-            said = tag(model, sentences, dev.task.task, context.device)
-            found.append(score(dev.metric, said, examples)[0])
+            predicted = tag(model, sentences, dev.task.task, context.device)
+            found.append(score(dev.metric, predicted, examples)[0])
         return sum(found) / len(found)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LearnStructures(LearnStructure):
-    """All tasks at once: what students are measured against."""
+    """The multi-task bound: training on all tasks at once."""
 
     kind = "multitask"
     default_seconds = 3000.0
 
 
 def tag(model: StructuredModel, sentences: list[list[str]], task: str, device: str) -> list[str]:
-    """The best labels of sentences, as answers have them."""
+    """The best labels of each sentence, joined by spaces as in answers."""
     import torch
 
-    training, said = model.training, []
+    training, tagged = model.training, []
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(sentences), BATCH):
-            inputs = model.prepare(sentences[start : start + BATCH]).to(device)
-            said += [" ".join(row) for row in model.decode(model(inputs, task), task)]
+        for start in range(0, len(sentences), _BATCH):
+            inputs = model.prepare(sentences[start : start + _BATCH]).to(device)
+            tagged += [" ".join(row) for row in model.decode(model(inputs, task), task)]
     model.train(training)
-    return said
+    return tagged

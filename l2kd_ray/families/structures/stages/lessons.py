@@ -1,4 +1,4 @@
-"""What a tagger or parser learns from, in which batches, and the loss of each sentence."""
+"""Lessons of a tagger or parser: its sentences, their batches, and the loss of each sentence."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from l2kd_ray.families.structures.model.structured import StructuredModel
 
 @dataclass(frozen=True)
 class Sentence:
-    """Words and their gold labels, none where it is unlabelled; `place` is its own in the task."""
+    """Words and gold labels (empty if unlabelled); `index` is the sentence's index in its task."""
 
     task: str
-    place: int
+    index: int
     words: list[str]
     labels: list[str]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sentence in a batch, and the weight of distillation there."""
+class SentenceRow:
+    """A sentence in a batch, and the weight of distillation in that batch."""
 
     sentence: Sentence
     weight: float
@@ -41,24 +41,24 @@ class Row:
 
 @dataclass(frozen=True)
 class Distilled:
-    """What a teacher says of a task's sentences, by their places, and the loss against it."""
+    """A teacher's scores of a task's sentences, and the distillation loss against them."""
 
     objective: StructuralKD[Any]
     weight: float
     packed: Mapping[str, Tensor]
 
-    def loss(self, student: Structure, places: Sequence[int], device: str) -> Tensor:
-        """[B]: of sentences in a batch."""
-        rows = unpack(self.packed, places)
+    def loss(self, student: Structure, indices: Sequence[int], device: str) -> Tensor:
+        """The losses [B] of a batch of sentences, given by their indices in the task."""
+        rows = unpack(self.packed, indices)
         return self.objective.loss(student, self.objective.targets(to(rows, device)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class StructuredLessons(Pooled):
-    """Sentences of each task (Wang et al. 2021, a loss a sentence).
+    """Lessons on the sentences of each task, with one loss per sentence (Wang et al. 2021).
 
-    The weight of distillation is annealed from epoch to epoch; where it is 0, or nobody teaches,
-    the loss is the negative log-likelihood.
+    The weight of distillation is annealed from epoch to epoch; where it is 0, and for tasks without
+    a teacher, the loss is the negative log-likelihood.
     """
 
     pools: Mapping[str, Sequence[Sentence]]
@@ -66,41 +66,41 @@ class StructuredLessons(Pooled):
     anneal: float
 
     def to(self, device: str) -> None:
-        """Scores are moved batch by batch."""
+        """Do nothing: the teacher's scores are moved batch by batch."""
 
     def batches(self, first_step: int) -> Iterator[tuple[int, TaskBatch]]:
-        """With the epoch that each is of."""
+        """The batches from a step on, each with the number of its epoch."""
         steps = self.steps_per_epoch
         batches = self.mixture.batches(first_step, self.optimisation.epochs)
         return ((step // steps, batch) for step, batch in enumerate(batches, start=first_step))
 
-    def rows(self, batch: tuple[int, TaskBatch]) -> list[Row]:
+    def rows(self, batch: tuple[int, TaskBatch]) -> list[SentenceRow]:
         epoch, chosen = batch
-        said = self.distilled.get(chosen.task)
+        distilled = self.distilled.get(chosen.task)
         weight = 0.0
-        if said is not None:  # the paper anneals by epochs of a hundred
-            weight = said.weight * annealed_weight(
+        if distilled is not None:  # the paper's schedule counts 100 epochs
+            weight = distilled.weight * annealed_weight(
                 100 * epoch / self.optimisation.epochs, self.anneal
             )
-        sentences = [self.pools[chosen.task][place] for place in chosen.examples]
-        return [Row(sentence, weight) for sentence in sentences]
+        sentences = [self.pools[chosen.task][index] for index in chosen.examples]
+        return [SentenceRow(sentence, weight) for sentence in sentences]
 
-    def size(self, rows: Sequence[Row]) -> int:
+    def size(self, rows: Sequence[SentenceRow]) -> int:
         return sum(len(row.sentence.words) for row in rows)
 
-    def scale(self, rows: Sequence[Row]) -> Tensor:
+    def scale(self, rows: Sequence[SentenceRow]) -> Tensor:
         return torch.full((len(rows),), 1 / len(rows))
 
     def loss(
         self,
         model: StructuredModel,
         network: nn.Module,
-        rows: Sequence[Row],
+        rows: Sequence[SentenceRow],
         scale: Tensor,
         device: str,
     ) -> Tensor:
         task = rows[0].sentence.task
-        said = self.distilled.get(task)
+        distilled = self.distilled.get(task)
         chosen = [row.sentence for row in rows]
         inputs = model.prepare([s.words for s in chosen]).to(device)
         with torch.autocast(device, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -109,14 +109,14 @@ class StructuredLessons(Pooled):
         gold = model.encode_gold([s.labels for s in chosen], task, longest).to(device)
         losses = negative_log_likelihood(structure, gold)
         labelled = torch.tensor([bool(sentence.labels) for sentence in chosen], device=device)
-        if said is not None and (rows[0].weight > 0 or not labelled.all()):
-            kd = said.loss(structure, [sentence.place for sentence in chosen], device)
+        if distilled is not None and (rows[0].weight > 0 or not labelled.all()):
+            kd = distilled.loss(structure, [sentence.index for sentence in chosen], device)
             losses = interpolate(kd, losses, rows[0].weight, labelled)
         return (scale.to(device) * losses).sum()
 
 
 class Best:
-    """Early stopping: keeps the weights of the best dev score, and waits so many epochs."""
+    """Early stopping after `patience` epochs without a better dev score; keeps the best weights."""
 
     def __init__(self, patience: int, look: Callable[[StructuredModel], float]) -> None:
         self.patience, self.look = patience, look

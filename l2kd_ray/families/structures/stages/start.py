@@ -1,4 +1,4 @@
-"""Taggers and parsers before any training."""
+"""Untrained taggers and parsers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.distill.structured.case_table import Kind
+from l2kd_ray.distill.structured.case_table import HeadKind
 from l2kd_ray.families.examples import Labelled
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.tasks.tagging import words
@@ -16,15 +16,15 @@ from l2kd_ray.tasks.tagging import words
 
 @dataclass(frozen=True, eq=False)
 class UntrainedStructure(Stage):
-    """A tagger or parser before any training: its labels and words are those of the tasks."""
+    """An untrained tagger or parser; its labels and words are collected from the tasks."""
 
     kind = "initial"
     prepares = True
     default_seconds = 20.0
     default_bytes = 5e8
-    head: Kind
+    head: HeadKind
     source: Pretrained | None
-    """The encoder whose states are its features; None: words and characters."""
+    """The pretrained encoder whose states are the features; None for words and characters."""
     architecture: Mapping[str, Any]
     tasks: tuple[Labelled, ...]
     seed: int
