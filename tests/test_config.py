@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES
+from l2kd_ray.families.examples import Examples
+from l2kd_ray.families.language.stages.decode import Decode
+from l2kd_ray.families.language.stages.learn import Learn, Multitask
+from l2kd_ray.families.language.stages.replay import Replay
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import ALIASES, parse_override, parse_study, read_study
 from l2kd_ray.study.schema import StudyConfig
@@ -124,6 +128,49 @@ def test_an_order_may_be_written_with_arrows() -> None:
     assert parse_study({**TINY, "orders": ["gen.intent>gen.rest"]}).orders == (
         ("gen.intent", "gen.rest"),
     )
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"uniform": [0.5, 0.5]},
+        {"loguniform": [0.5, 0.1]},
+        {"loguniform": [0, 0.5]},
+        {"randint": [3, 3]},
+        {"uniform": [0.1, 0.2], "choice": [0.3]},
+        {},
+    ],
+    ids=str,
+)
+def test_a_range_that_is_none_is_refused(space: dict[str, Any]) -> None:
+    assert "search" in refusal({"search": {"train.lr": space}}).key
+
+
+def test_both_ends_of_a_searched_range_must_be_values_of_the_setting() -> None:
+    parse_study({**TINY, "search": {"train.epochs": {"randint": [1, 3]}}})
+    for space in ({"randint": [0, 3]}, {"uniform": [1, 3]}):
+        assert "train" in refusal({"search": {"train.epochs": space}}).key
+    parse_study({**TINY, "search": {"kd.weight": {"uniform": [0, 1]}}})
+    assert "kd" in refusal({"search": {"kd.weight": {"uniform": [0, 1.5]}}}).key
+    assert "kd" in refusal({"search": {"kd.weight": {"randint": [0, 3]}}}).key  # 2 is drawn
+
+
+def test_workers_are_those_of_the_kind_of_stage() -> None:
+    """Trainings take all there are; what generates takes one unless it is told."""
+    own = {"workers": 3}
+    scale = {"workers": [2, 4], "cpus_per_worker": 2, "gpus_per_worker": 1, "replay": own}
+    found = parse_study({**TINY, "scale": scale}).scale
+    asked = {
+        one: (found.of(one).workers, found.of(one).cpus_per_worker, found.of(one).gpus_per_worker)
+        for one in (Learn, Multitask, Replay, Decode, Examples)
+    }
+    assert asked == {
+        Learn: ((2, 4), 2, 1),
+        Multitask: ((2, 4), 2, 1),
+        Replay: (3, 2, 1),
+        Decode: (1, 2, 1),
+        Examples: (1, 2, 0),  # it needs no GPU
+    }
 
 
 def test_an_overridden_key_is_searched_no_more() -> None:

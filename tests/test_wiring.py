@@ -246,3 +246,15 @@ def test_a_weight_near_a_limit_makes_the_student_of_the_limit(
         return max(float((one[name] - value).abs().max()) for name, value in exact.items())
 
     assert furthest(near) < 1e-4 < 1e-3 < furthest(half)
+
+
+@pytest.mark.parametrize(("family", "method"), METHODS)
+def test_every_stage_of_a_trial_has_the_longest_sequence_and_the_precision_of_the_study(
+    family: str, method: str
+) -> None:
+    wanted = {"train.max_length": 12, "train.precision": "bfloat16"}
+    for variant in VARIANTS[method]:
+        world = World.of(family, method, {**variant, **wanted})
+        for stage in world.stages.values():
+            assert getattr(stage, "max_length", 12) == 12, stage
+            assert getattr(stage, "precision", "bfloat16") == "bfloat16", stage
