@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.families import FAMILIES
 from l2kd_ray.section import Section
@@ -128,17 +128,21 @@ class World:
         ]
 
     def counterpart(self, stage: Stage) -> Stage | None:
-        """The stage that stands here where that one does in another world."""
-        inputs = {source.key for _, source in stage.inputs()}
-        alike = [
-            one
-            for one in self.stages.values()
-            if type(one) is type(stage)
-            and one.key != stage.key
-            and all(getattr(one, n, None) == getattr(stage, n, None) for n in ("task", "stream"))
-        ]
-        alike.sort(key=lambda one: -len(inputs & {source.key for _, source in one.inputs()}))
-        return alike[0] if alike else None
+        """The stage that stands here where that one does in another world: of its class and task,
+        with the fewest other fields."""
+
+        def others(one: Stage) -> int:
+            return sum(value != stage.settings.get(name) for name, value in one.settings.items())
+
+        alike = [one for one in self.stages.values() if about(one) == about(stage)]
+        return min((one for one in alike if one.key != stage.key), key=others, default=None)
+
+
+def about(stage: Stage) -> tuple[type[Stage], str | None]:
+    """The class of a stage, and the task or tasks that it is about."""
+    if isinstance(stage, TrainingStage):
+        return type(stage), stage.stream  # type: ignore[attr-defined]
+    return type(stage), getattr(stage, "task", None)
 
 
 def fields(section: Section, name: str = "") -> Iterator[tuple[str, Section, str]]:
