@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2kd_ray.core.reader import Source
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Listing, Manifest, Store
 from l2kd_ray.errors import InputError
@@ -237,7 +237,7 @@ def test_so_it_is_of_a_study_that_was_begun_and_whose_models_were_dropped(
     """What is finished is drawn, with all that it was made from; some of it has lost its files."""
     study, random = tiny(seeds=[1, 2], methods=["l2kd"]), Random(seed)
     finished, dropped = dict[str, str](), set[str]()
-    for stage in sorted(plan(study.trials(), cast("Source", Stored())).every, key=depth):
+    for stage in sorted(plan(study.trials(), cast("AnyStore", Stored())).every, key=depth):
         made = all(source.key in finished for _, source in stage.inputs())
         if made and random.random() < 0.9:
             finished[stage.key] = stage.kind
@@ -245,7 +245,7 @@ def test_so_it_is_of_a_study_that_was_begun_and_whose_models_were_dropped(
     stored = Stored(finished, frozenset(dropped))
     missing = missing_stages(study.trials(), stored.listing())
     assert 0 < len(missing) < len(finished) + len(missing)
-    exact = trie_of(study, cast("Source", stored), study.trials())
+    exact = trie_of(study, cast("AnyStore", stored), study.trials())
     assert Counter(exact.kinds) == Counter(stage.kind for stage in missing)
 
 
