@@ -210,6 +210,7 @@ def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
     assert made["two"].losses.hidden == 0
     assert [task.task for task in made["out"].teacher.tasks] == ["made.topics.b"]
     assert made["few"].task.source.rows == 6
+    assert made["few"].task.source.data.data_seed == found.resolved.data_seed
     assert made["few"].teacher == made["whole"].teacher
     assert made["few"].expertise.tasks == (made["few"].task,)
 
@@ -243,6 +244,11 @@ def test_domains_as_a_stream_have_orders(store: Store) -> None:
     assert last.start.stream == trials[0].order[0]
     assert last.expertise is not None
     obtain(trials[0].steps[-1][0].stage, store)
+
+
+def test_a_stream_reads_the_options_of_meta_kd() -> None:
+    few = study(methods=["metakd-stream"], metakd={"share": 0.25})
+    assert student(few, "metakd-stream").task.source.rows == 6
 
 
 def test_a_bilstm_can_learn_from_an_encoders_logits_and_not_from_its_layers(store: Store) -> None:

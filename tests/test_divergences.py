@@ -19,7 +19,7 @@ from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import CURVE
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill import linear_loss
-from l2kd_ray.distill.cross_entropy import interpolate, structural_cross_entropy
+from l2kd_ray.distill.cross_entropy import inner, interpolate, structural_cross_entropy
 from l2kd_ray.distill.divergences import DIVERGENCES, Divergence, forward
 from l2kd_ray.distill.gradients import bias, gradient
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
@@ -183,6 +183,12 @@ def test_the_most_likely_tokens_tell_any_divergence_of_k_and_one_classes() -> No
     off = [bias(student, teacher, MostLikely.of(teacher, k), 2.0, skew) for k in (1, 4, V - 1)]
     assert off[0]["error"] > off[1]["error"] > off[2]["error"]
     assert off[2]["error"] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_the_marginals_exclude_is_not_read() -> None:
+    marginals = torch.tensor([[0.0, 1.0], [0.25, 0.75]])
+    scores = torch.tensor([[-torch.inf, -2.0], [4.0, 8.0]])
+    assert inner((marginals,), (scores,)).tolist() == [-2.0, 7.0]
 
 
 def test_an_interpolation_reads_no_label_where_there_is_none() -> None:

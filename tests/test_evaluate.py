@@ -164,6 +164,11 @@ def test_a_study_asks_for_extras_and_for_the_leak_free_part_of_test_alone(study:
     assert [few[cell].seen for cell in few if cell != ("rnnlg.rest", "test")] == [None] * 5
     assert few["rnnlg.rest", "dev"].extras == few["gen.rest", "test"].extras
     assert few["own", "test"].extras == ()
+    tasks = study(30).resolved.tasks
+    for (task, _), stage in few.items():
+        assert (stage.metric, stage.extras) == (tasks[task].metric, tasks[task].extras)
+    assert len({stage.metric for stage in few.values()}) > 1
+    assert any(stage.extras for stage in few.values())
     # More training data change what is unseen of rnnlg.rest, and no other test evaluation.
     changed = {
         task for task, split in few if split == "test" and few[task, split] != more[task, split]

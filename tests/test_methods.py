@@ -202,6 +202,7 @@ def test_averaging_leaves_first_tasks_and_references_as_they_are() -> None:
         ("lamol-real", {"replay__filters": ["ended"], "replay__refill": True}, True),
         ("ewc", {"mas__strength": 3, "gem__ratio": 0.5}, True),
         ("ewc", {"ewc__samples": 3}, False),
+        ("ewc", {"ewc__samples": 1000}, True),  # there are fewer examples, by default as well
         ("mas", {"mas__samples": 3}, False),
         ("gem", {"gem__margin": 0}, False),
         ("gem", {"replay__ratio": 1, "ewc__strength": 3}, True),
@@ -532,6 +533,15 @@ def test_a_student_from_scratch_reads_a_pretrained_teachers_tokenizer(
     assert (folders[0] / "tokenizer.json").read_bytes() == (
         folders[1] / "tokenizer.json"
     ).read_bytes()
+
+
+def test_a_pretrained_model_is_the_same_for_every_seed(tiny: Any, tmp_path: Path) -> None:
+    """One from scratch is drawn with the seed."""
+    folder = pretrained(tmp_path / "pretrained", "gpt2")
+    given = tiny(methods=["lamol"], student={"model": folder}, tokenizer=None, seeds=[1, 2])
+    drawn = tiny(methods=["lamol"], seeds=[1, 2])
+    for study, count in ((given, 1), (drawn, 2)):
+        assert len({path(study, "lamol", seed)[0] for seed in ("1", "2")}) == count
 
 
 @pytest.mark.parametrize("arch", SIZES)

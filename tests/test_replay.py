@@ -172,6 +172,24 @@ def test_only_classification_has_labels_to_check() -> None:
     assert labelled == {"gen.intent": True, "gen.rest": False, "gen.tv": False}
 
 
+def test_the_judges_are_the_teachers_of_the_tasks() -> None:
+    """Where another model teaches, it judges, too."""
+    wider = {"arch": "gpt2", "n_layer": 2, "n_embd": 16, "n_head": 2}
+    study = planned(
+        tasks=TASKS, methods=["l2kd"], teacher=wider, replay={"ratio": 1, "agreement": 50.0}
+    )
+    trial = study.trials()[-1]
+    replays = [stage for stage in trial.stages() if isinstance(stage, Replay)]
+    build, seed = study.builder, study.config.replicates[0]
+    for replay in replays:
+        assert len(replay.judges) == len(replay.quotas)
+        for quota, judge in zip(replay.quotas, replay.judges, strict=True):
+            teacher = build.teacher(quota.task, seed)  # type: ignore[attr-defined]
+            assert (judge.teacher, judge.least) == (teacher, 50.0)
+            assert judge.teacher != build.single(quota.task, seed)  # type: ignore[attr-defined]
+    assert replays
+
+
 # What is kept ------------------------------------------------------------------------------------
 
 

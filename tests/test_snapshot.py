@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pandas as pd
 import pytest
 import yaml
 from helpers.studies import TINY
@@ -17,10 +18,14 @@ from helpers.studies import TINY
 import l2kd_ray
 from l2kd_ray.api import Experiment
 from l2kd_ray.cli import app
-from l2kd_ray.core.stage import CURVE
-from l2kd_ray.core.store import MANIFEST, Store
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.stage import CURVE, Stage
+from l2kd_ray.core.store import MANIFEST, Damaged, Listing, Manifest, Store
 from l2kd_ray.study import garbage
+from l2kd_ray.study.agenda import Wanted
 from l2kd_ray.study.evidence import curves, students
+from l2kd_ray.study.snapshot import Snapshot
 
 SMALL = {**TINY, "methods": ["lamol"], "train": {**TINY["train"], "epochs": 1}}
 # What is asked of the study that was not swept: it stops, searches, and is not finished.
@@ -181,6 +186,88 @@ def test_trials_are_made_once_a_verb(finished: Path, monkeypatch: pytest.MonkeyP
     made.clear()
     experiment.sweep("inline")
     assert len(made) <= 1
+
+
+class Known:
+    """A storage of which the listing is known; it counts nothing."""
+
+    def __init__(self, stages: Iterable[Stage]) -> None:
+        self.finished = {stage.key: stage.kind for stage in stages}
+
+    def listing(self) -> Listing:
+        return Listing(self.finished, frozenset())
+
+    def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
+        return {}
+
+
+def test_a_trial_is_done_with_its_last_evaluation(tiny: Any) -> None:
+    study = tiny(methods=["finetune", "lamol"])
+    first, second, *_ = trials = study.trials()
+    stages = {stage for trial in trials for stage in trial.stages()}
+    cells: list[set[Stage]] = [{cell.stage for cell in trial.cells} for trial in trials]
+    for missing, done in [
+        (set[Stage](), trials),
+        (cells[0] - cells[1], [trial for trial in trials if trial != first]),
+        ({trials[-1].steps[-1][-1].stage}, trials[:-1]),
+        (set.union(*cells), []),
+    ]:
+        found = Snapshot(study, cast("StoreView", Known(stages - missing)))
+        assert found.done == done
+    assert second != first
+
+
+def test_a_trial_that_failed_is_not_waited_for(tiny: Any) -> None:
+    study = tiny(methods=["lamol"])
+    trials = study.trials()
+    lost = trials[-1].steps[-1][-1].stage
+    known = Known({stage for trial in trials for stage in trial.stages()} - {lost})
+    failures = [{"kind": lost.kind, "key": lost.key, "error": "", "traceback": ""}]
+    for found, complete in [
+        (Snapshot(study, cast("StoreView", known)), False),
+        (Snapshot(study, cast("StoreView", known), failures), True),
+    ]:
+        assert found.wanted.complete == complete
+        assert len(found.failed_instances) == int(complete)
+
+
+def test_of_an_adaptive_search_the_settings_tried_are_wanted(tiny: Any) -> None:
+    study = tiny(methods=["l2kd"], search={"kd.temperature": {"uniform": [1, 4]}})
+    tried = {"l2kd": [{"kd.temperature": 2.0}, {"kd.temperature": 3.0}]}
+    found = Snapshot(study, cast("StoreView", Known([])), tried=tried)
+    settings = [trial.setting for trial in found.trials if trial.method == "l2kd"]
+    assert {value["kd.temperature"] for value in settings} == {2.0, 3.0}
+    assert len(settings) == 2 * len(study.orders)
+
+
+def test_no_selection_reads_a_setting_that_a_race_gave_up(tiny: Any) -> None:
+    found = Snapshot(tiny(methods=["lamol"]), cast("StoreView", Known([])))
+    rows = [
+        {"method": "lamol", "setting": setting, "split": split}
+        for setting in ("{}", "lost")
+        for split in ("dev", "test")
+    ]
+    found.__dict__["wanted"] = Wanted((), dropped={"lamol": {"lost": 6}})
+    found.__dict__["scores"] = pd.DataFrame(rows)
+    assert found.selectable.to_dict("records") == [rows[0], rows[1], rows[3]]
+
+
+def test_files_that_were_dropped_are_not_there_and_what_was_read_is_forgotten(
+    tiny: Any, store: Store
+) -> None:
+    stage = tiny(methods=["finetune"]).trials()[-1].steps[0][0].stage.examples
+    obtain(stage, store)
+    reader, asked = StoreView(store), {stage.key: stage.kind}
+    assert reader.has_files(stage.key)
+    assert set(reader.manifests(asked)) == {stage.key}
+    store.drop_files(stage.kind, stage.key)
+    assert reader.has_files(stage.key)  # as it was at the first question
+    reader.renew()
+    assert not reader.has_files(stage.key)
+    assert set(reader.manifests(asked)) == {stage.key}
+    store.withdraw(Damaged(stage.kind, stage.key, "by hand"))
+    reader.renew()
+    assert reader.manifests(asked) == {}
 
 
 def test_what_was_run_is_listed_anew(tiny: Any, store: Store) -> None:

@@ -213,6 +213,14 @@ def test_a_student_of_relative_labels_says_them() -> None:
         distillation("1b")
 
 
+@pytest.mark.parametrize("kind", ["biaffine", "tree", "projective"])
+def test_a_tempered_parser_has_tempered_arcs_and_tempered_relations(kind: HeadKind) -> None:
+    parser = structure(kind, LENGTHS)
+    tempered = parser.temper(2.5).marginals()[0]
+    arcs = parser.arcs.temper(2.5).marginals()[0]
+    close(tempered, arcs[..., None] * (parser.relations / 2.5).softmax(-1))
+
+
 def test_local_temperature_is_clamped() -> None:
     kd = distillation("1a", temperature=4.0, scope="local")
     assert isinstance(kd, StructuralKD)

@@ -157,6 +157,16 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, store: Store) -> None:
     assert same(dict(model.state_dict()), first)
 
 
+def test_a_look_is_at_dev_and_at_all_tasks_that_are_learnt() -> None:
+    found = study(tasks=["made.tags.a", "made.tags.b"], train={**TAGS["train"], "patience": 1})  # type: ignore[dict-item]
+    stages = [student(found), found.builder.reference("multitask", "", found.config.replicates[0])]
+    for stage, tasks in zip(stages, (["made.tags.b"], ["made.tags.a", "made.tags.b"]), strict=True):
+        assert [dev.task.task for dev in stage.dev] == tasks  # type: ignore[attr-defined]
+        for dev in stage.dev:  # type: ignore[attr-defined]
+            splits = found.resolved.tasks[dev.task.task].splits
+            assert dev.task.source.data == splits["dev"] != splits["train"]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_look_at_dev_leaves_a_model_as_it_was(training: bool, store: Store) -> None:
     """A training goes on with dropout, and a model that is asked has none."""

@@ -153,6 +153,31 @@ def test_how_the_teacher_speaks_is_a_setting(tiny: Any, kd: Any, kind: type) -> 
     assert all(type(teacher) is kind for teacher in teachers_of(tiny(methods=["l2kd"], kd=kd)))
 
 
+WIDER = {**TINY["student"], "n_embd": 32}
+SHORT = {**TINY["train"], "max_length": 32}
+
+
+@pytest.mark.parametrize(
+    ("changes", "most", "kind"),
+    [
+        ({}, 0, Learn),  # they would fill the disk
+        ({"kd": {"top_k": 8}}, 0, Annotate),  # these are few, and live teachers have none
+        ({"teacher": WIDER}, None, Learn),  # it may see more of a sample than the student does
+        ({"teacher": WIDER, "train": SHORT}, None, Annotate),
+        ({"teacher": WIDER, "train": SHORT}, 0, Learn),
+    ],
+)
+def test_outputs_are_kept_of_a_teacher_of_few_and_of_the_same_positions(
+    tiny: Any, changes: Any, most: int | None, kind: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if most is not None:
+        monkeypatch.setattr("l2kd_ray.families.language.builder._CACHED_POSITIONS", most)
+    teachers = teachers_of(tiny(methods=["l2kd"], **changes))
+    assert {type(teacher) for teacher in teachers} == {kind}
+    kept = {teacher.top_k for teacher in teachers if isinstance(teacher, Annotate)}
+    assert kept <= {changes.get("kd", {}).get("top_k")}
+
+
 def test_one_teacher_may_serve_every_seed(tiny: Any) -> None:
     shared = tiny(methods=["l2kd"], seeds=[1, 2, 3], kd={"teacher_seed": 7})
     own = tiny(methods=["l2kd"], seeds=[1, 2, 3])

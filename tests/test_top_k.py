@@ -71,6 +71,28 @@ def test_all_tokens_but_one_are_the_whole_distribution(temperature: float) -> No
     assert said["cosine"] == pytest.approx(1)
 
 
+def test_the_error_is_that_of_the_gradient_in_its_own_norm() -> None:
+    student, teacher, T = logits(1), logits(2), 2.0
+    kept, ones = MostLikely.of(teacher, 2), torch.ones(P, dtype=torch.float64)
+    exact, _ = gradient(student.clone(), teacher.clone(), ones, T)
+    biased, _ = gradient(student.clone(), kept, ones, T)
+    said = bias(student, teacher, kept, T)
+    assert said["error"] == pytest.approx(float((biased - exact).norm() / exact.norm()))
+    p = torch.softmax(teacher / T, -1).gather(-1, kept.tokens).sum(-1)
+    assert said["mass"] == pytest.approx(float(p.mean()))
+
+
+def test_a_student_that_is_sure_of_what_was_kept_has_a_finite_loss_and_gradient() -> None:
+    """What it gives to all other tokens is 0 in its floats."""
+    teacher = logits(2).float()
+    kept = MostLikely.of(teacher, 1)
+    sure = torch.zeros(P, V).scatter(-1, kept.tokens, 500.0)
+    grad, loss = gradient(sure, kept, torch.ones(P), 1.0)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(grad).all()
+    assert loss > 0
+
+
 def test_what_is_lost_grows_with_the_temperature() -> None:
     student, teacher = logits(3, scale=0.1), logits(4, scale=3.0)
     kept = MostLikely.of(teacher, 2)
