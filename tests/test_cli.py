@@ -137,7 +137,8 @@ def test_status_report_explain_and_export(swept: Path) -> None:
 
 def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path, tmp_path: Path) -> None:
     folder = tmp_path / "changed"
-    shutil.copytree(swept, folder)
+    shutil.copytree(swept / "results", folder / "results", ignore_dangling_symlinks=True)
+    shutil.copy(swept / "study.yaml", folder)
     old = (folder / "results/studies/tiny/study.yaml").read_bytes()
     output = l2kd(
         "sweep", "study.yaml", "methods=[finetune]", "replay.ratio=", "--inline", folder=folder

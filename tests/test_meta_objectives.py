@@ -309,7 +309,7 @@ def test_an_objective_says_what_it_wants() -> None:
     assert MetaDistillation().wanted == {"hidden", "attentions", "feature"}
     assert MetaDistillation(0.0, 0.0, 0.0).wanted == frozenset()
     bare = Outputs(text=draw(B, D), mask=MASK, logits=draw(B, C))
-    with pytest.raises(ValueError, match="not asked for"):
+    with pytest.raises(ValueError, match="lack what the objective reads"):
         MetaDistillation().loss(bare, bare)
     with pytest.raises(ValueError, match="features of both"):
         MetaDistillation(0.0, 0.0).loss(bare, bare)

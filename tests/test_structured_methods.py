@@ -157,6 +157,16 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, store: Store) -> None:
     assert same(dict(model.state_dict()), first)
 
 
+def test_the_best_sequences_are_not_tempered() -> None:
+    """Top-k and top-wk weigh sequences by the teacher's own probabilities."""
+    for objective in ("top-k", "top-wk"):
+        options = {"structkd": {"objective": objective}}
+        assert student(study(**options, kd={"weight": 1.0})).distilling.temperature == 1.0
+        with pytest.raises(InputError, match="no effect") as refused:
+            study(**options, kd={"temperature": 2.0})
+        assert refused.value.key == "kd.temperature"
+
+
 def test_a_look_is_at_dev_and_at_all_tasks_that_are_learnt() -> None:
     found = study(tasks=["made.tags.a", "made.tags.b"], train={**TAGS["train"], "patience": 1})  # type: ignore[dict-item]
     stages = [student(found), found.builder.reference("multitask", "", found.config.replicates[0])]

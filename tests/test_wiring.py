@@ -198,11 +198,15 @@ def test_every_setting_that_a_method_reads_changes_what_is_computed(
             here = f"{key}={variant[key]}" if key in variant else key
             if {key, here} & SILENT.keys() or {key, here} <= seen:
                 continue
+            reached = False
             for values in alternatives(section, field):
                 moved = [value for value in values if base.roots_at(key, value)]
                 seen.update([key, here] if moved else [])
+                reached = reached or bool(moved)
                 if moved and not any(base.computes_another(key, one, shared) for one in moved):
                     silent.append(f"{key} = {moved} (with {variant}) changes keys and nothing else")
+            if key in variant and not reached:
+                silent.append(f"{key}: no other value than that of {variant} moves a key")
     assert not silent, "\n".join(silent)
     assert sum("=" not in key for key in seen) > 15  # of a method's settings most are read
 
