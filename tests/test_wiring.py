@@ -71,6 +71,8 @@ SILENT = {
     "train.micro_batch": "accumulation has the loss of the whole batch, but for rounding",
     "metakd.raw": "an untrained encoder's prototype scores are all above 0",
     "replay.refill": "a quota that is full is not refilled",
+    "kd.teacher=cached": "with kd.top_k, auto is cached, and online is refused",
+    "replay.filters=['ended']": "filters are names that no type lists; test_replay holds each",
     "replay.agreement=1.0": "a model as small as this never answers right: all its scores are 0",
     "structkd.case": "another case is another model: its keys are another study's",
 }
