@@ -6,8 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from l2kd_ray import door
 from l2kd_ray.core.stage import identity
 from l2kd_ray.errors import InputError
@@ -17,9 +15,10 @@ from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import reading
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import read_study
-from l2kd_ray.study.schema import StudyConfig
+from l2kd_ray.study.schema import ONE_ORDER_ALONE, RACE, StudyConfig
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.unread import refuse_unread
+from l2kd_ray.study.yaml12 import dump
 from l2kd_ray.tasks import Task, resolve
 from l2kd_ray.tasks.spec import Split, TaskKind, TaskSpec
 
@@ -36,7 +35,7 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     """Resolve everything that a validated study names; `path` is its file. Raises: InputError."""
     where, base = str(path), Path(path).resolve().parent
     if config.data_dir is not None:
-        folders = (config.data_dir.expanduser(), base / config.data_dir)
+        folders = (config.data_dir, base / config.data_dir)
         data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
         config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
     settings, builder = config.settings, config.family.builder
@@ -121,12 +120,11 @@ def _check_arms(config: StudyConfig, where: str) -> None:
         config.family.methods[arm.method].orderless for arm in config.arms
     ):
         raise InputError(
-            "asha would stop single orders early, and the mean over orders would be one over the "
-            "easy ones",
+            ONE_ORDER_ALONE,
             where=where,
             key="tune.scheduler",
             got="asha",
-            fix="race gives up settings, on common orders and seeds",
+            fix=RACE,
         )
 
 
@@ -162,9 +160,9 @@ def to_yaml(study: Study) -> str:
         },
         "models": {name: identity(model) for name, model in sorted(models.items())},
     }
-    lines = yaml.safe_dump(notes, sort_keys=False).splitlines()
+    lines = dump(notes).splitlines()
     comment = "".join(f"# {line}\n" for line in lines)
-    return yaml.safe_dump(data, sort_keys=False) + "\n# What the names stand for:\n" + comment
+    return dump(data) + "\n# What the names stand for:\n" + comment
 
 
 def _locate(data: dict[str, Any], study: Study) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from l2kd_ray import door
@@ -16,6 +14,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.section import Section
+from l2kd_ray.study import yaml12
 from l2kd_ray.study.refusal import UNKNOWN_KEY, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
@@ -55,27 +54,10 @@ def read_study(path: str | Path, overrides: Mapping[str, Any] | None = None) -> 
     Raises:
         InputError: the file is missing, is not YAML, or is not a valid study.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            "cannot read the study file",
-            where=str(path),
-            got=getattr(error, "strerror", None) or str(error),
-            expected="a YAML file; the shipped ones lie in tune_configs/",
-        ) from None
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise InputError(
-            f"not valid YAML: {getattr(error, 'problem', None) or error}", where=line
-        ) from None
+    data = yaml12.read(path)
     if not isinstance(data, dict):
         raise InputError("a study is a mapping", where=str(path), got=data, expected="key: value")
-    return parse_study(data, overrides, where=str(path), base=path.parent)
+    return parse_study(data, overrides, where=str(path), base=Path(path).parent)
 
 
 def parse_study(
@@ -338,32 +320,4 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise InputError(
             "an override is key=value", got=text, expected="for instance kd.temperature=2"
         )
-    try:
-        return key.strip(), yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError:
-        raise InputError("the value is not valid YAML", key=key, got=value) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number (YAML 1.2) and refuses a key given twice."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9]+(?:[eE][-+]?[0-9]+)?)$"
-    ),
-    list("-+0123456789."),
-)
+    return key.strip(), yaml12.load(value, key=key.strip())

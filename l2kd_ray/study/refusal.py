@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.section import in_quotes
 
 UNKNOWN_KEY = "unknown key"
 _BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Range", "Workers"}
@@ -22,10 +24,21 @@ def refusal(
     The key ends with a colon if it is not a section, such as `search:`.
     """
     problems = error.errors(include_url=False)
-    # A union reports each branch; the deepest location is the branch that the user meant.
-    first = max(problems, key=lambda problem: len(problem["loc"]))
-    location = _location(first["loc"])
-    dotted = ".".join([*([key] if key else []), *map(str, location)]).replace(":.", ": ")
+    # A validator of ours says most. Else, a union reports each branch; the deepest location is the
+    # branch that the user meant.
+    first = max(problems, key=lambda one: (_cause(one) is not None, len(one["loc"])))
+    location, cause = _location(first["loc"]), _cause(first)
+    parts = (key, *map(str, location), cause.key if cause else "")
+    dotted = ".".join(part for part in parts if part).replace(":.", ": ")
+    if cause is not None:
+        return InputError(
+            cause.problem,
+            where=where,
+            key=dotted,
+            got=cause.got,
+            expected=cause.expected,
+            fix=cause.fix,
+        )
     if first["type"] == "extra_forbidden":
         return InputError(
             UNKNOWN_KEY,
@@ -39,9 +52,24 @@ def refusal(
     same = [one for one in problems if _location(one["loc"]) == location]
     messages = dict.fromkeys(_plain(one["msg"]) for one in same)
     got = None if isinstance(first["input"], dict) and not location else first["input"]
+    if first["type"] == "value_error":  # a validator of a plug-in's options
+        return InputError("; ".join(messages), where=where, key=dotted, got=got)
+    quote = any(one["type"] in ("string_type", "literal_error") for one in same)
+    quote &= got is None or isinstance(got, bool | int | float)
     return InputError(
-        "not accepted", where=where, key=dotted, got=got, expected="; or ".join(messages)
+        "not accepted",
+        where=where,
+        key=dotted,
+        got=got,
+        expected="; or ".join(messages),
+        fix=f"for a text, quote it: {in_quotes(got)}" if quote else "",
     )
+
+
+def _cause(problem: ErrorDetails) -> InputError | None:
+    """The error that a validator raised, if it is one of ours."""
+    cause = problem.get("ctx", {}).get("error")
+    return cause if isinstance(cause, InputError) else None
 
 
 def _plain(message: str) -> str:

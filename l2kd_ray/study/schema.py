@@ -5,19 +5,26 @@ The settings of its methods (`kd`, `train`, ...) belong to their family (`famili
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
 
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage, TrainingStage
+from l2kd_ray.errors import InputError
 from l2kd_ray.families import Family
 from l2kd_ray.families.settings import Settings
 from l2kd_ray.names import REFERENCES, SEPARATOR
-from l2kd_ray.section import Name, Section
+from l2kd_ray.section import FilePath, Location, Name, Section, by_name
 from l2kd_ray.tasks.spec import TaskSpec
+
+_MOST_TRIALS = 100_000
+"""Trials that can be planned in some minutes: all orders of seven tasks, with three methods and six
+seeds, have 90,720."""
 
 
 class Arm(Section):
@@ -32,6 +39,7 @@ class Arm(Section):
     def _from_name(cls, value: object) -> object:
         if isinstance(value, str):
             return {"name": value.rpartition(":")[2], "method": value}
+        value = by_name(value, "method")
         if isinstance(value, Mapping) and "method" not in value and "name" in value:
             return {**value, "method": value["name"]}
         return value
@@ -57,13 +65,20 @@ class Range(Section):
     def _one_of(self) -> Self:
         given = self.model_fields_set
         if len(given) != 1:
-            raise ValueError("exactly one of grid, uniform, loguniform, randint, choice is needed")
+            raise InputError(
+                "exactly one of grid, uniform, loguniform, randint, choice is needed",
+                got=sorted(given),
+            )
         for name in ("uniform", "loguniform", "randint"):
             bounds = getattr(self, name)
             if bounds is not None and not bounds[0] < bounds[1]:
-                raise ValueError(f"{name}: the first bound must be below the second")
+                raise InputError(
+                    "the first bound must be below the second", key=name, got=list(bounds)
+                )
         if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError("loguniform: bounds must be above 0")
+            raise InputError(
+                "bounds must be above 0", key="loguniform", got=list(self.loguniform)
+            )
         return self
 
     def examples(self) -> tuple[Any, ...]:
@@ -98,8 +113,14 @@ class SelectOn(Section):
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if self.orders is None and self.seeds is None:
-            raise ValueError("set orders: half, or seeds: half, or both")
+            raise InputError("set orders: half, or seeds: half, or both")
         return self
+
+
+ONE_ORDER_ALONE = (
+    "it would stop single orders early, and the mean over orders would be one over the easy ones"
+)
+RACE = "`race` gives up settings, on common orders and seeds"
 
 
 class TuneSettings(Section):
@@ -127,10 +148,7 @@ class TuneSettings(Section):
     @classmethod
     def _no_pruning_of_orders(cls, value: object) -> object:
         if value in ("hyperband", "median", "pbt"):
-            raise ValueError(
-                f"{value} would stop single orders early, and the mean over orders would be one "
-                "over the easy ones; `race` gives up settings, on common orders and seeds"
-            )
+            raise InputError(ONE_ORDER_ALONE, got=value, fix=RACE)
         return value
 
 
@@ -150,7 +168,12 @@ class Workers(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
-            raise ValueError("workers: [minimum, maximum] with minimum <= maximum")
+            raise InputError(
+                "the minimum is above the maximum",
+                key="workers",
+                got=list(self.workers),
+                expected="[minimum, maximum]",
+            )
         return self
 
     @property
@@ -209,7 +232,10 @@ class RandomOrders(Section):
 
 def _split_orders(value: object) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [item.split(SEPARATOR) if isinstance(item, str) else item for item in value]
+        return [
+            [name.strip() for name in item.split(SEPARATOR)] if isinstance(item, str) else item
+            for item in value
+        ]
     return value
 
 
@@ -239,12 +265,19 @@ class ArmsOnly(Section):
     def _references(self) -> Self:
         for arm in self.methods:
             if arm.name in ("multitask", "single", "teacher"):
-                raise ValueError(f"methods: {arm.name} is a reference, which is always run")
+                raise InputError(
+                    "a reference is always run, and no other method has its name",
+                    key="methods",
+                    got=arm.name,
+                    fix="remove it, or give the method another name",
+                )
             if (arm.name == "multilm") != (arm.method == "multilm") or (
                 arm.method == "multilm" and arm.settings
             ):
-                raise ValueError(
-                    "methods: multilm is a reference and takes neither another name nor settings"
+                raise InputError(
+                    "multilm is a reference and takes neither another name nor settings",
+                    key="methods",
+                    got={"name": arm.name, "method": arm.method, "settings": dict(arm.settings)},
                 )
         return self
 
@@ -259,7 +292,7 @@ class StudyConfig(ArmsOnly):
 
     name: Name
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
-    data_dir: Path | None = None
+    data_dir: FilePath | None = None
     orders: OrdersSetting = "all"
     seeds: (
         Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | CrossedSeeds
@@ -275,7 +308,7 @@ class StudyConfig(ArmsOnly):
     search: Mapping[str, Grid | Range] = Field(default_factory=dict)
     tune: TuneSettings = TuneSettings()
     scale: Scale = Scale()
-    storage: str = "./l2kd_results"
+    storage: Location = "./l2kd_results"
     keep: Literal["all", "leaves"] = "all"
     """`leaves` removes a model from which others were trained once nothing needs it any more; its
     scores and manifest remain."""
@@ -290,6 +323,7 @@ class StudyConfig(ArmsOnly):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_size()
         names = [task.name for task in self.tasks]
         _refuse_twice(names, "tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
@@ -297,30 +331,58 @@ class StudyConfig(ArmsOnly):
         if isinstance(self.orders, tuple):
             _refuse_twice([SEPARATOR.join(order) for order in self.orders], "orders")
             for order in self.orders:
-                _refuse_twice(list(order), f"orders: {SEPARATOR.join(order)}")
+                _refuse_twice(order, "orders")
                 if sorted(order) != sorted(names):
-                    raise ValueError(
-                        f"orders: {SEPARATOR.join(order)} is not an order of the tasks "
-                        f"{', '.join(names)}"
+                    raise InputError(
+                        "this is not an order of the tasks",
+                        key="orders",
+                        got=SEPARATOR.join(order),
+                        expected=f"each of {', '.join(names)}, once",
                     )
         self._check_stops()
         adaptive = self.tune.adaptive
         grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
         if adaptive and grids:
-            raise ValueError(
-                f"search.{grids[0]}: an adaptive search draws settings and takes no grid; write "
-                "choice: [...]"
+            raise InputError(
+                "an adaptive search draws settings and takes no grid",
+                key=f"search.{grids[0]}",
+                fix="write choice: [...]",
             )
         if self.tune.scheduler == "asha" and self.rungs is None:
-            raise ValueError(
-                "tune.scheduler: asha cuts trainings at train.rungs, of methods without an order; "
-                "cutting single orders would make the mean over orders one over the easy ones "
-                "(`race` gives up settings, on common orders and seeds)"
-            )
+            raise InputError(ONE_ORDER_ALONE, key="tune.scheduler", got="asha", fix=RACE)
         return self
 
+    def _check_size(self) -> None:
+        """Raise InputError for more trials than can be planned, before any is made."""
+        grids = [len(space.grid) for space in self.search.values() if isinstance(space, Grid)]
+        seeds, tasks = self.seeds, len(self.tasks)
+        crossed = isinstance(seeds, CrossedSeeds)
+        factors = {
+            "orders": len(self.orders)
+            if isinstance(self.orders, tuple)
+            else self.orders.random
+            if isinstance(self.orders, RandomOrders)
+            else math.factorial(tasks)
+            if self.orders == "all"
+            else 2 * tasks,
+            "search": math.prod(grids),
+            "tune.num_samples": self.tune.num_samples if len(grids) < len(self.search) else 1,
+            "seeds": len(seeds.train) * len(seeds.replay) if crossed else len(seeds),
+            "methods": len(self.methods),
+        }
+        trials = math.prod(factors.values())
+        if trials > _MOST_TRIALS:
+            largest = max(factors, key=lambda name: factors[name])
+            raise InputError(
+                f"{Decimal(trials):.3g} trials are more than can be planned",
+                key=largest,
+                expected=f"at most {_MOST_TRIALS:,}, as the product of "
+                + ", ".join(f"{Decimal(n):.3g} {name}" for name, n in factors.items() if n > 1),
+                fix="orders: {random: 100} draws some" if largest == "orders" else "",
+            )
+
     def _check_stops(self) -> None:
-        """Raise ValueError for stopping rules that exclude each other or do not fit the study."""
+        """Raise InputError for stopping rules that exclude each other or do not fit the study."""
         tune, names = self.tune, [arm.name for arm in self.arms]
         ways = {
             "an adaptive search (optuna, asha)": tune.adaptive,
@@ -330,26 +392,41 @@ class StudyConfig(ArmsOnly):
         }
         chosen = [name for name, on in ways.items() if on]
         if len(chosen) > 1:
-            raise ValueError(f"{' and '.join(chosen)} cannot be used together")
+            raise InputError(f"{' and '.join(chosen)} cannot be used together", key="tune")
         if tune.stop.method is not None and tune.stop.method not in names:
-            raise ValueError(f"tune.stop.method: {tune.stop.method} is none of {', '.join(names)}")
-        if tune.stop.half_width is not None and self.search:
-            raise ValueError(
-                "tune.stop.half_width needs one setting per arm: fix the searched keys"
+            raise InputError(
+                "no such method",
+                key="tune.stop.method",
+                got=tune.stop.method,
+                expected=" or ".join(names),
             )
-        if tune.stop.half_width is None and tune.stop.model_fields_set & {"method", "metric"}:
-            raise ValueError("tune.stop.method and metric are read with tune.stop.half_width")
+        if tune.stop.half_width is not None and self.search:
+            raise InputError(
+                "it needs one setting per method",
+                key="tune.stop.half_width",
+                got=tune.stop.half_width,
+                fix="fix the searched keys",
+            )
+        lonely = {"method", "metric"} & tune.stop.model_fields_set
+        if tune.stop.half_width is None and lonely:
+            raise InputError(
+                "it has no effect without tune.stop.half_width", key=f"tune.stop.{min(lonely)}"
+            )
         searching = {"num_samples", "searcher", "scheduler", "select_on", "seed"}
         unread = sorted(tune.model_fields_set & searching) if not self.search else []
         if unread:
-            raise ValueError(f"tune.{unread[0]} has no effect: nothing is searched")
+            raise InputError(
+                "it has no effect: nothing is searched", key=f"tune.{unread[0]}", fix="remove it"
+            )
         drawn = {"num_samples", "seed"} & tune.model_fields_set
         if drawn and all(isinstance(space, Grid) for space in self.search.values()):
-            raise ValueError(
-                f"tune.{min(drawn)} has no effect: every point of a grid is tried, none is drawn"
+            raise InputError(
+                "it has no effect: every point of a grid is tried, none is drawn",
+                key=f"tune.{min(drawn)}",
+                fix="remove it",
             )
         if "reduction" in tune.model_fields_set and tune.scheduler != "asha":
-            raise ValueError("tune.reduction is read with tune.scheduler: asha")
+            raise InputError("it has no effect without scheduler: asha", key="tune.reduction")
 
     @property
     def rungs(self) -> tuple[int, ...] | None:
@@ -388,7 +465,7 @@ class StudyConfig(ArmsOnly):
         return tuple(Seed(train=seed, replay=seed) for seed in self.seeds)
 
 
-def _refuse_twice(values: Sequence[str], what: str) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise ValueError(f"{what}: {value} is named twice")
+def _refuse_twice(values: Iterable[str], key: str) -> None:
+    for value, count in Counter(values).items():
+        if count > 1:
+            raise InputError(f"{value} is named twice", key=key, fix="name it once")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from l2kd_ray.door import Plugin
-from l2kd_ray.section import Name, Section
+from l2kd_ray.section import FilePath, Name, Section, by_name
 
 TaskKind = Literal["text-to-text", "classify", "pair", "regress", "tag", "parse"]
 """The kind of a task.
@@ -27,15 +26,20 @@ Metric = str | Plugin
 """The scoring of answers: the name of a built-in metric, or a plug-in."""
 
 
+def _number_as_text(value: object) -> object:
+    """A whole number is taken for its digits: YAML has no other form of it (`study.yaml12`)."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class TaskSpec(Section):
     """A task of the study: a name of the registry, the user's own files, or a hub dataset."""
 
     name: Name
     kind: TaskKind | None = None
-    train: Path | None = None
-    dev: Path | None = None
-    test: Path | None = None
-    distil: Path | None = None
+    train: FilePath | None = None
+    dev: FilePath | None = None
+    test: FilePath | None = None
+    distil: FilePath | None = None
     """The training split with answers that a teacher decoded: SQuAD-like JSON, row by row."""
     format: str | None = None
     hub: str | None = Field(None, pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")
@@ -46,7 +50,7 @@ class TaskSpec(Section):
     columns: Mapping[Literal["context", "question", "answer", "text", "label", "id"], str] = Field(
         default_factory=dict
     )
-    labels: tuple[str, ...] = ()
+    labels: tuple[Annotated[str, BeforeValidator(_number_as_text)], ...] = ()
     """Texts of integer labels, by number."""
     scheme: Literal["bioes", "iob2"] | None = None
     """The scheme that tags are converted to (default: bioes)."""
@@ -61,4 +65,4 @@ class TaskSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+        return by_name(value, "name")

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
 from l2kd_ray.section import Section
 
@@ -31,8 +32,10 @@ class ClassifierTrainSettings(TrainSettings):
     def _rising(self) -> Self:
         rungs = self.rungs or (self.epochs,)
         if list(rungs) != sorted(set(rungs)) or rungs[-1] != self.epochs:
-            raise ValueError(
-                f"rungs: {list(rungs)} must rise and end with the number of epochs, {self.epochs}"
+            raise InputError(
+                f"they must rise and end with the number of epochs, {self.epochs}",
+                key="rungs",
+                got=list(rungs),
             )
         return self
 

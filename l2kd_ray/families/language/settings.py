@@ -6,9 +6,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.settings import FamilySettings, TrainSettings
 from l2kd_ray.models.spec import ModelSpec
-from l2kd_ray.section import Section
+from l2kd_ray.section import Location, Section
 from l2kd_ray.tasks.spec import TaskSpec
 
 
@@ -56,8 +57,11 @@ class DistilSettings(Section):
     @model_validator(mode="after")
     def _cached_only(self) -> Self:
         if self.top_k is not None and self.teacher == "online":
-            raise ValueError(
-                "kd.top_k needs a cached teacher: set kd.teacher to cached or auto, or drop top_k"
+            raise InputError(
+                "needs a cached teacher",
+                key="top_k",
+                got=self.top_k,
+                fix="set kd.teacher to cached or auto, or drop top_k",
             )
         return self
 
@@ -120,7 +124,7 @@ class EvaluateSettings(Section):
 class TokenizerSettings(Section):
     """The tokenizer of a student from scratch: trained, or that of a pretrained model."""
 
-    model: str | None = None
+    model: Location | None = None
     """Hub id or folder of a model whose tokenizer is used, such as a pretrained teacher's."""
     revision: str | None = None
     tasks: tuple[TaskSpec, ...] | None = None
@@ -142,7 +146,12 @@ class LanguageSettings(FamilySettings):
     @model_validator(mode="after")
     def _one_tokenizer(self) -> Self:
         if self.tokenizer.model is not None and self.student.model is not None:
-            raise ValueError("tokenizer.model: a pretrained student brings its own tokenizer")
+            raise InputError(
+                "a pretrained student brings its own tokenizer",
+                key="tokenizer.model",
+                got=self.tokenizer.model,
+                fix="remove it",
+            )
         return self
 
     @property

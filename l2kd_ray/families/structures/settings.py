@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from l2kd_ray.distill.structured.case_table import CASES, Objective
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
 from l2kd_ray.section import Section
 
@@ -66,9 +67,11 @@ class StructuralSettings(Section):
     def _of_the_case(self) -> Self:
         known = CASES[self.case].objectives
         if self.objective not in known:
-            raise ValueError(
-                f"structkd.objective: case {self.case} has no {self.objective}; it has "
-                f"{', '.join(sorted(known))}"
+            raise InputError(
+                f"case {self.case} has no such objective",
+                key="objective",
+                got=self.objective,
+                expected=" or ".join(sorted(known)),
             )
         return self
 
