@@ -108,6 +108,13 @@ def by_name(value: object, key: str) -> object:
     return value
 
 
+def digits_as_text(value: object) -> object:
+    """A whole number as the text of its digits: in a study file it has no other form."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+TextOrNumber = Annotated[str, BeforeValidator(digits_as_text)]
+
 # A context variable, so that threads and nested `reading` blocks do not mix their records.
 _ALMOST_BOOLS = {"yes", "no", "on", "off", "y", "n"}
 _reads: ContextVar[set[tuple[int, str]] | None] = ContextVar("_reads", default=None)

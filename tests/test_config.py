@@ -32,10 +32,7 @@ def refusal(changes: dict[str, Any], **data: Any) -> InputError:
 
 def tells(error: InputError, key: str, way_out: str) -> bool:
     """Whether a refusal names the file and the key, and says what would do."""
-    named, told = error.key, f"{error.expected}\n{error.fix}"
-    if not named:  # a check of the whole study names its key first
-        named, _, told = error.expected.partition(": ")
-    return (error.where, named) == ("my.yaml", key) and way_out in told
+    return (error.where, error.key) == ("my.yaml", key) and way_out in str(error)
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -77,14 +74,14 @@ def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
     ("data", "key", "way_out"),
     [
         ({"orders": [["gen.rest", "gen.rest"]]}, "orders", "gen.rest is named twice"),
-        ({"orders": [["gen.rest"]]}, "orders", "not an order of the tasks gen.rest, gen.intent"),
+        ({"orders": [["gen.rest"]]}, "orders", "each of gen.rest, gen.intent, once"),
         ({"orders": []}, "orders", "at least 1 item"),
         ({"tasks": ["gen.rest", "gen.rest"]}, "tasks", "gen.rest is named twice"),
         ({"methods": ["lamol", "lamol"]}, "methods", "lamol is named twice"),
         (
             {"methods": [{"name": "single", "method": "lamol"}]},
             "methods",
-            "single is a reference, which is always run",
+            "a reference is always run",
         ),
         (
             {"methods": [{"name": "mine", "method": "l2kd", "settings": {"kd.temprature": 2}}]},

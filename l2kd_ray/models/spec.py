@@ -13,9 +13,9 @@ from l2kd_ray.section import Location, Section, by_name
 class ModelSpec(Section):
     """A causal LM or a classifier's encoder: pretrained (`model`) or from scratch (`arch`).
 
-    `model` is a hub id or a folder; a text alone stands for it. `{arch: gpt2, n_layer: 2, n_embd: 128}`: every key but `arch`
-    is a field of that architecture's transformers config. `arch: bilstm` (for classifiers and
-    taggers) is not one of transformers.
+    `model` is a hub id or a folder; a text alone stands for it. `{arch: gpt2, n_layer: 2}`: every
+    key but `arch` is a field of that architecture's transformers config. `arch: bilstm` (for
+    classifiers and taggers) is not one of transformers.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")

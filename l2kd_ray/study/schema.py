@@ -76,9 +76,7 @@ class Range(Section):
                     "the first bound must be below the second", key=name, got=list(bounds)
                 )
         if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise InputError(
-                "bounds must be above 0", key="loguniform", got=list(self.loguniform)
-            )
+            raise InputError("bounds must be above 0", key="loguniform", got=list(self.loguniform))
         return self
 
     def examples(self) -> tuple[Any, ...]:
@@ -355,31 +353,35 @@ class StudyConfig(ArmsOnly):
     def _check_size(self) -> None:
         """Raise InputError for more trials than can be planned, before any is made."""
         grids = [len(space.grid) for space in self.search.values() if isinstance(space, Grid)]
-        seeds, tasks = self.seeds, len(self.tasks)
-        crossed = isinstance(seeds, CrossedSeeds)
         factors = {
-            "orders": len(self.orders)
-            if isinstance(self.orders, tuple)
-            else self.orders.random
-            if isinstance(self.orders, RandomOrders)
-            else math.factorial(tasks)
-            if self.orders == "all"
-            else 2 * tasks,
             "search": math.prod(grids),
             "tune.num_samples": self.tune.num_samples if len(grids) < len(self.search) else 1,
-            "seeds": len(seeds.train) * len(seeds.replay) if crossed else len(seeds),
-            "methods": len(self.methods),
+            "seeds": (
+                len(self.seeds.train) * len(self.seeds.replay)
+                if isinstance(self.seeds, CrossedSeeds)
+                else len(self.seeds)
+            ),
+            "methods": len(self.arms),
         }
-        trials = math.prod(factors.values())
-        if trials > _MOST_TRIALS:
+        if not all(self.family.methods[arm.method].orderless for arm in self.arms):
+            factors["orders"] = self._order_count()
+        if math.prod(factors.values()) > _MOST_TRIALS:
             largest = max(factors, key=lambda name: factors[name])
             raise InputError(
-                f"{Decimal(trials):.3g} trials are more than can be planned",
+                "more trials than can be planned",
                 key=largest,
-                expected=f"at most {_MOST_TRIALS:,}, as the product of "
-                + ", ".join(f"{Decimal(n):.3g} {name}" for name, n in factors.items() if n > 1),
-                fix="orders: {random: 100} draws some" if largest == "orders" else "",
+                got=" x ".join(f"{_rounded(n)} {name}" for name, n in factors.items() if n > 1),
+                expected=f"at most {_MOST_TRIALS:,} trials",
+                fix="draw some: orders: {random: 100}" if largest == "orders" else "",
             )
+
+    def _order_count(self) -> int:
+        """The number of orders, of which none is made."""
+        if isinstance(self.orders, RandomOrders):
+            return self.orders.random
+        if isinstance(self.orders, tuple):
+            return len(self.orders)
+        return math.factorial(len(self.tasks)) if self.orders == "all" else 2 * len(self.tasks)
 
     def _check_stops(self) -> None:
         """Raise InputError for stopping rules that exclude each other or do not fit the study."""
@@ -463,6 +465,10 @@ class StudyConfig(ArmsOnly):
                 for replay in self.seeds.replay
             )
         return tuple(Seed(train=seed, replay=seed) for seed in self.seeds)
+
+
+def _rounded(number: int) -> str:
+    return f"{number:,}" if number < 10**12 else f"{Decimal(number):.0e}"
 
 
 def _refuse_twice(values: Iterable[str], key: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -76,6 +76,8 @@ def load(text: str, *, where: str = "", key: str = "") -> Any:
         mark = error.problem_mark or error.context_mark
         line, note = (mark.line if mark else 0), error.note or ""
         problem = ", ".join(part for part in (error.context, error.problem) if part)
+        if type(error) is not yaml.MarkedYAMLError:  # not one of `_fault`
+            problem = f"not valid YAML: {problem}"
         if r"'\t'" in problem:
             problem, note = "a tab where YAML wants blanks", "indent with blanks"
     rows = text.splitlines() or [""]
@@ -97,8 +99,8 @@ def _fault(problem: str, mark: yaml.Mark, fix: str = "") -> yaml.MarkedYAMLError
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, Any] = {}  # none of YAML 1.1
-    yaml_constructors = {
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # none of YAML 1.1
+    yaml_constructors: ClassVar[dict[str, Any]] = {
         tag: make
         for tag, make in yaml.SafeLoader.yaml_constructors.items()
         if tag is None
@@ -112,11 +114,13 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node; values are counted here, before an alias is put in place."""
-        mark, alias = self.peek_event().start_mark, self.check_event(yaml.AliasEvent)
-        before, self._depth = self._nodes, self._depth + 1
+        event: yaml.NodeEvent = self.peek_event()  # type: ignore[no-untyped-call]
+        alias, mark, before = isinstance(event, yaml.AliasEvent), event.start_mark, self._nodes
+        self._depth += 1
         if self._depth > _MOST_DEEP:
             raise _fault(f"more than {_MOST_DEEP} lists and mappings inside each other", mark)
         node = super().compose_node(parent, index)
+        assert node is not None
         self._depth -= 1
         if alias and node not in self._sizes:
             raise _fault("an alias inside of what it stands for", mark)
@@ -127,10 +131,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
-        tag = self.peek_event().tag
+        event: yaml.ScalarEvent = self.peek_event()  # type: ignore[no-untyped-call]
         node = super().compose_scalar_node(anchor)
-        if tag not in (None, "!", f"{_TAG}str"):
-            raise _fault(f"a value of the tag {tag}", node.start_mark, "write the plain value")
+        if event.tag not in (None, "!", f"{_TAG}str"):
+            raise _fault(
+                f"a value of the tag {event.tag}", node.start_mark, "write the plain value"
+            )
         if _TEMPLATE.search(node.value):
             raise _fault("a template that nobody filled in", node.start_mark, "put its value there")
         return node

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from l2kd_ray.door import Plugin
-from l2kd_ray.section import FilePath, Name, Section, by_name
+from l2kd_ray.section import FilePath, Name, Section, TextOrNumber, by_name
 
 TaskKind = Literal["text-to-text", "classify", "pair", "regress", "tag", "parse"]
 """The kind of a task.
@@ -24,11 +24,6 @@ Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
 Metric = str | Plugin
 """The scoring of answers: the name of a built-in metric, or a plug-in."""
-
-
-def _number_as_text(value: object) -> object:
-    """A whole number is taken for its digits: YAML has no other form of it (`study.yaml12`)."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class TaskSpec(Section):
@@ -50,7 +45,7 @@ class TaskSpec(Section):
     columns: Mapping[Literal["context", "question", "answer", "text", "label", "id"], str] = Field(
         default_factory=dict
     )
-    labels: tuple[Annotated[str, BeforeValidator(_number_as_text)], ...] = ()
+    labels: tuple[TextOrNumber, ...] = ()
     """Texts of integer labels, by number."""
     scheme: Literal["bioes", "iob2"] | None = None
     """The scheme that tags are converted to (default: bioes)."""

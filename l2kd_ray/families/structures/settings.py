@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
-from l2kd_ray.section import Section
+from l2kd_ray.section import Section, digits_as_text
 
 
 class StructureDistilSettings(Section):
@@ -35,11 +35,6 @@ class StructureTrainSettings(TrainSettings):
     """
 
 
-def _text(value: object) -> object:
-    """Convert a case such as `3`, which YAML reads as a number, to its name."""
-    return str(value) if isinstance(value, int) else value
-
-
 class StructuralSettings(Section):
     """Distillation of structured predictors (Structural KD, Wang et al. 2021).
 
@@ -48,7 +43,8 @@ class StructuralSettings(Section):
     """
 
     case: Annotated[
-        Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"], BeforeValidator(_text)
+        Literal["1a", "1b", "2a", "2b", "3", "4", "tree", "projective"],
+        BeforeValidator(digits_as_text),
     ] = "1a"
     """Factorisation of teacher and student: chain => chain (1a), biaffine => labelling (1b),
     chain => token (2a), second-order => labelling (2b), token => chain (3), spans => token (4),
