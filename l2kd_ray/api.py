@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import yaml
-
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.study import yaml12
 from l2kd_ray.study.folder import FailureRecord, Folder
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import parse_study, read_study
@@ -50,12 +49,16 @@ def load_study(
     file = _find(path, changes)
     config = read_study(file, changes)
     store = Store(config.storage)
+    store.check_reachable()
     former = Folder(store, config.name).resolved
     if former is not None:  # hub names keep the commits of the last sweep
         with suppress(InputError):
-            config = Revisions.of(parse_study(yaml.safe_load(former))).pin(config)
+            config = Revisions.of(parse_study(yaml12.load(former))).pin(config)
     study = resolve_study(config, file)
-    words = [f"{key}={json.dumps(value, default=str)}" for key, value in changes.items()]
+    words = [
+        f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
+        for key, value in changes.items()
+    ]
     command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
     return Experiment(study, store, command)
 
@@ -74,15 +77,18 @@ def submit_study(
 
     file = _find(path, overrides)
     config = read_study(file, overrides)
-    return submit(file.read_text(), words, storage=config.storage, address=address)
+    text = file.read_text(encoding="utf-8-sig")
+    return submit(text, words, name=config.name, storage=config.storage, address=address)
 
 
 def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
     """The file of a study given by path or by name. Raises: InputError if there is none."""
-    if Path(path).exists() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
+    if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
         return Path(path)
     storage = str(overrides.get("storage", DEFAULT_STORAGE))
-    named = Folder(Store(storage), str(path)).resolved
+    store = Store(storage)
+    store.check_reachable()
+    named = Folder(store, str(path)).resolved
     if named is None:
         raise InputError(
             "no such study",
@@ -90,7 +96,7 @@ def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
             expected=f"a YAML file, or the name of a study in {storage}",
         )
     file = Path(tempfile.mkdtemp(prefix="l2kd-study-"), f"{path}.yaml")
-    file.write_text(named)
+    file.write_text(named, encoding="utf-8")
     return file
 
 

@@ -7,6 +7,7 @@ failed (the rest is kept); 130: stopped by Ctrl-C.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.study.reading import parse_override
+from l2kd_ray.study.reading import parse_overrides
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
@@ -67,7 +68,7 @@ def options(
 def _load(study: str, overrides: list[str] | None) -> Experiment:
     from l2kd_ray.api import load_study
 
-    return load_study(study, dict(map(parse_override, overrides or [])))
+    return load_study(study, parse_overrides(overrides or []))
 
 
 @app.command()
@@ -204,9 +205,9 @@ def submit(
     """Submit a study to a Ray cluster as a job, which goes on without this machine."""
     from l2kd_ray.api import submit_study
 
-    changes = dict(map(parse_override, overrides or []))
-    job = submit_study(study, changes, overrides or [], address)
-    print(f"Submitted as {job}. To see how far it is, from anywhere: l2kd status {study}")
+    job = submit_study(study, parse_overrides(overrides or []), overrides or [], address)
+    again = shlex.join(["l2kd", "status", study, *(overrides or [])])
+    print(f"Submitted as {job}. To see how far it is, from anywhere: {again}")
     if follow:
         from l2kd_ray.cluster.submit import follow as follow_job
 
@@ -278,7 +279,9 @@ def explain(
     from l2kd_ray.core.store import Store
     from l2kd_ray.study.explain import differences, find
 
-    reader = StoreView(Store(storage or DEFAULT_STORAGE))
+    store = Store(storage or DEFAULT_STORAGE)
+    store.check_reachable()
+    reader = StoreView(store)
     found = find(reader, key)
     body: object = json.loads(found.to_json())
     if other is not None:
@@ -309,6 +312,7 @@ def gc(
     from l2kd_ray.study.garbage import collect, find_garbage
 
     store = Store(storage or DEFAULT_STORAGE)
+    store.check_reachable()
     garbage = find_garbage(store, drop or [])
     for item in garbage:
         print(f"{item.bytes / 1e6:9.1f} MB  {item.folder}  {item.reason}")

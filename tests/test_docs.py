@@ -98,7 +98,7 @@ def test_a_command_of_a_page_is_one_that_there_is(page: Path, words: list[str]) 
     study = context.params.get("study")
     if isinstance(study, str) and study.endswith(".yaml") and "/" in study:
         data = yaml.safe_load((ROOT / study).read_text())
-        changes = dict(map(cli.parse_override, context.params.get("overrides") or []))
+        changes = cli.parse_overrides(context.params.get("overrides") or [])
         parse_study(data, changes, where=study)
 
 

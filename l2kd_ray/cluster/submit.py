@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2kd_ray.cluster.executors import DRIVER
@@ -18,7 +17,9 @@ _DASHBOARD = "http://127.0.0.1:8265"
 _STUDY = "study.yaml"
 
 
-def submit(study: str, words: Sequence[str], *, storage: str, address: str = _DASHBOARD) -> str:
+def submit(
+    study: str, words: Sequence[str], *, name: str, storage: str, address: str = _DASHBOARD
+) -> str:
     """Submit a study (YAML text) with its overrides to a cluster; returns the job's id.
 
     The job's driver runs on the head. No environment variable of this machine is sent, because the
@@ -33,11 +34,10 @@ def submit(study: str, words: Sequence[str], *, storage: str, address: str = _DA
             got=storage,
             expected="s3://bucket/prefix, gs://..., or an absolute path that every node mounts",
         )
-    name = yaml.safe_load(study)["name"]
     try:
         client = JobSubmissionClient(address)
         with tempfile.TemporaryDirectory(prefix="l2kd-submit-") as folder:
-            Path(folder, _STUDY).write_text(study)
+            Path(folder, _STUDY).write_text(study, encoding="utf-8")
             command = ["l2kd", "sweep", _STUDY, *words, "--address", "auto"]
             job: str = client.submit_job(
                 entrypoint=shlex.join(command),

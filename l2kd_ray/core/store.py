@@ -32,6 +32,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyarrow.fs as pafs
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.section import expanded
 
 MANIFEST = "manifest.json"
 DROPPED = "dropped"
@@ -388,6 +389,23 @@ class Store:
         except FileNotFoundError:
             pass  # another process was quicker
 
+    def check_reachable(self) -> None:
+        """Raise InputError if the storage does not answer at its address."""
+        try:
+            self._look()
+        except OSError as error:
+            raise InputError(
+                "the storage cannot be reached",
+                key="storage",
+                got=self.root,
+                expected=f"a folder or bucket that this user may read ({str(error)[:200]})",
+                fix="set storage=... to one",
+            ) from None
+
+    @_patient
+    def _look(self) -> None:
+        self.filesystem.get_file_info(pafs.FileSelector(self.base, allow_not_found=True))
+
     def check_writable(self) -> None:
         """Raise InputError if nothing can be written below the root."""
         probe = f"probe-{uuid.uuid4().hex}"
@@ -456,10 +474,14 @@ def _folder(kind: str, key: str) -> str:
 
 
 def _open(root: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in root:
-        return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
     try:
-        if root.startswith(("s3://", "gs://", "gcs://", "file://")):
+        root = expanded(root)
+    except InputError as error:
+        raise error.at("", "storage") from None
+    if "://" not in root:
+        return pafs.LocalFileSystem(), str(Path(root).resolve())
+    try:
+        if root.startswith(("s3://", "gs://", "gcs://")):
             filesystem, base = pafs.FileSystem.from_uri(root)
         else:
             import fsspec

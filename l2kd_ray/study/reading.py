@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ _TAKEN = (
     *(key for family in FAMILIES.values() for key in family.settings.model_fields),
 )
 """The keys of a study file, which cannot be names of plug-ins."""
+
+_MODELS = ("student", "teacher")
+_EXCLUDES = {"model": "arch", "arch": "model"}
 
 # Aliases: names in the original code, and the keys that they stand for.
 ALIASES = {
@@ -273,7 +276,7 @@ def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
     for alias, key in ALIASES.items():
         if alias in data:
             section, _, name = key.partition(".")
-            if name in (data.get(section) or {}):
+            if {name, _EXCLUDES.get(name)} & {*(_mapping(data, section) or ())}:
                 raise InputError(
                     f"is given twice: as {key} and by its alias",
                     where=where,
@@ -295,17 +298,25 @@ def _assign(data: dict[str, Any], dotted: str, value: object, where: str) -> Non
     if parents and parents[0] == "search":  # search keys are themselves dotted
         parents, last = ["search"], dotted.partition(".")[2]
     for parent in parents:
-        below = data.get(parent)
+        below = _mapping(data, parent)
         if below is not None and not isinstance(below, Mapping):
             raise InputError("has no keys below it", where=where, key=dotted, got=below)
         data[parent] = dict(below or {})
         data = data[parent]
+    if parents and parents[0] in _MODELS and _EXCLUDES.get(last) in data:
+        data.clear()  # the other model goes, with what was set of it
     data[last] = value
+
+
+def _mapping(data: Mapping[str, Any], section: str) -> Any:
+    """The content of a section; a model given as a text is the mapping that it stands for."""
+    below = data.get(section)
+    return {"model": below} if section in _MODELS and isinstance(below, str) else below
 
 
 def _take_away(data: dict[str, Any], parents: list[str], last: str) -> None:
     for parent in parents:
-        below = data.get(parent)
+        below = _mapping(data, parent)
         if not isinstance(below, Mapping):
             return
         data[parent] = dict(below)
@@ -313,11 +324,22 @@ def _take_away(data: dict[str, Any], parents: list[str], last: str) -> None:
     data.pop(last, None)
 
 
+def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
+    """The overrides `key=value` of a command line. Raises: InputError for a key given twice."""
+    found: dict[str, Any] = {}
+    for key, value in map(parse_override, words):
+        name = ALIASES.get(key, key)
+        if name in found:
+            raise InputError("the key is given twice", key=key, fix="keep one of them")
+        found[name] = value
+    return found
+
+
 def parse_override(text: str) -> tuple[str, Any]:
     """`key=value` of the command line; the value is YAML."""
-    key, separator, value = text.partition("=")
+    key, separator, value = (part.strip() for part in text.partition("="))
     if not separator or not key:
         raise InputError(
             "an override is key=value", got=text, expected="for instance kd.temperature=2"
         )
-    return key.strip(), yaml12.load(value, key=key.strip())
+    return key, yaml12.load(value, key=key)

@@ -99,8 +99,8 @@ def _fault(problem: str, mark: yaml.Mark, fix: str = "") -> yaml.MarkedYAMLError
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # none of YAML 1.1
-    yaml_constructors: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers: dict[str, Any] = {}  # none of YAML 1.1  # noqa: RUF012
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
         tag: make
         for tag, make in yaml.SafeLoader.yaml_constructors.items()
         if tag is None
@@ -114,7 +114,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node; values are counted here, before an alias is put in place."""
-        event: yaml.NodeEvent = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         alias, mark, before = isinstance(event, yaml.AliasEvent), event.start_mark, self._nodes
         self._depth += 1
         if self._depth > _MOST_DEEP:
