@@ -1,12 +1,15 @@
 """The `l2kd` command: its arguments, its output and its exit codes. It holds no logic.
 
-0: done; 1: a plug-in breaks a law; 2: bad input; 3: the time budget is reached; 4: some stages
-failed (the rest is kept); 130: stopped by Ctrl-C.
+0: done; 1: a plug-in breaks a law, or nobody reads the output any more (`| head`); 2: bad input; 3:
+the time budget is reached; 4: some stages failed (the rest is kept); 130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -17,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.study import yaml12
 from l2kd_ray.study.reading import parse_overrides
 
 if TYPE_CHECKING:
@@ -122,8 +126,9 @@ def plan(
     if as_json:
         print(json.dumps(planned.to_json()))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from l2kd_ray.report.console import print_table
 
     trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
@@ -135,8 +140,8 @@ def plan(
             table.add_row(role, *map(str, numbers))
     counts = planned.stages.values()
     totals = [sum(column) for column in zip(*(vars(c).values() for c in counts), strict=True)]
-    table.add_row("[b]all[/b]", *map(str, totals))
-    Console().print(table)
+    table.add_row("all", *map(str, totals), style="bold")
+    print_table(table)
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
     if (kept := planned.outputs) is not None:
         size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
@@ -250,14 +255,13 @@ def report(
 
 
 def _show(experiment: Experiment, snapshot: Snapshot) -> None:
-    from rich.console import Console
-
     from l2kd_ray.report import terminal_table
+    from l2kd_ray.report.console import print_table
     from l2kd_ray.report.sentences import top_k_words
     from l2kd_ray.study.evidence import inference, top_k_bias
 
     if len(snapshot.scores):
-        Console().print(terminal_table(snapshot.scores, **inference(snapshot)))
+        print_table(terminal_table(snapshot.scores, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))
         print(f"Report: {experiment.folder}/report.html")
@@ -289,9 +293,7 @@ def explain(
     if as_json:
         print(json.dumps(body))
         return
-    import yaml
-
-    print(yaml.safe_dump(body, sort_keys=False, allow_unicode=True), end="")
+    print(yaml12.dump(body), end="")
 
 
 @app.command()
@@ -343,9 +345,9 @@ def export(
 @app.command()
 def tasks(as_json: Json = False) -> None:
     """List the tasks that a study can name: kind, metrics, hub dataset, files below data_dir."""
-    from rich.console import Console
     from rich.table import Table
 
+    from l2kd_ray.report.console import print_table
     from l2kd_ray.tasks import registered
 
     if as_json:
@@ -357,7 +359,7 @@ def tasks(as_json: Json = False) -> None:
     for name, task in sorted(registered().items()):
         metrics = ", ".join((task.metric, *task.extras))
         table.add_row(name, task.kind, metrics, task.hub or "", task.description)
-    Console().print(table)
+    print_table(table)
 
 
 @app.command()
@@ -398,13 +400,38 @@ def doctor(
         raise typer.Exit(_BAD_INPUT)
 
 
+_PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "›": ">", "…": "..."})  # noqa: RUF001
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that the output's encoding does not have: a minus stays one."""
+    assert isinstance(error, UnicodeEncodeError)
+    text = error.object[error.start : error.end].translate(_PLAIN)
+    return text.encode(error.encoding, "replace").decode(error.encoding), error.end
+
+
 def main() -> None:
     """Run the command; what the user can fix is printed as a short message, without a traceback."""
+    codecs.register_error("plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+    try:
+        _run()
+        sys.stdout.flush()
+    except BrokenPipeError:  # what is still in the buffer cannot be written when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN)
+
+
+def _run() -> None:
     try:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_BAD_INPUT)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         print(
             f"error: {error}\n  what is finished is kept; fix this and run the same command again",

@@ -147,6 +147,8 @@ def _gpu() -> Finding:
 
 def _wandb() -> Finding:
     netrc = Path("~/.netrc").expanduser()
-    if os.environ.get("WANDB_API_KEY") or (netrc.is_file() and "wandb" in netrc.read_text()):
+    if os.environ.get("WANDB_API_KEY") or (
+        netrc.is_file() and "wandb" in netrc.read_text("utf-8", "replace")
+    ):
         return Finding(True, "w&b", "a key is set: runs go online")
     return Finding(True, "w&b", "no key: runs are written offline; set WANDB_API_KEY to go online")

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.section import Section
+from l2kd_ray.section import Section, expanded
 
 PluginKind = Literal["methods", "divergences", "metrics", "readers", "filters"]
 """The kinds of plug-in; `l2kd_ray.<kind>` is the group of their entry points."""
@@ -161,7 +161,7 @@ def absolute(name: str, base: Path | None) -> str:
     match = PATH.match(name)
     if match is None or not match["module"].endswith(".py"):
         return name
-    file = Path(match["module"]).expanduser()
+    file = Path(expanded(match["module"]))
     if not file.exists() and base is not None and (base / file).exists():
         file = base / file
     return f"{file.absolute()}:{match['name']}"

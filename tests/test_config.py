@@ -203,6 +203,54 @@ def test_an_override_without_a_value_takes_the_key_away() -> None:
     assert parse_study(TINY, {"kd.decode.beams": None}).settings == parse_study(TINY).settings
 
 
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"data_dir": "$NOT_SET"}, "data_dir"),
+        ({"storage": "s3:/bucket"}, "storage"),
+        ({"storage": "$NOT_SET/x"}, "storage"),
+        ({"tasks": [{"name": "a", "train": "$NOT_SET/a.csv"}]}, "tasks.0.train"),
+        ({"tasks": [{"name": "a", "test": "s3://bucket/a.csv"}]}, "tasks.0.test"),
+        ({"student": {"model": "$NOT_SET/gpt2"}}, "student.model"),
+        ({"teacher": {"arch": "bilstm", "vectors": "$NOT_SET/glove"}}, "teacher.vectors"),
+        ({"tokenizer": {"model": "$NOT_SET/gpt2"}}, "tokenizer.model"),
+    ],
+)
+def test_every_setting_that_is_a_path_is_read_by_one_rule(data: dict[str, Any], key: str) -> None:
+    assert refusal({}, **data).key == key
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"tune": {"num_samples": 3}}, "tune.num_samples"),
+        (
+            {"tune": {"scheduler": "asha"}, "search": {"kd.weight": {"choice": [1]}}},
+            "tune.scheduler",
+        ),
+        ({"tune": {"scheduler": "median"}}, "tune.scheduler"),
+        ({"tune": {"reduction": 2}}, "tune.reduction"),
+        ({"tune": {"stop": {"half_width": 1, "method": "x"}}}, "tune.stop.method"),
+        ({"tune": {"stop": {"metric": "cl/avg"}}}, "tune.stop.metric"),
+        ({"tune": {"select_on": {}}}, "tune.select_on"),
+        ({"search": {"kd.weight": {"uniform": [1, 0]}}}, "search.kd.weight.uniform"),
+        ({"search": {"kd.weight": {}}}, "search.kd.weight"),
+        ({"kd": {"top_k": 5, "teacher": "online"}}, "kd.top_k"),
+        ({"student": {"arch": "gpt2", "vectors": "a"}}, "student.vectors"),
+        ({"student": {"arch": "gpt2", "layers": 2}}, "student.layers"),
+        ({"student": {"model": "gpt2"}, "tokenizer": {"model": "gpt2"}}, "tokenizer.model"),
+        ({"scale": {"workers": [3, 2]}}, "scale.workers"),
+        ({"kd": {"weight": True}}, "kd.weight"),
+    ],
+)
+def test_what_a_check_of_several_keys_refuses_is_told_problem_first(
+    data: dict[str, Any], key: str
+) -> None:
+    error = refusal({}, **data)
+    assert error.key == key
+    assert error.problem != "not accepted"
+
+
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     """The second would silently win."""
     for text in ("name: a\nname: b\n", "name: a\nkd:\n  weight: 1\n  weight: 0\n"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import os
 import re
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 from helpers.pages import FAILURE, SEEDS, SETTINGS, Page, check_whole
 from helpers.synthetic_study import gap_table, study
-from rich.console import Console
+from rich.table import Table
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import text
+from l2kd_ray.report.console import print_table
 from l2kd_ray.report.labels import order_labels, setting_label, task_labels
 
 
@@ -202,25 +203,56 @@ def test_headline_without_a_gap_says_why(scores: pd.DataFrame, words: str) -> No
     assert words in headline(gap_table(scores))
 
 
-def test_terminal_table() -> None:
-    console = Console(width=140, record=True, file=io.StringIO())
-    console.print(terminal_table(study(seeds=SEEDS, settings=SETTINGS)))
-    shown = console.export_text()
+def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> str:
+    print_table(table)
+    return capsys.readouterr().out
+
+
+def test_terminal_table(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = printed(terminal_table(study(seeds=SEEDS, settings=SETTINGS)), capsys)
     assert "l2kd (temperature 2, weight 1) *" in shown
     assert "selected on dev" in shown
     with pytest.raises(ValueError, match="no rows"):
         terminal_table(study().iloc[:0])
 
 
-def test_a_narrow_terminal_cuts_no_methods_name() -> None:
-    names = {"finetune": "lamol-compute", "lamol": "l2kd-seq", "l2kd": "l2kd-seq-soft"}
-    arms, scores = names.values(), study(seeds=SEEDS)
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(terminal_table(scores.assign(method=scores["method"].replace(names))))
-    shown = console.export_text()
-    assert {arm for arm in arms if f" {arm} " in shown} == set(arms)
-    assert "seeds" in shown
+@pytest.mark.parametrize("width", ["1", "20", "40", "60", "80", "120", None])
+@pytest.mark.parametrize("long", [False, True])
+def test_a_table_of_any_width_has_all_its_cells(
+    width: str | None,
+    long: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No number is left out or broken, whatever the terminal, the pipe and the names are."""
+    if width is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setattr("os.get_terminal_size", no_terminal)
+    names = {"finetune": "lamol-compute", "lamol": "l2kd-seq", "l2kd": "[b]l2kd:smile:"}
+    scores = study(seeds=SEEDS, settings=SETTINGS)
+    scores = scores.assign(method=scores["method"].replace(names))
+    if long:
+        tasks = {task: f"{task}-{'x' * 30}" for task in scores["task"].unique()}
+        scores = scores.replace({"task": tasks}).assign(
+            order=[">".join(tasks[one] for one in order.split(">")) for order in scores["order"]]
+        )
+    table = terminal_table(scores)
+    shown = printed(table, capsys)
+    words = shown.split()
+    for column in table.columns:
+        for cell in map(str, column.cells):
+            if column.justify == "right":
+                assert cell in shown  # whole, on one line
+            assert set(cell.split()) <= set(words)
+    cells = [cell for column in table.columns for cell in column.cells]
+    assert all(shown.count(cell) >= cells.count(cell) for cell in map(str, cells) if "(" in cell)
     assert "…" not in shown
+
+
+def no_terminal(*_: int) -> os.terminal_size:
+    raise OSError
 
 
 def test_labels() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from pydantic import ConfigDict, ValidationError
 
-from l2kd_ray.section import Section, reading
+from l2kd_ray.errors import InputError
+from l2kd_ray.section import FilePath, Location, Section, expanded, reading
 
 
 class Inner(Section):
@@ -93,3 +95,58 @@ def test_an_outer_reading_has_what_an_inner_one_has() -> None:
         assert section.width == 2
     assert inner == {(id(section), "depth")}
     assert outer == {(id(section), "depth"), (id(section), "width")}
+
+
+# Paths and URLs
+
+
+def test_a_path_is_meant_as_a_shell_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("SCRATCH", "/big disk")
+    for text, meant in {
+        "~/data": "/home/me/data",
+        "$SCRATCH/l2kd": "/big disk/l2kd",
+        "${SCRATCH}x/l2kd": "/big diskx/l2kd",
+        "$HOME$SCRATCH": "/home/me/big disk",
+        "file:///a/b%20c": "/a/b c",
+        "s3://bucket/$HOME": "s3://bucket//home/me",
+        "./s3:/a": "./s3:/a",
+        "cost$/a": "cost$/a",
+        "org/model": "org/model",
+    }.items():
+        assert expanded(text) == meant
+        assert expanded(meant) == meant
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("$NOT_SET/x", "${NOT_SET}", "$EMPTY/l2kd", "~nobody-of-this-name/x"),
+        *("s3:/bucket/x", "gs:bucket", "S3:/bucket", "file:/a", "https:/a", "file://a/b"),
+        *("", " ", " /a", "/a ", "/a\n", "a\0b"),
+    ],
+)
+def test_a_path_that_would_be_a_folder_of_a_strange_name_is_refused(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NOT_SET", raising=False)
+    monkeypatch.setenv("EMPTY", "")
+    with pytest.raises(InputError):
+        expanded(text)
+
+
+class Places(Section):
+    file: FilePath | None = None
+    place: Location | None = None
+    words: tuple[str, ...] = ()
+
+
+def test_variables_are_put_in_place_in_paths_and_refused_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SCRATCH", "/scratch")
+    places = Places(file="$SCRATCH/a", place="${SCRATCH}/b", words=("$5",))  # type: ignore[arg-type]
+    assert (places.file, places.place) == (Path("/scratch/a"), "/scratch/b")
+    for wrong in ({"words": ["${SCRATCH}"]}, {"file": "s3://bucket/a"}, {"place": "$NOT_SET"}):
+        with pytest.raises(ValidationError):
+            Places.model_validate(wrong)

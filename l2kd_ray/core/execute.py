@@ -134,7 +134,7 @@ def environment() -> Mapping[str, Any]:
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
         return platform.processor()
     return next((ln.split(":")[1].strip() for ln in lines if ln.startswith("model name")), "")

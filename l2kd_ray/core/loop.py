@@ -159,7 +159,7 @@ def fit(
 def write_curve(curve: Curve, context: Context) -> Scores:
     """Write `curve.json` beside a trained model; returns the training's scores."""
     if context.rank == 0:
-        (context.out / CURVE).write_text(json.dumps(curve))
+        (context.out / CURVE).write_text(json.dumps(curve), "utf-8")
     tokens = sum(row["tokens"] for row in curve)
     return {"loss": curve[-1]["loss"], "steps": len(curve), "tokens": tokens}
 

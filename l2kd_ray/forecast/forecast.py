@@ -69,13 +69,13 @@ class Prospect:
         for kind, count in sorted(self.stages.items()):
             yield f"  {kind:<10} {count:>9} x {self.seconds[kind]:9.1f} s ({self.source[kind]})"
         yield (
-            f"{'first':<10}{'hours':>8}{'USD':>10}{'machine-h':>11}{'busy':>7}{'lost h':>8}"
-            f"{'taken':>7}{'disk GB':>10}"
+            f"{'first':<10} {'hours':>7} {'USD':>9} {'machine-h':>10} {'busy':>6} {'lost h':>7}"
+            f" {'taken':>6} {'disk GB':>9}"
         )
         for c in self.courses:
             yield (
-                f"{c.policy:<10}{c.hours:>8.2f}{c.usd:>10.2f}{c.machine_hours:>11.1f}"
-                f"{c.utilisation:>7.0%}{c.lost_hours:>8.1f}{c.preemptions:>7}{c.peak_gb:>10.1f}"
+                f"{c.policy:<10} {c.hours:>7.2f} {c.usd:>9.2f} {c.machine_hours:>10.1f}"
+                f" {c.utilisation:>6.0%} {c.lost_hours:>7.1f} {c.preemptions:>6} {c.peak_gb:>9.1f}"
             )
             for limit, done in c.by.items():
                 yield (

@@ -9,9 +9,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from l2kd_ray.errors import InputError
+from l2kd_ray.study import yaml12
 
 _GROUP = re.compile(
     r"(?:(?P<least>\d+)\s*\.\.\s*)?(?P<most>\d+)\s*x\s*(?P<type>[\w.-]+)"
@@ -69,9 +68,9 @@ class Prices:
     @classmethod
     def read(cls, path: Path | None = None) -> Prices:
         """Read a price table. Raises: InputError for a file of another form."""
-        source = path or files("l2kd_ray.forecast").joinpath("prices.yaml")
+        own = files("l2kd_ray.forecast").joinpath("prices.yaml")
+        table: Any = yaml12.read(path) if path else yaml12.load(own.read_text("utf-8"))
         try:
-            table: dict[str, Any] = yaml.safe_load(source.read_text())
             disk = table["disk_gb"] * table["disk_gb_month"] / _HOURS_A_MONTH
             machines = {
                 name: _machine(name, **values, disk=disk if name != "local" else 0.0)
@@ -84,7 +83,7 @@ class Prices:
                 table["head"],
                 table["storage_gb_month"],
             )
-        except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise InputError(
                 f"not a price table: {type(error).__name__}: {error}",
                 where=str(path),

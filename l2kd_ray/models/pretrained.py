@@ -32,7 +32,7 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
     """
     if spec.model is None:
         return None
-    for folder in (Path(spec.model).expanduser(), (base or Path()) / spec.model):
+    for folder in (Path(spec.model), (base or Path()) / spec.model):
         if folder.is_dir():
             if spec.revision is not None:
                 raise InputError(
@@ -57,7 +57,7 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
 
 def resolve_vectors(path: str, *, where: str, base: Path | None = None) -> Pretrained:
     """Find a file of word vectors, as `resolve_model` finds a folder. Raises: InputError."""
-    for file in (Path(path).expanduser(), (base or Path()) / path):
+    for file in (Path(path), (base or Path()) / path):
         if file.is_file():
             return Pretrained(hashlib.sha256(file.read_bytes()).hexdigest(), str(file.resolve()))
     raise InputError(

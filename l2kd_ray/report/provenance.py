@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.report.blocks import Block, Fold, Prose, ReportSection, Table, Verbatim
@@ -19,6 +18,7 @@ from l2kd_ray.report.labels import (
     setting_label,
     task_labels,
 )
+from l2kd_ray.study import yaml12
 
 _MOST_TRACED = 300
 """Trials that the page itself traces; the CSV file traces all."""
@@ -163,9 +163,7 @@ def _failure(failure: Mapping[str, Any]) -> Fold:
 
 
 def reproduce_section(study: Mapping[str, Any], command: str) -> ReportSection:
-    resolved = yaml.safe_dump(
-        json.loads(json.dumps(study, default=str)), sort_keys=False, allow_unicode=True
-    )
+    resolved = yaml12.dump(json.loads(json.dumps(study, default=str)))
     blocks: list[Block] = [Verbatim(command)] if command else []
     blocks += [
         Prose(

@@ -44,10 +44,9 @@ def terminal_table(
         pad_edge=False,
     )
     names = row_labels(arms)
-    # A narrow terminal folds the columns' names; methods and intervals stay whole.
-    shown.add_column("method", overflow="fold", no_wrap=not any(" " in name for name in names))
+    shown.add_column("method")
     for label in (*task_labels(tasks).values(), "mean", "95 % interval", "orders", "seeds"):
-        shown.add_column(label, justify="right", overflow="fold", no_wrap="interval" in label)
+        shown.add_column(label, justify="right")
     for name, (_, row) in zip(names, arms.iterrows(), strict=True):
         shown.add_row(
             name + (" *" if row["selected"] and row["setting"] != NO_SETTING else ""),

@@ -156,7 +156,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         value = str(self.construct_scalar(node))
-        if len(value) > 19 or not -(2**63) <= int(value) < 2**63:
+        if len(value) > 20 or not -(2**63) <= int(value) < 2**63:
             raise _fault("a number of more than 64 bits", node.start_mark, "quote it for a text")
         return int(value)
 

@@ -335,7 +335,6 @@ def _source(reader: str, digest: str, options: Mapping[str, str], location: str)
 
 def _find(path: Path, base: Path | None) -> Path:
     """The absolute path of `path`, from the working directory, or else from `base`."""
-    path = path.expanduser()
     if base is not None and not path.exists() and (base / path).exists():
         path = base / path
     return Path(os.path.abspath(path))

@@ -59,12 +59,12 @@ class SequenceFormat:
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(tokenizer, **json.loads((folder / _FORMAT_FILE).read_text()))
+        return cls(tokenizer, **json.loads((folder / _FORMAT_FILE).read_text("utf-8")))
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         settings = {"bos": self.bos[0] if self.bos else None, "task_prompt": self.task_prompt}
-        (folder / _FORMAT_FILE).write_text(json.dumps(settings))
+        (folder / _FORMAT_FILE).write_text(json.dumps(settings), "utf-8")
 
     @property
     def added(self) -> TokenIds:

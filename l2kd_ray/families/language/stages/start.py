@@ -71,7 +71,7 @@ class Initial(Stage):
         settings = dict(self.overrides)
         file = Path(self.source.location if self.source else "", "config.json")
         if self.source is not None and file.is_file():
-            settings = json.loads(file.read_text())
+            settings = json.loads(file.read_text("utf-8"))
         return next(
             (settings[name] for name in ("n_embd", "hidden_size") if name in settings), None
         )
