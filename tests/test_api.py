@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import l2kd_ray
 from l2kd_ray.errors import InputError
+from l2kd_ray.study.reading import parse_overrides
 
 
 def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(
@@ -22,7 +24,7 @@ def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(
     study = l2kd_ray.load_study(file)
     assert study.sweep("inline").failures == []
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    (elsewhere / "tiny").mkdir(parents=True)  # a folder of the study's name is not its file
     monkeypatch.chdir(elsewhere)
     again = l2kd_ray.load_study("tiny", storage=str(tmp_path / "results"))
     assert again.plan().missing == frozenset()
@@ -49,3 +51,20 @@ def test_one_order_and_no_replay_will_do(study_file: Any) -> None:
     assert study.plan().stages["replay"].unique == 0
     assert study.sweep("inline").failures == []
     assert len(study.results().query("method == 'lamol'")) == 1
+
+
+def test_a_storage_that_does_not_answer_is_refused_with_its_address(
+    study_file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("l2kd_ray.core.store._WAITS_S", ())
+    file = study_file()
+    for address in ("http://127.0.0.1:9/x", f"{file.parent}/{'x' * 300}", str(file)):
+        with pytest.raises(InputError, match="cannot be reached") as caught:
+            l2kd_ray.load_study(file, storage=address)
+        assert (caught.value.key, caught.value.got) == ("storage", address)
+
+
+def test_the_command_that_repeats_a_study_means_the_same(study_file: Any) -> None:
+    changes = {"train.lr": 1e-05, "wandb.project": "é 😀 'no'", "wandb.entity": "no", "seeds": [7]}
+    study = l2kd_ray.load_study(study_file(), changes)
+    assert parse_overrides(shlex.split(study.command)[3:]) == changes

@@ -34,10 +34,10 @@ SECRETS = {
 }
 
 
-def l2kd(*words: object, folder: Path, code: int = 0) -> str:
+def l2kd(*words: object, folder: Path, code: int = 0, **more: str) -> str:
     """Run the command; its output, after a look at its exit code."""
     environment = {**os.environ, "HOME": str(folder), "WANDB_MODE": "offline", "COLUMNS": "120"}
-    environment |= SECRETS
+    environment |= SECRETS | more
     done = subprocess.run(
         [*L2KD, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -120,7 +120,9 @@ def test_status_report_explain_and_export(swept: Path) -> None:
     state = json.loads(l2kd("status", "study.yaml", "--json", folder=swept))
     assert state["trials_done"] == state["trials"] == 8
     assert state["live"] is None
-    assert "multi-task" in l2kd("report", "tiny", "storage=results", folder=swept)
+    (swept / "tiny").mkdir()  # a folder of the study's name, which is not its file
+    plain = {"PYTHONIOENCODING": "ascii", "COLUMNS": "40"}
+    assert "multi-task" in l2kd("report", "tiny", "storage=results", folder=swept, **plain)
     scores = pd.read_parquet(swept / "results/studies/tiny/scores.parquet")
     row = scores.iloc[-1]
     manifest = json.loads(
@@ -285,3 +287,31 @@ def test_every_help_text_is_a_sentence() -> None:
             assert text.rstrip().endswith((".", ").")), f"{name}: {text}"
             assert not text.startswith(("Of ", "What ", "Where ")), f"{name}: {text}"
             assert len(text.split()) > 3, f"{name}: {text}"
+
+
+GAP = "gap −1.5 – × é 東 ›"  # noqa: RUF001
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("ascii", "gap -1.5 - x ? ? >"),
+        ("latin-1", "gap -1.5 - × é ? >"),  # noqa: RUF001
+        ("utf-8", GAP),
+    ],
+)
+def test_the_output_may_have_any_encoding(encoding: str, shown: str) -> None:
+    """What cannot be written is replaced, and a minus stays one."""
+    says = f"from l2kd_ray import cli; cli.app = lambda: print('{GAP}'); cli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", says], env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode(encoding) == shown + "\n"
+
+
+def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*L2KD, "tasks"], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")

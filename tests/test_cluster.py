@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import ray
+from typer.testing import CliRunner
 
+from l2kd_ray import cli
 from l2kd_ray.api import submit_study
 from l2kd_ray.cluster.executors import DRIVER, Job, Notice, run_train, submit
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
@@ -363,7 +365,7 @@ def test_a_study_is_handed_over_with_nothing_of_this_machine(
     monkeypatch.setattr("l2kd_ray.cluster.submit.JobSubmissionClient", Dashboard)
     monkeypatch.setenv("WANDB_API_KEY", "planted-secret")
     file, address = study_file(storage="s3://bucket/x"), "http://127.0.0.1:8265"
-    words = ["kd.temperature=2", "name=it's"]
+    words = ["kd.temperature=2", "name=sub", "wandb.entity=it's"]
     assert submit_study(file, {"kd.temperature": 2}, words, address) == "job-1"
     assert Dashboard.study == file.read_text()
     command = shlex.split(Dashboard.given["entrypoint"])
@@ -371,6 +373,9 @@ def test_a_study_is_handed_over_with_nothing_of_this_machine(
     assert Dashboard.given["entrypoint_resources"] == {DRIVER: 1}
     assert Dashboard.given["entrypoint_num_cpus"] == 0
     assert "planted-secret" not in repr(Dashboard.given)
+    done = CliRunner().invoke(cli.app, ["submit", str(file), *words, "--no-follow"])
+    assert shlex.join(["l2kd", "status", str(file), *words]) in done.output
+    assert Dashboard.given["metadata"] == {"study": "sub"}
     with pytest.raises(InputError, match="a folder of this machine"):
         submit_study(study_file(storage="./results"), {}, [], address)
     with pytest.raises(InputError, match="ray attach"):

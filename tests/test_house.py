@@ -97,6 +97,18 @@ def test_a_room_imports_only_from_rooms_below(name: str) -> None:
         assert here != "core" or there in {"core", *BELOW_CORE}, f"{name} imports {there}"
 
 
+@pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) != "testing"])
+def test_a_text_file_has_the_same_encoding_on_every_machine(name: str) -> None:
+    for call in ast.walk(MODULES[name]):
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            continue
+        needed = {"read_text": 1, "write_text": 2}.get(call.func.attr, 0)
+        is_named = any(word.arg == "encoding" for word in call.keywords)
+        owner = ast.unparse(call.func.value)
+        if needed and owner not in ("files", "readers"):
+            assert is_named or len(call.args) >= needed, f"{name}:{call.lineno}"
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if room_of(name) == "families"])
 def test_families_do_not_know_each_other(name: str) -> None:
     """Nor does what they share know any of them; `families/__init__` alone names them all."""
