@@ -19,7 +19,9 @@ from l2kd_ray.study.yaml12 import dump, load, read
 
 TEMPLATES = ("{{", "{%", "${")
 texts = st.text().filter(lambda text: not any(mark in text for mark in TEMPLATES))
-printable = st.text(st.characters(min_codepoint=32, max_codepoint=0xD7FF, exclude_categories=["C"]))
+printable = st.text(
+    st.characters(min_codepoint=32, max_codepoint=0xD7FF, exclude_categories=["C", "Zl", "Zp"])
+)
 
 
 def refused(text: str) -> InputError:
@@ -112,6 +114,7 @@ FAULTS: dict[str, tuple[str, int, str]] = {
     "key twice": ("name: a\nkd:\n  weight: 1\n  weight: 2", 4, "given twice"),
     "key twice, deep": ("tasks:\n- {name: a, columns: {text: x, text: y}}", 2, "given twice"),
     "no end": ("a: [1, 2", 1, "not valid YAML"),
+    "line break of YAML 1.1": ("name: a\ntasks: ['a \u2028 b']", 2, "not allowed"),
     "control character": ("name: a\nkd: \x07", 2, "not allowed"),
     "inside itself": ("a: &a [*a]", 1, "alias"),
     "many digits": ("a: " + "9" * 100_000, 1, "64 bits"),

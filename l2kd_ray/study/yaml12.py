@@ -32,6 +32,8 @@ _SCHEMA = {
     f"{_TAG}merge": "<<",
 }
 """The plain scalars that are no texts, by tag; the first that matches counts."""
+_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""Line breaks of YAML 1.1 and not of 1.2: PyYAML drops the blanks around them."""
 _TEMPLATE = re.compile(r"\{\{|\{%|\$\{(?!\w+\})", re.ASCII)
 """The openings of templates (Jinja, Helm, OmegaConf); `${NAME}` may be a variable in a path."""
 
@@ -68,9 +70,11 @@ def load(text: str, *, where: str = "", key: str = "") -> Any:
     Raises: InputError, with the line if `where` is a file.
     """
     try:
+        if strange := _BREAKS.search(text):
+            raise yaml.reader.ReaderError(where, strange.start(), ord(strange[0]), "", "")
         return _Loader(text).get_single_data()
     except yaml.reader.ReaderError as error:
-        line, note = text.count("\n", 0, error.position), "quote it and write it as an escape"
+        line, note = text.count("\n", 0, error.position), "write it as an escape, in double quotes"
         problem = f"the character {chr(int(error.character))!r} is not allowed in YAML"
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -80,7 +84,7 @@ def load(text: str, *, where: str = "", key: str = "") -> Any:
             problem = f"not valid YAML: {problem}"
         if r"'\t'" in problem:
             problem, note = "a tab where YAML wants blanks", "indent with blanks"
-    rows = text.splitlines() or [""]
+    rows = text.split("\n")
     row = rows[min(line, len(rows) - 1)].strip()
     if _TEMPLATE.search(row):
         problem, note = "a template that nobody filled in", "put its value there"
@@ -169,9 +173,13 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    pass
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """A text; in double quotes a line break of YAML 1.1 is written as an escape."""
+        style = '"' if _BREAKS.search(data) else None
+        return self.represent_scalar(f"{_TAG}str", data, style)
 
 
+_Dumper.add_representer(str, _Dumper.represent_str)
 _Loader.add_constructor(f"{_TAG}int", _Loader.construct_yaml_int)
 _Loader.add_constructor("!ambiguous", _Loader.refuse_ambiguous)
 for _tag, _form in _SCHEMA.items():
