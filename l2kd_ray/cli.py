@@ -417,27 +417,27 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="plain")
     try:
-        _run()
-        sys.stdout.flush()
-    except BrokenPipeError:  # what is still in the buffer cannot be written when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(_BROKEN)
-
-
-def _run() -> None:
-    try:
         app()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(_BAD_INPUT)
-    except BrokenPipeError:
-        raise
     except OSError as error:
         print(
             f"error: {error}\n  what is finished is kept; fix this and run the same command again",
             file=sys.stderr,
         )
         sys.exit(_FAILED)
+    finally:
+        _flush()
+
+
+def _flush() -> None:
+    """Write what is left of the output; end quietly if nobody reads it any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python would try again at its end, and print a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_BROKEN)
 
 
 if __name__ == "__main__":

@@ -309,9 +309,10 @@ def test_the_output_may_have_any_encoding(encoding: str, shown: str) -> None:
     assert done.stdout.decode(encoding) == shown + "\n"
 
 
-def test_a_reader_that_leaves_ends_the_command_quietly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["tasks"], ["tasks", "--json"], ["--help"]], ids=" ".join)
+def test_a_reader_that_leaves_ends_the_command_quietly(words: list[str], tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([*L2KD, "tasks"], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE)
+    done = subprocess.run([*L2KD, *words], cwd=tmp_path, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (1, b"")

@@ -103,6 +103,8 @@ def _fault(problem: str, mark: yaml.Mark, fix: str = "") -> yaml.MarkedYAMLError
 
 
 class _Loader(yaml.SafeLoader):
+    """Plain values, counted as they are composed: what is refused has its line."""
+
     yaml_implicit_resolvers: dict[str, Any] = {}  # none of YAML 1.1  # noqa: RUF012
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
         tag: make
@@ -173,6 +175,8 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
+    """Texts in quotes wherever YAML 1.1 or 1.2 would read anything else."""
+
     def represent_str(self, data: str) -> yaml.ScalarNode:
         """A text; in double quotes a line break of YAML 1.1 is written as an escape."""
         style = '"' if _BREAKS.search(data) else None
