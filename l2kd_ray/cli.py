@@ -404,7 +404,7 @@ _PLAIN = str.maketrans({"–": "-", "—": "-", "−": "-", "×": "x", "›": ">
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that the output's encoding does not have: a minus stays one."""
+    """Replace characters that the output's encoding does not have; a minus stays one."""
     assert isinstance(error, UnicodeEncodeError)
     text = error.object[error.start : error.end].translate(_PLAIN)
     return text.encode(error.encoding, "replace").decode(error.encoding), error.end
