@@ -72,6 +72,20 @@ def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: in
     assert len(cut.answer) >= min(len(whole.answer), (longest - 3) // 2)
 
 
+@given(st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=1, max_size=5), st.integers(8, 60))
+@settings(max_examples=60, deadline=None)
+def test_the_tokens_that_are_cut_are_counted(
+    sizes: list[tuple[int, int, int]], longest: int
+) -> None:
+    examples = [Example("1", "blue " * c, "what " * q, ("moon " * a,)) for c, q, a in sizes]
+    whole = Corpus.of(examples, FORMAT, "a", 10_000)
+    cut = Corpus.of(examples, FORMAT, "a", longest)
+    inputs, answers = cut.excess()
+    for n, (long, short) in enumerate(zip(whole, cut, strict=True)):
+        assert inputs[n] == len(long.question) - len(short.question)
+        assert answers[n] == len(long.answer) - len(short.answer)
+
+
 @pytest.mark.parametrize("room", range(9))
 def test_the_context_is_cut_first_and_both_at_their_ends(room: int) -> None:
     """By enumeration: of 5 + 2 tokens, the first ones of the context, then the question's."""

@@ -134,7 +134,8 @@ class World:
         with the fewest other fields."""
 
         def others(one: Stage) -> int:
-            return sum(value != stage.settings.get(name) for name, value in one.settings.items())
+            names = one.settings.keys() | stage.settings.keys()  # what is None is in neither
+            return sum(one.settings.get(name) != stage.settings.get(name) for name in names)
 
         alike = [one for one in self.stages.values() if about(one) == about(stage)]
         return min((one for one in alike if one.key != stage.key), key=others, default=None)

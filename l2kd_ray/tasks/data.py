@@ -15,7 +15,8 @@ from l2kd_ray.tasks import draws
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.readers import reader_of
 from l2kd_ray.tasks.readers.files import digest
-from l2kd_ray.tasks.spec import Format, Metric, Part, TaskKind
+from l2kd_ray.tasks.spec import Format, Metric, Part, Split, TaskKind
+from l2kd_ray.tasks.summary import SplitSummary
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,8 @@ class Task:
 
     Evaluations then also score the test examples that are not in it (leak-free).
     """
+
+    summaries: Mapping[Split, SplitSummary] = field(default_factory=dict, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:

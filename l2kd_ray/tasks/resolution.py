@@ -20,6 +20,7 @@ from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
 from l2kd_ray.tasks.spec import SPLITS, Format, Metric, Part, Split, TaskKind, TaskSpec
+from l2kd_ray.tasks.summary import summarise
 
 _SUFFIXES: Mapping[str, str] = {
     ".json": "squad",
@@ -108,7 +109,19 @@ def resolve(
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
-    return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
+    chosen = {split: splits[split].select(read[splits[split].source]) for split in SPLITS}
+    summaries = {
+        split: summarise(
+            chosen[split],
+            None if split == "train" else chosen["train"],
+            read=len(read[splits[split].source]),
+            kind=kind,
+            metric=metric,
+        )
+        for split in SPLITS
+    }
+    seen = whole if entry and entry.leaks else None
+    return Task(spec.name, kind, metric, splits, extras, seen, summaries)
 
 
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:

@@ -88,6 +88,12 @@ class Encoder(nn.Module):
         )
         return self._inputs(encoded["input_ids"], encoded["attention_mask"], encoded)
 
+    def excess(self, texts: Texts) -> list[int]:
+        """The tokens by which each text (or pair) is longer than `max_length`; negative if not."""
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        whole = self.tokenizer(*columns, verbose=False)["input_ids"]
+        return [len(tokens) - self.max_length for tokens in whole]
+
     def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
         """Texts of `length` unknown tokens, for measuring time."""
         ids = torch.full((batch, length), int(self.tokenizer.unk_token_id or 0))
