@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import write_squad
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.data import collect
+from l2kd_ray.tasks.examples import Example, Tally
 from l2kd_ray.tasks.readers import READERS, hub, nlg, squad, tables, wikisql, woz
 from l2kd_ray.tasks.readers.files import digest
 
@@ -196,8 +197,10 @@ def test_squad_dialogue_turns_are_grouped_and_ids_made_unique(tmp_path: Path) ->
         for name in ("en_0_0", "en_0_1", "x", "x")
     ]
     document = {"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}
-    examples = squad.read(write(tmp_path / "a.json", json.dumps(document)), {})
+    rows = squad.read(write(tmp_path / "a.json", json.dumps(document)), {})
+    examples, counts = collect(rows, "a.json")
     assert [e.group for e in examples] == ["en_0", "en_0", None, None]
+    assert counts.converted == {"repeated id": Tally(1, "a.json: id x")}
     assert [e.id for e in examples] == ["en_0_0", "en_0_1", "x", "x#2"]
 
 

@@ -163,7 +163,6 @@ def test_own_tasks_are_refused(own: dict[str, Any], change: dict[str, Any], says
 def test_content_no_format_may_hold_is_refused(own: dict[str, Any], tmp_path: Path) -> None:
     for rows, says in (
         ([], "contains no examples"),
-        ([{"text": "a", "label": 0, "id": 1}] * 2, "two examples have this id"),
         ([{"text": "\ud800", "label": 0}], "no valid Unicode"),
     ):
         with pytest.raises(InputError, match=says):

@@ -82,7 +82,8 @@ def resolve(
     """
     entry = entries().get(spec.name)
     sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
-    read = {source: source.read() for source in dict.fromkeys(sources.values())}
+    counted = {source: source.read_counted() for source in dict.fromkeys(sources.values())}
+    read = {source: examples for source, (examples, _) in counted.items()}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
     for examples in read.values():
         labelled.check(kind, examples, spec.name, where)
@@ -108,7 +109,15 @@ def resolve(
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
-    return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
+    return Task(
+        spec.name,
+        kind,
+        metric,
+        splits,
+        extras,
+        seen=whole if entry and entry.leaks else None,
+        row_counts={split: counted[source][1] for split, source in sources.items()},
+    )
 
 
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:

@@ -6,11 +6,11 @@ the options. Its `version` is raised when that function changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l2kd_ray.tasks import grammars, made, sentences
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Row
 from l2kd_ray.tasks.generated import reader as drawn
 from l2kd_ray.tasks.readers import conll, hub, nlg, squad, tables, wikisql, woz
 from l2kd_ray.tasks.spec import Format
@@ -21,8 +21,8 @@ class Reader:
     """A function that reads examples, with its version and needs."""
 
     version: int
-    read: Callable[[str, Mapping[str, str]], list[Example]]
-    """(location, options) -> examples in upstream order."""
+    read: Callable[[str, Mapping[str, str]], Iterable[Row]]
+    """(location, options) -> rows in upstream order; a plug-in may return plain examples."""
     of_file: bool = True
     """True if the location is a file."""
     per_split: bool = False
@@ -50,7 +50,7 @@ READERS: Mapping[str, Reader] = {
 
 
 def reader_of(name: Format) -> Reader:
-    """A built-in reader, or a plug-in: (path, options) -> examples in upstream order.
+    """A built-in reader, or a plug-in: (path, options) -> rows in upstream order.
 
     Raises: InputError if the plug-in cannot be imported.
     """

@@ -3,17 +3,14 @@
     {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text"}]}]}]}]}
 
 Several answers are references. An id such as `en_3_1` (decaNLP's WOZ: language, dialogue, turn)
-puts the example into the group `en_3`, unless the item has a "group". The original's files repeat
-some ids; repeated ones get "#2".
+puts the example into the group `en_3`, unless the item has a "group".
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +25,12 @@ _TURN = re.compile(r"(.*_\d+)_\d+")
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     document = parse_json(read_text(location), location)
     examples: list[Example] = []
-    times: Counter[str] = Counter()
     for i, entry in enumerate(_list(document, "data", location)):
         for j, paragraph in enumerate(_list(entry, "paragraphs", f"{location}: data[{i}]")):
             where = f"{location}: data[{i}].paragraphs[{j}]"
             context = _text(paragraph, "context", where)
             for k, qa in enumerate(_list(paragraph, "qas", where)):
-                example = _example(qa, context, len(examples), f"{where}.qas[{k}]")
-                times[example.id] += 1
-                if (n := times[example.id]) > 1:
-                    example = replace(example, id=f"{example.id}#{n}")
-                examples.append(example)
+                examples.append(_example(qa, context, len(examples), f"{where}.qas[{k}]"))
     return examples
 
 
