@@ -138,7 +138,8 @@ class Task:
 def collect(rows: Iterable[Row], where: str) -> tuple[list[Example], RowCounts]:
     """The examples among a reader's rows, and the counts of the others.
 
-    An id that is repeated gets "#2" and so on: the original's files repeat some.
+    An id that is repeated gets "#2" and so on: the original's files repeat some. An empty id
+    becomes the example's number.
 
     Raises:
         InputError: there are no examples, or a text is not valid Unicode.
@@ -154,14 +155,18 @@ def collect(rows: Iterable[Row], where: str) -> tuple[list[Example], RowCounts]:
         elif isinstance(row, Converted):
             _count(converted, row.what, row.where)
         else:
+            place = f"{where}: example {len(examples)}"
+            if not row.id.strip():
+                _count(converted, "empty id", place)
+                row = replace(row, id=str(len(examples)))
             identity = row.id
             while identity in seen:
                 times[row.id] += 1
                 identity = f"{row.id}#{times[row.id] + 1}"
-            if identity != row.id:
-                _count(converted, "repeated id", f"{where}: id {row.id}")
-                row = replace(row, id=identity)
             seen.add(identity)
+            if identity != row.id:
+                _count(converted, "repeated id", place)
+                row = replace(row, id=identity)
             for text in (row.id, row.context, row.question, row.group or "", *row.answers):
                 if not _is_unicode(text):
                     raise InputError(

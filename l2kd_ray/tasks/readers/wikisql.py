@@ -9,7 +9,6 @@ partial schema, in alphabetical order, which carries no information).
 
 from __future__ import annotations
 
-import bz2
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import sql
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes
+from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, unpack
 
 NOTE = (
     "partial schema: a table's columns are those that some query names, fewer to choose from than "
@@ -39,10 +38,7 @@ _VARIABLE = re.compile(r"\"?\b(var\d+)\b\"?")
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     """The split `options["split"]`; the columns of a table are collected over all splits."""
     data = read_bytes(location)
-    try:
-        text = decode(bz2.decompress(data) if data[:3] == b"BZh" else data, location)
-    except (OSError, ValueError) as error:
-        raise InputError("the bz2 file is incomplete", where=location, got=str(error)) from None
+    text = decode(unpack(data, location) if data[:3] == b"BZh" else data, location)
     columns: dict[str, set[str]] = defaultdict(set)
     questions = []
     for column, aggregate, conditions, sentence in _queries(parse_json(text, location), location):
