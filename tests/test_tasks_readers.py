@@ -439,6 +439,28 @@ def test_hub_rows_take_the_labels_of_the_hub_or_of_the_user(
     assert [e.answers for e in read(hub.read, "org/set", own)] == [("bad",), ("good",)]
 
 
+def test_a_row_of_the_hub_without_a_label_is_refused_or_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    columns = {"text": ["a", "b", "c"], "label": [1, -1, None]}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: table)
+    options = {"hub": "org/set", "split": "train", "commit": "c" * 40}
+    named = {**options, "label.0": "bad", "label.1": "good"}
+    for settled, label in ((options, "pos"), (named, "good")):
+        with pytest.raises(InputError, match=r"org/set: train\[1\]: there is no answer"):
+            read(hub.read, "org/set", settled)
+        rows = hub.read("org/set", {**settled, "unanswered": "leave out"})
+        examples, counts = collect(rows, "org/set")
+        assert [example.answers for example in examples] == [(label,)]
+        assert counts.left_out == {"no answer": Tally(2, "org/set: train[1]")}
+        assert counts.rows == 3
+
+
 def test_unreachable_hub_says_so_and_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     huggingface_hub = pytest.importorskip("huggingface_hub")
 

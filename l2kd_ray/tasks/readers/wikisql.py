@@ -41,12 +41,11 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     text = decode(unpack(data, location) if data[:3] == b"BZh" else data, location)
     columns: dict[str, set[str]] = defaultdict(set)
     questions = []
-    for column, aggregate, conditions, sentence in _queries(parse_json(text, location), location):
-        table = sentence["table-id"]
+    for query, table, split, question in _queries(parse_json(text, location), location):
+        column, _, conditions = query
         columns[table].update((column, *(name for name, _, _ in conditions)))
-        if sentence["question-split"] == options["split"]:
-            answer = sql.render(column, aggregate, conditions)
-            questions.append((table, sentence["original"].strip(), answer))
+        if split == options["split"]:
+            questions.append((table, question.strip(), sql.render(*query)))
     return [
         Example(
             id=str(number),
@@ -59,13 +58,13 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     ]
 
 
-Parsed = tuple[str, str, list[tuple[str, str, str]], Mapping[str, Any]]
-"""(column, aggregate, [(column, operator, value)], the question's record)"""
+_Query = tuple[str, str, list[tuple[str, str, str]]]
+"""(column, aggregate, [(column, operator, value)])"""
 
 
-def _queries(entries: Any, location: str) -> Iterator[Parsed]:
-    """Each question of the release with its query."""
-    for number, entry in enumerate(entries):
+def _queries(entries: Any, location: str) -> Iterator[tuple[_Query, str, str, str]]:
+    """Each question of the release: (its query, table, split, text)."""
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         try:
             query = _QUERY.fullmatch(entry["sql"][0])
             if query is None:
@@ -77,7 +76,9 @@ def _queries(entries: Any, location: str) -> Iterator[Parsed]:
                 # A question that uses one value twice lists it under one of its names only.
                 values = {**examples, **sentence["variables"]}
                 conditions = [(_name(c), op, _value(text, values)) for c, op, text in clauses]
-                yield _name(column), aggregate, conditions, sentence
+                parsed = _name(column), aggregate, conditions
+                place = sentence["table-id"], sentence["question-split"]
+                yield parsed, *map(str, place), str(sentence["original"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 "not in the form of text2sql-data's WikiSQL",
