@@ -28,7 +28,8 @@ def data_table(data: Sequence[SplitData]) -> Table:
     frame = pd.DataFrame([_row(one) for one in data])
     kept = [name for name in frame if frame[name].fillna(0).astype(bool).any()]
     caption = (
-        "Rows read, and examples kept after the dev split is made and caps are applied. Labels: "
+        "Rows read, and examples kept after the dev split is made and caps are applied. Converted: "
+        "values not taken as they stand, such as a label by number. Labels: "
         "how many there are, and the percentage of the most frequent one. In train: examples whose "
         "input occurs in the training split, too. Cut: examples that do not fit into the model's "
         "length, and the tokens that they lose; a dash before a stage has counted them."
@@ -42,7 +43,9 @@ def _row(one: SplitData) -> dict[str, object]:
     return {
         "Task": one.task,
         "Split": one.split,
-        "Read": summary.read,
+        "Read": summary.rows.rows,
+        "Left out": sum(tally.count for tally in summary.rows.left_out.values()),
+        "Converted": sum(tally.count for tally in summary.rows.converted.values()),
         "Kept": summary.kept,
         "Labels": len(labels) or None,
         "Most frequent %": 100 * max(labels.values()) / summary.kept if labels else None,
@@ -73,6 +76,8 @@ def data_notes(data: Sequence[SplitData]) -> list[str]:
 def _notes(one: SplitData) -> Iterator[str]:
     summary, kept, cut = one.summary, one.summary.kept, one.cut or {}
     of_all = f"of {count(kept, 'example')}"
+    for why, tally in summary.rows.left_out.items():
+        yield f"{count(tally.count, 'row')} left out: {why} (first at {tally.first})"
     if summary.unseen:
         names = ", ".join(summary.unseen_labels[:_MOST_NAMED])
         names += ", ..." if len(summary.unseen_labels) > _MOST_NAMED else ""

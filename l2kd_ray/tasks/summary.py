@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Example, RowCounts
 from l2kd_ray.tasks.metrics import score
 from l2kd_ray.tasks.spec import Metric, TaskKind
 
@@ -18,8 +18,8 @@ LABELLED: frozenset[TaskKind] = frozenset({"classify", "pair"})
 class SplitSummary:
     """Counts of the examples of one split, after the dev split is carved and caps are applied."""
 
-    read: int
-    """Rows of the source."""
+    rows: RowCounts
+    """Counts of the rows of its source; a dev split that is carved has those of training."""
     kept: int
     """Examples that the study uses."""
     labels: Mapping[str, int] = field(default_factory=dict)
@@ -43,7 +43,7 @@ def summarise(
     examples: Sequence[Example],
     train: Sequence[Example] | None,
     *,
-    read: int,
+    rows: RowCounts,
     kind: TaskKind,
     metric: Metric,
 ) -> SplitSummary:
@@ -56,7 +56,7 @@ def summarise(
         answer = next(iter(labels))
         majority, _ = score(metric, [answer] * len(examples), examples)
     return SplitSummary(
-        read=read,
+        rows=rows,
         kept=len(examples),
         labels=labels,
         unseen_labels=tuple(label for label in labels if label not in learnt) if train else (),

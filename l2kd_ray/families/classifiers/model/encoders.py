@@ -84,7 +84,12 @@ class Encoder(nn.Module):
         check_texts(texts)
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(
-            *columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+            *columns,
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            split_special_tokens=True,  # a text that spells one, such as [SEP], stays text
+            return_tensors="pt",
         )
         return self._inputs(encoded["input_ids"], encoded["attention_mask"], encoded)
 

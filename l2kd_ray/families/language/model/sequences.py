@@ -120,11 +120,12 @@ class SequenceFormat:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def encode(self, texts: list[str]) -> list[TokenIds]:
-        """The ordinary tokens of each text, without special tokens."""
+        """The ordinary tokens of each text; a text that spells a special token stays text."""
         # The tokenizer refuses an empty list.
         if not texts:
             return []
-        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])
 
 
 def cut(context: TokenIds, question: TokenIds, room: int) -> TokenIds:
