@@ -170,3 +170,11 @@ def test_new_rows_start_at_the_mean_of_the_old() -> None:
 def test_a_field_that_the_architecture_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="no field n_layers"):
         build("gpt2", {"n_layers": 2}, FORMAT.tokenizer, seed=0)
+
+
+def test_a_frozen_model_has_no_dropout_and_no_gradient() -> None:
+    model = make_model()
+    model.train()
+    frozen = model.freeze()
+    assert not any(module.training for module in frozen.modules())
+    assert not any(weight.requires_grad for weight in frozen.parameters())
