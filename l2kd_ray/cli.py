@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -129,6 +130,7 @@ def plan(
     from rich.table import Table
 
     from l2kd_ray.report.console import print_table
+    from l2kd_ray.report.data_section import data_notes, rows_line
 
     trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
@@ -142,6 +144,8 @@ def plan(
     totals = [sum(column) for column in zip(*(vars(c).values() for c in counts), strict=True)]
     table.add_row("all", *map(str, totals), style="bold")
     print_table(table)
+    print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
+    _print_notes(data_notes(planned.data))
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
     if (kept := planned.outputs) is not None:
         size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
@@ -149,6 +153,26 @@ def plan(
             f"Teacher outputs kept: {kept.stages}{size}; they save {kept.passes_saved} forward "
             "passes over a task (above 0 they pay)."
         )
+
+
+@app.command()
+def data(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show a study's data: rows read and kept of each split, labels, what is cut or repeated."""
+    found = _load(study, overrides).data()
+    if as_json:
+        print(json.dumps([one.to_json() for one in found]))
+        return
+    from l2kd_ray.report.console import print_table
+    from l2kd_ray.report.data_section import data_notes, data_table
+    from l2kd_ray.report.terminal import rich_table
+
+    print_table(rich_table(data_table(found)))
+    _print_notes(data_notes(found))
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(note.replace("**", ""))
 
 
 def _cost(seconds: float | None, size: int | None, missing: bool) -> str:
@@ -257,10 +281,13 @@ def report(
 def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     from l2kd_ray.report import terminal_table
     from l2kd_ray.report.console import print_table
-    from l2kd_ray.report.sentences import top_k_words
+    from l2kd_ray.report.data_section import data_notes
+    from l2kd_ray.report.sentences import doubt_words, top_k_words
     from l2kd_ray.study.evidence import inference, top_k_bias
 
     if len(snapshot.scores):
+        _print_notes(doubt_words(snapshot.doubts))
+        _print_notes(data_notes(experiment.data(snapshot)))
         print_table(terminal_table(snapshot.scores, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))

@@ -137,6 +137,31 @@ def test_status_report_explain_and_export(swept: Path) -> None:
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(swept / "model"))
 
 
+def test_data_are_shown_with_what_the_stages_counted(swept: Path) -> None:
+    found = json.loads(l2kd("data", "study.yaml", "--json", folder=swept))
+    assert found == json.loads(l2kd("plan", "study.yaml", "--json", folder=swept))["data"]
+    assert [(one["task"], one["split"]) for one in found[:3]] == [
+        (TINY["tasks"][0], split) for split in ("train", "dev", "test")
+    ]
+    for one in found:
+        counted = one["split"] != "dev"  # no stage reads it in a study without a search
+        assert (one["cut"] is not None) == counted
+        assert one["summary"]["kept"] <= one["summary"]["rows"]["kept"]
+    table, line = l2kd("data", "study.yaml", folder=swept), l2kd("plan", "study.yaml", folder=swept)
+    assert all(one["task"] in table and one["task"] in line for one in found)
+
+
+def test_doubts_stand_above_the_headline_and_in_the_results(swept: Path) -> None:
+    """Two short epochs of a tiny model: it has learnt nothing, and every page says so first."""
+    said = "no better than the untrained model"
+    page = (swept / "results/studies/tiny/report.md").read_text()
+    assert 0 < page.index(said) < page.index("**Doubtful**") < page.index("## ")
+    printed = l2kd("report", "study.yaml", folder=swept)
+    assert printed.index(said) < printed.index("Points below multi-task")
+    doubts = pd.read_parquet(swept / "results/studies/tiny/results.parquet")["doubts"]
+    assert doubts.str.contains("bound at the untrained model").all()
+
+
 def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path, tmp_path: Path) -> None:
     folder = tmp_path / "changed"
     shutil.copytree(swept / "results", folder / "results", ignore_dangling_symlinks=True)
@@ -223,7 +248,7 @@ def test_a_stage_that_fails_takes_its_trials_alone(study_file: Any, tmp_path: Pa
     assert planned["stages"]["learn"]["todo"] == 4  # `wild`'s students: tried again next time
 
 
-MINE = {"name": "mine", "train": "good.jsonl", "test": "good.jsonl"}
+MINE = {"name": "mine", "train": "good.jsonl", "test": "good.jsonl", "max_test": 5}
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "missing file": ({"tasks": [MINE | {"train": "no.jsonl"}]}, "no.jsonl"),
     "broken line": ({"tasks": [MINE | {"train": "bad.jsonl"}]}, "bad.jsonl:2"),

