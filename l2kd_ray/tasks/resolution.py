@@ -15,7 +15,13 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import distil, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.metrics import LESS_IS_BETTER, METRICS
+from l2kd_ray.tasks.metrics import (
+    LESS_IS_BETTER,
+    METRICS,
+    check_labels,
+    check_references,
+    is_f1_of_class,
+)
 from l2kd_ray.tasks.readers import READERS, hub, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
@@ -107,12 +113,19 @@ def resolve(
     # The task's own metric is still shown if the study sets another.
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
+    for split in ("dev", "test"):
+        rows, key = splits[split].select(read[splits[split].source]), f"tasks.{spec.name}.{split}"
+        for one in (metric, *extras):
+            check_references(one, rows, where=where, key=key)
+    check_labels(metric, rows, where=where, key=key)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
     return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
 
 
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
     """The task's metric. Raises: InputError for an unknown one."""
+    if spec.metric is not None and is_f1_of_class(spec.metric):
+        return spec.metric
     known = {name: judge for name, judge in METRICS.items() if name not in LESS_IS_BETTER}
     return default if spec.metric is None else plugin("metrics", spec.metric, known)
 
