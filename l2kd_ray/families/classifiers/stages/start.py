@@ -130,10 +130,10 @@ class Untrained(Stage):
         from l2kd_ray.families.classifiers.model.encoders import (
             Encoder,
             build_encoder,
-            load_encoder,
         )
         from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
         from l2kd_ray.families.classifiers.model.words import Words
+        from l2kd_ray.models.loading import load_encoder
 
         overrides, length = dict(self.overrides), self.max_length or _DEFAULT_LENGTH
         if self.source is not None:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from l2kd_ray.families.language.model.sequences import TokenIds
 from l2kd_ray.models.architecture import config_of
+from l2kd_ray.models.loading import load_model
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
 
@@ -68,8 +69,7 @@ class CausalLM(nn.Module):
     @property
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
-        config = self.lm.config
-        return int(getattr(config, "max_position_embeddings", 0) or config.n_positions)
+        return position_limit(self.lm.config) or _UNLIMITED
 
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
@@ -81,6 +81,17 @@ class CausalLM(nn.Module):
     def freeze(self) -> CausalLM:
         """Switch to a teacher's state: no dropout, no gradients."""
         return self.eval().requires_grad_(False)
+
+
+_UNLIMITED = 2**20  # tokens, for an architecture without a limit
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest sequence that a config allows, in tokens; None if it states no limit."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    limits = (getattr(text, name, None) for name in names)
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
 
 
 SHORT = 128
@@ -101,7 +112,7 @@ def _attention(input_ids: Tensor) -> AbstractContextManager[None]:
 def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> CausalLM:
     """A model from scratch whose weights are drawn from `seed`.
 
-    Raises: ValueError as `check_architecture` does.
+    Raises: ValueError as `outline` does.
     """
     torch.manual_seed(seed)
     eos = tokenizer.eos_token_id
@@ -109,14 +120,14 @@ def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) ->
     return CausalLM(_from_config(arch, {**overrides, **ids}))
 
 
-def check_architecture(arch: str, overrides: Mapping[str, Any]) -> None:
-    """Check an architecture by building the model without its weights.
+def outline(arch: str, overrides: Mapping[str, Any]) -> CausalLM:
+    """The model of an architecture without its weights.
 
     Raises: ValueError: unknown architecture, a field that its config does not have, or sizes that
         do not fit together.
     """
     with torch.device("meta"):
-        _from_config(arch, overrides)
+        return CausalLM(_from_config(arch, overrides))
 
 
 def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
@@ -128,17 +139,10 @@ def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
 
 
 def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
-    """Load a model from a hub id or folder, in float32, from safetensors only."""
+    """Load a model from a hub id or folder. Raises: InputError as `load_model` does."""
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_pretrained(
-        source.location,
-        revision=source.revision,
-        trust_remote_code=trust_remote_code,
-        dtype=torch.float32,
-        use_safetensors=True,
-    )
-    return CausalLM(lm)
+    return CausalLM(load_model(AutoModelForCausalLM, source, trust_remote_code))
 
 
 @torch.no_grad()
@@ -159,24 +163,6 @@ def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
         layers.append(lm.get_output_embeddings())
     for layer in layers:
         layer.weight[list(new)] = layer.weight[: min(new)].mean(dim=0)
-
-
-@torch.no_grad()
-def check_head(model: CausalLM) -> None:
-    """Raises ValueError if applying the output layer to the body differs from the whole model.
-
-    Some architectures scale or cap their logits afterwards; selecting positions first would then
-    train another model.
-    """
-    model.eval()
-    input_ids = torch.arange(4).unsqueeze(0)
-    whole = model.lm(input_ids=input_ids).logits[0]
-    parts = model.head(model(input_ids, torch.arange(4)))
-    if not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
-        name = type(model.lm).__name__
-        raise ValueError(
-            f"{name} changes its logits after the output layer, which is not supported"
-        )
 
 
 def pad_right(rows: Sequence[TokenIds], filler: int) -> Tensor:

@@ -80,9 +80,9 @@ class Initial(Stage):
         from l2kd_ray.families.language.model.causal_lm import (
             add_vocabulary,
             build,
-            check_head,
             load_pretrained,
         )
+        from l2kd_ray.families.language.model.checks import check_model
         from l2kd_ray.families.language.model.sequences import SequenceFormat
         from l2kd_ray.models.vocabulary import vocabulary_size
 
@@ -92,7 +92,7 @@ class Initial(Stage):
             add_vocabulary(model, vocabulary_size(text.tokenizer), text.added)
         else:
             model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
-        check_head(model)
+        check_model(model)
         model.save(context.out)
         text.save(context.out)
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.models.loading import load_encoder
+from l2kd_ray.models.pretrained import Pretrained
 
 WordSequence = Sequence[str]
 """The words of a sentence."""
@@ -139,13 +141,7 @@ class PretrainedFeatures(nn.Module):
     @classmethod
     def of(cls, folder: Path) -> Self:
         """Load a pretrained encoder from a folder with its fast tokenizer."""
-        from transformers import AutoModel, AutoTokenizer
-
-        encoder = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(encoder, tokenizer)
+        return cls(*load_encoder(Pretrained("", str(folder))))
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
