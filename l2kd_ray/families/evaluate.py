@@ -22,6 +22,7 @@ class Evaluate(Stage):
     """The model's answers on a split, with their scores by the task's metric and the extras."""
 
     kind = "evaluate"
+    version = 2
     default_seconds = 30.0
     model: Stage
     examples: Examples

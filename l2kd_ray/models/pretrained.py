@@ -19,8 +19,10 @@ class Pretrained:
     digest: str
     location: str = field(metadata={"identity": False})
     revision: str | None = field(default=None, metadata={"identity": False})
-    names: tuple[str, ...] = field(default=(), metadata={"identity": False}, repr=False)
-    """The files of a hub model; empty for a folder, and where the hub was not asked."""
+    names: tuple[str, ...] = field(
+        default=(), metadata={"identity": False}, compare=False, repr=False
+    )
+    """The files of a hub model, or of its copy in the local cache; empty for a folder."""
 
     def check_files(self, *, where: str, key: str) -> None:
         """Check that these are the files of a model, by names and headers. Raises: InputError."""
@@ -105,4 +107,5 @@ def _of_hub(spec: ModelSpec, where: str) -> Pretrained:
                 fix="download it elsewhere and give its folder: student.model=FOLDER",
             ) from None
         commit = Path(cached).parent.name
+        names = tuple(path.name for path in Path(cached).parent.iterdir())
     return Pretrained(f"hub:{model}@{commit}", model, commit, names)

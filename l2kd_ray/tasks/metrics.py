@@ -305,10 +305,10 @@ METRICS: Mapping[str, MetricFunction] = {
 
 @dataclass(frozen=True)
 class _Comparable:
-    """What a metric needs of an answer to compare with it."""
+    """A property that a metric needs of an answer to compare with it."""
 
     test: Callable[[str], object]
-    """Whether an answer has it (any true value)."""
+    """A true value for an answer that has it."""
     needs: str
 
 
@@ -340,7 +340,7 @@ class Unscorable:
 
     examples: tuple[Example, ...]
     needs: str
-    """What no reference of theirs has; "" if the metric compares with any text."""
+    """The property that no reference of theirs has; "" if the metric compares with any text."""
 
 
 def unscorable(metric: Metric, examples: Sequence[Example]) -> Unscorable:

@@ -1,4 +1,4 @@
-"""What a causal LM must fulfil to be trained and decoded here, checked on a few tokens.
+"""Checks, on a few tokens, that a causal LM can be trained and decoded here.
 
 The loss selects positions before the output layer, rows are padded on the right in training and on
 the left in decoding, and decoding keeps keys and values. An architecture for which one of these

@@ -139,9 +139,9 @@ class PretrainedFeatures(nn.Module):
         self.width = int(encoder.config.hidden_size)
 
     @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Load a pretrained encoder from a folder with its fast tokenizer."""
-        return cls(*load_encoder(Pretrained("", str(folder))))
+    def of(cls, source: Pretrained) -> Self:
+        """Load a pretrained encoder with its fast tokenizer. Raises: as `load_encoder` does."""
+        return cls(*load_encoder(source))
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
