@@ -120,7 +120,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "unknown type": (edit("config.json", model_type="mine"), "config cannot be read"),
     "own code": (
         edit("config.json", model_type="mine", auto_map={"AutoConfig": "mine.Mine"}),
-        "needs code of its own",
+        "needs code of its own, which is never run",
     ),
     "layers": (edit("config.json", n_layer=1), "more layers than the config says"),
     "more layers": (edit("config.json", n_layer=3), "weights of the model are not complete"),
@@ -158,6 +158,9 @@ def test_a_tokenizer_needs_no_weights(copy: Path, study_file: Any) -> None:
     remove("model.safetensors")(copy)
     study = study_file(methods=["finetune"], tokenizer={"model": str(copy)})
     load_study(study).plan()
+    edit("tokenizer_config.json", eos_token=None)(copy)
+    with pytest.raises(InputError, match="no end-of-text token"):
+        load_study(study).plan()
 
 
 @pytest.mark.parametrize(

@@ -178,11 +178,7 @@ class LabelBuilder(Builder):
         from l2kd_ray.models.loading import check_pretrained_encoder
 
         if spec.model is not None:
-            check_pretrained_encoder(
-                self.resolved.models[spec.model],
-                layers=spec.layers,
-                trust_remote_code=spec.trust_remote_code,
-            )
+            check_pretrained_encoder(self.resolved.models[spec.model], spec.layers)
 
     def labelled(self, tasks: Sequence[str], split: Part = "train") -> tuple[Labelled, ...]:
         """The examples of some tasks, in the order of `tasks`."""

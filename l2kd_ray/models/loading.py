@@ -29,22 +29,22 @@ def is_small(source: Pretrained) -> bool:
     return folder.is_dir() and weight_bytes(folder) <= LOADED_AT_THE_DOOR
 
 
-def load_config(source: Pretrained, trust_remote_code: bool) -> Any:
-    """A model's config. Raises: InputError if transformers cannot read it."""
+def load_config(source: Pretrained) -> Any:
+    """A model's config. Raises: InputError if transformers does not know its type."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(
-            source.location, revision=source.revision, trust_remote_code=trust_remote_code
+            source.location, revision=source.revision, trust_remote_code=False
         )
     except Exception as error:  # transformers raises errors of many types
         custom = "custom code" in str(error)
         raise InputError(
-            "the model needs code of its own"
+            "the model needs code of its own, which is never run"
             if custom
             else f"the model's config cannot be read ({_first_line(error)})",
             got=source.location,
-            fix="read the code, then set trust_remote_code: true" if custom else "",
+            expected="a model whose type transformers knows",
         ) from None
 
 
@@ -53,7 +53,9 @@ def load_tokenizer(source: Pretrained) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location, revision=source.revision, trust_remote_code=False
+        )
         ordinary = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     except Exception as error:  # transformers raises errors of many types
         raise _no_tokenizer(source, _first_line(error)) from None
@@ -120,7 +122,6 @@ def check_vocabulary(config: Any, tokenizer: Any, location: str) -> None:
 def load_model(
     auto: Any,
     source: Pretrained,
-    trust_remote_code: bool,
     *,
     config: Any = None,
     without: str = "",
@@ -140,7 +141,7 @@ def load_model(
             source.location,
             **({} if config is None else {"config": config}),
             revision=source.revision,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=False,
             dtype=torch.float32,
             use_safetensors=True,
             output_loading_info=True,
@@ -183,9 +184,7 @@ def _not_finite(model: Any) -> list[str]:
     return [name for name, each in model.named_parameters() if not each.isfinite().all()]
 
 
-def load_encoder(
-    source: Pretrained, *, layers: int | None = None, trust_remote_code: bool = False
-) -> tuple[Any, Any]:
+def load_encoder(source: Pretrained, layers: int | None = None) -> tuple[Any, Any]:
     """A pretrained encoder and its tokenizer.
 
     Args:
@@ -195,12 +194,11 @@ def load_encoder(
     """
     from transformers import AutoModel
 
-    config, tokenizer = _encoder_parts(source, layers, trust_remote_code)
+    config, tokenizer = _encoder_parts(source, layers)
     with quiet():
         encoder = load_model(
             AutoModel,
             source,
-            trust_remote_code,
             config=config,
             without="pooler.",
             cut=layers is not None,
@@ -209,19 +207,17 @@ def load_encoder(
     return encoder, tokenizer
 
 
-def check_pretrained_encoder(
-    source: Pretrained, *, layers: int | None, trust_remote_code: bool
-) -> None:
+def check_pretrained_encoder(source: Pretrained, layers: int | None) -> None:
     """Raise InputError as `load_encoder` does; weights are read only where they are small."""
     if is_small(source):
-        load_encoder(source, layers=layers, trust_remote_code=trust_remote_code)
+        load_encoder(source, layers)
     else:
-        _encoder_parts(source, layers, trust_remote_code)
+        _encoder_parts(source, layers)
 
 
-def _encoder_parts(source: Pretrained, layers: int | None, trust: bool) -> tuple[Any, Any]:
+def _encoder_parts(source: Pretrained, layers: int | None) -> tuple[Any, Any]:
     """An encoder's config, cut to some layers, and its tokenizer."""
-    config, tokenizer = load_config(source, trust), load_tokenizer(source)
+    config, tokenizer = load_config(source), load_tokenizer(source)
     check_vocabulary(config, tokenizer, source.location)
     if layers is not None:
         if not 1 <= layers <= config.num_hidden_layers:

@@ -141,7 +141,6 @@ class ClassifierBuilder(LabelBuilder):
                 seed=seed.train,
                 layers=spec.layers,
                 vectors=self.resolved.models.get(spec.vectors or ""),
-                trust_remote_code=pretrained is not None and spec.trust_remote_code,
             ),
         )
 

@@ -93,16 +93,18 @@ class LanguageBuilder(Builder):
         from l2kd_ray.families.language.model.vocabulary import load
         from l2kd_ray.models import loading
 
-        longest, trust = self.settings.train.max_length, spec.trust_remote_code
+        longest = self.settings.train.max_length
         if spec.arch is not None:
             check_arch(spec.arch, spec.overrides, longest)
+            if self.settings.tokenizer.model is not None:
+                load(self.resolved.models[self.settings.tokenizer.model])
             return
         source = self.resolved.models[spec.model or ""]
-        config = loading.load_config(source, trust)
+        config = loading.load_config(source)
         check_limit(config, longest)
         loading.check_vocabulary(config, load(source)[0], source.location)
         if loading.is_small(source):
-            check_model(load_pretrained(source, trust))
+            check_model(load_pretrained(source))
 
     def initial(self, seed: Seed) -> Initial:
         return self._initial(self.settings.student, seed)
@@ -396,7 +398,6 @@ class LanguageBuilder(Builder):
                 overrides=dict(sorted(spec.overrides.items())),
                 tokenizer=self._tokenizer(),
                 seed=None if pretrained else seed.train,
-                trust_remote_code=pretrained is not None and spec.trust_remote_code,
             ),
         )
 

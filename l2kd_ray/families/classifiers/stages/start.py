@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,6 @@ class Untrained(Stage):
     """Number of the pretrained encoder's first layers to keep; None keeps all."""
     vectors: Pretrained | None = None
     """Pretrained word vectors, a text file."""
-    trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.classifiers.model.classifier import Classifier
@@ -137,10 +136,7 @@ class Untrained(Stage):
 
         overrides, length = dict(self.overrides), self.max_length or _DEFAULT_LENGTH
         if self.source is not None:
-            pretrained = load_encoder(
-                self.source, layers=self.layers, trust_remote_code=self.trust_remote_code
-            )
-            return Encoder(*pretrained, max_length=length)
+            return Encoder(*load_encoder(self.source, self.layers), max_length=length)
         size = overrides.pop("vocab_size", None)
         if self.arch == "bilstm":
             vectors = Path(self.vectors.location) if self.vectors else None

@@ -138,11 +138,11 @@ def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
+def load_pretrained(source: Pretrained) -> CausalLM:
     """Load a model from a hub id or folder. Raises: InputError as `load_model` does."""
     from transformers import AutoModelForCausalLM
 
-    return CausalLM(load_model(AutoModelForCausalLM, source, trust_remote_code))
+    return CausalLM(load_model(AutoModelForCausalLM, source))
 
 
 @torch.no_grad()

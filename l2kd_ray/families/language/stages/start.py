@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,6 @@ class Initial(Stage):
     overrides: Mapping[str, Any]
     tokenizer: Tokenizer
     seed: int | None
-    trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
     @property
     def width(self) -> int | None:
@@ -88,7 +87,7 @@ class Initial(Stage):
 
         text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.source is not None:
-            model = load_pretrained(self.source, self.trust_remote_code)
+            model = load_pretrained(self.source)
             add_vocabulary(model, vocabulary_size(text.tokenizer), text.added)
         else:
             model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
