@@ -64,10 +64,10 @@ class LanguageBuilder(Builder):
 
     @classmethod
     def check_models(cls, settings: Settings, models: Mapping[str, Pretrained], where: str) -> None:
-        super().check_models(settings, models, where)
-        sections: Any = settings.family
         from l2kd_ray.models.loading import check_tokenizers
 
+        super().check_models(settings, models, where)
+        sections: Any = settings.family
         own = sections.student.model or sections.tokenizer.model
         teacher = sections.teacher.model if sections.teacher else None
         check_tokenizers(own, teacher, models, where)

@@ -17,7 +17,7 @@ from l2kd_ray.families.classifiers.model.states import (
     check_texts,
     check_wanted,
 )
-from l2kd_ray.models.architecture import config_of
+from l2kd_ray.models.architecture import config_of, position_limit
 from l2kd_ray.models.loading import quiet
 from l2kd_ray.models.vocabulary import vocabulary_size
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
-        longest = getattr(encoder.config, "max_position_embeddings", None) or max_length
+        longest = position_limit(encoder.config) or max_length
         self.max_length = min(max_length, tokenizer.model_max_length, longest)
         self._attention: str = encoder.config._attn_implementation
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.utils import logging
 
 from l2kd_ray.families.language.model.sequences import TokenIds
-from l2kd_ray.models.architecture import config_of
+from l2kd_ray.models.architecture import UNLIMITED, config_of, position_limit
 from l2kd_ray.models.loading import load_model
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
@@ -69,7 +69,7 @@ class CausalLM(nn.Module):
     @property
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
-        return position_limit(self.lm.config) or _UNLIMITED
+        return position_limit(self.lm.config) or UNLIMITED
 
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
@@ -81,17 +81,6 @@ class CausalLM(nn.Module):
     def freeze(self) -> CausalLM:
         """Switch to a teacher's state: no dropout, no gradients."""
         return self.eval().requires_grad_(False)
-
-
-_UNLIMITED = 2**20  # tokens, for an architecture without a limit
-
-
-def position_limit(config: Any) -> int | None:
-    """The longest sequence that a config allows, in tokens; None if it states no limit."""
-    text = config.get_text_config()
-    names = ("max_position_embeddings", "n_positions", "max_seq_len")
-    limits = (getattr(text, name, None) for name in names)
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
 
 
 SHORT = 128

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.families.language.model.causal_lm import CausalLM, outline, position_limit
+from l2kd_ray.families.language.model.causal_lm import CausalLM, outline
 from l2kd_ray.families.language.model.decoder import Decoder
+from l2kd_ray.models.architecture import position_limit
 from l2kd_ray.models.loading import LOADED_AT_THE_DOOR
 
 _TOLERANCE = 1e-4  # of the largest logit; rounding in float32 gives some 1e-6

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.models.architecture import UNLIMITED, position_limit
 from l2kd_ray.models.loading import load_encoder
 from l2kd_ray.models.pretrained import Pretrained
 
 WordSequence = Sequence[str]
 """The words of a sentence."""
-_UNLIMITED = 2**20  # subwords, for an encoder that states no limit
 LONGEST = 32  # bytes of a word that are read; the rest of a URL carries little information
 
 
@@ -145,7 +145,7 @@ class PretrainedFeatures(nn.Module):
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
-        positions = getattr(self.encoder.config, "max_position_embeddings", _UNLIMITED)
+        positions = position_limit(self.encoder.config) or UNLIMITED
         encoded = self.tokenizer(
             [list(sentence) for sentence in sentences],
             is_split_into_words=True,
