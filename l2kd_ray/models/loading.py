@@ -16,6 +16,7 @@ from l2kd_ray.models.files import weight_bytes
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
 
+logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 LOADED_AT_THE_DOOR = 10**9
 """Bytes of float32 weights up to which a model is loaded, or built, before anything starts.
 
@@ -137,15 +138,16 @@ def load_model(
     Raises: InputError if the weights do not fill the model, or are not finite.
     """
     try:
-        model, info = auto.from_pretrained(
-            source.location,
-            **({} if config is None else {"config": config}),
-            revision=source.revision,
-            trust_remote_code=False,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        with quiet():
+            model, info = auto.from_pretrained(
+                source.location,
+                **({} if config is None else {"config": config}),
+                revision=source.revision,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
     except Exception as error:  # transformers raises errors of many types
         raise InputError(
             f"the model cannot be loaded ({_first_line(error)})",
@@ -195,14 +197,9 @@ def load_encoder(source: Pretrained, layers: int | None = None) -> tuple[Any, An
     from transformers import AutoModel
 
     config, tokenizer = _encoder_parts(source, layers)
-    with quiet():
-        encoder = load_model(
-            AutoModel,
-            source,
-            config=config,
-            without="pooler.",
-            cut=layers is not None,
-        )
+    encoder = load_model(
+        AutoModel, source, config=config, without="pooler.", cut=layers is not None
+    )
     _check_both_ways(encoder)
     return encoder, tokenizer
 
@@ -232,7 +229,7 @@ def _encoder_parts(source: Pretrained, layers: int | None) -> tuple[Any, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Layers that are left out, and a pooler that is dropped, are no cause for concern."""
+    """No report of weights that are missing or left over, which are refused where they matter."""
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

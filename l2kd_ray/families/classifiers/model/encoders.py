@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from l2kd_ray.distill.states import States, mean_state
 from l2kd_ray.families.classifiers.model.states import (
@@ -22,7 +21,6 @@ from l2kd_ray.models.loading import quiet
 from l2kd_ray.models.vocabulary import vocabulary_size
 
 Pooling = Literal["mean", "first"]
-logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 
 
 class Encoder(nn.Module):

@@ -10,15 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers.utils import logging
 
 from l2kd_ray.families.language.model.sequences import TokenIds
 from l2kd_ray.models.architecture import UNLIMITED, config_of, position_limit
 from l2kd_ray.models.loading import load_model
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
-
-logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 
 
 class CausalLM(nn.Module):
