@@ -155,6 +155,8 @@ class Experiment:
 
         They are an upper bound if the study may stop early. For an adaptive search, random settings
         represent those not proposed yet.
+
+        Raises: InputError for a model that cannot be used.
         """
         from l2kd_ray.study import plan
 
