@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from l2kd_ray.core.stage import Stage
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
+    from l2kd_ray.study.data import SplitData
     from l2kd_ray.study.snapshot import Snapshot
 
 DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
@@ -159,10 +160,12 @@ class Experiment:
         Raises: InputError for a model that cannot be used.
         """
         from l2kd_ray.study import plan
+        from l2kd_ray.study.data import data_of
 
-        planned = plan(self._most(), StoreView(self.store))
+        most, reader = self._most(), StoreView(self.store)
+        planned = plan(most, reader)
         self._check_models(planned.missing)
-        return planned
+        return replace(planned, data=data_of(self.study, most, reader))
 
     def _most(self) -> list[Trial]:
         """All trials that the study can reach."""
@@ -268,6 +271,13 @@ class Experiment:
         live = self._folder.who_is_live()
         return Status(len(now.trials), len(now.done), stages, live, now.failures)
 
+    def data(self, snapshot: Snapshot | None = None) -> list[SplitData]:
+        """The data of each task and split: rows read and kept, labels, what is cut."""
+        from l2kd_ray.study.data import data_of
+
+        now = snapshot or self.snapshot()
+        return data_of(self.study, now.trials, now.reader)
+
     def trials(self) -> Sequence[Trial]:
         """The trials that are known to be wanted: `Snapshot.wanted`."""
         return self.snapshot().trials
@@ -277,19 +287,21 @@ class Experiment:
         return self.snapshot().scores
 
     def results(self) -> pd.DataFrame:
-        """One row per trial: setting, order, seed, scores, continual-learning metrics, gap.
+        """One row per trial: setting, order, seed, scores, continual-learning metrics, gap, and
+        the reasons to doubt them (`analysis.sanity`).
 
         Raises: InputError if nothing is finished yet.
         """
-        scores = self.scores()
-        if scores.empty:
+        now = self.snapshot()
+        if now.scores.empty:
             raise InputError("nothing is finished yet", where=self.name, fix=self.command)
-        return self._results(scores)
+        return self._results(now)
 
-    def _results(self, scores: pd.DataFrame) -> pd.DataFrame:
-        from l2kd_ray.analysis import results
+    def _results(self, snapshot: Snapshot) -> pd.DataFrame:
+        from l2kd_ray.analysis import doubted, results
 
-        return results(scores, list(self.study.config.search))
+        frame = results(snapshot.scores, list(self.study.config.search))
+        return frame.assign(doubts=doubted(frame, snapshot.doubts))
 
     def report(self, snapshot: Snapshot | None = None, *, wandb: bool = True) -> list[Path]:
         """Write the result files, the report and the W&B mirror from the store or from a snapshot.
@@ -309,7 +321,7 @@ class Experiment:
             )
             scores.to_parquet(folder / "scores.parquet", index=False)
             if len(scores):
-                self._results(scores).to_parquet(folder / "results.parquet", index=False)
+                self._results(now).to_parquet(folder / "results.parquet", index=False)
             if wandb and len(scores) and settings.mode != "disabled":
                 problem = mirror(
                     folder,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -124,6 +125,8 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
+    from l2kd_ray.report.data_section import data_notes, rows_line
+
     trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
     for column in ("stages", "unshared", "shared", "stored", "to do"):
@@ -136,6 +139,8 @@ def plan(
     totals = [sum(column) for column in zip(*(vars(c).values() for c in counts), strict=True)]
     table.add_row("[b]all[/b]", *map(str, totals))
     Console().print(table)
+    print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
+    _print_notes(data_notes(planned.data))
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
     if (kept := planned.outputs) is not None:
         size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
@@ -143,6 +148,27 @@ def plan(
             f"Teacher outputs kept: {kept.stages}{size}; they save {kept.passes_saved} forward "
             "passes over a task (above 0 they pay)."
         )
+
+
+@app.command()
+def data(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show a study's data: rows read and kept of each split, labels, what is cut or repeated."""
+    found = _load(study, overrides).data()
+    if as_json:
+        print(json.dumps([one.to_json() for one in found]))
+        return
+    from rich.console import Console
+
+    from l2kd_ray.report.data_section import data_notes, data_table
+    from l2kd_ray.report.terminal import rich_table
+
+    Console().print(rich_table(data_table(found)))
+    _print_notes(data_notes(found))
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(note.replace("**", ""))
 
 
 def _cost(seconds: float | None, size: int | None, missing: bool) -> str:
@@ -252,10 +278,13 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     from rich.console import Console
 
     from l2kd_ray.report import terminal_table
-    from l2kd_ray.report.sentences import top_k_words
+    from l2kd_ray.report.data_section import data_notes
+    from l2kd_ray.report.sentences import doubt_words, top_k_words
     from l2kd_ray.study.evidence import inference, top_k_bias
 
     if len(snapshot.scores):
+        _print_notes(doubt_words(snapshot.doubts))
+        _print_notes(data_notes(experiment.data(snapshot)))
         Console().print(terminal_table(snapshot.scores, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))

@@ -17,7 +17,13 @@ def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(
 ) -> None:
     rows = [{"context": f"say {k}", "question": "?", "answer": f"it is {k}"} for k in range(20)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mine = {"name": "mine", "train": "mine.jsonl", "test": "mine.jsonl", "metric": "em"}
+    mine = {
+        "name": "mine",
+        "train": "mine.jsonl",
+        "test": "mine.jsonl",
+        "max_test": 5,
+        "metric": "em",
+    }
     file = study_file(tasks=[mine], methods=["finetune"])
     study = l2kd_ray.load_study(file)
     assert study.sweep("inline").failures == []

@@ -221,7 +221,7 @@ def test_a_stage_that_fails_takes_its_trials_alone(study_file: Any, tmp_path: Pa
     assert planned["stages"]["learn"]["todo"] == 4  # `wild`'s students: tried again next time
 
 
-MINE = {"name": "mine", "train": "good.jsonl", "test": "good.jsonl"}
+MINE = {"name": "mine", "train": "good.jsonl", "test": "good.jsonl", "max_test": 5}
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "missing file": ({"tasks": [MINE | {"train": "no.jsonl"}]}, "no.jsonl"),
     "broken line": ({"tasks": [MINE | {"train": "bad.jsonl"}]}, "bad.jsonl:2"),

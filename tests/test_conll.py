@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.reading import read
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import Example, Task, family, resolve
@@ -73,18 +74,18 @@ York NNP I-NP I-LOC
 
 def test_columns(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", COLUMNS)
-    assert pairs(conll.read_conll(path, {})) == [
+    assert pairs(read(conll.read_conll, path, {})) == [
         ("U.N. official Ekeus", "S-ORG O S-PER"),
         ("Baghdad New York", "S-LOC B-LOC E-LOC"),
     ]
-    read = conll.read_conll(path, {"scheme": "iob2", "question": "who?"})
-    assert read[1] == Example("1", "Baghdad New York", "who?", ("B-LOC B-LOC I-LOC",))
-    chunks = conll.read_conll(path, {"column.text": "1", "column.label": "2"})
+    found = read(conll.read_conll, path, {"scheme": "iob2", "question": "who?"})
+    assert found[1] == Example("1", "Baghdad New York", "who?", ("B-LOC B-LOC I-LOC",))
+    chunks = read(conll.read_conll, path, {"column.text": "1", "column.label": "2"})
     assert pairs(chunks)[0] == ("NNP NN NNP", "B-NP I-NP E-NP")
 
 
 def test_a_space_inside_a_word_separates_no_words(tmp_path: Path) -> None:
-    (example,) = conll.read_conll(write(tmp_path / "a.conll", "a b\tB-x\r\nc\tO\r\n"), {})
+    (example,) = read(conll.read_conll, write(tmp_path / "a.conll", "a b\tB-x\r\nc\tO\r\n"), {})
     assert words(example.context) == ["a\u00a0b", "c"]
     assert example.answers == ("S-x O",)
 
@@ -92,7 +93,8 @@ def test_a_space_inside_a_word_separates_no_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("a O\nb\n", {}, r"a\.conll:2: the row has too few columns"),
+        ("a O\nb\n", {}, r"a\.conll:2: the rows have different numbers of cells"),
+        ("a\nb\n", {}, r"a\.conll:1: the row has too few columns"),
         ("a O\nb X-y\n", {}, r"a\.conll:2: not a tag"),
         ("a O\n\tO\n", {}, r"a\.conll:2: the word is empty"),
         ("a O\n", {"column.label": "2"}, "too few columns"),
@@ -105,7 +107,7 @@ def test_a_space_inside_a_word_separates_no_words(tmp_path: Path) -> None:
 )
 def test_columns_refused(tmp_path: Path, content: str, options: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        conll.read_conll(write(tmp_path / "a.conll", content), options)
+        read(conll.read_conll, write(tmp_path / "a.conll", content), options)
 
 
 def row(number: str, form: str, head: str, relation: str) -> str:
@@ -121,7 +123,7 @@ def test_conllu_skips_what_is_no_word(tmp_path: Path) -> None:
         row("2.1", "now", "_", "_"),
         row("3", "go on", "0", "root"),
     ]
-    (example,) = conll.read_conllu(write(tmp_path / "a.conllu", "\n".join(rows) + "\n\n"), {})
+    (example,) = read(conll.read_conllu, write(tmp_path / "a.conllu", "\n".join(rows) + "\n\n"), {})
     assert words(example.context) == ["do", "n't", "go\u00a0on"]
     assert example.answers == ("3:aux 3:advmod:neg 0:root",)
     assert example.question == ""
@@ -138,17 +140,17 @@ def test_conllu_skips_what_is_no_word(tmp_path: Path) -> None:
 )
 def test_conllu_refused(tmp_path: Path, rows: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        conll.read_conllu(write(tmp_path / "a.conllu", "\n".join(rows)), {})
+        read(conll.read_conllu, write(tmp_path / "a.conllu", "\n".join(rows)), {})
 
 
 def test_unlabelled_text(tmp_path: Path) -> None:
-    examples = conll.read_text_lines(write(tmp_path / "a.txt", "a  b c\n\n d\n"), {})
+    examples = read(conll.read_text_lines, write(tmp_path / "a.txt", "a  b c\n\n d\n"), {})
     assert pairs(examples) == [("a b c", ""), ("d", "")]
 
 
 def test_a_users_own_files(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", COLUMNS)
-    spec: dict[str, Any] = {"name": "mine", "train": path, "dev": path, "test": path}
+    spec: dict[str, Any] = {"name": "mine", "train": path, "dev": path, "test": path, "max_test": 1}
     task = resolve(TaskSpec(**spec), data_dir=None, data_seed=0, caps={}, where="test")
     assert (task.kind, task.metric, task.splits["dev"].rows) == ("tag", "span_f1", 2)
     spec |= {"scheme": "iob2", "columns": {"label": "2"}}

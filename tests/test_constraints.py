@@ -62,7 +62,7 @@ def data_of(folder: Path, rows: Sequence[tuple[str, str]]) -> Examples:
     path = folder / f"{len(list(folder.iterdir()))}.jsonl"
     items = [{"context": c, "question": "?", "answer": a} for c, a in rows]
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    spec = TaskSpec(name="own", train=path, dev=path, test=path)
+    spec = TaskSpec(name="own", train=path, dev=path, test=path, max_test=5)
     task = resolve(spec, data_dir=None, data_seed=0, caps={}, where="test")
     return Examples(task.splits["train"])
 

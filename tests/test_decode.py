@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from helpers.reading import read
 from helpers.studies import TINY, planned
 from safetensors.torch import load_file
 from torch import Tensor
@@ -184,7 +185,7 @@ def test_the_file_is_a_distil_file_of_its_task(world: World, tmp_path: Path) -> 
         qa for entry in document["data"][1:] for p in entry["paragraphs"] for qa in p["qas"]
     ]
     assert [qa["answers"][0]["text"] for qa in items] == [e.answers[0] for e in targets]
-    assert squad.read(str(file), {}) == targets
+    assert read(squad.read, str(file), {}) == targets
     given = TaskSpec.model_validate({"name": TASK, "distil": str(file), "max_train": ROWS})
     task = resolve(given, data_dir=None, data_seed=0, caps={}, where="test")
     assert task.splits["distil"].examples() == targets

@@ -21,21 +21,21 @@ from l2kd_ray.study import Study, load
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
 KEYS = {
     "examples": "dfd15d3f39f51d88c2f2bb178b0de1bb",
-    "tokenizer": "07b9528821204bf557d71720c40ed264",
-    "tokens": "6020eb52c3c14e7dcf3fc1e96be7d992",
-    "initial": "494fcfb8295171db532d1215c073b1aa",
-    "learn, a first task": "55d486093242c5ee53fc48029951f39e",
-    "learn, l2kd with replay": "7c922c6b6844d356d859ac874d946417",
-    "annotate": "def80ac1d6cd8c817b200b71896c1656",
-    "replay": "91f76ba1681858f137fd0496f6578932",
-    "multitask": "f3f659dac20db28cceb296afd62233d9",
-    "evaluate": "f2a5a799ab280bc01d98884c7b358b7e",
-    "classify, mkd": "647062a3390ac6c3dff07e9ff8fb71c9",
-    "logits": "1d3b58f351ff9097b8f607806821af46",
-    "meta-distil": "1087d27bf1da1f76bc7e6d9bafd89a6e",
-    "prototypes": "353fda16e9f022049a106812e822b521",
-    "learn structure": "0ec28f892773950f503daf02213352d3",
-    "teacher scores": "57062cdb03f4a29d5e6ff5159fa1c06c",
+    "tokenizer": "b78c8bd9405ed1ba3bda062d56f291c8",
+    "tokens": "e59b24765798ecd9e43e3e3d69d5a20e",
+    "initial": "f2c1a14afdd00243cfb4277cd08035a0",
+    "learn, a first task": "34cd4e35005d21e919e8d66b82f46e64",
+    "learn, l2kd with replay": "539fcbe8411043ac9f2b6af297e1cc8f",
+    "annotate": "8b59adb38347becb4832e9574aa9cdeb",
+    "replay": "357d46df36dea1df08b046038d266fb3",
+    "multitask": "f115340d1e04d546129f46d410cad610",
+    "evaluate": "ceaa8a6fe0e39ee32a6d401b52232ae8",
+    "classify, mkd": "78b978e2a66595548df954869cdecc43",
+    "logits": "89ad05906171adca53ddc3760dae2370",
+    "meta-distil": "4258c4fb79d8eb5e53402c0c690dae0b",
+    "prototypes": "60fee44489e1346aa738e66e1cf6a74d",
+    "learn structure": "502254b3563c20251046c9b3e7559cb0",
+    "teacher scores": "38574efa050a35523bead60270b7c066",
 }
 
 
@@ -89,7 +89,13 @@ def test_the_folder_of_a_tasks_files_is_in_no_key(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         rows = [{"context": f"say {k}", "question": "?", "answer": f"it is {k}"} for k in range(9)]
         (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        mine = {"name": "mine", "train": "mine.jsonl", "test": "mine.jsonl", "metric": "em"}
+        mine = {
+            "name": "mine",
+            "train": "mine.jsonl",
+            "test": "mine.jsonl",
+            "max_test": 5,
+            "metric": "em",
+        }
         student = {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96}
         data = {"name": "own", "tasks": [mine], "methods": ["l2kd"], "student": student}
         (folder / "study.yaml").write_text(yaml.safe_dump(data))

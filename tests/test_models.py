@@ -71,6 +71,20 @@ def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: in
     assert len(cut.answer) >= min(len(whole.answer), (longest - 3) // 2)
 
 
+@given(st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=1, max_size=5), st.integers(8, 60))
+@settings(max_examples=60, deadline=None)
+def test_the_tokens_that_are_cut_are_counted(
+    sizes: list[tuple[int, int, int]], longest: int
+) -> None:
+    examples = [Example("1", "blue " * c, "what " * q, ("moon " * a,)) for c, q, a in sizes]
+    whole = Corpus.of(examples, FORMAT, "a", 10_000)
+    cut = Corpus.of(examples, FORMAT, "a", longest)
+    inputs, answers = cut.excess()
+    for n, (long, short) in enumerate(zip(whole, cut, strict=True)):
+        assert inputs[n] == len(long.question) - len(short.question)
+        assert answers[n] == len(long.answer) - len(short.answer)
+
+
 @pytest.mark.parametrize("room", range(9))
 def test_the_context_is_cut_first_and_both_at_their_ends(room: int) -> None:
     """By enumeration: of 5 + 2 tokens, the first ones of the context, then the question's."""
@@ -154,3 +168,11 @@ def test_new_rows_start_at_the_mean_of_the_old() -> None:
 def test_a_field_that_the_architecture_has_not_is_refused() -> None:
     with pytest.raises(ValueError, match="no field n_layers"):
         build("gpt2", {"n_layers": 2}, FORMAT.tokenizer, seed=0)
+
+
+def test_a_frozen_model_has_no_dropout_and_no_gradient() -> None:
+    model = make_model()
+    model.train()
+    frozen = model.freeze()
+    assert not any(module.training for module in frozen.modules())
+    assert not any(weight.requires_grad for weight in frozen.parameters())

@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.reading import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import write_squad
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.data import collect
+from l2kd_ray.tasks.examples import Example, Tally
 from l2kd_ray.tasks.readers import READERS, hub, nlg, squad, tables, wikisql, woz
 from l2kd_ray.tasks.readers.files import digest
 
 texts = st.text(max_size=40)
 answers = texts.filter(str.strip)
+cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 rows = st.lists(st.tuples(texts, texts, st.lists(answers, min_size=1, max_size=3)), max_size=8)
 
 
@@ -55,7 +58,7 @@ def content(examples: list[Example]) -> list[tuple[str, str, list[str]]]:
 @given(items=rows)
 def test_squad_round_trip(tmp_path_factory: pytest.TempPathFactory, items: Any) -> None:
     path = write(tmp_path_factory.getbasetemp() / "round.json", squad_text(items))
-    assert content(squad.read(path, {})) == items
+    assert content(read(squad.read, path, {})) == items
 
 
 ids = st.text(max_size=8) | st.sampled_from(["en_3_1", "en_3_2", "x", "x#2"])
@@ -80,7 +83,7 @@ def test_squad_reads_what_it_wrote(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "written.json"
     write_squad(path, examples)
-    assert squad.read(str(path), {}) == examples
+    assert read(squad.read, str(path), {}) == examples
 
 
 @pytest.mark.parametrize("texts", [(), ("",), ("a", " \n")])
@@ -101,18 +104,20 @@ def test_jsonl_round_trip(
         for c, q, a in items
     ]
     path = write(tmp_path_factory.getbasetemp() / "round.jsonl", "\n".join(lines))
-    assert content(tables.read_jsonl(path, {})) == items
+    assert content(read(tables.read_jsonl, path, {})) == items
 
 
 @settings(max_examples=40, deadline=None)
-@given(items=st.lists(st.tuples(texts, texts, answers), max_size=8), tabs=st.booleans())
+@given(
+    items=st.lists(st.tuples(cells, cells, cells.filter(str.strip)), max_size=8), tabs=st.booleans()
+)
 def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, items: Any, tabs: bool) -> None:
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_ALL)
     writer.writerows([("context", "question", "answer"), *items])
     path = tmp_path_factory.getbasetemp() / ("round.tsv" if tabs else "round.csv")
-    read = tables.read_csv(write(path, out.getvalue()), {})
-    assert content(read) == [(c, q, [a]) for c, q, a in items]
+    found = read(tables.read_csv, write(path, out.getvalue()), {"quoting": "csv"})
+    assert content(found) == [(c, q, [a]) for c, q, a in items]
 
 
 # Tables -----------------------------------------------------------------------------------------
@@ -121,11 +126,11 @@ def test_csv_round_trip(tmp_path_factory: pytest.TempPathFactory, items: Any, ta
 def test_table_of_labels_maps_numbers_and_asks_for_the_category(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", '{"text": "bad", "label": 0}\n\n{"text": "so", "label": 1}')
     options = {"label.0": "negative", "label.1": "positive"}
-    examples = tables.read_jsonl(path, options)
+    examples = read(tables.read_jsonl, path, options)
     assert [e.answers for e in examples] == [("negative",), ("positive",)]
     assert [e.id for e in examples] == ["0", "1"]
     assert {e.question for e in examples} == {tables.CLASSIFY_QUESTION}
-    asked = tables.read_jsonl(path, {**options, "question": "good?"})
+    asked = read(tables.read_jsonl, path, {**options, "question": "good?"})
     assert {e.question for e in asked} == {"good?"}
 
 
@@ -136,25 +141,25 @@ def test_columns_are_renamed_and_joined(tmp_path: Path) -> None:
         "column.text": "title + body",
         "column.label": "gold",
     }
-    assert tables.read_csv(path, options) == [
+    assert read(tables.read_csv, path, options) == [
         Example("7", "T B", tables.CLASSIFY_QUESTION, ("yes",))
     ]
 
 
 def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\nx,y\n")
-    assert tables.read_csv(path, {})[0].context == "x"
+    assert read(tables.read_csv, path, {})[0].context == "x"
 
 
 @pytest.mark.parametrize(
     ("name", "text", "line", "says"),
     [
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": ', ":2", "not valid JSON"),
-        ("a.jsonl", "[1]", ":1", "not a JSON object"),
+        ("a.jsonl", "[1]", ": item 0", "not a JSON object"),
         ("a.jsonl", '{"text": "a", "label": "b"}\n{"text": "a"}', ":2", "no column answer"),
-        ("a.jsonl", '{"text": "a", "label": " "}', ":1", "answer is empty"),
-        ("a.jsonl", '{"text": "a", "answers": []}', ":1", "answer is empty"),
-        ("a.jsonl", '{"text": "a", "answer": null}', ":1", "answer is empty"),
+        ("a.jsonl", '{"text": "a", "label": " "}', ":1", "there is no answer"),
+        ("a.jsonl", '{"text": "a", "answers": []}', ":1", "there is no answer"),
+        ("a.jsonl", '{"text": "a", "answer": null}', ":1", "there is no answer"),
         ("a.jsonl", '{"text": 3, "label": "b"}', ":1", "context is not text"),
         ("a.jsonl", '{"context": "a", "answer": "b"}', ":1", "no question"),
         ("a.jsonl", '{"context": "a", "answer": "b", "question": 1}', ":1", "question is not text"),
@@ -168,23 +173,23 @@ def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
 def test_tables_refuse(tmp_path: Path, name: str, text: str | bytes, line: str, says: str) -> None:
     path = write(tmp_path / name, text)
     with pytest.raises(InputError, match=says) as error:
-        READERS["csv" if name.endswith("csv") else "jsonl"].read(path, {})
+        read(READERS["csv" if name.endswith("csv") else "jsonl"].read, path)
     assert error.value.where == path + line
 
 
 def test_missing_column_lists_those_that_exist(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "sentence,label\na,b\n")
     with pytest.raises(InputError, match=r"(?s)\['sentence', 'label'\].*columns:"):
-        tables.read_csv(path, {})
+        read(tables.read_csv, path, {})
     for role in ("text", "question", "label"):
         with pytest.raises(InputError, match="no column nope"):
-            tables.read_csv(path, {"column.text": "sentence", f"column.{role}": "nope"})
+            read(tables.read_csv, path, {"column.text": "sentence", f"column.{role}": "nope"})
 
 
 def test_number_without_a_label_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,label\na,2\n")
-    with pytest.raises(InputError, match=r"(?s)no such label.*no, yes"):
-        tables.read_csv(path, {"label.0": "no", "label.1": "yes"})
+    with pytest.raises(InputError, match=r"(?s)no such label.*0 \(no\), 1 \(yes\)"):
+        read(tables.read_csv, path, {"label.0": "no", "label.1": "yes"})
 
 
 # SQuAD ------------------------------------------------------------------------------------------
@@ -196,8 +201,10 @@ def test_squad_dialogue_turns_are_grouped_and_ids_made_unique(tmp_path: Path) ->
         for name in ("en_0_0", "en_0_1", "x", "x")
     ]
     document = {"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}
-    examples = squad.read(write(tmp_path / "a.json", json.dumps(document)), {})
+    rows = squad.read(write(tmp_path / "a.json", json.dumps(document)), {})
+    examples, counts = collect(rows, "a.json")
     assert [e.group for e in examples] == ["en_0", "en_0", None, None]
+    assert counts.converted == {"repeated id": Tally(1, "a.json: example 3")}
     assert [e.id for e in examples] == ["en_0_0", "en_0_1", "x", "x#2"]
 
 
@@ -210,7 +217,7 @@ def test_an_id_is_a_turn_if_it_ends_with_two_numbers(
 ) -> None:
     qas = [{"id": name, "question": "?", "answers": [{"text": "a"}]}]
     document = {"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]}
-    (example,) = squad.read(write(tmp_path / "a.json", json.dumps(document)), {})
+    (example,) = read(squad.read, write(tmp_path / "a.json", json.dumps(document)), {})
     assert example.group == group
 
 
@@ -221,21 +228,24 @@ def test_an_id_is_a_turn_if_it_ends_with_two_numbers(
         ('{"data": [{}]}', "data[0]: paragraphs"),
         ('{"data": [{"paragraphs": [{"qas": []}]}]}', "paragraphs[0]: context"),
         ('{"data": [{"paragraphs": [{"context": "c", "qas": [1]}]}]}', "qas[0]: question"),
-        (squad_text([("c", "q", ["a"]), ("c", "q", [" "])]), "paragraphs[1].qas[0]: answers"),
-        (squad_text([("c", "q", [])]), "qas[0]: answers"),
+        (
+            squad_text([("c", "q", ["a"]), ("c", "q", [" "])]),
+            "paragraphs[1].qas[0]: there is no answer",
+        ),
+        (squad_text([("c", "q", [])]), "qas[0]: there is no answer"),
     ],
 )
 def test_squad_refuses(tmp_path: Path, document: str, place: str) -> None:
     with pytest.raises(InputError) as error:
-        squad.read(write(tmp_path / "a.json", document), {})
+        read(squad.read, write(tmp_path / "a.json", document), {})
     assert place in str(error.value).split("\n")[0]
 
 
 def test_broken_json_names_its_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a\.json:3: not valid JSON"):
-        squad.read(write(tmp_path / "a.json", '{"data":\n[\n{]}'), {})
+        read(squad.read, write(tmp_path / "a.json", '{"data":\n[\n{]}'), {})
     with pytest.raises(InputError, match="too deep"):
-        squad.read(write(tmp_path / "a.json", "[" * 100_000), {})
+        read(squad.read, write(tmp_path / "a.json", "[" * 100_000), {})
 
 
 # Upstream files ---------------------------------------------------------------------------------
@@ -249,12 +259,12 @@ RNNLG = """####
 
 def test_rnnlg_unfolds_train_and_keeps_references_of_test(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", RNNLG)
-    train = nlg.read_rnnlg(path, {"split": "train"})
+    train = read(nlg.read_rnnlg, path, {"split": "train"})
     assert content(train)[:2] == [
         ("inform(a=b)", nlg.NLG_QUESTION, ["it is b"]),
         ("inform(a=b)", nlg.NLG_QUESTION, ["b it is"]),
     ]
-    assert [e.answers for e in nlg.read_rnnlg(path, {"split": "test"})] == [
+    assert [e.answers for e in read(nlg.read_rnnlg, path, {"split": "test"})] == [
         ("it is b", "b it is"),
         ("bye", "goodbye"),
     ]
@@ -272,7 +282,7 @@ def test_rnnlg_unfolds_train_and_keeps_references_of_test(tmp_path: Path) -> Non
 )
 def test_rnnlg_refuses(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        nlg.read_rnnlg(write(tmp_path / "a.json", text), {"split": "train"})
+        read(nlg.read_rnnlg, write(tmp_path / "a.json", text), {"split": "train"})
 
 
 E2E = 'mr,ref\n"name[A], area[B]",A is in B.\n"name[A], area[B]",In B is A.\nname[C],C.\n'
@@ -285,24 +295,24 @@ def test_e2e_reads_zip_and_csv_alike(tmp_path: Path) -> None:
         out.writestr("e2e-dataset/trainset.csv", E2E)
         out.writestr("e2e-dataset/testset_w_refs.csv", E2E)
     for split in ("train", "test"):
-        read = nlg.read_e2e(str(archive), {"split": split})
-        assert read == nlg.read_e2e(plain, {"split": split})
-        assert len(read) == (3 if split == "train" else 2)
-    assert read[0].answers == ("A is in B.", "In B is A.")
+        found = read(nlg.read_e2e, str(archive), {"split": split})
+        assert found == read(nlg.read_e2e, plain, {"split": split})
+        assert len(found) == (3 if split == "train" else 2)
+    assert found[0].answers == ("A is in B.", "In B is A.")
     with pytest.raises(InputError, match=r"devset\.csv"):
-        nlg.read_e2e(str(archive), {"split": "dev"})
+        read(nlg.read_e2e, str(archive), {"split": "dev"})
     with pytest.raises(InputError, match=r"b\.csv:3: not in E2E's form"):
-        nlg.read_e2e(write(tmp_path / "b.csv", "mr,ref\na,b\nc,\n"), {"split": "train"})
+        read(nlg.read_e2e, write(tmp_path / "b.csv", "mr,ref\na,b\nc,\n"), {"split": "train"})
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_texts_of_one_meaning_are_references_but_in_training(tmp_path: Path, split: str) -> None:
     rnnlg = write(tmp_path / "a.json", RNNLG)
-    assert [len(e.answers) for e in nlg.read_rnnlg(rnnlg, {"split": "train"})] == [1, 1, 1, 1]
-    assert [len(e.answers) for e in nlg.read_rnnlg(rnnlg, {"split": split})] == [2, 2]
+    assert [len(e.answers) for e in read(nlg.read_rnnlg, rnnlg, {"split": "train"})] == [1, 1, 1, 1]
+    assert [len(e.answers) for e in read(nlg.read_rnnlg, rnnlg, {"split": split})] == [2, 2]
     e2e = write(tmp_path / "a.csv", E2E)
-    assert [len(e.answers) for e in nlg.read_e2e(e2e, {"split": "train"})] == [1, 1, 1]
-    assert [len(e.answers) for e in nlg.read_e2e(e2e, {"split": split})] == [2, 1]
+    assert [len(e.answers) for e in read(nlg.read_e2e, e2e, {"split": "train"})] == [1, 1, 1]
+    assert [len(e.answers) for e in read(nlg.read_e2e, e2e, {"split": split})] == [2, 1]
 
 
 def test_a_file_that_changes_within_its_clocks_tick_has_a_new_digest(tmp_path: Path) -> None:
@@ -337,7 +347,7 @@ WOZ = [
 
 
 def test_woz_has_the_form_of_decanlp(tmp_path: Path) -> None:
-    examples = woz.read(write(tmp_path / "a.json", json.dumps(WOZ)), {})
+    examples = read(woz.read, write(tmp_path / "a.json", json.dumps(WOZ)), {})
     assert [(e.context, e.answers[0]) for e in examples] == [
         ("cheap thai food", "food: thai, price range: cheap;"),
         ("area, food: thai -- north, and the phone", "area: north; phone"),
@@ -351,7 +361,7 @@ def test_woz_has_the_form_of_decanlp(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["3", '[{"dialogue": [{}]}]', "[[]]", '{"a": "b"}'])
 def test_woz_refuses(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="not in WOZ's form"):
-        woz.read(write(tmp_path / "a.json", text), {})
+        read(woz.read, write(tmp_path / "a.json", text), {})
 
 
 def wikisql_entry(sql: str, values: dict[str, str], split: str = "train") -> dict[str, Any]:
@@ -379,7 +389,7 @@ def test_wikisql_reads_queries_and_gathers_columns_over_splits(tmp_path: Path) -
         ),
     ]
     path = write(tmp_path / "a.bz2", bz2.compress(json.dumps(entries).encode()))
-    (train,) = wikisql.read(path, {"split": "train"})
+    (train,) = read(wikisql.read, path, {"split": "train"})
     assert train.answers == (
         "SELECT COUNT fleet series FROM table WHERE fuel = CNG and coal AND year > 2001",
     )
@@ -387,21 +397,21 @@ def test_wikisql_reads_queries_and_gathers_columns_over_splits(tmp_path: Path) -
         "The table has columns avg. finish, fleet series, fuel, no., year and key words MAX, "
     )
     assert train.context.endswith(" -- how many?")
-    (test,) = wikisql.read(path, {"split": "test"})
+    (test,) = read(wikisql.read, path, {"split": "test"})
     assert test.answers == ("SELECT avg. finish FROM table WHERE no. = 3",)
 
 
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"BZh9broken", "the bz2 file is incomplete"),
+        (b"BZh9broken", "the archive is damaged"),
         (bz2.compress(b'[{"sql": ["DROP"], "variables": [], "sentences": []}]'), "record 0"),
         (bz2.compress(b"[3]"), "record 0"),
     ],
 )
 def test_wikisql_refuses(tmp_path: Path, data: bytes, says: str) -> None:
     with pytest.raises(InputError, match=says):
-        wikisql.read(write(tmp_path / "a.bz2", data), {"split": "train"})
+        read(wikisql.read, write(tmp_path / "a.bz2", data), {"split": "train"})
 
 
 # The hub ----------------------------------------------------------------------------------------
@@ -423,10 +433,32 @@ def test_hub_rows_take_the_labels_of_the_hub_or_of_the_user(
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     options = {"hub": "org/set", "split": "train", "commit": "c" * 40}
-    assert [e.answers for e in hub.read("org/set", options)] == [("neg",), ("pos",)]
+    assert [e.answers for e in read(hub.read, "org/set", options)] == [("neg",), ("pos",)]
     assert asked == [(("org/set", None), {"split": "train", "revision": "c" * 40})]
     own = {**options, "label.0": "bad", "label.1": "good"}
-    assert [e.answers for e in hub.read("org/set", own)] == [("bad",), ("good",)]
+    assert [e.answers for e in read(hub.read, "org/set", own)] == [("bad",), ("good",)]
+
+
+def test_a_row_of_the_hub_without_a_label_is_refused_or_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    columns = {"text": ["a", "b", "c"], "label": [1, -1, None]}
+    table = datasets.Dataset.from_dict(columns, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: table)
+    options = {"hub": "org/set", "split": "train", "commit": "c" * 40}
+    named = {**options, "label.0": "bad", "label.1": "good"}
+    for settled, label in ((options, "pos"), (named, "good")):
+        with pytest.raises(InputError, match=r"org/set: train\[1\]: there is no answer"):
+            read(hub.read, "org/set", settled)
+        rows = hub.read("org/set", {**settled, "unanswered": "leave out"})
+        examples, counts = collect(rows, "org/set")
+        assert [example.answers for example in examples] == [(label,)]
+        assert counts.left_out == {"no answer": Tally(2, "org/set: train[1]")}
+        assert counts.rows == 3
 
 
 def test_unreachable_hub_says_so_and_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

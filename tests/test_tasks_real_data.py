@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.reading import read
 
 from l2kd_ray.families.evaluate import unseen
 from l2kd_ray.tasks import Task, labels, resolve, score, texts
@@ -100,17 +101,21 @@ def test_row_counts_of_rnnlg_as_released(
     data: Path, folder: str, counts: tuple[int, int, int]
 ) -> None:
     for name, split, count in zip(("train", "valid", "test"), SPLITS, counts, strict=True):
-        read = nlg.read_rnnlg(str(data / "rnnlg" / folder / f"{name}.json"), {"split": split})
+        found = read(
+            nlg.read_rnnlg, str(data / "rnnlg" / folder / f"{name}.json"), {"split": split}
+        )
         # An act has two texts; training takes each for an example of its own.
-        assert len(read) == (2 * count if split == "train" else count)
+        assert len(found) == (2 * count if split == "train" else count)
 
 
 @pytest.mark.parametrize(("domain", "folder"), [("rest", "restaurant"), ("hotel", "hotel")])
 def test_rnnlg_as_released_gives_the_originals_files(data: Path, domain: str, folder: str) -> None:
     for split, name in (("train", "train"), ("test", "test")):
-        released = nlg.read_rnnlg(str(data / "rnnlg" / folder / f"{name}.json"), {"split": split})
+        released = read(
+            nlg.read_rnnlg, str(data / "rnnlg" / folder / f"{name}.json"), {"split": split}
+        )
         path = data / "l2kd" / f"rnnlg.{domain}_to_squad-{split}-v2.0.json"
-        original = squad.read(str(path), {})
+        original = read(squad.read, str(path), {})
         assert [(e.context, e.question, e.answers) for e in released] == [
             (e.context, e.question, e.answers) for e in original
         ]
@@ -136,7 +141,7 @@ def test_rnnlg_test_inputs_overlap_training(
 def test_slot_errors_of_people(data: Path) -> None:
     """What people write is right by definition: its rate is the measure's own error."""
     for task, highest in (("rnnlg.rest", 0.3), ("rnnlg.hotel", 1.5), ("e2enlg", 18.1)):
-        examples = squad.read(str(data / "l2kd" / f"{task}_to_squad-test-v2.0.json"), {})
+        examples = read(squad.read, str(data / "l2kd" / f"{task}_to_squad-test-v2.0.json"), {})
         said = [example.answers[0] for example in examples]
         assert 0 < score("slot_error", said, examples)[0] < highest, task
         assert score("slot_error", ["" for _ in said], examples)[0] == 100
@@ -145,13 +150,13 @@ def test_slot_errors_of_people(data: Path) -> None:
 
 def test_e2e_as_released(data: Path) -> None:
     path = str(data / "e2e" / "e2e-dataset.zip")
-    read = {split: nlg.read_e2e(path, {"split": split}) for split in SPLITS}
-    assert [len(read[split]) for split in SPLITS] == [42061, 547, 630]
-    assert [sum(len(e.answers) for e in read[split]) for split in SPLITS] == [42061, 4672, 4693]
+    found = {split: read(nlg.read_e2e, path, {"split": split}) for split in SPLITS}
+    assert [len(found[split]) for split in SPLITS] == [42061, 547, 630]
+    assert [sum(len(e.answers) for e in found[split]) for split in SPLITS] == [42061, 4672, 4693]
 
 
 def test_woz_as_released(data: Path) -> None:
-    examples = woz.read(str(data / "woz" / "woz_test_en.json"), {})
+    examples = read(woz.read, str(data / "woz" / "woz_test_en.json"), {})
     assert len({e.group for e in examples}) == 400
     assert score("dsem", [e.answers[0] for e in examples], examples)[0] == 100
     assert score("dsem", ["None"] * len(examples), examples)[0] < 5
@@ -159,7 +164,7 @@ def test_woz_as_released(data: Path) -> None:
 
 def test_wikisql_as_released(data: Path) -> None:
     path = str(data / "wikisql" / "wikisql.json.bz2")
-    dev = wikisql.read(path, {"split": "dev"})
+    dev = read(wikisql.read, path, {"split": "dev"})
     assert len(dev) == 8421
     assert all(parse(e.answers[0]) for e in dev)
     assert not any("var" in e.answers[0] and "TABLEalias" in e.answers[0] for e in dev)

@@ -504,7 +504,7 @@ OF_A_TASK = {
     "max_test": 3,
     "dev_fraction": 0.4,
 }
-FILES = {"train": "t.jsonl", "test": "t.jsonl"}
+FILES = {"train": "t.jsonl", "test": "t.jsonl", "max_test": 5}
 
 
 def test_every_field_of_a_task_is_listed() -> None:

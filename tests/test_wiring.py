@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.families import FAMILIES
@@ -134,7 +135,8 @@ class World:
         with the fewest other fields."""
 
         def others(one: Stage) -> int:
-            return sum(value != stage.settings.get(name) for name, value in one.settings.items())
+            names = one.settings.keys() | stage.settings.keys()  # what is None is in neither
+            return sum(one.settings.get(name) != stage.settings.get(name) for name in names)
 
         alike = [one for one in self.stages.values() if about(one) == about(stage)]
         return min((one for one in alike if one.key != stage.key), key=others, default=None)
@@ -268,3 +270,11 @@ def test_every_stage_of_a_trial_has_the_longest_sequence_and_the_precision_of_th
         for stage in world.stages.values():
             assert getattr(stage, "max_length", 12) == 12, stage
             assert getattr(stage, "precision", "bfloat16") == "bfloat16", stage
+
+
+def test_each_seed_draws_its_own_answers_of_one_model() -> None:
+    study = World.of("language", "finetune", {"evaluate.decode.strategy": "sample"}).study
+    task, build = study.tasks[0], study.builder
+    model = build.reference("multitask", task, Seed(train=1, replay=1))
+    one, two = (build.evaluate(model, task, "test", Seed(train=seed, replay=1)) for seed in (1, 2))
+    assert one.key != two.key

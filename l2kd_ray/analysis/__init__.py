@@ -24,6 +24,7 @@ from l2kd_ray.analysis.places import mean_by, task_rows
 from l2kd_ray.analysis.precedence import effects, extremes, precedence_map
 from l2kd_ray.analysis.race import race
 from l2kd_ray.analysis.ratio import ratio
+from l2kd_ray.analysis.sanity import Doubt, Flaw, TaskFacts, doubted, sanity
 from l2kd_ray.analysis.selection import select
 from l2kd_ray.analysis.shares import gap_closed
 from l2kd_ray.analysis.trials import results, trials
@@ -36,7 +37,9 @@ __all__ = [
     "Caveat",
     "Cells",
     "Design",
+    "Doubt",
     "ExampleScores",
+    "Flaw",
     "Halves",
     "Instance",
     "NoInterval",
@@ -45,6 +48,7 @@ __all__ = [
     "OrderPopulation",
     "Outcome",
     "Reach",
+    "TaskFacts",
     "Undefined",
     "Verdict",
     "advise",
@@ -56,6 +60,7 @@ __all__ = [
     "compare_methods",
     "cvar",
     "decompose",
+    "doubted",
     "effects",
     "extremes",
     "finished_orders",
@@ -76,6 +81,7 @@ __all__ = [
     "race",
     "ratio",
     "results",
+    "sanity",
     "scored_zero",
     "select",
     "shown_arms",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from l2kd_ray.tasks import Example, Judged, judge
 from l2kd_ray.tasks.spec import Metric
 
 PREDICTIONS = "predictions.jsonl"
+SAME_ANSWER, SAME_REFERENCE = "same/answers", "same/references"
+"""Scores: the percentage of the most frequent answer, and that of the most frequent reference."""
 _LEAK_FREE = "leak_free"
 
 
@@ -41,18 +44,26 @@ class Evaluate(Stage):
 
     def run(self, context: Context) -> Scores:
         examples = self.examples.load(context)
-        predictions = self.answers(context, examples)
+        predictions, cut = self.answers(context, examples)
         judged = {
             named(metric): judge(metric, predictions, examples)
             for metric in (self.metric, *self.extras)
         }
         fresh = None if self.seen is None else unseen(examples, self.seen.load(context))
         write_predictions(context.out / PREDICTIONS, examples, predictions, judged, fresh)
-        return totals(judged, len(examples), fresh)
+        references = [example.answers[0] for example in examples]
+        same = {SAME_ANSWER: _largest(predictions), SAME_REFERENCE: _largest(references)}
+        return {**totals(judged, len(examples), fresh), **same, **cut}
 
-    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
-        """The model's answer to each example, as text."""
+    def answers(self, context: Context, examples: Sequence[Example]) -> tuple[list[str], Scores]:
+        """The model's answer to each example, as text, and what was cut (`cut_scores`)."""
         raise NotImplementedError
+
+
+def _largest(texts: Sequence[str]) -> float:
+    """The percentage of the most frequent text, apart from case and white space."""
+    counts = Counter(" ".join(text.lower().split()) for text in texts)
+    return 100 * max(counts.values()) / len(texts)
 
 
 def unseen(examples: Sequence[Example], training: Sequence[Example]) -> list[int]:

@@ -128,6 +128,8 @@ class Document:
     facts: tuple[tuple[str, str], ...]
     notices: tuple[str, ...]
     sections: tuple[ReportSection, ...]
+    doubts: tuple[str, ...] = ()
+    """Reasons to doubt the headline, which stand above it."""
 
     def pictures(self) -> list[Picture]:
         return [block for section in self.sections for block in _walk(section.blocks, Picture)]

@@ -10,6 +10,7 @@ from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import MULTITASK
 from l2kd_ray.report.blocks import Document, ReportSection, text
 from l2kd_ray.report.comparison_section import comparison_section
+from l2kd_ray.report.data_section import data_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
 from l2kd_ray.report.headline import best_row, headline
@@ -25,7 +26,7 @@ from l2kd_ray.report.provenance import (
     words_section,
 )
 from l2kd_ray.report.replay_section import replay_section
-from l2kd_ray.report.sentences import CAVEATS, top_k_words, verdict_words
+from l2kd_ray.report.sentences import CAVEATS, doubt_words, top_k_words, verdict_words
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import LineStyle, looks
@@ -37,6 +38,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     undone = _undone(inputs.planned)
     gap = None if found is None else found.gap
     ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
+    data = data_section(inputs.data)
     reproduce = reproduce_section(inputs.study, inputs.command)
     biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
     verdict = [f"**Stop rule:** {verdict_words(inputs.verdict)}."] if inputs.verdict else []
@@ -46,13 +48,19 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     if found is None:
         words = "No evaluation has finished yet, so there is no gap to report."
         notices = (*first, *failed)
-        return Document(title, "", words, (), notices, (*ends, reproduce))
+        return Document(title, "", words, (), notices, (*data, *ends, reproduce))
     look = looks(found.gap["method"].tolist())
     methods = count(found.arms["method"].nunique(), "method")
     return Document(
         title=title,
         subtitle=f"{methods}, {count(len(found.tasks), 'task')}: {', '.join(found.tasks)}",
-        headline=headline(found.gap, found.comparisons, half_way=bool(undone) or found.half_way),
+        headline=headline(
+            found.gap,
+            found.comparisons,
+            half_way=bool(undone) or found.half_way,
+            doubtful=any(doubt.flaw.of_bound for doubt in inputs.doubts),
+        ),
+        doubts=tuple(doubt_words(inputs.doubts)),
         facts=_facts(found),
         notices=(*first, *_caveats(found, undone), *failed),
         sections=(
@@ -61,6 +69,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
             *_of_orders(found, look),
             *setting_section(found, look),
             *replay_section(inputs.replay, inputs.samples),
+            *data,
             *ends,
             trace_section(found),
             reproduce,

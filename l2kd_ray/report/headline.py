@@ -26,11 +26,16 @@ def best_row(table: pd.DataFrame) -> pd.Series[Any] | None:
 
 
 def headline(
-    table: pd.DataFrame, comparisons: pd.DataFrame | None = None, *, half_way: bool = False
+    table: pd.DataFrame,
+    comparisons: pd.DataFrame | None = None,
+    *,
+    half_way: bool = False,
+    doubtful: bool = False,
 ) -> str:
     """The gap table (`compare`) in a few words, **strong** marks on the method and its number.
 
     `comparisons` (`compare_methods`) add how the method compares with the next one, with its test.
+    `doubtful`: the bound fails a check, so that a gap to it says little.
     """
     best = best_row(table)
     if best is None:
@@ -39,7 +44,9 @@ def headline(
     name = f"**{method_label(best['method'])}**" + (f" ({setting})" if setting else "")
     gap = float(best["gap/abs"])
     side = "below" if gap >= 0 else "above"
-    words = "So far, " if half_way else ""
+    words = "**Doubtful** (see above): " if doubtful else ""
+    if half_way:
+        words += "so far, " if doubtful else "So far, "
     words += f"{name} ends **{text(abs(gap))} points {side} multi-task**"
     if pd.notna(best["gap/low"]):
         words += f" (95 % interval {interval_label(best['gap/low'], best['gap/high'])})"

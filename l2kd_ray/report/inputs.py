@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import Verdict
+from l2kd_ray.analysis import Doubt, Verdict
+from l2kd_ray.study.data import SplitData
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Inputs:
     """The bootstrap over test examples: method, setting, low, high."""
     notes: Sequence[str] = ()
     """Notices at the top; **strong** is marked."""
+    doubts: Sequence[Doubt] = ()
+    """Reasons to doubt the gaps, shown above the headline."""
+    data: Sequence[SplitData] = ()
+    """The data of each task and split."""
     top_k: Sequence[Mapping[str, float]] = ()
     """How far `kd.top_k` is off, a temperature each: temperature, mass, error, cosine."""
     verdict: Verdict | None = None

@@ -8,7 +8,8 @@ from l2kd_ray.report.blocks import Block, Document, Fold, Picture, Prose, Table,
 
 
 def markdown(document: Document) -> str:
-    parts = [f"# {document.title}", document.subtitle, document.headline]
+    parts = [f"# {document.title}", document.subtitle]
+    parts += [*(f"> {doubt}" for doubt in document.doubts), document.headline]
     parts += [f"> {notice}" for notice in document.notices]
     for section in document.sections:
         parts += [f"## {section.title}", *(_block(block) for block in section.blocks)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -38,7 +38,8 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
         style=f"{_variables()}\n{_file('page.css')}",
         headline=_marks(document.headline),
         facts=f'<dl class="facts">{facts}</dl>' if facts else "",
-        notices="".join(f'<p class="notice">{_marks(notice)}</p>' for notice in document.notices),
+        doubts=_notices(document.doubts),
+        notices=_notices(document.notices),
         links="".join(
             f'<a href="#{_anchor(section.title)}">{escape(section.title)}</a>'
             for section in document.sections
@@ -46,6 +47,10 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
         sections="\n".join(_section(section, drawings) for section in document.sections),
         script=_file("sort.js"),
     )
+
+
+def _notices(lines: Iterable[str]) -> str:
+    return "".join(f'<p class="notice">{_marks(line)}</p>' for line in lines)
 
 
 def _file(name: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from l2kd_ray.analysis import (
     Advice,
     Caveat,
+    Doubt,
+    Flaw,
     NoInterval,
     Note,
     OrderPopulation,
@@ -17,13 +19,43 @@ from l2kd_ray.analysis import (
     Verdict,
 )
 from l2kd_ray.analysis.shares import BASELINE
-from l2kd_ray.report.labels import count
+from l2kd_ray.report.blocks import text
+from l2kd_ray.report.labels import count, method_label, setting_label
 
 _QUALIFIERS = {
     OrderPopulation.RANDOM: "drawn at random: holds for all {possible:,}",
     OrderPopulation.WILLIAMS: "a Williams design: model-based, as if they were drawn at random",
     OrderPopulation.LISTED: "holds for these only",
 }
+_DOUBTS: Mapping[Flaw, tuple[str, str]] = {
+    Flaw.BOUND_BELOW_SINGLE: (
+        "Multi-task is below single-task",
+        "so a gap to it is not to an upper bound; train longer (train.epochs)",
+    ),
+    Flaw.BOUND_AT_MAJORITY: (
+        "Multi-task is no better than always answering the majority label",
+        "so a gap to it says little; train longer (train.epochs)",
+    ),
+    Flaw.BOUND_UNTRAINED: (
+        "Multi-task is no better than the untrained model",
+        "so a gap to it says little; train longer (train.epochs)",
+    ),
+    Flaw.ONE_ANSWER: ("One answer to nearly all test examples", ""),
+    Flaw.LEARNT_NOTHING: (
+        "Right after learning a task, no better than the untrained model",
+        "train longer (train.epochs)",
+    ),
+    Flaw.REPLAY_INVALID: (
+        "Replay is hardly ever valid",
+        "so it cannot keep former tasks; see Replay quality",
+    ),
+    Flaw.SEED_COLLAPSED: (
+        "A seed has collapsed",
+        "so a mean over seeds describes none of them",
+    ),
+}
+_MOST_NAMED = 6
+"""Largest number of methods and tasks that a doubt names."""
 _NO_FINISHED_ORDER = "no order is finished for all methods and seeds"
 UNDEFINED = {
     Undefined.NO_COMPLETE_TRIAL: "no trial is complete with its multi-task score",
@@ -112,6 +144,28 @@ def top_k_words(bias: Mapping[str, float]) -> str:
         f"teacher's probability; a first gradient is off by {bias['error']:.0%} of its norm "
         f"(cosine {bias['cosine']:.2f})"
     )
+
+
+def doubt_words(doubts: Sequence[Doubt]) -> Iterator[str]:
+    """One notice for each flaw found, with the methods, tasks and numbers; **strong** is marked."""
+    for flaw, (title, consequence) in _DOUBTS.items():
+        found = [_doubtful(doubt) for doubt in doubts if doubt.flaw is flaw]
+        if found:
+            named = ", ".join(found[:_MOST_NAMED])
+            more = f" and {len(found) - _MOST_NAMED:,} more" if len(found) > _MOST_NAMED else ""
+            yield f"**{title}:** {named}{more}" + (f"; {consequence}." if consequence else ".")
+
+
+def _doubtful(doubt: Doubt) -> str:
+    """`l2kd (temperature 2) on agnews (13.0 against 24.3)`."""
+    setting = setting_label(doubt.setting)
+    words = method_label(doubt.method) + (f" ({setting})" if setting else "")
+    words = doubt.task if doubt.flaw.of_bound else words
+    words += f", seed {doubt.seed}" if doubt.seed else ""
+    words += f" on {doubt.task}" if doubt.task and not doubt.flaw.of_bound else ""
+    if doubt.flaw in (Flaw.ONE_ANSWER, Flaw.REPLAY_INVALID):
+        return f"{words} ({text(doubt.value, 0)} %)"
+    return f"{words} ({text(doubt.value)} against {text(doubt.against)})"
 
 
 def verdict_words(verdict: Verdict) -> str:

@@ -10,12 +10,25 @@ import pandas as pd
 from l2kd_ray.analysis import Design, Instance, compare, results
 from l2kd_ray.analysis.trials import tasks_of
 from l2kd_ray.names import NO_SETTING
+from l2kd_ray.report import blocks
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import interval_label, row_labels, task_labels
 from l2kd_ray.report.sentences import note_words
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def rich_table(table: blocks.Table) -> Table:
+    """A report's table for the terminal, without its caption."""
+    from rich.table import Table
+
+    shown = Table(box=None, pad_edge=False)
+    for name in table.frame:
+        shown.add_column(str(name), justify="right" if table.is_number(str(name)) else "left")
+    for row in table.rows():
+        shown.add_row(*(text(value, table.digits_of(name)) for name, value in row))
+    return shown
 
 
 def terminal_table(

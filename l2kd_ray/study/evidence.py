@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2kd_ray.core.reader import StoreView
-from l2kd_ray.core.stage import CURVE, Stage
+from l2kd_ray.core.stage import CURVE
 from l2kd_ray.core.store import Damaged, Manifest
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.study.agenda import design_of, halves_of
-from l2kd_ray.study.orders import order_id
+from l2kd_ray.study.data import data_of
+from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
@@ -44,7 +45,7 @@ _MOST_READ = 5_000
 def shown(snapshot: Snapshot) -> dict[str, Any]:
     """The inputs of `report.write_report` beside the scores."""
     manifests = snapshot.manifests
-    replay, last = _replay_quality(snapshot.trials, manifests)
+    replay, last = replay_quality(snapshot.trials, manifests)
     counts = snapshot.plan.stages.values()
     return {
         "planned": {
@@ -57,6 +58,8 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "costs": _costs(snapshot),
         "work": work_by_method(snapshot.trials, manifests),
         "notes": _notes(snapshot),
+        "doubts": snapshot.doubts,
+        "data": data_of(snapshot.study, snapshot.trials, snapshot.reader),
         "replay": replay,
         "samples": _samples(last, snapshot.reader),
         "over_examples": _over_examples(snapshot) if len(snapshot.scores) else None,
@@ -137,33 +140,6 @@ def _costs(snapshot: Snapshot) -> pd.DataFrame:
         alone["learn" if role == "teacher" else role] += count.naive
     costs = costs.assign(unshared=costs["kind"].map(alone))
     return costs.rename(columns={"count": "stages", "sum": "seconds"})
-
-
-def _replay_quality(
-    trials: Iterable[Trial], manifests: Mapping[str, Manifest]
-) -> tuple[pd.DataFrame, dict[str, Manifest]]:
-    """One row per finished replay stage and trial, and the last such stage of each method.
-
-    Columns: method, setting, order, seed, i (number of tasks the generating student had learned)
-    and the stage's scores.
-    """
-    import pandas as pd
-
-    rows, last = [], {}
-    for trial in trials:
-        for i, stage in _replays(trial):
-            manifest = manifests.get(stage.key)
-            if manifest is not None:
-                rows.append({**_names(trial), "i": i, **manifest.scores})
-                last[trial.method] = manifest
-    return pd.DataFrame(rows), last
-
-
-def _replays(trial: Trial) -> Iterator[tuple[int, Stage]]:
-    for i, step in enumerate(trial.steps[1:]):
-        stage = getattr(step[0].stage.model, "replay", None)
-        if stage is not None:
-            yield i, stage
 
 
 def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[Line]]:
@@ -259,9 +235,3 @@ def _done(trial: Trial, manifests: Mapping[str, Manifest]) -> bool:
 
 def _arm(trial: Trial) -> ArmId:
     return trial.method, setting_id(trial.setting)
-
-
-def _names(trial: Trial) -> dict[str, str]:
-    method, setting = _arm(trial)
-    order = order_id(trial.order)
-    return {"method": method, "setting": setting, "order": order, "seed": str(trial.seed)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
@@ -13,6 +13,7 @@ from l2kd_ray.core.stage import Stage, kinds
 from l2kd_ray.core.store import Listing, Manifest
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.study.data import SplitData
 from l2kd_ray.study.trial import Trial
 
 _LOOKED_AT = 20  # stored stages of a kind on which an estimate is based
@@ -57,6 +58,8 @@ class Plan:
     """Estimated bytes that will be written, in the same way."""
     outputs: TeacherOutputs | None = None
     """None if no teacher's outputs are stored."""
+    data: Sequence[SplitData] = ()
+    """The data of each task and split."""
 
     def to_json(self) -> dict[str, Any]:
         stages = {role: asdict(count) for role, count in self.stages.items()}
@@ -66,6 +69,7 @@ class Plan:
             "seconds": self.seconds,
             "bytes": self.bytes,
             "teacher_outputs": asdict(self.outputs) if self.outputs else None,
+            "data": [one.to_json() for one in self.data],
         }
 
 

@@ -11,6 +11,7 @@ from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Manifest
 from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
+from l2kd_ray.study.doubts import doubts
 from l2kd_ray.study.folder import FailureRecord
 from l2kd_ray.study.plan import Plan, plan
 from l2kd_ray.study.study import ArmSettings, Study
@@ -19,7 +20,7 @@ from l2kd_ray.study.trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-    from l2kd_ray.analysis import Instance
+    from l2kd_ray.analysis import Doubt, Instance
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,11 @@ class Snapshot:
     def selectable(self) -> pd.DataFrame:
         """The scores that a selection of settings may read."""
         return self.wanted.selectable(self.scores)
+
+    @cached_property
+    def doubts(self) -> Sequence[Doubt]:
+        """The reasons to doubt the scores."""
+        return doubts(self.scores, self.trials, self.manifests, self.study.resolved.tasks)
 
     @property
     def done(self) -> list[Trial]:

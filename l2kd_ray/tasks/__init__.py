@@ -6,7 +6,7 @@ aggregate, per_example = score(task.metric, predictions, examples)
 """
 
 from l2kd_ray.tasks.data import Source, Task, TaskData
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Converted, Example, LeftOut, RowCounts, Tally
 from l2kd_ray.tasks.labelled import labels, texts
 from l2kd_ray.tasks.metrics import METRICS, Judged, judge, score
 from l2kd_ray.tasks.readers.squad import write as write_squad
@@ -15,10 +15,14 @@ from l2kd_ray.tasks.resolution import resolve
 
 __all__ = [
     "METRICS",
+    "Converted",
     "Example",
     "Judged",
+    "LeftOut",
     "Registered",
+    "RowCounts",
     "Source",
+    "Tally",
     "Task",
     "TaskData",
     "family",

@@ -6,16 +6,18 @@ False` (locations, sizes) are not part of the identity.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import draws
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Converted, Example, LeftOut, Row, RowCounts, Tally
 from l2kd_ray.tasks.readers import reader_of
 from l2kd_ray.tasks.readers.files import digest
-from l2kd_ray.tasks.spec import Format, Metric, Part, TaskKind
+from l2kd_ray.tasks.spec import Format, Metric, Part, Split, TaskKind
+from l2kd_ray.tasks.summary import SplitSummary
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,11 @@ class Source:
     """The file's absolute path, or the hub id (which is also an option)."""
 
     def read(self) -> list[Example]:
-        """All examples, in upstream order.
+        """All examples, in upstream order. Raises: InputError as `read_counted` does."""
+        return self.read_counted()[0]
+
+    def read_counted(self) -> tuple[list[Example], RowCounts]:
+        """All examples, in upstream order, and the counts of the other rows.
 
         Raises:
             InputError: the data cannot be read, or are no longer those of `digest`.
@@ -48,7 +54,7 @@ class Source:
                 expected=f"sha256 {self.digest[:12]}",
                 fix="put the former file back, or start the study again with the new one",
             )
-        return _checked(reader.read(self.location, dict(self.options)), self.location)
+        return collect(reader.read(self.location, dict(self.options)), self.location)
 
 
 @dataclass(frozen=True)
@@ -116,29 +122,71 @@ class Task:
 
     Evaluations then also score the test examples that are not in it (leak-free).
     """
+    summaries: Mapping[Split, SplitSummary] = field(
+        default_factory=dict, metadata={"identity": False}, compare=False
+    )
+    """Counts of the examples of each split."""
+    remarks: tuple[str, ...] = field(default=(), metadata={"identity": False}, compare=False)
+    """Sentences about how the splits came about."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks on the data for readers of its scores."""
         notes = (reader_of(data.source.reader).note for data in self.splits.values())
-        return tuple(dict.fromkeys(note for note in notes if note))
+        return tuple(dict.fromkeys(note for note in (*notes, *self.remarks) if note))
 
 
-def _checked(examples: list[Example], where: str) -> list[Example]:
-    """Check what every format must fulfil: some examples, unique ids, valid Unicode."""
-    if not examples:
-        raise InputError("it contains no examples", where=where, expected="at least one example")
+def collect(rows: Iterable[Row], where: str) -> tuple[list[Example], RowCounts]:
+    """The examples among a reader's rows, and the counts of the others.
+
+    An id that is repeated gets "#2" and so on: the original's files repeat some. An empty id
+    becomes the example's number.
+
+    Raises:
+        InputError: there are no examples, or a text is not valid Unicode.
+    """
+    examples: list[Example] = []
+    left_out: dict[str, Tally] = {}
+    converted: dict[str, Tally] = {}
     seen: set[str] = set()
-    for example in examples:
-        if example.id in seen:
-            raise InputError("two examples have this id", where=where, key="id", got=example.id)
-        seen.add(example.id)
-        for text in (example.id, example.context, example.question, *example.answers):
-            if not _is_unicode(text):
-                raise InputError(
-                    f"the example {example.id} is no valid Unicode text", where=where, got=text
-                )
-    return examples
+    times: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, LeftOut):
+            _count(left_out, row.why, row.where)
+        elif isinstance(row, Converted):
+            _count(converted, row.what, row.where)
+        else:
+            place = f"{where}: example {len(examples)}"
+            if not row.id.strip():
+                _count(converted, "empty id", place)
+                row = replace(row, id=str(len(examples)))
+            identity = row.id
+            while identity in seen:
+                times[row.id] += 1
+                identity = f"{row.id}#{times[row.id] + 1}"
+            seen.add(identity)
+            if identity != row.id:
+                _count(converted, "repeated id", place)
+                row = replace(row, id=identity)
+            for text in (row.id, row.context, row.question, row.group or "", *row.answers):
+                if not _is_unicode(text):
+                    raise InputError(
+                        f"the example {row.id} is no valid Unicode text", where=where, got=text
+                    )
+            examples.append(row)
+    if not examples:
+        raise InputError(
+            "it contains no examples",
+            where=where,
+            got="; ".join(f"{t.count} rows left out: {why}" for why, t in left_out.items()) or None,
+            expected="at least one example",
+        )
+    return examples, RowCounts(len(examples), left_out, converted)
+
+
+def _count(tallies: dict[str, Tally], name: str, where: str) -> None:
+    before = tallies.get(name, Tally(0, where))
+    tallies[name] = replace(before, count=before.count + 1)
 
 
 def _is_unicode(text: str) -> bool:

@@ -368,11 +368,20 @@ def check_references(metric: Metric, examples: Sequence[Example], *, where: str,
             expected=found.needs,
             fix="set another metric of docs/metrics.md, such as metric: em",
         )
+    if metric == "f1" and agreement.positive_class(_labels(examples)) is None:
+        raise InputError(
+            "the labels do not tell which is the positive class of the metric f1",
+            where=where,
+            key=key,
+            got=_labels(examples),
+            expected="two labels of which one is a denial (no, false, negative, not ...)",
+            fix="name the class: metric: f1(LABEL); or set metric: em for accuracy",
+        )
 
 
 def check_labels(metric: Metric, examples: Sequence[Example], *, where: str, key: str) -> None:
     """Raise InputError for a split over whose labels the metric is undefined."""
-    labels = sorted({agreement.normal(each.answers[0]) for each in examples})
+    labels = _labels(examples)
     if metric in ("mcc", "pearson", "spearman") and len(labels) == 1:
         raise InputError(
             f"all examples of this split have one answer, so that {metric} is undefined",
@@ -381,24 +390,9 @@ def check_labels(metric: Metric, examples: Sequence[Example], *, where: str, key
             got=labels[0],
             fix="set a larger or another split, or metric: em",
         )
-    if metric == "f1" or (isinstance(metric, str) and is_f1_of_class(metric)):
-        _check_positive(metric, labels, where=where, key=key)
-
-
-def _check_positive(metric: str, labels: Sequence[str], *, where: str, key: str) -> None:
-    """Raise InputError if the positive class is not known, or no label of the split is it."""
-    label = _OF_CLASS.fullmatch(metric)
-    positive = agreement.positive_class(labels) if label is None else agreement.normal(label[1])
-    if positive is None:
-        raise InputError(
-            "the labels do not tell which is the positive class of the metric f1",
-            where=where,
-            key=key,
-            got=labels,
-            expected="two labels of which one is a denial (no, false, negative, not ...)",
-            fix="name the class: metric: f1(LABEL); or set metric: em for accuracy",
-        )
-    if positive not in labels:
+    label = _OF_CLASS.fullmatch(metric) if isinstance(metric, str) else None
+    positive = agreement.positive_class(labels) if metric == "f1" else label and label[1]
+    if positive is not None and agreement.normal(positive) not in labels:
         raise InputError(
             "no example of this split has the positive class, so that f1 would be 0",
             where=where,
@@ -406,3 +400,8 @@ def _check_positive(metric: str, labels: Sequence[str], *, where: str, key: str)
             got=positive or labels[0],
             expected=f"a label of this split: {', '.join(labels)}",
         )
+
+
+def _labels(examples: Sequence[Example]) -> list[str]:
+    """The first answers of examples without differences of case and white space, sorted."""
+    return sorted({agreement.normal(example.answers[0]) for example in examples})

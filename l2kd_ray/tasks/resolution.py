@@ -12,7 +12,7 @@ from typing import Any
 
 from l2kd_ray.door import Plugin, PluginKind, find
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks import distil, labelled
+from l2kd_ray.tasks import distil, draws, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.metrics import (
@@ -22,10 +22,11 @@ from l2kd_ray.tasks.metrics import (
     check_references,
     is_f1_of_class,
 )
-from l2kd_ray.tasks.readers import READERS, hub, tables
+from l2kd_ray.tasks.readers import READERS, hub, squad, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
 from l2kd_ray.tasks.spec import SPLITS, Format, Metric, Part, Split, TaskKind, TaskSpec
+from l2kd_ray.tasks.summary import summarise
 
 _SUFFIXES: Mapping[str, str] = {
     ".json": "squad",
@@ -88,11 +89,17 @@ def resolve(
     """
     entry = entries().get(spec.name)
     sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
-    read = {source: source.read() for source in dict.fromkeys(sources.values())}
+    counted = {source: source.read_counted() for source in dict.fromkeys(sources.values())}
+    read = {source: examples for source, (examples, _) in counted.items()}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
     for examples in read.values():
         labelled.check(kind, examples, spec.name, where)
+    if kind in ("classify", "pair"):
+        for split in ("dev", "test"):
+            if split in sources:
+                _check_labels(spec.name, split, read[sources["train"]], read[sources[split]], where)
     splits: dict[Part, TaskData] = {}
+    limits: dict[Split, int | None] = {}
     for split in SPLITS:
         carved = "dev" not in sources and split != "test"
         source = sources["train" if carved else split]
@@ -104,8 +111,17 @@ def resolve(
             cap=None,
             data_seed=data_seed if carved else None,
         )
-        limit = getattr(spec, f"max_{split}") or caps.get(split)
-        splits[split] = _capped(data, read[source], limit, data_seed, where)
+        limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
+        splits[split] = _capped(data, read[source], limits[split], data_seed, where)
+    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
+        raise InputError(
+            "the training and the test data are the same",
+            where=where,
+            key=f"tasks.{spec.name}.test",
+            got=sources["test"].location,
+            expected="test data that are not trained on",
+            fix="name a test file; to test on training data on purpose, set another max_test",
+        )
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
@@ -113,13 +129,78 @@ def resolve(
     # The task's own metric is still shown if the study sets another.
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
-    for split in ("dev", "test"):
-        rows, key = splits[split].select(read[splits[split].source]), f"tasks.{spec.name}.{split}"
-        for one in (metric, *extras):
-            check_references(one, rows, where=where, key=key)
-    check_labels(metric, rows, where=where, key=key)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
-    return Task(spec.name, kind, metric, splits, extras, whole if entry and entry.leaks else None)
+    chosen = {split: splits[split].select(read[splits[split].source]) for split in SPLITS}
+    for split, examples in chosen.items():
+        for one in (metric, *extras):
+            check_references(one, examples, where=where, key=f"tasks.{spec.name}.{split}")
+    check_labels(metric, chosen["test"], where=where, key=f"tasks.{spec.name}.test")
+    summaries = {
+        split: summarise(
+            chosen[split],
+            None if split == "train" else chosen["train"],
+            rows=counted[splits[split].source][1],
+            kind=kind,
+            metric=metric,
+        )
+        for split in SPLITS
+    }
+    return Task(
+        spec.name,
+        kind,
+        metric,
+        splits,
+        extras,
+        seen=whole if entry and entry.leaks else None,
+        summaries=summaries,
+        remarks=() if "dev" in sources else _carved(spec, read[sources["train"]], data_seed, where),
+    )
+
+
+def _check_labels(
+    task: str, split: Split, train: list[Example], examples: list[Example], where: str
+) -> None:
+    """Refuse a split of which training has no label at all: the labels are spelled differently."""
+    known, found = labelled.labels(train), labelled.labels(examples)
+    if not set(known) & set(found):
+        raise InputError(
+            f"no label of the {split} split occurs in training",
+            where=where,
+            key=f"tasks.{task}.{split}",
+            got=", ".join(found),
+            expected=f"labels such as {', '.join(known)}",
+            fix="name the texts of numbers by the task's key `labels`, or correct the data",
+        )
+
+
+def _carved(spec: TaskSpec, train: list[Example], data_seed: int, where: str) -> tuple[str, ...]:
+    """A remark on a dev split of another size than asked for, as groups and inputs stay together.
+
+    Raises: InputError if groups are so large that dev or train would hold one alone.
+    """
+    sides = [
+        draws.carve(
+            train, dev_fraction=spec.dev_fraction, side=side, data_seed=data_seed, task=spec.name
+        )
+        for side in ("train", "dev")
+    ]
+    groups = [{row.group for row in side} for side in sides]
+    if min(map(len, groups)) == 1 and groups != [{None}, {None}]:
+        raise InputError(
+            f"a dev split cannot be carved from {len(groups[0] | groups[1])} groups",
+            where=where,
+            key=f"tasks.{spec.name}",
+            got=f"{len(groups[0])} groups in train, {len(groups[1])} in dev",
+            expected="two groups or more in each",
+            fix="name a dev file, change dev_fraction, or name no column `group`",
+        )
+    share = len(sides[1]) / len(train)
+    if abs(share - spec.dev_fraction) <= 0.05:
+        return ()
+    return (
+        f"dev holds {len(sides[1])} of {len(train)} training rows, {share:.0%} where dev_fraction "
+        f"is {spec.dev_fraction:.0%}, because rows of one group or input stay together.",
+    )
 
 
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
@@ -157,7 +238,7 @@ def _kind(train: Source) -> TaskKind:
     if train.reader == "hub":
         rows = hub.rows(options)
     elif train.reader in ("jsonl", "csv"):
-        rows = tables.ROWS[train.reader](train.location)
+        rows = tables.ROWS[train.reader](train.location, options)
     else:
         return "text-to-text"
     return "classify" if tables.has_labels(rows, options) else "text-to-text"
@@ -217,7 +298,7 @@ def _own_files(
             )
     sources: Sources = {}
     for split, path in given.items():
-        name = spec.format or _SUFFIXES.get(path.suffix)
+        name = spec.format or _SUFFIXES.get(path.suffix.lower())
         if name is None:
             raise InputError(
                 "the file's name does not tell its format",
@@ -226,8 +307,10 @@ def _own_files(
                 got=str(path),
                 expected=f"a name ending in {', '.join(_SUFFIXES)}, or the key `format`",
             )
-        reader = plugin("readers", name, _FORMATS)
-        sources[split] = _file(_find(path, base), reader, split, spec, entry)
+        path = _find(path, base)
+        if name == "squad" and spec.format is None and not squad.looks_like(path):
+            name = "jsonl"
+        sources[split] = _file(path, plugin("readers", name, _FORMATS), split, spec, entry)
     return sources
 
 
@@ -289,6 +372,10 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
         options |= _table_options(spec, entry, known | dict(spec.columns))
     if reader == "conll" and spec.scheme is not None:
         options["scheme"] = spec.scheme
+    if reader == "csv" and spec.quoting is not None:
+        options["quoting"] = spec.quoting
+    if reader == "squad" and spec.unanswered is not None:
+        options["unanswered"] = spec.unanswered
     return _source(reader, digest(path), options, str(path))
 
 
@@ -338,6 +425,8 @@ def _table_options(
     question = spec.question or (entry.question if entry else None)
     if question is None and (spec.kind or (entry.kind if entry else None)) == "regress":
         question = ""  # no second text
+    if spec.unanswered is not None:
+        options["unanswered"] = spec.unanswered
     return options | ({"question": question} if question is not None else {})
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from l2kd_ray.door import Plugin
 from l2kd_ray.section import Name, Section
@@ -27,6 +27,28 @@ Metric = str | Plugin
 """The scoring of answers: the name of a built-in metric, or a plug-in."""
 
 
+def _spelled(labels: object) -> object:
+    """Numbers as texts: `labels: [0, 1]` are the labels "0" and "1"."""
+    if not isinstance(labels, list | tuple):
+        return labels
+    return [str(label) if type(label) is int else label for label in labels]
+
+
+def _distinct(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse labels that would make two numbers one, or a number mean two labels."""
+    for number, label in enumerate(labels):
+        if not label.strip():
+            raise ValueError(f"labels: the text of label {number} is blank")
+        if label in labels[:number]:
+            raise ValueError(f"labels: two labels have the text {label!r}")
+        if label.lstrip("-").isdigit() and int(label) != number:
+            raise ValueError(
+                f"labels: {label!r} stands for label {number}, as labels are counted from 0, and "
+                "is a number itself; leave `labels` out to take the data's numbers as they are"
+            )
+    return labels
+
+
 class TaskSpec(Section):
     """A task of the study: a name of the registry, the user's own files, or a hub dataset."""
 
@@ -43,11 +65,15 @@ class TaskSpec(Section):
     revision: str | None = None
     splits: Mapping[Split, str] = Field(default_factory=dict)
     """The hub's names of the splits, if they differ from train, dev (validation) and test."""
-    columns: Mapping[Literal["context", "question", "answer", "text", "label", "id"], str] = Field(
-        default_factory=dict
-    )
-    labels: tuple[str, ...] = ()
+    columns: Mapping[
+        Literal["context", "question", "answer", "text", "label", "id", "group"], str
+    ] = Field(default_factory=dict)
+    labels: Annotated[tuple[str, ...], BeforeValidator(_spelled), AfterValidator(_distinct)] = ()
     """Texts of integer labels, by number."""
+    unanswered: Literal["leave out"] | None = None
+    """`leave out`: rows without an answer are left out and counted (default: refused)."""
+    quoting: Literal["csv", "none"] | None = None
+    """Whether quotes mark the cells of a table (default: in .csv, not in .tsv)."""
     scheme: Literal["bioes", "iob2"] | None = None
     """The scheme that tags are converted to (default: bioes)."""
     question: str | None = None

@@ -6,11 +6,11 @@ the options. Its `version` is raised when that function changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from l2kd_ray.tasks import grammars, made, sentences
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Row
 from l2kd_ray.tasks.generated import reader as drawn
 from l2kd_ray.tasks.readers import conll, hub, nlg, squad, tables, wikisql, woz
 from l2kd_ray.tasks.spec import Format
@@ -21,8 +21,8 @@ class Reader:
     """A function that reads examples, with its version and needs."""
 
     version: int
-    read: Callable[[str, Mapping[str, str]], list[Example]]
-    """(location, options) -> examples in upstream order."""
+    read: Callable[[str, Mapping[str, str]], Iterable[Row]]
+    """(location, options) -> rows in upstream order; a plug-in may return plain examples."""
     of_file: bool = True
     """True if the location is a file."""
     per_split: bool = False
@@ -33,16 +33,16 @@ class Reader:
 
 READERS: Mapping[str, Reader] = {
     "squad": Reader(2, squad.read),
-    "jsonl": Reader(1, tables.read_jsonl),
-    "csv": Reader(1, tables.read_csv),
+    "jsonl": Reader(2, tables.read_jsonl),
+    "csv": Reader(2, tables.read_csv),
     "rnnlg": Reader(1, nlg.read_rnnlg, per_split=True),
     "e2e": Reader(1, nlg.read_e2e, per_split=True),
     "woz": Reader(1, woz.read),
     "wikisql": Reader(1, wikisql.read, per_split=True, note=wikisql.NOTE),
-    "conll": Reader(1, conll.read_conll),
-    "conllu": Reader(1, conll.read_conllu),
-    "text": Reader(1, conll.read_text_lines),
-    "hub": Reader(1, hub.read, of_file=False),
+    "conll": Reader(2, conll.read_conll),
+    "conllu": Reader(2, conll.read_conllu),
+    "text": Reader(2, conll.read_text_lines),
+    "hub": Reader(2, hub.read, of_file=False),
     "generated": Reader(1, drawn(grammars.draw), of_file=False, per_split=True),
     "made": Reader(1, drawn(made.draw), of_file=False, per_split=True),
     "sentences": Reader(1, drawn(sentences.draw), of_file=False, per_split=True),
@@ -50,7 +50,7 @@ READERS: Mapping[str, Reader] = {
 
 
 def reader_of(name: Format) -> Reader:
-    """A built-in reader, or a plug-in: (path, options) -> examples in upstream order.
+    """A built-in reader, or a plug-in: (path, options) -> rows in upstream order.
 
     Raises: InputError if the plug-in cannot be imported.
     """

@@ -9,74 +9,115 @@ Options of `conll`: `column.text` and `column.label`, the columns by number from
 backwards (default: the first and the last); `scheme`, the tags' scheme (`bioes`, `iob2`). IOB1,
 IOB2 and BIOES are read alike and need not be told apart. All take `question` (default: none).
 
-CoNLL-U's multiword tokens and empty nodes are not words of the basic tree, and are skipped.
+Cells are separated by tabs, or else by blanks; no other white space separates anything. CoNLL-U's
+multiword tokens and empty nodes are not words of the basic tree, and no rows either.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers.files import read_text
+from l2kd_ray.tasks.examples import Converted, Example, LeftOut, Row
+from l2kd_ray.tasks.readers.files import lines, read_text
 from l2kd_ray.tasks.tagging import LabelledSentence, Scheme, spans, tags
 
-_TAG = re.compile(r"O|[BIES]-\S+")
+_TAG = re.compile(r"O|[BIES]-[^ \t]+")
+_BLANKS = re.compile(r"[ \t]+")
 ColumnRow = tuple[str, list[str]]
 """(where the row is, its cells)."""
 
 
-def read_conll(location: str, options: Mapping[str, str]) -> list[Example]:
+def read_conll(location: str, options: Mapping[str, str]) -> Iterator[Row]:
     columns = [
         _number(options.get("column.text", "0"), "text", location),
         _number(options.get("column.label", "-1"), "label", location),
     ]
     scheme = cast(Scheme, options.get("scheme", "bioes"))
-    sentences = (
-        [_word_and_tag(row, columns) for row in rows]
-        for rows in _blocks(location)
-        if rows[0][1][0] != "-DOCSTART-"
+    blocks = list(_blocks(location))
+    marks = [row for rows in blocks for row in rows if row[1][0] == "-DOCSTART-"]
+    yield from (LeftOut(where, "-DOCSTART-") for where, _ in marks)
+    kept = [[row for row in rows if row[1][0] != "-DOCSTART-"] for rows in blocks]
+    sentences = [rows for rows in kept if rows]
+    _check_separators(sentences)
+    # Columns that are counted from the end are others where rows have other numbers of cells.
+    together = [[row for rows in sentences for row in rows]] if min(columns) < 0 else sentences
+    for rows in together:
+        _check_lengths(rows)
+    yield from _rows(
+        ((rows[0][0], _retagged(rows, columns, scheme)) for rows in sentences), options
     )
-    return _examples((_retagged(sentence, scheme) for sentence in sentences), options)
 
 
-def read_conllu(location: str, options: Mapping[str, str]) -> list[Example]:
-    return _examples((_tree(rows) for rows in _blocks(location, comment="#")), options)
+def read_conllu(location: str, options: Mapping[str, str]) -> Iterator[Row]:
+    blocks = _blocks(location, comment="#")
+    return _rows(((rows[0][0], _tree(rows)) for rows in blocks), options)
 
 
-def read_text_lines(location: str, options: Mapping[str, str]) -> list[Example]:
-    lines = (line.split() for line in read_text(location).split("\n"))
-    return _examples(((line, ()) for line in lines if line), options)
+def read_text_lines(location: str, options: Mapping[str, str]) -> Iterator[Row]:
+    split = (
+        (f"{location}:{n}", _BLANKS.split(line.strip(" \t")))
+        for n, line in lines(read_text(location))
+    )
+    return _rows(((where, (words, ())) for where, words in split if words != [""]), options)
 
 
-def _examples(sentences: Iterator[LabelledSentence], options: Mapping[str, str]) -> list[Example]:
-    return [
-        Example(
-            str(number),
-            " ".join(word.replace(" ", "\u00a0") for word in words),
-            options.get("question", ""),
-            (" ".join(labels),),
-        )
-        for number, (words, labels) in enumerate(sentences)
-    ]
+def _rows(
+    sentences: Iterable[tuple[str, LabelledSentence]], options: Mapping[str, str]
+) -> Iterator[Row]:
+    for number, (where, (words, labels)) in enumerate(sentences):
+        if any(" " in word for word in words):
+            yield Converted(where, "space in a word, now U+00A0")
+        context = " ".join(word.replace(" ", "\u00a0") for word in words)
+        yield Example(str(number), context, options.get("question", ""), (" ".join(labels),))
 
 
 def _blocks(location: str, comment: str | None = None) -> Iterator[list[ColumnRow]]:
-    """The blocks of rows between empty lines."""
+    """The blocks of rows between lines that are empty, or hold blanks and tabs alone."""
     rows: list[ColumnRow] = []
-    for number, line in enumerate(read_text(location).split("\n"), start=1):
-        line = line.rstrip("\r")
-        if not line.strip():
+    for number, line in lines(read_text(location)):
+        bare = line.strip(" \t")
+        if not bare:
             if rows:
                 yield rows
             rows = []
         elif comment is None or not line.startswith(comment):
-            cells = line.split("\t") if "\t" in line else line.split()
+            cells = line.split("\t") if "\t" in line else _BLANKS.split(bare)
             rows.append((f"{location}:{number}", cells))
     if rows:
         yield rows
+
+
+def _check_separators(sentences: Sequence[Sequence[ColumnRow]]) -> None:
+    """Refuse cells separated by tabs in one place and by blanks in another.
+
+    They show where splitting at both gives all rows one number of cells, and a larger one than
+    splitting at tabs does.
+    """
+    rows = [row for rows in sentences for row in rows]
+    at_both = [sum(len(_BLANKS.split(cell)) for cell in cells) for _, cells in rows]
+    if len(set(at_both)) == 1 and any(len(cells) < at_both[0] for _, cells in rows):
+        where, cells = next(row for row in rows if len(row[1]) < at_both[0])
+        raise InputError(
+            "the cells are separated by tabs in one place and by blanks in another",
+            where=where,
+            got=cells,
+            expected="tabs alone, or blanks alone",
+        )
+
+
+def _check_lengths(rows: Sequence[ColumnRow]) -> None:
+    """Refuse rows with different numbers of cells."""
+    for where, cells in rows:
+        if len(cells) != len(rows[0][1]):
+            raise InputError(
+                "the rows have different numbers of cells",
+                where=where,
+                got=cells,
+                expected=f"{len(rows[0][1])} cells, as in {rows[0][0]}",
+            )
 
 
 def _number(column: str, role: str, location: str) -> int:
@@ -113,8 +154,10 @@ def _word_and_tag(row: ColumnRow, columns: Sequence[int]) -> tuple[str, str]:
     return word, tag
 
 
-def _retagged(sentence: Sequence[tuple[str, str]], scheme: Scheme) -> LabelledSentence:
-    words, given = zip(*sentence, strict=True)
+def _retagged(
+    rows: Sequence[ColumnRow], columns: Sequence[int], scheme: Scheme
+) -> LabelledSentence:
+    words, given = zip(*(_word_and_tag(row, columns) for row in rows), strict=True)
     return words, tags(spans(given), len(words), scheme)
 
 
@@ -128,7 +171,7 @@ def _tree(rows: Sequence[ColumnRow]) -> LabelledSentence:
                 "not a word of CoNLL-U", where=where, got=cells, expected=f"10 cells, ID {number}"
             )
         head, relation = cells[6], cells[7]
-        if not head.isdecimal() or int(head) > len(rows) or not re.fullmatch(r"\S+", relation):
+        if not head.isdecimal() or int(head) > len(rows) or not re.fullmatch(r"[^ \t]+", relation):
             raise InputError(
                 "the word has no valid head",
                 where=where,

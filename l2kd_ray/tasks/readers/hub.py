@@ -6,18 +6,17 @@ Options: those of `tables`, and `hub` (the id), `config`, `split` and `commit`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Row
 from l2kd_ray.tasks.readers import tables
 
 _TIMEOUT = 5.0
 """Seconds that the hub has to say which commit a revision is."""
 
 
-def read(location: str, options: Mapping[str, str]) -> list[Example]:
+def read(location: str, options: Mapping[str, str]) -> Iterator[Row]:
     return tables.read_rows(rows(options), options)
 
 
@@ -37,12 +36,22 @@ def rows(options: Mapping[str, str]) -> Iterator[tables.TableRow]:
         if isinstance(feature, datasets.ClassLabel)
     }
     for number, row in enumerate(table):
-        cells: dict[str, Any] = dict(row)
-        for column, labels in names.items():
-            # The user's texts of labels take precedence over the hub's.
-            if f"label.{cells[column]}" not in options and 0 <= cells[column] < len(labels):
-                cells[column] = labels[cells[column]]
-        yield f"{hub}: {split}[{number}]", cells
+        where = f"{hub}: {split}[{number}]"
+        labelled = {column: _label(row[column], names[column], options, where) for column in names}
+        yield where, {**row, **labelled}
+
+
+def _label(
+    number: int | None, names: Sequence[str], options: Mapping[str, str], where: str
+) -> int | str | None:
+    """The name of a label of the hub, or its number where the user has a text for it."""
+    if number is None or number == -1:  # as the hub writes labels that are not public
+        return None
+    if f"label.{number}" in options:
+        return number
+    if not 0 <= number < len(names):
+        raise InputError("no such label", where=where, got=number, expected=", ".join(names))
+    return names[number]
 
 
 def commit(hub: str, revision: str | None) -> str:

@@ -7,14 +7,14 @@ the output of a handcrafted system, which they treat like the first.
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, read_text
+from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, read_text, unpack
+from l2kd_ray.tasks.readers.tables import table_rows
 
 NLG_QUESTION = "what is the natural language form ?"
 _E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_refs.csv"}
@@ -65,27 +65,26 @@ def _examples(items: Iterable[tuple[str, list[str]]], split: str) -> list[Exampl
     ]
 
 
-def _e2e_pairs(location: str, split: str) -> Iterable[tuple[str, str]]:
+def _e2e_pairs(location: str, split: str) -> Iterator[tuple[str, str]]:
     data = read_bytes(location)
     if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = [n for n in archive.namelist() if n.rpartition("/")[2] == _E2E_FILES[split]]
-            if not names:
-                raise InputError(
-                    "the archive is not that of the E2E challenge",
-                    where=location,
-                    got=archive.namelist(),
-                    expected=_E2E_FILES[split],
-                )
-            data = archive.read(names[0])
-            location = f"{location}: {names[0]}"
-    reader = csv.DictReader(io.StringIO(decode(data, location), newline=""))
-    for row in reader:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+        wanted = [name for name in names if name.rpartition("/")[2] == _E2E_FILES[split]]
+        if not wanted:
+            raise InputError(
+                "the archive is not that of the E2E challenge",
+                where=location,
+                got=names,
+                expected=_E2E_FILES[split],
+            )
+        data = unpack(data, location, wanted[0])
+        location = f"{location}: {wanted[0]}"
+    for where, row in table_rows(decode(data, location), location):
         meaning, text = row.get("mr"), row.get("ref")
         if not meaning or not text or not text.strip():
             raise InputError(
                 "not in E2E's form",
-                where=f"{location}:{reader.line_num}",
+                where=where,
                 got=row,
                 expected="the columns mr and ref, none empty",
             )

@@ -3,43 +3,48 @@
     {"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers": [{"text"}]}]}]}]}
 
 Several answers are references. An id such as `en_3_1` (decaNLP's WOZ: language, dialogue, turn)
-puts the example into the group `en_3`, unless the item has a "group". The original's files repeat
-some ids; repeated ones get "#2".
+puts the example into the group `en_3`, unless the item has a "group".
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks.examples import Example
+from l2kd_ray.tasks.examples import Example, Row
 from l2kd_ray.tasks.readers.files import parse_json, read_text
+from l2kd_ray.tasks.readers.values import no_answer
 
 _FORM = '{"data": [{"paragraphs": [{"context", "qas": [{"id", "question", "answers"}]}]}]}'
 _TURN = re.compile(r"(.*_\d+)_\d+")
 
 
-def read(location: str, options: Mapping[str, str]) -> list[Example]:
+def read(location: str, options: Mapping[str, str]) -> Iterator[Row]:
     document = parse_json(read_text(location), location)
-    examples: list[Example] = []
-    times: Counter[str] = Counter()
+    number = 0
     for i, entry in enumerate(_list(document, "data", location)):
         for j, paragraph in enumerate(_list(entry, "paragraphs", f"{location}: data[{i}]")):
             where = f"{location}: data[{i}].paragraphs[{j}]"
             context = _text(paragraph, "context", where)
             for k, qa in enumerate(_list(paragraph, "qas", where)):
-                example = _example(qa, context, len(examples), f"{where}.qas[{k}]")
-                times[example.id] += 1
-                if (n := times[example.id]) > 1:
-                    example = replace(example, id=f"{example.id}#{n}")
-                examples.append(example)
-    return examples
+                yield from _rows(qa, context, number, f"{where}.qas[{k}]", options)
+                number += 1
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a .json file may be in this form: no list, and no JSON object a line."""
+    text = read_text(path).lstrip(" \t\r\n")
+    first, _, rest = text.partition("\n")
+    if text.startswith("[") or not rest.strip():
+        return not text.startswith("[")
+    try:
+        return not isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return True
 
 
 def write(path: str | Path, examples: Iterable[Example]) -> None:
@@ -63,17 +68,21 @@ def write(path: str | Path, examples: Iterable[Example]) -> None:
     Path(path).write_bytes(json.dumps(document, ensure_ascii=False).encode())
 
 
-def _example(qa: Any, context: str, number: int, where: str) -> Example:
+def _rows(
+    qa: Any, context: str, number: int, where: str, options: Mapping[str, str]
+) -> Iterator[Row]:
     question = _text(qa, "question", where)
     answers = tuple(_text(answer, "text", where) for answer in _list(qa, "answers", where))
-    if not answers or not all(answer.strip() for answer in answers):
-        raise InputError(
-            "an answer is empty", where=where, key="answers", expected="at least one, none empty"
-        )
-    identity = str(qa.get("id", number))
-    turn = _TURN.fullmatch(identity)
+    if not any(answer.strip() for answer in answers):
+        yield no_answer(where, answers, options)
+        return
+    if not all(answer.strip() for answer in answers):
+        raise InputError("an answer is empty", where=where, key="answers", got=answers)
+    found = qa.get("id", number)
+    name = "" if found is None else str(found)
+    turn = _TURN.fullmatch(name)
     group = qa.get("group", turn and turn.group(1))
-    return Example(identity, context, question, answers, None if group is None else str(group))
+    yield Example(name, context, question, answers, None if group is None else str(group))
 
 
 def _list(value: Any, key: str, where: str) -> list[Any]:

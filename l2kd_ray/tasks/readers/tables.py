@@ -2,107 +2,180 @@
 
 The context is the column `context` or `text`. The answer is `answer`, `answers` (a list of
 references) or `label`, a text or a number. The question (for pairs: the second text) is the column
-`question`, else the option `question`, else, for labels, `CLASSIFY_QUESTION`. `id` and `group` are
-read where they exist.
+`question`, else the option `question`, else, for labels, `CLASSIFY_QUESTION`. `id` is read where it
+exists, a group only from the column that `column.group` names.
 
 Options: `column.<role>` (the column of a role; "a + b" joins two columns by a space),
-`label.<value>` (the text of a label, often of a number) and `question`.
+`label.<number>` (the text of a label), `question`, `quoting` (of CSV: `csv`, `none`) and
+`unanswered` (`leave out`: rows without an answer are left out, and not refused).
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers.files import parse_json, read_text
+from l2kd_ray.tasks.examples import Converted, Example, Row
+from l2kd_ray.tasks.readers.files import lines, parse_json, read_text
+from l2kd_ray.tasks.readers.values import label, labels_of, no_answer, plain
 
 CLASSIFY_QUESTION = "What category does the text belong to?"
+_ANSWER = ("answer", "answers", "label")
+_LIST = re.compile(r"[ \t\r\n]*\[")
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
 TableRow = tuple[str, Mapping[str, Any]]
 """(where the row is, its cells)."""
+csv.field_size_limit(2**31 - 1)  # cells of whole articles; the default is 131,072 characters
 
 
-def read_jsonl(location: str, options: Mapping[str, str]) -> list[Example]:
-    return read_rows(jsonl_rows(location), options)
+def read_jsonl(location: str, options: Mapping[str, str]) -> Iterator[Row]:
+    return read_rows(jsonl_rows(location, options), options)
 
 
-def read_csv(location: str, options: Mapping[str, str]) -> list[Example]:
-    return read_rows(csv_rows(location), options)
+def read_csv(location: str, options: Mapping[str, str]) -> Iterator[Row]:
+    return read_rows(csv_rows(location, options), options)
 
 
-def read_rows(rows: Iterator[TableRow], options: Mapping[str, str]) -> list[Example]:
-    return [_example(cells, number, options, where) for number, (where, cells) in enumerate(rows)]
+def read_rows(rows: Iterator[TableRow], options: Mapping[str, str]) -> Iterator[Row]:
+    labels = labels_of(options)
+    for number, (where, cells) in enumerate(rows):
+        yield from _row(cells, number, labels, options, where)
 
 
-def jsonl_rows(location: str) -> Iterator[TableRow]:
-    # Not splitlines, which also splits at U+2028 and the like; JSON texts may contain these.
-    for number, line in enumerate(read_text(location).split("\n"), start=1):
-        if line.strip():
-            where = f"{location}:{number}"
-            cells = parse_json(line, location, first_line=number)
-            if not isinstance(cells, dict):
-                raise InputError("not a JSON object", where=where, got=cells, expected="{...}")
-            yield where, cells
-
-
-def csv_rows(location: str) -> Iterator[TableRow]:
-    """Rows under a header; cells are separated by tabs if the file's name ends in .tsv."""
-    delimiter = "\t" if Path(location).suffix == ".tsv" else ","
-    text = io.StringIO(read_text(location), newline="")
-    reader = csv.DictReader(text, delimiter=delimiter, strict=True)
-    while True:
-        try:
-            cells = next(reader, None)
-        except csv.Error as error:
-            raise InputError(
-                f"not valid CSV: {error}",
-                where=f"{location}:{reader.reader.line_num}",
-                fix="quote cells that hold quotes or line breaks, or write the data as JSONL",
-            ) from None
-        if cells is None:
-            return
-        where = f"{location}:{reader.line_num}"
-        if None in cells or None in cells.values():
-            raise InputError(
-                "the row and the header have different lengths",
-                where=where,
-                got=list(cells.values()),
-                expected=f"the cells {', '.join(reader.fieldnames or ())}",
-            )
+def jsonl_rows(location: str, options: Mapping[str, str]) -> Iterator[TableRow]:
+    """One JSON object a line, or a list of them."""
+    if _LIST.match(text := read_text(location)):
+        items = enumerate(parse_json(text, location))
+        rows = ((f"{location}: item {number}", cells) for number, cells in items)
+    else:
+        rows = (
+            (f"{location}:{number}", parse_json(line, location, first_line=number))
+            for number, line in lines(text)
+            if line.strip(" \t")
+        )
+    for where, cells in rows:
+        if not isinstance(cells, dict):
+            raise InputError("not a JSON object", where=where, got=cells, expected="{...}")
         yield where, cells
 
 
-ROWS: Mapping[str, Callable[[str], Iterator[TableRow]]] = {"jsonl": jsonl_rows, "csv": csv_rows}
+def csv_rows(location: str, options: Mapping[str, str]) -> Iterator[TableRow]:
+    """Rows under a header; in a file whose name ends in .tsv, tabs separate and no quotes mark."""
+    tabs = Path(location).suffix.lower() == ".tsv"
+    quoting = options.get("quoting")
+    if tabs and quoting is None:
+        rows = table_rows(read_text(location), location, "\t", quoted=False)
+        return map(_surely_unquoted, rows)
+    return table_rows(
+        read_text(location), location, "\t" if tabs else ",", quoted=quoting != "none"
+    )
+
+
+def table_rows(
+    text: str, location: str, delimiter: str = ",", *, quoted: bool = True
+) -> Iterator[TableRow]:
+    """The rows of a table under its header. A column without a name (an index) is not read."""
+    marks = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    stream = io.StringIO(text, newline="")
+    reader = csv.reader(stream, delimiter=delimiter, quoting=marks, strict=True)
+    names: list[str] = []
+    while (row := _next(reader, location)) is not None:
+        where = f"{location}:{reader.line_num}"
+        if not row:
+            continue
+        if not names:
+            names = row
+            if twice := [name for name in names if name.strip() and names.count(name) > 1]:
+                raise InputError(
+                    "two columns have this name", where=where, got=twice[0], expected="one"
+                )
+        elif len(row) != len(names):
+            raise InputError(
+                "the row and the header have different lengths",
+                where=where,
+                got=row,
+                expected=f"the cells {', '.join(names)}",
+                fix="" if quoted else "if quotes mark its cells: the task's key `quoting: csv`",
+            )
+        else:
+            cells = zip(names, row, strict=True)
+            yield where, {name: cell for name, cell in cells if name.strip()}
+
+
+def _next(reader: Any, location: str) -> list[str] | None:
+    try:
+        row: list[str] | None = next(reader, None)
+    except csv.Error as error:
+        raise InputError(
+            f"not valid CSV: {error}",
+            where=f"{location}:{reader.line_num}",
+            fix="quote cells that hold quotes or line breaks, write the data as JSONL, or, if "
+            "quotes are text: the task's key `quoting: none`",
+        ) from None
+    return row
+
+
+def _surely_unquoted(row: TableRow) -> TableRow:
+    """Refuse a row with a cell that a writer of CSV has quoted, as it seems."""
+    where, cells = row
+    for cell in (*cells.values(), *cells):
+        if (
+            cell.startswith('"')
+            and _QUOTED.fullmatch(cell)
+            and ('""' in cell[1:-1] or cell in cells)
+        ):
+            raise InputError(
+                "a cell looks quoted, and the cells of a .tsv are read without quoting",
+                where=where,
+                got=cell,
+                expected="the task's key `quoting`",
+                fix="quoting: csv, if quotes mark cells; quoting: none, if they are text",
+            )
+    return row
+
+
+ROWS: Mapping[str, Callable[[str, Mapping[str, str]], Iterator[TableRow]]] = {
+    "jsonl": jsonl_rows,
+    "csv": csv_rows,
+}
 
 
 def has_labels(rows: Iterator[TableRow], options: Mapping[str, str]) -> bool:
     """True if the answers of a table are labels, so that its task is classification."""
     where, cells = next(rows, ("", {}))
-    return (
-        bool(cells) and _pick(cells, ("answer", "answers", "label"), options, where)[0] == "label"
-    )
+    return bool(cells) and _pick(cells, _ANSWER, options, where)[0] == "label"
 
 
-def _example(
-    cells: Mapping[str, Any], number: int, options: Mapping[str, str], where: str
-) -> Example:
+def _row(
+    cells: Mapping[str, Any],
+    number: int,
+    labels: Sequence[str],
+    options: Mapping[str, str],
+    where: str,
+) -> Iterator[Row]:
     _, context = _pick(cells, ("context", "text"), options, where)
     if not isinstance(context, str):
         raise InputError("the context is not text", where=where, got=context, expected="text")
-    role, value = _pick(cells, ("answer", "answers", "label"), options, where)
-    answers = _answers(value, options, where)
-    identity = cells.get(options.get("column.id", "id"), number)
-    group = cells.get("group")
-    return Example(
-        id=str(identity),
+    role, value = _pick(cells, _ANSWER, options, where)
+    answers, changes = _answers(value, labels, where)
+    if not answers:
+        yield no_answer(where, value, options)
+        return
+    name, group = (
+        _cell(cells, options, role, where) if f"column.{role}" in options else default
+        for role, default in (("id", cells.get("id", number)), ("group", None))
+    )
+    yield from (Converted(where, change) for change in changes)
+    yield Example(
+        id="" if name is None else str(name),
         context=context,
         question=_question(cells, role, options, where),
-        answers=answers,
+        answers=tuple(answers),
         group=None if group is None else str(group),
     )
 
@@ -112,16 +185,25 @@ def _pick(
 ) -> tuple[str, Any]:
     """The first of the roles that has a column, and its cell; renamed roles come first."""
     for role in sorted(roles, key=lambda role: f"column.{role}" not in options):
-        renamed = options.get(f"column.{role}")
-        if renamed is None and role in cells:
+        if f"column.{role}" in options:
+            return role, _cell(cells, options, role, where)
+        if role in cells:
             return role, cells[role]
-        if renamed is not None:
-            parts = [renamed] if renamed in cells else renamed.split(" + ")
-            if not all(part in cells for part in parts):
-                raise _no_column(renamed, cells, where)
-            joined = " ".join(str(cells[part]) for part in parts)
-            return role, cells[parts[0]] if len(parts) == 1 else joined
     raise _no_column(" or ".join(roles), cells, where)
+
+
+def _cell(cells: Mapping[str, Any], options: Mapping[str, str], role: str, where: str) -> Any:
+    """The cell of a renamed role, or the text of two or more columns joined by " + "."""
+    name = options[f"column.{role}"]
+    parts = [name] if name in cells else name.split(" + ")
+    if not all(part in cells for part in parts):
+        raise _no_column(name, cells, where)
+    values = [cells[part] for part in parts]
+    if len(values) == 1:
+        return values[0]
+    if not all(isinstance(value, str) for value in values):
+        raise InputError("a joined cell is not text", where=where, got=values, expected="text")
+    return " ".join(values)
 
 
 def _no_column(name: str, cells: Mapping[str, Any], where: str) -> InputError:
@@ -153,21 +235,17 @@ def _question(cells: Mapping[str, Any], role: str, options: Mapping[str, str], w
     )
 
 
-def _answers(value: Any, options: Mapping[str, str], where: str) -> tuple[str, ...]:
-    labels = {key: text for key, text in options.items() if key.startswith("label.")}
-    answers = []
+def _answers(value: Any, labels: Sequence[str], where: str) -> tuple[list[str], list[str]]:
+    """The answers, none where they are missing, and the names of the changes made to them."""
+    answers: list[str | None] = []
+    changes: list[str] = []
     for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, float) and math.isfinite(item):
-            item = f"{item:.7g}"  # gives 3.8, also for a column of single precision
-        if not isinstance(item, str | int) or (isinstance(item, str) and not item.strip()):
-            raise InputError("an answer is empty", where=where, got=value, expected="text")
-        text = labels.get(f"label.{item}", str(item))
-        # An integer beyond the named labels is a mistake; other texts are taken as they are.
-        if labels and text not in labels.values() and text.lstrip("-").isdigit():
-            raise InputError(
-                "no such label", where=where, got=item, expected=", ".join(labels.values())
-            )
+        text = plain(item, where)
+        if text is not None and labels:
+            text, change = label(text, labels, where)
+            changes += [change] if change else []
         answers.append(text)
-    if not answers:
+    given = [answer for answer in answers if answer is not None]
+    if given and len(given) < len(answers):
         raise InputError("an answer is empty", where=where, got=value, expected="text")
-    return tuple(answers)
+    return given, changes

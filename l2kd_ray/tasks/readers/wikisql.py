@@ -9,7 +9,6 @@ partial schema, in alphabetical order, which carries no information).
 
 from __future__ import annotations
 
-import bz2
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import sql
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes
+from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, unpack
 
 NOTE = (
     "partial schema: a table's columns are those that some query names, fewer to choose from than "
@@ -39,18 +38,14 @@ _VARIABLE = re.compile(r"\"?\b(var\d+)\b\"?")
 def read(location: str, options: Mapping[str, str]) -> list[Example]:
     """The split `options["split"]`; the columns of a table are collected over all splits."""
     data = read_bytes(location)
-    try:
-        text = decode(bz2.decompress(data) if data[:3] == b"BZh" else data, location)
-    except (OSError, ValueError) as error:
-        raise InputError("the bz2 file is incomplete", where=location, got=str(error)) from None
+    text = decode(unpack(data, location) if data[:3] == b"BZh" else data, location)
     columns: dict[str, set[str]] = defaultdict(set)
     questions = []
-    for column, aggregate, conditions, sentence in _queries(parse_json(text, location), location):
-        table = sentence["table-id"]
+    for query, table, split, question in _queries(parse_json(text, location), location):
+        column, _, conditions = query
         columns[table].update((column, *(name for name, _, _ in conditions)))
-        if sentence["question-split"] == options["split"]:
-            answer = sql.render(column, aggregate, conditions)
-            questions.append((table, sentence["original"].strip(), answer))
+        if split == options["split"]:
+            questions.append((table, question.strip(), sql.render(*query)))
     return [
         Example(
             id=str(number),
@@ -63,13 +58,13 @@ def read(location: str, options: Mapping[str, str]) -> list[Example]:
     ]
 
 
-Parsed = tuple[str, str, list[tuple[str, str, str]], Mapping[str, Any]]
-"""(column, aggregate, [(column, operator, value)], the question's record)"""
+_Query = tuple[str, str, list[tuple[str, str, str]]]
+"""(column, aggregate, [(column, operator, value)])"""
 
 
-def _queries(entries: Any, location: str) -> Iterator[Parsed]:
-    """Each question of the release with its query."""
-    for number, entry in enumerate(entries):
+def _queries(entries: Any, location: str) -> Iterator[tuple[_Query, str, str, str]]:
+    """Each question of the release: (its query, table, split, text)."""
+    for number, entry in enumerate(entries if isinstance(entries, list) else [entries]):
         try:
             query = _QUERY.fullmatch(entry["sql"][0])
             if query is None:
@@ -81,7 +76,9 @@ def _queries(entries: Any, location: str) -> Iterator[Parsed]:
                 # A question that uses one value twice lists it under one of its names only.
                 values = {**examples, **sentence["variables"]}
                 conditions = [(_name(c), op, _value(text, values)) for c, op, text in clauses]
-                yield _name(column), aggregate, conditions, sentence
+                parsed = _name(column), aggregate, conditions
+                place = sentence["table-id"], sentence["question-split"]
+                yield parsed, *map(str, place), str(sentence["original"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 "not in the form of text2sql-data's WikiSQL",

@@ -30,6 +30,7 @@ from l2kd_ray.families.classifiers.model.words import (
     UNKNOWN,
     Words,
     read_vectors,
+    split,
     with_vectors,
 )
 
@@ -116,6 +117,11 @@ class BiLSTM(nn.Module):
                 for name, column in zip(names, zip(*texts, strict=True), strict=True)
             }
         )
+
+    def excess(self, texts: Texts) -> list[int]:
+        """The words by which each text (of a pair: both) is longer than `max_length`."""
+        longest = self.settings["max_length"]
+        return [sum(max(len(split(text)) - longest, 0) for text in row) for row in texts]
 
     def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
         """Texts of `length` unknown words, for measuring time."""

@@ -81,9 +81,20 @@ class Encoder(nn.Module):
         check_texts(texts)
         columns = [list(column) for column in zip(*texts, strict=True)]
         encoded = self.tokenizer(
-            *columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"
+            *columns,
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            split_special_tokens=True,  # a text that spells one, such as [SEP], stays text
+            return_tensors="pt",
         )
         return self._inputs(encoded["input_ids"], encoded["attention_mask"], encoded)
+
+    def excess(self, texts: Texts) -> list[int]:
+        """The tokens by which each text (or pair) is longer than `max_length`; negative if not."""
+        columns = [list(column) for column in zip(*texts, strict=True)]
+        whole = self.tokenizer(*columns, verbose=False)["input_ids"]
+        return [len(tokens) - self.max_length for tokens in whole]
 
     def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
         """Texts of `length` unknown tokens, for measuring time."""

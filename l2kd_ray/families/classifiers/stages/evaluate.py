@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from l2kd_ray.core.stage import Context
+from l2kd_ray.core.stage import Context, Scores
+from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.examples import Labelled
 from l2kd_ray.tasks import Example
@@ -18,11 +19,13 @@ class EvaluateClassifier(Evaluate):
 
     task_kind: TaskKind = "classify"
 
-    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+    def answers(self, context: Context, examples: Sequence[Example]) -> tuple[list[str], Scores]:
         from l2kd_ray.families.classifiers.stages.learn import head_of, logits
         from l2kd_ray.families.classifiers.stages.start import load_classifier
 
         model, labels = load_classifier(context.files_of(self.model))
         model.to(context.device).freeze()
-        outputs = logits(model, Labelled(self.examples, self.task_kind), examples, context.device)
-        return labels.answers(head_of(model, self.task), outputs)
+        labelled = Labelled(self.examples, self.task_kind)
+        outputs = logits(model, labelled, examples, context.device)
+        excess = model.body.excess([labelled.texts(example) for example in examples])
+        return labels.answers(head_of(model, self.task), outputs), cut_scores(excess)

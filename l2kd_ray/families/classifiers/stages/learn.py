@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.families.classifiers.stages.start import Labels, Untrained, load_classifier
+from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.examples import Labelled
 from l2kd_ray.families.settings import Precision
 from l2kd_ray.tasks import Example
@@ -81,6 +83,7 @@ class Classify(TrainingStage):
     """
 
     kind = "learn"
+    version = 2
     start: Untrained | Classify
     tasks: tuple[Labelled, ...]
     precision: Precision = "float32"
@@ -113,7 +116,9 @@ class Classify(TrainingStage):
             stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
-        return leave(model, labels, curve, context)
+        excess = (model.body.excess([item.texts for item in own]) for own in items.values())
+        cut = cut_scores(chain.from_iterable(excess))
+        return {**leave(model, labels, curve, context), **cut}
 
     def items(
         self, labels: Labels, model: Classifier, taught: Mapping[str, Tensor], context: Context

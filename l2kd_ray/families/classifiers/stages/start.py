@@ -83,6 +83,7 @@ class Untrained(Stage):
     """
 
     kind = "initial"
+    version = 2  # all that reads texts by its tokenizer keeps special tokens in them as text
     prepares = True
     default_seconds = 20.0
     default_bytes = 5e8

@@ -51,6 +51,11 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.offsets) // 3
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[N, 3]: the numbers of tokens of context, question and answer."""
+        return np.diff(self.offsets).reshape(-1, 3)
+
     def parts(self, index: int) -> tuple[TokenIds, TokenIds, TokenIds]:
         """Token ids of the context, the question and the answer of an example."""
         a, b, c, d = self.offsets[3 * index : 3 * index + 4].tolist()
@@ -77,6 +82,12 @@ class Corpus(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.encoded)
 
+    def excess(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The tokens by which each input and each answer is cut, [N] and [N]."""
+        lengths = self.encoded.lengths
+        answers = np.maximum(lengths[:, 2] - self._answer_room(lengths[:, 1]), 0)
+        return np.maximum(lengths.sum(axis=1) - self.room, 0) - answers, answers
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
@@ -87,6 +98,9 @@ class Corpus(Sequence[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         context, question, answer = self.encoded.parts(index % len(self))
-        # The answer keeps at least half of the room, even beside a long question.
-        answer = answer[: max(self.room - len(question), self.room // 2)]
+        answer = answer[: int(self._answer_room(np.array(len(question))))]
         return Sample(self.task, cut(context, question, self.room - len(answer)), answer)
+
+    def _answer_room(self, questions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """An answer keeps at least half of the room, even beside a long question."""
+        return np.maximum(self.room - questions, self.room // 2)

@@ -87,9 +87,13 @@ class SequenceFormat:
         """
         return max_length - len(self.prompt(task)) - 2
 
+    def test_room(self, max_length: int) -> int:
+        """Tokens that a prompt of `max_length` has left for context and question."""
+        return max_length - len(self.bos) - 1
+
     def test_prompts(self, examples: Sequence[Example], max_length: int) -> list[TokenIds]:
         """The prompts of the answers, cut to `max_length` whatever the answers' lengths."""
-        room = max_length - len(self.bos) - 1
+        room = self.test_room(max_length)
         questions = self.encode([example.question for example in examples])
         contexts = self.encode([example.context for example in examples])
         pairs = zip(contexts, questions, strict=True)
@@ -116,11 +120,12 @@ class SequenceFormat:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def encode(self, texts: list[str]) -> list[TokenIds]:
-        """The ordinary tokens of each text, without special tokens."""
+        """The ordinary tokens of each text; a text that spells a special token stays text."""
         # The tokenizer refuses an empty list.
         if not texts:
             return []
-        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        return list(encoded["input_ids"])
 
 
 def cut(context: TokenIds, question: TokenIds, room: int) -> TokenIds:

@@ -42,8 +42,8 @@ def answers(
     """
     from l2kd_ray.families.language.model.generation import TopK, generate, greedy
 
-    room = min(max_new_tokens, model.context // 2)
-    prompts = text.test_prompts(examples, model.context - room)
+    longest, room = rooms(model, max_new_tokens)
+    prompts = text.test_prompts(examples, longest)
     if decoding.strategy == "beam":
         from l2kd_ray.families.language.model.beam import beam
 
@@ -54,3 +54,10 @@ def answers(
         sampler = TopK.seeded(top_k, temperature, draws, room) if decoding.draws else greedy
         decoded = generate(model, prompts, sampler, max_new_tokens=room, eos=text.eos)
     return [text.decode(answer) for answer in decoded]
+
+
+def rooms(model: CausalLM, max_new_tokens: int) -> tuple[int, int]:
+    """The largest numbers of tokens of a prompt and of an answer: half of the context or more is
+    the prompt's."""
+    answer = min(max_new_tokens, model.context // 2)
+    return model.context - answer, answer

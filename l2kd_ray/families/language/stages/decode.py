@@ -60,4 +60,5 @@ class Decode(Stage):
 
     def load(self, context: Context) -> list[Example]:
         """The examples with decoded answers, from this stage's files."""
-        return squad.read(str(context.files_of(self) / self.file), {})
+        rows = squad.read(str(context.files_of(self) / self.file), {})
+        return [row for row in rows if isinstance(row, Example)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from l2kd_ray.core.stage import Context
+from l2kd_ray.core.stage import Context, Scores
+from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.evaluate import Evaluate
-from l2kd_ray.families.language.stages.answers import Decoding, answers
+from l2kd_ray.families.language.stages.answers import Decoding, answers, rooms
 from l2kd_ray.tasks import Example
 
 _GREEDY = Decoding("greedy")
@@ -22,12 +23,17 @@ class EvaluateLM(Evaluate):
     decoding: Decoding = _GREEDY
     seed: int | None = None
 
-    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+    def answers(self, context: Context, examples: Sequence[Example]) -> tuple[list[str], Scores]:
         from l2kd_ray.families.language.model.causal_lm import CausalLM
+        from l2kd_ray.families.language.model.corpus import Encoded
         from l2kd_ray.families.language.model.sequences import SequenceFormat
 
         folder = context.files_of(self.model)
         text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
         stream = (self.seed or 0, "evaluate", self.task)
         how = (self.decoding, self.max_new_tokens, stream)
-        return context.shared_out(lambda share: answers(model, text, share, *how), examples)
+        decoded = context.shared_out(lambda share: answers(model, text, share, *how), examples)
+        prompt, answer = rooms(model, self.max_new_tokens)
+        lengths = Encoded.of(examples, text).lengths
+        excess = lengths[:, :2].sum(axis=1) - text.test_room(prompt), lengths[:, 2] - answer
+        return decoded, cut_scores(*excess)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.constraints import Constraint
 from l2kd_ray.families.language.stages.replay import read_samples
@@ -17,7 +18,8 @@ from l2kd_ray.families.settings import Precision
 
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
-    from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
+    from l2kd_ray.families.language.model.corpus import Corpus
+    from l2kd_ray.families.language.model.sequences import SequenceFormat
     from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, Teacher
 
 
@@ -43,6 +45,7 @@ class Learn(TrainingStage):
     """
 
     kind = "learn"
+    version = 2
     start: Initial | Learn
     tasks: tuple[Tokens, ...]
     objective: SoftTargets
@@ -94,7 +97,13 @@ class Learn(TrainingStage):
         if context.rank == 0:
             model.save(context.out)
             text.save(context.out)
-        return {**write_curve(curve, context), **bias}
+        return {**write_curve(curve, context), **bias, **self._cut(text, model, context)}
+
+    def _cut(self, text: SequenceFormat, model: CausalLM, context: Context) -> Scores:
+        """Count the new examples, and their tokens, that are cut to fit a training sequence."""
+        excess = [self._samples(tokens, text, model, context).excess() for tokens in self.tasks]
+        contexts, answers = (chain.from_iterable(part) for part in zip(*excess, strict=True))
+        return cut_scores(contexts, answers)
 
     def _bias(self, model: CausalLM, curriculum: Curriculum) -> Scores:
         """The bias of the first gradient with top-k teacher outputs; empty without top-k."""
@@ -148,7 +157,7 @@ class Learn(TrainingStage):
 
     def _samples(
         self, tokens: Tokens, text: SequenceFormat, model: CausalLM, context: Context
-    ) -> Sequence[Sample]:
+    ) -> Corpus:
         from l2kd_ray.families.language.model.corpus import Corpus, Encoded
 
         longest = min(self.max_length or model.context, model.context)

@@ -22,6 +22,7 @@ class Tokenizer(Stage):
     """
 
     kind = "tokenizer"
+    version = 2  # all that reads texts by its tokenizer keeps special tokens in them as text
     prepares = True
     source: Pretrained | None
     corpus: tuple[Examples, ...]

@@ -149,6 +149,7 @@ class PretrainedFeatures(nn.Module):
         encoded = self.tokenizer(
             [list(sentence) for sentence in sentences],
             is_split_into_words=True,
+            split_special_tokens=True,  # a word that spells one, such as [SEP], stays a word
             truncation=True,
             max_length=min(positions, self.tokenizer.model_max_length),
         )

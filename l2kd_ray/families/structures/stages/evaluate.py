@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from l2kd_ray.core.stage import Context
+from l2kd_ray.core.stage import Context, Scores
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.tasks import Example
 from l2kd_ray.tasks.tagging import words
@@ -15,9 +15,9 @@ from l2kd_ray.tasks.tagging import words
 class EvaluateStructured(Evaluate):
     """Evaluation of a tagger or parser; an answer is its labels joined by spaces."""
 
-    def answers(self, context: Context, examples: Sequence[Example]) -> list[str]:
+    def answers(self, context: Context, examples: Sequence[Example]) -> tuple[list[str], Scores]:
         from l2kd_ray.families.structures.stages.learn import load, tag
 
         model = load(self.model, context)
         sentences = [words(example.context) for example in examples]
-        return tag(model, sentences, self.task, context.device)
+        return tag(model, sentences, self.task, context.device), {}

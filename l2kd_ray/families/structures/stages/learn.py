@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.distill.structured.case_table import CASES, Objective
+from l2kd_ray.families.cut import PREFIX
 from l2kd_ray.families.examples import Examples, Labelled
 from l2kd_ray.families.settings import Precision
 from l2kd_ray.families.structures.stages.start import UntrainedStructure
@@ -101,6 +102,7 @@ class LearnStructure(TrainingStage):
     """
 
     kind = "learn"
+    version = 2
     start: UntrainedStructure | LearnStructure
     tasks: tuple[Labelled, ...]
     precision: Precision = "float32"
@@ -143,7 +145,7 @@ class LearnStructure(TrainingStage):
             source.rows for source in self.unlabelled
         )
         left_out -= sum(map(len, lessons.pools.values()))
-        return {**write_curve(curve, context), **({"left_out": left_out} if left_out else {})}
+        return {**write_curve(curve, context), f"{PREFIX}left_out": left_out}
 
     def _pools(self, context: Context) -> dict[str, list[Sentence]]:
         """The sentences of each task: those with labels, then those without.
