@@ -13,9 +13,11 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
+from safetensors.numpy import save_file
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family
@@ -119,7 +121,8 @@ WHOLE: Mapping[str, Mapping[str, Any]] = {
 def _named_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What the studies name; and generated tasks are generated once."""
     (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "config.json").write_text("{}")
+    (tmp_path / FOLDER / "config.json").write_text('{"model_type": "bert"}')
+    save_file({"weight": np.zeros(1)}, tmp_path / FOLDER / "model.safetensors")
     (tmp_path / VECTORS).write_text("a 1 2\n")
     monkeypatch.setattr(Source, "read", _read)
 
