@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from l2kd_ray.study.schema import StudyConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from l2kd_ray.core.stage import Stage
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
     from l2kd_ray.study.data import SplitData
@@ -161,12 +162,16 @@ class Experiment:
 
         They are an upper bound if the study may stop early. For an adaptive search, random settings
         represent those not proposed yet.
+
+        Raises: InputError for a model that cannot be used.
         """
         from l2kd_ray.study import plan
         from l2kd_ray.study.data import data_of
 
         most, reader = self._most(), StoreView(self.store)
-        return replace(plan(most, reader), data=data_of(self.study, most, reader))
+        planned = plan(most, reader)
+        self._check_models(planned.missing)
+        return replace(planned, data=data_of(self.study, most, reader))
 
     def _most(self) -> list[Trial]:
         """All trials that the study can reach."""
@@ -222,9 +227,7 @@ class Experiment:
 
         self.store.check_writable()
         before = self.snapshot()
-        missing = missing_stages(self._most(), before.reader.listing())
-        if any(stage.kind == "initial" for stage in missing):
-            self._check_models()
+        self._check_models(missing_stages(self._most(), before.reader.listing()))
         self._folder.keep_study(to_yaml(self.study))
         self._folder.keep_keys(before.plan.every)
         with self._folder.live():
@@ -364,14 +367,18 @@ class Experiment:
         files = self.store.fetch(model.kind, model.key, manifest)
         return Path(shutil.copytree(files, folder, dirs_exist_ok=True))
 
-    def _check_models(self) -> None:
-        """Raise InputError for a student or teacher from scratch that cannot be built."""
+    def _check_models(self, missing: Collection[Stage]) -> None:
+        """Raise InputError for a student or teacher that cannot be loaded, built or used."""
+        if not any(stage.kind == "initial" for stage in missing):
+            return
         sections = self.study.config.settings.family
         for key, spec in (("student", sections.student), ("teacher", sections.teacher)):
             if spec is None:
                 continue
             try:
                 self.study.builder.check(spec)
-            except (ValueError, TypeError, RuntimeError) as error:
+            except InputError as error:
+                raise error.at(self.name, f"{key}.{'arch' if spec.arch else 'model'}") from None
+            except Exception as error:  # transformers raises errors of many types
                 got = {"arch": spec.arch, **spec.overrides}
                 raise InputError(str(error), where=self.name, key=key, got=got) from None

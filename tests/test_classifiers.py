@@ -22,10 +22,10 @@ from l2kd_ray.families.classifiers.model.encoders import (
     Encoder,
     build_encoder,
     check_encoder,
-    load_encoder,
 )
 from l2kd_ray.families.classifiers.model.states import Texts, TokenizedTexts
 from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
+from l2kd_ray.models.loading import load_encoder
 from l2kd_ray.models.pretrained import Pretrained
 
 TEXTS = ["the blue moon serves thai food .", "it is cheap", "", "two words", "moon moon moon !"]
@@ -304,7 +304,7 @@ def real() -> Pretrained:
 def test_a_real_encoder_and_its_first_layers(real: Pretrained, tmp_path: Path) -> None:
     whole, tokenizer = load_encoder(real)
     cut, _ = load_encoder(real, layers=2)
-    with pytest.raises(ValueError, match="layers is 99"):
+    with pytest.raises(ValueError, match="fewer layers"):
         load_encoder(real, layers=99)
     teacher, student = (Classifier(Encoder(e, tokenizer), {"t": 2}).eval() for e in (whole, cut))
     padding_does_not_count(teacher, "t", SINGLES)

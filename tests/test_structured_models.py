@@ -25,6 +25,7 @@ from l2kd_ray.families.structures.model.structured import (
     build,
     label_set,
 )
+from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.tasks.readers import READERS
 from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words
@@ -270,7 +271,7 @@ def test_glove_sets_the_vectors_of_known_words(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
     """A folder with an encoder of random weights and its tokenizer, as from the hub."""
     from transformers import BertConfig, BertModel
 
@@ -285,17 +286,17 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
-    return folder
+    return Pretrained("", str(folder))
 
 
-def pretrained(encoder: Path, **changes: Any) -> StructuredModel:
+def pretrained(encoder: Pretrained, **changes: Any) -> StructuredModel:
     _, labels = data("tag")
     known = label_set("tag", [" ".join(row) for row in labels])
     architecture = replace(SMALL, head="chain", **changes)
     return build(architecture, {"t": known}, encoder=encoder, seed=0)
 
 
-def test_a_words_vector_is_that_of_its_first_subword(encoder: Path) -> None:
+def test_a_words_vector_is_that_of_its_first_subword(encoder: Pretrained) -> None:
     features = PretrainedFeatures.of(encoder).eval()
     sentence = ["dozu", "unheard-of", "fube"]
     model = pretrained(encoder, body="none").eval()
@@ -308,7 +309,7 @@ def test_a_words_vector_is_that_of_its_first_subword(encoder: Path) -> None:
         close(vector, hidden[sum(map(len, pieces[:word]))])
 
 
-def test_a_pretrained_encoder_keeps_the_contract(encoder: Path, tmp_path: Path) -> None:
+def test_a_pretrained_encoder_keeps_the_contract(encoder: Pretrained, tmp_path: Path) -> None:
     model, (sentences, labels) = pretrained(encoder).eval(), data("tag")
     sentences = [*sentences, ["x"], ["unheard-of"] * 40]  # the last is longer than the encoder
     together = pack([model(model.prepare(sentences), "t")])

@@ -52,6 +52,40 @@ def test_f1_knows_denials_and_counts_what_is_no_label_as_one() -> None:
     assert aggregate("f1", list(zip(said, gold, strict=True))) == pytest.approx(100 * 2 / 3)
 
 
+def test_f1_is_that_of_the_class_that_the_study_names() -> None:
+    f1_score = pytest.importorskip("sklearn.metrics").f1_score
+    gold, said = ["spam", "ham", "spam", "egg"], ["Spam", "spam", "ham", "egg"]
+    for label in ("spam", "ham", "egg"):
+        wanted = 100 * f1_score([g == label for g in gold], [s.lower() == label for s in said])
+        pairs = list(zip(said, gold, strict=True))
+        assert aggregate(f"f1({label})", pairs) == pytest.approx(wanted)
+    assert aggregate("f1(a (b))", [("a (b)", "a (b)")]) == 100
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "problem"),
+    [
+        ("f1", ["spam", "ham"], "do not tell which is the positive class"),
+        ("f1", ["no", "yes", "maybe"], "do not tell which is the positive class"),
+        ("f1", ["no", "false"], "do not tell which is the positive class"),
+        ("f1", ["no"], "no example of this split has the positive class"),
+        ("f1(egg)", ["spam", "ham"], "no example of this split has the positive class"),
+        ("mcc", ["spam"], "all examples of this split have one answer"),
+        ("pearson", ["1.5"], "all examples of this split have one answer"),
+        ("pearson", ["spam", "ham"], "can compare with no reference"),
+    ],
+)
+def test_a_split_whose_labels_leave_a_score_undefined_is_refused(
+    metric: str, labels: list[str], problem: str, tmp_path: Path
+) -> None:
+    rows = [{"text": f"t{n}", "label": labels[n % len(labels)]} for n in range(20)]
+    files = {**write(tmp_path, rows), "kind": "classify"}
+    with pytest.raises(InputError, match=problem) as refused:
+        get({**files, "metric": metric})
+    assert "tasks.mine." in str(refused.value)
+    assert get({**files, "metric": "em"}).metric == "em"
+
+
 @settings(deadline=None)
 @given(CLASSES)
 def test_mcc_is_the_correlation_of_indicators(pairs: list[tuple[str, str]]) -> None:
@@ -80,7 +114,7 @@ def test_correlations_are_those_of_numpy(pairs: list[tuple[int, int]]) -> None:
 def test_the_score_of_one_number_is_its_closeness() -> None:
     examples = [Example(str(n), "c", "q", (given,)) for n, given in enumerate(("0", "5", "2.5"))]
     each = judge("pearson", ["0.5", "0", "no number"], examples).each
-    assert each == pytest.approx([90, 0, 50])
+    assert each == pytest.approx([90, 0, 0])
 
 
 # --- what a classifier reads
@@ -148,11 +182,13 @@ ANSWERS = {
 
 
 def rows_of(name: str, number: int) -> list[dict[str, Any]]:
-    """The row so many times, its texts numbered."""
+    """The row so many times, its texts numbered; the first one has another label."""
     return [
         {key: f"{value} {n}" if isinstance(value, str) else value for key, value in row.items()}
         for n in range(number)
-        for row in [{**ROWS[name], "idx": n}]
+        for row in [
+            {**ROWS[name], "idx": n, **({} if n else {"label": int(ROWS[name]["label"] == 0)})}
+        ]
     ]
 
 

@@ -36,6 +36,9 @@ def test_both_forms_of_an_act_are_parsed() -> None:
 
 def test_words_are_compared_without_case_accents_articles_endings_and_punctuation() -> None:
     assert plain("The CAFÉ , restaurants!") == plain("a cafe restaurant")
+    assert plain("かき") != plain("かぎ")
+    assert parse("inform(food=борщ)") == [("food", "борщ")]
+    assert SlotErrors(["inform(food=борщ)"]).count("inform(food=борщ)", "суп") == (1, 1)
     assert plain("a+") != plain("a++")
     assert plain("12 Main St .") == plain("12 main street")
 

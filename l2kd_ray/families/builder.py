@@ -70,7 +70,13 @@ class Builder:
 
     @classmethod
     def check_models(cls, settings: Settings, models: Mapping[str, Pretrained], where: str) -> None:
-        """Raise InputError if the pretrained models cannot be combined."""
+        """Raise InputError if the pretrained models are not whole, or cannot be combined."""
+        for key, spec in (
+            ("student", settings.family.student),
+            ("teacher", settings.family.teacher),
+        ):
+            if spec is not None and spec.model is not None:
+                models[spec.model].check_files(where=where, key=f"{key}.model")
 
     @classmethod
     def corpus(
@@ -93,7 +99,7 @@ class Builder:
         return replace(student, code=self.method.code) if self.method.code else student
 
     def check(self, spec: ModelSpec) -> None:
-        """Raise ValueError, TypeError or RuntimeError if the model cannot be built."""
+        """Raise an exception, InputError where its cause is known, if the model is of no use."""
         raise NotImplementedError
 
     def initial(self, seed: Seed) -> Stage:
@@ -166,6 +172,13 @@ class LabelBuilder(Builder):
     def teacher_spec(self) -> ModelSpec:
         spec: ModelSpec = self.settings.teacher or self.settings.student
         return spec
+
+    def _check_pretrained(self, spec: ModelSpec) -> None:
+        """Raise InputError for a pretrained model that is no encoder, or cannot be used."""
+        from l2kd_ray.models.loading import check_pretrained_encoder
+
+        if spec.model is not None:
+            check_pretrained_encoder(self.resolved.models[spec.model], spec.layers)
 
     def labelled(self, tasks: Sequence[str], split: Part = "train") -> tuple[Labelled, ...]:
         """The examples of some tasks, in the order of `tasks`."""

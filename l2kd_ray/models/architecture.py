@@ -6,6 +6,17 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+UNLIMITED = 2**20
+"""Length in tokens of what an architecture without a limit reads."""
+
+
+def position_limit(config: Any) -> int | None:
+    """The longest sequence that a config allows, in tokens; None if it states no limit."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    limits = (getattr(text, name, None) for name in names)
+    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+
 
 def config_of(arch: str, fields: Mapping[str, Any], known: Iterable[str], kind: str) -> Any:
     """The transformers config of `arch`, which must be one of `known` (architectures of a `kind`).

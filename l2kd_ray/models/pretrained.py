@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.models import files
 from l2kd_ray.models.spec import ModelSpec
-
-# The files that a model is loaded from; a changed README does not make another model.
-_SUFFIXES = {".json", ".safetensors", ".model", ".txt", ".py", ".jinja"}
+from l2kd_ray.tasks.readers.files import digest
 
 
 @dataclass(frozen=True)
@@ -21,6 +19,17 @@ class Pretrained:
     digest: str
     location: str = field(metadata={"identity": False})
     revision: str | None = field(default=None, metadata={"identity": False})
+    names: tuple[str, ...] = field(
+        default=(), metadata={"identity": False}, compare=False, repr=False
+    )
+    """The files of a hub model, or of its copy in the local cache; empty for a folder."""
+
+    def check_files(self, *, where: str, key: str) -> None:
+        """Check that these are the files of a model, by names and headers. Raises: InputError."""
+        if Path(self.location).is_dir():
+            files.check_folder(Path(self.location), where=where, key=key)
+        elif self.names:
+            files.check_names(self.names, self.location, where=where, key=key)
 
 
 def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> Pretrained | None:
@@ -42,7 +51,7 @@ def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> P
                     got=spec.revision,
                     fix="take it away",
                 )
-            return _of_folder(folder.resolve(), where)
+            return _of_folder(folder.resolve())
     # A hub id has at most one slash and looks like no path.
     if spec.model.startswith((".", "/", "~")) or spec.model.count("/") > 1:
         raise InputError(
@@ -59,7 +68,7 @@ def resolve_vectors(path: str, *, where: str, base: Path | None = None) -> Pretr
     """Find a file of word vectors, as `resolve_model` finds a folder. Raises: InputError."""
     for file in (Path(path), (base or Path()) / path):
         if file.is_file():
-            return Pretrained(hashlib.sha256(file.read_bytes()).hexdigest(), str(file.resolve()))
+            return Pretrained(digest(file), str(file.resolve()))
     raise InputError(
         "no such file of word vectors",
         where=where,
@@ -69,70 +78,22 @@ def resolve_vectors(path: str, *, where: str, base: Path | None = None) -> Pretr
     )
 
 
-def check_tokenizers(
-    own: str | None, teacher: str | None, models: Mapping[str, Pretrained], where: str
-) -> None:
-    """Check that a pretrained teacher reads the student's vocabulary.
-
-    Word-KD compares distributions token by token. `own` and `teacher`: the names of the student's
-    model (or tokenizer) and of the teacher. Raises: InputError if their vocabularies differ.
-    """
-    if teacher is None or teacher == own:
-        return
-    fix = f"tokenizer.model={teacher} for a student from scratch, or a teacher of its family"
-    if own is None:
-        raise InputError(
-            "a pretrained teacher has a tokenizer, but the student's would be trained from scratch",
-            where=where,
-            key="teacher.model",
-            got=teacher,
-            expected="one tokenizer for teacher and student",
-            fix=fix,
-        )
-    vocabularies = [_vocabulary(models[name]) for name in (teacher, own)]
-    if vocabularies[0] != vocabularies[1]:
-        different = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
-        raise InputError(
-            "teacher and student do not share a tokenizer",
-            where=where,
-            key="teacher.model",
-            got=f"{len(vocabularies[0])} and {len(vocabularies[1])} tokens; {different} differ",
-            expected="one tokenizer for teacher and student",
-            fix=fix,
-        )
-
-
-def _vocabulary(source: Pretrained) -> dict[str, int]:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
-    vocabulary: dict[str, int] = tokenizer.get_vocab()
-    return vocabulary
-
-
-def _of_folder(folder: Path, where: str) -> Pretrained:
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            "the folder contains no model",
-            where=where,
-            key="model",
-            got=str(folder),
-            expected="config.json, model.safetensors and the tokenizer's files",
-        )
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix in _SUFFIXES:
-            digest.update(f"{path.name}\0".encode())
-            digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return Pretrained(digest.hexdigest(), str(folder))
+def _of_folder(folder: Path) -> Pretrained:
+    every = hashlib.sha256()
+    for name, path in files.of_folder(folder).items():
+        every.update(f"{name}\0".encode())
+        every.update(bytes.fromhex(digest(path)))
+    return Pretrained(every.hexdigest(), str(folder))
 
 
 def _of_hub(spec: ModelSpec, where: str) -> Pretrained:
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     model = spec.model or ""
+    names: tuple[str, ...] = ()
     try:
-        commit = HfApi().model_info(model, revision=spec.revision, timeout=10).sha
+        found = HfApi().model_info(model, revision=spec.revision, timeout=10)
+        commit, names = found.sha, tuple(each.rfilename for each in found.siblings or ())
     except Exception as error:
         # Without a network a model in the local cache will do.
         cached = try_to_load_from_cache(model, "config.json", revision=spec.revision)
@@ -146,4 +107,5 @@ def _of_hub(spec: ModelSpec, where: str) -> Pretrained:
                 fix="download it elsewhere and give its folder: student.model=FOLDER",
             ) from None
         commit = Path(cached).parent.name
-    return Pretrained(f"hub:{model}@{commit}", model, commit)
+        names = tuple(path.name for path in Path(cached).parent.iterdir())
+    return Pretrained(f"hub:{model}@{commit}", model, commit, names)

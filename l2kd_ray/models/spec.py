@@ -22,7 +22,6 @@ class ModelSpec(Section):
 
     model: Location | None = None
     revision: str | None = None
-    trust_remote_code: bool = False
     arch: str | None = None
     layers: int | None = Field(None, ge=1)
     """Keep only this many first layers of an encoder (MKD, Meta-KD)."""

@@ -2,7 +2,7 @@
 
 | score | definition |
 |---|---|
-| f1 | F of precision and recall of the labels that assert something (GLUE's F1 of MRPC and QQP) |
+| f1 | F of precision and recall of the positive class (GLUE's F1 of MRPC and QQP) |
 | mcc | Matthews correlation; for several classes R_K (Gorodkin 2004; CoLA's score) |
 | pearson, spearman | correlation of the numbers, or of their ranks (STS-B's scores) |
 
@@ -12,8 +12,10 @@ Correlations are in points, -100 to 100. An undefined one (one side is constant)
 from __future__ import annotations
 
 import math
+import operator
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from l2kd_ray.tasks.labelled import number
@@ -22,9 +24,11 @@ from l2kd_ray.tasks.labelled import number
 _DENIALS = frozenset({"0", "no", "false", "negative"})
 
 
-def normal(label: str) -> str:
-    """A label without differences of case and white space, as in exact match."""
-    return " ".join(label.lower().split())
+def normal(text: str) -> str:
+    """A text without differences of case and white space, in Unicode's form NFC."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return " ".join(text.lower().split())
 
 
 def asserts(label: str) -> bool:
@@ -32,19 +36,24 @@ def asserts(label: str) -> bool:
     return label not in _DENIALS and not label.startswith(("not ", "not_", "non-"))
 
 
-def f1(predicted: Sequence[str], given: Sequence[str]) -> float:
-    """F1 of the labels that assert something, 0 to 100: 100 * 2 TP / (2 TP + FP + FN).
+def positive_class(given: Iterable[str]) -> str | None:
+    """The one of at most two labels that asserts something; "" if none of them does.
 
-    With two classes this is the F1 of the asserting one; with more, the micro-average over the
-    asserting ones. A prediction that is none of the gold labels counts as asserting nothing.
+    None if the labels do not tell which it is.
     """
-    wanted = [normal(label) for label in given]
-    positive = {label for label in wanted if asserts(label)}
-    pairs = list(zip(map(normal, predicted), wanted, strict=True))
-    hits = sum(one == other and other in positive for one, other in pairs)
-    claimed = sum(one in positive for one, _ in pairs)
-    present = sum(other in positive for _, other in pairs)
-    return 100 * 2 * hits / (claimed + present) if claimed + present else 0.0
+    labels = {normal(label) for label in given}
+    positive = [label for label in labels if asserts(label)]
+    if len(labels) > 2 or len(positive) > 1 or len(labels) > len(positive) + 1:
+        return None
+    return positive[0] if positive else ""
+
+
+def f1(predicted: Sequence[str], given: Sequence[str], positive: str) -> float:
+    """F1 of the label `positive`, 0 to 100: 100 * 2 TP / (2 TP + FP + FN); 0 where it is absent."""
+    wanted = normal(positive)
+    ours, theirs = ([normal(label) == wanted for label in side] for side in (predicted, given))
+    total = sum(ours) + sum(theirs)
+    return 200 * sum(map(operator.and_, ours, theirs)) / total if total else 0.0
 
 
 def mcc(predicted: Sequence[str], given: Sequence[str]) -> float:
@@ -76,11 +85,17 @@ def correlation(
 
 
 def closeness(predicted: Sequence[str], given: Sequence[str]) -> list[float]:
-    """Score per example: 100 minus the error in percent of the gold numbers' range, at least 0."""
+    """Score per example: 100 minus the error in percent of the gold numbers' range, at least 0.
+
+    A text that is not a number scores 0.
+    """
     theirs = numbers(given)
     spread = (max(theirs) - min(theirs) if theirs else 0.0) or 1.0
-    pairs = zip(numbers(predicted), theirs, strict=True)
-    return [100 * max(0.0, 1 - abs(one - other) / spread) for one, other in pairs]
+    pairs = zip(map(number, predicted), theirs, strict=True)
+    return [
+        0.0 if one is None else 100 * max(0.0, 1 - abs(one - other) / spread)
+        for one, other in pairs
+    ]
 
 
 def numbers(texts: Sequence[str]) -> list[float]:

@@ -4,40 +4,46 @@
 |---|---|---|
 | em | exact match, after lower-casing and collapsing white space | any |
 | nf1 | F of the bag of words, as SQuAD's: no case, punctuation or articles | best |
-| rouge | mean F of ROUGE-1, -2 and -L, stemmed | best mean |
+| rouge, rouge_mean | mean F of ROUGE-1, -2 and -L, stemmed | best; their mean |
 | bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
 | span_f1 | F of the labelled spans, as conlleval reads them | first |
 | uas, las | words with the right head, and relation (las) | first |
 | slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
-| f1, mcc | exact match with the label; the aggregate is over the split (`agreement`) | first |
+| f1, f1(LABEL), mcc | exact match with the label; the aggregate is over the split | first |
 | pearson, spearman | closeness to the number; the aggregate is a correlation | first |
 
 The aggregate is the mean over examples, except for corpus metrics (bleu, span_f1, uas, las,
-slot_error) and those of a whole split of labels. Accuracy of labels is em.
+slot_error) and those of a whole split of labels (`agreement`). Accuracy of labels is em. Words are
+those of `l2kd_ray.tasks.words`, in any script.
 """
 
 from __future__ import annotations
 
 import re
 import string
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import zip_longest
+from statistics import fmean
 from typing import Any
 
 from l2kd_ray.door import Plugin
-from l2kd_ray.tasks import agreement, sql, tagging
+from l2kd_ray.errors import InputError
+from l2kd_ray.tasks import agreement, rouge, sql, tagging
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.rouge import f_score, rouge_average
+from l2kd_ray.tasks.labelled import number
 from l2kd_ray.tasks.slots import SlotErrors
 from l2kd_ray.tasks.spec import Metric
+from l2kd_ray.tasks.words import apart, folded
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_OF_CLASS = re.compile(r"f1\((.+)\)")
+_HEAD = re.compile(r"\d+(:.*)?")
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ def judge(metric: Metric, predictions: Sequence[str], examples: Sequence[Example
     if len(predictions) != len(examples):
         raise ValueError(f"{len(predictions)} predictions for {len(examples)} examples")
     if isinstance(metric, str):
-        return METRICS[metric](predictions, examples)
+        return _built_in(metric)(predictions, examples)
     return _mean(_from_outside(metric, predictions, examples))
 
 
@@ -86,13 +92,26 @@ def score(
 MetricFunction = Callable[[Sequence[str], Sequence[Example]], Judged]
 
 
-def _mean_of_best(compare: Callable[[str, str], float]) -> MetricFunction:
-    """A metric that compares a prediction with each reference and takes the best score."""
+def is_f1_of_class(metric: str) -> bool:
+    """True for `f1(LABEL)`, the F1 of a label that the study names."""
+    return _OF_CLASS.fullmatch(metric) is not None
+
+
+def _built_in(name: str) -> MetricFunction:
+    label = _OF_CLASS.fullmatch(name)
+    return METRICS[name] if label is None else _f1(label[1])
+
+
+def _mean_over(
+    compare: Callable[[str, str], float], choose: Callable[[Iterable[float]], float] = max
+) -> MetricFunction:
+    """A metric that compares a prediction with each reference and takes the best score, or their
+    mean."""
 
     def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         return _mean(
             [
-                100 * max(compare(prediction, answer) for answer in example.answers)
+                100 * choose(compare(prediction, answer) for answer in example.answers)
                 for prediction, example in zip(predictions, examples, strict=True)
             ]
         )
@@ -114,7 +133,7 @@ def _ratio(counts: Sequence[tuple[int, ...]], ratio: Callable[..., float]) -> Ju
 
 
 def exact_match(prediction: str, reference: str) -> float:
-    return float(prediction.lower().split() == reference.lower().split())
+    return float(agreement.normal(prediction) == agreement.normal(reference))
 
 
 def normalised_f1(prediction: str, reference: str) -> float:
@@ -123,11 +142,18 @@ def normalised_f1(prediction: str, reference: str) -> float:
     if not predicted or not target:
         return float(predicted == target)
     common = (Counter(predicted) & Counter(target)).total()
-    return f_score(common, len(predicted), len(target))
+    return rouge.f_score(common, len(predicted), len(target))
 
 
 def _plain_words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+    """The words between blanks, as SQuAD's script has them: punctuation is taken away within."""
+    bare = "".join(sign for sign in folded(text) if not _is_punctuation(sign))
+    return apart(_ARTICLES.sub(" ", bare)).split()
+
+
+@cache
+def _is_punctuation(sign: str) -> bool:
+    return sign in string.punctuation or unicodedata.category(sign).startswith("P")
 
 
 def logical_form_match(prediction: str, reference: str) -> float:
@@ -168,14 +194,15 @@ def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
 
     def corpus(indices: Sequence[int]) -> float:
         # One stream for every first reference, one for every second; sacreBLEU takes None for none.
-        streams: Any = list(zip_longest(*(examples[index].answers for index in indices)))
-        return float(
-            sacrebleu.corpus_bleu([predictions[index] for index in indices], streams).score
-        )
+        streams: Any = list(zip_longest(*(answers[index] for index in indices)))
+        return float(sacrebleu.corpus_bleu([texts[index] for index in indices], streams).score)
 
+    # The tokenizer (13a) leaves a text without blanks whole.
+    texts = [apart(prediction) for prediction in predictions]
+    answers = [[apart(answer) for answer in example.answers] for example in examples]
     each = [
-        sacrebleu.sentence_bleu(prediction, list(example.answers)).score
-        for prediction, example in zip(predictions, examples, strict=True)
+        sacrebleu.sentence_bleu(text, references).score
+        for text, references in zip(texts, answers, strict=True)
     ]
     return Judged(each, corpus)
 
@@ -203,6 +230,24 @@ def _of_split(
             return agree([predictions[n] for n in indices], [given[n] for n in indices])
 
         return Judged(compare(predictions, given), over)
+
+    return metric
+
+
+def _f1(positive: str | None) -> MetricFunction:
+    """F1 of a label; without one, of that which the gold labels of the split mark as positive.
+
+    Raises: InputError where they do not tell.
+    """
+
+    def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+        def agree(predicted: Sequence[str], given: Sequence[str]) -> float:
+            label = positive or agreement.positive_class(e.answers[0] for e in examples)
+            if label is None:
+                raise InputError("the labels do not tell which is the positive class")
+            return agreement.f1(predicted, given, label)
+
+        return _of_split(agree, _matches)(predictions, examples)
 
     return metric
 
@@ -240,14 +285,15 @@ def _attachment(labelled: bool) -> MetricFunction:
 LESS_IS_BETTER = ("slot_error",)
 """Metrics only shown beside a task's metric: selection takes the highest score."""
 METRICS: Mapping[str, MetricFunction] = {
-    "em": _mean_of_best(exact_match),
-    "nf1": _mean_of_best(normalised_f1),
-    "rouge": _mean_of_best(rouge_average),
+    "em": _mean_over(exact_match),
+    "nf1": _mean_over(normalised_f1),
+    "rouge": _mean_over(rouge.rouge_average),
+    "rouge_mean": _mean_over(rouge.rouge_average, fmean),
     "bleu": _bleu,
     "dsem": _joint_goal,
-    "lfem": _mean_of_best(logical_form_match),
+    "lfem": _mean_over(logical_form_match),
     "slot_error": _slot_error,
-    "f1": _of_split(agreement.f1, _matches),
+    "f1": _f1(None),
     "mcc": _of_split(agreement.mcc, _matches),
     "pearson": _of_split(partial(agreement.correlation, kind="pearson"), agreement.closeness),
     "spearman": _of_split(partial(agreement.correlation, kind="spearman"), agreement.closeness),
@@ -255,3 +301,107 @@ METRICS: Mapping[str, MetricFunction] = {
     "uas": _attachment(labelled=False),
     "las": _attachment(labelled=True),
 }
+
+
+@dataclass(frozen=True)
+class _Comparable:
+    """A property that a metric needs of an answer to compare with it."""
+
+    test: Callable[[str], object]
+    """A true value for an answer that has it."""
+    needs: str
+
+
+_WORDS = _Comparable(rouge.words, "a word: a letter or digit of any script")
+_TREE = _Comparable(lambda text: all(map(_HEAD.fullmatch, tagging.words(text))), "heads of words")
+_NUMBER = _Comparable(lambda text: number(text) is not None, "a number")
+_COMPARABLE: Mapping[str, _Comparable] = {
+    "nf1": _Comparable(_plain_words, "a word other than a, an and the"),
+    "rouge": _WORDS,
+    "rouge_mean": _WORDS,
+    "bleu": _Comparable(str.split, "text"),
+    "dsem": _Comparable(
+        lambda text: ";" in text or text.strip().lower() == "none", "`slot: value, ...; requests`"
+    ),
+    "lfem": _Comparable(sql.parse, "`SELECT ... FROM table`"),
+    "span_f1": _Comparable(
+        lambda text: all(map(tagging.is_tag, tagging.words(text))), "a tag for each word"
+    ),
+    "uas": _TREE,
+    "las": _TREE,
+    "pearson": _NUMBER,
+    "spearman": _NUMBER,
+}
+
+
+@dataclass(frozen=True)
+class Unscorable:
+    """The examples of a split that a metric scores 0 (or 100) whatever the prediction is."""
+
+    examples: tuple[Example, ...]
+    needs: str
+    """The property that no reference of theirs has; "" if the metric compares with any text."""
+
+
+def unscorable(metric: Metric, examples: Sequence[Example]) -> Unscorable:
+    """The examples of which no reference leaves anything to compare; none for a plug-in.
+
+    The mean over references (`rouge_mean`) needs all of them.
+    """
+    rule = _COMPARABLE.get(metric) if isinstance(metric, str) else None
+    if rule is None:
+        return Unscorable((), "")
+    enough = all if metric == "rouge_mean" else any
+    found = [each for each in examples if not enough(map(rule.test, each.answers))]
+    return Unscorable(tuple(found), rule.needs)
+
+
+def check_references(metric: Metric, examples: Sequence[Example], *, where: str, key: str) -> None:
+    """Raise InputError for a split whose score would say nothing, whatever is predicted."""
+    found = unscorable(metric, examples)
+    if examples and len(found.examples) == len(examples):
+        raise InputError(
+            f"the metric {metric} can compare with no reference of this split",
+            where=where,
+            key=key,
+            got=examples[0].answers[0],
+            expected=found.needs,
+            fix="set another metric of docs/metrics.md, such as metric: em",
+        )
+    if metric == "f1" and agreement.positive_class(_labels(examples)) is None:
+        raise InputError(
+            "the labels do not tell which is the positive class of the metric f1",
+            where=where,
+            key=key,
+            got=_labels(examples),
+            expected="two labels of which one is a denial (no, false, negative, not ...)",
+            fix="name the class: metric: f1(LABEL); or set metric: em for accuracy",
+        )
+
+
+def check_labels(metric: Metric, examples: Sequence[Example], *, where: str, key: str) -> None:
+    """Raise InputError for a split over whose labels the metric is undefined."""
+    labels = _labels(examples)
+    if metric in ("mcc", "pearson", "spearman") and len(labels) == 1:
+        raise InputError(
+            f"all examples of this split have one answer, so that {metric} is undefined",
+            where=where,
+            key=key,
+            got=labels[0],
+            fix="set a larger or another split, or metric: em",
+        )
+    label = _OF_CLASS.fullmatch(metric) if isinstance(metric, str) else None
+    positive = agreement.positive_class(labels) if metric == "f1" else label and label[1]
+    if positive is not None and agreement.normal(positive) not in labels:
+        raise InputError(
+            "no example of this split has the positive class, so that f1 would be 0",
+            where=where,
+            key=key,
+            got=positive or labels[0],
+            expected=f"a label of this split: {', '.join(labels)}",
+        )
+
+
+def _labels(examples: Sequence[Example]) -> list[str]:
+    """The first answers of examples without differences of case and white space, sorted."""
+    return sorted({agreement.normal(example.answers[0]) for example in examples})

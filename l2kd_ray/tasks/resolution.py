@@ -15,7 +15,13 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import distil, draws, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.metrics import LESS_IS_BETTER, METRICS
+from l2kd_ray.tasks.metrics import (
+    LESS_IS_BETTER,
+    METRICS,
+    check_labels,
+    check_references,
+    is_f1_of_class,
+)
 from l2kd_ray.tasks.readers import READERS, hub, squad, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
@@ -125,6 +131,10 @@ def resolve(
     extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
     chosen = {split: splits[split].select(read[splits[split].source]) for split in SPLITS}
+    for split, examples in chosen.items():
+        for one in (metric, *extras):
+            check_references(one, examples, where=where, key=f"tasks.{spec.name}.{split}")
+    check_labels(metric, chosen["test"], where=where, key=f"tasks.{spec.name}.test")
     summaries = {
         split: summarise(
             chosen[split],
@@ -195,6 +205,8 @@ def _carved(spec: TaskSpec, train: list[Example], data_seed: int, where: str) ->
 
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
     """The task's metric. Raises: InputError for an unknown one."""
+    if spec.metric is not None and is_f1_of_class(spec.metric):
+        return spec.metric
     known = {name: judge for name, judge in METRICS.items() if name not in LESS_IS_BETTER}
     return default if spec.metric is None else plugin("metrics", spec.metric, known)
 

@@ -1,27 +1,32 @@
 """ROUGE (Lin, 2004) as the `rouge-score` package computes it, with stemming.
 
 ROUGE-n is the F of the n-grams that two texts share, ROUGE-L that of their longest common
-subsequence. The test suite compares these functions with the package, which is not a dependency.
+subsequence. The test suite compares these functions with the package, which is not a dependency and
+knows ASCII text only; the words of other text are those of `l2kd_ray.tasks.words`.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
+from l2kd_ray.tasks import words as unicode_words
 from l2kd_ray.tasks.porter import stem
 
-_WORD = re.compile(r"[a-z0-9]+")
 # Words repeat, so that most stems come from the cache.
 _stem = lru_cache(maxsize=65536)(stem)
 
 
 def words(text: str) -> list[str]:
-    """Runs of a-z and 0-9 in the lower-cased text, stemmed if longer than 3 characters."""
-    runs = _WORD.findall(text.lower())
-    return [_stem(word) if len(word) > 3 else word for word in runs]
+    """The words of a text; those of more than 3 characters, all of them ASCII, are stemmed.
+
+    Porter's stemmer is one for English.
+    """
+    return [
+        _stem(word) if len(word) > 3 and word.isascii() else word
+        for word in unicode_words.words(text)
+    ]
 
 
 def rouge_average(prediction: str, reference: str) -> float:

@@ -22,6 +22,7 @@ Value = tuple[str, ...]
 _CALL = re.compile(r"\s*\??\w+\((.*)\)\s*", re.DOTALL)
 _BRACKETS = re.compile(r"([^,\[\]]+)\[([^\]]*)\]")
 _OR = re.compile(r"\s+or\s+")
+_ACCENTS = re.compile(r"(?<=[A-Za-z])[\u0300-\u036f]+")
 _ARTICLES = frozenset({"a", "an", "the"})
 _UNSAID = frozenset({"", "yes", "no", "true", "false", "none", "dontcare", "dont_care"})
 """Values that a text does not repeat."""
@@ -100,9 +101,8 @@ def parse(context: str) -> list[tuple[str, str]]:
 
 
 def plain(text: str) -> list[str]:
-    """A text's words as for ROUGE, without accents and articles; "a+" differs from "a"."""
-    letters = unicodedata.normalize("NFKD", text.replace("+", " plus "))
-    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    """A text's words as for ROUGE, without Latin accents and articles; "a+" differs from "a"."""
+    bare = _ACCENTS.sub("", unicodedata.normalize("NFKD", text.replace("+", " plus ")))
     return ["street" if word == "st" else word for word in words(bare) if word not in _ARTICLES]
 
 

@@ -43,6 +43,11 @@ def spans(tags: Sequence[str]) -> list[Span]:
     return result
 
 
+def is_tag(text: str) -> bool:
+    """True for O, and for a part of a span with a type."""
+    return text == "O" or spans([text]) != []
+
+
 def tags(spans: Sequence[Span], length: int, scheme: Scheme) -> list[str]:
     """The tags of `length` words that spell non-overlapping spans."""
     # In IOB2 a span of one word begins with B, and its last word is inside.

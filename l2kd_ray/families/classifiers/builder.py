@@ -33,6 +33,7 @@ class ClassifierBuilder(LabelBuilder):
         from l2kd_ray.families.classifiers.model.bilstm import check_bilstm
         from l2kd_ray.families.classifiers.model.encoders import check_encoder
 
+        self._check_pretrained(spec)
         overrides = {name: value for name, value in spec.overrides.items() if name != "vocab_size"}
         if spec.arch == "bilstm":
             check_bilstm(overrides)
@@ -140,7 +141,6 @@ class ClassifierBuilder(LabelBuilder):
                 seed=seed.train,
                 layers=spec.layers,
                 vectors=self.resolved.models.get(spec.vectors or ""),
-                trust_remote_code=pretrained is not None and spec.trust_remote_code,
             ),
         )
 

@@ -34,7 +34,7 @@ from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.families.language.stages.tokens import Tokens
 from l2kd_ray.families.method import Method, Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
-from l2kd_ray.models.pretrained import Pretrained, check_tokenizers
+from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks import Task
 from l2kd_ray.tasks.registry import family as generated_family
@@ -64,6 +64,9 @@ class LanguageBuilder(Builder):
 
     @classmethod
     def check_models(cls, settings: Settings, models: Mapping[str, Pretrained], where: str) -> None:
+        from l2kd_ray.models.loading import check_tokenizers
+
+        super().check_models(settings, models, where)
         sections: Any = settings.family
         own = sections.student.model or sections.tokenizer.model
         teacher = sections.teacher.model if sections.teacher else None
@@ -85,10 +88,23 @@ class LanguageBuilder(Builder):
         return [tasks[name] for name in sorted(tasks)]
 
     def check(self, spec: ModelSpec) -> None:
-        from l2kd_ray.families.language.model.causal_lm import check_architecture
+        from l2kd_ray.families.language.model.causal_lm import load_pretrained
+        from l2kd_ray.families.language.model.checks import check_arch, check_limit, check_model
+        from l2kd_ray.families.language.model.vocabulary import load
+        from l2kd_ray.models import loading
 
+        longest = self.settings.train.max_length
         if spec.arch is not None:
-            check_architecture(spec.arch, spec.overrides)
+            check_arch(spec.arch, spec.overrides, longest)
+            if self.settings.tokenizer.model is not None:
+                load(self.resolved.models[self.settings.tokenizer.model])
+            return
+        source = self.resolved.models[spec.model or ""]
+        config = loading.load_config(source)
+        check_limit(config, longest)
+        loading.check_vocabulary(config, load(source)[0], source.location)
+        if loading.is_small(source):
+            check_model(load_pretrained(source))
 
     def initial(self, seed: Seed) -> Initial:
         return self._initial(self.settings.student, seed)
@@ -382,7 +398,6 @@ class LanguageBuilder(Builder):
                 overrides=dict(sorted(spec.overrides.items())),
                 tokenizer=self._tokenizer(),
                 seed=None if pretrained else seed.train,
-                trust_remote_code=pretrained is not None and spec.trust_remote_code,
             ),
         )
 

@@ -46,6 +46,7 @@ class StructureBuilder(LabelBuilder):
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.families.structures.model.structured import Architecture
 
+        self._check_pretrained(spec)
         Architecture(body=_body(spec), **spec.overrides)
 
     def initial(self, seed: Seed) -> UntrainedStructure:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.utils import logging
 
 from l2kd_ray.distill.states import States, mean_state
 from l2kd_ray.families.classifiers.model.states import (
@@ -18,12 +16,11 @@ from l2kd_ray.families.classifiers.model.states import (
     check_texts,
     check_wanted,
 )
-from l2kd_ray.models.architecture import config_of
-from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.architecture import config_of, position_limit
+from l2kd_ray.models.loading import quiet
 from l2kd_ray.models.vocabulary import vocabulary_size
 
 Pooling = Literal["mean", "first"]
-logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 
 
 class Encoder(nn.Module):
@@ -44,7 +41,7 @@ class Encoder(nn.Module):
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
-        longest = getattr(encoder.config, "max_position_embeddings", None) or max_length
+        longest = position_limit(encoder.config) or max_length
         self.max_length = min(max_length, tokenizer.model_max_length, longest)
         self._attention: str = encoder.config._attn_implementation
 
@@ -53,7 +50,7 @@ class Encoder(nn.Module):
         """Load an encoder in float32 from a folder that `save` wrote."""
         from transformers import AutoModel, AutoTokenizer
 
-        with _quiet():
+        with quiet():
             encoder = AutoModel.from_pretrained(
                 folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
             )
@@ -138,42 +135,6 @@ class Encoder(nn.Module):
         )
 
 
-def load_encoder(
-    source: Pretrained, *, layers: int | None = None, trust_remote_code: bool = False
-) -> tuple[Any, Any]:
-    """A pretrained encoder and its tokenizer, in float32, from safetensors only.
-
-    Args:
-        layers: keep only this many first layers, from which a student starts.
-
-    Raises: ValueError if the encoder has fewer layers.
-    """
-    from transformers import AutoConfig, AutoModel
-
-    where: dict[str, Any] = {
-        "pretrained_model_name_or_path": source.location,
-        "revision": source.revision,
-        "trust_remote_code": trust_remote_code,
-    }
-    config = AutoConfig.from_pretrained(**where)
-    if layers is not None:
-        if not 1 <= layers <= config.num_hidden_layers:
-            raise ValueError(f"layers is {layers}; the encoder has {config.num_hidden_layers}")
-        config.num_hidden_layers = layers
-    with _quiet():
-        encoder = AutoModel.from_pretrained(
-            **where, config=config, dtype=torch.float32, use_safetensors=True
-        )
-    return encoder, load_tokenizer(source)
-
-
-def load_tokenizer(source: Pretrained) -> Any:
-    """A pretrained tokenizer, also for an encoder from scratch."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(source.location, revision=source.revision)
-
-
 def build_encoder(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> Any:
     """An encoder from scratch, its weights drawn from `seed`.
 
@@ -200,14 +161,3 @@ def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
 
     config = config_of(arch, fields, ("bert", "roberta", "distilbert", *KNOWN), "encoder")
     return AutoModel.from_config(config, dtype=torch.float32)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Layers that are left out, and a pooler that is dropped, are no cause for concern."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

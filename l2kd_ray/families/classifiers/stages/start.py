@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +97,6 @@ class Untrained(Stage):
     """Number of the pretrained encoder's first layers to keep; None keeps all."""
     vectors: Pretrained | None = None
     """Pretrained word vectors, a text file."""
-    trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.classifiers.model.classifier import Classifier
@@ -131,17 +130,14 @@ class Untrained(Stage):
         from l2kd_ray.families.classifiers.model.encoders import (
             Encoder,
             build_encoder,
-            load_encoder,
         )
         from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
         from l2kd_ray.families.classifiers.model.words import Words
+        from l2kd_ray.models.loading import load_encoder
 
         overrides, length = dict(self.overrides), self.max_length or _DEFAULT_LENGTH
         if self.source is not None:
-            pretrained = load_encoder(
-                self.source, layers=self.layers, trust_remote_code=self.trust_remote_code
-            )
-            return Encoder(*pretrained, max_length=length)
+            return Encoder(*load_encoder(self.source, self.layers), max_length=length)
         size = overrides.pop("vocab_size", None)
         if self.arch == "bilstm":
             vectors = Path(self.vectors.location) if self.vectors else None

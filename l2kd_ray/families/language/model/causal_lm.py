@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers.utils import logging
 
 from l2kd_ray.families.language.model.sequences import TokenIds
-from l2kd_ray.models.architecture import config_of
+from l2kd_ray.models.architecture import UNLIMITED, config_of, position_limit
+from l2kd_ray.models.loading import load_model
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
-
-logging.disable_progress_bar()  # a stage may load several models, each in a fraction of a second
 
 
 class CausalLM(nn.Module):
@@ -68,8 +66,7 @@ class CausalLM(nn.Module):
     @property
     def context(self) -> int:
         """The longest sequence that the model takes, in tokens."""
-        config = self.lm.config
-        return int(getattr(config, "max_position_embeddings", 0) or config.n_positions)
+        return position_limit(self.lm.config) or UNLIMITED
 
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
@@ -101,7 +98,7 @@ def _attention(input_ids: Tensor) -> AbstractContextManager[None]:
 def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) -> CausalLM:
     """A model from scratch whose weights are drawn from `seed`.
 
-    Raises: ValueError as `check_architecture` does.
+    Raises: ValueError as `outline` does.
     """
     torch.manual_seed(seed)
     eos = tokenizer.eos_token_id
@@ -109,14 +106,14 @@ def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) ->
     return CausalLM(_from_config(arch, {**overrides, **ids}))
 
 
-def check_architecture(arch: str, overrides: Mapping[str, Any]) -> None:
-    """Check an architecture by building the model without its weights.
+def outline(arch: str, overrides: Mapping[str, Any]) -> CausalLM:
+    """The model of an architecture without its weights.
 
     Raises: ValueError: unknown architecture, a field that its config does not have, or sizes that
         do not fit together.
     """
     with torch.device("meta"):
-        _from_config(arch, overrides)
+        return CausalLM(_from_config(arch, overrides))
 
 
 def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
@@ -127,18 +124,11 @@ def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def load_pretrained(source: Pretrained, trust_remote_code: bool) -> CausalLM:
-    """Load a model from a hub id or folder, in float32, from safetensors only."""
+def load_pretrained(source: Pretrained) -> CausalLM:
+    """Load a model from a hub id or folder. Raises: InputError as `load_model` does."""
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_pretrained(
-        source.location,
-        revision=source.revision,
-        trust_remote_code=trust_remote_code,
-        dtype=torch.float32,
-        use_safetensors=True,
-    )
-    return CausalLM(lm)
+    return CausalLM(load_model(AutoModelForCausalLM, source))
 
 
 @torch.no_grad()
@@ -159,24 +149,6 @@ def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
         layers.append(lm.get_output_embeddings())
     for layer in layers:
         layer.weight[list(new)] = layer.weight[: min(new)].mean(dim=0)
-
-
-@torch.no_grad()
-def check_head(model: CausalLM) -> None:
-    """Raises ValueError if applying the output layer to the body differs from the whole model.
-
-    Some architectures scale or cap their logits afterwards; selecting positions first would then
-    train another model.
-    """
-    model.eval()
-    input_ids = torch.arange(4).unsqueeze(0)
-    whole = model.lm(input_ids=input_ids).logits[0]
-    parts = model.head(model(input_ids, torch.arange(4)))
-    if not torch.allclose(whole, parts, atol=1e-4, rtol=1e-4):
-        name = type(model.lm).__name__
-        raise ValueError(
-            f"{name} changes its logits after the output layer, which is not supported"
-        )
 
 
 def pad_right(rows: Sequence[TokenIds], filler: int) -> Tensor:

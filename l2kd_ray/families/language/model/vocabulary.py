@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.model.sequences import ANSWER_TOKEN, task_token
+from l2kd_ray.models.loading import load_tokenizer
 from l2kd_ray.models.pretrained import Pretrained
 
 _END_TOKEN = "<eos>"
@@ -35,13 +37,16 @@ def train(texts: Iterable[str], vocab_size: int) -> Any:
 def load(source: Pretrained) -> tuple[Any, int | None]:
     """A pretrained model's tokenizer, and the bos id that its texts start with (None: no bos).
 
-    A bos that equals eos (GPT-2) only ends texts.
+    A bos that equals eos (GPT-2) only ends texts. Raises: InputError if there is none, or no eos.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(source.location, revision=source.revision)
+    tokenizer = load_tokenizer(source)
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"the tokenizer of {source.location} has no end-of-text token (eos)")
+        raise InputError(
+            "the model's tokenizer has no end-of-text token (eos)",
+            got=source.location,
+            expected="eos_token in tokenizer_config.json",
+            fix="name the token that ended the texts in training as eos_token",
+        )
     bos = tokenizer.bos_token_id
     return tokenizer, None if bos == tokenizer.eos_token_id else bos
 

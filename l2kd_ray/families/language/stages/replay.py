@@ -76,6 +76,7 @@ class Replay(Stage):
     """
 
     kind = "replay"
+    version = 2
     distributable = True
     default_seconds = 120.0
     model: Stage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,6 @@ class Initial(Stage):
     overrides: Mapping[str, Any]
     tokenizer: Tokenizer
     seed: int | None
-    trust_remote_code: bool = field(default=False, metadata={"identity": False})
 
     @property
     def width(self) -> int | None:
@@ -81,19 +80,19 @@ class Initial(Stage):
         from l2kd_ray.families.language.model.causal_lm import (
             add_vocabulary,
             build,
-            check_head,
             load_pretrained,
         )
+        from l2kd_ray.families.language.model.checks import check_model
         from l2kd_ray.families.language.model.sequences import SequenceFormat
         from l2kd_ray.models.vocabulary import vocabulary_size
 
         text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.source is not None:
-            model = load_pretrained(self.source, self.trust_remote_code)
+            model = load_pretrained(self.source)
             add_vocabulary(model, vocabulary_size(text.tokenizer), text.added)
         else:
             model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
-        check_head(model)
+        check_model(model)
         model.save(context.out)
         text.save(context.out)
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}

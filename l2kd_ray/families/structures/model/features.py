@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.models.architecture import UNLIMITED, position_limit
+from l2kd_ray.models.loading import load_encoder
+from l2kd_ray.models.pretrained import Pretrained
 
 WordSequence = Sequence[str]
 """The words of a sentence."""
-_UNLIMITED = 2**20  # subwords, for an encoder that states no limit
 LONGEST = 32  # bytes of a word that are read; the rest of a URL carries little information
 
 
@@ -137,19 +139,13 @@ class PretrainedFeatures(nn.Module):
         self.width = int(encoder.config.hidden_size)
 
     @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Load a pretrained encoder from a folder with its fast tokenizer."""
-        from transformers import AutoModel, AutoTokenizer
-
-        encoder = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(encoder, tokenizer)
+    def of(cls, source: Pretrained) -> Self:
+        """Load a pretrained encoder with its fast tokenizer. Raises: as `load_encoder` does."""
+        return cls(*load_encoder(source))
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
-        positions = getattr(self.encoder.config, "max_position_embeddings", _UNLIMITED)
+        positions = position_limit(self.encoder.config) or UNLIMITED
         encoded = self.tokenizer(
             [list(sentence) for sentence in sentences],
             is_split_into_words=True,

@@ -39,6 +39,7 @@ from l2kd_ray.families.structures.model.parser import (
     SecondOrderHead,
 )
 from l2kd_ray.families.structures.model.tagger import ChainHead, LabelRows, SpanHead, TokenHead
+from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words as split
 
@@ -162,7 +163,7 @@ def build(
     labels: Mapping[str, Sequence[str]],
     *,
     words: Sequence[str] = (),
-    encoder: Path | None = None,
+    encoder: Pretrained | None = None,
     glove: Path | None = None,
     seed: int,
 ) -> StructuredModel:
@@ -171,10 +172,10 @@ def build(
     Args:
         labels: the labels of each task, from `label_set`.
         words: the vocabulary; ignored if there is an encoder.
-        encoder: the folder of a pretrained encoder.
+        encoder: a pretrained encoder.
         glove: a file of word vectors in GloVe's text format, of size `architecture.word_size`.
 
-    Raises: InputError: the vectors are of another size.
+    Raises: InputError: the vectors are of another size; as `load_encoder` does.
     """
     if encoder is not None:
         return StructuredModel(architecture, labels, PretrainedFeatures.of(encoder), seed)

@@ -46,7 +46,7 @@ class UntrainedStructure(Stage):
             Architecture(head=self.head, **self.architecture),
             labels,
             words=() if self.source else sorted(known),
-            encoder=Path(self.source.location) if self.source else None,
+            encoder=self.source,
             glove=Path(self.vectors.location) if self.vectors else None,
             seed=self.seed,
         )
