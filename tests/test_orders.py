@@ -82,3 +82,20 @@ def test_all_orders_come_in_the_sequence_that_samples_are_taken_from(n: int, see
     assert sorted(every) == sorted(permutations(names(n)))
     k = 1 + len(every) // 2
     assert every[:k] == orders_of(names(n), RandomOrders(random=k), seed)
+
+
+@given(st.integers(2, 6), st.integers(0, 5))
+def test_every_block_has_each_task_first_once_and_last_once(n: int, seed: int) -> None:
+    orders = orders_of(names(n), "all", seed)
+    for start in range(0, len(orders), n):
+        block = orders[start : start + n]
+        assert {order[0] for order in block} == {order[-1] for order in block} == set(names(n))
+
+
+def test_every_order_is_equally_likely_at_every_place() -> None:
+    """The mean over any prefix is then unbiased for the mean over all orders."""
+    seen = [orders_of(names(3), "all", seed) for seed in range(3000)]
+    for place in range(6):
+        counts = Counter(orders[place] for orders in seen)
+        assert len(counts) == 6
+        assert sum((count - 500) ** 2 / 500 for count in counts.values()) < 20.5  # chi2(5), 0.1 %

@@ -23,8 +23,8 @@ from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import BOTH, SEED, moments
 from l2kd_ray.analysis.note import Named, Note
 
-_FIRST_LOOK = 6
-"""Orders: with fewer, their spread is hardly known, and tail probabilities are off by factors."""
+_FIRST_LOOK = 12
+"""Orders: with fewer, one hard task or order may be missing, and the spread is hardly known."""
 RESERVE = 0.1
 """The part of alpha that is not spent: for gaps that are skewed over orders."""
 _MOST_SEEDS = 1000
@@ -33,7 +33,7 @@ _MOST_SEEDS = 1000
 def planned_looks(orders: int) -> tuple[int, ...]:
     """Numbers of finished orders to look at: all planned ones, half of them, a quarter, ...
 
-    24 gives 6, 12, 24; 120 gives 8, 15, 30, 60, 120.
+    24 gives 12, 24; 120 gives 15, 30, 60, 120; below 24 the end is the only look.
     """
     looks = [orders]
     while ceil(looks[0] / 2) >= _FIRST_LOOK:
@@ -42,8 +42,11 @@ def planned_looks(orders: int) -> tuple[int, ...]:
 
 
 def alphas(looks: Sequence[int], level: float = LEVEL) -> tuple[float, ...]:
-    """The alpha of each look: its share of the orders times 1 - level minus a reserve."""
-    before, whole = (0, *looks[:-1]), (1 - RESERVE) * (1 - level)
+    """The alpha of each look: its share of the orders times 1 - level minus a reserve.
+
+    An only look has all of it, as there is nothing to share it with.
+    """
+    before, whole = (0, *looks[:-1]), (1 - RESERVE * (len(looks) > 1)) * (1 - level)
     return tuple(whole * (k - b) / looks[-1] for b, k in zip(before, looks, strict=True))
 
 
@@ -75,9 +78,9 @@ def reading(finished: int, planned: int, *, stopping: bool = False) -> Reading:
     A whole study is read at 95 %. Half-way, or where a stop rule might have ended it earlier
     (`stopping`), it is read as of its last planned look.
     """
-    if finished == planned and not stopping:
-        return Reading(planned, LEVEL)
     looks = planned_looks(planned)
+    if finished == planned and (len(looks) == 1 or not stopping):
+        return Reading(planned, LEVEL)
     spent = [(k, a) for k, a in zip(looks, alphas(looks), strict=True) if k <= finished]
     if not spent:
         return Reading(finished, None, looks[0])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import islice, permutations
+from math import factorial
 
 import numpy as np
 
@@ -23,14 +23,15 @@ def orders_of(tasks: Sequence[str], orders: OrdersSetting, data_seed: int) -> li
     """The orders of a study, in the sequence in which they are run.
 
     `random: k` is the prefix of one seeded permutation of all orders, and `all` is the whole of it.
-    So a larger k keeps the former orders, and an unfinished study is a random sample of all orders.
+    So a larger k keeps the former orders, and an unfinished study is a random sample of all orders,
+    balanced over first and last tasks (`_blocks`).
     `williams` is a design balanced for carry-over: every task stands once at each position and
     follows every other task equally often (n orders for even n, 2 n for odd n).
 
     Raises: InputError if more orders are requested than there are.
     """
     if isinstance(orders, RandomOrders):
-        possible = math.factorial(len(tasks))
+        possible = factorial(len(tasks))
         if orders.random > possible:
             raise InputError(
                 "more orders are asked for than there are",
@@ -43,31 +44,56 @@ def orders_of(tasks: Sequence[str], orders: OrdersSetting, data_seed: int) -> li
     if orders == "williams":
         return williams(tasks)
     if orders == "all":
-        return _sample(tasks, math.factorial(len(tasks)), data_seed)
+        return _sample(tasks, factorial(len(tasks)), data_seed)
     return list(orders)
 
 
 def _sample(tasks: Sequence[str], wanted: int, seed: int) -> list[Order]:
-    """`wanted` distinct orders, drawn uniformly without replacement.
+    """`wanted` distinct orders; each is equally likely to be any of all n! (see `_blocks`).
 
     The draw does not depend on the order in which the study lists its tasks.
     """
-    drawn: dict[Order, None] = {}
-    stream = _permutations(sorted(tasks), seed)
-    while len(drawn) < wanted:
-        drawn[next(stream)] = None
-    return list(drawn)
+    return list(islice(_blocks(sorted(tasks), np.random.default_rng([seed, len(tasks)])), wanted))
 
 
-def _permutations(tasks: Sequence[str], seed: int) -> Iterator[Order]:
-    if len(tasks) <= 8:  # 40,320 orders at most: shuffling them all avoids duplicates
+def _blocks(tasks: Sequence[str], stream: np.random.Generator) -> Iterator[Order]:
+    """All orders in blocks of n: in a block every task is first once and last once.
+
+    One task that is hard when it comes last decides the gap of every n-th order; a simple random
+    sample of a few orders may miss it, and its variance is then far too small. A block cannot, so
+    that the variance of simple random sampling errs on the wide side (`benchmarks/coverage.py`).
+    A block shifts a random ring of the tasks: what is first at i is last at i + shift. The n - 1
+    shifts of a ring have every pair of a first and a last task once. What stands between is drawn
+    without replacement. No step looks at a task's name, so every order is equally likely.
+    """
+    n = len(tasks)
+    if n < 2:
+        yield tuple(tasks)
+        return
+    between = {
+        (first, last): _permutations([task for task in tasks if task not in (first, last)], draw)
+        for (first, last), draw in zip(permutations(tasks, 2), stream.spawn(n * n - n), strict=True)
+    }
+    for _ in range(factorial(n - 2)):
+        ring = [tasks[index] for index in stream.permutation(n)]
+        for shift in 1 + stream.permutation(n - 1):
+            for start in stream.permutation(n):
+                first, last = ring[start], ring[(start + shift) % n]
+                yield (first, *next(between[first, last]), last)
+
+
+def _permutations(tasks: Sequence[str], stream: np.random.Generator) -> Iterator[Order]:
+    """All permutations, each once, in random sequence."""
+    if len(tasks) <= 6:  # 720 at most: shuffling them all avoids duplicates
         every = list(permutations(tasks))
-        # One permutation of all orders, so that a shorter sample is a prefix of a longer one.
-        for index in np.random.default_rng([seed, len(tasks)]).permutation(len(every)):
-            yield every[index]
-    stream = np.random.default_rng([seed, len(tasks)])
+        yield from (every[index] for index in stream.permutation(len(every)))
+        return
+    drawn: set[Order] = set()
     while True:
-        yield tuple(tasks[index] for index in stream.permutation(len(tasks)))
+        order = tuple(tasks[index] for index in stream.permutation(len(tasks)))
+        if order not in drawn:
+            drawn.add(order)
+            yield order
 
 
 def williams(tasks: Sequence[str]) -> list[Order]:
