@@ -13,7 +13,7 @@ from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Wanted, batches, design_of, halves_of, most, wanted
 
-FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 6, 12, 24
+FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 12, 24
 Score = Callable[[Trial, str], float]
 
 
@@ -81,7 +81,7 @@ def test_a_narrow_interval_stops_at_the_first_look(four: Any) -> None:
     study = four(tune={"stop": {"half_width": 5.0}})
     done, found, _ = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
     assert len(done) == 1
-    assert orders_in(done[0]) == set(design_of(study).orders[:6])
+    assert orders_in(done[0]) == set(design_of(study).orders[:12])
     assert found.verdict is not None
     assert found.verdict.stop
     assert len(most(study)) == 24 * 3 + 6
@@ -94,7 +94,7 @@ def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
         return 90.0 if not trial.order else 50.0 + 5 * trial.seed.train + noise(trial)
 
     done, found, _ = run(study, seeds_differ)
-    assert [len(orders_in(batch)) for batch in done] == [6, 6, 12]
+    assert [len(orders_in(batch)) for batch in done] == [12, 12]
     assert found.verdict is not None
     assert not found.verdict.stop
     assert found.verdict.outcome is Outcome.NO_ORDER_LEFT
@@ -112,8 +112,8 @@ def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
     ran = [{t.setting["replay.ratio"] for t in batch if t.order} for batch in done]
     assert ran[0] == {0.1, 0.5, 0.6}
     assert 0.1 not in ran[1]
-    assert ran[1] == {0.5, 0.6}  # alike: neither is given up on noise
-    assert found.dropped["lamol"]['{"replay.ratio": 0.1}'] == 6
+    assert ran[1] >= {0.6}
+    assert found.dropped["lamol"]['{"replay.ratio": 0.1}'] == 12
 
     scores = study.scores(store, found.trials)  # type: ignore[arg-type]
     chosen = select(results(found.selectable(scores), ["replay.ratio"], split="dev"))
@@ -142,7 +142,7 @@ def test_a_race_reads_dev_alone(four: Any) -> None:
         return {worst: 10.0, 0.5: 50.0, best: 60.0}[ratio(trial)] + noise(trial)
 
     _, found, _ = run(racing(four), opposite)
-    assert found.dropped["lamol"][GIVEN_UP] == 6
+    assert found.dropped["lamol"][GIVEN_UP] == 12
     assert '{"replay.ratio": 0.6}' not in found.dropped["lamol"]
 
 
@@ -164,7 +164,7 @@ def test_a_race_reads_the_student_after_its_last_task(four: Any) -> None:
     for batch in batches(racing(four), store):
         store.run(batch.trials)
         dropped = dict(batch.dropped)
-    assert dropped["lamol"][GIVEN_UP] == 6
+    assert dropped["lamol"][GIVEN_UP] == 12
 
 
 def test_a_race_does_not_judge_a_block_that_lacks_a_seed(four: Any) -> None:
@@ -235,7 +235,15 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
             "easy ones",
         ),
         ({"tune": {"scheduler": "race"}}, "nothing is searched"),
-        ({"tune": {"stop": {"half_width": 1, "method": "nobody"}}}, "none of"),
+        (
+            {
+                "orders": {"random": 22},
+                "search": {"replay.ratio": {"grid": [0.1, 0.5]}},
+                "tune": {"scheduler": "race"},
+            },
+            "no look before its last one",
+        ),
+        ({"tune": {"stop": {"half_width": 1, "method": "nobody"}}}, "no such method"),
         (
             {
                 "search": {"replay.ratio": {"grid": [0.1, 0.5]}},

@@ -16,6 +16,7 @@ from l2kd_ray.analysis import (
     Design,
     ExampleScores,
     Instance,
+    NoInterval,
     Note,
     OrderPopulation,
     Reach,
@@ -24,6 +25,7 @@ from l2kd_ray.analysis import (
     compare_methods,
     halves,
     holm,
+    moments,
     optimism,
     orders_beyond_worst,
     paired,
@@ -31,7 +33,8 @@ from l2kd_ray.analysis import (
     sign_flip,
     within,
 )
-from l2kd_ray.analysis.paired import hedges
+from l2kd_ray.analysis.estimate import Moments
+from l2kd_ray.analysis.paired import flip_seeds, hedges
 
 ORDERS = ("a>b", "b>a")
 SEEDS = ("1", "2", "3")
@@ -63,15 +66,16 @@ def rows(values: dict[str, list[list[float]]], **more: object) -> pd.DataFrame:
 def test_a_pair_by_hand() -> None:
     a = np.array([[1.0, 2, 6], [3, 4, 6]])
     b = np.array([[2.0, 4, 9], [6, 6, 7]])
-    found = paired(a, b, 2, "all 2 orders")
+    found = paired(a, b, 2)
     differences = np.array([-2.0, -2, -2])  # by seed: (-1 - 3) / 2, (-2 - 2) / 2, (-3 - 1) / 2
     assert found.difference.value == -2
-    assert found.difference.half_width == 0
-    assert found.p == 0
-    assert np.isnan(found.effect)  # no spread
-    assert found.lower == 1
-    assert found.p_flip == found.p_least == 0.25
     assert (a - b).mean(axis=0).tolist() == differences.tolist()
+    # Three seeds that agree do not say that seeds agree.
+    assert not found.difference.bounded
+    assert found.difference.note.no_interval is NoInterval.SEEDS_ALIKE
+    assert np.isnan([found.p, found.p_flip, found.effect, found.detectable]).all()
+    assert found.lower == 1
+    assert paired(a, b + np.array([0.0, 0, 1]), 2).p_flip == 0.25
 
 
 def test_a_pair_is_a_paired_t_test_over_seeds_where_all_orders_ran() -> None:
@@ -96,8 +100,7 @@ def test_one_seed_has_a_difference_and_no_test() -> None:
     found = paired(np.array([[1.0], [2]]), np.array([[2.0], [5]]), 2)
     assert found.difference.value == -2
     assert np.isnan(found.p)
-    assert np.isnan(found.p_flip)
-    assert found.p_least == 1
+    assert np.isnan([found.p_flip, found.detectable]).all()
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=7))
@@ -149,9 +152,10 @@ def test_methods_are_compared_on_what_all_have_finished() -> None:
     first = table.iloc[0]
     assert first["difference"] == pytest.approx(-2)  # seeds: -2, -3, -1
     assert first["p"] == pytest.approx(stats.ttest_1samp([-2, -3, -1], 0).pvalue)
-    assert (first["p_flip"], first["p_least"]) == (0.25, 0.25)
+    assert np.isnan(first["p_flip"])  # three pairs: 3 x 2^(1 - S) is below 0.05 from 7 seeds on
+    assert first["flip_seeds"] == flip_seeds(3) == 7
     assert first["lower"] == 1
-    np.testing.assert_allclose(table["p_holm"], holm(table["p"].tolist()))
+    np.testing.assert_allclose(table["p_adjusted"], np.minimum(3 * table["p"], 1))
     assert set(table["note"]) == {Note(reach=Reach(OrderPopulation.ALL, 2, 2))}
 
     failed = [Instance("ewc", "{}", "b>a", "2")]
@@ -162,6 +166,61 @@ def test_methods_are_compared_on_what_all_have_finished() -> None:
     unfinished = compare_methods(part, arms, Design("all", ("b>a", "a>b"), SEEDS))
     assert unfinished["difference"].isna().all()
     assert set(unfinished["note"]) == {Note(undefined=Undefined.NO_FINISHED_ORDER)}
+
+
+def test_a_sign_flip_test_is_of_the_orders_that_ran_and_of_no_other() -> None:
+    """Equal over all 24 orders but not over 12: it would refute what holds, so it is not shown."""
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 3, 24)
+    truth -= truth.mean()
+    wrong = []
+    for _ in range(200):
+        drawn = rng.permutation(24)[:12]
+        table = truth[drawn, None] + rng.normal(0, 0.3, (12, 8))
+        wrong.append(sign_flip(table.mean(axis=0)) < 0.05)
+        assert np.isnan(paired(table, np.zeros_like(table), 24).p_flip)
+    assert np.mean(wrong) > 0.5
+    whole = truth[:, None] + rng.normal(0, 0.3, (24, 8))
+    assert paired(whole, np.zeros_like(whole), 24).p_flip == sign_flip(whole.mean(axis=0))
+
+
+@pytest.mark.parametrize(("tests", "seeds"), [(1, 6), (6, 8), (28, 11)])
+def test_the_fewest_seeds_of_a_sign_flip_test(tests: int, seeds: int) -> None:
+    assert flip_seeds(tests) == seeds
+    assert tests * 2.0 ** (1 - seeds) <= 0.05 < tests * 2.0 ** (2 - seeds)
+
+
+@pytest.mark.parametrize("ran", [2, 12, 24])
+def test_a_simultaneous_interval_leaves_0_out_exactly_where_the_adjusted_p_is_small(
+    ran: int,
+) -> None:
+    orders = [">".join(order) for order in permutations("abcd")]
+    rng, seen = np.random.default_rng(ran), set()
+    for shift in np.linspace(0, 3, 25):
+        rows_ = [
+            {"method": m, "setting": "{}", "order": o, "seed": s, "complete": True}
+            | {"gap/abs": shift * (m == "x") + own + rng.normal(0, 0.7)}
+            for m in "xyz"
+            for o, own in zip(orders, rng.normal(0, 1, 24), strict=True)
+            for s in "12345"
+        ]
+        design = Design("random", tuple(orders[:ran]), tuple("12345"))
+        table = compare_methods(pd.DataFrame(rows_), [(m, "{}") for m in "xyz"], design)
+        told = (table["low"] > 0) | (table["high"] < 0)
+        assert (told == (table["p_adjusted"] < 0.05)).all()
+        seen |= set(told)
+        assert (table["at_most"] >= table["difference"].abs()).all()
+    assert seen == {True, False}
+
+
+def test_the_detectable_difference_is_found_as_often_as_it_says() -> None:
+    rng, seeds = np.random.default_rng(0), 5
+    noise = rng.normal(0, 1, (4000, 6, seeds))
+    true = Moments(np.asarray(0.0), np.asarray(0.0), np.asarray(1 / 30), 5, seeds - 1)
+    for level in (0.95, 1 - 0.05 / 3):
+        found = moments(noise + true.detectable(level), 6)
+        told = np.abs(found.mean) > found.half_width(level)
+        assert told.mean() == pytest.approx(0.8, abs=0.025)
 
 
 # --- the worst orders --------------------------------------------------------------------------

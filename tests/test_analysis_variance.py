@@ -306,3 +306,11 @@ def test_advice_follows_what_the_variance_is_made_of() -> None:
     assert finished.orders == 0
     expected_half = stats.t.ppf(0.975, 2) * sqrt(0.1 / 3)
     assert finished.now == pytest.approx(expected_half)
+
+
+def test_advice_counts_the_references_of_a_seed_and_says_unequal_costs() -> None:
+    parts = {"order": 4.0, "seed": 0.1, "order x seed": 0.1}
+    few = advise(parts, 3, 5, 24, methods=1, references=2)
+    assert (few.seed_trials, few.orders, few.order_trials) == (3 + 2, 1, 5)
+    many = advise(parts, 12, 3, 24, methods=2, references=2)
+    assert (many.seed_trials, many.orders, many.order_trials) == (12 * 2 + 2, 4, 4 * 3 * 2)

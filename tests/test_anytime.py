@@ -41,16 +41,16 @@ def results(file: Path, name: str = "tiny") -> pd.DataFrame:
 
 
 def test_a_narrow_interval_ends_the_sweep_at_a_look(tmp_path: Path) -> None:
-    """24 orders, 6 of them run: the first planned look is wide enough for an eps of 500 points."""
+    """24 orders, 12 of them run: the first planned look is narrow enough for an eps of 500."""
     stop = {"half_width": 500.0, "method": "finetune"}
     file = write(tmp_path, tasks=FOUR, seeds=[1, 2, 3], methods=["finetune"], tune={"stop": stop})
     code, said = run(file)
     assert code == 0, said
     assert "half-width" in said
     frame = results(file)
-    assert frame[frame["method"] == "finetune"]["order"].nunique() == 6
+    assert frame[frame["method"] == "finetune"]["order"].nunique() == 12
     report = (tmp_path / "results" / "studies" / "tiny" / "report.md").read_text()
-    assert "6 of 24 orders" in report
+    assert "12 of 24 orders" in report
     code, again = run(file)  # it is not taken up again
     assert code == 0, again
     assert len(results(file)) == len(frame)
@@ -104,13 +104,12 @@ def length(predictions, examples):
 
 
 def test_a_race_gives_up_what_its_dev_scores_say_and_reports_the_winner(tmp_path: Path) -> None:
-    """By a metric of long answers, answers of one token lose: at the first look (6 of 12 orders) or
+    """By a metric of long answers, answers of one token lose: at the first look (12 of 24) or
     at the last, as `race` says of the dev scores that the sweep has left."""
     (tmp_path / "length.py").write_text(LENGTH)
     file = write(
         tmp_path,
         tasks=[{"name": name, "metric": "./length.py:length"} for name in FOUR],
-        orders={"random": 12},
         seeds=[1],
         methods=["finetune"],
         search={"evaluate.max_new_tokens": {"grid": [1, 8]}},
@@ -127,9 +126,9 @@ def check_race(file: Path) -> None:
     scores = pd.read_parquet(folder / "scores.parquet").query("method == 'finetune' and i == 4")
     dev = scores[scores["split"] == "dev"].groupby(["setting", "order"])["score"].mean().unstack()
     drawn = [">".join(order) for order in load_study(file).study.orders]
-    told = race(dev[drawn].to_numpy(), 12)
+    told = race(dev[drawn].to_numpy(), 24)
     names = list(dev.index)
-    wanted = {names[row]: at for row, at in told.dropped.items()} | {names[told.leader or 0]: 12}
+    wanted = {names[row]: at for row, at in told.dropped.items()} | {names[told.leader or 0]: 24}
     assert json.loads(names[told.leader or 0]) == {"evaluate.max_new_tokens": 8}
     assert dict(scores.groupby("setting")["order"].nunique()) == wanted
     gap = pd.read_csv(folder / "tables" / "gap.csv")

@@ -94,14 +94,16 @@ def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), plain, check_dtype=False)
     shown = data_values(tmp_path)
     for row in pairs.to_dict("records"):
-        assert {str(row[name]) for name in ("difference", "p", "p_flip", "p_holm")} <= shown
-    assert "a sign-flip test cannot go below 0.250" in page.words
+        assert {str(row[name]) for name in ("difference", "p", "p_adjusted")} <= shown
+    assert "with 3 seeds it cannot go below 0.05 for 3 pairs together" in page.words
+    assert "7 seeds are the fewest that can" in page.words
     words = headline(table, pairs)
     first = pairs.iloc[0]
     assert (first["method"], first["against"]) == ("l2kd", "lamol")
     assert f"Its gap is {text(-first['difference'])} points narrower than that of lamol" in words
     assert f"interval {text(-first['high'])} to {text(-first['low'])}" in words
-    assert f"p = {first['p_holm']:.3f} by t, p = {first['p_flip_holm']:.3f} by sign-flip" in words
+    assert f"p = {first['p_adjusted']:.3f} by t, for all 3 pairs together" in words
+    assert "sign-flip" not in words
 
 
 def test_a_method_is_never_called_better_without_its_test(tmp_path: Path) -> None:
@@ -137,7 +139,8 @@ def test_components_and_advice(tmp_path: Path) -> None:
     assert "More seeds: every order of the study has run" in page.words
     drawn = Design("random", DRAWN[:12], SEEDS)
     sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)
-    assert re.search(r"More (orders|seeds): for the cost of one more seed", sampled.words)
+    costs = r"with one more seed \(\d+ trials\), .* with \d+ more orders? \(\d+ trials; now"
+    assert re.search(rf"More (orders|seeds): about .*{costs}", sampled.words)
 
 
 def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_before_an_order_is_finished_nothing_is_claimed(tmp_path: Path) -> None:
 def test_before_the_first_look_there_is_no_interval_of_a_mean(tmp_path: Path) -> None:
     scores = study(FIVE, seeds=SEEDS, run=DRAWN[:4])
     page = report(tmp_path, scores, design=Design("all", DRAWN, SEEDS))
-    assert "no interval before the first planned look, at 8 orders" in page.words
+    assert "no interval before the first planned look, at 15 orders" in page.words
     assert csv(tmp_path, "places")["gap/low"].isna().all()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from l2kd_ray.analysis import (
@@ -22,6 +24,8 @@ from l2kd_ray.report.sentences import (
     NO_INTERVAL,
     UNDEFINED,
     advice_words,
+    apart_words,
+    flip_words,
     note_words,
     verdict_words,
 )
@@ -44,9 +48,10 @@ SAMPLE = Reach(OrderPopulation.RANDOM, 24, 120)
         (
             Note(reach=SAMPLE, left_out=1, look=0.98875),
             "24 of 120 orders, drawn at random: holds for all 120; 1 left out, as a trial failed "
+            "or has no score on them; a planned look, level 98.88 %: all looks together hold at "
+            "95 %",
+            "drawn at random: holds for all 120; 1 left out, as a trial failed or has no score "
             "on them; a planned look, level 98.88 %: all looks together hold at 95 %",
-            "drawn at random: holds for all 120; 1 left out, as a trial failed on them; a planned "
-            "look, level 98.88 %: all looks together hold at 95 %",
         ),
         (
             Note(no_interval=NoInterval.ONE_SEED, first_look=8),
@@ -139,12 +144,49 @@ def test_a_note_is_a_plain_value_in_a_csv_file() -> None:
 
 
 def test_advice_names_what_narrows_the_interval_more() -> None:
-    orders = Advice(now=2.0, more_orders=1.0, more_seeds=1.5, orders=2)
+    orders = Advice(2.0, 1.0, 1.5, 2, seed_trials=13, order_trials=12, seeds=6)
     assert advice_words(orders) == (
-        "More orders: for the cost of one more seed, about 1.5 points either side with the seed, 1 "
-        "with 2 more orders (now 2)."
+        "More orders: about 1.5 points either side with one more seed (13 trials), 1 with 2 more "
+        "orders (12 trials; now 2)."
     )
-    assert advice_words(Advice(2.0, 1.7, 1.5, 1)).startswith("More seeds: for the cost")
-    finished = advice_words(Advice(2.0, float("nan"), 1.5, 0))
+    few = Advice(2.0, 1.7, 1.5, 1, seed_trials=4, order_trials=5, seeds=5)
+    assert advice_words(few) == (
+        "More seeds: about 1.5 points either side with one more seed (4 trials), 1.7 with 1 more "
+        "order (5 trials; now 2)."
+    )
+    assert advice_words(replace(orders, seeds=2)).startswith("A third seed: with two, the spread")
+    finished = advice_words(Advice(2.0, float("nan"), 1.5, 0, 7, 0, 3))
     assert finished.startswith("More seeds: every order of the study has run")
     assert finished.endswith("(one more: about 1.5 points either side; now 2).")
+
+
+def test_what_is_left_after_failures_is_no_sample_of_all() -> None:
+    left = Note(reach=Reach(OrderPopulation.UNFAILED, 4, 6), left_out=2)
+    assert note_words(left).startswith("4 of 6 orders: holds for the orders that did not fail; 2 ")
+    assert "holds for all" not in note_words(left)
+
+
+def test_one_order_of_many_is_said_to_hold_for_no_other() -> None:
+    alone = Note(reach=Reach(OrderPopulation.RANDOM, 1, 6), no_interval=NoInterval.ONE_ORDER)
+    assert note_words(alone) == (
+        "1 of 6 orders; no interval, as one order shows no spread over orders"
+    )
+    assert "holds" not in note_words(alone, counted=True)
+
+
+def test_the_price_of_a_stop_rule_is_said() -> None:
+    end = Verdict(Outcome.NO_ORDER_LEFT, "l2kd", "gap/abs", 0.5, 24, 24, 3, LOOK)
+    assert end.price == pytest.approx(6.554 / 4.303, rel=0.001)  # t(2) at 1 - 0.0225 / 2 and 0.975
+    assert verdict_words(end).endswith("the looks before have made it 1.5 times as wide")
+    alone = Verdict(Outcome.NO_ORDER_LEFT, "l2kd", "gap/abs", 0.5, 6, 6, 3, LOOK)
+    assert alone.price == 1
+    assert "wide" not in verdict_words(alone).split("half-width 1 ")[1]
+
+
+def test_a_comparison_without_a_decision_says_what_it_excludes() -> None:
+    assert apart_words(2.1, 3.94) == (
+        "not told apart; a difference of 2.1 points would have been found with 80 % power, and one "
+        "of more than 3.9 either way is excluded"
+    )
+    assert "11 seeds are the fewest" in flip_words(5, 28, 11)
+    assert "orders that ran alone" in flip_words(8, 28, float("nan"))

@@ -12,34 +12,66 @@ from l2kd_ray.analysis.estimate import Moments
 
 @dataclass(frozen=True)
 class Advice:
-    """Expected half-widths, in points, after spending the cost of one more seed."""
+    """Expected half-widths, in points, after one more seed and after more orders instead."""
 
     now: float
     more_orders: float
     """NaN where every order has run."""
     more_seeds: float
     orders: int
-    """Number of orders that cost as much as one more seed."""
+    """Number of orders of a cost next to that of one more seed; 0 where every order has run."""
+    seed_trials: int
+    """Trials of one more seed, its references among them."""
+    order_trials: int
+    """Trials of so many orders."""
+    seeds: int
+    """Seeds that have run."""
 
 
-def advise(variances: Mapping[str, float], orders: int, seeds: int, population: int) -> Advice:
-    """Compare one more seed with as many more orders as it costs, each trial costing the same.
+def advise(
+    variances: Mapping[str, float],
+    orders: int,
+    seeds: int,
+    population: int,
+    methods: int = 1,
+    references: int = 0,
+) -> Advice:
+    """Compare one more seed with as many more orders as come nearest to its cost, at least one.
 
-    Expected half-widths follow from Var = (1 - f) (s_o^2 + s_os^2 / S) / k + s_s^2 / S (`mean`).
+    A seed costs a trial for each method and order and its references; an order a trial for each
+    method and seed, as the seeds' references are there. Every trial counts the same, and so do the
+    multi-task model and the single-task models of a seed together.
 
     Args:
         variances: of `order`, `seed` and `order x seed`, as `decompose` estimates them; below 0
             counts as 0.
+        references: trials of references for each seed.
     """
-    extra = min(max(int(orders / seeds), 1), population - orders)
+    cost = orders * methods + references
+    extra = min(max(round(cost / (seeds * methods)), 1), population - orders)
+    half = {
+        (k, s): float(expected(variances, k, s, population).half_width())
+        for k, s in ((orders, seeds), (orders, seeds + 1), (orders + extra, seeds))
+    }
+    return Advice(
+        half[orders, seeds],
+        half[orders + extra, seeds] if extra else np.nan,
+        half[orders, seeds + 1],
+        extra,
+        cost,
+        extra * seeds * methods,
+        seeds,
+    )
 
-    def expected(k: int, s: int) -> float:
-        names = ("order", "seed", "order x seed")
-        order, seed, both = (max(variances[name], 0.0) for name in names)
-        order_part = (1 - k / population) * (order + both / s) / k
-        parts = Moments(np.asarray(0.0), np.asarray(order_part), np.asarray(seed / s), k - 1, s - 1)
-        return float(parts.half_width()) if s > 1 else np.nan
 
-    now, with_seed = expected(orders, seeds), expected(orders, seeds + 1)
-    with_orders = expected(orders + extra, seeds) if extra else np.nan
-    return Advice(now, with_orders, with_seed, extra)
+def expected(variances: Mapping[str, float], orders: int, seeds: int, population: int) -> Moments:
+    """The mean of so many orders and seeds with its expected variance, of these components.
+
+    Var = (1 - f) (s_o^2 + s_os^2 / S) / k + s_s^2 / S (`mean`); NaN for one seed.
+    """
+    names = ("order", "seed", "order x seed")
+    order, seed, both = (max(variances[name], 0.0) for name in names)
+    order_part = (1 - orders / population) * (order + both / seeds) / orders
+    seed_part = seed / seeds if seeds > 1 else np.nan
+    parts = np.asarray(order_part), np.asarray(seed_part)
+    return Moments(np.asarray(0.0), *parts, orders - 1, seeds - 1)

@@ -15,7 +15,7 @@ import numpy as np
 from l2kd_ray.analysis.anova import mean_products
 from l2kd_ray.analysis.estimate import Moments
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.analysis.mean import BOTH, ORDER, moments
+from l2kd_ray.analysis.mean import BOTH, ORDER, known_spread, moments
 from l2kd_ray.analysis.precedence import enough_orders, features, fit
 from l2kd_ray.names import SEPARATOR
 
@@ -53,7 +53,11 @@ def assisted(table: FloatArray, orders: Sequence[str], population: int) -> Momen
         by_seed += (table[seen].sum(axis=0) + ahead + unseen * wrong) / population / _FOLDS
     squares = mean_products(residual, residual)
     order = (1 - count / population) * (squares[ORDER] - squares[BOTH]) / (count * seeds)
-    variance = by_seed.var(ddof=1) / seeds if seeds > 1 else np.nan
+    variance = np.asarray(by_seed.var(ddof=1) / seeds if seeds > 1 else np.nan)
     return Moments(
-        np.asarray(by_seed.mean()), np.maximum(order, 0), np.asarray(variance), count - 1, seeds - 1
+        np.asarray(by_seed.mean()),
+        np.maximum(order, 0),
+        known_spread(variance),
+        count - 1,
+        seeds - 1,
     )

@@ -17,7 +17,7 @@ from l2kd_ray.analysis.design import (
     mean_over,
     scored_zero,
 )
-from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.estimate import LEVEL, Estimate, simultaneous
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.note import Note, Undefined
 from l2kd_ray.analysis.orders import mean_gap, seed_means
@@ -73,7 +73,8 @@ def compare(
         n_orders, n_possible (n!), n_seeds (training seeds), n_complete, n_trials, n_used; means
         (orders within a seed first) of `score/<task>/<metric>`, `cl/*`, `gap/<task>`, `gap/abs`,
         `gap/rel` (a ratio of study means), `gap/teacher` (below the teachers, where they are a
-        reference; `teacher/low`, `teacher/high`); `gap/low`, `gap/high`, `gap/note`; `rel/low`,
+        reference; `teacher/low`, `teacher/high`); `gap/low`, `gap/high`, `gap/note`; `joint/low`
+        and `joint/high` of the gap, simultaneous over the `joint/n` shown arms; `rel/low`,
         `rel/high`; `closed/value`, `/low`, `/high` and `/note` against LAMOL; `failed/n` and
         `failed/gap`, the gap with failed trials scored 0. All in points, but gap/rel, rel/* and
         closed are fractions. Sorted by gap, references last.
@@ -115,8 +116,10 @@ class _Table:
         by_arm = test.groupby(["method", "setting"], sort=False)
         self.groups = {(str(m), str(s)): group for (m, s), group in by_arm}
         self.shared: tuple[str, ...] = ()
+        shown = shown_arms(chosen)
+        self.shown = len(shown)
         if design is not None:
-            self.shared = finished_orders(test, shown_arms(chosen), design, failed)
+            self.shared = finished_orders(test, shown, design, failed)
         picked = chosen[chosen["selected"] & (chosen["method"] == BASELINE)]
         self.baseline = next(zip(picked["method"], picked["setting"], strict=True), None)
 
@@ -126,9 +129,14 @@ class _Table:
         return list(dict.fromkeys([*self.groups, *self.of_failed]))
 
     def scope(self, arm: ArmId) -> _Scope:
-        """The orders that all shown arms have finished; for an arm that is behind, its own."""
+        """The orders that all shown arms have finished; for an arm that is behind, its own.
+
+        Trials without a gap are used only where none has one: every number is of the same trials.
+        """
         group = self.groups.get(arm, self.test.iloc[:0])
         done = group[group["complete"]]
+        with_gap = done[done[GAP].notna()]
+        done = with_gap if len(with_gap) else done
         if self.design is None or arm[0] in REFERENCES:
             return _Scope(done)
         own = finished_orders(group, [arm], self.design, self.of_failed.get(arm, ()))
@@ -168,12 +176,13 @@ class _Table:
 
     def _estimates(self, arm: ArmId, scope: _Scope) -> dict[str, object]:
         """The gap as such, as a share of the bound and of LAMOL's, and with failures scored 0."""
-        gap, rel, closed, taught = (Estimate(),) * 4
+        gap, joint, rel, closed, taught = (Estimate(),) * 5
         zero = np.nan
         failed = self.of_failed.get(arm, [])
         if arm[0] not in REFERENCES:
             gap, rel, closed = self._shares(arm, scope)
-            taught = self._mean(scope, _TAUGHT)
+            taught = self._mean(scope, _TAUGHT, scope.reading.level)
+            joint = self._mean(scope, GAP, simultaneous(scope.reading.level, self.shown))
             zero = gap.value
             if failed:
                 rows = scored_zero(scope.rows, self.test, failed, GAP)
@@ -185,6 +194,9 @@ class _Table:
             "gap/low": gap.low,
             "gap/high": gap.high,
             "gap/note": gap.note,
+            "joint/low": joint.low,
+            "joint/high": joint.high,
+            "joint/n": self.shown,
             "gap/teacher": taught.value,
             "teacher/low": taught.low,
             "teacher/high": taught.high,
@@ -198,15 +210,15 @@ class _Table:
             "failed/gap": zero,
         }
 
-    def _mean(self, scope: _Scope, column: str) -> Estimate:
+    def _mean(self, scope: _Scope, column: str, level: float | None) -> Estimate:
         if self.design is None:
-            return mean_gap(scope.rows, column)
-        found = mean_over(scope.rows, self.design, scope.orders, column, scope.reading.level)
+            return mean_gap(scope.rows, column, level=level)
+        found = mean_over(scope.rows, self.design, scope.orders, column, level)
         return replace(found, note=scope.reading.note(found.note))
 
     def _shares(self, arm: ArmId, scope: _Scope) -> tuple[Estimate, Estimate, Estimate]:
         rows, level = scope.rows, scope.reading.level
-        gap, part = self._mean(scope, GAP), None
+        gap, part = self._mean(scope, GAP, level), None
         if self.design is not None and scope.orders:
             part = self.design.part(scope.orders, self.design.seeds)
         rel = relative_gap(rows, part, level)

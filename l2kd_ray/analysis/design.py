@@ -64,13 +64,18 @@ class Design:
         """Size of the population of orders that a mean over `orders` of them holds for."""
         return orders if self.kind == "list" else self.possible
 
-    def reach(self, orders: int) -> Reach:
-        """The population that a mean over `orders` finished orders holds for."""
+    def reach(self, orders: int, left_out: int = 0) -> Reach:
+        """The population that a mean over `orders` finished orders holds for.
+
+        `left_out`: orders on which a trial failed. What is left is then no random sample of all.
+        """
         kind = OrderPopulation.LISTED
         if self.orderless:
             kind = OrderPopulation.NONE
         elif orders == self.possible:
             kind = OrderPopulation.ALL
+        elif left_out and self.kind != "list":
+            kind = OrderPopulation.UNFAILED
         elif self.sampled:
             kind = OrderPopulation.RANDOM
         elif self.kind == "williams":
@@ -137,6 +142,15 @@ def cells(rows: pd.DataFrame, column: str, orders: Sequence[str], seeds: Sequenc
     return Cells(values, tuple(orders), train, replay)
 
 
+def without_score(scores: pd.DataFrame) -> list[Instance]:
+    """The trials of the long form of R whose final test score is NaN: they ended, and will not
+    have another."""
+    last = scores["order"].str.count(SEPARATOR) + 1 == scores["i"]
+    chosen = last & (scores["order"] != "") & (scores["split"] == "test") & scores["score"].isna()
+    names = scores.loc[chosen, list(Instance._fields)].drop_duplicates()
+    return [Instance(*map(str, row)) for row in names.itertuples(index=False)]
+
+
 def finished_orders(
     results: pd.DataFrame,
     arms: Collection[ArmId],
@@ -182,7 +196,8 @@ def mean_over(
         return _descriptive(rows, design, column)
     if len(found.train) == 1:
         return Estimate(float(table.mean()), note=Note(no_interval=NoInterval.ONE_SEED))
-    note = Note(reach=design.reach(len(table)), left_out=len(orders) - len(table))
+    left_out = len(orders) - len(table)
+    note = Note(reach=design.reach(len(table), left_out), left_out=left_out)
     if level is None:
         return Estimate(float(table.mean()), note=note)
     population = design.population(len(table))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.compare import compare, shown_arms, shown_rows
-from l2kd_ray.analysis.design import ArmId, Design, Instance
+from l2kd_ray.analysis.design import ArmId, Design, Instance, without_score
 from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.orders import over_orders
@@ -136,6 +136,7 @@ def find(
     """
     design = split.report if split else design
     every = trials(scores)
+    failed = {*failed, *without_score(scores)}
     test = result_rows(every, scores, searched)
     dev = results(scores, searched, split="dev")
     gap = compare(test, dev, design, failed, stopping=stopping)
@@ -143,12 +144,15 @@ def find(
     begun = set(inside["method"])
     arms = [arm for arm in _selected(gap) if arm[0] in begun]
     scope = Scope.of(inside, arms, design, failed, stopping=stopping)
+    whole = inside[inside["order"].isin(scope.orders)] if scope.orders else inside
     return Findings(
         scores,
         tuple(every),
         test,
         gap,
-        orders=over_orders(inside, design, arms=shown_arms(gap)),
+        orders=over_orders(
+            whole, design if scope.reading.level else None, shown_arms(gap), scope.level
+        ),
         comparisons=compare_methods(inside, scope.arms, scope.design, failed, stopping=stopping),
         scope=scope,
         by_order=by_order(scope),

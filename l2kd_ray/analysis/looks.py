@@ -25,6 +25,8 @@ from l2kd_ray.analysis.note import Named, Note
 
 _FIRST_LOOK = 12
 """Orders: with fewer, one hard task or order may be missing, and the spread is hardly known."""
+FEWEST_WITH_A_LOOK = 2 * _FIRST_LOOK - 1
+"""Planned orders from which on there is a look before the end."""
 RESERVE = 0.1
 """The part of alpha that is not spent: for gaps that are skewed over orders."""
 _MOST_SEEDS = 1000
@@ -156,6 +158,13 @@ class Verdict:
     @property
     def stop(self) -> bool:
         return self.outcome is Outcome.REACHED
+
+    @property
+    def price(self) -> float:
+        """Width of the interval at the end over what it would be without the rule, orders aside."""
+        last = alphas(planned_looks(self.planned))[-1]
+        quantiles = stdtrit(max(self.seeds - 1, 1), [1 - last / 2, (1 + LEVEL) / 2])
+        return float(quantiles[0] / quantiles[1])
 
     @property
     def first_look(self) -> int:

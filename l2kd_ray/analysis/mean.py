@@ -26,22 +26,31 @@ from l2kd_ray.analysis.estimate import Moments
 from l2kd_ray.analysis.matrix import FloatArray
 
 ORDER, SEED, BOTH = (0,), (1,), (0, 1)
+_ROUNDING = 1e-20
+"""Squared points."""
 
 
 def moments(table: FloatArray, population: int) -> Moments:
     """The mean of tables `[..., k, S]` over all `population` orders, with its two variances.
 
-    `population` = k: the mean is over these orders only. The seed part is NaN for S = 1.
+    `population` = k: the mean is over these orders only. The seed part is NaN for S = 1 and where
+    all seeds have the same mean, from which their spread is not known.
     """
     orders, seeds = table.shape[-2:]
     squares = mean_products(table, table)
     return Moments(
         table.mean(axis=(-2, -1)),
         np.maximum(_order_part(squares[ORDER], squares[BOTH], table.shape, population), 0),
-        squares[SEED] / (orders * seeds),
+        known_spread(squares[SEED] / (orders * seeds)),
         orders - 1,
         seeds - 1,
     )
+
+
+def known_spread(variance: FloatArray) -> FloatArray:
+    """The variance over seeds of a mean, NaN where it is 0 but for rounding."""
+    found: FloatArray = np.where(variance > _ROUNDING, variance, np.nan)[()]
+    return found
 
 
 def covariances(x: FloatArray, y: FloatArray, population: int) -> tuple[FloatArray, FloatArray]:

@@ -19,6 +19,8 @@ class OrderPopulation(Named):
     NONE = "no order"
     ALL = "all"
     RANDOM = "random"
+    UNFAILED = "not failed"
+    """Those on which no trial failed, which are no random sample."""
     WILLIAMS = "williams"
     LISTED = "list"
 
@@ -41,6 +43,8 @@ class NoInterval(Named):
     ONE_SEED = "one seed"
     ONE_ORDER = "one order"
     SEEDS_DIFFER = "seeds ran different orders"
+    SEEDS_ALIKE = "seeds alike"
+    """The spread over seeds is not known to be 0 because a few of them agree."""
 
 
 class Undefined(Named):
@@ -72,7 +76,7 @@ class Note:
     undefined: Undefined | None = None
     reach: Reach | None = None
     left_out: int = 0
-    """Orders left out, as a trial failed on them."""
+    """Orders left out, as a trial failed, or has no score, on them."""
     descriptive: tuple[int, int] | None = None
     """Complete and planned trials of a mean over whatever is there, as no order is finished."""
     no_interval: NoInterval | None = None

@@ -61,7 +61,10 @@ def mean_gap(
 
 
 def over_orders(
-    results: pd.DataFrame, design: Design | None = None, arms: Collection[ArmId] | None = None
+    results: pd.DataFrame,
+    design: Design | None = None,
+    arms: Collection[ArmId] | None = None,
+    level: float = LEVEL,
 ) -> pd.DataFrame:
     """Robustness to the task order: one row for each method and setting.
 
@@ -72,12 +75,12 @@ def over_orders(
     mean and mopd their maximum. Complete trials only; NaN where undefined.
 
     A spread grows with the number of orders and shrinks with that of seeds, so those of `arms`
-    (default: all) are over the instances that every one of them has complete; where there are
-    none, over each arm's own, and `note` is `Caveat.NOT_COMPARABLE`.
+    (default: all) are over the orders that every one of them has complete on every seed; where
+    there are none, over each arm's own instances, and `note` is `Caveat.NOT_COMPARABLE`.
 
     Where orders were drawn at random, the largest seen is not the worst there is: at most `beyond`
-    (a share of all n! orders) are worse, and the worst 20 % begin below `bound20`, both with 95 %
-    confidence (`worst`), for the mean over these seeds.
+    (a share of all n! orders) are worse, and the worst 20 % begin below `bound20`, both at `level`
+    (`worst`), for the mean over these seeds.
     """
     score_columns = [name for name in results.columns if name.startswith("score/")]
     lifelong = results[results["complete"] & (results["order"] != "")]
@@ -87,25 +90,20 @@ def over_orders(
         keys = pd.MultiIndex.from_tuples(list(arms), names=["method", "setting"])
         lifelong = lifelong[pd.MultiIndex.from_frame(lifelong[["method", "setting"]]).isin(keys)]
     groups = dict(iter(lifelong.groupby(["method", "setting"], sort=False)))
-    everywhere = lifelong.groupby(["order", "seed"])["gap/abs"].transform("size") == len(groups)
+    seeds = len(design.seeds) if design else lifelong["seed"].nunique()
+    whole = lifelong.groupby("order")["gap/abs"].transform("size") == len(groups) * seeds
+    apart = not whole.any()
     rows = []
     for (method, setting), group in groups.items():
-        block = group[everywhere[group.index]]
-        apart = len(groups) > 1 and block.empty
-        own = group if apart else block
-        rows.append(
-            {
-                "method": method,
-                "setting": setting,
-                **_spread(own, score_columns, design),
-                "note": Caveat.NOT_COMPARABLE if apart else None,
-            }
-        )
+        own = group if apart else group[whole[group.index]]
+        spread = _spread(own, score_columns, None if apart else design, level)
+        note = Caveat.NOT_COMPARABLE if apart and len(groups) > 1 else None
+        rows.append({"method": method, "setting": setting, **spread, "note": note})
     return pd.DataFrame(rows)
 
 
 def _spread(
-    rows: pd.DataFrame, score_columns: Sequence[str], design: Design | None
+    rows: pd.DataFrame, score_columns: Sequence[str], design: Design | None, level: float
 ) -> dict[str, object]:
     by_order = rows.groupby("order")[["gap/abs", *score_columns]].mean()
     gaps = by_order["gap/abs"].dropna()
@@ -115,8 +113,8 @@ def _spread(
     values = gaps.to_numpy(dtype=float)
     beyond, bound = np.nan, np.nan
     if design is not None and design.sampled and len(values):
-        beyond = orders_beyond_worst(len(values), design.possible) / design.possible
-        bound = quantile_bound(values, design.possible)
+        beyond = orders_beyond_worst(len(values), design.possible, level) / design.possible
+        bound = quantile_bound(values, design.possible, level=level)
     return {
         "n_orders": len(by_order),
         "n_seeds": rows["seed"].map(train_seed).nunique(),

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import ceil, log2
 
 import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.design import ArmId, Design, Instance, cells, finished_orders
-from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate
+from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate, simultaneous
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
@@ -23,8 +24,8 @@ from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 _EXACT_SEEDS = 16
 _COLUMNS = (
     *("method", "setting", "against", "against/setting", "difference", "low", "high"),
-    *("p", "p_flip", "p_least", "p_holm", "p_flip_holm", "effect", "lower"),
-    *("n_orders", "n_seeds", "note"),
+    *("p", "p_adjusted", "p_flip", "p_flip_adjusted", "flip_seeds", "detectable", "at_most"),
+    *("effect", "lower", "n_orders", "n_seeds", "note"),
 )
 
 
@@ -34,11 +35,12 @@ class Paired:
 
     difference: Estimate
     p: float
-    """Two-sided, Student's t: below 0.05 exactly where the interval leaves 0 out."""
+    """Two-sided, Student's t: below 1 - level exactly where the interval leaves 0 out."""
     p_flip: float
-    """Two-sided, sign-flip: assumes no normal distribution, but holds for these orders only."""
-    p_least: float
-    """The smallest p that a sign-flip test over S seeds can give: 2^(1 - S)."""
+    """Two-sided, sign-flip: assumes no normal distribution. NaN where the orders are a sample, as
+    it tests the mean over the orders that ran and no other."""
+    detectable: float
+    """The difference that leaves 0 out with 80 % power, were the spread the one seen."""
     effect: float
     """Hedges's g of the seeds' differences: mean over standard deviation, corrected for few."""
     lower: float
@@ -59,14 +61,13 @@ def paired(
     if seeds < 2:
         note = Note(no_interval=NoInterval.ONE_SEED)
         alone = Estimate(float(difference.mean()), note=note)
-        return Paired(alone, np.nan, np.nan, 1.0, np.nan, lower)
-    found = moments(difference, population)
-    estimate, p = found.estimate(note, level), found.p
+        return Paired(alone, np.nan, np.nan, np.nan, np.nan, lower)
     if orders == 1 < population:
         note = replace(note, no_interval=NoInterval.ONE_ORDER)
-        estimate, p = Estimate(float(difference.mean()), note=note), np.nan
-    least = 2.0 ** (1 - seeds)
-    return Paired(estimate, p, sign_flip(by_seed), least, hedges(by_seed), lower)
+    found = moments(difference, population)
+    estimate = found.estimate(note, level)
+    flip = sign_flip(by_seed) if orders == population and estimate.bounded else np.nan
+    return Paired(estimate, found.p, flip, found.detectable(level), hedges(by_seed), lower)
 
 
 def sign_flip(values: FloatArray, repeats: int = 100_000) -> float:
@@ -126,10 +127,17 @@ def compare_methods(
     p-values scaled so that they compare with 0.05. No arm is called better: that is the reader's
     judgement of sign, size and p.
 
+    Intervals and adjusted p are simultaneous over the m rows (Bonferroni): an interval of level
+    1 - 0.05 / m leaves 0 out exactly where m p is below 0.05. A step-down procedure such as Holm's
+    rejects a little more, but has no two-sided intervals that say how large a difference is.
+
     Returns:
-        method, setting, against, against/setting, difference, low, high, p, p_flip, p_least,
-        p_holm and p_flip_holm (over the rows), effect, lower (share of instances where the gap of
-        `method` is the smaller one), n_orders, n_seeds, note.
+        method, setting, against, against/setting, difference, low, high, p, p_adjusted, p_flip,
+        p_flip_adjusted (both NaN where it could not go below 0.05), flip_seeds (the fewest seeds
+        with which it could; NaN where orders are a sample), detectable (the difference that such an
+        interval tells from 0 with 80 % power), at_most (the largest difference, either way, that
+        the interval leaves), effect, lower (share of instances where the gap of `method` is the
+        smaller one), n_orders, n_seeds, note.
     """
     orders = finished_orders(results, arms, design, failed)
     now = reading(len(orders), len(design.orders), stopping=stopping)
@@ -137,33 +145,59 @@ def compare_methods(
     for method, setting in arms:
         own = results[(results["method"] == method) & (results["setting"] == setting)]
         tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds).by_seed
+    pairs = list(combinations(arms, 2))
     rows = []
-    for one, other in combinations(arms, 2):
+    for one, other in pairs:
         names = dict(zip(_COLUMNS, (*one, *other), strict=False))
-        rows.append({**names, **_numbers(tables[one], tables[other], design, now)})
-    frame = pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
-    frame["p_holm"], frame["p_flip_holm"] = (holm(frame[p].tolist()) for p in ("p", "p_flip"))
-    return frame
+        rows.append({**names, **_numbers(tables[one], tables[other], design, now, len(pairs))})
+    return pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
 
 
-def _numbers(a: FloatArray, b: FloatArray, design: Design, now: Reading) -> dict[str, object]:
-    """The columns of one pair of tables `[finished orders, seeds]`."""
+def flip_seeds(tests: int, level: float = LEVEL) -> int:
+    """The fewest seeds with which one of so many sign-flip tests can be below 1 - level.
+
+    The least p over S seeds is 2^(1 - S), and Bonferroni's correction multiplies it by `tests`.
+    """
+    return 1 + ceil(log2(tests / (1 - level)))
+
+
+def _numbers(
+    a: FloatArray, b: FloatArray, design: Design, now: Reading, pairs: int
+) -> dict[str, object]:
+    """The columns of one of so many pairs of tables `[finished orders, seeds]`."""
     whole = np.flatnonzero(~np.isnan(a + b).any(axis=1))
     sizes = {"n_orders": len(whole), "n_seeds": a.shape[1]}
     if not len(whole):
         return {**sizes, "note": Note(undefined=Undefined.NO_FINISHED_ORDER)}
-    population, level = design.population(len(whole)), now.level
-    note = now.note(Note(reach=design.reach(len(whole)), left_out=len(a) - len(whole)))
+    population, left_out = design.population(len(whole)), len(a) - len(whole)
+    note = now.note(Note(reach=design.reach(len(whole), left_out), left_out=left_out))
+    level = simultaneous(now.level, pairs)
     found = paired(a[whole], b[whole], population, note, LEVEL if level is None else level)
+    known = {} if level is None else _tests(found, now, pairs, a.shape[1])
     return {
         "difference": found.difference.value,
-        "low": np.nan if level is None else found.difference.low,
-        "high": np.nan if level is None else found.difference.high,
-        "p": now.adjusted(found.p),
-        "p_flip": now.adjusted(found.p_flip),
-        "p_least": found.p_least,
+        **known,
         "effect": found.effect,
         "lower": found.lower,
         **sizes,
         "note": found.difference.note,
+    }
+
+
+def _tests(found: Paired, now: Reading, pairs: int, seeds: int) -> dict[str, float]:
+    """The columns that a look is needed for."""
+    difference, p, flip = found.difference, now.adjusted(found.p), now.adjusted(found.p_flip)
+    needed = np.nan if np.isnan(flip) else flip_seeds(pairs)
+    if not seeds >= needed:
+        flip = np.nan
+    return {
+        "low": difference.low,
+        "high": difference.high,
+        "p": p,
+        "p_adjusted": float(np.minimum(pairs * p, 1)),
+        "p_flip": flip,
+        "p_flip_adjusted": float(np.minimum(pairs * flip, 1)),
+        "flip_seeds": needed,
+        "detectable": found.detectable,
+        "at_most": max(-difference.low, difference.high),
     }

@@ -8,7 +8,8 @@ import pandas as pd
 
 from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.design import Design, cells
-from l2kd_ray.analysis.estimate import Estimate
+from l2kd_ray.analysis.estimate import LEVEL, Estimate
+from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.names import SEPARATOR
@@ -41,7 +42,11 @@ def task_rows(trials: Iterable[ScoredTrial], results: pd.DataFrame) -> pd.DataFr
 
 
 def mean_by(
-    rows: pd.DataFrame, by: Sequence[str], design: Design, orders: Sequence[str]
+    rows: pd.DataFrame,
+    by: Sequence[str],
+    design: Design,
+    orders: Sequence[str],
+    level: float = LEVEL,
 ) -> pd.DataFrame:
     """Means of `task_rows` of one method and setting, for each value of `by`.
 
@@ -61,7 +66,8 @@ def mean_by(
         ran = set(group["order"])
         own = [order for order in orders if order in ran]
         population = len(own) if design.kind == "list" else design.possible // cut
-        estimates = {name: _mean(group, name, own, design, population) for name in _NUMBERS}
+        tables = {name: cells(group, name, own, design.seeds).whole.by_seed for name in _NUMBERS}
+        estimates = {name: _mean(table, population, level) for name, table in tables.items()}
         row: dict[str, object] = dict(zip(by, value, strict=True))
         for name, estimate in estimates.items():
             row[name] = estimate.value
@@ -71,10 +77,5 @@ def mean_by(
     return pd.DataFrame(found)
 
 
-def _mean(
-    group: pd.DataFrame, column: str, orders: Sequence[str], design: Design, population: int
-) -> Estimate:
-    table = cells(group, column, orders, design.seeds).whole.by_seed
-    if not len(table):
-        return Estimate()
-    return moments(table, population).estimate()
+def _mean(table: FloatArray, population: int, level: float) -> Estimate:
+    return moments(table, population).estimate(level=level) if len(table) else Estimate()

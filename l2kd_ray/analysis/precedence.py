@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from l2kd_ray.analysis.estimate import Estimate, Moments
+from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.names import SEPARATOR
 
@@ -90,7 +90,9 @@ def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.
     return Ridge((vt.T * shrunk) @ u.T, penalty, float(noise[best]))
 
 
-def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.DataFrame:
+def effects(
+    table: FloatArray, orders: Sequence[str], population: int, level: float = LEVEL
+) -> pd.DataFrame:
     """The coefficients of values `[orders, seeds]`, one row each.
 
     A pair's effect is how many points the value is higher when `first` comes before `second`
@@ -117,7 +119,7 @@ def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.Dat
         max(len(table) - 1 - feature_count(len(tasks)), 1),
         seeds - 1,
     )
-    half = found.half_width()
+    half = found.half_width(level)
     names = [*combinations(tasks, 2), *((task, "") for task in tasks)]
     return pd.DataFrame(
         {
@@ -131,7 +133,10 @@ def effects(table: FloatArray, orders: Sequence[str], population: int) -> pd.Dat
 
 
 def precedence_map(
-    tables: dict[str, FloatArray], orders: Sequence[str], population: int
+    tables: dict[str, FloatArray],
+    orders: Sequence[str],
+    population: int,
+    level: float = LEVEL,
 ) -> pd.DataFrame:
     """Effect of each other task on each task's own gap `[orders, seeds]`.
 
@@ -142,7 +147,7 @@ def precedence_map(
     """
     rows = []
     for task, table in tables.items():
-        for row in effects(table, orders, population).to_dict("records"):
+        for row in effects(table, orders, population, level).to_dict("records"):
             first, second = row["first"], row["second"]
             if second == "" and first == task:
                 rows.append(("", task, row["effect"], row["low"], row["high"]))
@@ -153,7 +158,9 @@ def precedence_map(
     return pd.DataFrame(rows, columns=["earlier", "task", "effect", "low", "high"])
 
 
-def extremes(table: FloatArray, orders: Sequence[str], population: int) -> pd.DataFrame:
+def extremes(
+    table: FloatArray, orders: Sequence[str], population: int, level: float = LEVEL
+) -> pd.DataFrame:
     """The orders of the smallest and the largest predicted value, of all n!, with intervals.
 
     The predictor is the best linear one under the model: of an order that ran, its own mean drawn
@@ -184,7 +191,7 @@ def extremes(table: FloatArray, orders: Sequence[str], population: int) -> pd.Da
     def predicted(values: FloatArray, wrong: float) -> Estimate:
         """The mean of one prediction a seed; `wrong` is the model's own part of the variance."""
         parts = np.asarray(wrong), np.asarray(values.var(ddof=1) / seeds)
-        return Moments(np.asarray(values.mean()), *parts, free, seeds - 1).estimate()
+        return Moments(np.asarray(values.mean()), *parts, free, seeds - 1).estimate(level=level)
 
     rows = []
     for which, sign in (("best", -1.0), ("worst", 1.0)):

@@ -16,7 +16,7 @@ import numpy as np
 
 from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.analysis.mean import covariances
+from l2kd_ray.analysis.mean import covariances, known_spread
 from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 
 
@@ -25,8 +25,8 @@ def ratio(
 ) -> Estimate:
     """Mean of x over mean of y, tables `[k, S]` of the same orders and seeds.
 
-    Without an interval for one seed; undefined where y's interval holds 0, as the ratio then has
-    no bounds.
+    Without an interval for one seed, or seeds that all agree; undefined where y's interval holds 0,
+    as the ratio then has no bounds.
     """
     top, bottom = float(x.mean()), float(y.mean())
     if bottom == 0:
@@ -36,6 +36,8 @@ def ratio(
     order, seed = covariances(x, y, population)
     v = order + seed
     contrast = np.array([1.0, -top / bottom])
+    if np.isnan(known_spread(contrast @ seed @ contrast)):
+        return Estimate(top / bottom, note=Note(no_interval=NoInterval.SEEDS_ALIKE))
     t = _quantile(contrast @ order @ contrast, contrast @ seed @ contrast, x.shape, level)
     unbounded = Note(undefined=Undefined.RATIO_MAY_BE_TO_ZERO)
     if abs(bottom) <= _quantile(order[1, 1], seed[1, 1], x.shape, level) * sqrt(v[1, 1]):

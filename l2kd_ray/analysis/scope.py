@@ -15,6 +15,7 @@ from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted
 from l2kd_ray.analysis.components import decompose
 from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
@@ -59,6 +60,11 @@ class Scope:
             now = reading(len(orders), len(design.orders), stopping=stopping)
         return Scope(design, tuple(arms), orders[: now.orders], now, results)
 
+    @property
+    def level(self) -> float:
+        """Level of the intervals; that of a finished study where none may be shown yet."""
+        return self.reading.level or LEVEL
+
     def rows(self, arm: ArmId) -> pd.DataFrame:
         """The complete trials of an arm that have a gap, whether or not they are used."""
         own = (self.results["method"] == arm[0]) & (self.results["setting"] == arm[1])
@@ -92,7 +98,8 @@ def _implied(results: pd.DataFrame, arms: Sequence[ArmId]) -> Design:
 def by_order(scope: Scope) -> pd.DataFrame:
     """The mean gap of every order that ran: order, gap, low, high, n_seeds.
 
-    The interval is of the order's mean over seeds, by itself; none where a seed is missing.
+    The interval is of the order's mean over seeds, by itself; none where a seed is missing, nor
+    of an order beyond the ones that may be read yet.
     """
 
     def of(arm: ArmId) -> pd.DataFrame:
@@ -100,9 +107,10 @@ def by_order(scope: Scope) -> pd.DataFrame:
         seed = rows["seed"].map(train_seed)
         means = rows.groupby(["order", seed])[GAP].mean().groupby("order")
         frame = means.agg(["mean", "size"]).set_axis(["gap", "n_seeds"], axis=1)
-        found = cells(rows, GAP, list(frame.index), scope.design.seeds).whole
+        read = [order for order in scope.orders if order in frame.index]
+        found = cells(rows, GAP, read, scope.design.seeds).whole
         by_seed = found.by_seed[:, None, :]  # each order a table of its own
-        width = moments(by_seed, 1).half_width() if by_seed.size else np.empty(0)
+        width = moments(by_seed, 1).half_width(scope.level) if by_seed.size else np.empty(0)
         half = pd.Series(width, index=found.orders, dtype=float).reindex(frame.index)
         frame["low"], frame["high"] = frame["gap"] - half, frame["gap"] + half
         return frame[["gap", "low", "high", "n_seeds"]].rename_axis("order").reset_index()
@@ -115,7 +123,7 @@ def variance(scope: Scope) -> pd.DataFrame:
 
     def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
-        return decompose(found, scope.design.population(len(found.orders)))
+        return decompose(found, scope.design.population(len(found.orders)), scope.level)
 
     return scope.each(of)
 
@@ -129,7 +137,9 @@ def advice(scope: Scope, arm: ArmId) -> Advice | None:
     if parts.empty:
         return None
     known = dict(zip(parts["component"], parts["variance"], strict=True))
-    return advise(known, len(found.orders), len(found.train), population)
+    size = len(found.orders), len(found.train)
+    references = scope.results.loc[scope.results["order"] == "", "method"].nunique()
+    return advise(known, *size, population, len(scope.arms), references)
 
 
 def assisted_means(scope: Scope) -> pd.DataFrame:
@@ -140,13 +150,12 @@ def assisted_means(scope: Scope) -> pd.DataFrame:
 
     def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
-        k, possible, level = len(found.orders), scope.design.possible, scope.reading.level
+        k, possible = len(found.orders), scope.design.possible
         estimate = [np.nan] * 3
         tasks = len(scope.design.orders[0].split(SEPARATOR)) if scope.design.orders else 0
         if scope.design.sampled and enough_orders(k, tasks, possible):
-            mean = assisted(found.by_seed, found.orders, possible)
-            known = mean.estimate(level=level) if level else mean.estimate()
-            bounds = [known.low, known.high] if level else [np.nan, np.nan]
+            known = assisted(found.by_seed, found.orders, possible).estimate(level=scope.level)
+            bounds = [known.low, known.high] if scope.reading.level else [np.nan, np.nan]
             estimate = [known.value, *bounds]
         return pd.DataFrame([estimate], columns=["value", "low", "high"])
 
@@ -160,19 +169,20 @@ def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
         tables = {task: scope.cells(arm, f"gap/{task}") for task in tasks}
         orders = next(iter(tables.values())).orders
         values = {task: table.by_seed for task, table in tables.items()}
-        return precedence_map(values, orders, scope.design.population(len(orders)))
+        return precedence_map(values, orders, scope.design.population(len(orders)), scope.level)
 
     return scope.each(of)
 
 
 def over_table(
-    scope: Scope, function: Callable[[FloatArray, Sequence[str], int], pd.DataFrame]
+    scope: Scope, function: Callable[[FloatArray, Sequence[str], int, float], pd.DataFrame]
 ) -> pd.DataFrame:
     """`effects` on the mean gap, or its `extremes`, of every method."""
 
     def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
-        return function(found.by_seed, found.orders, scope.design.population(len(found.orders)))
+        population = scope.design.population(len(found.orders))
+        return function(found.by_seed, found.orders, population, scope.level)
 
     return scope.each(of)
 
@@ -190,7 +200,8 @@ def places(scope: Scope, trials: Iterable[ScoredTrial]) -> pd.DataFrame:
 
     def of(arm: ArmId) -> pd.DataFrame:
         own = rows[(rows["method"] == arm[0]) & (rows["setting"] == arm[1])]
-        parts = [mean_by(own, [by], scope.design, scope.orders) for by in ("task", "place")]
+        where = scope.design, scope.orders, scope.level
+        parts = [mean_by(own, [by], *where) for by in ("task", "place")]
         found = pd.concat(parts, ignore_index=True).reindex(columns=_PLACES)
         found["place"] = found["place"].astype("Int64")
         return found.assign(task=found["task"].fillna(""))

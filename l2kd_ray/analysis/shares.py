@@ -47,7 +47,7 @@ def gap_closed(
     population = design.population(len(x))
     open_share = ratio(x, y, population, of_baseline.note, level or LEVEL)
     if not open_share.bounded:
-        return Estimate(note=open_share.note)
+        return Estimate(1 - open_share.value, note=open_share.note)
     return Estimate(1 - open_share.value, 1 - open_share.high, 1 - open_share.low, of_baseline.note)
 
 

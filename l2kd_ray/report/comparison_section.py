@@ -17,20 +17,18 @@ from l2kd_ray.report.blocks import (
     Table,
     measured,
     signed,
-    text,
 )
-from l2kd_ray.report.labels import method_label
-from l2kd_ray.report.sentences import note_words
+from l2kd_ray.report.labels import level_label, method_label
+from l2kd_ray.report.sentences import apart_words, flip_words, note_words
 
 _MOST_DRAWN = 15
 """Pairs; above, the table alone."""
 _TITLE = "Methods against each other"
 _TESTS = {
     "p (t)": "p",
-    "Holm (t)": "p_holm",
+    "p (t), all pairs": "p_adjusted",
     "p (flip)": "p_flip",
-    "Least p": "p_least",
-    "Holm (flip)": "p_flip_holm",
+    "p (flip), all pairs": "p_flip_adjusted",
     "Effect (g)": "effect",
 }
 """Shown name and column of `compare_methods`."""
@@ -67,7 +65,7 @@ def _picture(rows: pd.DataFrame) -> Picture:
         "ends closer to multi-task."
     )
     if rows["low"].notna().any():
-        caption += " Bar: 95 % interval; filled where it leaves 0 out."
+        caption += f" Bar: {_interval(rows)}; filled where it leaves 0 out."
     return Picture(
         "differences",
         f"Paired differences of the mean gap in points: {words}.",
@@ -81,12 +79,15 @@ def _table(rows: pd.DataFrame) -> Table:
     frame["Difference"] = measured(rows, "difference", "low", "high")
     caption = "Points of gap, first minus second."
     if rows["p"].notna().any():
-        tests = [rows[name].astype(float) for name in _TESTS.values()]
-        frame = pd.concat([frame, pd.DataFrame(dict(zip(_TESTS, tests, strict=True)))], axis=1)
+        flips = rows["p_flip"].notna().any()
+        for name, column in _TESTS.items():
+            if flips or "flip" not in column:
+                frame[name] = rows[column].astype(float)
         caption += (
-            " Below, the 95 % interval. Tests of the seeds' means, two-sided: Student's t, and "
-            "sign-flip with the least p that so many seeds can give. Holm: for all pairs together. "
-            "Effect: Hedges's g of the seeds' differences."
+            f" Below, the {_interval(rows)}. Tests over seeds, two-sided: Student's t"
+            f"{', and sign-flip, of these orders alone' if flips else ''}. All pairs: times their "
+            "number (Bonferroni), below 0.05 exactly where the interval leaves 0 out. Effect: "
+            "Hedges's g of the seeds' differences."
         )
     frame["Closer on, %"] = 100 * rows["lower"].astype(float)
     caption += " Closer on: share of instances on which the first has the smaller gap."
@@ -94,8 +95,14 @@ def _table(rows: pd.DataFrame) -> Table:
     return Table("comparisons", caption, frame, digits=digits)
 
 
+def _interval(rows: pd.DataFrame) -> str:
+    together = f", simultaneous over {len(rows)} pairs" if len(rows) > 1 else ""
+    return f"{level_label(rows['note'].iloc[0].look)} interval{together}"
+
+
 def _notes(rows: pd.DataFrame) -> list[Block]:
-    """The population that the differences hold for, once for all pairs that share it."""
+    """The population that the differences hold for, once for all pairs that share it; which pairs
+    are not told apart; and why there is no sign-flip test."""
     notes: dict[Note, list[str]] = {}
     for name, note in zip(_names(rows), rows["note"], strict=True):
         notes.setdefault(note, []).append(name)
@@ -107,12 +114,13 @@ def _notes(rows: pd.DataFrame) -> list[Block]:
         blocks.append(
             Prose(f"**How far it reaches:** {note_words(note) or 'these orders'}{over}{which}.")
         )
-    if 1 < seeds < 6:
-        least = text(float(rows["p_least"].min()), PROBABILITY)
-        blocks.append(
-            Prose(
-                f"With {seeds} seeds a sign-flip test cannot go below {least}, whatever the "
-                "difference; six seeds are the fewest that can reach 0.05."
-            )
-        )
+    undecided = rows[(rows["low"] <= 0) & (rows["high"] >= 0)]
+    blocks += [
+        Prose(f"**{name}:** {apart_words(row['detectable'], row['at_most'])}.")
+        for name, row in zip(_names(undecided), undecided.to_dict("records"), strict=True)
+        if len(rows) <= _MOST_DRAWN
+    ]
+    if rows["p"].notna().any() and rows["p_flip"].isna().all():
+        needed = rows["flip_seeds"].max()
+        blocks.append(Prose(flip_words(seeds, len(rows), needed)))
     return blocks

@@ -10,7 +10,7 @@ from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.scope import advice
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import Block, Fold, Picture, Prose, ReportSection, Table, measured, text
-from l2kd_ray.report.labels import method_label
+from l2kd_ray.report.labels import level_label, method_label
 from l2kd_ray.report.sentences import advice_words
 from l2kd_ray.report.style import LineStyle
 
@@ -24,7 +24,9 @@ def driver_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repor
     if table.empty:
         return [ReportSection(_TITLE, (Prose(_missing(found)),))]
     numbers = Fold("The numbers", (_table(table),))
-    return [ReportSection(_TITLE, (_picture(table, look), numbers, *_advice(found)))]
+    return [
+        ReportSection(_TITLE, (_picture(table, look, found.scope.level), numbers, *_advice(found)))
+    ]
 
 
 def _missing(found: Findings) -> str:
@@ -44,7 +46,7 @@ def _missing(found: Findings) -> str:
     )
 
 
-def _picture(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Picture:
+def _picture(table: pd.DataFrame, look: Mapping[str, LineStyle], level: float) -> Picture:
     words = "; ".join(
         f"{method_label(str(method))}: "
         + ", ".join(
@@ -57,7 +59,7 @@ def _picture(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Picture:
         "variance",
         f"Standard deviation of the gap by component, in points: {words}.",
         "How much of the gap's spread comes from the order of the tasks, from the seed, and from "
-        "both together. Line: 95 % interval; an arrow where it goes on.",
+        f"both together. Line: {level_label(level)} interval; an arrow where it goes on.",
         figures.components(table, look),
     )
 
@@ -90,7 +92,8 @@ def _advice(found: Findings) -> list[Block]:
     ]
     if not blocks:
         return []
-    intro = "**Where the next hours narrow the interval most**, each trial at the same cost:"
+    intro = "**Where the next hours narrow the interval most**, each trial at the same cost, "
+    intro += "a seed with its references:"
     if scope.design.kind == "list" and len(scope.orders) < scope.design.possible:
         intro += " (the study lists its orders, so its intervals are for those)"
     return [Prose(intro), *blocks]

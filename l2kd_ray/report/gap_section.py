@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -19,12 +19,21 @@ from l2kd_ray.report.blocks import (
     measured,
     text,
 )
-from l2kd_ray.report.labels import interval_label, method_label, row_labels, task_labels
+from l2kd_ray.report.labels import (
+    interval_label,
+    level_label,
+    method_label,
+    row_labels,
+    task_labels,
+)
 from l2kd_ray.report.sentences import note_words
 from l2kd_ray.report.style import LineStyle
 
-_INTERVAL = " Below a mean, its 95 % interval."
-EACH = " Below each, its 95 % interval by itself."
+
+def each_by_itself(found: Findings, low: pd.Series[float]) -> str:
+    """The end of a caption of a table with intervals of these lower ends below its numbers."""
+    level = level_label(found.scope.level)
+    return f" Below each, its {level} interval by itself." if low.notna().any() else ""
 
 
 def gap_section(
@@ -43,7 +52,8 @@ def gap_section(
                 strict=True,
             )
         )
-        bar = " Bar: 95 % interval." if with_gap["gap/low"].notna().any() else ""
+        known = with_gap["gap/low"].notna().any()
+        bar = f" Bar: {level_label(found.scope.level)} interval." if known else ""
         blocks.append(
             Picture(
                 "gap_by_method",
@@ -54,7 +64,7 @@ def gap_section(
             )
         )
     if len(arms):
-        table = _gap_table(arms, found.tasks, over_examples)
+        table = _gap_table(found, over_examples)
         blocks += [table, *_reasons(arms), *_task_table(found)]
     else:
         blocks.append(Prose("No lifelong method has a score yet."))
@@ -62,10 +72,8 @@ def gap_section(
     return ReportSection("Gap to multi-task", tuple(blocks))
 
 
-def _gap_table(
-    arms: pd.DataFrame, tasks: Sequence[str], over_examples: pd.DataFrame | None
-) -> Table:
-    labels = task_labels(tasks)
+def _gap_table(found: Findings, over_examples: pd.DataFrame | None) -> Table:
+    arms, labels = found.arms, task_labels(found.tasks)
     frame = pd.DataFrame({"Method": row_labels(arms)})
     frame["Mean gap"] = measured(arms, "gap/abs", "gap/low", "gap/high")
     for task, label in labels.items():
@@ -75,10 +83,12 @@ def _gap_table(
     if arms["gap/teacher"].notna().any():
         frame["Below teacher"] = measured(arms, "gap/teacher", "teacher/low", "teacher/high")
         words = " Below teacher: the mean score of the teachers minus the student's."
+    interval = ""
+    if arms["gap/low"].notna().any():
+        interval = f" Below a mean, its {level_label(found.scope.level)} interval by itself."
     words = (
         "Gap in points, and by task: multi-task minus the end of the stream; lower is better."
-        f"{_INTERVAL if arms['gap/low'].notna().any() else ''} Relative: of the multi-task score."
-        + words
+        f"{interval} Relative: of the multi-task score.{words}"
     )
     if BASELINE in set(arms["method"]):
         frame["Gap closed, %"] = measured(arms, "closed/value", "closed/low", "closed/high", 100)
@@ -111,7 +121,7 @@ def _task_table(found: Findings) -> list[Block]:
     )
     caption = (
         "By task: gap, forgetting, the score right after the task was learned and the final one."
-        f"{EACH if rows['gap/low'].notna().any() else ''}"
+        f"{each_by_itself(found, rows['gap/low'])}"
     )
     return [Fold("By task", (Table("tasks", caption, place_columns(frame, rows)),))]
 

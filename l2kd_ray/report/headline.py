@@ -8,7 +8,14 @@ import pandas as pd
 
 from l2kd_ray.analysis import Note
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import count, interval_label, method_label, p_words, setting_label
+from l2kd_ray.report.labels import (
+    count,
+    interval_label,
+    level_label,
+    method_label,
+    p_words,
+    setting_label,
+)
 from l2kd_ray.report.sentences import note_words, qualifier
 
 
@@ -34,6 +41,7 @@ def headline(
 ) -> str:
     """The gap table (`compare`) in a few words, **strong** marks on the method and its number.
 
+    The interval is simultaneous over all shown methods, as the one named is picked for its gap.
     `comparisons` (`compare_methods`) add how the method compares with the next one, with its test.
     `doubtful`: the bound fails a check, so that a gap to it says little.
     """
@@ -49,7 +57,10 @@ def headline(
         words += "so far, " if doubtful else "So far, "
     words += f"{name} ends **{text(abs(gap))} points {side} multi-task**"
     if pd.notna(best["gap/low"]):
-        words += f" (95 % interval {interval_label(best['gap/low'], best['gap/high'])})"
+        level, several = level_label(best["gap/note"].look), int(best["joint/n"])
+        bounds = interval_label(best["joint/low"], best["joint/high"])
+        of = f", which holds for the smallest of {several} gaps" if several > 1 else ""
+        words += f" ({level} interval {bounds}{of})"
     words += f", the mean over {_scope(best)}{_reach(best)}."
     return " ".join([words, *_against(best, comparisons), *_closed(best)])
 
@@ -82,11 +93,14 @@ def _against(best: pd.Series[Any], comparisons: pd.DataFrame | None) -> list[str
     other = method_label(str(row["against"] if sign > 0 else row["method"]))
     side, toward = ("narrower", -sign) if difference <= 0 else ("wider", sign)
     low, high = sorted((toward * float(row["low"]), toward * float(row["high"])))
-    holm = f", Holm over {len(tested)} pairs" if len(tested) > 1 else ""
+    flip = ""
+    if pd.notna(row["p_flip_adjusted"]):
+        flip = f", {p_words(row['p_flip_adjusted'])} by sign-flip"
+    together = f", for all {len(comparisons)} pairs together" if len(comparisons) > 1 else ""
     return [
-        f"Its gap is {text(abs(difference))} points {side} than that of {other} (paired, 95 % "
-        f"interval {interval_label(low, high)}; {p_words(row['p_holm'])} by t, "
-        f"{p_words(row['p_flip_holm'])} by sign-flip{holm})."
+        f"Its gap is {text(abs(difference))} points {side} than that of {other} (paired, "
+        f"{level_label(row['note'].look)} interval {interval_label(low, high)}; "
+        f"{p_words(row['p_adjusted'])} by t{flip}{together})."
     ]
 
 

@@ -8,6 +8,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
+from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
@@ -75,6 +76,11 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
 def interval_label(low: float, high: float, digits: int = 1, scale: float = 1) -> str:
     """`2.4 to 3.8`, or a dash."""
     return between(Measured(scale * low, scale * low, scale * high), digits)
+
+
+def level_label(level: float | None) -> str:
+    """`95 %`, or the level of a planned look as it is: `97.75 %`."""
+    return f"{100 * (level or LEVEL):.4g} %"
 
 
 def p_words(p: float) -> str:

@@ -21,8 +21,8 @@ from l2kd_ray.report.blocks import (
     measured,
     text,
 )
-from l2kd_ray.report.gap_section import EACH, place_columns
-from l2kd_ray.report.labels import method_label, order_labels, ordinal, row_labels
+from l2kd_ray.report.gap_section import each_by_itself, place_columns
+from l2kd_ray.report.labels import level_label, method_label, order_labels, ordinal, row_labels
 from l2kd_ray.report.sentences import CAVEATS
 from l2kd_ray.report.style import LineStyle
 
@@ -48,7 +48,10 @@ def _picture(found: Findings, look: Mapping[str, LineStyle]) -> Picture:
     _, legend = order_labels(every)
     caption = f"The gap of each of the {len(every)} task orders, from the easiest to the hardest."
     if table["low"].notna().any():
-        caption += " Lines: 95 % intervals over seeds, of each order by itself, cut at the edge."
+        level = level_label(found.scope.level)
+        caption += (
+            f" Lines: {level} intervals over seeds, of each order by itself, cut at the edge."
+        )
     if named and rows["seed"].nunique() > 1:
         caption += " Small markers: single seeds."
     if named and legend:
@@ -81,17 +84,18 @@ def _spread_table(found: Findings) -> list[Block]:
         "CVaR 20 %": rows["cvar20"].astype(float),
     }
     caption = (
-        "The gap over task orders, in points, seeds averaged first, on the instances that all "
-        "methods have complete. Std of orders: without the noise of seeds. CVaR 20 %: mean of the "
-        "worst fifth of the orders that ran."
+        "The gap over task orders, in points, seeds averaged first, on the orders that all "
+        "methods have complete on every seed. Std of orders: without the noise of seeds. CVaR 20 "
+        "%: mean of the worst fifth of the orders that ran."
     )
     if rows["beyond"].gt(0).any():
         columns |= {
             "Bound 20 %": rows["bound20"].astype(float),
             "Beyond, %": 100 * rows["beyond"].astype(float),
         }
+        level = level_label(found.scope.level)
         caption += (
-            " Of all orders, those that did not run among them, with 95 % confidence each: the "
+            f" Of all orders, those that did not run among them, with {level} confidence each: the "
             "worst fifth begins below Bound 20 % (\N{INFINITY}: too few ran to say), and at most "
             "Beyond are worse than the worst that ran."
         )
@@ -148,7 +152,7 @@ def _every_order(found: Findings) -> list[Block]:
     cut = len(hardest) > len(every)
     caption = (
         f"{f'The {len(every)} hardest orders: the' if cut else 'The'} gap of every order in "
-        f"points, mean over seeds; hardest first.{EACH if table['low'].notna().any() else ''} "
+        f"points, mean over seeds; hardest first.{each_by_itself(found, table['low'])} "
         f"Press a column's name to sort by it.{f' Tasks: {legend}.' if legend else ''}"
     )
     listed = Table("by_order", caption, frame)
@@ -170,7 +174,7 @@ def _place_table(found: Findings) -> list[Block]:
     )
     caption = (
         "By position in the order, whichever task stood there: gap, forgetting, the score right "
-        f"after learning and the final one.{EACH if rows['gap/low'].notna().any() else ''}"
+        f"after learning and the final one.{each_by_itself(found, rows['gap/low'])}"
     )
     table = Table("places", caption, place_columns(frame, rows))
     return [folded(table, "By position in the order")]

@@ -21,7 +21,7 @@ from l2kd_ray.report.blocks import (
     measured,
     signed,
 )
-from l2kd_ray.report.labels import method_label, order_labels, task_labels
+from l2kd_ray.report.labels import level_label, method_label, order_labels, task_labels
 
 _TITLE = "Which task hurts which"
 
@@ -88,7 +88,8 @@ def _picture(found: Findings) -> Picture:
         "Estimates are drawn towards 0 (ridge)."
     )
     if any(marks.any() for marks in sure.values()):
-        caption += " Outlined and bold: the 95 % interval leaves 0 out, each by itself."
+        level = level_label(found.scope.level)
+        caption += f" Outlined and bold: the {level} interval leaves 0 out, each by itself."
     return Picture(
         "precedence",
         f"Effects of precedence on each task's gap, in points. The most harmful: {words}.",
@@ -122,8 +123,9 @@ def _extremes(found: Findings) -> Block:
     )
     caption = (
         "The best and the worst of all orders, as the model and the orders that ran predict them, "
-        "with 95 % intervals that know of the luck in being picked. By other seeds: each seed's "
-        f"prediction of the order that the others pick.{f' Tasks: {legend}.' if legend else ''}"
+        f"with {level_label(found.scope.level)} intervals that know of the luck in being picked. "
+        "By other seeds: each seed's prediction of the order that the others pick."
+        f"{f' Tasks: {legend}.' if legend else ''}"
     )
     return Table("extremes", caption, frame)
 
@@ -145,7 +147,8 @@ def _effects(found: Findings) -> Block:
     )
     caption = (
         "Points of the mean gap over all tasks: a pair, against its other way round; last, against "
-        "the mean of all. Strongest first; 95 % intervals of the shrunk effects, each by itself."
+        f"the mean of all. Strongest first; {level_label(found.scope.level)} intervals of the "
+        "shrunk effects, each by itself."
     )
     table = Table("effects", caption, frame, digits={"Effect on the mean gap": 2})
     return Fold("Effects on the mean gap", (table,))

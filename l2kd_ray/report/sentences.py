@@ -20,10 +20,11 @@ from l2kd_ray.analysis import (
 )
 from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import count, method_label, setting_label
+from l2kd_ray.report.labels import count, level_label, method_label, setting_label
 
 _QUALIFIERS = {
     OrderPopulation.RANDOM: "drawn at random: holds for all {possible:,}",
+    OrderPopulation.UNFAILED: "holds for the orders that did not fail",
     OrderPopulation.WILLIAMS: "a Williams design: model-based, as if they were drawn at random",
     OrderPopulation.LISTED: "holds for these only",
 }
@@ -71,6 +72,7 @@ UNDEFINED = {
 NO_INTERVAL = {
     NoInterval.ONE_SEED: "one seed: no interval",
     NoInterval.ONE_ORDER: "no interval, as one order shows no spread over orders",
+    NoInterval.SEEDS_ALIKE: "no interval, as all seeds agree: how far they differ is not known",
     NoInterval.SEEDS_DIFFER: "unfinished: the seeds have run different orders, no interval",
 }
 CAVEATS = {
@@ -91,10 +93,13 @@ def note_words(note: Note, *, counted: bool = False) -> str:
 def _clauses(note: Note, counted: bool) -> Iterator[str]:
     if note.undefined:
         yield UNDEFINED[note.undefined]
-    if note.reach and (reach := qualifier(note.reach) if counted else reach_words(note.reach)):
+    if note.reach and note.no_interval:  # and so holds for nothing but itself
+        if not counted:
+            yield f"{note.reach.ran:,} of {count(note.reach.possible, 'order')}"
+    elif note.reach and (reach := qualifier(note.reach) if counted else reach_words(note.reach)):
         yield reach
     if note.left_out:
-        yield f"{note.left_out} left out, as a trial failed on them"
+        yield f"{note.left_out} left out, as a trial failed or has no score on them"
     if note.descriptive:
         done, planned = note.descriptive
         yield f"descriptive: {done} of {planned} trials, {_NO_FINISHED_ORDER}"
@@ -102,7 +107,7 @@ def _clauses(note: Note, counted: bool) -> Iterator[str]:
         alone = counted and note.no_interval is NoInterval.ONE_SEED
         yield "no interval" if alone else NO_INTERVAL[note.no_interval]
     if note.look:
-        yield f"a planned look, level {100 * note.look:.2f} %: all looks together hold at 95 %"
+        yield f"a planned look, level {level_label(note.look)}: all looks together hold at 95 %"
     if note.first_look:
         yield f"no interval before the first planned look, at {note.first_look} orders"
 
@@ -113,7 +118,8 @@ def reach_words(reach: Reach) -> str:
         return "seeds alone, as there is no order"
     if reach.kind is OrderPopulation.ALL:
         return f"all {reach.ran:,} orders" if reach.ran > 1 else "the one order that there is"
-    mark = ":" if reach.kind is OrderPopulation.LISTED else ","
+    own = reach.kind in (OrderPopulation.LISTED, OrderPopulation.UNFAILED)
+    mark = ":" if own else ","
     return f"{reach.ran:,} of {reach.possible:,} orders{mark} {qualifier(reach)}"
 
 
@@ -130,10 +136,35 @@ def advice_words(advice: Advice) -> str:
             "More seeds: every order of the study has run, and only seeds can narrow the interval "
             f"(one more: {seeds}; {now})."
         )
-    first = "orders" if advice.more_orders < advice.more_seeds else "seeds"
+    orders = "1 more order" if advice.orders == 1 else f"{advice.orders:,} more orders"
+    either = (
+        f"{seeds} with one more seed ({advice.seed_trials:,} trials), {advice.more_orders:.2g} "
+        f"with {orders} ({advice.order_trials:,} trials; {now})."
+    )
+    if advice.seeds == 2:
+        return f"A third seed: with two, the spread over seeds is hardly known; {either}"
+    return f"More {'orders' if advice.more_orders < advice.more_seeds else 'seeds'}: {either}"
+
+
+def apart_words(detectable: float, at_most: float) -> str:
+    """What a comparison without a decision still says."""
     return (
-        f"More {first}: for the cost of one more seed, {seeds} with the seed, "
-        f"{advice.more_orders:.2g} with {count(advice.orders, 'more order')} ({now})."
+        f"not told apart; a difference of {text(detectable)} points would have been found with "
+        f"80 % power, and one of more than {text(at_most)} either way is excluded"
+    )
+
+
+def flip_words(seeds: int, pairs: int, needed: float) -> str:
+    """Why there is no sign-flip test; `needed`: seeds that would do, NaN if none would."""
+    if needed > seeds:
+        of = f" for {pairs} pairs together" if pairs > 1 else ""
+        return (
+            f"No sign-flip test: with {seeds} seeds it cannot go below 0.05{of}, whatever the "
+            f"difference; {needed:.0f} seeds are the fewest that can."
+        )
+    return (
+        "No sign-flip test: it would be of the orders that ran alone, and not of those that the "
+        "intervals hold for."
     )
 
 
@@ -185,7 +216,9 @@ def verdict_words(verdict: Verdict) -> str:
     if verdict.outcome is Outcome.REACHED:
         return f"{found}, at most {eps}"
     if verdict.outcome is Outcome.NO_ORDER_LEFT:
-        return f"{found}, above {eps}, and no planned order is left; {seeds}"
+        price = f"; the looks before have made it {verdict.price:.2g} times as wide"
+        wider = price if verdict.price > 1 else ""
+        return f"{found}, above {eps}, and no planned order is left; {seeds}{wider}"
     if verdict.outcome is Outcome.OUT_OF_REACH:
         return (
             f"{found}; {eps} is out of reach with {verdict.seeds} seeds: {final}, and hardly less "

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from l2kd_ray.analysis import Design, Instance, compare, results
+from l2kd_ray.analysis.design import without_score
 from l2kd_ray.analysis.trials import tasks_of
 from l2kd_ray.names import NO_SETTING
 from l2kd_ray.report import blocks
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import interval_label, row_labels, task_labels
+from l2kd_ray.report.labels import interval_label, level_label, row_labels, task_labels
 from l2kd_ray.report.sentences import note_words
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def terminal_table(
     from rich.table import Table
 
     test, dev = results(scores), results(scores, split="dev")
-    table = compare(test, dev, design, failed, stopping=stopping)
+    table = compare(test, dev, design, {*failed, *without_score(scores)}, stopping=stopping)
     arms = table[~table["reference"]].reset_index(drop=True)
     tasks = tasks_of(scores)
     shown = Table(
@@ -58,7 +59,7 @@ def terminal_table(
     )
     names = row_labels(arms)
     shown.add_column("method")
-    for label in (*task_labels(tasks).values(), "mean", "95 % interval", "orders", "seeds"):
+    for label in (*task_labels(tasks).values(), "mean", "interval", "orders", "seeds"):
         shown.add_column(label, justify="right")
     for name, (_, row) in zip(names, arms.iterrows(), strict=True):
         shown.add_row(
@@ -70,6 +71,8 @@ def terminal_table(
             text(int(row["n_seeds"])),
         )
     notes = dict.fromkeys(note_words(note) for note in arms["gap/note"] if note)
+    levels = {level_label(note.look) for note in arms["gap/note"][arms["gap/low"].notna()]}
+    notes |= dict.fromkeys(f"{level} intervals, each by itself" for level in sorted(levels))
     if (arms["selected"] & (arms["setting"] != NO_SETTING)).any():
         notes["* selected on dev"] = None
     shown.caption = "\n".join(notes) or None

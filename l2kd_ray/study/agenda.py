@@ -119,6 +119,7 @@ def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[I
 def _looks(study: Study, source: AnyStore, failed: Collection[str]) -> Iterator[Wanted]:
     """The orders up to each planned look; the stop rule is evaluated only there."""
     from l2kd_ray.analysis import cells, finished_orders, planned_looks, results, stop_rule
+    from l2kd_ray.analysis.design import without_score
 
     stop, design = study.config.tune.stop, design_of(study)
     method = stop.method or study.config.arms[0].name
@@ -130,7 +131,8 @@ def _looks(study: Study, source: AnyStore, failed: Collection[str]) -> Iterator[
         if scores.empty:
             return
         rows = results(scores)
-        orders = finished_orders(rows, arms, design, failed_instances(every, failed))
+        ended = {*failed_instances(every, failed), *without_score(scores)}
+        orders = finished_orders(rows, arms, design, ended)
         own = rows[rows["method"] == method]
         verdict = stop_rule(
             cells(own, stop.metric, orders, design.seeds).by_seed,

@@ -385,6 +385,8 @@ class StudyConfig(ArmsOnly):
 
     def _check_stops(self) -> None:
         """Raise InputError for stopping rules that exclude each other or do not fit the study."""
+        from l2kd_ray.analysis.looks import FEWEST_WITH_A_LOOK
+
         tune, names = self.tune, [arm.name for arm in self.arms]
         ways = {
             "an adaptive search (optuna, asha)": tune.adaptive,
@@ -395,6 +397,14 @@ class StudyConfig(ArmsOnly):
         chosen = [name for name, on in ways.items() if on]
         if len(chosen) > 1:
             raise InputError(f"{' and '.join(chosen)} cannot be used together", key="tune")
+        if tune.scheduler == "race" and self._order_count() < FEWEST_WITH_A_LOOK:
+            raise InputError(
+                "a race of so few orders has no look before its last one, so it drops nothing",
+                key="tune.scheduler",
+                got=f"{self._order_count()} orders",
+                expected=f"at least {FEWEST_WITH_A_LOOK} orders",
+                fix="remove tune.scheduler",
+            )
         if tune.stop.method is not None and tune.stop.method not in names:
             raise InputError(
                 "no such method",
