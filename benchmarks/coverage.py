@@ -6,6 +6,8 @@ A made-up study has, for each seed, noise at every node of the trie of orders, i
 by all that follow; noise of every task's teacher, passed on to every student; noise of the
 multi-task run; and, common to all seeds, effects of which task comes before which, and of the
 order as such. Every figure is a share of 4,000 such studies (fewer for what is fitted one by one).
+The part `hard` has worlds that intervals fail in: one task that is hard when it is last, order
+effects that differ between methods, heavy tails, seeds that collapse, and rare hard orders.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import factorial, sqrt
 from typing import Any
@@ -31,12 +33,15 @@ from l2kd_ray.analysis import (
     planned_looks,
     race,
     ratio,
+    sign_flip,
 )
 from l2kd_ray.analysis.looks import alphas
 from l2kd_ray.analysis.precedence import features
+from l2kd_ray.study.orders import orders_of
 
 REPEATS = 4000
 AT_ONCE = 250
+_DRAWS = 1000
 Array = NDArray[np.float64]
 
 
@@ -54,6 +59,14 @@ class World:
     """Its share of the variance between orders."""
     keep: float = 0.8
     """What a student inherits of its parent's noise."""
+    tails: float = np.inf
+    """Degrees of freedom of the noise, Student's t of the same standard deviation."""
+    last: float = 0.0
+    """Points that one task costs when it is last, against the mean order."""
+    rare: float = 0.0
+    """Points that one order in twelve costs."""
+    collapse: float = 0.0
+    """Points that one seed in ten loses."""
 
 
 WORLDS = (
@@ -62,6 +75,14 @@ WORLDS = (
     World("all alike", orders=1.0, node=0.7, teacher=0.7, multitask=0.7),
     World("seeds matter most", orders=0.5, node=0.5, teacher=1.0, multitask=1.0),
     World("noise of stages only", orders=0.2, node=1.0, teacher=0.0, multitask=0.0),
+)
+_PLAIN = World("plain", orders=1.0, node=0.7, teacher=0.7, multitask=0.7)
+HARD = (
+    _PLAIN,
+    replace(_PLAIN, name="a hard last task", last=10.0),
+    replace(_PLAIN, name="rare hard orders", rare=10.0),
+    replace(_PLAIN, name="heavy tails (t3)", tails=3.0),
+    replace(_PLAIN, name="collapsing seeds", collapse=10.0),
 )
 
 
@@ -73,6 +94,8 @@ class Trie:
     orders: tuple[tuple[str, ...], ...]
     nodes: tuple[NDArray[np.intp], ...]
     x: Array
+    drawn: NDArray[np.intp]
+    """`[draws, orders]`: the sequences that `orders: all` gives with many data seeds."""
 
     @staticmethod
     def of(n: int) -> Trie:
@@ -84,27 +107,49 @@ class Trie:
             nodes.append(
                 np.array([number.setdefault(o[:depth], len(number)) for o in orders], dtype=np.intp)
             )
-        return Trie(tasks, orders, tuple(nodes), features(orders, tasks))
+        index = {order: k for k, order in enumerate(orders)}
+        drawn = [[index[o] for o in orders_of(tasks, "all", seed)] for seed in range(_DRAWS)]
+        return Trie(tasks, orders, tuple(nodes), features(orders, tasks), np.array(drawn))
 
     def truth(self, world: World, stream: np.random.Generator, studies: int) -> Array:
         """`[studies, orders]`: gaps free of noise, their mean over all orders 0."""
         precedence = stream.normal(size=(studies, self.x.shape[1])) @ self.x.T
         own = stream.exponential(size=(studies, len(self.orders)))  # skew: some orders are bad
         weights = sqrt(world.precedence), sqrt(1 - world.precedence)
-        return world.orders * (weights[0] * _standard(precedence) + weights[1] * _standard(own))
+        found = world.orders * (weights[0] * _standard(precedence) + weights[1] * _standard(own))
+        last = self.x[:, -len(self.tasks)]  # of the first task: 1 - 1/n where it is last, else -1/n
+        rare = stream.permuted(np.tile(np.arange(len(last)) < len(last) / 12, (studies, 1)), axis=1)
+        found += world.last * last + world.rare * (rare - rare.mean(axis=1, keepdims=True))
+        return found
 
     def noise(self, world: World, stream: np.random.Generator, studies: int, seeds: int) -> Array:
         """`[studies, orders, seeds]`: of a student's mean score and of the bound, by seed."""
         depth = len(self.tasks)
-        found = world.multitask * stream.normal(size=(studies, 1, seeds))
-        teachers = world.teacher * stream.normal(size=(studies, depth, seeds))
+
+        def draw(*size: int) -> Array:
+            if np.isinf(world.tails):
+                return stream.normal(size=size)
+            scale = sqrt((world.tails - 2) / world.tails)
+            return scale * stream.standard_t(world.tails, size=size)
+
+        found = world.multitask * draw(studies, 1, seeds)
+        found += world.collapse * ((stream.random((studies, 1, seeds)) < 0.1) - 0.1)
+        teachers = world.teacher * draw(studies, depth, seeds)
         column = {task: k for k, task in enumerate(self.tasks)}
         student = np.zeros((studies, len(self.orders), seeds))
         for level, node in enumerate(self.nodes):
-            new = world.node * stream.normal(size=(studies, node.max() + 1, seeds))
+            new = world.node * draw(studies, node.max() + 1, seeds)
             learned = [column[order[level]] for order in self.orders]
             student = world.keep * student + new[:, node] + teachers[:, learned] / depth
         return found - student
+
+    def again(
+        self, world: World, stream: np.random.Generator, drawn: NDArray[np.intp], seeds: int
+    ) -> Array:
+        """Another method's gaps, independent, in the drawn sequence of orders."""
+        gaps = self.truth(world, stream, len(drawn))[:, :, None]
+        gaps = gaps + self.noise(world, stream, len(drawn), seeds)
+        return np.take_along_axis(gaps, drawn[:, :, None], axis=1)
 
 
 def _standard(values: Array) -> Array:
@@ -120,12 +165,12 @@ def studies(
 
     The gaps are in the sequence in which orders are drawn; the true mean over all orders is 0.
     """
-    stream = np.random.default_rng([len(trie.tasks), seeds, WORLDS.index(world)])
+    stream = np.random.default_rng([len(trie.tasks), seeds, (*WORLDS, *HARD).index(world)])
     for start in range(0, repeats, AT_ONCE):
         count = min(AT_ONCE, repeats - start)
         truth = trie.truth(world, stream, count)
         gaps = truth[:, :, None] + trie.noise(world, stream, count, seeds)
-        drawn = stream.permuted(np.tile(np.arange(len(trie.orders)), (count, 1)), axis=1)
+        drawn = trie.drawn[stream.integers(len(trie.drawn), size=count)]
         yield np.take_along_axis(gaps, drawn[:, :, None], axis=1), drawn, truth
 
 
@@ -141,6 +186,61 @@ def intervals(repeats: int) -> Iterator[dict[str, Any]]:
                     held.append(np.abs(found.mean) <= found.half_width())
                 what = f"{drawn} of {factorial(n)} orders, {seeds} seeds, {world.name}"
                 yield share("intervals", what, np.concatenate(held))
+
+
+DESIGNS = ((3, 6), (4, 24), (4, 6), (4, 12), (5, 10), (5, 20), (5, 60))
+"""Tasks, and orders that are planned."""
+
+
+def hard(repeats: int) -> Iterator[dict[str, Any]]:
+    """Per world and design: coverage of the mean gap, at the end and at all looks; size; power.
+
+    Size: p < 0.05 of two methods whose gaps are equal over all orders, with order effects of their
+    own; seeds of one alone collapse. Power: of the difference that `detectable` names from the mean
+    variance. Winner: the simultaneous interval of the smallest of eight equal gaps.
+    """
+    for n, drawn in DESIGNS:
+        trie = Trie.of(n)
+        for world in HARD:
+            for seeds in (3, 5, 10):
+                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+                for what, values in _hard_of(trie, world, seeds, drawn, repeats).items():
+                    yield share("hard", f"{what}, {where}", np.concatenate(values))
+
+
+def _hard_of(
+    trie: Trie, world: World, seeds: int, drawn: int, repeats: int
+) -> dict[str, list[NDArray[np.bool_]]]:
+    """Whether each statement holds in each study, in batches."""
+    population, plan = len(trie.orders), planned_looks(drawn)
+    found: dict[str, list[NDArray[np.bool_]]] = {}
+    stream = np.random.default_rng([len(trie.tasks), seeds, drawn, HARD.index(world)])
+    sound, distance = replace(world, collapse=0.0), None
+    for gaps, sequence, _ in studies(trie, world, seeds, repeats):
+        mine = moments(gaps[:, :drawn], population)
+        others = [trie.again(world, stream, sequence, seeds)[:, :drawn] for _ in range(7)]
+        eight = [mine, *(moments(other, population) for other in others)]
+        means = np.stack([one.mean for one in eight])
+        half = np.stack([one.half_width(1 - 0.05 / len(eight)) for one in eight])
+        at = means.argmin(axis=0), np.arange(len(gaps))
+        rival = trie.again(sound, stream, sequence, seeds)[:, :drawn]
+        pair = moments(gaps[:, :drawn] - rival, population)
+        if distance is None:
+            parts = np.asarray(pair.order.mean()), np.asarray(pair.seed.mean())
+            distance = replace(pair, order=parts[0], seed=parts[1]).detectable()
+        now = {
+            "mean": np.abs(mine.mean) <= mine.half_width(),
+            "winner": np.abs(means[at]) <= half[at],
+            "size": np.abs(pair.mean) > pair.half_width(),
+            "power": np.abs(pair.mean + distance) > pair.half_width(),
+        }
+        if len(plan) > 1:
+            looked = [moments(gaps[:, :k], population) for k in plan]
+            levels = zip(looked, alphas(plan), strict=True)
+            now["looks"] = np.all([np.abs(m.mean) <= m.half_width(1 - a) for m, a in levels], 0)
+        for what, values in now.items():
+            found.setdefault(what, []).append(values)
+    return found
 
 
 def comparisons(repeats: int) -> Iterator[dict[str, Any]]:
@@ -164,7 +264,7 @@ def comparisons(repeats: int) -> Iterator[dict[str, Any]]:
                         held.append(closed.low <= 0.4 <= closed.high)
                         found = paired(one, other, len(trie.orders))
                         wrong.append(found.p < 0.05)
-                        flipped.append(found.p_flip < 0.05)
+                        flipped.append(sign_flip((one - other).mean(axis=0)) < 0.05)
                 where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
                 yield share("comparisons", f"gap closed, {where}", np.array(held))
                 yield share("comparisons", f"p < 0.05 for equals, {where}", np.array(wrong))
@@ -318,6 +418,7 @@ def _row(
 
 PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
     "intervals": intervals,
+    "hard": hard,
     "comparisons": comparisons,
     "looks": looks,
     "assisted": assisted_mean,
