@@ -155,7 +155,7 @@ class Experiment:
         from l2kd_ray.study.snapshot import Snapshot
 
         tried = self._folder.tried() if self.study.is_adaptive else None
-        return Snapshot(self.study, reader, failures, tried)
+        return Snapshot(self.study, reader, failures, self._folder.looks(), tried)
 
     def plan(self) -> Plan:
         """The counts of the study's stages, stored and to do, with estimates of time and disk.
@@ -317,7 +317,7 @@ class Experiment:
         """
         from l2kd_ray.mirrors.wandb import mirror
         from l2kd_ray.report import write_report
-        from l2kd_ray.study.evidence import curves, shown, students
+        from l2kd_ray.study.evidence import curves, is_read, shown, students
 
         now, settings = snapshot or self.snapshot(), self.study.config.wandb
         scores, config = now.scores, self.study.config.to_data()
@@ -338,6 +338,8 @@ class Experiment:
                     students=students(now) if settings.students else {},
                 )
                 print(problem)
+        if is_read(now):
+            self._folder.keep_look(now.seen)
         return written
 
     def export(self, trial: str, folder: str | Path) -> Path:

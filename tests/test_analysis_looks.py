@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from l2kd_ray.analysis import Outcome, at_looks, moments, planned_looks, race, stop_rule
-from l2kd_ray.analysis.looks import RESERVE, alphas, reading
+from l2kd_ray.analysis.looks import (
+    RESERVE,
+    Seen,
+    alphas,
+    joint_level,
+    looked_half_way,
+    reading,
+    smaller_plans,
+)
 from l2kd_ray.report.sentences import verdict_words
 
 
@@ -236,3 +246,43 @@ def test_the_best_of_all_blocks_is_seldom_dropped() -> None:
         values = rng.normal(size=(5, 24)) + 0.2 * rng.normal(size=(5, 1))
         lost += int(values.mean(axis=1).argmax()) not in race(values, 24).kept
     assert lost <= 0.05 * 400
+
+
+# --- what was looked at before -----------------------------------------------------------------
+
+
+def test_a_study_that_was_read_half_way_has_its_end_for_a_look() -> None:
+    end = Seen(("a", "b", "c", "d"), ("1", "2"), 24, 24)
+    assert not looked_half_way([end], end)
+    assert looked_half_way([replace(end, orders=12)], end)
+    assert not looked_half_way([replace(end, orders=12, seeds=("1",))], end)  # of another plan
+
+
+def test_a_plan_that_grew_out_of_others_is_told_of_them() -> None:
+    now = Seen(("a", "b", "c", "d"), ("1", "2", "3"), 24, 24)
+    fewer = replace(now, seeds=("1", "2"))
+    half, least = replace(fewer, orders=12), replace(fewer, planned=6, orders=6)
+    others = [replace(now, tasks=("a", "b")), replace(now, seeds=("1", "9"))]
+    larger = replace(now, seeds=("1", "2", "3", "4"))
+    assert smaller_plans([half, now, fewer, least, larger, *others], now) == [least, fewer]
+    assert smaller_plans([now], now) == []
+    assert joint_level(3) == pytest.approx(0.85)
+
+
+def test_adding_seeds_until_p_is_small_errs_no_more_than_the_level_said() -> None:
+    """Equal methods, looked at with 3 to 10 seeds: read at 95 % each, too often one is told."""
+    rng = np.random.default_rng(0)
+    tables = rng.normal(size=(2000, 1, 10))
+    told = {
+        level: np.any(
+            [
+                np.abs((m := moments(tables[..., :seeds], 1)).mean) > m.half_width(level)
+                for seeds in range(3, 11)
+            ],
+            axis=0,
+        ).mean()
+        for level in (0.95, 1 - 0.05 / 8)
+    }
+    assert told[0.95] > 0.12
+    assert told[0.95] <= 1 - joint_level(8)
+    assert told[1 - 0.05 / 8] < 0.05

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from helpers.studies import tiny_data
 
+from l2kd_ray.analysis.looks import Seen
+from l2kd_ray.api import load_study
 from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
 from l2kd_ray.study.folder import Folder
 
 
@@ -73,3 +79,37 @@ def test_a_process_that_is_gone_is_not_live_but_one_elsewhere_may_be(
     assert folder.who_is_live() is None
     note(store, pid=gone, host="elsewhere")
     assert "on elsewhere since 2030" in (folder.who_is_live() or "")
+
+
+def test_looks_are_kept_once_and_a_damaged_record_is_refused(folder: Folder, store: Store) -> None:
+    first = Seen(("a", "b"), ("1", "2"), 2, 2)
+    more = replace(first, seeds=("1", "2", "3"))
+    assert folder.looks() == ()
+    for look in (first, more, first):
+        folder.keep_look(look)
+    assert folder.looks() == (first, more)
+    for damaged in (b"[{]", b'[{"tasks": ["a"]}]', b"[3]"):
+        store.write("studies/mine/looks.json", damaged)
+        with pytest.raises(InputError, match="looks at the results is damaged"):
+            folder.looks()
+
+
+@pytest.mark.drill
+def test_a_study_that_grew_after_a_report_says_so(tmp_path: Path) -> None:
+    data = tiny_data(
+        tasks=["gen.rest", "gen.tv"],
+        methods=["finetune"],
+        orders="all",
+        train={"epochs": 1, "batch_size": 8, "lr": 5e-3},
+        max_train=4,
+        max_test=2,
+        storage=str(tmp_path / "results"),
+    )
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    for seeds in ([1], [1, 2], [1, 2], [1, 2, 3]):
+        experiment = load_study(tmp_path / "study.yaml", seeds=seeds)
+        experiment.sweep("inline")
+        page = Path(experiment.folder, "report.md").read_text()
+        assert ("**Looked at before:**" in page) == (len(seeds) == 3)
+    assert "at 2 orders x 2 seeds, and it has grown" in " ".join(page.split())  # one seed: none
+    assert "read 95 % as 90 %" in " ".join(page.split())

@@ -70,6 +70,12 @@ class Findings:
         return shown_rows(self.gap).reset_index(drop=True)
 
     @property
+    def selected_of(self) -> dict[str, int]:
+        """The number of settings that each method's selected one was picked from."""
+        lifelong = self.gap[~self.gap["reference"]]
+        return {str(name): len(own) for name, own in lifelong.groupby("method", sort=False)}
+
+    @property
     def references(self) -> pd.DataFrame:
         return self.gap[self.gap["reference"]]
 

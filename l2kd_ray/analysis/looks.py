@@ -5,12 +5,12 @@ interval has the level 1 - alpha_l, and the alphas add up to 0.05, so that all l
 with at least 95 % (Bonferroni; alpha is spent in proportion to the orders done, Lan & DeMets 1983,
 Kim & DeMets 1987 with rho = 1). Then a stop at any look, for any reason, leaves the interval valid.
 Between two looks the interval of the former stands. A study that no look could have
-stopped may be read at 95 % at its end, as nothing was decided before.
+stopped, and that nobody has read before, may be read at 95 % at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 
@@ -88,6 +88,49 @@ def reading(finished: int, planned: int, *, stopping: bool = False) -> Reading:
         return Reading(finished, None, looks[0])
     orders, alpha = spent[-1]
     return Reading(orders, 1 - alpha)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The size of a study when its intervals were shown: by a report, or to a stop rule."""
+
+    tasks: tuple[str, ...]
+    seeds: tuple[str, ...]
+    planned: int
+    """Orders that the study had planned then."""
+    orders: int
+    """Orders that the intervals were read over."""
+
+    @property
+    def plan(self) -> tuple[object, ...]:
+        return self.tasks, self.seeds, self.planned
+
+
+def looked_half_way(former: Iterable[Seen], now: Seen) -> bool:
+    """Whether the study was read before its end: its end is then a planned look like the others."""
+    return any(one.plan == now.plan and one.orders < one.planned for one in former)
+
+
+def smaller_plans(former: Iterable[Seen], now: Seen) -> list[Seen]:
+    """The smaller plans that the study was read under before seeds or orders were added, by size.
+
+    All looks of one plan hold together with 95 %. Whoever adds seeds or orders after a look may do
+    so because of it, and each plan spends 5 % anew (Bonferroni).
+    """
+    plans = {
+        one.plan: one
+        for one in former
+        if one.tasks == now.tasks
+        and set(one.seeds) <= set(now.seeds)
+        and one.planned <= now.planned
+        and one.plan != now.plan
+    }
+    return sorted(plans.values(), key=lambda one: (len(one.seeds), one.planned))
+
+
+def joint_level(plans: int) -> float:
+    """The level that 95 % intervals under so many plans hold at together."""
+    return max(1 - plans * (1 - LEVEL), 0.0)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ from l2kd_ray.report.provenance import (
     words_section,
 )
 from l2kd_ray.report.replay_section import replay_section
-from l2kd_ray.report.sentences import CAVEATS, doubt_words, top_k_words, verdict_words
+from l2kd_ray.report.sentences import (
+    CAVEATS,
+    doubt_words,
+    looked_words,
+    selected_words,
+    top_k_words,
+    verdict_words,
+)
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import LineStyle, looks
@@ -42,7 +49,8 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     reproduce = reproduce_section(inputs.study, inputs.command)
     biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
     verdict = [f"**Stop rule:** {verdict_words(inputs.verdict)}."] if inputs.verdict else []
-    first = (*_half_way(undone), *inputs.notes, *biased, *verdict)
+    looked = [f"**Looked at before:** {looked_words(inputs.looks)}."] if inputs.looks else []
+    first = (*_half_way(undone), *inputs.notes, *biased, *verdict, *looked)
     stages = count(len(inputs.failures), "stage")
     failed = [f"**{stages} failed:** see Failures."] if inputs.failures else []
     if found is None:
@@ -136,6 +144,8 @@ def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
         notices += _comparable(found)
     if MULTITASK not in set(found.gap["method"]):
         notices.append("**No multi-task score yet:** every gap is undefined until it is there.")
+    if not found.optimism and (picked := selected_words(found.selected_of)):
+        notices.append(f"**Selected:** {picked}.")
     reasons = found.gap[found.gap["select/note"].notna()].drop_duplicates("method")
     for method, note in zip(reasons["method"], reasons["select/note"], strict=True):
         notices.append(f"**{method_label(method)}:** {CAVEATS[note]}.")

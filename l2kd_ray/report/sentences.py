@@ -18,6 +18,7 @@ from l2kd_ray.analysis import (
     Undefined,
     Verdict,
 )
+from l2kd_ray.analysis.looks import Seen, joint_level
 from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import count, level_label, method_label, setting_label
@@ -197,6 +198,30 @@ def _doubtful(doubt: Doubt) -> str:
     if doubt.flaw in (Flaw.ONE_ANSWER, Flaw.REPLAY_INVALID):
         return f"{words} ({text(doubt.value, 0)} %)"
     return f"{words} ({text(doubt.value)} against {text(doubt.against)})"
+
+
+def selected_words(selected_of: Mapping[str, int]) -> str:
+    """What a gap holds whose setting was selected on the same models' dev scores; "" of none."""
+    each = ", ".join(f"{method_label(name)} of {n:,}" for name, n in selected_of.items() if n > 1)
+    if not each:
+        return ""
+    return (
+        f"settings are the best on dev ({each}), and the same models have the test scores, so that "
+        "these gaps are understated and their intervals hold less often than they say; "
+        "search.select_on reports other instances"
+    )
+
+
+def looked_words(former: Sequence[Seen]) -> str:
+    """What is spent where seeds or orders were added to a study that had been read."""
+    sizes = ", ".join(
+        f"{count(one.planned, 'order')} x {count(len(one.seeds), 'seed')}" for one in former
+    )
+    times = len(former) + 1
+    return (
+        f"its intervals were shown at {sizes}, and it has grown since. If it grew for what they "
+        f"said, read 95 % as {level_label(joint_level(times))}, and compare a p with 0.05 / {times}"
+    )
 
 
 def verdict_words(verdict: Verdict) -> str:

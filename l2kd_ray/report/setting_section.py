@@ -51,8 +51,7 @@ def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repo
     blocks.append(
         Table(
             "settings",
-            "Every setting that ran. A method's setting is selected by its mean dev score; the "
-            "test gap beside it had no part in that.",
+            "Every setting that ran. A method's setting is selected by its mean dev score.",
             frame,
             digits={**dict.fromkeys(keys, SETTING), "Dev score": 2, "Gap (test)": 2},
             strong=frozenset((int(k), name) for k in chosen_rows for name in frame.columns),

@@ -20,7 +20,7 @@ from l2kd_ray.core.stage import CURVE
 from l2kd_ray.core.store import Damaged, Manifest
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
-from l2kd_ray.study.agenda import design_of, halves_of
+from l2kd_ray.study.agenda import halves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.search import setting_id
@@ -44,6 +44,8 @@ _MOST_READ = 5_000
 
 def shown(snapshot: Snapshot) -> dict[str, Any]:
     """The inputs of `report.write_report` beside the scores."""
+    from l2kd_ray.analysis.looks import smaller_plans
+
     manifests = snapshot.manifests
     replay, last = replay_quality(snapshot.trials, manifests)
     counts = snapshot.plan.stages.values()
@@ -65,20 +67,37 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "over_examples": _over_examples(snapshot) if len(snapshot.scores) else None,
         "split": halves_of(snapshot.study) if snapshot.study.config.tune.select_on else None,
         "verdict": snapshot.wanted.verdict,
+        "looks": smaller_plans(snapshot.looks, snapshot.seen),
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
 
 
 def inference(snapshot: Snapshot) -> dict[str, Any]:
-    """The inputs of inference: the design, failed instances, and whether looks can stop the
-    study."""
-    study, tune = snapshot.study, snapshot.study.config.tune
+    """The inputs of inference: the design, failed instances, and whether the study could have
+    ended, or was read, at a look before its end."""
+    from l2kd_ray.analysis.looks import looked_half_way
+
+    stop = snapshot.study.config.tune.stop.half_width is not None
     return {
-        "design": halves_of(study).report if tune.select_on else design_of(study),
+        "design": snapshot.design,
         "failed": snapshot.failed_instances,
-        "stopping": tune.stop.half_width is not None,
+        "stopping": stop or looked_half_way(snapshot.looks, snapshot.seen),
     }
+
+
+def is_read(snapshot: Snapshot) -> bool:
+    """Whether a report of it shows an interval of a mean."""
+    from l2kd_ray.analysis.looks import reading
+    from l2kd_ray.analysis.trials import train_seed
+
+    seen = snapshot.seen
+    replicates = len(set(map(train_seed, seen.seeds)))
+    return (
+        replicates > 1
+        and bool(seen.orders)
+        and reading(seen.orders, seen.planned).level is not None
+    )
 
 
 def top_k_bias(manifests: Iterable[Manifest]) -> list[dict[str, float]]:

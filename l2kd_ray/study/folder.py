@@ -10,13 +10,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from l2kd_ray.analysis.looks import Seen
 
 FailureRecord = Mapping[str, str]
 """A failed stage: kind, key, error and traceback."""
+_LOOKS = "looks.json"
 Tried = dict[str, list[dict[str, Any]]]
 """Settings by arm, in JSON form."""
 
@@ -77,6 +82,34 @@ class Folder:
         """Write the keys of the study's stages, which `gc` treats as roots."""
         lines = sorted(f"{stage.kind} {stage.key}\n" for stage in stages)
         self.store.write(f"{self._base}/keys", "".join(lines).encode())
+
+    # What was read from it
+
+    def looks(self) -> tuple[Seen, ...]:
+        """The sizes at which its intervals were shown, oldest first.
+
+        Raises: InputError for a file that is not as `keep_look` writes it.
+        """
+        from l2kd_ray.analysis.looks import Seen
+
+        try:
+            return tuple(
+                Seen(tuple(one["tasks"]), tuple(one["seeds"]), one["planned"], one["orders"])
+                for one in self._read_json(_LOOKS, [])
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                "the record of former looks at the results is damaged",
+                where=f"{self}/{_LOOKS}",
+                got=repr(error),
+                fix="restore it, or delete it and say beside the results that looks are unknown",
+            ) from None
+
+    def keep_look(self, look: Seen) -> None:
+        """Add a size at which intervals are shown, if it is new."""
+        former = self.looks()
+        if look not in former:
+            self._write_json(_LOOKS, [vars(one) for one in (*former, look)])
 
     # The sweep that is running
 

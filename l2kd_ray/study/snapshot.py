@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from l2kd_ray.core.reader import StoreView
@@ -13,6 +14,7 @@ from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
 from l2kd_ray.study.doubts import doubts
 from l2kd_ray.study.folder import FailureRecord
+from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.plan import Plan, plan
 from l2kd_ray.study.study import ArmSettings, Study
 from l2kd_ray.study.trial import Trial
@@ -20,7 +22,8 @@ from l2kd_ray.study.trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-    from l2kd_ray.analysis import Doubt, Instance
+    from l2kd_ray.analysis import Design, Doubt, Instance
+    from l2kd_ray.analysis.looks import Seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,8 @@ class Snapshot:
     reader: StoreView
     failures: Sequence[FailureRecord] = ()
     """The stages that failed in the last sweep."""
+    looks: Sequence[Seen] = ()
+    """The sizes at which intervals of this study were shown before."""
     tried: ArmSettings | None = None
     """The settings that an adaptive search has finished; None if the search is not adaptive."""
 
@@ -83,6 +88,30 @@ class Snapshot:
     def selectable(self) -> pd.DataFrame:
         """The scores that a selection of settings may read."""
         return self.wanted.selectable(self.scores)
+
+    @cached_property
+    def design(self) -> Design:
+        """The orders and seeds that are reported."""
+        if self.study.config.tune.select_on:
+            return agenda.halves_of(self.study).report
+        return agenda.design_of(self.study)
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The size of the study now, in orders that every wanted trial has finished."""
+        from l2kd_ray.analysis.looks import Seen
+
+        ended = {trial.id for trial in self.done} | {
+            trial.id
+            for trial in self.trials
+            if any(stage.key in self.failed for stage in trial.stages())
+        }
+        waiting = {order_id(trial.order) for trial in self.trials if trial.id not in ended}
+        known = {order_id(trial.order) for trial in self.trials} - waiting
+        if any(trial.is_reference and trial.id not in ended for trial in self.trials):
+            known = set()
+        orders, design = takewhile(known.__contains__, self.design.orders), self.design
+        return Seen(tuple(self.study.tasks), design.seeds, len(design.orders), len(list(orders)))
 
     @cached_property
     def doubts(self) -> Sequence[Doubt]:
