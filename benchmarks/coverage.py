@@ -273,7 +273,7 @@ def comparisons(repeats: int) -> Iterator[dict[str, Any]]:
 
 def looks(repeats: int) -> Iterator[dict[str, Any]]:
     """Intervals at every planned look at once; and the one that `half_width: eps` stops at."""
-    for n, planned in ((4, 24), (5, 120), (5, 20)):
+    for n, planned in ((4, 24), (5, 120), (5, 60)):
         trie = Trie.of(n)
         for world in WORLDS:
             for seeds in (3, 5, 10):

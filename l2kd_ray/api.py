@@ -26,6 +26,7 @@ from l2kd_ray.study.schema import StudyConfig
 if TYPE_CHECKING:
     import pandas as pd
 
+    from l2kd_ray.analysis.foresight import Foresight
     from l2kd_ray.core.stage import Stage
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
@@ -172,6 +173,19 @@ class Experiment:
         planned = plan(most, reader)
         self._check_models(planned.missing)
         return replace(planned, data=data_of(self.study, most, reader))
+
+    def foresight(self) -> Foresight | None:
+        """The expected precision of the study from its finished trials; None if these are too few,
+        or where settings are searched."""
+        from l2kd_ray.analysis import results
+        from l2kd_ray.analysis.foresight import foresee
+        from l2kd_ray.names import NO_SETTING
+
+        now = self.snapshot()
+        if self.study.config.search or now.scores.empty:
+            return None
+        arms = [(arm.name, NO_SETTING) for arm in self.study.config.arms]
+        return foresee(results(now.scores), arms, now.design)
 
     def _most(self) -> list[Trial]:
         """All trials that the study can reach."""

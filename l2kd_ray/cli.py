@@ -131,6 +131,7 @@ def plan(
 
     from l2kd_ray.report.console import print_table
     from l2kd_ray.report.data_section import data_notes, rows_line
+    from l2kd_ray.report.sentences import foresight_words
 
     trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
@@ -147,6 +148,8 @@ def plan(
     print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
     _print_notes(data_notes(planned.data))
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
+    if planned.missing and (found := experiment.foresight()) is not None:
+        print(foresight_words(found))
     if (kept := planned.outputs) is not None:
         size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
         print(

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, permutations
 from math import sqrt
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from l2kd_ray.analysis import Cells, Undefined, advise, decompose, moments, ratio
+from l2kd_ray.analysis import (
+    Cells,
+    Design,
+    Undefined,
+    advise,
+    compare_methods,
+    decompose,
+    moments,
+    ratio,
+)
 from l2kd_ray.analysis.anova import (
     components,
     contrasts,
@@ -22,6 +32,7 @@ from l2kd_ray.analysis.anova import (
 )
 from l2kd_ray.analysis.components import fixed_orders, large_sample, residual_df
 from l2kd_ray.analysis.estimate import Moments
+from l2kd_ray.analysis.foresight import foresee
 from l2kd_ray.analysis.mean import BOTH, ORDER, SEED
 
 
@@ -314,3 +325,34 @@ def test_advice_counts_the_references_of_a_seed_and_says_unequal_costs() -> None
     assert (few.seed_trials, few.orders, few.order_trials) == (3 + 2, 1, 5)
     many = advise(parts, 12, 3, 24, methods=2, references=2)
     assert (many.seed_trials, many.orders, many.order_trials) == (12 * 2 + 2, 4, 4 * 3 * 2)
+
+
+def test_a_pilot_foretells_the_precision_of_the_whole_study() -> None:
+    """On average over pilots, it is what the whole study then has."""
+    orders = tuple(">".join(order) for order in permutations("abcd"))
+    seeds = tuple(map(str, range(1, 11)))
+    rng, foretold, found = np.random.default_rng(0), [], []
+    for _ in range(12):
+        rows = pd.DataFrame(
+            [
+                {"method": m, "setting": "{}", "order": o, "seed": s, "complete": True}
+                | {"gap/abs": own + of_seed + rng.normal(0, 0.5)}
+                for m in "xy"
+                for s, of_seed in zip(seeds, rng.normal(0, 1, 10), strict=True)
+                for o, own in zip(orders, np.linspace(0, 3, 24), strict=True)
+            ]
+        ).assign(trial=0)
+        pilot = rows[rows["seed"].astype(int) <= 6]
+        arms, plan = [("x", "{}"), ("y", "{}")], Design("all", orders, seeds)
+        known = foresee(pilot, arms, plan)
+        assert known is not None
+        assert (known.orders, known.seeds) == (24, 6)
+        foretold.append((known.half_width, known.detectable))
+        table = compare_methods(rows, arms, plan).iloc[0]
+        found.append(table["detectable"])
+    assert np.mean([d for _, d in foretold]) == pytest.approx(np.mean(found), rel=0.15)
+    assert foresee(rows[rows["seed"] == "1"], arms, plan) is None
+    assert foresee(rows.iloc[:0], arms, plan) is None
+    one = foresee(pilot, arms[:1], plan)
+    assert one is not None
+    assert np.isnan(one.detectable)

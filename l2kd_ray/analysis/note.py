@@ -20,7 +20,7 @@ class OrderPopulation(Named):
     ALL = "all"
     RANDOM = "random"
     UNFAILED = "not failed"
-    """Those on which no trial failed, which are no random sample."""
+    """The orders on which no trial failed, which are no random sample."""
     WILLIAMS = "williams"
     LISTED = "list"
 

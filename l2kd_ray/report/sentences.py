@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import isnan
 
 from l2kd_ray.analysis import (
     Advice,
@@ -18,6 +19,7 @@ from l2kd_ray.analysis import (
     Undefined,
     Verdict,
 )
+from l2kd_ray.analysis.foresight import Foresight
 from l2kd_ray.analysis.looks import Seen, joint_level
 from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report.blocks import text
@@ -148,7 +150,7 @@ def advice_words(advice: Advice) -> str:
 
 
 def apart_words(detectable: float, at_most: float) -> str:
-    """What a comparison without a decision still says."""
+    """The difference that would have been found, and the one that is excluded, of no decision."""
     return (
         f"not told apart; a difference of {text(detectable)} points would have been found with "
         f"80 % power, and one of more than {text(at_most)} either way is excluded"
@@ -156,7 +158,7 @@ def apart_words(detectable: float, at_most: float) -> str:
 
 
 def flip_words(seeds: int, pairs: int, needed: float) -> str:
-    """Why there is no sign-flip test; `needed`: seeds that would do, NaN if none would."""
+    """The reason for which there is no sign-flip test; `needed`: seeds that would do, NaN if none would."""
     if needed > seeds:
         of = f" for {pairs} pairs together" if pairs > 1 else ""
         return (
@@ -200,8 +202,23 @@ def _doubtful(doubt: Doubt) -> str:
     return f"{words} ({text(doubt.value)} against {text(doubt.against)})"
 
 
+def foresight_words(found: Foresight) -> str:
+    """The expected precision of a plan, from what has run."""
+    told = ""
+    if not isnan(found.detectable):
+        told = (
+            f", and would find a difference of {text(found.detectable)} points between methods with "
+            "80 % power"
+        )
+    pilot = f"{count(found.orders, 'order')} x {count(found.seeds, 'seed')}"
+    return (
+        f"Expected from the {pilot} that are stored: the whole study tells a gap to about "
+        f"{text(found.half_width)} points either side{told}."
+    )
+
+
 def selected_words(selected_of: Mapping[str, int]) -> str:
-    """What a gap holds whose setting was selected on the same models' dev scores; "" of none."""
+    """The bias of gaps whose setting was selected by the same models' dev scores; "" of none."""
     each = ", ".join(f"{method_label(name)} of {n:,}" for name, n in selected_of.items() if n > 1)
     if not each:
         return ""
@@ -213,7 +230,7 @@ def selected_words(selected_of: Mapping[str, int]) -> str:
 
 
 def looked_words(former: Sequence[Seen]) -> str:
-    """What is spent where seeds or orders were added to a study that had been read."""
+    """The level that is left where seeds or orders were added to a study that had been read."""
     sizes = ", ".join(
         f"{count(one.planned, 'order')} x {count(len(one.seeds), 'seed')}" for one in former
     )

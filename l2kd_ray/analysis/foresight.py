@@ -1,0 +1,65 @@
+"""What a planned study will be able to tell, foretold from a pilot: the trials that have run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis.advice import expected
+from l2kd_ray.analysis.components import decompose
+from l2kd_ray.analysis.design import ArmId, Cells, Design
+from l2kd_ray.analysis.estimate import LEVEL, Moments, simultaneous
+from l2kd_ray.analysis.scope import Scope
+from l2kd_ray.analysis.trials import train_seed
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """Expected precision of a design, in points; the widest of its methods, or pairs of them."""
+
+    half_width: float
+    """Of the interval of a method's mean gap."""
+    detectable: float
+    """Difference of two methods that is told from 0 with 80 % power, all pairs together; NaN for
+    one method."""
+    orders: int
+    """Orders and seeds of the pilot."""
+    seeds: int
+
+
+def foresee(results: pd.DataFrame, arms: Sequence[ArmId], design: Design) -> Foresight | None:
+    """The expected precision of `design`, from the orders that all arms have on every seed.
+
+    None with fewer than two orders or seeds, of which the variance cannot be split. The pilot's own
+    variances are estimates, so that a pilot of two or three seeds foretells roughly.
+    """
+    scope = Scope.of(results, arms, None)
+    cells = [scope.cells(arm) for arm in arms]
+    alone = [_moments(one, design) for one in cells]
+    size = cells[0].values.shape if cells else (0, 0)
+    if min(size[:2]) < 2 or any(one is None for one in alone):
+        return None
+    pairs = list(combinations(cells, 2))
+    apart = [_moments(replace(a, values=a.values - b.values), design) for a, b in pairs]
+    level = simultaneous(LEVEL, len(pairs)) or LEVEL
+    return Foresight(
+        max(float(one.half_width()) for one in alone if one),
+        max((one.detectable(level) for one in apart if one), default=np.nan),
+        size[0],
+        size[1],
+    )
+
+
+def _moments(found: Cells, design: Design) -> Moments | None:
+    """The expected variance of the mean over the design, of the components of `found`."""
+    one = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
+    parts = decompose(one, max(design.possible, len(one.orders)))
+    if parts.empty:
+        return None
+    known = dict(zip(parts["component"], parts["variance"], strict=True))
+    planned, seeds = len(design.orders), len(set(map(train_seed, design.seeds)))
+    return expected(known, planned, seeds, design.population(planned))
