@@ -1,4 +1,4 @@
-"""What a planned study will be able to tell, foretold from a pilot: the trials that have run."""
+"""The precision that a planned study will have, from a pilot: the trials that have run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Foresight:
     """Expected precision of a design, in points; the widest of its methods, or pairs of them."""
 
     half_width: float
-    """Of the interval of a method's mean gap."""
+    """Half the width of the interval of a method's mean gap."""
     detectable: float
     """Difference of two methods that is told from 0 with 80 % power, all pairs together; NaN for
     one method."""

@@ -158,7 +158,7 @@ def apart_words(detectable: float, at_most: float) -> str:
 
 
 def flip_words(seeds: int, pairs: int, needed: float) -> str:
-    """The reason for which there is no sign-flip test; `needed`: seeds that would do, NaN if none would."""
+    """The reason for which there is no sign-flip test; `needed`: seeds that would do, or NaN."""
     if needed > seeds:
         of = f" for {pairs} pairs together" if pairs > 1 else ""
         return (
@@ -207,8 +207,8 @@ def foresight_words(found: Foresight) -> str:
     told = ""
     if not isnan(found.detectable):
         told = (
-            f", and would find a difference of {text(found.detectable)} points between methods with "
-            "80 % power"
+            f", and would find a difference of {text(found.detectable)} points between methods "
+            "with 80 % power"
         )
     pilot = f"{count(found.orders, 'order')} x {count(found.seeds, 'seed')}"
     return (
