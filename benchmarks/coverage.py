@@ -243,6 +243,33 @@ def _hard_of(
     return found
 
 
+def selection(repeats: int) -> Iterator[dict[str, Any]]:
+    """The gap of the best of equal settings on dev: its own interval, and by how much it is low.
+
+    Dev and test scores are of the same models; each has noise of its own test examples.
+    """
+    trie, world, seeds = Trie.of(3), _PLAIN, 5
+    for settings in (2, 4, 8, 16):
+        stream, held, low = np.random.default_rng(settings), [], []
+        for gaps, sequence, _ in studies(trie, world, seeds, repeats):
+            every = [
+                gaps,
+                *(trie.again(world, stream, sequence, seeds) for _ in range(settings - 1)),
+            ]
+            models = np.stack(every)
+            dev, test = (models + 0.3 * stream.normal(size=models.shape) for _ in range(2))
+            at = dev.mean(axis=(2, 3)).argmin(axis=0), np.arange(len(gaps))
+            found = moments(test[at], len(trie.orders))
+            held.append(np.abs(found.mean) <= found.half_width())
+            low.append(-found.mean)
+        where = f"best of {settings} settings, 6 of 6 orders, {seeds} seeds"
+        yield share("selection", f"holds, {where}", np.concatenate(held))
+        spread = np.concatenate(low)
+        yield _row(
+            "selection", f"understated, {where}", (spread.mean(),) * 3, len(spread), "points"
+        )
+
+
 def comparisons(repeats: int) -> Iterator[dict[str, Any]]:
     """The share of another's gap that is closed (Fieller); and how often p < 0.05 for equals.
 
@@ -419,6 +446,7 @@ def _row(
 PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
     "intervals": intervals,
     "hard": hard,
+    "selection": selection,
     "comparisons": comparisons,
     "looks": looks,
     "assisted": assisted_mean,
