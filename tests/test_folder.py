@@ -111,5 +111,7 @@ def test_a_study_that_grew_after_a_report_says_so(tmp_path: Path) -> None:
         experiment.sweep("inline")
         page = Path(experiment.folder, "report.md").read_text()
         assert ("**Looked at before:**" in page) == (len(seeds) == 3)
-    assert "at 2 orders x 2 seeds, and it has grown" in " ".join(page.split())  # one seed: none
+    assert "at 2 orders x 2 seeds, and the study has grown" in " ".join(
+        page.split()
+    )  # one seed: none
     assert "read 95 % as 90 %" in " ".join(page.split())

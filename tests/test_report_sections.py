@@ -35,6 +35,7 @@ from l2kd_ray.analysis import (
     trials,
     within,
 )
+from l2kd_ray.analysis.looks import Seen
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import signed, text
 
@@ -456,3 +457,51 @@ def test_a_thousand_trials_take_less_than_five_seconds(searched: bool, tmp_path:
     begun = time.thread_time()  # of this thread: what else runs on the machine does not count
     report(tmp_path, scores, design=Design("all", orders, SEEDS))
     assert time.thread_time() - begun < 5
+
+
+# --- what an interval does not hold ---------------------------------------------------------------
+
+
+def test_a_gap_whose_setting_was_picked_on_dev_is_said_to_be_understated(tmp_path: Path) -> None:
+    settings = {"l2kd": [{"kd.temperature": t} for t in (1, 2, 4)]}
+    scores = study(seeds=SEEDS, settings=settings)
+    given = {"study": {"search": {"kd.temperature": {}}}}
+    page = report(tmp_path / "a", scores, design=DESIGN, **given)
+    assert "l2kd's setting is the best of 3. The models of the dev scores have" in page.words
+    assert "understated" not in report(tmp_path / "b", study(seeds=SEEDS), design=DESIGN).words
+    split = halves(DESIGN)
+    held_out = report(tmp_path / "c", scores, design=DESIGN, split=split, **given)
+    assert "understated" not in held_out.words
+
+
+def test_a_study_that_grew_since_it_was_read_says_what_is_left_of_95_percent(
+    tmp_path: Path,
+) -> None:
+    former = [Seen(("a",), ("1", "2"), 6, 6), Seen(("a",), ("1", "2", "3"), 6, 6)]
+    page = report(tmp_path, study(seeds=SEEDS), design=DESIGN, looks=former)
+    assert "shown at 6 orders x 2 seeds, 6 orders x 3 seeds" in page.words
+    assert "read 95 % as 85 %, and compare a p with 0.05 / 3" in page.words
+
+
+def test_half_way_the_level_is_printed_as_it_is(tmp_path: Path) -> None:
+    scores = study(FIVE, seeds=SEEDS, run=DRAWN[:15])
+    page = report(tmp_path, scores, design=Design("all", DRAWN, SEEDS))
+    assert "(99.44 % interval" in page.words
+    assert page.words.count("95 % interval") == 1  # in the section that explains the word
+
+
+def test_methods_that_are_not_told_apart_have_a_bound(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS)
+    alike = scores[scores["method"] == "l2kd"].assign(method="twin", trial="t" + scores["trial"])
+    noise = np.random.default_rng(0).normal(0, 1, len(alike))
+    scores = pd.concat([scores, alike.assign(score=alike["score"] + noise)], ignore_index=True)
+    page = report(tmp_path, scores, design=DESIGN)
+    (row,) = csv(tmp_path, "comparisons").query("method == 'l2kd' and against == 'twin'").to_dict(
+        "records"
+    ) or csv(tmp_path, "comparisons").query("against == 'l2kd' and method == 'twin'").to_dict(
+        "records"
+    )
+    words = (
+        f"a difference of {text(row['detectable'])} points would have been found with 80 % power"
+    )
+    assert f"not told apart; {words}, and one of more than {text(row['at_most'])}" in page.words

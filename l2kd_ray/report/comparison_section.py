@@ -79,15 +79,18 @@ def _table(rows: pd.DataFrame) -> Table:
     frame["Difference"] = measured(rows, "difference", "low", "high")
     caption = "Points of gap, first minus second."
     if rows["p"].notna().any():
-        flips = rows["p_flip"].notna().any()
+        flips, several = rows["p_flip"].notna().any(), len(rows) > 1
+        together = (
+            " All pairs: times their number (Bonferroni), below 0.05 exactly where the interval "
+            "leaves 0 out."
+        )
         for name, column in _TESTS.items():
-            if flips or "flip" not in column:
+            if (flips or "flip" not in column) and (several or "adjusted" not in column):
                 frame[name] = rows[column].astype(float)
         caption += (
             f" Below, the {_interval(rows)}. Tests over seeds, two-sided: Student's t"
-            f"{', and sign-flip, of these orders alone' if flips else ''}. All pairs: times their "
-            "number (Bonferroni), below 0.05 exactly where the interval leaves 0 out. Effect: "
-            "Hedges's g of the seeds' differences."
+            f"{', and sign-flip, of these orders alone' if flips else ''}."
+            f"{together if several else ''} Effect: Hedges's g of the seeds' differences."
         )
     frame["Closer on, %"] = 100 * rows["lower"].astype(float)
     caption += " Closer on: share of instances on which the first has the smaller gap."

@@ -219,13 +219,17 @@ def foresight_words(found: Foresight) -> str:
 
 def selected_words(selected_of: Mapping[str, int]) -> str:
     """The bias of gaps whose setting was selected by the same models' dev scores; "" of none."""
-    each = ", ".join(f"{method_label(name)} of {n:,}" for name, n in selected_of.items() if n > 1)
+    each = ", ".join(
+        f"{method_label(name)}'s setting is the best of {n:,}"
+        for name, n in selected_of.items()
+        if n > 1
+    )
     if not each:
         return ""
     return (
-        f"settings are the best on dev ({each}), and the same models have the test scores, so that "
-        "these gaps are understated and their intervals hold less often than they say; "
-        "search.select_on reports other instances"
+        f"{each}. The models of the dev scores have the test scores too, so that such a gap is "
+        "understated and its interval holds less often than it says; search.select_on reports "
+        "other instances"
     )
 
 
@@ -236,8 +240,9 @@ def looked_words(former: Sequence[Seen]) -> str:
     )
     times = len(former) + 1
     return (
-        f"its intervals were shown at {sizes}, and it has grown since. If it grew for what they "
-        f"said, read 95 % as {level_label(joint_level(times))}, and compare a p with 0.05 / {times}"
+        f"the intervals were shown at {sizes}, and the study has grown since. If it grew for what "
+        f"they said, read 95 % as {level_label(joint_level(times))}, and compare a p with 0.05 / "
+        f"{times}"
     )
 
 
