@@ -54,3 +54,23 @@ def test_the_share_of_held_intervals_is_near_what_is_asked() -> None:
         found = coverage.moments(gaps[:, :4], 6)
         held.append(np.abs(found.mean) <= found.half_width())
     assert 0.93 < np.concatenate(held).mean() < 0.97
+
+
+@pytest.mark.parametrize(("tasks", "ran"), [(4, 6), (4, 12), (5, 10), (5, 15)])
+def test_a_hard_last_task_is_in_every_sample_of_orders(tasks: int, ran: int) -> None:
+    """As orders are drawn, the interval holds; of orders that are drawn singly it does not."""
+    trie = coverage.Trie.of(tasks)
+    world = coverage.World("", orders=0.3, node=0.3, teacher=0.3, multitask=0.3, last=20.0)
+    rng = np.random.default_rng(0)
+    gaps = trie.truth(world, rng, 1500)[:, :, None] + trie.noise(world, rng, 1500, 5)
+    count = len(trie.orders)
+    blocks = trie.drawn[rng.integers(len(trie.drawn), size=1500)]
+    singly = rng.permuted(np.tile(np.arange(count), (1500, 1)), axis=1)
+
+    def held(drawn: np.ndarray) -> float:
+        seen = np.take_along_axis(gaps, drawn[:, :ran, None], axis=1)
+        found = coverage.moments(seen, count)
+        return float((np.abs(found.mean) <= found.half_width()).mean())
+
+    assert held(blocks) > 0.95
+    assert held(singly) < 0.94 or ran > 10
