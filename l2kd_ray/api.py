@@ -172,16 +172,17 @@ class Experiment:
         most, reader = self._most(), StoreView(self.store)
         planned = plan(most, reader)
         self._check_models(planned.missing)
-        return replace(planned, data=data_of(self.study, most, reader))
+        foresight = self._foresight(reader) if planned.missing else None
+        return replace(planned, data=data_of(self.study, most, reader), foresight=foresight)
 
-    def foresight(self) -> Foresight | None:
+    def _foresight(self, reader: StoreView) -> Foresight | None:
         """The expected precision of the study from its finished trials; None if these are too few,
         or where settings are searched."""
         from l2kd_ray.analysis import results
         from l2kd_ray.analysis.foresight import foresee
         from l2kd_ray.names import NO_SETTING
 
-        now = self.snapshot()
+        now = self._snapshot(reader, self._folder.failures())
         if self.study.config.search or now.scores.empty:
             return None
         arms = [(arm.name, NO_SETTING) for arm in self.study.config.arms]

@@ -148,8 +148,8 @@ def plan(
     print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
     _print_notes(data_notes(planned.data))
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
-    if planned.missing and (found := experiment.foresight()) is not None:
-        print(foresight_words(found))
+    if planned.foresight is not None:
+        print(foresight_words(planned.foresight))
     if (kept := planned.outputs) is not None:
         size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
         print(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage, kinds
@@ -15,6 +15,9 @@ from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.data import SplitData
 from l2kd_ray.study.trial import Trial
+
+if TYPE_CHECKING:
+    from l2kd_ray.analysis.foresight import Foresight
 
 _LOOKED_AT = 20  # stored stages of a kind on which an estimate is based
 
@@ -60,6 +63,8 @@ class Plan:
     """None if no teacher's outputs are stored."""
     data: Sequence[SplitData] = ()
     """The data of each task and split."""
+    foresight: Foresight | None = None
+    """The expected precision of the whole study, where a pilot is stored and work is missing."""
 
     def to_json(self) -> dict[str, Any]:
         stages = {role: asdict(count) for role, count in self.stages.items()}
