@@ -11,9 +11,10 @@ import pytest
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, intermediate, plan
 from l2kd_ray.study.explain import differences, find

@@ -62,7 +62,7 @@ def test_a_remote_storage_that_fails_now_and_then_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But not where the answer is no, and not for ever."""
-    monkeypatch.setattr("l2kd_ray.core.store._WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("l2kd_ray.core.filetree._WAITS_S", (0.0, 0.0, 0.0))
     store = Store("memory://patience")
     store.write("a", b"x")
     asked: list[str] = []

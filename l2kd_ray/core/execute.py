@@ -14,8 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.core.store import Damaged, Manifest, Store
+from l2kd_ray.core.store import Damaged, Store
 
 
 def execute(

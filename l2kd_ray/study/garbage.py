@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from l2kd_ray.core.filetree import FileEntry
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import DROPPED, MANIFEST, FileEntry, Manifest, Store
+from l2kd_ray.core.store import DROPPED, MANIFEST, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.plan import intermediate
 from l2kd_ray.study.study import Study

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from l2kd_ray.core.store import DROPPED, MANIFEST, Damaged, FileEntry, Manifest, Store
+from l2kd_ray.core.filetree import FileEntry
+from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.store import DROPPED, MANIFEST, Damaged, Store
 
 _KEY, _OTHER = "ab" * 16, "cd" * 16
 _FOLDER = f"stages/learn/{_KEY[:2]}/{_KEY}"
