@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2kd_ray.cluster.executors import DRIVER
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.errors import InputError
 
 _DASHBOARD = "http://127.0.0.1:8265"
@@ -36,7 +36,7 @@ def submit(study: str, words: Sequence[str], *, storage: str, address: str = _DA
     name = yaml.safe_load(study)["name"]
     try:
         client = JobSubmissionClient(address)
-        with tempfile.TemporaryDirectory(prefix="l2kd-submit-") as folder:
+        with Scratch("submit") as folder:
             Path(folder, _STUDY).write_text(study)
             command = ["l2kd", "sweep", _STUDY, *words, "--address", "auto"]
             job: str = client.submit_job(

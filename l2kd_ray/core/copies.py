@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 import threading
 from pathlib import Path
+
+from l2kd_ray.core.scratch import Scratch
 
 
 class Copies:
@@ -20,13 +20,13 @@ class Copies:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._folders: dict[tuple[str, str, str], Path] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._scratch: Scratch | None = None
 
     def scratch(self) -> Path:
         """A folder for copies, removed when the process ends."""
         with self._lock:
             if self._scratch is None:
-                self._scratch = tempfile.TemporaryDirectory(prefix=f"l2kd-{os.getpid()}-")
+                self._scratch = Scratch("copies")
             return Path(self._scratch.name)
 
     def get(self, root: str, key: str, attempt: str) -> Path | None:

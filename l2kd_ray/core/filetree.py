@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -65,6 +67,10 @@ def _patient(
     return retried
 
 
+class NotAFile(ValueError):
+    """A folder, or a link that leads to itself, where a file belongs."""
+
+
 class FileTree:
     """Files below a root; each is written whole or not at all, and appears when it is complete.
 
@@ -80,12 +86,17 @@ class FileTree:
 
     @_patient
     def read(self, path: str) -> bytes | None:
-        """The bytes of a file; None if it does not exist."""
+        """The bytes of a file; None if it does not exist. Raises: NotAFile, on a local disk."""
+        full = f"{self.base}/{path}"
         try:
-            with self.filesystem.open_input_stream(f"{self.base}/{path}") as stream:
+            with self.filesystem.open_input_stream(full) as stream:
                 return bytes(stream.read())
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:
+            if self.is_local and os.path.lexists(full) and not os.path.isfile(full):
+                raise NotAFile(f"{full} is a folder, or a link to itself") from None
+            raise
 
     @_patient
     def write(self, path: str, data: bytes) -> None:
@@ -144,34 +155,36 @@ class FileTree:
             if info.type == pafs.FileType.File
         ]
 
-    def _writing(self, path: str) -> _AtomicFile:
-        return _AtomicFile(self.filesystem, f"{self.base}/{path}", self.is_local)
+    @contextmanager
+    def _writing(self, path: str) -> Iterator[Any]:
+        """A binary stream to a file that appears at its path only when it is complete.
 
-
-class _AtomicFile:
-    """A binary file that appears at its path only when complete, as the context is left."""
-
-    def __init__(self, filesystem: pafs.FileSystem, path: str, is_local: bool) -> None:
-        self._filesystem, self._path = filesystem, path
-        self._aside = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if is_local else path
-
-    def __enter__(self) -> Any:
-        if self._filesystem.type_name not in _OBJECT_STORES:
-            self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
-        self._stream = self._filesystem.open_output_stream(self._aside)
-        return self._stream
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        whole = False
+        A local one is on the disk before it gets its name: after a power cut there is the old file
+        or the new one, and none of 0 bytes.
+        """
+        full = f"{self.base}/{path}"
+        folder = full.rpartition("/")[0]
+        if self.filesystem.type_name not in _OBJECT_STORES:
+            self.filesystem.create_dir(folder, recursive=True)
+        if not self.is_local:
+            with self.filesystem.open_output_stream(full) as stream:
+                yield stream
+            return
+        aside = f"{full}.{uuid.uuid4().hex[:8]}.tmp"
         try:
-            self._stream.close()  # a full disk may be noticed here
-            whole = kind is None
+            with open(aside, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, full)
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+        handle = os.open(folder, os.O_RDONLY)  # the folder holds the name
+        try:
+            os.fsync(handle)
         finally:
-            if self._aside != self._path:
-                if whole:
-                    self._filesystem.move(self._aside, self._path)
-                else:
-                    self._filesystem.delete_file(self._aside)
+            os.close(handle)
 
 
 def _open(root: str) -> tuple[pafs.FileSystem, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import sys
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from l2kd_ray.core.copies import Copies
-from l2kd_ray.core.filetree import FileTree, side_by_side
+from l2kd_ray.core.filetree import FileTree, NotAFile, side_by_side
 from l2kd_ray.core.manifest import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -73,16 +74,20 @@ class Store(FileTree):
     def manifest(self, kind: str, key: str) -> Manifest | None:
         """The manifest of a finished stage; None if the stage is not finished.
 
-        A stage whose manifest is torn or altered is withdrawn, and counts as not finished.
+        A stage whose manifest is torn, altered or another stage's is withdrawn, and counts as not
+        finished.
         """
-        data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
-        if data is None:
-            return None
         try:
-            return Manifest.from_json(data)
-        except (ValueError, TypeError, KeyError):
-            self.withdraw(Damaged(kind, key, "the manifest is torn or altered"))
+            data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
+            if data is None:
+                return None
+            found = Manifest.from_json(data)
+            if (found.kind, found.key) != (kind, key):
+                raise ValueError(f"it is another stage's: {found.kind} {found.key}")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self.withdraw(Damaged(kind, key, f"the manifest is damaged ({error})"))
             return None
+        return found
 
     def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
         """The manifests of the finished stages among `stages` (key -> kind), by key.
@@ -119,7 +124,9 @@ class Store(FileTree):
 
     def content(self, manifest: Manifest, name: str) -> bytes:
         """The bytes of one file of a stage, checked against its digest. Raises: Damaged."""
-        data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
+        data = None
+        with suppress(NotAFile):
+            data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
         if data is None:
             raise self._withdrawn(manifest, f"{name} is missing")
         if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
@@ -172,10 +179,10 @@ class Store(FileTree):
         """
         stage = _folder(manifest.kind, manifest.key)
         names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-        records = {}
-        for name in names:
-            records[name] = FileRecord.of(folder / name)
-            self.upload(folder / name, f"{stage}/{manifest.attempt}/{name}")
+        records = {name: FileRecord.of(folder / name) for name in names}
+        side_by_side(
+            lambda name: self.upload(folder / name, f"{stage}/{manifest.attempt}/{name}"), names
+        )
         standing = self.manifest(manifest.kind, manifest.key)
         if standing is not None and not self._dropped(manifest.kind, manifest.key):
             return standing
@@ -192,7 +199,7 @@ class Store(FileTree):
 
     def withdraw(self, damage: Damaged) -> None:
         """Remove a damaged stage's manifest, so that the stage is no longer finished."""
-        print(f"store: {damage}; it will be computed again", flush=True)
+        print(f"store: {damage}; it will be computed again", file=sys.stderr, flush=True)
         self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
 
     def _withdrawn(self, manifest: Manifest, problem: str) -> Damaged:
