@@ -60,23 +60,21 @@ def test_what_a_study_lists_stays_and_the_rest_goes(tiny: Any, store: Store) -> 
         find_garbage(store, ["third"])
 
 
-@pytest.mark.parametrize("harm", ["gone", "empty", "cut", "one word", "not UTF-8"])
-def test_a_damaged_list_of_keys_is_no_reason_to_remove_anything(
-    harm: str, tiny: Any, store: Store
-) -> None:
+def test_a_damaged_list_of_keys_is_no_reason_to_remove_anything(tiny: Any, store: Store) -> None:
     study = tiny(methods=["finetune"])
     swept(study, store)
     age(store)
     path = Path(store.base, "studies/tiny/keys")
     whole = path.read_bytes()
-    damaged = {"empty": b"", "cut": whole[:400], "one word": b"keys\n", "not UTF-8": b"\xff"}
-    if harm == "gone":
+    for damaged in (None, b"", whole[:400], b"keys\n", b"\xff"):
         path.unlink()
-    else:
-        path.write_bytes(damaged[harm])
-    with pytest.raises(InputError, match=r"sweep tiny again.*--drop tiny"):
-        find_garbage(store)
-    assert {item.reason for item in find_garbage(store, ["tiny"])} == {"of no study"}
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"sweep tiny again.*--drop tiny"):
+            find_garbage(store)
+        assert {item.reason for item in find_garbage(store, ["tiny"])} == {"of no study"}
+        path.write_bytes(whole)
+    path.write_bytes(b"")
     swept(study, store)
     age(store)
     assert find_garbage(store) == []
@@ -95,7 +93,7 @@ def test_a_study_that_was_dropped_may_be_dropped_again(tiny: Any, store: Store) 
 def interrupted(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begin a sweep that is ended before its first stage."""
 
-    def end(*_: object) -> None:
+    def end(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
