@@ -30,6 +30,8 @@ from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.study import load
+from l2kd_ray.study.folder import Folder
+from l2kd_ray.study.loading import to_yaml
 
 STUDY: Mapping[str, Any] = {
     "name": "scale",
@@ -94,7 +96,9 @@ def _measured(folder: Path, seeds: int, examples: Examples) -> Iterator[dict[str
     noise = np.random.default_rng(seeds)
     for stage in stages:
         _copy(stage, experiment.store, *examples[_sort(stage)], float(noise.normal()))
-    Experiment.sweep(experiment, "inline")  # nothing to do but the study's own files
+    own = Folder(experiment.store, experiment.name)
+    own.add_keys(stages)
+    own.keep_study(to_yaml(experiment.study))
     for words in (
         ["plan", str(file)],
         ["status", str(file)],
