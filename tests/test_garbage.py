@@ -151,11 +151,14 @@ def test_what_a_study_needed_until_now_is_kept_for_the_grace(tiny: Any, store: S
 
 
 def test_what_a_cut_off_write_left_goes(tiny: Any, store: Store) -> None:
-    store.write("studies/x/scores.parquet.0123abcd.tmp", b"half")
+    names = ("scores.parquet", "keys", f"keys-{'a' * 32}")
+    for name in names:
+        store.write(f"studies/x/{name}.0123abcd.tmp", b"half")
     assert find_garbage(store) == []
     age(store)
-    (item,) = find_garbage(store)
-    collect(store, [item])
+    garbage = find_garbage(store)
+    assert len(garbage) == len(names)
+    collect(store, garbage)
     assert store.files("studies") == []
 
 

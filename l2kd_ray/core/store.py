@@ -231,7 +231,7 @@ class Store(FileTree):
             try:
                 record = FileRecord(**json.loads(self.read(path) or b""))
                 self.download(path.removesuffix(".json") + ".safetensors", target)
-            except (ValueError, TypeError, OSError):
+            except (ValueError, TypeError, OSError, RecursionError):
                 continue
             if FileRecord.of(target) == record:
                 return True

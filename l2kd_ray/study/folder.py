@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -123,7 +124,7 @@ class Folder:
         needed, names = _lines(stages), []
         for entry in self.store.files(self._base):
             name = entry.path.removeprefix(f"{self._base}/")
-            if name.startswith(KEYS) and not name.startswith(FORMER_KEYS):
+            if is_key_list(name) and not name.startswith(FORMER_KEYS):
                 names.append(name)
         if former := self._keys(names) - needed:
             self._write_keys(f"{FORMER_KEYS}{uuid.uuid4().hex}", former)
@@ -197,6 +198,11 @@ def _json(of: type[T]) -> Callable[[bytes], T]:
 
 def _lines(stages: Iterable[Stage]) -> set[str]:
     return {f"{stage.kind} {stage.key}" for stage in stages}
+
+
+def is_key_list(name: str) -> bool:
+    """True for the name of a list of stages, former ones included; not while it is written."""
+    return re.fullmatch(rf"{KEYS}|({KEYS}-|{FORMER_KEYS})[0-9a-f]{{32}}", name) is not None
 
 
 def seal(text: str) -> bytes:

@@ -21,7 +21,7 @@ from l2kd_ray.core.scratch import remove_abandoned
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import DROPPED, MANIFEST, Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.study.folder import FORMER_KEYS, KEYS, Folder, unseal
+from l2kd_ray.study.folder import FORMER_KEYS, KEYS, Folder, is_key_list, unseal
 from l2kd_ray.study.plan import intermediate
 from l2kd_ray.study.study import Study
 
@@ -53,7 +53,7 @@ def roots(
     lists: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         _, name, file, *deeper = entry.path.split("/")
-        if not deeper and (file == _STUDY or file.startswith(KEYS)) and not _is_past(entry):
+        if not deeper and (file == _STUDY or is_key_list(file)) and not _is_past(entry):
             lists[name].append(file)
     return {
         name: frozenset() if name in drop else _needed(store, name, files)
