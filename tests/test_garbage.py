@@ -20,7 +20,6 @@ from l2kd_ray.study import Study, intermediate, plan
 from l2kd_ray.study.explain import differences, find
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import collect, find_garbage
-from l2kd_ray.study.trial import stages_of
 
 
 def swept(study: Study, store: Store) -> Experiment:
@@ -126,14 +125,36 @@ def test_an_unfinished_study_keeps_all_that_it_could_reach(
     assert find_garbage(store) == []
 
 
+class Asked(Exception):
+    """A stage was asked for."""
+
+
+class Pool:
+    """A stage pool that ends its caller at the first question."""
+
+    class scores:
+        @staticmethod
+        def remote(stage: Stage) -> None:
+            raise Asked
+
+
 def test_what_a_search_proposes_is_kept_before_it_is_run(tiny: Any, store: Store) -> None:
+    from l2kd_ray.cluster.sweep import _cursor
+
     study = tiny(methods=["l2kd"], search={"kd.temperature": {"uniform": [1, 4]}})
-    trials = study.instances(study.arm("l2kd"), {"kd.temperature": 2.0})
+    setting = {"kd.temperature": 2.0}
+    trials = study.instances(study.arm("l2kd"), setting)
     obtain(trials[0].steps[0][0].stage, store)
-    Folder(store, "tiny").add_keys([])
-    Folder(store, "tiny").propose(stages_of(trials))
+    own = Folder(store, "tiny")
+    own.add_keys([])
+    with pytest.raises(Asked):
+        _cursor({"trial": {"method": "l2kd", "setting": setting}}, study, Pool(), own)
     age(store)
     assert find_garbage(store) == []
+    own.settle_keys([])  # the search chose others
+    assert find_garbage(store) == []
+    age(store)
+    assert {item.reason for item in find_garbage(store)} == {"of no study", "of a former sweep"}
 
 
 def test_what_a_study_needed_until_now_is_kept_for_the_grace(tiny: Any, store: Store) -> None:
