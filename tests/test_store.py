@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import uuid
@@ -73,6 +74,20 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(
     assert [re.sub(r"\.[0-9a-f]{8}\.", ".x.", one) for one in done] == [
         "b.x.tmp", "b.x.tmp -> b", "a",
     ]  # fmt: skip
+
+
+def test_damage_is_said_where_nothing_can_be_removed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = publish(store, tmp_path / "a")
+    (path,) = Path(store.base).rglob("manifest.json")
+    path.write_text("{")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Store, "remove", refuse)
+    assert store.manifests({published.key: published.kind}) == {}
 
 
 @pytest.mark.parametrize("what", ["folder", "link"])

@@ -200,7 +200,8 @@ class Store(FileTree):
     def withdraw(self, damage: Damaged) -> None:
         """Remove a damaged stage's manifest, so that the stage is no longer finished."""
         print(f"store: {damage}; it will be computed again", file=sys.stderr, flush=True)
-        self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
+        with suppress(OSError):  # it may be read only; then each reader finds the damage
+            self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
 
     def _withdrawn(self, manifest: Manifest, problem: str) -> Damaged:
         """The error to raise; the stage is withdrawn unless another process has replaced it."""

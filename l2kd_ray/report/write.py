@@ -10,7 +10,7 @@ import pandas as pd
 
 from l2kd_ray.analysis import Design, Halves, Instance
 from l2kd_ray.analysis.findings import Findings, find
-from l2kd_ray.core.filetree import FileTree
+from l2kd_ray.core.filetree import FileTree, side_by_side
 from l2kd_ray.errors import InputError
 from l2kd_ray.report import style
 from l2kd_ray.report.content import document
@@ -82,9 +82,7 @@ def write_report(
     tables |= {name: frame for name, frame in given.items() if frame is not None}
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
-    tree = FileTree(str(folder))
-    for name, content in files.items():
-        tree.write(name, content)
+    side_by_side(FileTree(str(folder)).write, files.keys(), files.values())
     return [folder / name for name in files]
 
 
