@@ -78,9 +78,9 @@ class Run:
         return late
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """The sweep as its user starts it, in a process group of its own."""
-    command = [sys.executable, "-m", "l2kd_ray.cli", "sweep", "study.yaml", *words]
+def start(folder: Path, *words: str, verb: str = "sweep") -> subprocess.Popen[bytes]:
+    """The verb as its user starts it, in a process group of its own."""
+    command = [sys.executable, "-m", "l2kd_ray.cli", verb, "study.yaml", *words]
     environment = {**os.environ, "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     log = (folder / "log").open("ab")
     return subprocess.Popen(

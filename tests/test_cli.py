@@ -75,7 +75,8 @@ def test_a_sweep_does_what_was_planned_and_leaves_its_files(swept: Path) -> None
     assert all(count["todo"] == 0 for count in planned["stages"].values())
     assert set(planned["stages"]) >= {"teacher", "replay", "learn", "multitask", "evaluate"}
     published = Store(str(swept / "results")).listing().finished
-    kept = dict(line.split()[::-1] for line in (base / "keys").read_text().splitlines())
+    *lines, _ = (base / "keys").read_text().splitlines()
+    kept = dict(line.split()[::-1] for line in lines)
     assert published == kept  # what was planned was done, each stage once, and nothing else
     results = pd.read_parquet(base / "results.parquet")
     assert {"method", "order", "seed", "cl/avg", "cl/bwt", "gap/abs", "gap/rel"} <= set(results)
@@ -193,7 +194,7 @@ def test_the_python_api_has_the_same_verbs(swept: Path, monkeypatch: pytest.Monk
     study = l2kd_ray.load_study("study.yaml", {"kd.temperature": 2.0}, seeds=[531])
     assert study.plan().stages["learn"].todo == 0
     assert study.sweep("inline").failures == []
-    assert any(path.name == "report.html" for path in study.report(wandb=False))
+    assert any(path.endswith("/report.html") for path in study.report(wandb=False))
     assert len(study.results()) == 8
 
 

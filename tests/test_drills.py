@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import subprocess
@@ -160,3 +161,22 @@ def test_the_processes_that_are_killed_have_the_titles_that_drills_look_for(
         process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
     assert seen == set(drills.TARGETS) - {"command"}
+
+
+@pytest.mark.drill
+def test_a_report_that_is_killed_leaves_whole_files(reference: Run, tmp_path: Path) -> None:
+    """At any moment the result files are those of one report or of another."""
+    folder = tmp_path / "reported"
+    shutil.copytree(reference.folder, folder)
+    base = folder / "results/studies/drill"
+    whole = {path.name: path.read_bytes() for path in base.glob("*.parquet")}
+    stream = random.Random(0)
+    for _ in range(7):
+        process = start(folder, verb="report")
+        while not list(base.rglob("*.tmp")) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(stream.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        assert {path.name: path.read_bytes() for path in base.glob("*.parquet")} == whole
+        assert (base / "report.html").read_text().rstrip().endswith("</html>")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import l2kd_ray
-from l2kd_ray.core.store import Damaged, Manifest, Store
+from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.reading import parse_study
 

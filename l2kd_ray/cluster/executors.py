@@ -8,7 +8,6 @@ scores that it returns are the manifest's. Each accepts a stage that is in the s
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 import uuid
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import ray
 
 from l2kd_ray.cluster import COLLECTIVE_TIMEOUT_S
 from l2kd_ray.core.execute import execute
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.study.schema import Scale, Workers
@@ -108,7 +108,7 @@ def run_train(job: Job, store: Store) -> Scores:
     if use_gpu:
         resources["GPU"] = workers.gpus_per_worker
     # Ray Train insists on a storage path; our checkpoints are in the store, so it is thrown away.
-    with tempfile.TemporaryDirectory(prefix="l2kd-train-") as folder:
+    with Scratch("train") as folder:
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"job": job, "store": store},

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2kd_ray.cluster.executors import DRIVER
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.errors import InputError
 
 _DASHBOARD = "http://127.0.0.1:8265"
@@ -36,7 +36,7 @@ def submit(
         )
     try:
         client = JobSubmissionClient(address)
-        with tempfile.TemporaryDirectory(prefix="l2kd-submit-") as folder:
+        with Scratch("submit") as folder:
             Path(folder, _STUDY).write_text(study, encoding="utf-8")
             command = ["l2kd", "sweep", _STUDY, *words, "--address", "auto"]
             job: str = client.submit_job(

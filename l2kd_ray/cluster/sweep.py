@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,16 +29,19 @@ from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import Display
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Wanted, batches
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.schema import Arm, Range
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import ArmSettings
+from l2kd_ray.study.trial import stages_of
 
 _POOL = "l2kd-stage-pool"
 _LOCAL = "local"
@@ -122,7 +124,7 @@ def _finish(
         _show_demand(pool, list(dict.fromkeys(evaluations)))
     with Display(pool, missing):
         names = tune.grid_search([_name(trial) for trial in unfinished])
-        _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
+        _run(study, reader, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
     reader.renew()
     return {failure.key for failure in ray.get(pool.progress.remote())["failures"]}
 
@@ -292,8 +294,7 @@ def _readers(
     """For each model that may be dropped (`keep: leaves`), the missing stages that read it."""
     if study.config.keep == "all":
         return {}
-    stages = {stage for trial in trials for stage in trial.stages()}
-    readers = {model.key: set[str]() for model in droppable(study, store, stages)}
+    readers = {model.key: set[str]() for model in droppable(study, store, stages_of(trials))}
     for stage in missing:
         for _, source in stage.inputs():
             if source.key in readers:
@@ -311,22 +312,25 @@ def _name(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
+def _run(
+    study: Study, reader: StoreView, pool: Any, trials: Any, cpus: float, **tuning: Any
+) -> Any:
     """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
-    cursor = tune.with_parameters(_cursor, study=study, pool=pool)
+    folder = Folder(reader.store, study.config.name)
+    cursor = tune.with_parameters(_cursor, study=study, pool=pool, folder=folder)
     # Tune passes AWS keys from the environment to its trials, and Ray logs them. A cursor needs
     # none.
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
         {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     )
-    with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
+    with Scratch("tune") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(cursor, tune.PlacementGroupFactory([{DRIVER: 1}])),
             param_space={"trial": trials},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True, **tuning),
             run_config=tune.RunConfig(
-                storage_path=folder,
+                storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
@@ -334,7 +338,7 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
         return tuner.fit()
 
 
-def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
+def _cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> None:
     """Walk the path of a trial (in an adaptive search, of all instances of a setting).
 
     A failed stage ends the trial but not the sweep; the pool records it for the report.
@@ -344,6 +348,7 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
         trials = [study.trial(wanted["method"], wanted["setting"], wanted["order"], wanted["seed"])]
     else:
         trials = study.instances(study.arm(wanted["method"]), wanted["setting"])
+        folder.propose(stages_of(trials))
         if study.config.tune.scheduler == "asha":
             _climb(trials, study, pool)
     finals = []
@@ -440,6 +445,7 @@ def _search(
         )
         results = _run(
             study,
+            reader,
             pool,
             {"method": arm.name},
             cpus,

@@ -26,6 +26,7 @@ from typing import Any
 
 import pandas as pd
 
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.study.schema import WandbSettings
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ def _modes(settings: WandbSettings) -> tuple[str, ...]:
 
 def _in_child(request: _Request) -> str:
     """Do the work in a child process. Raises RuntimeError with its error, or if time is over."""
-    with tempfile.TemporaryDirectory(prefix="l2kd-wandb-", ignore_cleanup_errors=True) as folder:
+    with Scratch("wandb") as folder:
         scratch = Path(folder)
         text = json.dumps(vars(request), default=float)
         (scratch / _REQUEST).write_text(text, encoding="utf-8")

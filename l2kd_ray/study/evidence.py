@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import CURVE
-from l2kd_ray.core.store import Damaged, Manifest
+from l2kd_ray.core.store import Damaged
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.study.agenda import design_of, halves_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
-from l2kd_ray.core.store import Manifest
 from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
 from l2kd_ray.study.doubts import doubts
