@@ -9,26 +9,38 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
+import secrets
+import signal
 import socket
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from statistics import mean
 from threading import Thread
 from typing import Any
 
 import ray
 from ray import tune
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray.exceptions import RayActorError, RayError
+from ray.tune import TuneError
 from ray.tune.execution import class_cache
 
 from l2kd_ray import door
 from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
+from l2kd_ray.cluster.guard import kept_messages
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
-from l2kd_ray.cluster.progress import Display
+from l2kd_ray.cluster.progress import PATIENCE_S, Display
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
@@ -45,6 +57,16 @@ _POOL = "l2kd-stage-pool"
 _LOCAL = "local"
 _OBJECTIVE = "dev/mean"
 _TOLD_AT_ONCE = 1000
+_SHORT_MEMORY = re.compile(
+    r"Memory on the node \(IP: (?P<node>[^,]+),.*?\) was (?P<used>.+? used / .+? limit)"
+    r".*?exceeded threshold of \S+ \((?P<threshold>\S+) of",
+    re.DOTALL,
+)
+_LONGEST_SOCKET = 107  # bytes, of any AF_UNIX path
+
+
+class RayFailed(OSError):
+    """Ray, or the machine that it runs on, failed. Finished stages are kept."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +97,9 @@ def sweep(
     stopped; the search continues from there. `address`: a Ray cluster to join; by default Ray is
     started on this machine and ends with the sweep. `seconds`: time limit after which it ends.
 
-    Raises: InputError if there is no such cluster, or a stage needs more than it has.
+    Raises:
+        InputError: there is no such cluster, or a stage needs more than it has.
+        RayFailed: Ray or the machine failed.
     """
     store, known, cut = reader.store, known or {}, cut or {}
     every = study.trials(known) if study.is_adaptive else study.trials()
@@ -88,7 +112,7 @@ def sweep(
     settings, given_up = None, dict[str, list[Setting]]()
     failed: set[str] = set()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
-    with _on_demand(study, store, address, every, missing) as start:
+    with _told(), _on_demand(study, store, address, every, missing) as start:
         for part in parts:
             done += part.trials
             failed.update(_finish(study, reader, start, part.trials, deadline))
@@ -100,7 +124,7 @@ def sweep(
                 settings, given_up = _search(study, reader, pool, known, cut, cpus)
             reader.renew()
         started = start.cache_info().currsize > 0
-        failures = ray.get(start()[0].progress.remote())["failures"] if started else []
+        failures = _failures(start()[0]) if started else []
     done = study.trials(settings) if settings is not None else done
     left = missing_stages(done, reader.listing())
     late = time.monotonic() >= deadline and bool(left)
@@ -124,7 +148,31 @@ def _finish(
         names = tune.grid_search([_name(trial) for trial in unfinished])
         _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
     reader.renew()
-    return {failure.key for failure in ray.get(pool.progress.remote())["failures"]}
+    return {failure.key for failure in _failures(pool)}
+
+
+def _failures(pool: Any) -> list[Failure]:
+    """The stages that have failed so far. Raises: RayFailed if the pool does not answer."""
+    try:
+        failures: list[Failure] = ray.get(pool.progress.remote(), timeout=PATIENCE_S)["failures"]
+    except (TimeoutError, RayActorError):
+        raise RayFailed(
+            "the stage pool, a process on the head, is killed each time that it starts: "
+            f"is the head's memory short?{kept_messages()}"
+        ) from None
+    return failures
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of Ray itself become one message; their tracebacks go to Ray's messages."""
+    try:
+        yield
+    except (RayError, TuneError) as error:
+        with open(2, "w", closefd=False) as messages:
+            traceback.print_exc(file=messages)
+        reason = str(error).strip().partition("\n")[0]
+        raise RayFailed(f"Ray failed ({type(error).__name__}: {reason}){kept_messages()}") from None
 
 
 @contextmanager
@@ -183,15 +231,25 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
                 expected=f"at most {cpus}: workers x cpus_per_worker",
                 fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
-    ray.init(
-        address=_LOCAL,
-        num_cpus=cpus,
-        resources={DRIVER: 1000},
-        # Ray frees Train's placement groups after an abrupt stop through the dashboard.
-        include_dashboard=any(job.distributed for job in jobs),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    folder = _scratch()
+    _prepare()
+    _keep_token()
+    try:
+        with _on_loopback():
+            ray.init(
+                address=_LOCAL,
+                num_cpus=cpus,
+                resources={DRIVER: 1000},
+                # Ray frees Train's placement groups after an abrupt stop through the dashboard.
+                include_dashboard=any(job.distributed for job in jobs),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except OSError as error:
+        raise RayFailed(
+            f"Ray did not start ({error}). Its files are in {folder}: set TMPDIR or RAY_TMPDIR to "
+            f"another folder if it is full or cannot be written{kept_messages()}"
+        ) from None
     try:
         gpus = _resources().get("GPU", 0)
         for job in jobs:
@@ -207,14 +265,80 @@ def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
         leave()
 
 
+def _scratch() -> str:
+    """The folder that Ray keeps its files and sockets in. Raises: InputError if its name is too
+    long for a socket."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "/tmp")
+    inner = f"/ray/session_2000-01-01_00-00-00_000000_{os.getpid()}/sockets/plasma_store"
+    longest = _LONGEST_SOCKET - len(inner)
+    if len(os.fsencode(folder)) > longest:
+        raise InputError(
+            "the folder of temporary files has a name too long for Ray's sockets",
+            key=name,
+            got=folder,
+            expected=f"at most {longest} bytes",
+            fix="set RAY_TMPDIR to a folder with a short name, such as /tmp",
+        )
+    return folder
+
+
+def _prepare() -> None:
+    """Set up this process for `ray.init`: signals, messages, and a word about authentication."""
+    if callable(signal.getsignal(signal.SIGTERM)):
+        # Ours ends the sweep as Ctrl-C does; Ray's handler would exit from within C++ code.
+        ray._private.utils.set_sigterm_handler = lambda _: None
+    for handler in logging.getLogger("ray").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(open(2, "w", closefd=False))  # see `guard`: not always sys.stderr
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        print(
+            "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code as this user",
+            file=sys.stderr,
+        )
+
+
+def _keep_token() -> None:
+    """Let nobody else read the token that protects Ray; Ray itself writes it with the umask."""
+    token = Path("~/.ray/auth_token").expanduser()
+    with suppress(OSError, RuntimeError):  # no home folder: Ray says what it needs
+        if token.exists():
+            token.chmod(0o600)
+        elif not os.environ.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+            token.parent.mkdir(exist_ok=True)
+            file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(file, "w") as stream:
+                stream.write(secrets.token_hex(32))
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that is started in this context listens on 127.0.0.1 alone.
+
+    This is Ray's behaviour on macOS and Windows. On Linux it would listen on all interfaces, and
+    the setting that turns it off is read when Ray is imported (here) and by its processes (there).
+    """
+    constants, name = ray._private.ray_constants, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    former, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = former
+        del os.environ[name]
+
+
 @contextmanager
 def joined(address: str) -> Iterator[float]:
     """Join a running cluster; yields infinity for its CPUs.
 
     All ready stages are submitted to Ray at once, so that an autoscaler sees the whole demand.
     """
+    _prepare()
     try:
         _knock(address)
+        # Ray does so by itself for `auto` alone.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         ray.init(
             address=address,
             log_to_driver=False,
@@ -331,7 +455,17 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         )
-        return tuner.fit()
+        results = tuner.fit()
+    for error in results.errors:
+        if short := _SHORT_MEMORY.search(str(error)):
+            raise RayFailed(
+                f"memory is short on the node {short['node']}: {short['used']}, above Ray's "
+                f"threshold of {short['threshold']}, so that Ray killed the sweep's processes again "
+                "and again. Free memory there, run fewer stages at once "
+                "(scale.cpus_per_worker=2), or raise RAY_memory_usage_threshold"
+                f"{kept_messages()}"
+            )
+    return results
 
 
 def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:

@@ -31,7 +31,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow.fs as pafs
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, refuse_credentials
 
 MANIFEST = "manifest.json"
 DROPPED = "dropped"
@@ -182,6 +182,13 @@ class Store:
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
+
+    def address(self, path: str) -> str:
+        """The path or URI of a file or folder below the root; a URI's query stays at its end."""
+        if self.is_local:
+            return f"{self.root.rstrip('/')}/{path}"
+        base, mark, query = self.root.partition("?")
+        return f"{base.rstrip('/')}/{path}{mark}{query}"
 
     # Finished stages
 
@@ -456,9 +463,12 @@ def _folder(kind: str, key: str) -> str:
 
 
 def _open(root: str) -> tuple[pafs.FileSystem, str]:
-    if "://" not in root:
-        return pafs.LocalFileSystem(), str(Path(root).expanduser().resolve())
+    refuse_credentials(root, "storage")
     try:
+        if "://" not in root:
+            folder = Path(root).expanduser().resolve()
+            folder.exists()  # raises OSError for a name that is too long
+            return pafs.LocalFileSystem(), str(folder)
         if root.startswith(("s3://", "gs://", "gcs://", "file://")):
             filesystem, base = pafs.FileSystem.from_uri(root)
         else:
