@@ -8,7 +8,9 @@ import re
 _SECRET = r"(?i:key|token|passw(?:or)?d|secret|credential|signature|sig)s?(?![a-z])"
 SECRET_NAME = re.compile(_SECRET)
 _IN_A_URL = (
-    re.compile(r"(?<=https://)[^/?\s@]+(?=@)|(?<=http://)[^/?\s@]+(?=@)"),  # a user is a token there
+    re.compile(
+        r"(?<=https://)[^/?\s@]+(?=@)|(?<=http://)[^/?\s@]+(?=@)"
+    ),  # a user is a token there
     # `user:password@`; a password may hold a slash, but `host:80/a@b` has none.
     re.compile(r"(?<=://)[^/?\s@:]*:(?!\d+/)[^?\s@]+(?=@)"),
     re.compile(rf"(?<=[?&;#])(?P<name>[^=&;#\s]*{_SECRET}[^=&;#\s]*=)[^&;#\s'\"]+"),

@@ -31,7 +31,7 @@ _messages: int | None = None
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the command to stop; `code` is its exit code, as shells count: 128 + signal."""
+    """A signal asked the command to stop; `code` is its exit code, 128 + signal as in shells."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -41,7 +41,7 @@ class Stopped(KeyboardInterrupt):
 @contextmanager
 def stoppable() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP raise `Stopped` in this context, once: stopping is not stopped."""
-    asked = []
+    asked = list[int]()
 
     def stop(signum: int, _: object) -> None:
         if not asked:
@@ -75,7 +75,7 @@ def guarded() -> int | None:
     child = os.fork()
     if child == 0:
         _prctl(_PARENT_DEATH, signal.SIGKILL)
-        sys.stderr = open(os.dup(_STDERR), "w", buffering=1)  # ours stay on the terminal
+        sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1)  # ours stay on the terminal
         os.dup2(_messages, _STDERR)
         atexit.register(spoke.write, b"1")
         return None
@@ -103,11 +103,11 @@ def guarded() -> int | None:
         return 128 + stops[0]
     if spoke[:1] == b"1":
         return code
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    hint = "; the kernel kills so where memory is short" if code == -signal.SIGKILL else ""
+    how = f"Ray has ended the sweep's process (exit code {code}): did a node or the head die?"
+    if code < 0:
+        how = f"the sweep's process was killed (signal {-code}): is memory short?"
     print(
-        f"error: the process of the sweep was ended ({how}{hint})\n"
-        f"  what is finished is kept; the same command goes on{kept_messages()}",
+        f"error: {how}\n  what is finished is kept; the same command goes on{kept_messages()}",
         file=sys.stderr,
     )
     return 4
@@ -123,6 +123,26 @@ def kept_messages() -> str:
     ):
         shutil.copyfileobj(source, target)
     return f"\n  Ray's own messages: {target.name}"
+
+
+@contextmanager
+def overheard() -> Iterator[list[str]]:
+    """Collect what C++ code writes to stderr in this context, which is where some reasons stand.
+
+    The list is filled when the context ends; stderr gets the text then.
+    """
+    heard: list[str] = []
+    real = os.dup(_STDERR)
+    with open(os.memfd_create("overheard"), "w+b") as file:
+        os.dup2(file.fileno(), _STDERR)
+        try:
+            yield heard
+        finally:
+            os.dup2(real, _STDERR)
+            os.close(real)
+            file.seek(0)
+            heard.append(file.read().decode(errors="replace"))
+            os.write(_STDERR, heard[0].encode())
 
 
 def _wait(child: int) -> int:

@@ -31,14 +31,14 @@ from ray import tune
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import AuthenticationError, RayActorError, RayError
 from ray.tune import TuneError
 from ray.tune.execution import class_cache
 
 from l2kd_ray import door
 from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
-from l2kd_ray.cluster.guard import kept_messages
+from l2kd_ray.cluster.guard import kept_messages, overheard
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
 from l2kd_ray.cluster.progress import PATIENCE_S, Display
 from l2kd_ray.core.reader import StoreView
@@ -157,8 +157,8 @@ def _failures(pool: Any) -> list[Failure]:
         failures: list[Failure] = ray.get(pool.progress.remote(), timeout=PATIENCE_S)["failures"]
     except (TimeoutError, RayActorError):
         raise RayFailed(
-            "the stage pool, a process on the head, is killed each time that it starts: "
-            f"is the head's memory short?{kept_messages()}"
+            "the stage pool, a process on the head, does not stay alive. Is the head's memory "
+            f"short, or its l2kd-ray another version (`l2kd doctor`)?{kept_messages()}"
         ) from None
     return failures
 
@@ -190,7 +190,8 @@ def _on_demand(
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
             own = _own_ray(jobs) if address == _LOCAL else joined(address)
             cpus = stack.enter_context(own)
-            return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
+            readers = _readers(study, store, trials, missing)
+            return _start_pool(study, store, cpus, readers, _titles(trials)), cpus
 
         yield start
 
@@ -288,9 +289,23 @@ def _prepare() -> None:
     if callable(signal.getsignal(signal.SIGTERM)):
         # Ours ends the sweep as Ctrl-C does; Ray's handler would exit from within C++ code.
         ray._private.utils.set_sigterm_handler = lambda _: None
+    messages = open(2, "w", buffering=1, closefd=False)  # see `guard`: not always sys.stderr
     for handler in logging.getLogger("ray").handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setStream(open(2, "w", closefd=False))  # see `guard`: not always sys.stderr
+            handler.setStream(messages)
+
+    said = set[str]()
+
+    def brief(data: Mapping[str, Any], **_: object) -> None:
+        for text in data["lines"]:
+            print(text, file=messages)
+            first = str(text).partition("\n")[0]
+            if first[:50] not in said:
+                print(f"Ray: {first}", file=sys.stderr)
+            said.add(first[:50])
+
+    # Errors of the cluster (a node died, a task fits nowhere): some repeat, some are a page long.
+    ray._private.worker.print_to_stdstream = brief
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         print(
             "RAY_AUTH_MODE=disabled: whoever reaches Ray's ports can run code as this user",
@@ -335,17 +350,26 @@ def joined(address: str) -> Iterator[float]:
     All ready stages are submitted to Ray at once, so that an autoscaler sees the whole demand.
     """
     _prepare()
+    heard = list[str]()
     try:
         _knock(address)
         # Ray does so by itself for `auto` alone.
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
-        )
+        with overheard() as heard:
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
+            )
     except (OSError, ValueError, RuntimeError) as error:
+        if "InvalidAuthToken" in "".join(heard) or isinstance(error, AuthenticationError):
+            raise InputError(
+                "the cluster asks for a token, and this machine has none or another one",
+                key="--address",
+                got=address,
+                fix="`ray get-auth-token` on the head prints it: write it to ~/.ray/auth_token here",
+            ) from None
         raise InputError(
             "no Ray cluster there",
             key="--address",
@@ -393,7 +417,13 @@ def _resources() -> dict[str, float]:
     return found
 
 
-def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, set[str]]) -> Any:
+def _start_pool(
+    study: Study,
+    store: Store,
+    cpus: float,
+    readers: Mapping[str, set[str]],
+    titles: Mapping[str, str],
+) -> Any:
     """Start the stage pool as an actor that survives its own death and that of any worker."""
     actor = ray.remote(StagePool).options(
         name=_POOL,
@@ -407,7 +437,26 @@ def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, s
         # 1,000, other calls, such as those for the progress display, would wait behind these.
         max_concurrency=10_000,
     )
-    return actor.remote(store, study.config.scale, cpus, readers)
+    return actor.remote(store, study.config.scale, cpus, readers, titles)
+
+
+def _titles(trials: Iterable[Trial]) -> dict[str, str]:
+    """What Ray's dashboard calls each stage: its kind, its task and the first trial that needs it.
+
+    Only what a trial's steps name; others, such as a teacher's, are known by their kind.
+    """
+    titles: dict[str, str] = {}
+    for trial in trials:
+        setting = "".join(f" {key.split('.')[-1]}={value}" for key, value in trial.setting.items())
+        who = f"{trial.method}{setting} seed {trial.seed}"
+        for step, learnt in zip(trial.steps, ("", *trial.order), strict=False):
+            for cell in step:
+                model = cell.stage.model
+                titles.setdefault(cell.stage.key, f"{cell.stage.kind} {cell.task} {who}")
+                learnt = cell.task if trial.method == "single" else learnt
+                for stage in (model, *(source for _, source in model.inputs())):
+                    titles.setdefault(stage.key, " ".join(filter(None, [stage.kind, learnt, who])))
+    return titles
 
 
 def _readers(
@@ -438,7 +487,7 @@ def _name(trial: Trial) -> dict[str, Any]:
 def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
     """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
-    cursor = tune.with_parameters(_cursor, study=study, pool=pool)
+    walker = tune.with_parameters(cursor, study=study, pool=pool)
     # Tune passes AWS keys from the environment to its trials, and Ray logs them. A cursor needs
     # none.
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
@@ -446,7 +495,7 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
     )
     with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
         tuner = tune.Tuner(
-            tune.with_resources(cursor, tune.PlacementGroupFactory([{DRIVER: 1}])),
+            tune.with_resources(walker, tune.PlacementGroupFactory([{DRIVER: 1}])),
             param_space={"trial": trials},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True, **tuning),
             run_config=tune.RunConfig(
@@ -468,7 +517,7 @@ def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> An
     return results
 
 
-def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
+def cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
     """Walk the path of a trial (in an adaptive search, of all instances of a setting).
 
     A failed stage ends the trial but not the sweep; the pool records it for the report.

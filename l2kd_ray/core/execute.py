@@ -18,7 +18,6 @@ from typing import Any
 from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.core.store import Damaged, Manifest, Store
 
-
 _FULL = 1 << 20  # bytes: a disk with less free space is full
 
 
