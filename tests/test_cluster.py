@@ -84,7 +84,7 @@ class TestTrain(ExecutorSuite):
 SILENT_HEAD = """
 import os, signal, subprocess
 import ray
-from l2kd_ray.cluster.sweep import leave
+from l2kd_ray.cluster.session import leave
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 children = ["pgrep", "-P", str(os.getpid()), "-f", "gcs_server"]

@@ -28,6 +28,7 @@ _SUBREAPER, _PARENT_DEATH = 36, 1  # prctl(2): orphans become children of the ca
 _STDERR = 2
 _messages: int | None = None
 """A file in memory that takes what Ray's C++ and Python loggers write to stderr."""
+_has_guard = False
 
 
 class Stopped(KeyboardInterrupt):
@@ -59,14 +60,19 @@ def stoppable() -> Iterator[None]:
 
 
 def say_stopped() -> None:
-    """Say that the command was stopped, unless nobody is there to read it (SIGHUP)."""
+    """Say that the command was stopped, unless nobody is there to read it (SIGHUP).
+
+    Of a child and its parent only the parent says so: the child may not live long enough.
+    """
+    if _has_guard:
+        return
     with suppress(OSError):
         print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
 
 
 def guarded() -> int | None:
     """Go on in a child: returns None there, and in the parent the exit code once it has ended."""
-    global _messages
+    global _messages, _has_guard
     _messages, spoke = os.memfd_create("ray"), mmap.mmap(-1, 1)
     before = _children()  # of a shell whose place this command took (`exec`): not ours to end
     _prctl(_SUBREAPER, 1)
@@ -74,6 +80,7 @@ def guarded() -> int | None:
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
+        _has_guard = True
         _prctl(_PARENT_DEATH, signal.SIGKILL)
         sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1)  # ours stay on the terminal
         os.dup2(_messages, _STDERR)
@@ -98,7 +105,7 @@ def guarded() -> int | None:
             _kill(pid, signal.SIGKILL)
         for pid in left:  # its own children are ours from now on
             os.waitpid(pid, 0)
-    if stops and code != 128 + stops[0]:
+    if stops:
         say_stopped()
         return 128 + stops[0]
     if spoke[:1] == b"1":
