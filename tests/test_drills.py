@@ -133,7 +133,7 @@ def test_a_local_sweep_listens_on_loopback_alone(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     process.wait(timeout=90)
     assert len(sockets) > 5
-    assert {"7F000001" in address for address in sockets} == {True}
+    assert {"0100007F" in address for address in sockets} == {True}
     assert (folder / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
 
 

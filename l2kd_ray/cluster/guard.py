@@ -78,8 +78,10 @@ def guarded() -> int | None:
     _prctl(_SUBREAPER, 1)
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)  # until the handlers below are in place
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         _has_guard = True
         _prctl(_PARENT_DEATH, signal.SIGKILL)
         sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1)  # ours stay on the terminal
@@ -98,6 +100,7 @@ def guarded() -> int | None:
         if signal.getsignal(one) is not signal.SIG_IGN:
             signal.signal(one, forward)
     signal.signal(signal.SIGALRM, lambda *_: _kill(child, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
     code = _wait(child)
     signal.alarm(0)
     while left := _children() - before:
