@@ -20,6 +20,7 @@ import ray
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
 )
+from ray._private.log import PlainRayHandler
 from ray.exceptions import AuthenticationError
 
 from l2kd_ray.cluster import ENVIRONMENT
@@ -54,7 +55,7 @@ def started(jobs: Sequence[Job]) -> Iterator[float]:
                 expected=f"at most {cpus}: workers x cpus_per_worker",
                 fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
-    folder = _scratch()
+    folder = scratch()
     _prepare()
     _keep_token()
     try:
@@ -88,7 +89,7 @@ def started(jobs: Sequence[Job]) -> Iterator[float]:
         leave()
 
 
-def _scratch() -> str:
+def scratch() -> str:
     """The folder that Ray keeps its files and sockets in. Raises: InputError if its name is too
     long for a socket."""
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
@@ -113,7 +114,7 @@ def _prepare() -> None:
         ray._private.utils.set_sigterm_handler = lambda _: None
     messages = os.fdopen(2, "w", buffering=1, closefd=False)  # see `guard`: not always sys.stderr
     for handler in logging.getLogger("ray").handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if isinstance(handler, PlainRayHandler):
             handler.setStream(messages)
 
     said = set[str]()
