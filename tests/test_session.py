@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 import ray
 from helpers.studies import planned
@@ -105,6 +107,7 @@ def test_another_token_is_told_from_no_cluster(
         raise ConnectionError("Failed to connect to Ray cluster")
 
     monkeypatch.setattr(session, "_knock", lambda address: None)
+    monkeypatch.setattr(session, "_asks_for_token", lambda address: True)
     monkeypatch.setattr(ray, "init", refuse)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     with pytest.raises(InputError, match=says), session.joined("127.0.0.1:6379"):
@@ -112,11 +115,15 @@ def test_another_token_is_told_from_no_cluster(
     assert words.decode() in capfd.readouterr().err
 
 
-def test_a_token_at_hand_is_used_for_any_address(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_token_at_hand_is_used_where_the_head_asks_for_one(
+    asks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray itself looks for one for `auto` alone."""
     looked: list[bool] = []
     monkeypatch.setattr(session, "_prepare", lambda: None)
     monkeypatch.setattr(session, "_knock", lambda address: None)
+    monkeypatch.setattr(session, "_asks_for_token", lambda address: asks)
     monkeypatch.setattr(
         session,
         "maybe_enable_token_auth_if_token_available",
@@ -125,7 +132,26 @@ def test_a_token_at_hand_is_used_for_any_address(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ray, "init", lambda **_: 1 / 0)
     with pytest.raises(ZeroDivisionError), session.joined("127.0.0.1:6379"):
         pass
-    assert looked == [False]
+    assert looked == [False] * asks
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_head_that_asks_for_a_token_is_recognised(asks: bool) -> None:
+    class Head(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            def answer(request: bytes, context: Any) -> bytes:
+                if asks:
+                    context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Head()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert session._asks_for_token(f"127.0.0.1:{port}") is asks
+    server.stop(0)
+    assert not session._asks_for_token("auto")
 
 
 def test_stages_are_named_by_task_method_and_setting() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import grpc
 import ray
 from ray._private.authentication.authentication_token_setup import (
     maybe_enable_token_auth_if_token_available,
@@ -176,8 +177,8 @@ def joined(address: str) -> Iterator[float]:
     heard = list[str]()
     try:
         _knock(address)
-        # Ray does so by itself for `auto` alone.
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        if _asks_for_token(address):  # Ray looks for one by itself for `auto` alone
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         with overheard() as heard:
             ray.init(
                 address=address,
@@ -234,6 +235,22 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _asks_for_token(address: str) -> bool:
+    """Whether the head at an address refuses a call without a token.
+
+    To send a token to a head that wants none is no way out: it could not call this process back.
+    """
+    if not address.rpartition(":")[2].isdigit() or "://" in address:
+        return False
+    with grpc.insecure_channel(address) as channel:
+        call = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            call(b"", timeout=10)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def _resources() -> dict[str, float]:

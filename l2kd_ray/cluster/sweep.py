@@ -222,7 +222,7 @@ def _start_pool(
 
 
 def _titles(trials: Iterable[Trial]) -> dict[str, str]:
-    """What Ray's dashboard calls each stage: its kind, its task and the first trial that needs it.
+    """The name of each stage in Ray's dashboard, by key: its kind, its task and the first trial that needs it.
 
     Only what a trial's steps name; others, such as a teacher's, are known by their kind.
     """
