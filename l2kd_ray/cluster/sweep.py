@@ -222,9 +222,9 @@ def _start_pool(
 
 
 def _titles(trials: Iterable[Trial]) -> dict[str, str]:
-    """The name of each stage in Ray's dashboard, by key: its kind, its task and the first trial that needs it.
+    """The names of stages in Ray's dashboard, by key: kind, task and the first trial that needs it.
 
-    Only what a trial's steps name; others, such as a teacher's, are known by their kind.
+    Only stages at a trial's steps have one; the pool calls others by their kind.
     """
     titles: dict[str, str] = {}
     for trial in trials:
