@@ -75,7 +75,7 @@ def test_a_storage_that_does_not_answer_is_refused_with_its_address(
 ) -> None:
     monkeypatch.setattr("l2kd_ray.core.filetree._WAITS_S", ())
     file = study_file()
-    for address in ("http://127.0.0.1:9/x", f"{file.parent}/{'x' * 300}", str(file)):
+    for address in ("http://127.0.0.1:9/x", str(file)):
         with pytest.raises(InputError, match="cannot be reached") as caught:
             l2kd_ray.load_study(file, storage=address)
         assert (caught.value.key, caught.value.got) == ("storage", address)

@@ -64,16 +64,21 @@ class Job:
         return least * self.workers.cpus_per_worker
 
 
-def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
+def submit(job: Job, store: Store, title: str) -> ray.ObjectRef[Scores]:
     """Start the stage on the cluster and return a reference to its scores.
+
+    `title`: its name in Ray's dashboard, to which the start of its key is added.
 
     A distributed stage is driven by a task on the head that holds no CPU; the resources belong to
     Ray Train's workers. Ray repeats a task whose worker died; the training loop resumes from its
     checkpoint.
     """
+    name = f"{title} {job.stage.key[:8]}"
     if job.distributed:
-        return _drive.options(num_cpus=0, resources={DRIVER: 1}, max_retries=3).remote(job, store)
+        driving = _drive.options(name=name, num_cpus=0, resources={DRIVER: 1}, max_retries=3)
+        return driving.remote(job, store)
     return _task.options(
+        name=name,
         num_cpus=job.workers.cpus_per_worker,
         num_gpus=job.workers.gpus_per_worker,
         label_selector=dict(job.workers.labels) or None,

@@ -11,7 +11,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2kd_ray.cluster.executors import DRIVER
 from l2kd_ray.core.scratch import Scratch
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, refuse_credentials
 
 _DASHBOARD = "http://127.0.0.1:8265"
 _STUDY = "study.yaml"
@@ -27,6 +27,7 @@ def submit(
 
     Raises: InputError if there is no dashboard, or the storage is a folder of this machine.
     """
+    refuse_credentials(storage, "storage")
     if "://" not in storage and not Path(storage).is_absolute():
         raise InputError(
             "a cluster cannot reach a folder of this machine",

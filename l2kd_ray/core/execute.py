@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import socket
 import time
 import uuid
@@ -17,6 +18,8 @@ from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.scratch import Scratch, remove_abandoned
 from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
+
+_FULL = 1 << 20  # bytes: a disk with less free space is full
 
 
 def execute(
@@ -54,7 +57,14 @@ def execute(
         out = Path(folder, "out")
         out.mkdir()
         context = Context(store, out, rank, world_size, device, checkpoint_seconds, leaving)
-        scores = stage.run(context)
+        try:
+            scores = stage.run(context)
+        except Exception as error:
+            if shutil.disk_usage(folder).free > _FULL:
+                raise
+            raise OSError(
+                f"no space left for temporary files in {folder}: set TMPDIR to a larger folder"
+            ) from error
         if rank > 0:
             return None
         manifest = Manifest(

@@ -18,7 +18,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow.fs as pafs
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, refuse_credentials
 from l2kd_ray.section import expanded
 
 P = ParamSpec("P")
@@ -206,13 +206,16 @@ class FileTree:
 
 
 def _open(root: str) -> tuple[pafs.FileSystem, str]:
+    refuse_credentials(root, "storage")
     try:
         root = expanded(root)
     except InputError as error:
         raise error.at("", "storage") from None
-    if "://" not in root:
-        return pafs.LocalFileSystem(), str(Path(root).resolve())
     try:
+        if "://" not in root:
+            folder = Path(root).resolve()
+            folder.exists()  # raises OSError for a name that is too long
+            return pafs.LocalFileSystem(), str(folder)
         if root.startswith(("s3://", "gs://", "gcs://")):
             filesystem, base = pafs.FileSystem.from_uri(root)
         else:

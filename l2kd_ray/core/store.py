@@ -69,6 +69,13 @@ class Store(FileTree):
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
 
+    def address(self, path: str) -> str:
+        """The path or URI of a file or folder below the root; a URI's query stays at its end."""
+        if self.is_local:
+            return f"{self.root.rstrip('/')}/{path}"
+        base, mark, query = self.root.partition("?")
+        return f"{base.rstrip('/')}/{path}{mark}{query}"
+
     # Finished stages
 
     def manifest(self, kind: str, key: str) -> Manifest | None:

@@ -68,7 +68,7 @@ class Folder:
         self._base = f"studies/{name}"
 
     def __str__(self) -> str:
-        return f"{self.store.root.rstrip('/')}/{self._base}"
+        return self.store.address(self._base)
 
     @property
     def resolved(self) -> str | None:
