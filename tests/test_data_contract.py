@@ -334,7 +334,7 @@ def test_a_column_group_is_a_group_only_where_columns_says_so(tmp_path: Path) ->
     assert (task.splits["train"].rows, task.splits["dev"].rows) == (36, 4)
     assert all(row.group is None for row in task.splits["train"].examples())
     assert task.notes == ()
-    with pytest.raises(InputError, match=r"cannot be carved from 2 groups(?s:.*)name a dev file"):
+    with pytest.raises(InputError, match=r"in 2 groups are too few to carve(?s:.*)name a dev file"):
         resolved({**spec, "columns": {"group": "group"}})
     with pytest.raises(InputError, match="no column dialogue"):
         resolved({**spec, "columns": {"group": "dialogue"}})

@@ -170,7 +170,7 @@ def collect(rows: Iterable[Row], where: str) -> tuple[list[Example], RowCounts]:
             for text in (row.id, row.context, row.question, row.group or "", *row.answers):
                 if not _is_unicode(text):
                     raise InputError(
-                        f"the example {row.id} is no valid Unicode text", where=where, got=text
+                        f"the example {row.id!r} is no valid Unicode text", where=where, got=text
                     )
             examples.append(row)
     if not examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from l2kd_ray.door import Plugin, PluginKind, find
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks import distil, draws, labelled
+from l2kd_ray.tasks import distil, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.metrics import LESS_IS_BETTER, METRICS
@@ -93,6 +94,7 @@ def resolve(
                 _check_labels(spec.name, split, read[sources["train"]], read[sources[split]], where)
     splits: dict[Part, TaskData] = {}
     limits: dict[Split, int | None] = {}
+    chosen: dict[Split, list[Example]] = {}
     for split in SPLITS:
         carved = "dev" not in sources and split != "test"
         source = sources["train" if carved else split]
@@ -105,7 +107,9 @@ def resolve(
             data_seed=data_seed if carved else None,
         )
         limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
-        splits[split] = _capped(data, read[source], limits[split], data_seed, where)
+        chosen[split] = data.select(read[source])
+        splits[split] = _capped(data, len(chosen[split]), limits[split], data_seed)
+    remarks = () if "dev" in sources else _carved(spec, chosen["train"], chosen["dev"], where)
     if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
         raise InputError(
             "the training and the test data are the same",
@@ -131,7 +135,7 @@ def resolve(
         extras,
         seen=whole if entry and entry.leaks else None,
         row_counts={split: counted[source][1] for split, source in sources.items()},
-        remarks=() if "dev" in sources else _carved(spec, read[sources["train"]], data_seed, where),
+        remarks=remarks,
     )
 
 
@@ -151,32 +155,30 @@ def _check_labels(
         )
 
 
-def _carved(spec: TaskSpec, train: list[Example], data_seed: int, where: str) -> tuple[str, ...]:
+def _carved(
+    spec: TaskSpec, train: list[Example], dev: list[Example], where: str
+) -> tuple[str, ...]:
     """A remark on a dev split of another size than asked for, as groups and inputs stay together.
 
-    Raises: InputError if groups are so large that dev or train would hold one alone.
+    Raises: InputError if a side is empty, or is one group where there are several.
     """
-    sides = [
-        draws.carve(
-            train, dev_fraction=spec.dev_fraction, side=side, data_seed=data_seed, task=spec.name
-        )
-        for side in ("train", "dev")
-    ]
-    groups = [{row.group for row in side} for side in sides]
-    if min(map(len, groups)) == 1 and groups != [{None}, {None}]:
+    rows = len(train) + len(dev)
+    groups = [{row.group for row in side} for side in (train, dev)]
+    if not train or not dev or (min(map(len, groups)) == 1 and groups != [{None}, {None}]):
+        units = f"{rows} training examples"
+        if (known := len((groups[0] | groups[1]) - {None})) > 1:
+            units += f" in {known} groups"
         raise InputError(
-            f"a dev split cannot be carved from {len(groups[0] | groups[1])} groups",
+            f"{units} are too few to carve a dev split from",
             where=where,
             key=f"tasks.{spec.name}",
-            got=f"{len(groups[0])} groups in train, {len(groups[1])} in dev",
-            expected="two groups or more in each",
+            got=f"{len(train)} rows of train, {len(dev)} of dev",
             fix="name a dev file, change dev_fraction, or name no column `group`",
         )
-    share = len(sides[1]) / len(train)
-    if abs(share - spec.dev_fraction) <= 0.05:
+    if len(dev) - math.ceil(spec.dev_fraction * rows) <= 0.05 * rows:
         return ()
     return (
-        f"dev holds {len(sides[1])} of {len(train)} training rows, {share:.0%} where dev_fraction "
+        f"dev holds {len(dev)} of {rows} training rows, {len(dev) / rows:.0%} where dev_fraction "
         f"is {spec.dev_fraction:.0%}, because rows of one group or input stay together.",
     )
 
@@ -187,18 +189,8 @@ def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
     return default if spec.metric is None else plugin("metrics", spec.metric, known)
 
 
-def _capped(
-    data: TaskData, examples: list[Example], limit: int | None, data_seed: int, where: str
-) -> TaskData:
+def _capped(data: TaskData, rows: int, limit: int | None, data_seed: int) -> TaskData:
     """The split with its number of rows, and with a cap if that removes examples."""
-    rows = len(data.select(examples))
-    if not rows:
-        raise InputError(
-            f"{len(examples)} training examples are too few to carve a dev split from",
-            where=where,
-            key=data.task,
-            fix="name a dev file, or change dev_fraction",
-        )
     if limit is None or limit >= rows:
         return replace(data, rows=rows)
     return replace(data, cap=limit, data_seed=data_seed, rows=limit)
@@ -350,7 +342,7 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
         options["scheme"] = spec.scheme
     if reader == "csv" and spec.quoting is not None:
         options["quoting"] = spec.quoting
-    if reader == "squad" and spec.unanswered is not None:
+    if reader in ("squad", *tables.ROWS) and spec.unanswered is not None:
         options["unanswered"] = spec.unanswered
     return _source(reader, digest(path), options, str(path))
 
@@ -365,6 +357,7 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
         spec, entry, {**(registered_entry.columns if registered_entry else {}), **spec.columns}
     )
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
+    options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
     registered = registered_entry.splits if registered_entry else {}
     given: dict[Split, str] = {**registered, **spec.splits}
     # GLUE's validation split is the test split here, so it must not become dev, too.
@@ -401,8 +394,6 @@ def _table_options(
     question = spec.question or (entry.question if entry else None)
     if question is None and (spec.kind or (entry.kind if entry else None)) == "regress":
         question = ""  # no second text
-    if spec.unanswered is not None:
-        options["unanswered"] = spec.unanswered
     return options | ({"question": question} if question is not None else {})
 
 
