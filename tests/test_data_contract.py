@@ -164,6 +164,8 @@ CASES = [
     Odd("tables | a joined cell that is not text", "a.jsonl",
         jsonl({"a": "x", "b": None, "label": "y"}), {"columns": {"text": "a + b"}},
         refused=r"a\.jsonl:1: a joined cell is not text"),
+    Odd("jsonl | a row without one of the columns", "a.jsonl", labelled("x") + '{"text": "b"}',
+        LEAVE_OUT, refused=r"a\.jsonl:2: there is no column answer or answers or label"),
     Odd("jsonl | true and false without `labels`", "a.jsonl", labelled(True, False),
         read=[("t0", "true"), ("t1", "false")]),
     Odd("jsonl | an infinite number as an answer", "a.jsonl", labelled(1, float("inf")),
