@@ -352,6 +352,16 @@ def test_a_dev_split_far_from_its_fraction_is_said(tmp_path: Path) -> None:
     assert resolved({**even, **columns}).notes == ()
 
 
+def test_labels_that_are_bare_numbers_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(labelled(*[0, 1] * 10))
+    path = str(tmp_path / "a.jsonl")
+    spec = {"train": path, "dev": path, "test": path}
+    assert resolved(spec).notes == (
+        "the labels are the numbers 0, 1; `labels` can give them texts.",
+    )
+    assert resolved({**spec, "labels": [0, 1]}).notes == resolved({**spec, **LABELS}).notes == ()
+
+
 # Splits -----------------------------------------------------------------------------------------
 
 

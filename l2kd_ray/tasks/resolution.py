@@ -89,9 +89,7 @@ def resolve(
     for examples in read.values():
         labelled.check(kind, examples, spec.name, where)
     if kind in ("classify", "pair"):
-        for split in ("dev", "test"):
-            if split in sources:
-                _check_labels(spec.name, split, read[sources["train"]], read[sources[split]], where)
+        _check_labels(spec.name, {split: read[source] for split, source in sources.items()}, where)
     splits: dict[Part, TaskData] = {}
     limits: dict[Split, int | None] = {}
     chosen: dict[Split, list[Example]] = {}
@@ -109,16 +107,10 @@ def resolve(
         limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
         chosen[split] = data.select(read[source])
         splits[split] = _capped(data, len(chosen[split]), limits[split], data_seed)
+    _check_sources(spec.name, sources, limits, where)
     remarks = () if "dev" in sources else _carved(spec, chosen["train"], chosen["dev"], where)
-    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
-        raise InputError(
-            "the training and the test data are the same",
-            where=where,
-            key=f"tasks.{spec.name}.test",
-            got=sources["test"].location,
-            expected="test data that are not trained on",
-            fix="name a test file; to test on training data on purpose, set another max_test",
-        )
+    if kind in ("classify", "pair"):
+        remarks += _numbered(spec, read[sources["train"]])
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
@@ -139,20 +131,43 @@ def resolve(
     )
 
 
-def _check_labels(
-    task: str, split: Split, train: list[Example], examples: list[Example], where: str
-) -> None:
+def _check_labels(task: str, examples: Mapping[Split, list[Example]], where: str) -> None:
     """Refuse a split of which training has no label at all: the labels are spelled differently."""
-    known, found = labelled.labels(train), labelled.labels(examples)
-    if not set(known) & set(found):
+    known = labelled.labels(examples["train"])
+    for split, rows in examples.items():
+        found = labelled.labels(rows)
+        if not set(known) & set(found):
+            raise InputError(
+                f"no label of the {split} split occurs in training",
+                where=where,
+                key=f"tasks.{task}.{split}",
+                got=", ".join(found),
+                expected=f"labels such as {', '.join(known[:20])}",
+                fix="name the texts of numbers by the task's key `labels`, or correct the data",
+            )
+
+
+def _check_sources(
+    task: str, sources: Sources, limits: Mapping[Split, int | None], where: str
+) -> None:
+    """Refuse test data that are the training data."""
+    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
         raise InputError(
-            f"no label of the {split} split occurs in training",
+            "the training and the test data are the same",
             where=where,
-            key=f"tasks.{task}.{split}",
-            got=", ".join(found),
-            expected=f"labels such as {', '.join(known)}",
-            fix="name the texts of numbers by the task's key `labels`, or correct the data",
+            key=f"tasks.{task}.test",
+            got=sources["test"].location,
+            expected="test data that are not trained on",
+            fix="name a test file; to test on training data on purpose, set another max_test",
         )
+
+
+def _numbered(spec: TaskSpec, train: list[Example]) -> tuple[str, ...]:
+    """A remark on labels that are bare numbers, which a language model has to spell."""
+    known = labelled.labels(train)
+    if spec.labels or not all(label.isdigit() for label in known):
+        return ()
+    return (f"the labels are the numbers {', '.join(known[:20])}; `labels` can give them texts.",)
 
 
 def _carved(

@@ -210,7 +210,8 @@ def _no_column(name: str, cells: Mapping[str, Any], where: str) -> InputError:
         where=where,
         got=list(cells),
         expected=f"a column {name}",
-        fix="name the columns of the task: columns: {context: ..., question: ..., answer: ...}",
+        fix="name the columns of the task: columns: "
+        + ("{label: ...}" if "text" in cells else "{context: ..., question: ..., answer: ...}"),
     )
 
 
