@@ -110,7 +110,7 @@ def resolve(
     _check_sources(spec.name, sources, limits, where)
     remarks = () if "dev" in sources else _carved(spec, chosen["train"], chosen["dev"], where)
     if kind in ("classify", "pair"):
-        remarks += _numbered(spec, read[sources["train"]])
+        remarks += _numbered(sources["train"], read[sources["train"]])
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
@@ -162,10 +162,10 @@ def _check_sources(
         )
 
 
-def _numbered(spec: TaskSpec, train: list[Example]) -> tuple[str, ...]:
-    """A remark on labels that are bare numbers, which a language model has to spell."""
+def _numbered(source: Source, train: list[Example]) -> tuple[str, ...]:
+    """A remark on labels that are bare numbers, where the user has not named them."""
     known = labelled.labels(train)
-    if spec.labels or not all(label.isdigit() for label in known):
+    if "label.0" in dict(source.options) or not all(label.isdigit() for label in known):
         return ()
     return (f"the labels are the numbers {', '.join(known[:20])}; `labels` can give them texts.",)
 
