@@ -73,7 +73,6 @@ def test_free_text_has_no_labels(tmp_path: Path) -> None:
             {},
             ["2 rows left out: no answer", "a.csv:3"],
         ),
-        (SplitSummary(RowCounts(9), 9, {"1": 5, "0": 4}), {}, ["labels are numbers"]),
         (SplitSummary(RowCounts(9), 9, {"x": 9}), {}, ["one label (x)"]),
         (SplitSummary(RowCounts(9), 9, {"x": 6, "y": 3}, ("y",)), {}, ["3 of 9", "(y)"]),
     ],

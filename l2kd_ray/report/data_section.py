@@ -76,6 +76,7 @@ def data_notes(data: Sequence[SplitData]) -> list[str]:
 def _notes(one: SplitData) -> Iterator[str]:
     summary, kept, cut = one.summary, one.summary.kept, one.cut or {}
     of_all = f"of {count(kept, 'example')}"
+    yield from one.remarks
     for why, tally in summary.rows.left_out.items():
         yield f"{count(tally.count, 'row')} left out: {why} (first at {tally.first})"
     if summary.unseen:
@@ -84,8 +85,6 @@ def _notes(one: SplitData) -> Iterator[str]:
         yield f"{summary.unseen:,} {of_all} have a label that the training split lacks ({names})"
     if len(summary.labels) == 1:
         yield f"all examples have one label ({next(iter(summary.labels))})"
-    elif summary.labels and all(label.lstrip("-").isdigit() for label in summary.labels):
-        yield "the labels are numbers; say their texts with the task's key `labels`"
     if summary.in_train > _SHARED * kept:
         yield f"{summary.in_train:,} {of_all} have an input that occurs in the training split, too"
     if cut.get("contexts"):
