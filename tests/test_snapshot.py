@@ -156,7 +156,7 @@ def test_a_verb_reads_each_manifest_at_most_once(
     assert set(counted.manifests.values()) <= {1}
     assert counted.listed["stages"] == 1
     stages = len((finished / "results/studies/tiny/keys").read_text().splitlines()) - 1  # the seal
-    # What is counted needs no manifest; what is cut is told by a training and a test stage of each task.
+    # Counts need no manifest; a training and a test stage of each task tell what is cut.
     wanted = {"plan": 4, "data": 4, "status": 0, "gc": 0, "forecast": 0, "export": 1}
     if verb in wanted:
         assert len(counted.manifests) == wanted[verb]
