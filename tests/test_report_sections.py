@@ -18,6 +18,8 @@ from scipy.special import stdtrit
 
 from l2kd_ray.analysis import (
     Design,
+    Doubt,
+    Flaw,
     Instance,
     cells,
     compare,
@@ -37,6 +39,7 @@ from l2kd_ray.analysis import (
 )
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import signed, text
+from l2kd_ray.report.sentences import doubt_words
 
 FIVE = [f"rnnlg.{letter}" for letter in "abcde"]
 EVERY = [">".join(order) for order in permutations(FIVE)]
@@ -83,6 +86,15 @@ def test_the_gap_table_has_every_interval_and_says_how_far_it_reaches(tmp_path: 
             assert f"({closed[0]} to {closed[1]})" in page.words
     assert "24 of 120 orders, drawn at random: holds for all 120" in page.words
     assert "(drawn at random: holds for all 120)" in headline(table)
+
+
+@pytest.mark.parametrize("flaw", [Flaw.BOUND_BELOW_SINGLE, Flaw.ONE_ANSWER])
+def test_doubts_stand_above_the_headline_which_says_so(flaw: Flaw, tmp_path: Path) -> None:
+    doubt = Doubt(flaw, "l2kd", "{}", "rnnlg.a", 1.0, 2.0)
+    page = report(tmp_path, study(seeds=SEEDS), doubts=[doubt])
+    (words,) = (line.replace("**", "") for line in doubt_words([doubt]))
+    assert page.words.index(words[:30]) < page.words.index("multi-task score, mean of tasks")
+    assert ("Doubtful" in page.words) == flaw.of_bound
 
 
 def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
