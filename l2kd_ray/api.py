@@ -7,8 +7,9 @@ import math
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -55,8 +56,14 @@ def load_study(
         store.check_reachable()
         former = Folder(store, config.name).resolved
         if former is not None:  # hub names keep the commits of the last sweep
-            with suppress(InputError):  # a former file of another version
+            try:
                 config = Revisions.of(parse_study(yaml12.load(former))).pin(config)
+            except InputError as error:  # such as a former file of another version
+                print(
+                    f"the study's former file cannot be read, so the commits of hub names are "
+                    f"looked up anew: {str(error).splitlines()[0]}",
+                    file=sys.stderr,
+                )
         study = resolve_study(config, file)
     words = [
         f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
