@@ -84,7 +84,9 @@ def guarded() -> int | None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         _has_guard = True
         _prctl(_PARENT_DEATH, signal.SIGKILL)
-        sys.stderr = os.fdopen(os.dup(_STDERR), "w", buffering=1)  # ours stay on the terminal
+        sys.stderr = os.fdopen(
+            os.dup(_STDERR), "w", buffering=1, encoding=sys.stderr.encoding
+        )  # ours stay on the terminal
         os.dup2(_messages, _STDERR)
         atexit.register(spoke.write, b"1")
         return None
@@ -165,7 +167,7 @@ def _wait(child: int) -> int:
 
 def _children() -> set[int]:
     # Orphans are given to the main thread, which calls this.
-    return set(map(int, Path("/proc/thread-self/children").read_text().split()))
+    return set(map(int, Path("/proc/thread-self/children").read_text("ascii").split()))
 
 
 def _kill(pid: int, signum: int) -> None:
