@@ -84,9 +84,10 @@ def guarded() -> int | None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
         _has_guard = True
         _prctl(_PARENT_DEATH, signal.SIGKILL)
+        terminal, theirs = os.dup(_STDERR), sys.stderr  # our own words stay on the terminal
         sys.stderr = os.fdopen(
-            os.dup(_STDERR), "w", buffering=1, encoding=sys.stderr.encoding
-        )  # ours stay on the terminal
+            terminal, "w", buffering=1, encoding=theirs.encoding, errors=theirs.errors
+        )
         os.dup2(_messages, _STDERR)
         atexit.register(spoke.write, b"1")
         return None
