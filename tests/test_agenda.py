@@ -235,7 +235,7 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
             "easy ones",
         ),
         ({"tune": {"scheduler": "race"}}, "nothing is searched"),
-        ({"tune": {"stop": {"half_width": 1, "method": "nobody"}}}, "none of"),
+        ({"tune": {"stop": {"half_width": 1, "method": "nobody"}}}, "no such method"),
         (
             {
                 "search": {"replay.ratio": {"grid": [0.1, 0.5]}},

@@ -20,6 +20,7 @@ from helpers.studies import TINY
 import l2kd_ray
 from l2kd_ray import cli
 from l2kd_ray.core.store import Store
+from l2kd_ray.study.folder import unseal
 
 L2KD = [sys.executable, "-m", "l2kd_ray.cli"]
 
@@ -173,7 +174,7 @@ def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path, tmp_path: P
     )
     assert "has changed" in output
     (kept,) = (folder / "results/studies/tiny").glob("study-until-*.yaml")
-    assert kept.read_bytes() == old
+    assert kept.read_text() == unseal(old)
 
 
 def test_inline_gives_the_same_scores_as_ray(swept: Path, tmp_path: Path) -> None:

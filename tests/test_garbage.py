@@ -139,7 +139,7 @@ class Pool:
 
 
 def test_what_a_search_proposes_is_kept_before_it_is_run(tiny: Any, store: Store) -> None:
-    from l2kd_ray.cluster.sweep import _cursor
+    from l2kd_ray.cluster.sweep import cursor
 
     study = tiny(methods=["l2kd"], search={"kd.temperature": {"uniform": [1, 4]}})
     setting = {"kd.temperature": 2.0}
@@ -148,7 +148,7 @@ def test_what_a_search_proposes_is_kept_before_it_is_run(tiny: Any, store: Store
     own = Folder(store, "tiny")
     own.add_keys([])
     with pytest.raises(Asked):
-        _cursor({"trial": {"method": "l2kd", "setting": setting}}, study, Pool(), own)
+        cursor({"trial": {"method": "l2kd", "setting": setting}}, study, Pool(), own)
     age(store)
     assert find_garbage(store) == []
     own.settle_keys([])  # the search chose others

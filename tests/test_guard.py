@@ -28,11 +28,19 @@ with stoppable():
 ORPHAN = "subprocess.Popen(['sh', '-c', 'sleep 600 & echo $!; exit']).wait()"
 
 
+def heed_signals() -> None:
+    """Undo what tests that run in the background inherit: they ignore some signals."""
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, signal.SIG_DFL)
+
+
 def run(body: str, *signals: signal.Signals) -> tuple[int, str, str]:
     """The exit code, stdout and stderr of a guarded command that gets the signals."""
     command = [sys.executable, "-c", COMMAND.format(body=body)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+    with subprocess.Popen(  # type: ignore[call-overload]
+        command, text=True, preexec_fn=heed_signals, **pipes
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
         for one in signals:
