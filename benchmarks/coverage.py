@@ -266,7 +266,7 @@ def best_and_worst(repeats: int) -> Iterator[dict[str, Any]]:
                 for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
                     for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
                         names = [">".join(trie.orders[k]) for k in chosen[:drawn]]
-                        found = extremes(table[:drawn], names, len(trie.orders))
+                        found = extremes(table[:drawn], names)
                         for one in found.to_dict("records"):
                             value = exact[place[one["order"]]]
                             held.append(bool(one["low"] <= value <= one["high"]))

@@ -160,19 +160,19 @@ def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
         tables = {task: scope.cells(arm, f"gap/{task}") for task in tasks}
         orders = next(iter(tables.values())).orders
         values = {task: table.by_seed for task, table in tables.items()}
-        return precedence_map(values, orders, scope.design.population(len(orders)))
+        return precedence_map(values, orders)
 
     return scope.each(of)
 
 
 def over_table(
-    scope: Scope, function: Callable[[FloatArray, Sequence[str], int], pd.DataFrame]
+    scope: Scope, function: Callable[[FloatArray, Sequence[str]], pd.DataFrame]
 ) -> pd.DataFrame:
     """`effects` on the mean gap, or its `extremes`, of every method."""
 
     def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
-        return function(found.by_seed, found.orders, scope.design.population(len(found.orders)))
+        return function(found.by_seed, found.orders)
 
     return scope.each(of)
 
