@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from l2kd_ray.analysis import (
     decompose,
     halves,
     mean_by,
+    moments,
     optimism,
     over_orders,
     precedence_map,
@@ -410,11 +412,22 @@ def test_costs_are_in_hours_where_they_are_hours(tmp_path: Path) -> None:
     assert "7,200" not in page.words
 
 
-def test_the_bootstrap_over_test_examples_stands_beside(tmp_path: Path) -> None:
-    over = pd.DataFrame({"method": ["l2kd"], "setting": ["{}"], "low": [1.25], "high": [3.75]})
-    page = report(tmp_path, study(), over_examples=over)
-    assert "Over test examples" in page.words
-    assert "1.2 to 3.8" in page.words
+def test_the_interval_over_seeds_and_test_examples_is_one(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("lamol", "l2kd"))
+    rows = results(scores)
+    table = cells(rows[rows["method"] == "l2kd"], "gap/abs", ALL, SEEDS).by_seed
+    variance = 3.0
+    shown = pd.DataFrame(
+        {"method": ["l2kd"], "setting": ["{}"], "variance": [variance], "df": [31]}
+    )
+    page = report(tmp_path, scores, over_examples=shown, design=DESIGN)
+    mean = moments(table, 6)
+    wider = replace(mean, order=mean.order + 3.0, order_df=31).estimate()
+    assert "Other examples too" in page.words
+    assert f"{text(wider.low)} to {text(wider.high)}" in page.words
+    none = shown.assign(variance=np.nan)
+    page = report(tmp_path / "b", scores, over_examples=none, design=DESIGN)
+    assert "Other examples too" not in page.words
 
 
 def test_average_incremental_is_told(tmp_path: Path) -> None:
