@@ -87,7 +87,7 @@ def _gap_table(arms: pd.DataFrame, tasks: Sequence[str], wider: pd.DataFrame | N
         frame["Failed"] = arms["failed/n"].astype(int)
         frame["Failed as 0"] = arms["failed/gap"].astype(float)
         words += " Failed: trials; their orders are left out. Failed as 0: the gap if they score 0."
-    if wider is not None and wider["low"].notna().any():
+    if wider is not None and len(wider) and wider["low"].notna().any():
         both = arms.merge(wider, on=["method", "setting"], how="left")
         frame["Other examples too"] = [
             interval_label(*bounds) for bounds in zip(both["low"], both["high"], strict=True)
