@@ -136,6 +136,8 @@ def test_components_and_advice(tmp_path: Path) -> None:
     for row in expected.to_dict("records"):
         low, high = text(row["low"], 2), text(row["high"], 2)
         assert f"{text(row['std'], 2)} ({low} to {high})" in page.words
+    for gap in own.by_seed.mean(axis=0):
+        assert str(gap) in data_values(tmp_path)  # of each seed
     assert "More seeds: every order of the study has run" in page.words
     drawn = Design("random", DRAWN[:12], SEEDS)
     sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)

@@ -110,6 +110,20 @@ def by_order(scope: Scope) -> pd.DataFrame:
     return scope.each(of)
 
 
+def by_seed(scope: Scope) -> pd.DataFrame:
+    """The mean gap of every training seed over the used orders: seed, gap.
+
+    The interval of a mean gap over all orders is Student's over these numbers.
+    """
+
+    def of(arm: ArmId) -> pd.DataFrame:
+        found = scope.cells(arm)
+        means = found.by_seed.mean(axis=0) if len(found.orders) else np.empty(0)
+        return pd.DataFrame({"seed": found.train[: len(means)], "gap": means})
+
+    return scope.each(of)
+
+
 def variance(scope: Scope) -> pd.DataFrame:
     """`decompose` of every method."""
 
