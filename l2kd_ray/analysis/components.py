@@ -43,8 +43,8 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
     are no sample, from the noncentral chi-square (Steiger 2004); with fewer degrees of freedom for
     the residual where orders share stages (`residual_df`). Where the estimate is below 0, std and
     low are 0 and high is the one-sided bound of the same level. There is no interval where it would
-    rest on a residual of unknown degrees of freedom, or of no spread at all. Orders with a missing
-    cell are left out.
+    rest on a residual of unknown degrees of freedom or of no spread at all, and none where it would
+    hold 0 alone. Orders with a missing cell are left out.
 
     Returns:
         No rows where fewer than two orders or two seeds are left.
@@ -73,7 +73,8 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
         else:
             low, high = large_sample(combinations[effect], squares, free, asked)
         std, least, most = (sqrt(max(v, 0.0)) for v in (value, low, high))  # NaN stays
-        least = least if value >= 0 or np.isnan(most) else 0.0
+        if value < 0:
+            least, most = (0.0, most) if most > 0 else (np.nan, np.nan)
         share = max(value, 0.0) / above_zero if above_zero else np.nan
         rows.append((name, value, std, least, most, share, free[effect]))
     return pd.DataFrame(rows, columns=columns)

@@ -80,7 +80,10 @@ def _table(table: pd.DataFrame) -> Table:
         "0, and its upper bound is one-sided."
     )
     if table["low"].isna().any():
-        caption += " No interval: two seeds do not tell how freely orders vary in a seed."
+        caption += (
+            " No interval: two seeds do not tell how freely orders vary in a seed, or a component "
+            "is estimated so far below 0 that its interval is empty."
+        )
     digits = {"Std": 2, "Share of variance, %": 0}
     return Table("variance", caption, frame, digits=digits)
 
