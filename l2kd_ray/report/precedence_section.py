@@ -92,7 +92,7 @@ def _picture(found: Findings) -> Picture:
     labels = task_labels(found.tasks)
     table = found.precedence.dropna(subset=["value"])
     table = table[table["earlier"] != ""]
-    strongest = table.loc[table.groupby("method", sort=False)["value"].idxmax()]
+    strongest = table.loc[table["value"].abs().groupby(table["method"], sort=False).idxmax()]
     words = "; ".join(
         f"{method_label(row['method'])}: {labels[row['earlier']]} before {labels[row['task']]} "
         f"{signed(row['value'])}"
@@ -101,7 +101,8 @@ def _picture(found: Findings) -> Picture:
     caption = (
         "How many points the gap of a column's task is wider (+) or narrower (\N{MINUS SIGN}) when "
         "the row's task comes before it and not after, in the mean of orders; last row: when it is "
-        "itself the last, against all orders."
+        "itself the last, against all orders. Compare the cells of a column: what comes later is "
+        "forgotten less, whichever task came before it."
     )
     if _shrunk(found):
         caption += f" {_SHRUNK}."
@@ -113,7 +114,7 @@ def _picture(found: Findings) -> Picture:
         )
     return Picture(
         "precedence",
-        f"Effects of precedence on each task's gap, in points. The most harmful: {words}.",
+        f"Effects of precedence on each task's gap, in points. The largest: {words}.",
         caption,
         heatmaps.precedence(maps, sure, [labels[task] for task in found.tasks]),
     )
