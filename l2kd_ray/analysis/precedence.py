@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from l2kd_ray.analysis.estimate import Estimate, Moments
+from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.note import Named
 from l2kd_ray.analysis.paired import holm
@@ -145,7 +145,7 @@ def estimable(x: FloatArray, wanted: FloatArray) -> NDArray[np.bool_]:
     return found
 
 
-def effects(table: FloatArray, orders: Sequence[str]) -> pd.DataFrame:
+def effects(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> pd.DataFrame:
     """The effects of precedence on values `[orders, seeds]`, one row each.
 
     Where all n! orders ran, differences of their means, with Student's t over seeds: exact, no
@@ -192,12 +192,14 @@ def effects(table: FloatArray, orders: Sequence[str]) -> pd.DataFrame:
             rows.append((*name, *[np.nan] * 4, why))
             continue
         found = Moments(by_seed[k].mean(), misfit[k], spread[k], free, seeds - 1)
-        one = found.estimate()
+        one = found.estimate(level=level)
         rows.append((*name, one.value, one.low, one.high, found.p, None))
     return pd.DataFrame(rows, columns=columns)
 
 
-def precedence_map(tables: dict[str, FloatArray], orders: Sequence[str]) -> pd.DataFrame:
+def precedence_map(
+    tables: dict[str, FloatArray], orders: Sequence[str], level: float = LEVEL
+) -> pd.DataFrame:
     """Effect of each other task on each task's own gap `[orders, seeds]`.
 
     Returns:
@@ -208,7 +210,7 @@ def precedence_map(tables: dict[str, FloatArray], orders: Sequence[str]) -> pd.D
     """
     rows = []
     for task, table in tables.items():
-        for row in effects(table, orders).to_dict("records"):
+        for row in effects(table, orders, level).to_dict("records"):
             numbers = (row["value"], row["low"], row["high"])
             rest = (row["p"], row["note"])
             if row["effect"] is Effect.LAST and row["task"] == task:
@@ -224,7 +226,7 @@ def precedence_map(tables: dict[str, FloatArray], orders: Sequence[str]) -> pd.D
     return found
 
 
-def extremes(table: FloatArray, orders: Sequence[str]) -> pd.DataFrame:
+def extremes(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> pd.DataFrame:
     """The orders of the smallest and the largest predicted value, of all n!, with intervals.
 
     The predictor is the best linear one under the model: of an order that ran, its own mean drawn
@@ -256,7 +258,7 @@ def extremes(table: FloatArray, orders: Sequence[str]) -> pd.DataFrame:
     def predicted(values: FloatArray, wrong: float) -> Estimate:
         """The mean of one prediction a seed; `wrong` is the model's own part of the variance."""
         parts = np.asarray(wrong), np.asarray(values.var(ddof=1) / seeds)
-        return Moments(np.asarray(values.mean()), *parts, free, seeds - 1).estimate()
+        return Moments(np.asarray(values.mean()), *parts, free, seeds - 1).estimate(level=level)
 
     rows = []
     for which, sign in (("best", -1.0), ("worst", 1.0)):

@@ -71,7 +71,7 @@ def _few(found: Findings) -> str:
 
 
 def _maps(found: Findings) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """By method `[n + 1, n]`: effects, and 1 where Holm's p is below 0.05."""
+    """By method `[n + 1, n]`: effects, and 1 where an effect is told from 0 after Holm."""
     tasks = found.tasks
     row_of = {task: k for k, task in enumerate([*tasks, ""])}
     column_of = {task: k for k, task in enumerate(tasks)}
@@ -83,7 +83,7 @@ def _maps(found: Findings) -> tuple[dict[str, FloatArray], dict[str, FloatArray]
         sure[method] = np.zeros_like(maps[method])
         at = own["earlier"].map(row_of).to_numpy(), own["task"].map(column_of).to_numpy()
         maps[method][at] = own["value"].to_numpy(dtype=float)
-        sure[method][at] = (own["p_holm"] < 0.05).to_numpy(dtype=float)
+        sure[method][at] = (own["p_holm"] < 1 - found.scope.level).to_numpy(dtype=float)
     return maps, sure
 
 
@@ -110,7 +110,8 @@ def _picture(found: Findings) -> Picture:
         caption += " Empty: the orders that ran do not tell it."
     if any(marks.any() for marks in sure.values()):
         caption += (
-            " Outlined and bold: p below 0.05 after Holm's correction for all cells of a method."
+            f" Outlined and bold: p below {1 - found.scope.level:.2g} after Holm's correction for "
+            "all cells of a method."
         )
     return Picture(
         "precedence",
