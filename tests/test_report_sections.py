@@ -432,6 +432,16 @@ def test_the_interval_over_seeds_and_test_examples_is_one(tmp_path: Path) -> Non
     assert "Other examples too" not in page.words
 
 
+def test_other_summaries_are_told_from_five_seeds_on(tmp_path: Path) -> None:
+    seeds = ("1", "2", "3", "4", "5")
+    scores = study(seeds=seeds, methods=("lamol", "finetune"))
+    page = report(tmp_path, scores, design=Design("all", ALL, seeds))
+    assert "Other summaries" in page.headings
+    assert "Nearer than LAMOL, %" in page.words
+    few = report(tmp_path / "b", study(seeds=SEEDS), design=DESIGN)
+    assert "Other summaries" not in few.headings
+
+
 def test_average_incremental_is_told(tmp_path: Path) -> None:
     scores = study(seeds=SEEDS, methods=("l2kd",))
     report(tmp_path, scores)
