@@ -9,11 +9,15 @@ last task,
     y(o) = mu + sum_{a<b} beta_ab x_ab(o) + sum_t gamma_t x_t(o) + misfit(o),
 
 with x_ab = 1/2 where a comes before b and -1/2 where after, and x_t = [t is last] - 1/n. Over all
-n! orders every feature has mean 0, so mu is the mean over all orders. Coefficients are shrunk
-(ridge, Hoerl & Kennard 1970); the penalty is the ratio of variances that restricted maximum
-likelihood gives (REML, Patterson & Thompson 1971), so that a fit is the best linear unbiased
-predictor (Robinson 1991) under normal coefficients. What the orders that ran cannot tell, by the
-null space of their features, has no value.
+n! orders every feature has mean 0, so mu is the mean over all orders. Effects are of the fit by
+least squares, which shrinks nothing: the fit to all n! orders has the differences of means itself,
+whatever the misfit. What the orders that ran cannot tell, by the null space of their features, has
+no value.
+
+Predictions of single orders (`extremes`, `assisted`) are by ridge (Hoerl & Kennard 1970); the
+penalty is the ratio of variances that restricted maximum likelihood gives (REML, Patterson &
+Thompson 1971), so that a fit is the best linear unbiased predictor (Robinson 1991) under normal
+coefficients.
 """
 
 from __future__ import annotations
@@ -37,8 +41,6 @@ MOST_TASKS = 8
 """Up to here all n! orders are looked through for the best and the worst."""
 ORDERS_A_FEATURE = 1.5
 """With fewer orders the model is not used: below it intervals cover too little."""
-_LEAST_KEPT = 0.5
-"""Least part of an effect that shrinkage leaves: effects shrunk to 0 would look certain."""
 _PENALTIES = np.concatenate([np.logspace(-3, 5, 65), [np.inf]])
 
 
@@ -76,11 +78,10 @@ class Ridge:
     """Variance of an order's value around the features."""
 
 
-def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.0) -> Ridge:
+def fit(x: FloatArray, y: FloatArray, copies: int = 1) -> Ridge:
     """Ridge of values `[orders]` on features, with a free mean and the penalty of REML.
 
     `y` may be `[orders, m]`: m columns of one distribution, of which `copies` are independent.
-    `least_kept`: the penalty shrinks a coefficient of middling spread to no less than this part.
     """
     centred, value = x - x.mean(axis=0), np.atleast_2d((y - y.mean(axis=0)).T).T
     u, d, vt = np.linalg.svd(centred, full_matrices=False)
@@ -92,8 +93,6 @@ def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.
     noise = np.maximum(sums / free, 1e-12 * max(whole, 1e-300))
     best = int(np.argmin(copies * np.log(weight).sum(axis=1) + free * np.log(noise)))
     penalty = float(_PENALTIES[best])
-    if least_kept:
-        penalty = min(penalty, float((d**2).mean()) * (1 / least_kept - 1))
     shrunk = d / (d**2 + penalty) if np.isfinite(penalty) else np.zeros_like(d)
     return Ridge((vt.T * shrunk) @ u.T, penalty, float(noise[best]))
 
@@ -149,15 +148,15 @@ def effects(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> p
     """The effects of precedence on values `[orders, seeds]`, one row each.
 
     Where all n! orders ran, differences of their means, with Student's t over seeds: exact, no
-    model. Else those of the model's predictions for all orders, which are shrunk: the interval is
-    of the shrunk effect, from the spread over seeds (S - 1 degrees) and the misfit of the model on
-    the orders that did not run; without the effects of being first, for which the model has no
-    term.
+    model. Else those of the model fitted to the orders that ran, by least squares; the interval
+    also has its misfit on those that did not: (1 - k / n!) times the residual mean square, which
+    holds the seeds' noise of an order too, so that it is rather too wide. Without the effects of
+    being first, for which the model has no term.
 
     Returns:
         effect (`Effect`), task, other ("" but for pairs, which are sorted by name), value, low,
-        high (NaN for one seed), p of no effect, note (`Untold`, with NaN, or None). No rows below
-        three orders.
+        high (NaN for one seed, and where no order is left to tell the misfit), p of no effect, note
+        (`Untold`, with NaN, or None). No rows below three orders.
     """
     columns = ["effect", "task", "other", "value", "low", "high", "p", "note"]
     tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
@@ -173,17 +172,19 @@ def effects(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> p
         names += [(Effect.FIRST, task, "") for task in tasks]
         scale = np.array([4.0] * len(pairs) + [float(n)] * 2 * n)
         linear = scale[:, None] * np.hstack([x, first]).T / possible
-        misfit, told = np.zeros(len(names)), np.full(len(names), True)
+        misfit, told, free = np.zeros(len(names)), np.full(len(names), True), 0
     else:
-        model = fit(x, table.mean(axis=1), least_kept=_LEAST_KEPT)
-        wanted = population_effects(n)
+        wanted, centred = population_effects(n), x - x.mean(axis=0)
         told = estimable(x, wanted)
-        linear = wanted @ model.smoother
-        misfit = (1 - len(table) / possible) * model.noise * (linear**2).sum(axis=1)
+        solver = np.linalg.pinv(centred, rcond=1e-9)
+        linear, mean = wanted @ solver, table.mean(axis=1)
+        free = len(table) - 1 - int(np.linalg.matrix_rank(centred))
+        residual = mean - mean.mean() - centred @ (solver @ mean)
+        noise = float((residual**2).sum()) / free if free else np.nan
+        misfit = (1 - len(table) / possible) * noise * (linear**2).sum(axis=1)
     by_seed = linear @ table
     seeds = table.shape[1]
     spread = by_seed.var(axis=1, ddof=1) / seeds if seeds > 1 else np.full(len(by_seed), np.nan)
-    free = max(len(table) - 1 - feature_count(n), 1)
     one_group = np.ptp(x, axis=0) == 0
     rows = []
     for k, name in enumerate(names):

@@ -30,9 +30,9 @@ from l2kd_ray.report.blocks import (
 from l2kd_ray.report.labels import method_label, order_labels, task_labels
 
 _TITLE = "Which task hurts which"
-_SHRUNK = (
-    "Not all orders ran, so these are effects in a model's predictions of all of them, drawn "
-    "towards 0 (ridge): an interval is of the shrunk effect, not of the effect"
+_SAMPLE = (
+    "Not all orders ran, so these are effects in a model of pairs and of the last task, fitted to "
+    "those that did; where much else is at work its intervals hold less often"
 )
 _UNTOLD = {
     Untold.ONE_GROUP: "one of the two groups of orders did not run",
@@ -104,8 +104,8 @@ def _picture(found: Findings) -> Picture:
         "itself the last, against all orders. Compare the cells of a column: what comes later is "
         "forgotten less, whichever task came before it."
     )
-    if _shrunk(found):
-        caption += f" {_SHRUNK}."
+    if _sampled(found):
+        caption += f" {_SAMPLE}."
     if found.precedence["value"].isna().any():
         caption += " Empty: the orders that ran do not tell it."
     if any(marks.any() for marks in sure.values()):
@@ -149,7 +149,7 @@ def _extremes(found: Findings) -> Block:
         "ran. The 95 % interval is of the gap of the order named, and knows of the luck in being "
         "picked"
     )
-    if _shrunk(found):
+    if _sampled(found):
         caption += "; another order, which did not run, may be better or worse than it"
     caption += (
         ". By other seeds: each seed's prediction of the order that the others pick."
@@ -158,7 +158,7 @@ def _extremes(found: Findings) -> Block:
     return Table("extremes", caption, frame)
 
 
-def _shrunk(found: Findings) -> bool:
+def _sampled(found: Findings) -> bool:
     """True if the effects of a method are a model's, as not all of its orders ran."""
     scope = found.scope
     return any(len(scope.cells(arm).orders) < scope.design.possible for arm in scope.arms)
@@ -185,8 +185,8 @@ def _effects(found: Findings) -> Block:
         "less that of the others, whatever else goes with it (such as b being last). Last, first: "
         "the mean of those orders less that of all. Strongest first; 95 % intervals, each alone."
     )
-    if _shrunk(found):
-        caption += f" {_SHRUNK}."
+    if _sampled(found):
+        caption += f" {_SAMPLE}."
     if rows["note"].notna().any():
         frame["Why not"] = [_UNTOLD.get(note, "") for note in rows["note"]]
     return Fold(
