@@ -316,7 +316,7 @@ def seeds_and_examples(repeats: int) -> Iterator[dict[str, Any]]:
                 alone = moments(means[None], 1)
                 wider = with_examples(alone, *example_variance(tasks))
                 off = abs(float(alone.mean))
-                held["seeds and examples"].append(off <= float(wider.half_width()))
+                held["seeds and examples"].append(off <= wider.half_width)
                 held["seeds alone"].append(off <= float(alone.half_width()))
             std = f"std {of_seed}, {of_example}, {of_both}"
             where = f"{seeds} seeds, {clusters} clusters of {each}, {std}"

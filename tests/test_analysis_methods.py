@@ -349,6 +349,13 @@ def test_few_clusters_have_no_interval_and_other_lengths_are_refused() -> None:
         example_variance({})
 
 
+def test_one_more_source_never_narrows_the_interval() -> None:
+    mean = moments(np.array([[1.0, 9.0, 4.0]]), 1)
+    for variance in (0.0, 0.1, 1.0, 10.0):
+        assert with_examples(mean, variance, 99).half_width >= mean.estimate().half_width
+    assert not with_examples(mean, np.nan, np.nan).bounded
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_the_interval_of_both_sources_holds_where_that_of_seeds_does_not(seeds: int) -> None:
     rng, both, alone = np.random.default_rng(0), [], []
@@ -361,7 +368,7 @@ def test_the_interval_of_both_sources_holds_where_that_of_seeds_does_not(seeds: 
         table = np.mean([task.gaps.mean(axis=1) for task in tasks.values()], axis=0)
         mean = moments(np.tile(table, (6, 1)), 6)
         wider = with_examples(mean, *example_variance(tasks))
-        both.append(abs(float(mean.mean)) < float(wider.half_width()))
+        both.append(abs(float(mean.mean)) < wider.half_width)
         alone.append(abs(float(mean.mean)) < float(mean.half_width()))
     assert 0.935 < np.mean(both) < 0.985
     assert np.mean(alone) < 0.85

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.design import ArmId
-from l2kd_ray.analysis.estimate import Estimate, Moments
+from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.scope import Scope
@@ -94,14 +94,20 @@ def over_examples(scope: Scope, variances: pd.DataFrame) -> pd.DataFrame:
         if arm in known and len(found.orders) and level:
             mean = moments(found.by_seed, scope.design.population(len(found.orders)))
             row = known[arm]
-            estimate = with_examples(mean, row.variance, row.df).estimate(level=level)
+            estimate = with_examples(mean, row.variance, row.df, level)
         numbers = [estimate.value, estimate.low, estimate.high]
         return pd.DataFrame([numbers], columns=["value", "low", "high"])
 
     return scope.each(of)
 
 
-def with_examples(mean: Moments, variance: float, df: float) -> Moments:
-    """A mean over orders and seeds as one over test examples too."""
+def with_examples(mean: Moments, variance: float, df: float, level: float = LEVEL) -> Estimate:
+    """A mean over orders and seeds as one over test examples too.
+
+    Their degrees of freedom make the quantile smaller, but not the interval: it is never narrower
+    than the one without them.
+    """
     free = df if float(mean.order) == 0 else min(df, mean.order_df)
-    return Moments(mean.mean, mean.order + variance, mean.seed, free, mean.seed_df)
+    both = Moments(mean.mean, mean.order + variance, mean.seed, free, mean.seed_df)
+    found, alone = both.estimate(level=level), mean.estimate(level=level)
+    return alone if alone.half_width > found.half_width else found
