@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from l2kd_ray.analysis import (
     decompose,
     halves,
     mean_by,
+    moments,
     optimism,
     over_orders,
     precedence_map,
@@ -146,6 +148,8 @@ def test_components_and_advice(tmp_path: Path) -> None:
     for row in expected.to_dict("records"):
         low, high = text(row["low"], 2), text(row["high"], 2)
         assert f"{text(row['std'], 2)} ({low} to {high})" in page.words
+    for gap in own.by_seed.mean(axis=0):
+        assert str(gap) in data_values(tmp_path)  # of each seed
     assert "More seeds: every order of the study has run" in page.words
     drawn = Design("random", DRAWN[:12], SEEDS)
     sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)
@@ -167,11 +171,11 @@ def test_precedence_is_of_each_task(tmp_path: Path) -> None:
     own = rows[rows["method"] == "lamol"]
     tasks = ALL[0].split(">")
     tables = {t: cells(own, f"gap/{t}", ALL, SEEDS).by_seed for t in sorted(tasks)}
-    expected = precedence_map(tables, ALL, 6)
+    expected = precedence_map(tables, ALL).fillna({"note": ""})
     found = csv(tmp_path, "precedence")
     pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)
     drawing = (tmp_path / "figures/precedence.svg").read_text()
-    assert all(f"{abs(effect):.1f}" in drawing for effect in expected["effect"])
+    assert all(f"{abs(effect):.1f}" in drawing for effect in expected["value"])
     assert {"best", "worst"} == set(csv(tmp_path, "extremes")["which"])
 
 
@@ -181,7 +185,7 @@ def test_precedence_says_when_orders_are_too_few(tmp_path: Path) -> None:
         study(FIVE, seeds=SEEDS, run=DRAWN[:8], methods=("l2kd",)),
         design=Design("random", DRAWN[:8], SEEDS),
     )
-    assert "Read with care: 8 of the 120 orders" in few.words
+    assert "Not known: 8 of the 120 orders" in few.words
     assert "ask for 21 at least" in few.words
     two = report(tmp_path / "b", study(orders=2, methods=("l2kd",), seeds=SEEDS))
     assert "Not known: 2 of the 6 orders" in two.words
@@ -422,11 +426,32 @@ def test_costs_are_in_hours_where_they_are_hours(tmp_path: Path) -> None:
     assert "7,200" not in page.words
 
 
-def test_the_bootstrap_over_test_examples_stands_beside(tmp_path: Path) -> None:
-    over = pd.DataFrame({"method": ["l2kd"], "setting": ["{}"], "low": [1.25], "high": [3.75]})
-    page = report(tmp_path, study(), over_examples=over)
-    assert "Over test examples" in page.words
-    assert "1.2 to 3.8" in page.words
+def test_the_interval_over_seeds_and_test_examples_is_one(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("lamol", "l2kd"))
+    rows = results(scores)
+    table = cells(rows[rows["method"] == "l2kd"], "gap/abs", ALL, SEEDS).by_seed
+    variance = 3.0
+    shown = pd.DataFrame(
+        {"method": ["l2kd"], "setting": ["{}"], "variance": [variance], "df": [31]}
+    )
+    page = report(tmp_path, scores, over_examples=shown, design=DESIGN)
+    mean = moments(table, 6)
+    wider = replace(mean, order=mean.order + 3.0, order_df=31).estimate()
+    assert "Other examples too" in page.words
+    assert f"{text(wider.low)} to {text(wider.high)}" in page.words
+    none = shown.assign(variance=np.nan)
+    page = report(tmp_path / "b", scores, over_examples=none, design=DESIGN)
+    assert "Other examples too" not in page.words
+
+
+def test_other_summaries_are_told_from_five_seeds_on(tmp_path: Path) -> None:
+    seeds = ("1", "2", "3", "4", "5")
+    scores = study(seeds=seeds, methods=("lamol", "finetune"))
+    page = report(tmp_path, scores, design=Design("all", ALL, seeds))
+    assert "Other summaries" in page.headings
+    assert "Nearer than LAMOL, %" in page.words
+    few = report(tmp_path / "b", study(seeds=SEEDS), design=DESIGN)
+    assert "Other summaries" not in few.headings
 
 
 def test_average_incremental_is_told(tmp_path: Path) -> None:

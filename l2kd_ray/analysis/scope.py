@@ -15,6 +15,7 @@ from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted
 from l2kd_ray.analysis.components import decompose
 from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
@@ -58,6 +59,11 @@ class Scope:
         if design.orders:
             now = reading(len(orders), len(design.orders), stopping=stopping)
         return Scope(design, tuple(arms), orders[: now.orders], now, results)
+
+    @property
+    def level(self) -> float:
+        """Level of the intervals; that of a finished study where none may be shown yet."""
+        return self.reading.level or LEVEL
 
     def rows(self, arm: ArmId) -> pd.DataFrame:
         """The complete trials of an arm that have a gap, whether or not they are used."""
@@ -106,6 +112,20 @@ def by_order(scope: Scope) -> pd.DataFrame:
         half = pd.Series(width, index=found.orders, dtype=float).reindex(frame.index)
         frame["low"], frame["high"] = frame["gap"] - half, frame["gap"] + half
         return frame[["gap", "low", "high", "n_seeds"]].rename_axis("order").reset_index()
+
+    return scope.each(of)
+
+
+def by_seed(scope: Scope) -> pd.DataFrame:
+    """The mean gap of every training seed over the used orders: seed, gap.
+
+    The interval of a mean gap over all orders is Student's over these numbers.
+    """
+
+    def of(arm: ArmId) -> pd.DataFrame:
+        found = scope.cells(arm)
+        means = found.by_seed.mean(axis=0) if len(found.orders) else np.empty(0)
+        return pd.DataFrame({"seed": found.train[: len(means)], "gap": means})
 
     return scope.each(of)
 
@@ -160,19 +180,19 @@ def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
         tables = {task: scope.cells(arm, f"gap/{task}") for task in tasks}
         orders = next(iter(tables.values())).orders
         values = {task: table.by_seed for task, table in tables.items()}
-        return precedence_map(values, orders, scope.design.population(len(orders)))
+        return precedence_map(values, orders, scope.level)
 
     return scope.each(of)
 
 
 def over_table(
-    scope: Scope, function: Callable[[FloatArray, Sequence[str], int], pd.DataFrame]
+    scope: Scope, function: Callable[[FloatArray, Sequence[str], float], pd.DataFrame]
 ) -> pd.DataFrame:
     """`effects` on the mean gap, or its `extremes`, of every method."""
 
     def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
-        return function(found.by_seed, found.orders, scope.design.population(len(found.orders)))
+        return function(found.by_seed, found.orders, scope.level)
 
     return scope.each(of)
 
