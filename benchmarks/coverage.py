@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import permutations, product
 from math import factorial, sqrt
 from typing import Any
 
@@ -25,8 +25,11 @@ from numpy.typing import NDArray
 
 from l2kd_ray.analysis import (
     Cells,
+    ExampleGaps,
     assisted,
     decompose,
+    effects,
+    example_variance,
     extremes,
     moments,
     paired,
@@ -35,6 +38,7 @@ from l2kd_ray.analysis import (
     ratio,
     sign_flip,
 )
+from l2kd_ray.analysis.examples import with_examples
 from l2kd_ray.analysis.looks import alphas
 from l2kd_ray.analysis.precedence import features
 from l2kd_ray.study.orders import orders_of
@@ -393,12 +397,58 @@ def best_and_worst(repeats: int) -> Iterator[dict[str, Any]]:
                 for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
                     for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
                         names = [">".join(trie.orders[k]) for k in chosen[:drawn]]
-                        found = extremes(table[:drawn], names, len(trie.orders))
+                        found = extremes(table[:drawn], names)
                         for one in found.to_dict("records"):
                             value = exact[place[one["order"]]]
                             held.append(bool(one["low"] <= value <= one["high"]))
                 where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
                 yield share("extremes", where, np.array(held))
+
+
+def order_effects(repeats: int) -> Iterator[dict[str, Any]]:
+    """The intervals of effects of precedence, against the truth over all orders."""
+    for n, drawn in ((3, 6), (4, 24), (4, 14), (5, 120), (5, 30)):
+        trie = Trie.of(n)
+        every = [">".join(order) for order in trie.orders]
+        for world in WORLDS:
+            for seeds in (3, 10):
+                held = []
+                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
+                    for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
+                        found = effects(table[:drawn], [every[k] for k in chosen[:drawn]])
+                        value = effects(exact[:, None], every)["value"][: len(found)]
+                        told = found["value"].notna()
+                        within = found["low"].le(value) & found["high"].ge(value)
+                        held += within[told].tolist()
+                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+                yield share("effects", where, np.array(held))
+
+
+def seeds_and_examples(repeats: int) -> Iterator[dict[str, Any]]:
+    """The interval over seeds and test examples, and that over seeds alone; three tasks."""
+    stream = np.random.default_rng(0)
+    for seeds, clusters, each in product((3, 5, 10), (10, 32), (1, 3)):
+        for of_seed, of_example, of_both in ((1, 20, 0), (1, 20, 30), (3, 20, 20), (0.2, 5, 30)):
+            held: dict[str, list[bool]] = {"seeds and examples": [], "seeds alone": []}
+            index = np.repeat(np.arange(clusters), each)
+            for _ in range(repeats // 4):
+                seed = of_seed * stream.normal(size=(seeds, 1))
+                tasks = {}
+                for task in "abc":
+                    own = stream.normal(size=clusters)[index] + stream.normal(size=len(index))
+                    both = of_both * stream.normal(size=(seeds, len(index)))
+                    gaps = seed + of_example * own / sqrt(2) + both
+                    tasks[task] = ExampleGaps(gaps, index.tolist())
+                means = np.mean([task.gaps.mean(axis=1) for task in tasks.values()], axis=0)
+                alone = moments(means[None], 1)
+                wider = with_examples(alone, *example_variance(tasks))
+                off = abs(float(alone.mean))
+                held["seeds and examples"].append(off <= wider.half_width)
+                held["seeds alone"].append(off <= float(alone.half_width()))
+            std = f"std {of_seed}, {of_example}, {of_both}"
+            where = f"{seeds} seeds, {clusters} clusters of {each}, {std}"
+            for name, values in held.items():
+                yield share("examples", f"{name}, {where}", np.array(values))
 
 
 def races(repeats: int) -> Iterator[dict[str, Any]]:
@@ -452,6 +502,8 @@ PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
     "assisted": assisted_mean,
     "components": parts,
     "extremes": best_and_worst,
+    "effects": order_effects,
+    "examples": seeds_and_examples,
     "races": races,
 }
 

@@ -28,8 +28,9 @@ import yaml
 from table import save
 
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.store import Store
 from l2kd_ray.study import Trial, load
 
 CORES = 2

@@ -7,14 +7,16 @@ import math
 import os
 import shlex
 import shutil
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from l2kd_ray.core.filetree import FileTree
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import yaml12
@@ -49,15 +51,21 @@ def load_study(
     from l2kd_ray.study import resolve_study
 
     changes = {**(overrides or {}), **more}
-    file = _find(path, changes)
-    config = read_study(file, changes)
-    store = Store(config.storage)
-    store.check_reachable()
-    former = Folder(store, config.name).resolved
-    if former is not None:  # hub names keep the commits of the last sweep
-        with suppress(InputError):
-            config = Revisions.of(parse_study(yaml12.load(former))).pin(config)
-    study = resolve_study(config, file)
+    with _found(path, changes) as file:
+        config = read_study(file, changes)
+        store = Store(config.storage)
+        store.check_reachable()
+        former = Folder(store, config.name).resolved
+        if former is not None:  # hub names keep the commits of the last sweep
+            try:
+                config = Revisions.of(parse_study(yaml12.load(former))).pin(config)
+            except InputError as error:  # such as a former file of another version
+                print(
+                    f"the study's former file cannot be read, so the commits of hub names are "
+                    f"looked up anew: {str(error).splitlines()[0]}",
+                    file=sys.stderr,
+                )
+        study = resolve_study(config, file)
     words = [
         f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
         for key, value in changes.items()
@@ -78,16 +86,18 @@ def submit_study(
     """
     from l2kd_ray.cluster.submit import submit
 
-    file = _find(path, overrides)
-    config = read_study(file, overrides)
-    text = file.read_text(encoding="utf-8-sig")
+    with _found(path, overrides) as file:
+        config = read_study(file, overrides)
+        text = file.read_text(encoding="utf-8-sig")
     return submit(text, words, name=config.name, storage=config.storage, address=address)
 
 
-def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
+@contextmanager
+def _found(path: str | Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
     """The file of a study given by path or by name. Raises: InputError if there is none."""
     if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
-        return Path(path)
+        yield Path(path)
+        return
     storage = str(overrides.get("storage", DEFAULT_STORAGE))
     store = Store(storage)
     store.check_reachable()
@@ -98,9 +108,10 @@ def _find(path: str | Path, overrides: Mapping[str, Any]) -> Path:
             where=str(path),
             expected=f"a YAML file, or the name of a study in {storage}",
         )
-    file = Path(tempfile.mkdtemp(prefix="l2kd-study-"), f"{path}.yaml")
-    file.write_text(named, encoding="utf-8")
-    return file
+    with Scratch("study") as folder:
+        file = Path(folder, f"{path}.yaml")
+        file.write_text(named, encoding="utf-8")
+        yield file
 
 
 @dataclass(frozen=True)
@@ -239,17 +250,22 @@ class Experiment:
         from l2kd_ray.study.garbage import drop_intermediate
         from l2kd_ray.study.loading import to_yaml
         from l2kd_ray.study.plan import missing_stages
+        from l2kd_ray.study.trial import stages_of
 
         self.store.check_writable()
         before = self.snapshot()
+        finished, known = before.reader.listing().finished, before.manifests
+        if any(stage.key in finished and stage.key not in known for stage in before.plan.every):
+            before = self.snapshot()  # without the stages that have just been found damaged
         self._check_models(missing_stages(self._most(), before.reader.listing()))
+        self._folder.add_keys(stages_of(self.study.trials(before.tried)))
         self._folder.keep_study(to_yaml(self.study))
-        self._folder.keep_keys(before.plan.every)
         with self._folder.live():
             failures, late = self._run(before.reader, executor, address)
         self._folder.keep_failures(failures)
         after = self._snapshot(before.reader, failures)
-        self._folder.keep_keys(after.plan.every)
+        if not failures and not late:
+            self._folder.settle_keys(after.plan.every)
         if self.study.config.keep == "leaves" and not failures and not late:
             drop_intermediate(self.study, after.reader, after.plan.every)
         if failures or len(after.scores):
@@ -324,11 +340,11 @@ class Experiment:
         frame = results(snapshot.scores, list(self.study.config.search))
         return frame.assign(doubts=doubted(frame, snapshot.doubts))
 
-    def report(self, snapshot: Snapshot | None = None, *, wandb: bool = True) -> list[Path]:
+    def report(self, snapshot: Snapshot | None = None, *, wandb: bool = True) -> list[str]:
         """Write the result files, the report and the W&B mirror from the store or from a snapshot.
 
-        Returns the report's files; for a remote storage they are in a temporary folder and have
-        been uploaded. Raises: InputError if nothing is finished yet.
+        Returns the paths or URIs of the report's files. Raises: InputError if nothing is finished
+        yet.
         """
         from l2kd_ray.mirrors.wandb import mirror
         from l2kd_ray.report import write_report
@@ -340,9 +356,10 @@ class Experiment:
             written = write_report(
                 folder, now.selectable, study=config, command=self.command, **shown(now)
             )
-            scores.to_parquet(folder / "scores.parquet", index=False)
+            files = FileTree(str(folder))
+            files.write("scores.parquet", scores.to_parquet(index=False))
             if len(scores):
-                self._results(now).to_parquet(folder / "results.parquet", index=False)
+                files.write("results.parquet", self._results(now).to_parquet(index=False))
             if wandb and len(scores) and settings.mode != "disabled":
                 problem = mirror(
                     folder,
@@ -355,7 +372,7 @@ class Experiment:
                 print(problem)
         if is_read(now):
             self._folder.keep_look(now.seen)
-        return written
+        return [f"{self.folder}/{path.relative_to(folder)}" for path in written]
 
     def export(self, trial: str, folder: str | Path) -> Path:
         """Copy a trial's final student to `folder`, a Hugging Face model folder.

@@ -1,7 +1,8 @@
 """The `l2kd` command: its arguments, its output and its exit codes. It holds no logic.
 
 0: done; 1: a plug-in breaks a law, or nobody reads the output any more (`| head`); 2: bad input; 3:
-the time budget is reached; 4: some stages failed (the rest is kept); 130: stopped by Ctrl-C.
+the time budget is reached; 4: some stages failed, or the machine did (the rest is kept); 129, 130,
+143: stopped by SIGHUP, Ctrl-C, SIGTERM.
 """
 
 from __future__ import annotations
@@ -198,12 +199,21 @@ def sweep(
     ] = "local",
 ) -> None:
     """Run a study. Run again, it does only what is missing."""
+    from l2kd_ray.cluster.guard import Stopped, guarded, say_stopped, stoppable
+
+    with stoppable():
+        try:
+            if not inline and (code := guarded()) is not None:
+                raise typer.Exit(code)
+            _sweep(study, overrides, inline, address)
+        except Stopped as stop:
+            say_stopped()
+            raise typer.Exit(stop.code) from None
+
+
+def _sweep(study: str, overrides: list[str] | None, inline: bool, address: str) -> None:
     experiment = _load(study, overrides)
-    try:
-        ended = experiment.sweep("inline" if inline else "ray", address)
-    except KeyboardInterrupt:
-        print("\nstopped; what is finished is kept. The same command goes on.", file=sys.stderr)
-        raise typer.Exit(_INTERRUPTED) from None
+    ended = experiment.sweep("inline" if inline else "ray", address)
     _show(experiment, ended.snapshot)
     if ended.verdict:
         print(ended.verdict)
@@ -294,7 +304,7 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
         print_table(terminal_table(snapshot.scores, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))
-        print(f"Report: {experiment.folder}/report.html")
+        print(f"Report: {experiment.store.address(f'studies/{experiment.name}/report.html')}")
 
 
 @app.command()

@@ -52,6 +52,7 @@ def examine(storage: str | None = None, address: str | None = None) -> Iterator[
     yield _wandb()
     yield Finding(True, "cpus", str(len(os.sched_getaffinity(0))))
     yield _scratch()
+    yield _session()
     yield _clock(storage or DEFAULT_STORAGE)
     if address is not None:
         yield from _cluster(address, storage or DEFAULT_STORAGE)
@@ -100,6 +101,19 @@ def _scratch() -> Finding:
     if free < _FREE_GB:
         return Finding(False, "disk", f"{folder}: only {free:.1f} GB free: set TMPDIR to another")
     return Finding(True, "disk", f"{folder}: {free:.0f} GB free")
+
+
+def _session() -> Finding:
+    """Check what Ray needs when a sweep starts it here."""
+    from l2kd_ray.cluster.session import scratch
+
+    try:
+        folder = scratch()
+    except InputError as error:
+        return Finding(False, "session", str(error))
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return Finding(False, "session", "RAY_AUTH_MODE=disabled lets others run code: unset it")
+    return Finding(True, "session", f"{folder}: short enough a name for Ray's sockets")
 
 
 def _clock(root: str) -> Finding:

@@ -91,7 +91,7 @@ def local_ray() -> Iterator[None]:
     os.environ["PYTHONPATH"] = here
     ray.init(address="local", num_cpus=2, resources={"driver": 100}, log_to_driver=False)
     yield
-    import_module("l2kd_ray.cluster.sweep").leave()
+    import_module("l2kd_ray.cluster.session").leave()
 
 
 @pytest.fixture(scope="session")

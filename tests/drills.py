@@ -43,10 +43,10 @@ STUDY: Mapping[str, Any] = {
 }
 
 # What is killed: the titles that Ray gives its processes; the command has none of them.
-TARGETS = {
-    "stage": "ray::_task",
+TARGETS: Mapping[str, str | tuple[str, ...]] = {
+    "stage": ("ray::learn ", "ray::replay ", "ray::evaluate "),
     "train worker": "ray::RayTrainWorker",
-    "train driver": "ray::_drive",
+    "train driver": "ray::multitask ",
     "cursor": "ray::ImplicitFunc",
     "pool": "ray::StagePool",
     "command": "",
@@ -78,9 +78,9 @@ class Run:
         return late
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
-    """The sweep as its user starts it, in a process group of its own."""
-    command = [sys.executable, "-m", "l2kd_ray.cli", "sweep", "study.yaml", *words]
+def start(folder: Path, *words: str, verb: str = "sweep") -> subprocess.Popen[bytes]:
+    """The verb as its user starts it, in a process group of its own."""
+    command = [sys.executable, "-m", "l2kd_ray.cli", verb, "study.yaml", *words]
     environment = {**os.environ, "HOME": str(folder), "HF_HUB_OFFLINE": "1"}
     log = (folder / "log").open("ab")
     return subprocess.Popen(
@@ -161,7 +161,7 @@ def disturb(folder: Path, target: str, kills: int, seed: int, words: tuple[str, 
             raise RuntimeError(f"the command still ends with {code}: see {folder / 'log'}")
 
 
-def kill_one(pid: int, title: str, stream: random.Random) -> bool:
+def kill_one(pid: int, title: str | tuple[str, ...], stream: random.Random) -> bool:
     """Kill one process below `pid` with such a title, if there is one, a little later."""
     hits = [child for child, name in descendants(pid).items() if name.startswith(title)]
     if not hits:

@@ -14,15 +14,15 @@ from scipy import stats
 
 from l2kd_ray.analysis import (
     Design,
-    ExampleScores,
+    ExampleGaps,
     Instance,
     NoInterval,
     Note,
     OrderPopulation,
     Reach,
     Undefined,
-    bootstrap,
     compare_methods,
+    example_variance,
     halves,
     holm,
     moments,
@@ -34,6 +34,7 @@ from l2kd_ray.analysis import (
     within,
 )
 from l2kd_ray.analysis.estimate import Moments
+from l2kd_ray.analysis.examples import with_examples
 from l2kd_ray.analysis.paired import flip_seeds, hedges
 
 ORDERS = ("a>b", "b>a")
@@ -359,49 +360,73 @@ def test_of_settings_that_are_all_alike_the_optimism_is_the_winners_curse() -> N
 # --- test examples -----------------------------------------------------------------------------
 
 
-def test_the_bootstrap_is_over_every_draw_of_the_clusters() -> None:
-    against, scores = np.array([9.0, 8, 6, 10]), np.array([5.0, 6, 6, 1])
-    clusters = ["d1", "d1", "d2", "d3"]  # differences 4, 2 | 0 | 9
-    sums, sizes = {"d1": 6.0, "d2": 0.0, "d3": 9.0}, {"d1": 2, "d2": 1, "d3": 1}
-    every = [
-        sum(sums[c] for c in drawn_) / sum(sizes[c] for c in drawn_)
-        for drawn_ in product(sums, repeat=3)
+def gaps_of(values: np.ndarray, clusters: list[int] | None = None) -> ExampleGaps:
+    return ExampleGaps(values, clusters or list(range(values.shape[1])))
+
+
+def test_the_variance_over_examples_is_that_of_the_bootstrap_over_clusters() -> None:
+    rng = np.random.default_rng(0)
+    gaps = 5 + rng.normal(0, 10, 60) + np.repeat(rng.normal(0, 10, 20), 3)
+    clusters = [k // 3 for k in range(60)]
+    by_cluster = gaps.reshape(20, 3).mean(axis=1)
+    drawn = by_cluster[rng.integers(20, size=(40_000, 20))].mean(axis=1)
+    found, free = example_variance({"woz": gaps_of(gaps[None], clusters)})
+    assert found == pytest.approx(drawn.var() * 20 / 19, rel=0.03)
+    assert found == pytest.approx(by_cluster.var(ddof=1) / 20)
+    assert free == 19
+
+
+def test_what_a_seed_and_an_example_do_together_is_not_counted_twice() -> None:
+    """Of noise that is each seed's own on each example, the seeds' spread has all there is."""
+    rng = np.random.default_rng(0)
+    own = [example_variance({"t": gaps_of(rng.normal(size=(4, 50)))})[0] for _ in range(200)]
+    alone = 1 / (4 * 50)
+    assert np.mean(own) < 0.15 * alone  # above 0 as what is below is cut off
+    shared = [
+        example_variance({"t": gaps_of(rng.normal(size=50) + rng.normal(size=(4, 50)))})[0]
+        for _ in range(200)
     ]
-    found = bootstrap({"woz": ExampleScores(scores, against, clusters)}, repeats=40_000)
-    assert found.value == 3.75
-    assert found.low == pytest.approx(np.quantile(every, 0.025, method="inverted_cdf"), abs=1e-9)
-    assert found.high == pytest.approx(np.quantile(every, 0.975, method="inverted_cdf"), abs=0.1)
+    assert np.mean(shared) == pytest.approx(1 / 50, rel=0.1)
 
 
-def test_pairing_makes_it_narrow_and_clusters_wide() -> None:
+def test_tasks_weigh_alike() -> None:
     rng = np.random.default_rng(0)
-    hard = rng.normal(0, 10, 200)
-    one, other = hard + rng.normal(0, 1, 200), hard + 2 + rng.normal(0, 1, 200)
-    alone = bootstrap({"t": ExampleScores(one, other)})
-    assert alone.low < 2 < alone.high
-    assert alone.half_width < 0.3  # of 1.4 unpaired
-    turns = np.repeat(rng.normal(0, 1, 50), 4)
-    dialogues = [k // 4 for k in range(200)]
-    loose = bootstrap({"t": ExampleScores(one, one + turns)})
-    tied = bootstrap({"t": ExampleScores(one, one + turns, dialogues)})
-    assert tied.half_width == pytest.approx(2 * loose.half_width, rel=0.25)
+    small, large = gaps_of(rng.normal(4, 1, (1, 20))), gaps_of(rng.normal(1, 1, (1, 2000)))
+    both, free = example_variance({"a": small, "b": large})
+    each = [example_variance({"t": task})[0] for task in (small, large)]
+    assert both == pytest.approx(sum(each) / 4)
+    assert free == 19
 
 
-def test_tasks_weigh_alike_and_draws_repeat() -> None:
-    rng = np.random.default_rng(0)
-    small = ExampleScores(rng.normal(0, 1, 20), rng.normal(4, 1, 20))
-    large = ExampleScores(rng.normal(0, 1, 2000), rng.normal(1, 1, 2000))
-    found = bootstrap({"a": small, "b": large})
-    each = [float((task.against - task.scores).mean()) for task in (small, large)]
-    assert found.value == pytest.approx(np.mean(each))
-    assert bootstrap({"b": large, "a": small}) == found
-    assert bootstrap({"a": small, "b": large}, seed=1) != found
-
-
-def test_one_example_has_no_interval_and_other_lengths_are_refused() -> None:
-    found = bootstrap({"t": ExampleScores(np.array([1.0]), np.array([3.0]))})
-    assert (found.value, found.bounded) == (2, False)
-    with pytest.raises(ValueError, match="2 scores against 1"):
-        ExampleScores(np.zeros(2), np.zeros(1))
+def test_few_clusters_have_no_interval_and_other_lengths_are_refused() -> None:
+    few = gaps_of(np.random.default_rng(0).normal(size=(3, 36)), [k // 4 for k in range(36)])
+    assert np.isnan(example_variance({"t": few})[0])
+    with pytest.raises(ValueError, match="in 2 clusters"):
+        gaps_of(np.zeros((3, 4)), [0, 1])
     with pytest.raises(ValueError, match="no task"):
-        bootstrap({})
+        example_variance({})
+
+
+def test_one_more_source_never_narrows_the_interval() -> None:
+    mean = moments(np.array([[1.0, 9.0, 4.0]]), 1)
+    for variance in (0.0, 0.1, 1.0, 10.0):
+        assert with_examples(mean, variance, 99).half_width >= mean.estimate().half_width
+    assert not with_examples(mean, np.nan, np.nan).bounded
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_interval_of_both_sources_holds_where_that_of_seeds_does_not(seeds: int) -> None:
+    rng, both, alone = np.random.default_rng(0), [], []
+    for _ in range(400):
+        seed = rng.normal(size=(seeds, 1))
+        tasks = {
+            task: gaps_of(seed + 20 * rng.normal(size=32) + 10 * rng.normal(size=(seeds, 32)))
+            for task in "abc"
+        }
+        table = np.mean([task.gaps.mean(axis=1) for task in tasks.values()], axis=0)
+        mean = moments(np.tile(table, (6, 1)), 6)
+        wider = with_examples(mean, *example_variance(tasks))
+        both.append(abs(float(mean.mean)) < wider.half_width)
+        alone.append(abs(float(mean.mean)) < float(mean.half_width()))
+    assert 0.935 < np.mean(both) < 0.985
+    assert np.mean(alone) < 0.85

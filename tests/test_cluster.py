@@ -52,7 +52,7 @@ def prepare(stage: Stage, store: Store) -> None:
 
 
 def task(stage: Stage, store: Store) -> Scores:
-    return ray.get(submit(Job(stage, Workers(), 60.0), store))
+    return ray.get(submit(Job(stage, Workers(), 60.0), store, stage.kind))
 
 
 def train(stage: Stage, store: Store) -> Scores:
@@ -86,7 +86,7 @@ class TestTrain(ExecutorSuite):
 SILENT_HEAD = """
 import os, signal, subprocess
 import ray
-from l2kd_ray.cluster.sweep import leave
+from l2kd_ray.cluster.session import leave
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 children = ["pgrep", "-P", str(os.getpid()), "-f", "gcs_server"]
@@ -147,7 +147,7 @@ class Slow(Stage):
 
 def start_pool(store: Store) -> Any:
     pool = ray.remote(StagePool).options(num_cpus=0, max_concurrency=1000)
-    return pool.remote(store, Scale(), 2.0, {})
+    return pool.remote(store, Scale(), 2.0, {}, {})
 
 
 def test_a_stage_that_many_ask_for_is_run_once(
@@ -190,7 +190,7 @@ def test_no_more_is_begun_ahead_than_the_head_can_hold(
     monkeypatch.setattr("l2kd_ray.cluster.pool.AHEAD", 2)
 
     async def everything() -> None:
-        pool = StagePool(store, Scale(), 2.0, {})
+        pool = StagePool(store, Scale(), 2.0, {}, {})
 
         async def once(stage: Stage) -> Mapping[str, float]:
             begun.append(stage.key)
@@ -216,7 +216,7 @@ def test_a_stage_runs_where_its_labels_say_or_waits(
     while another that was submitted later runs."""
     label = {"ray.io/market-type": "on-demand"}
     nowhere = Slow(str(tmp_path / "nowhere"))
-    waiting = submit(Job(nowhere, Workers(labels=label), 60.0), store)
+    waiting = submit(Job(nowhere, Workers(labels=label), 60.0), store, "nowhere")
     deadline = time.monotonic() + 60
     while label not in demanded():
         assert time.monotonic() < deadline
@@ -224,7 +224,7 @@ def test_a_stage_runs_where_its_labels_say_or_waits(
     node = ray.get_runtime_context().get_node_id()
     here = Slow(str(tmp_path / "here"))
     job = Job(here, Workers(labels={"ray.io/node-id": node}), 60.0)
-    assert ray.get(submit(job, store)) == {"score": 1.0}
+    assert ray.get(submit(job, store, "here")) == {"score": 1.0}
     assert ray.wait([waiting], timeout=0)[0] == []
     assert not (tmp_path / "nowhere").exists()
     ray.cancel(waiting)

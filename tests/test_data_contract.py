@@ -164,6 +164,8 @@ CASES = [
     Odd("tables | a joined cell that is not text", "a.jsonl",
         jsonl({"a": "x", "b": None, "label": "y"}), {"columns": {"text": "a + b"}},
         refused=r"a\.jsonl:1: a joined cell is not text"),
+    Odd("jsonl | a row without one of the columns", "a.jsonl", labelled("x") + '{"text": "b"}',
+        LEAVE_OUT, refused=r"a\.jsonl:2: there is no column answer or answers or label"),
     Odd("jsonl | true and false without `labels`", "a.jsonl", labelled(True, False),
         read=[("t0", "true"), ("t1", "false")]),
     Odd("jsonl | an infinite number as an answer", "a.jsonl", labelled(1, float("inf")),
@@ -255,7 +257,9 @@ CASES = [
 
 
 def resolved(spec: dict[str, Any]) -> Task:
-    whole = TaskSpec.model_validate({"name": "mine", "max_test": 1, **spec})
+    # Sentences without answers are no test split: they can be trained on alone.
+    scored = spec | ({"metric": "em"} if spec.get("format") == "text" else {})
+    whole = TaskSpec.model_validate({"name": "mine", "max_test": 1, **scored})
     return resolve(whole, data_dir=None, data_seed=0, caps={}, where="study.yaml")
 
 
@@ -333,8 +337,8 @@ def test_a_column_group_is_a_group_only_where_columns_says_so(tmp_path: Path) ->
     task = resolved(spec)
     assert (task.splits["train"].rows, task.splits["dev"].rows) == (36, 4)
     assert all(row.group is None for row in task.splits["train"].examples())
-    assert task.notes == ()
-    with pytest.raises(InputError, match=r"cannot be carved from 2 groups(?s:.*)name a dev file"):
+    assert task.remarks == ()
+    with pytest.raises(InputError, match=r"in 2 groups are too few to carve(?s:.*)name a dev file"):
         resolved({**spec, "columns": {"group": "group"}})
     with pytest.raises(InputError, match="no column dialogue"):
         resolved({**spec, "columns": {"group": "dialogue"}})
@@ -344,10 +348,22 @@ def test_a_dev_split_far_from_its_fraction_is_said(tmp_path: Path) -> None:
     columns = {"columns": {"group": "group"}, "dev_fraction": 0.35}
     task = resolved({**grouped(tmp_path / "a.jsonl", [n // 10 for n in range(40)]), **columns})
     assert (task.splits["train"].rows, task.splits["dev"].rows) == (20, 20)
-    (note,) = task.notes
+    (note,) = task.remarks
     assert note.startswith("dev holds 20 of 40 training rows, 50% where dev_fraction is 35%")
     even = grouped(tmp_path / "b.jsonl", [n // 2 for n in range(40)])
-    assert resolved({**even, **columns}).notes == ()
+    assert resolved({**even, **columns}).remarks == ()
+
+
+def test_labels_that_are_bare_numbers_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(labelled(*[0, 1] * 10))
+    path = str(tmp_path / "a.jsonl")
+    spec = {"train": path, "dev": path, "test": path}
+    assert resolved(spec).remarks == (
+        "the labels are the numbers 0, 1; `labels` can give them texts",
+    )
+    assert (
+        resolved({**spec, "labels": [0, 1]}).remarks == resolved({**spec, **LABELS}).remarks == ()
+    )
 
 
 # Splits -----------------------------------------------------------------------------------------
@@ -393,7 +409,7 @@ def test_numbers_keep_their_digits(tmp_path: Path) -> None:
     numbers = [3.8, 3.799999952316284, 0.1234567890123, 12345678.9, 1e300, 5.0, 2**60]
     (tmp_path / "a.jsonl").write_text(labelled(*numbers))
     path = str(tmp_path / "a.jsonl")
-    task = resolved({"train": path, "dev": path, "test": path, "kind": "regress"})
+    task = resolved({"train": path, "dev": path, "test": path, "kind": "regress", "max_test": 6})
     found = [row.answers[0] for row in task.splits["train"].examples()]
     spelled = ["3.8", "3.8", "0.1234567890123", "12345678.9", "1e+300", "5", "1152921504606846976"]
     assert found == spelled

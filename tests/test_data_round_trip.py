@@ -131,14 +131,16 @@ def check(name: str, items: Rows, encoding: str, folder: Path) -> None:
         found = collect(READERS[reader].read(str(path), options), str(path))[0]
     except InputError as error:
         refused = str(error)
+    # pandas ends lines with LF and then does not quote a CR, which so becomes a line's end.
+    fits = reader == "jsonl" or own_reading(name, content) == items
     if refused is not None:
-        fits = reader == "jsonl" or own_reading(name, content) == items
         unquoted = "looks quoted" in refused and name == "plain.tsv"
         assert not readable(items) or "\0" in content or not fits or unquoted, refused
         return
     assert readable(items)
-    assert [(e.context, e.question, *e.answers) for e in found] == items
-    assert [example.id for example in found] == [str(n) for n in range(len(items))]
+    expected = items if fits else own_reading(name, content)
+    assert [(e.context, e.question, *e.answers) for e in found] == expected
+    assert [example.id for example in found] == [str(n) for n in range(len(found))]
     if path.suffix == ".json":
         assert not squad.looks_like(path) or content.count("\n") < 2
 
@@ -147,26 +149,23 @@ encodings = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16"])
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_rows_come_through_or_are_refused(
-    name: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    run(name, 25 if name.startswith(("pandas", "datasets")) else 60, tmp_path_factory)
+def test_rows_come_through_or_are_refused(name: str, tmp_path: Path) -> None:
+    run([name], 20, tmp_path)
 
 
 @pytest.mark.drill
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("suffixes", [("csv",), ("tsv",), ("json", "jsonl")], ids="/".join)
 def test_ten_thousand_files_come_through_or_are_refused(
-    name: str, tmp_path_factory: pytest.TempPathFactory
+    suffixes: tuple[str, ...], tmp_path: Path
 ) -> None:
-    run(name, 10_000, tmp_path_factory)
+    run([name for name in WRITERS if name.endswith(suffixes)], 10_000, tmp_path)
 
 
-def run(name: str, number: int, folders: pytest.TempPathFactory) -> None:
-    folder = folders.mktemp("rows")
-
+def run(names: list[str], number: int, folder: Path) -> None:
     @settings(max_examples=number, deadline=None, derandomize=True, database=None)
-    @given(items=rows, encoding=encodings)
-    def holds(items: Rows, encoding: str) -> None:
+    @given(name=st.sampled_from(names), items=rows, encoding=encodings)
+    def holds(name: str, items: Rows, encoding: str) -> None:
         check(name, items, encoding, folder)
 
     holds()
@@ -185,7 +184,7 @@ sentences = st.lists(
 def sentences_hold(items: Any, separator: str, end: str, folder: Path) -> None:
     blocks = ["".join(f"{word}{separator}{tag}{end}" for word, tag in block) for block in items]
     path = folder / "a.conll"
-    path.write_bytes(end.join(blocks).encode())
+    path.write_bytes(end.join(blocks).encode("utf-8-sig"))  # a first U+FEFF would be such a mark
     found = read(READERS["conll"].read, str(path))
     kept = [[pair for pair in block if pair[0] != "-DOCSTART-"] for block in items]
     assert [

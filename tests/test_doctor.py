@@ -60,6 +60,22 @@ def test_what_is_wrong_with_a_node_is_said_with_what_to_do(
     assert says in bad.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [("RAY_TMPDIR", f"/tmp/{'x' * 140}", "at most"), ("RAY_AUTH_MODE", "disabled", "unset it")],
+)
+def test_what_ray_cannot_start_with_is_found(
+    name: str, value: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert all(f.good for f in of(examine(str(tmp_path)), "session"))
+    monkeypatch.setenv(name, value)
+    (found,) = of(examine(str(tmp_path)), "session")
+    assert not found.good
+    assert says in found.text
+
+
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     (found,) = of(examine(str(tmp_path), "127.0.0.1:1"), "cluster")
     assert not found.good

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
+import re
 import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +42,16 @@ def test_whatever_is_killed_the_bytes_are_the_same(
     assert run.begun_again() == []
 
 
-def test_ctrl_c_stops_before_the_work_is_done_and_leaves_no_process(
-    reference: Run, tmp_path: Path
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.drill),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.drill),
+    ],
+)
+def test_a_signal_stops_before_the_work_is_done_and_leaves_no_process(
+    asked: signal.Signals, code: int, reference: Run, tmp_path: Path
 ) -> None:
     folder = make(tmp_path, "interrupted", **SMALL)
     process = start(folder)
@@ -48,10 +60,13 @@ def test_ctrl_c_stops_before_the_work_is_done_and_leaves_no_process(
         time.sleep(0.1)
         assert process.poll() is None, (folder / "log").read_text()
     family = descendants(process.pid)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130, (folder / "log").read_text()
+    process.send_signal(asked)
+    assert process.wait(timeout=90) == code, (folder / "log").read_text()
     assert wait_for_end(family, 30) == []
-    assert "goes on" in (folder / "log").read_text()
+    said = (folder / "log").read_text()
+    assert said.count("goes on") == 1
+    assert "Traceback" not in said
+    assert "SIGABRT" not in said
     finished = set(Store(str(folder / "results")).listing().finished)
     everything = set(Store(str(reference.folder / "results")).listing().finished)
     assert finished
@@ -59,6 +74,83 @@ def test_ctrl_c_stops_before_the_work_is_done_and_leaves_no_process(
     run = disturb(folder, "stage", 0, 0)
     assert run.results() == reference.results()
     assert run.begun_again() == []
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("part", ["raylet/raylet", "gcs_server", "l2kd_ray.cli"])
+def test_ray_that_dies_is_said_in_a_few_lines_and_leaves_no_process(
+    part: str, tmp_path: Path
+) -> None:
+    """Its raylet, its head, and the process that uses it (by the kernel, when memory is short)."""
+    folder = make(tmp_path, "dies", **SMALL)
+    process = start(folder)
+    while not list((folder / "results" / "stages").glob("learn/*/*/starts/*")):
+        time.sleep(0.1)
+        assert process.poll() is None, (folder / "log").read_text()
+    family = descendants(process.pid)
+    (victim,) = [pid for pid, title in family.items() if part in title.split(" --")[0]]
+    os.kill(victim, signal.SIGKILL)
+    assert process.wait(timeout=200) == 4, (folder / "log").read_text()
+    assert wait_for_end(family, 5) == []
+    said = (folder / "log").read_text()
+    assert "what is finished is kept" in said
+    assert "Traceback" not in said
+    assert len([line for line in said.splitlines() if not line.startswith("[")]) < 10
+    for named in re.findall(r"Ray's own messages: (\S+)", said):
+        Path(named).unlink()
+    run = disturb(folder, "stage", 0, 0)
+    assert run.begun_again() == []
+
+
+@pytest.mark.drill
+def test_short_memory_ends_the_sweep_and_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that others fill: Ray kills whatever the sweep starts, again and again."""
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.001")
+    folder = make(tmp_path, "short", **SMALL)
+    process = start(folder)
+    family = descendants(process.pid)
+    assert process.wait(timeout=500) == 4, (folder / "log").read_text()
+    assert wait_for_end(family, 5) == []
+    said = (folder / "log").read_text()
+    assert "memory" in said
+    assert "RAY_memory_usage_threshold" in said or "stage pool" in said
+    assert "what is finished is kept" in said
+    for named in re.findall(r"Ray's own messages: (\S+)", said):
+        Path(named).unlink()
+
+
+@pytest.mark.drill
+def test_a_local_sweep_listens_on_loopback_alone(tmp_path: Path) -> None:
+    """And nobody else can read the token that protects it."""
+    folder = make(tmp_path, "local", **SMALL)
+    process = start(folder)
+    while not list((folder / "results" / "stages").glob("learn/*/*/starts/*")):
+        time.sleep(0.1)
+        assert process.poll() is None, (folder / "log").read_text()
+    family = {process.pid, *descendants(process.pid)}
+    sockets = listening(family)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=90)
+    assert len(sockets) > 5
+    assert {"0100007F" in address for address in sockets} == {True}
+    assert (folder / ".ray/auth_token").stat().st_mode & 0o777 == 0o600
+
+
+def listening(pids: set[int]) -> list[str]:
+    """The addresses, in hexadecimal, at which the processes accept TCP connections."""
+    owned = set()
+    for pid in pids:
+        with suppress(OSError):
+            for entry in Path(f"/proc/{pid}/fd").iterdir():
+                owned.add(os.readlink(entry))
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]
+    ]
+    return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in owned]
 
 
 @pytest.mark.drill
@@ -160,3 +252,22 @@ def test_the_processes_that_are_killed_have_the_titles_that_drills_look_for(
         process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
     assert seen == set(drills.TARGETS) - {"command"}
+
+
+@pytest.mark.drill
+def test_a_report_that_is_killed_leaves_whole_files(reference: Run, tmp_path: Path) -> None:
+    """At any moment the result files are those of one report or of another."""
+    folder = tmp_path / "reported"
+    shutil.copytree(reference.folder, folder)
+    base = folder / "results/studies/drill"
+    whole = {path.name: path.read_bytes() for path in base.glob("*.parquet")}
+    stream = random.Random(0)
+    for _ in range(7):
+        process = start(folder, verb="report")
+        while not list(base.rglob("*.tmp")) and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(stream.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        assert {path.name: path.read_bytes() for path in base.glob("*.parquet")} == whole
+        assert (base / "report.html").read_text().rstrip().endswith("</html>")

@@ -15,6 +15,7 @@ from l2kd_ray.core.stage import Context, Scores
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.evaluate import PREDICTIONS, Evaluate, unseen
 from l2kd_ray.families.examples import Examples
+from l2kd_ray.families.language.model.sequences import SequenceFormat
 from l2kd_ray.families.language.stages.evaluate import EvaluateLM
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.study import Study
@@ -115,6 +116,30 @@ def test_without_extras_there_is_the_metric_alone(tmp_path: Path, store: Store) 
     counts = {name for name in obtain(plain, store) if not name.startswith(("cut/", "same/"))}
     assert counts == {"rouge"}
     assert all(line.keys() == {"id", "prediction", "score"} for line in lines(store, plain))
+
+
+def test_an_evaluation_counts_what_it_cuts(tmp_path: Path, store: Store) -> None:
+    """Prompts that are longer than the context leaves room for, and answers than may be said."""
+    task = rnnlg(tmp_path, range(10), [0, 10])
+    stage = evaluation(task)
+    small = replace(stage.model, overrides={**ARCH, "n_positions": 16})
+    stage = replace(stage, model=small, max_new_tokens=3)
+    scores = obtain(stage, store)
+    text = SequenceFormat.load(store.fetch("initial", stage.model.key))
+    examples = task.splits["test"].examples()
+    lengths = [
+        [len(ids) for ids in text.encode([one.context, one.question, one.answers[0]])]
+        for one in examples
+    ]
+    room = 16 - stage.max_new_tokens - 1  # for `<ans>`
+    inputs = [max(c + q - room, 0) for c, q, _ in lengths]
+    answers = [max(a - stage.max_new_tokens, 0) for _, _, a in lengths]
+    assert 0 < sum(answers) < sum(a for *_, a in lengths)
+    assert sum(inputs) > 0
+    assert scores["cut/contexts"] == sum(map(bool, inputs))
+    assert scores["cut/context_tokens"] == sum(inputs)
+    assert scores["cut/answers"] == sum(map(bool, answers))
+    assert scores["cut/answer_tokens"] == sum(answers)
 
 
 def test_unseen_is_by_the_whole_input() -> None:

@@ -15,8 +15,7 @@ from helpers.studies import tiny_data
 from l2kd_ray.analysis.looks import Seen
 from l2kd_ray.api import load_study
 from l2kd_ray.core.store import Store
-from l2kd_ray.errors import InputError
-from l2kd_ray.study.folder import Folder
+from l2kd_ray.study.folder import Folder, seal, unseal
 
 
 @pytest.fixture
@@ -53,11 +52,76 @@ def test_a_changed_study_leaves_its_former_file(folder: Folder, store: Store) ->
     assert former() == [b"a: 1\n"]
 
 
-def test_the_keys_are_those_of_every_stage(folder: Folder, store: Store, tiny: Any) -> None:
-    stages = tiny(methods=["finetune"]).trials()[-1].stages()
-    folder.keep_keys(stages)
-    lines = (store.read("studies/mine/keys") or b"").decode().splitlines()
-    assert lines == sorted(f"{stage.kind} {stage.key}" for stage in stages)
+def keys(store: Store, begin: str = "keys") -> set[str]:
+    """What the lists say whose names begin so; each is whole."""
+    paths = [entry.path for entry in store.files("studies/mine")]
+    texts = [unseal(store.read(p) or b"") for p in paths if p.startswith(f"studies/mine/{begin}")]
+    return {line for text in texts for line in text.splitlines()}
+
+
+def test_keys_grow_until_the_study_is_complete(folder: Folder, store: Store, tiny: Any) -> None:
+    first, second, *_ = tiny(methods=["finetune", "lamol"]).trials()[::-1]
+    one, other = (
+        {f"{stage.kind} {stage.key}" for stage in trial.stages()} for trial in (first, second)
+    )
+    folder.add_keys(second.stages())
+    assert keys(store) == other
+    folder.propose(first.stages())
+    assert keys(store) == one | other
+    folder.add_keys([])
+    assert keys(store) == one | other
+    folder.settle_keys(first.stages())
+    assert len(store.files("studies/mine")) == 2
+    assert keys(store, "keys-until-") == other - one
+    (path,) = (e.path for e in store.files("studies/mine") if e.path.endswith("/keys"))
+    assert unseal(store.read(path) or b"").splitlines() == sorted(one)
+
+
+@pytest.mark.parametrize("text", ["", "one\n", "one\ntwo\n"])
+def test_a_cut_text_is_no_text(text: str) -> None:
+    whole = seal(text)
+    assert unseal(whole) == text
+    for size in range(len(whole)):
+        with pytest.raises(ValueError, match="cut or altered"):
+            unseal(whole[:size])
+    with pytest.raises(ValueError, match="cut or altered"):
+        unseal(seal("one\ntwo\n").replace(b"two", b"owt"))
+
+
+RUBBISH = {
+    "empty": b"",
+    "torn": b'{"a": [',
+    "null": b"null",
+    "a number": b"7",
+    "text": b"words",
+    "not UTF-8": b"\xff\xfe",
+    "other fields": b'[{"kind": 1}]',
+    "nested": b"[" * 100_000,
+}
+SMALL_FILES = ("failures.json", "live.json", "settings.json", "cut.json", "study.yaml", "keys")
+
+
+@pytest.mark.parametrize("harm", RUBBISH)
+@pytest.mark.parametrize("name", SMALL_FILES)
+def test_a_damaged_file_is_named_once_and_taken_as_absent(
+    name: str, harm: str, folder: Folder, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def every() -> list[Any]:
+        folder.add_keys([])
+        return [
+            folder.failures(), folder.who_is_live(), folder.tried(), folder.cut(), folder.resolved
+        ]  # fmt: skip
+
+    absent = every()
+    store.write(f"studies/mine/{name}", RUBBISH[harm])
+    assert every() == absent
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"studies/mine/{name} is damaged" in line
+
+
+def test_a_folder_in_the_place_of_a_file_is_taken_as_absent(folder: Folder, store: Store) -> None:
+    Path(store.base, "studies/mine/failures.json").mkdir(parents=True)
+    assert folder.failures() == []
 
 
 def test_a_sweep_is_live_while_it_runs(folder: Folder) -> None:
@@ -81,7 +145,9 @@ def test_a_process_that_is_gone_is_not_live_but_one_elsewhere_may_be(
     assert "on elsewhere since 2030" in (folder.who_is_live() or "")
 
 
-def test_looks_are_kept_once_and_a_damaged_record_is_refused(folder: Folder, store: Store) -> None:
+def test_looks_are_kept_once_and_a_damaged_record_is_said(
+    folder: Folder, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = Seen(("a", "b"), ("1", "2"), 2, 2)
     more = replace(first, seeds=("1", "2", "3"))
     assert folder.looks() == ()
@@ -90,8 +156,8 @@ def test_looks_are_kept_once_and_a_damaged_record_is_refused(folder: Folder, sto
     assert folder.looks() == (first, more)
     for damaged in (b"[{]", b'[{"tasks": ["a"]}]', b"[3]"):
         store.write("studies/mine/looks.json", damaged)
-        with pytest.raises(InputError, match="looks at the results is damaged"):
-            folder.looks()
+        assert folder.looks() == ()
+        assert "looks.json is damaged and not used" in capsys.readouterr().err
 
 
 @pytest.mark.drill

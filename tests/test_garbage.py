@@ -11,12 +11,14 @@ import pytest
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, intermediate, plan
 from l2kd_ray.study.explain import differences, find
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import collect, find_garbage
 
 
@@ -55,6 +57,130 @@ def test_what_a_study_lists_stays_and_the_rest_goes(tiny: Any, store: Store) -> 
     assert plan(second.trials(), store).missing == frozenset()
     with pytest.raises(InputError, match="second"):
         find_garbage(store, ["third"])
+
+
+def test_a_damaged_list_of_keys_is_no_reason_to_remove_anything(tiny: Any, store: Store) -> None:
+    study = tiny(methods=["finetune"])
+    swept(study, store)
+    age(store)
+    path = Path(store.base, "studies/tiny/keys")
+    whole = path.read_bytes()
+    for damaged in (None, b"", whole[:400], b"keys\n", b"\xff"):
+        path.unlink()
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"sweep tiny again.*--drop tiny"):
+            find_garbage(store)
+        assert {item.reason for item in find_garbage(store, ["tiny"])} == {"of no study"}
+        path.write_bytes(whole)
+    path.write_bytes(b"")
+    swept(study, store)
+    age(store)
+    assert find_garbage(store) == []
+    assert path.read_bytes() == whole
+
+
+def test_a_study_that_was_dropped_may_be_dropped_again(tiny: Any, store: Store) -> None:
+    swept(tiny(methods=["finetune"]), store)
+    for _ in range(2):
+        age(store)
+        collect(store, find_garbage(store, ["tiny"]), ["tiny"])
+        assert store.listing().finished == {}
+    assert find_garbage(store) == []
+
+
+def interrupted(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin a sweep that is ended before its first stage."""
+
+    def end(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("l2kd_ray.study.inline.obtain", end)
+        with pytest.raises(KeyboardInterrupt):
+            Experiment(study, store, "").sweep("inline")
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        {"tune": {"stop": {"half_width": 50.0}}},
+        {
+            "search": {"replay.weight": {"grid": [1.0, 2.0]}},
+            "tune": {"scheduler": "race"},
+        },
+        {"search": {"replay.weight": {"grid": [1.0, 2.0]}, "select_on": {"orders": "half"}}},
+    ],
+    ids=["stop rule", "race", "selection"],
+)
+def test_an_unfinished_study_keeps_all_that_it_could_reach(
+    later: Any, tiny: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although its results so far do not call for it yet."""
+    study = tiny(methods=["lamol"], name="later", **later)
+    last = study.trials()[-1].steps[-1][-1].stage
+    obtain(last, store)  # by a study that is dropped before
+    interrupted(study, store, monkeypatch)
+    age(store)
+    assert find_garbage(store) == []
+
+
+class Asked(Exception):
+    """A stage was asked for."""
+
+
+class Pool:
+    """A stage pool that ends its caller at the first question."""
+
+    class scores:
+        @staticmethod
+        def remote(stage: Stage) -> None:
+            raise Asked
+
+
+def test_what_a_search_proposes_is_kept_before_it_is_run(tiny: Any, store: Store) -> None:
+    from l2kd_ray.cluster.sweep import cursor
+
+    study = tiny(methods=["l2kd"], search={"kd.temperature": {"uniform": [1, 4]}})
+    setting = {"kd.temperature": 2.0}
+    trials = study.instances(study.arm("l2kd"), setting)
+    obtain(trials[0].steps[0][0].stage, store)
+    own = Folder(store, "tiny")
+    own.add_keys([])
+    with pytest.raises(Asked):
+        cursor({"trial": {"method": "l2kd", "setting": setting}}, study, Pool(), own)
+    age(store)
+    assert find_garbage(store) == []
+    own.settle_keys([])  # the search chose others
+    assert find_garbage(store) == []
+    age(store)
+    assert {item.reason for item in find_garbage(store)} == {"of no study", "of a former sweep"}
+
+
+def test_what_a_study_needed_until_now_is_kept_for_the_grace(tiny: Any, store: Store) -> None:
+    swept(tiny(methods=["finetune", "lamol"]), store)
+    swept(tiny(methods=["finetune"]), store)
+    for path in Path(store.base, "stages").rglob("*"):
+        os.utime(path, (0, 0))
+    assert find_garbage(store) == []
+    age(store)
+    garbage = find_garbage(store)
+    assert {item.reason for item in garbage} == {"of no study", "of a former sweep"}
+    collect(store, garbage)
+    assert set(store.listing().finished) == keys(tiny(methods=["finetune"]))
+    assert find_garbage(store) == []
+
+
+def test_what_a_cut_off_write_left_goes(tiny: Any, store: Store) -> None:
+    names = ("scores.parquet", "keys", f"keys-{'a' * 32}")
+    for name in names:
+        store.write(f"studies/x/{name}.0123abcd.tmp", b"half")
+    assert find_garbage(store) == []
+    age(store)
+    garbage = find_garbage(store)
+    assert len(garbage) == len(names)
+    collect(store, garbage)
+    assert store.files("studies") == []
 
 
 def test_lost_attempts_and_checkpoints_go(tiny: Any, store: Store, tmp_path: Path) -> None:

@@ -10,15 +10,23 @@ import torch
 from helpers.language import FORMAT, make_format, make_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import RobertaConfig, RobertaModel
 
+from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.store import Store
 from l2kd_ray.families.language.model.causal_lm import (
     SHORT,
+    CausalLM,
     add_vocabulary,
     build,
     pad_right,
 )
 from l2kd_ray.families.language.model.corpus import Corpus
 from l2kd_ray.families.language.model.sequences import Sample, cut
+from l2kd_ray.families.language.stages.start import Initial, Tokenizer
+from l2kd_ray.models.architecture import position_limit
+from l2kd_ray.models.pretrained import resolve_model
+from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks import Example
 
 
@@ -176,3 +184,30 @@ def test_a_frozen_model_has_no_dropout_and_no_gradient() -> None:
     frozen = model.freeze()
     assert not any(module.training for module in frozen.modules())
     assert not any(weight.requires_grad for weight in frozen.parameters())
+
+
+def test_the_longest_sequence_of_positions_that_are_counted_from_the_padding() -> None:
+    config = RobertaConfig(
+        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, max_position_embeddings=12, pad_token_id=1,
+    )  # fmt: skip
+    model, limit = RobertaModel(config), position_limit(config)
+    assert limit is not None
+    model(torch.full((1, limit), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(torch.full((1, limit + 1), 5))
+
+
+def test_an_exported_student_keeps_its_rows_of_special_tokens(tmp_path: Path, store: Store) -> None:
+    model = make_model()
+    model.save(tmp_path)
+    FORMAT.save(tmp_path)
+    source = resolve_model(ModelSpec(model=str(tmp_path)), where="study")
+    tokenizer = Tokenizer(source, (), None, ("a", "c"))  # `<task:c>` is new to it
+    stage = Initial(source, None, {}, tokenizer, None)
+    obtain(stage, store)
+    folder = store.fetch(stage.kind, stage.key)
+    before = model.lm.get_input_embeddings().weight
+    after = CausalLM.load(folder).lm.get_input_embeddings().weight
+    assert torch.equal(after[: len(before)], before)
+    assert torch.allclose(after[-1], before.mean(dim=0), atol=1e-6)

@@ -208,7 +208,10 @@ def printed(table: Table, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_terminal_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     shown = printed(terminal_table(study(seeds=SEEDS, settings=SETTINGS)), capsys)
     assert "l2kd (temperature 2, weight 1) *" in shown
     assert "selected on dev" in shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from scipy.special import stdtrit
 
 from l2kd_ray.analysis import (
     Design,
+    Doubt,
+    Flaw,
     Instance,
     cells,
     compare,
@@ -25,6 +28,7 @@ from l2kd_ray.analysis import (
     decompose,
     halves,
     mean_by,
+    moments,
     optimism,
     over_orders,
     precedence_map,
@@ -38,6 +42,7 @@ from l2kd_ray.analysis import (
 from l2kd_ray.analysis.looks import Seen
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import signed, text
+from l2kd_ray.report.sentences import doubt_words
 
 FIVE = [f"rnnlg.{letter}" for letter in "abcde"]
 EVERY = [">".join(order) for order in permutations(FIVE)]
@@ -84,6 +89,15 @@ def test_the_gap_table_has_every_interval_and_says_how_far_it_reaches(tmp_path: 
             assert f"({closed[0]} to {closed[1]})" in page.words
     assert "24 of 120 orders, drawn at random: holds for all 120" in page.words
     assert "(drawn at random: holds for all 120)" in headline(table)
+
+
+@pytest.mark.parametrize("flaw", [Flaw.BOUND_BELOW_SINGLE, Flaw.ONE_ANSWER])
+def test_doubts_stand_above_the_headline_which_says_so(flaw: Flaw, tmp_path: Path) -> None:
+    doubt = Doubt(flaw, "l2kd", "{}", "rnnlg.a", 1.0, 2.0)
+    page = report(tmp_path, study(seeds=SEEDS), doubts=[doubt])
+    (words,) = (line.replace("**", "") for line in doubt_words([doubt]))
+    assert page.words.index(words[:30]) < page.words.index("multi-task score, mean of tasks")
+    assert ("Doubtful" in page.words) == flaw.of_bound
 
 
 def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
@@ -137,6 +151,8 @@ def test_components_and_advice(tmp_path: Path) -> None:
     for row in expected.to_dict("records"):
         low, high = text(row["low"], 2), text(row["high"], 2)
         assert f"{text(row['std'], 2)} ({low} to {high})" in page.words
+    for gap in own.by_seed.mean(axis=0):
+        assert str(gap) in data_values(tmp_path)  # of each seed
     assert "More seeds: every order of the study has run" in page.words
     drawn = Design("random", DRAWN[:12], SEEDS)
     sampled = report(tmp_path / "b", study(FIVE, seeds=SEEDS, run=DRAWN[:12]), design=drawn)
@@ -159,11 +175,11 @@ def test_precedence_is_of_each_task(tmp_path: Path) -> None:
     own = rows[rows["method"] == "lamol"]
     tasks = ALL[0].split(">")
     tables = {t: cells(own, f"gap/{t}", ALL, SEEDS).by_seed for t in sorted(tasks)}
-    expected = precedence_map(tables, ALL, 6)
+    expected = precedence_map(tables, ALL).fillna({"note": ""})
     found = csv(tmp_path, "precedence")
     pd.testing.assert_frame_equal(found[expected.columns], expected, check_dtype=False)
     drawing = (tmp_path / "figures/precedence.svg").read_text()
-    assert all(f"{abs(effect):.1f}" in drawing for effect in expected["effect"])
+    assert all(f"{abs(effect):.1f}" in drawing for effect in expected["value"])
     assert {"best", "worst"} == set(csv(tmp_path, "extremes")["which"])
 
 
@@ -173,7 +189,7 @@ def test_precedence_says_when_orders_are_too_few(tmp_path: Path) -> None:
         study(FIVE, seeds=SEEDS, run=DRAWN[:8], methods=("l2kd",)),
         design=Design("random", DRAWN[:8], SEEDS),
     )
-    assert "Read with care: 8 of the 120 orders" in few.words
+    assert "Not known: 8 of the 120 orders" in few.words
     assert "ask for 21 at least" in few.words
     two = report(tmp_path / "b", study(orders=2, methods=("l2kd",), seeds=SEEDS))
     assert "Not known: 2 of the 6 orders" in two.words
@@ -414,11 +430,32 @@ def test_costs_are_in_hours_where_they_are_hours(tmp_path: Path) -> None:
     assert "7,200" not in page.words
 
 
-def test_the_bootstrap_over_test_examples_stands_beside(tmp_path: Path) -> None:
-    over = pd.DataFrame({"method": ["l2kd"], "setting": ["{}"], "low": [1.25], "high": [3.75]})
-    page = report(tmp_path, study(), over_examples=over)
-    assert "Over test examples" in page.words
-    assert "1.2 to 3.8" in page.words
+def test_the_interval_over_seeds_and_test_examples_is_one(tmp_path: Path) -> None:
+    scores = study(seeds=SEEDS, methods=("lamol", "l2kd"))
+    rows = results(scores)
+    table = cells(rows[rows["method"] == "l2kd"], "gap/abs", ALL, SEEDS).by_seed
+    variance = 3.0
+    shown = pd.DataFrame(
+        {"method": ["l2kd"], "setting": ["{}"], "variance": [variance], "df": [31]}
+    )
+    page = report(tmp_path, scores, over_examples=shown, design=DESIGN)
+    mean = moments(table, 6)
+    wider = replace(mean, order=mean.order + 3.0, order_df=31).estimate()
+    assert "Other examples too" in page.words
+    assert f"{text(wider.low)} to {text(wider.high)}" in page.words
+    none = shown.assign(variance=np.nan)
+    page = report(tmp_path / "b", scores, over_examples=none, design=DESIGN)
+    assert "Other examples too" not in page.words
+
+
+def test_other_summaries_are_told_from_five_seeds_on(tmp_path: Path) -> None:
+    seeds = ("1", "2", "3", "4", "5")
+    scores = study(seeds=seeds, methods=("lamol", "finetune"))
+    page = report(tmp_path, scores, design=Design("all", ALL, seeds))
+    assert "Other summaries" in page.headings
+    assert "Nearer than LAMOL, %" in page.words
+    few = report(tmp_path / "b", study(seeds=SEEDS), design=DESIGN)
+    assert "Other summaries" not in few.headings
 
 
 def test_average_incremental_is_told(tmp_path: Path) -> None:

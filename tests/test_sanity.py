@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from l2kd_ray.analysis import Doubt, Flaw, TaskFacts, doubted, sanity
+from l2kd_ray.analysis.sanity import outlying
 from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.report.sentences import doubt_words
 
@@ -115,6 +116,40 @@ def test_each_trial_names_its_own_doubts_and_those_of_the_bound() -> None:
     own = [str(Flaw.BOUND_UNTRAINED), str(Flaw.REPLAY_INVALID)]
     assert doubted(results, doubts) == ["; ".join(own), own[0]]
     assert doubted(results, []) == ["", ""]
+
+
+def seeds_at(finals: Mapping[str, float]) -> list[ScoredTrial]:
+    """A study of two tasks, both orders, and seeds that end at these scores."""
+    every = []
+    for seed, final in finals.items():
+        for order in ORDERS:
+            R = np.array([[0.0, 0], [78, 0], [final, final]])
+            every.append(ScoredTrial(seed, "l2kd", "{}", ">".join(order), seed, order, R))
+    return every
+
+
+def test_a_seed_far_from_the_others_is_found() -> None:
+    alike = {"1": 60.0, "2": 61.0, "3": 59.5, "4": 60.2}
+    far = sanity(seeds_at({**alike, "5": 40.0}), FACTS, NO_ANSWERS, pd.DataFrame())
+    (doubt,) = [one for one in far if one.flaw is Flaw.SEED_OUTLYING]
+    assert (doubt.seed, doubt.value, doubt.against) == ("5", 40.0, 60.0)
+    near = sanity(seeds_at({**alike, "5": 58.0}), FACTS, NO_ANSWERS, pd.DataFrame())
+    assert near == []  # within the noise of the test examples
+    half_way = seeds_at({**alike, "5": 40.0})
+    del half_way[0]  # seed 1 lacks an order, on which the others are not compared
+    assert [one.flaw for one in sanity(half_way, FACTS, NO_ANSWERS, pd.DataFrame())] == [
+        Flaw.SEED_OUTLYING
+    ]
+
+
+@pytest.mark.parametrize("seeds", [4, 5, 10])
+def test_an_outlying_seed_is_found_in_a_hundredth_of_normal_ones(seeds: int) -> None:
+    rng = np.random.default_rng(0)
+    least = np.array([outlying(rng.normal(size=seeds)).min() for _ in range(4000)])
+    assert np.mean(least < 0.01) == pytest.approx(0.01, abs=0.006)
+    assert np.mean(least < 0.05) == pytest.approx(0.05, abs=0.012)
+    assert np.isnan(outlying(np.array([1.0, 1, 50]))).all()
+    assert np.isnan(outlying(np.ones(5))).all()
 
 
 def test_one_sentence_for_each_flaw_with_its_numbers() -> None:

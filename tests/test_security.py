@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 import l2kd_ray
-from l2kd_ray.core.store import Damaged, Manifest, Store
-from l2kd_ray.errors import InputError
+from l2kd_ray.api import submit_study
+from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.store import Damaged, Store
+from l2kd_ray.errors import InputError, masked
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.reading import parse_study
 
 SOURCES = sorted(Path(l2kd_ray.__file__).parent.rglob("*.py"))
@@ -166,3 +169,60 @@ def test_no_port_is_opened_to_the_network() -> None:
                     "logging_level", "runtime_env",
                 }, path  # fmt: skip
     assert begun == 2
+
+
+KEY = "wJalrXUtnFEMI"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"s3://AKIA:{KEY}@bucket/x", "s3://***@bucket/x"),
+        (f"s3://AKIA:{KEY}/a+b@bucket", "s3://***@bucket"),  # not encoded, as people paste it
+        (f"s3://bucket/x?access_key=AKIA&secret_key={KEY}&region=us-east-1",
+         "s3://bucket/x?access_key=***&secret_key=***&region=us-east-1"),
+        (f"https://{KEY}@host/x", "https://***@host/x"),
+        (f"https://host/x?X-Amz-Signature={KEY}&n=1", "https://host/x?X-Amz-Signature=***&n=1"),
+        (f"https://host/x?sig={KEY}", "https://host/x?sig=***"),
+        (f"abfs://c@account.net/x?sas_token={KEY}", "abfs://c@account.net/x?sas_token=***"),
+    ],
+)  # fmt: skip
+def test_credentials_in_a_storage_are_refused_and_masked(
+    url: str, shown: str, study_file: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from l2kd_ray.cli import app
+
+    assert masked(f"Report: {url}/y").startswith(f"Report: {shown}")
+    for call in (
+        lambda: Store(url),
+        lambda: submit_study(study_file(storage=url), {}, [], "http://127.0.0.1:1"),
+        lambda: app(["sweep", str(study_file(storage=url)), "--inline"], standalone_mode=False),
+        lambda: app(["gc", "--storage", url], standalone_mode=False),
+    ):
+        with pytest.raises(InputError, match="AWS_PROFILE") as refused:
+            call()
+        assert KEY not in str(refused.value)
+        assert "***" in str(refused.value)
+    assert KEY not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["s3://bucket/x?endpoint_override=127.0.0.1:9000&scheme=http&region=us-east-1",
+     "gs://anonymous@bucket/x", "sftp://user@host/x", "http://host:9000/a@b", "/home/a:b@c",
+     "s3://bucket/a:b@c", "memory://x?tokenizer=1"],
+)  # fmt: skip
+def test_other_urls_are_shown_as_they_are(url: str) -> None:
+    assert masked(url) == url
+
+
+def test_the_address_of_a_file_keeps_a_query_at_its_end(s3: str) -> None:
+    store = Store(f"s3://bucket/prefix/?{s3}")
+    assert str(Folder(store, "mine")) == f"s3://bucket/prefix/studies/mine?{s3}"
+    assert store.address("studies/mine/report.html").endswith(f"/report.html?{s3}")
+    assert Store(store.address("x")).base == "bucket/prefix/x"
+
+
+def test_a_storage_with_too_long_a_name_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="File name too long"):
+        Store(str(tmp_path / ("x" * 300)))

@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Listing, Manifest, Store
+from l2kd_ray.core.store import Listing, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.language.stages.learn import Learn

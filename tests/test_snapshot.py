@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -19,12 +22,13 @@ import l2kd_ray
 from l2kd_ray.api import Experiment
 from l2kd_ray.cli import app
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import CURVE, Stage
-from l2kd_ray.core.store import MANIFEST, Damaged, Listing, Manifest, Store
+from l2kd_ray.core.store import MANIFEST, Damaged, Listing, Store
 from l2kd_ray.study import garbage
 from l2kd_ray.study.agenda import Wanted
-from l2kd_ray.study.evidence import curves, students
+from l2kd_ray.study.evidence import _Predictions, curves, students
 from l2kd_ray.study.snapshot import Snapshot
 
 SMALL = {**TINY, "methods": ["lamol"], "train": {**TINY["train"], "epochs": 1}}
@@ -95,10 +99,11 @@ def storage(request: pytest.FixtureRequest, finished: Path) -> str:
 
 
 def command(*words: str) -> Callable[[str, str], None]:
-    """A verb of the command line, on a study file and a storage."""
+    """A verb of the command line, on a study file and a storage, in this process."""
 
     def ask(file: str, storage: str) -> None:
-        app([*words, file, f"storage={storage}"], standalone_mode=False)
+        with patch("l2kd_ray.cluster.guard.guarded", return_value=None):
+            app([*words, file, f"storage={storage}"], standalone_mode=False)
 
     return ask
 
@@ -130,6 +135,7 @@ def forecast(file: str, storage: str) -> None:
 
 VERBS: dict[str, Callable[[str, str], None]] = {
     "plan": command("plan"),
+    "data": command("data"),
     "status": command("status"),
     "report": command("report"),
     "sweep": command("sweep"),
@@ -151,9 +157,10 @@ def test_a_verb_reads_each_manifest_at_most_once(
         VERBS[verb](str(finished / "study.yaml"), storage)
     assert set(counted.manifests.values()) <= {1}
     assert counted.listed["stages"] == 1
-    stages = len((finished / "results/studies/tiny/keys").read_text().splitlines())
-    wanted = {"plan": 0, "status": 0, "gc": 0, "forecast": 0, "export": 1}
-    if verb in wanted:  # what is counted needs no manifest
+    stages = len((finished / "results/studies/tiny/keys").read_text().splitlines()) - 1  # the seal
+    # Counts need no manifest; a training and a test stage of each task tell what is cut.
+    wanted = {"plan": 4, "data": 4, "status": 0, "gc": 0, "forecast": 0, "export": 1}
+    if verb in wanted:
         assert len(counted.manifests) == wanted[verb]
     elif verb not in ("results", "explain"):  # they read what they show
         assert len(counted.manifests) == stages
@@ -287,3 +294,38 @@ def test_what_was_run_is_listed_anew(tiny: Any, store: Store) -> None:
     assert all("loss" in point for curve in found.values() for point in curve)
     last = {cell.stage.model.key for t in ended.snapshot.trials for cell in t.steps[-1]}
     assert {path.parent.name for path in students(ended.snapshot).values()} == last
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "known"), [(25.0, True), (31.0, False)], ids=["mean", "corpus"]
+)
+def test_the_gaps_on_test_examples_are_of_metrics_that_are_means(
+    aggregate: float, known: bool
+) -> None:
+    """By seed, orders averaged; a task whose score is no mean over examples has none."""
+    each = {"m": [90.0, 50.0], "a": [40.0, 10.0], "b": [20.0, 30.0]}
+    scores = {"m": 70.0, "a": aggregate, "b": 25.0}
+    trials = {
+        name: SimpleNamespace(steps=[[SimpleNamespace(split="test", task="t", stage=_stage(name))]])
+        for name in each
+    }
+    snapshot = SimpleNamespace(
+        manifests={name: SimpleNamespace(key=name, scores={"em": scores[name]}) for name in each},
+        reader=SimpleNamespace(
+            each=lambda stages, *_: {s.key: (np.array(each[s.key]), ["d", "e"]) for s in stages}
+        ),
+    )
+    read = _Predictions(cast("Any", snapshot), cast("Any", trials.values()))
+    bound = pd.DataFrame({"seed": ["531"], "trial": ["m"]})
+    rows = pd.DataFrame({"seed": ["531x7", "531x8"], "trial": ["a", "b"]})
+    found = read.gaps(
+        read.by_seed(bound, cast("Any", trials)), read.by_seed(rows, cast("Any", trials))
+    )
+    assert bool(found) is known
+    if known:
+        assert found["t"].gaps.tolist() == [[60.0, 30.0]]
+        assert list(found["t"].clusters) == ["d", "e"]
+
+
+def _stage(key: str) -> SimpleNamespace:
+    return SimpleNamespace(key=key, metric_name="em")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.testing.stores import StoreSuite
+from l2kd_ray.testing.stores import StoreSuite, publish
 
 
 class TestLocal(StoreSuite):
@@ -50,6 +53,62 @@ def test_an_interrupted_write_leaves_the_old_bytes(store: Store) -> None:
     assert [path.name for path in Path(store.base, "a").iterdir()] == ["b"]
 
 
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves an empty file under a name that promises a whole one."""
+    done: list[str] = []
+    sync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        done.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        sync(handle)
+
+    def renamed(one: str, other: str) -> None:
+        done.append(f"{Path(one).name} -> {Path(other).name}")
+        rename(one, other)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", renamed)
+    store.write("a/b", b"new")
+    assert [re.sub(r"\.[0-9a-f]{8}\.", ".x.", one) for one in done] == [
+        "b.x.tmp", "b.x.tmp -> b", "a",
+    ]  # fmt: skip
+
+
+def test_damage_is_said_where_nothing_can_be_removed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = publish(store, tmp_path / "a")
+    (path,) = Path(store.base).rglob("manifest.json")
+    path.write_text("{")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Store, "remove", refuse)
+    assert store.manifests({published.key: published.kind}) == {}
+
+
+@pytest.mark.parametrize("what", ["folder", "link"])
+def test_a_manifest_that_is_no_file_is_said_and_replaced(
+    what: str, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = publish(store, tmp_path / "a")
+    (path,) = Path(store.base).rglob("manifest.json")
+    path.unlink()
+    if what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    assert store.listing().finished == {}
+    assert store.manifest(published.kind, published.key) is None
+    assert f"{path} is a folder, or a link to itself" in capsys.readouterr().err
+    again = publish(store, tmp_path / "b")
+    assert store.manifest(published.kind, published.key) == again
+    assert again.attempt != published.attempt
+
+
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -62,7 +121,7 @@ def test_a_remote_storage_that_fails_now_and_then_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """But not where the answer is no, and not for ever."""
-    monkeypatch.setattr("l2kd_ray.core.store._WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("l2kd_ray.core.filetree._WAITS_S", (0.0, 0.0, 0.0))
     store = Store("memory://patience")
     store.write("a", b"x")
     asked: list[str] = []

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Scores, Stage
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.store import Store
 from l2kd_ray.testing.executors import ExecutorSuite, Run, student
 from l2kd_ray.testing.stores import StoreSuite
 

@@ -181,6 +181,8 @@ def test_missing_column_lists_those_that_exist(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "sentence,label\na,b\n")
     with pytest.raises(InputError, match=r"(?s)\['sentence', 'label'\].*columns:"):
         read(tables.read_csv, path, {})
+    with pytest.raises(InputError, match=r"columns: \{label: \.\.\.\}"):
+        read(tables.read_csv, write(tmp_path / "b.csv", "text,category\na,b\n"), {})
     for role in ("text", "question", "label"):
         with pytest.raises(InputError, match="no column nope"):
             read(tables.read_csv, path, {"column.text": "sentence", f"column.{role}": "nope"})

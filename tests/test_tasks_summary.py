@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from l2kd_ray.report.data_section import data_notes, data_table, rows_line
+from l2kd_ray.report.blocks import Table
+from l2kd_ray.report.data_section import data_notes, data_section, data_table, rows_line
 from l2kd_ray.study.data import SplitData
 from l2kd_ray.tasks import Task, resolve
 from l2kd_ray.tasks.examples import RowCounts, Tally
@@ -73,8 +74,8 @@ def test_free_text_has_no_labels(tmp_path: Path) -> None:
             {},
             ["2 rows left out: no answer", "a.csv:3"],
         ),
-        (SplitSummary(RowCounts(9), 9, {"1": 5, "0": 4}), {}, ["labels are numbers"]),
         (SplitSummary(RowCounts(9), 9, {"x": 9}), {}, ["one label (x)"]),
+        (SplitSummary(RowCounts(9), 9, unscorable=4), {}, ["4 of 9", "no reference"]),
         (SplitSummary(RowCounts(9), 9, {"x": 6, "y": 3}, ("y",)), {}, ["3 of 9", "(y)"]),
     ],
 )
@@ -98,3 +99,25 @@ def test_the_table_has_what_was_counted_and_the_line_what_is_kept() -> None:
     assert list(frame) == ["Task", "Split", "Read", "Kept", "Cut", "Tokens lost"]
     assert frame["Cut"].isna().tolist() == [True, True, False]
     assert rows_line(data) == "a 1,000 / 90 / 80"
+
+
+def test_references_that_the_metric_cannot_compare_are_counted(tmp_path: Path) -> None:
+    answers = ["yes, it is", "!!", "no", "\U0001f600"]
+    pairs = [(f"text {n}", answer) for n, answer in enumerate(answers * 5)]
+    train, test = rows(tmp_path / "a.jsonl", pairs[:12], "answer"), tmp_path / "b.jsonl"
+    spec = {"name": "mine", "train": train, "test": rows(test, pairs[12:], "answer")}
+    task = resolve(
+        TaskSpec.model_validate({**spec, "question": "what ?", "metric": "rouge"}),
+        data_dir=None, data_seed=1, caps={}, where="study",
+    )  # fmt: skip
+    assert task.summaries["test"].unscorable == 4
+
+
+def test_what_was_left_out_and_converted_is_listed_with_its_place() -> None:
+    counts = RowCounts(5, {"no answer": Tally(2, "a.csv:3")}, {"empty id": Tally(1, "a.csv:7")})
+    (section,) = data_section([SplitData("a", "train", SplitSummary(counts, 5), None)])
+    (changes,) = (b for b in section.blocks if isinstance(b, Table) and b.name == "data_changes")
+    assert changes.frame.to_numpy().tolist() == [
+        ["a", "train", "left out", "no answer", 2, "a.csv:3"],
+        ["a", "train", "converted", "empty id", 1, "a.csv:7"],
+    ]

@@ -499,6 +499,8 @@ OF_A_TASK = {
     "splits": {"dev": "d"},
     "columns": {"answer": "b"},
     "labels": ["x", "y"],
+    "unanswered": "leave out",
+    "quoting": "none",
     "scheme": "iob2",
     "question": "What?",
     "metric": "nf1",

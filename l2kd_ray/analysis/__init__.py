@@ -13,7 +13,7 @@ from l2kd_ray.analysis.design import (
     mean_over,
     scored_zero,
 )
-from l2kd_ray.analysis.examples import ExampleScores, bootstrap
+from l2kd_ray.analysis.examples import ExampleGaps, example_variance
 from l2kd_ray.analysis.halves import Halves, Optimism, halves, optimism, within
 from l2kd_ray.analysis.looks import Outcome, Verdict, at_looks, planned_looks, stop_rule
 from l2kd_ray.analysis.mean import moments
@@ -38,7 +38,7 @@ __all__ = [
     "Cells",
     "Design",
     "Doubt",
-    "ExampleScores",
+    "ExampleGaps",
     "Flaw",
     "Halves",
     "Instance",
@@ -54,7 +54,6 @@ __all__ = [
     "advise",
     "assisted",
     "at_looks",
-    "bootstrap",
     "cells",
     "compare",
     "compare_methods",
@@ -62,6 +61,7 @@ __all__ = [
     "decompose",
     "doubted",
     "effects",
+    "example_variance",
     "extremes",
     "finished_orders",
     "gap_closed",

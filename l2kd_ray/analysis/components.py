@@ -37,12 +37,14 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
     """One row a component: component, variance, std, low and high (of the std), share, df.
 
     The components are of an order's mean over seeds, a seed's mean over all orders, and what is
-    left (`anova`; Cornfield & Tukey 1956), in squared points; std is the root, in points, 0 where
-    the estimate is negative; share is of the sum of those above 0. Intervals: modified large-sample
-    (Ting, Burdick, Graybill, Jeyaratnam & Lu 1990), for independent normal effects; of `order`
-    where all orders ran, and so are no sample, from the noncentral chi-square (Steiger 2004); with
-    fewer degrees of freedom for the residual where orders share stages (`residual_df`). Orders
-    with a missing cell are left out.
+    left (`anova`; Cornfield & Tukey 1956), in squared points; std is the root, in points; share is
+    of the sum of those above 0. Intervals: modified large-sample (Ting, Burdick, Graybill,
+    Jeyaratnam & Lu 1990), for independent normal effects; of `order` where all orders ran, and so
+    are no sample, from the noncentral chi-square (Steiger 2004); with fewer degrees of freedom for
+    the residual where orders share stages (`residual_df`). Where the estimate is below 0, std and
+    low are 0 and high is the one-sided bound of the same level. There is no interval where it would
+    rest on a residual of unknown degrees of freedom or of no spread at all, and none where it would
+    hold 0 alone. Orders with a missing cell are left out.
 
     Returns:
         No rows where fewer than two orders or two seeds are left.
@@ -65,11 +67,14 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
     rows = []
     for effect, name in names.items():
         value = float(values[effect])
+        asked = 2 * level - 1 if value < 0 else level
         if effect == (0,) and len(table) == population and not crossed:
-            low, high = fixed_orders(table, level)
+            low, high = fixed_orders(table, asked)
         else:
-            low, high = large_sample(combinations[effect], squares, free, level)
-        std, least, most = (sqrt(max(v, 0.0)) for v in (value, low, high))
+            low, high = large_sample(combinations[effect], squares, free, asked)
+        std, least, most = (sqrt(max(v, 0.0)) for v in (value, low, high))  # NaN stays
+        if value < 0:
+            least, most = (0.0, most) if most > 0 else (np.nan, np.nan)
         share = max(value, 0.0) / above_zero if above_zero else np.nan
         rows.append((name, value, std, least, most, share, free[effect]))
     return pd.DataFrame(rows, columns=columns)
@@ -120,15 +125,18 @@ def residual_df(table: FloatArray) -> float:
 
     With C the covariance over orders of a seed's residuals, the residual mean square varies as one
     of (S - 1) tr(C)^2 / tr(C^2) degrees (Box 1954), between S - 1 and (S - 1)(k - 1). The two are
-    estimated without bias from the sample's (Bai & Saranadasa 1996). With two seeds they cannot be.
+    estimated without bias from the sample's (Bai & Saranadasa 1996).
+
+    Returns:
+        NaN with two seeds, of which they cannot be estimated, and where there is no spread.
     """
     orders, seeds = table.shape
     most, least = float((orders - 1) * (seeds - 1)), float(seeds - 1)
     residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
     gram = residual.T @ residual
     square, quartic = float(np.trace(gram)) ** 2, float((gram**2).sum())
-    if seeds < 3 or quartic == 0:
-        return most
+    if seeds < 3 or quartic <= (1e-12 * float((table**2).sum())) ** 2:
+        return np.nan
     of_square = (quartic - square / least) / ((least + 2) * (least - 1))
     whole = square / least**2 - 2 * of_square / least
     if of_square <= 0:
@@ -143,13 +151,16 @@ def fixed_orders(table: FloatArray, level: float = LEVEL) -> tuple[float, float]
     lambda = d S sum_o a_o^2 / ((N - 1) sigma^2) on d degrees, N - 1 of them or, where orders share
     stages, fewer in the proportion of `residual_df`; sigma^2 is estimated by MS_OS. The interval is
     that of lambda (Steiger 2004), brought back to the variance (ddof 1).
+
+    Returns:
+        NaN where `residual_df` is.
     """
     squares = mean_products(table, table)
     between, residual = float(squares[(0,)]), float(squares[(0, 1)])
     seeds = table.shape[1]
-    if residual <= 1e-12 * between:  # no noise: the interval is a point
-        return between / seeds, between / seeds
     df, tail = residual_df(table) / (seeds - 1), (1 - level) / 2
+    if np.isnan(df):
+        return np.nan, np.nan
     low, high = (_noncentrality(df * between / residual, df, p) for p in (1 - tail, tail))
     return low * residual / (seeds * df), high * residual / (seeds * df)
 

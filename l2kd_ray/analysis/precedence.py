@@ -1,14 +1,23 @@
 """Precedence effects: the gap as a function of which task comes before which.
 
-The model of an order's value is additive in pairs and in the last task,
+An effect is a difference of means over all n! orders: those with a before b less the others, those
+with a last (or first) less all. Where all orders ran it is taken from them as it is, with no model.
+
+Where they are a sample, a model fills in those that did not run. It is additive in pairs and in the
+last task,
 
     y(o) = mu + sum_{a<b} beta_ab x_ab(o) + sum_t gamma_t x_t(o) + misfit(o),
 
 with x_ab = 1/2 where a comes before b and -1/2 where after, and x_t = [t is last] - 1/n. Over all
-n! orders every feature has mean 0, so mu is the mean over all orders. Coefficients are shrunk
-(ridge, Hoerl & Kennard 1970); the penalty is the ratio of variances that restricted maximum
-likelihood gives (REML, Patterson & Thompson 1971), so that a fit is the best linear unbiased
-predictor (Robinson 1991) under normal coefficients.
+n! orders every feature has mean 0, so mu is the mean over all orders. Effects are of the fit by
+least squares, which shrinks nothing: the fit to all n! orders has the differences of means itself,
+whatever the misfit. What the orders that ran cannot tell, by the null space of their features, has
+no value.
+
+Predictions of single orders (`extremes`, `assisted`) are by ridge (Hoerl & Kennard 1970); the
+penalty is the ratio of variances that restricted maximum likelihood gives (REML, Patterson &
+Thompson 1971), so that a fit is the best linear unbiased predictor (Robinson 1991) under normal
+coefficients.
 """
 
 from __future__ import annotations
@@ -16,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
+from math import factorial
 
 import numpy as np
 import pandas as pd
@@ -23,14 +33,14 @@ from numpy.typing import NDArray
 
 from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.note import Named
+from l2kd_ray.analysis.paired import holm
 from l2kd_ray.names import SEPARATOR
 
 MOST_TASKS = 8
 """Up to here all n! orders are looked through for the best and the worst."""
 ORDERS_A_FEATURE = 1.5
 """With fewer orders the model is not used: below it intervals cover too little."""
-_LEAST_KEPT = 0.5
-"""Least part of an effect that shrinkage leaves: effects shrunk to 0 would look certain."""
 _PENALTIES = np.concatenate([np.logspace(-3, 5, 65), [np.inf]])
 
 
@@ -68,11 +78,10 @@ class Ridge:
     """Variance of an order's value around the features."""
 
 
-def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.0) -> Ridge:
+def fit(x: FloatArray, y: FloatArray, copies: int = 1) -> Ridge:
     """Ridge of values `[orders]` on features, with a free mean and the penalty of REML.
 
     `y` may be `[orders, m]`: m columns of one distribution, of which `copies` are independent.
-    `least_kept`: the penalty shrinks a coefficient of middling spread to no less than this part.
     """
     centred, value = x - x.mean(axis=0), np.atleast_2d((y - y.mean(axis=0)).T).T
     u, d, vt = np.linalg.svd(centred, full_matrices=False)
@@ -84,83 +93,141 @@ def fit(x: FloatArray, y: FloatArray, copies: int = 1, *, least_kept: float = 0.
     noise = np.maximum(sums / free, 1e-12 * max(whole, 1e-300))
     best = int(np.argmin(copies * np.log(weight).sum(axis=1) + free * np.log(noise)))
     penalty = float(_PENALTIES[best])
-    if least_kept:
-        penalty = min(penalty, float((d**2).mean()) * (1 / least_kept - 1))
     shrunk = d / (d**2 + penalty) if np.isfinite(penalty) else np.zeros_like(d)
     return Ridge((vt.T * shrunk) @ u.T, penalty, float(noise[best]))
 
 
-def effects(
-    table: FloatArray, orders: Sequence[str], population: int, level: float = LEVEL
-) -> pd.DataFrame:
-    """The coefficients of values `[orders, seeds]`, one row each.
+class Effect(Named):
+    """The two groups of orders whose means an effect compares."""
 
-    A pair's effect is how many points the value is higher when `first` comes before `second`
-    (sorted by name; negative: when it comes after); a last task's (`second` empty) how many when
-    it is last, against the mean of all. Intervals are of the shrunk effect, which is at least about
-    half of the effect: seeds, S - 1 degrees, and, where orders are a sample, the misfit of the
-    model on the orders that did not run.
+    BEFORE = "before"
+    """Orders with `task` before `other`, less those with it after."""
+    LAST = "last"
+    """Orders with `task` last, less all."""
+    FIRST = "first"
+    """Orders with `task` first, less all."""
+
+
+class Untold(Named):
+    """A reason why the orders that ran do not tell an effect."""
+
+    ONE_GROUP = "only one of the two groups of orders ran"
+    CONFOUNDED = "other effects change with it in the orders that ran"
+
+
+def population_effects(tasks: int) -> FloatArray:
+    """`[pairs + n, features]`: the effects (pairs, last) as combinations of the coefficients.
+
+    An effect is the covariance of its feature with the value over all orders, over the variance
+    1/4 of a pair's feature or, of a last task, over 1/n.
+    """
+    pairs = list(combinations(range(tasks), 2))
+    sign = np.zeros((len(pairs), tasks))
+    for row, (a, b) in enumerate(pairs):
+        sign[row, a], sign[row, b] = 1.0, -1.0
+    of_pairs = (sign @ sign.T + np.eye(len(pairs))) / 12
+    crossed = -sign / (2 * tasks)
+    of_last = np.eye(tasks) / tasks - 1 / tasks**2
+    return np.block([[4 * of_pairs, 4 * crossed], [tasks * crossed.T, tasks * of_last]])
+
+
+def estimable(x: FloatArray, wanted: FloatArray) -> NDArray[np.bool_]:
+    """True for each row of `wanted`, a combination of coefficients, that the orders identify.
+
+    `x` are the features of the orders that ran. A combination is identified where it is orthogonal
+    to the null space of the centred features: no change of the coefficients that leaves every value
+    as it is changes it.
+    """
+    _, d, vt = np.linalg.svd(x - x.mean(axis=0), full_matrices=True)
+    null = vt[int((d > 1e-9).sum()) :]
+    found: NDArray[np.bool_] = np.abs(wanted @ null.T).max(axis=1, initial=0) < 1e-9
+    return found
+
+
+def effects(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> pd.DataFrame:
+    """The effects of precedence on values `[orders, seeds]`, one row each.
+
+    Where all n! orders ran, differences of their means, with Student's t over seeds: exact, no
+    model. Else those of the model fitted to the orders that ran, by least squares; the interval
+    also has its misfit on those that did not: (1 - k / n!) times the residual mean square, which
+    holds the seeds' noise of an order too, so that it is rather too wide. Without the effects of
+    being first, for which the model has no term.
 
     Returns:
-        first, second, effect, low, high (NaN for one seed); no rows below three orders.
+        effect (`Effect`), task, other ("" but for pairs, which are sorted by name), value, low,
+        high (NaN for one seed, and where no order is left to tell the misfit), p of no effect, note
+        (`Untold`, with NaN, or None). No rows below three orders.
     """
+    columns = ["effect", "task", "other", "value", "low", "high", "p", "note"]
     tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
     if len(table) < 3:
-        return pd.DataFrame(columns=["first", "second", "effect", "low", "high"])
-    x = features([order.split(SEPARATOR) for order in orders], tasks)
-    model = fit(x, table.mean(axis=1), least_kept=_LEAST_KEPT)
-    by_seed = model.smoother @ table
+        return pd.DataFrame(columns=columns)
+    n, possible = len(tasks), factorial(len(tasks))
+    every = [order.split(SEPARATOR) for order in orders]
+    x = features(every, tasks)
+    pairs = list(combinations(tasks, 2))
+    names = [(Effect.BEFORE, a, b) for a, b in pairs] + [(Effect.LAST, t, "") for t in tasks]
+    if len(table) == possible:
+        first = np.array([[order[0] == task for task in tasks] for order in every]) - 1 / n
+        names += [(Effect.FIRST, task, "") for task in tasks]
+        scale = np.array([4.0] * len(pairs) + [float(n)] * 2 * n)
+        linear = scale[:, None] * np.hstack([x, first]).T / possible
+        misfit, told, free = np.zeros(len(names)), np.full(len(names), True), 0
+    else:
+        wanted, centred = population_effects(n), x - x.mean(axis=0)
+        told = estimable(x, wanted)
+        solver = np.linalg.pinv(centred, rcond=1e-9)
+        linear, mean = wanted @ solver, table.mean(axis=1)
+        free = len(table) - 1 - int(np.linalg.matrix_rank(centred))
+        residual = mean - mean.mean() - centred @ (solver @ mean)
+        noise = float((residual**2).sum()) / free if free else np.nan
+        misfit = (1 - len(table) / possible) * noise * (linear**2).sum(axis=1)
+    by_seed = linear @ table
     seeds = table.shape[1]
-    unseen = 1 - len(table) / population
-    found = Moments(
-        by_seed.mean(axis=1),
-        unseen * model.noise * (model.smoother**2).sum(axis=1),
-        by_seed.var(axis=1, ddof=1) / seeds if seeds > 1 else np.full(len(by_seed), np.nan),
-        max(len(table) - 1 - feature_count(len(tasks)), 1),
-        seeds - 1,
-    )
-    half = found.half_width(level)
-    names = [*combinations(tasks, 2), *((task, "") for task in tasks)]
-    return pd.DataFrame(
-        {
-            "first": [first for first, _ in names],
-            "second": [second for _, second in names],
-            "effect": found.mean,
-            "low": found.mean - half,
-            "high": found.mean + half,
-        }
-    )
+    spread = by_seed.var(axis=1, ddof=1) / seeds if seeds > 1 else np.full(len(by_seed), np.nan)
+    one_group = np.ptp(x, axis=0) == 0
+    rows = []
+    for k, name in enumerate(names):
+        if not told[k]:
+            why = Untold.ONE_GROUP if one_group[k] else Untold.CONFOUNDED
+            rows.append((*name, *[np.nan] * 4, why))
+            continue
+        found = Moments(by_seed[k].mean(), misfit[k], spread[k], free, seeds - 1)
+        one = found.estimate(level=level)
+        rows.append((*name, one.value, one.low, one.high, found.p, None))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def precedence_map(
-    tables: dict[str, FloatArray],
-    orders: Sequence[str],
-    population: int,
-    level: float = LEVEL,
+    tables: dict[str, FloatArray], orders: Sequence[str], level: float = LEVEL
 ) -> pd.DataFrame:
     """Effect of each other task on each task's own gap `[orders, seeds]`.
 
     Returns:
-        One row an ordered pair: earlier, task, effect (points that the gap of `task` is wider when
-        `earlier` comes before it than after it), low, high. And one a task with `earlier` empty:
+        One row an ordered pair: earlier, task, value (points that the gap of `task` is wider when
+        `earlier` comes before it than after it), low, high, p, and p_holm, which is corrected for
+        all rows of the map (Holm 1979); note as in `effects`. And one a task with `earlier` empty:
         the effect on its gap of being last.
     """
     rows = []
     for task, table in tables.items():
-        for row in effects(table, orders, population, level).to_dict("records"):
-            first, second = row["first"], row["second"]
-            if second == "" and first == task:
-                rows.append(("", task, row["effect"], row["low"], row["high"]))
-            elif second == task:
-                rows.append((first, task, row["effect"], row["low"], row["high"]))
-            elif first == task and second:
-                rows.append((second, task, -row["effect"], -row["high"], -row["low"]))
-    return pd.DataFrame(rows, columns=["earlier", "task", "effect", "low", "high"])
+        for row in effects(table, orders, level).to_dict("records"):
+            numbers = (row["value"], row["low"], row["high"])
+            rest = (row["p"], row["note"])
+            if row["effect"] is Effect.LAST and row["task"] == task:
+                rows.append(("", task, *numbers, *rest))
+            elif row["other"] == task:
+                rows.append((row["task"], task, *numbers, *rest))
+            elif row["effect"] is Effect.BEFORE and row["task"] == task:
+                turned = (-row["value"], -row["high"], -row["low"])
+                rows.append((row["other"], task, *turned, *rest))
+    names = ["earlier", "task", "value", "low", "high", "p", "note"]
+    found = pd.DataFrame(rows, columns=names)
+    found["p_holm"] = holm(found["p"].to_numpy(dtype=float))
+    return found
 
 
-def extremes(
-    table: FloatArray, orders: Sequence[str], population: int, level: float = LEVEL
-) -> pd.DataFrame:
+def extremes(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> pd.DataFrame:
     """The orders of the smallest and the largest predicted value, of all n!, with intervals.
 
     The predictor is the best linear one under the model: of an order that ran, its own mean drawn
@@ -177,6 +244,7 @@ def extremes(
     columns = ["which", "order", "value", "crossed", "low", "high", "ran"]
     tasks = sorted(orders[0].split(SEPARATOR)) if orders else []
     count, seeds = table.shape
+    population = factorial(len(tasks))
     few = count < population and not enough_orders(count, len(tasks), population)
     if len(tasks) > MOST_TASKS or few or seeds < 3 or count < 3:
         return pd.DataFrame(columns=columns)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import stdtr
 
 from l2kd_ray.analysis import matrix
+from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.note import Named
 from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.names import MULTITASK, NO_SETTING, REFERENCES, SINGLE
@@ -22,6 +24,10 @@ VALID = 20.0
 """Percentage of valid samples below which replay is said to be hardly ever valid."""
 _COLLAPSED = 0.25
 """Share of the median seed's gain over the untrained model below which a seed has collapsed."""
+_OUTLYING = 0.01
+"""Chance of an outlying seed in a method and setting whose seeds are alike and normal."""
+_FEWEST_SEEDS = 4
+"""Below it no seed is called outlying: of three, two are always close to each other."""
 _ARM = ["method", "setting"]
 
 
@@ -35,6 +41,7 @@ class Flaw(Named):
     LEARNT_NOTHING = "learnt nothing"
     REPLAY_INVALID = "replay invalid"
     SEED_COLLAPSED = "seed collapsed"
+    SEED_OUTLYING = "seed outlying"
 
     @property
     def of_bound(self) -> bool:
@@ -96,6 +103,7 @@ def sanity(
             (
                 trial.method,
                 trial.setting,
+                trial.order,
                 trial.seed,
                 task,
                 *trial.R[[0, -1], j],
@@ -104,7 +112,7 @@ def sanity(
             for trial in every
             for j, task in enumerate(trial.tasks)
         ],
-        columns=[*_ARM, "seed", "task", "untrained", "final", "learned"],
+        columns=[*_ARM, "order", "seed", "task", "untrained", "final", "learned"],
     )
     untrained = cells.groupby("task")["untrained"].mean()
     means = cells.groupby([*_ARM, "task"])[["final", "learned"]].mean().reset_index()
@@ -187,16 +195,36 @@ def _of_replay(replay: pd.DataFrame) -> Iterator[Doubt]:
 def _of_seeds(
     cells: pd.DataFrame, untrained: pd.Series[float], tests: Mapping[str, TaskFacts]
 ) -> Iterator[Doubt]:
-    """Seeds whose final mean over tasks has kept next to nothing of the median seed's gain."""
+    """Seeds whose final mean over tasks has kept next to nothing of the median seed's gain, and
+    those that lie far from the others; over the orders and tasks that all seeds have."""
     before = untrained.mean()
     noise = np.sqrt(np.mean([test.noise**2 for test in tests.values()]) / len(tests))
-    finals = cells.groupby([*_ARM, "seed", "task"])["final"].mean()
-    seeds = finals.groupby([*_ARM, "seed"]).mean().rename("final").reset_index()
-    for (method, setting), own in seeds.groupby(_ARM):
-        middle = own["final"].median()
-        for row in own.itertuples():
-            lost = row.final - before <= _COLLAPSED * (middle - before)
+    for (method, setting), own in cells.groupby(_ARM):
+        table = own.pivot_table(index=["order", "task"], columns="seed", values="final")
+        means = table.dropna().mean()
+        middle = means.median()
+        chance = outlying(means.to_numpy(dtype=float))
+        for (seed, final), p in zip(means.items(), chance, strict=True):
+            lost = final - before <= _COLLAPSED * (middle - before)
+            flaw = None
             if middle - before > noise and lost:
-                yield Doubt(
-                    Flaw.SEED_COLLAPSED, method, setting, "", row.final, middle, seed=row.seed
-                )
+                flaw = Flaw.SEED_COLLAPSED
+            elif p < _OUTLYING and abs(final - middle) > noise:
+                flaw = Flaw.SEED_OUTLYING
+            if flaw:
+                yield Doubt(flaw, method, setting, "", final, middle, seed=str(seed))
+
+
+def outlying(values: FloatArray) -> FloatArray:
+    """p of each value's distance from the mean, as the largest of normal values (Grubbs 1950).
+
+    With G = |x - mean| / s, t^2 = n (n - 2) G^2 / ((n - 1)^2 - n G^2) is Student's on n - 2
+    degrees, and p is its two-sided p times n. NaN below four values.
+    """
+    n = len(values)
+    if n < _FEWEST_SEEDS or not values.std() > 0:
+        return np.full(n, np.nan)
+    square = ((values - values.mean()) / values.std(ddof=1)) ** 2
+    left = np.maximum((n - 1) ** 2 - n * square, 1e-300)
+    p: FloatArray = np.minimum(2 * n * stdtr(n - 2, -np.sqrt(n * (n - 2) * square / left)), 1.0)
+    return p

@@ -118,6 +118,20 @@ def by_order(scope: Scope) -> pd.DataFrame:
     return scope.each(of)
 
 
+def by_seed(scope: Scope) -> pd.DataFrame:
+    """The mean gap of every training seed over the used orders: seed, gap.
+
+    The interval of a mean gap over all orders is Student's over these numbers.
+    """
+
+    def of(arm: ArmId) -> pd.DataFrame:
+        found = scope.cells(arm)
+        means = found.by_seed.mean(axis=0) if len(found.orders) else np.empty(0)
+        return pd.DataFrame({"seed": found.train[: len(means)], "gap": means})
+
+    return scope.each(of)
+
+
 def variance(scope: Scope) -> pd.DataFrame:
     """`decompose` of every method."""
 
@@ -169,20 +183,19 @@ def precedence(scope: Scope, tasks: Sequence[str]) -> pd.DataFrame:
         tables = {task: scope.cells(arm, f"gap/{task}") for task in tasks}
         orders = next(iter(tables.values())).orders
         values = {task: table.by_seed for task, table in tables.items()}
-        return precedence_map(values, orders, scope.design.population(len(orders)), scope.level)
+        return precedence_map(values, orders, scope.level)
 
     return scope.each(of)
 
 
 def over_table(
-    scope: Scope, function: Callable[[FloatArray, Sequence[str], int, float], pd.DataFrame]
+    scope: Scope, function: Callable[[FloatArray, Sequence[str], float], pd.DataFrame]
 ) -> pd.DataFrame:
     """`effects` on the mean gap, or its `extremes`, of every method."""
 
     def of(arm: ArmId) -> pd.DataFrame:
         found = scope.cells(arm)
-        population = scope.design.population(len(found.orders))
-        return function(found.by_seed, found.orders, population, scope.level)
+        return function(found.by_seed, found.orders, scope.level)
 
     return scope.each(of)
 

@@ -25,6 +25,10 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # There are more cursors than CPUs on purpose; Ray's warning about it confused newcomers.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
+    # By default Ray repeats a task without limit that it killed because memory was short.
+    "RAY_task_oom_retries": "3",
+    # A head that is started here shares a machine that may be busy for minutes.
+    "RAY_health_check_failure_threshold": "20",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -8,7 +8,6 @@ scores that it returns are the manifest's. Each accepts a stage that is in the s
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 import uuid
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import ray
 
 from l2kd_ray.cluster import COLLECTIVE_TIMEOUT_S
 from l2kd_ray.core.execute import execute
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.study.schema import Scale, Workers
@@ -64,16 +64,21 @@ class Job:
         return least * self.workers.cpus_per_worker
 
 
-def submit(job: Job, store: Store) -> ray.ObjectRef[Scores]:
+def submit(job: Job, store: Store, title: str) -> ray.ObjectRef[Scores]:
     """Start the stage on the cluster and return a reference to its scores.
+
+    `title`: its name in Ray's dashboard, to which the start of its key is added.
 
     A distributed stage is driven by a task on the head that holds no CPU; the resources belong to
     Ray Train's workers. Ray repeats a task whose worker died; the training loop resumes from its
     checkpoint.
     """
+    name = f"{title} {job.stage.key[:8]}"
     if job.distributed:
-        return _drive.options(num_cpus=0, resources={DRIVER: 1}, max_retries=3).remote(job, store)
+        driving = _drive.options(name=name, num_cpus=0, resources={DRIVER: 1}, max_retries=3)
+        return driving.remote(job, store)
     return _task.options(
+        name=name,
         num_cpus=job.workers.cpus_per_worker,
         num_gpus=job.workers.gpus_per_worker,
         label_selector=dict(job.workers.labels) or None,
@@ -108,7 +113,7 @@ def run_train(job: Job, store: Store) -> Scores:
     if use_gpu:
         resources["GPU"] = workers.gpus_per_worker
     # Ray Train insists on a storage path; our checkpoints are in the store, so it is thrown away.
-    with tempfile.TemporaryDirectory(prefix="l2kd-train-") as folder:
+    with Scratch("train") as folder:
         trainer = TorchTrainer(
             _train_worker,
             train_loop_config={"job": job, "store": store},

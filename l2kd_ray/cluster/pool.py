@@ -56,12 +56,18 @@ class StagePool:
     Args:
         readers: for each model that may be dropped once nothing reads it any more (`keep: leaves`),
             the keys of the unfinished stages that read it.
+        titles: what Ray's dashboard calls stages, by key.
     """
 
     def __init__(
-        self, store: Store, scale: Scale, cpus: float, readers: Mapping[str, set[str]]
+        self,
+        store: Store,
+        scale: Scale,
+        cpus: float,
+        readers: Mapping[str, set[str]],
+        titles: Mapping[str, str],
     ) -> None:
-        self._store, self._scale = store, scale
+        self._store, self._scale, self._titles = store, scale, titles
         self._readers = {key: set(keys) for key, keys in readers.items()}
         self._work: dict[str, asyncio.Task[Scores]] = {}
         self._failures: dict[str, Failure] = {}
@@ -70,6 +76,9 @@ class StagePool:
         self._begun: set[asyncio.Task[None] | None] = set()
         self._running: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return "stage pool"  # in Ray's dashboard
 
     async def scores(self, stage: Stage) -> Scores:
         """The stage's scores: from the store, or after the stage and its inputs have been run.
@@ -154,7 +163,9 @@ class StagePool:
         async with self._admission.of(job):
             self._running[stage.kind] += 1
             try:
-                scores: Scores = await submit(job, self._store)
+                scores: Scores = await submit(
+                    job, self._store, self._titles.get(stage.key, stage.kind)
+                )
             finally:
                 self._running[stage.kind] -= 1
         self._done[stage.kind] += 1

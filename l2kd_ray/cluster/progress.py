@@ -18,11 +18,18 @@ from rich.table import Table
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.study.plan import in_sequence
 
+PATIENCE_S = 180.0
+"""Seconds without any answer of the pool after which it counts as dead."""
+_ANSWER_S = 30.0  # the machine may be very busy
 _LINE_EVERY_S = 10.0
 
 
 class Display:
     """Polls the pool every half second from a thread and shows its progress.
+
+    A pool that is killed each time that it starts would keep the cursors waiting for ever: Ray
+    repeats their calls without limit. So one that has not answered for `PATIENCE_S` is ended, which
+    fails these calls.
 
     `open_ended`: an adaptive search adds stages while it runs, so no totals are shown.
     """
@@ -37,7 +44,7 @@ class Display:
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Display:
-        self._started = time.monotonic()
+        self._started = self._answered = time.monotonic()
         self._thread.start()
         return self
 
@@ -58,9 +65,12 @@ class Display:
 
     def _poll(self) -> dict[str, Any] | None:
         try:
-            answer: dict[str, Any] = ray.get(self._pool.progress.remote(), timeout=5)
+            answer: dict[str, Any] = ray.get(self._pool.progress.remote(), timeout=_ANSWER_S)
         except Exception:  # the pool is busy or restarting; the next poll will succeed
+            if time.monotonic() - self._answered > PATIENCE_S:
+                ray.kill(self._pool)  # without a restart
             return None
+        self._answered = time.monotonic()
         return answer
 
     def _kinds(self, progress: dict[str, Any]) -> Iterable[tuple[str, int, int, int]]:

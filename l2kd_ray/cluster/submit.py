@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from l2kd_ray.cluster.executors import DRIVER
-from l2kd_ray.errors import InputError
+from l2kd_ray.core.scratch import Scratch
+from l2kd_ray.errors import InputError, refuse_credentials
 
 _DASHBOARD = "http://127.0.0.1:8265"
 _STUDY = "study.yaml"
@@ -27,6 +27,7 @@ def submit(
 
     Raises: InputError if there is no dashboard, or the storage is a folder of this machine.
     """
+    refuse_credentials(storage, "storage")
     if "://" not in storage and not Path(storage).is_absolute():
         raise InputError(
             "a cluster cannot reach a folder of this machine",
@@ -36,7 +37,7 @@ def submit(
         )
     try:
         client = JobSubmissionClient(address)
-        with tempfile.TemporaryDirectory(prefix="l2kd-submit-") as folder:
+        with Scratch("submit") as folder:
             Path(folder, _STUDY).write_text(study, encoding="utf-8")
             command = ["l2kd", "sweep", _STUDY, *words, "--address", "auto"]
             job: str = client.submit_job(

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from l2kd_ray.cluster.sweep import joined
+from l2kd_ray.cluster.session import joined
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 

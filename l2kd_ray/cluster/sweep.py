@@ -6,45 +6,51 @@ The machine's resources belong to the stages.
 
 from __future__ import annotations
 
-import logging
 import math
-import os
-import socket
-import tempfile
+import re
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import mean
-from threading import Thread
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError, RayError
+from ray.tune import TuneError
 from ray.tune.execution import class_cache
 
 from l2kd_ray import door
-from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
+from l2kd_ray.cluster.guard import kept_messages
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
-from l2kd_ray.cluster.progress import Display
+from l2kd_ray.cluster.progress import PATIENCE_S, Display
+from l2kd_ray.cluster.session import LOCAL, RayFailed, joined, started
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
-from l2kd_ray.errors import InputError
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Wanted, batches
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.schema import Arm, Range
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import ArmSettings
+from l2kd_ray.study.trial import stages_of
 
 _POOL = "l2kd-stage-pool"
-_LOCAL = "local"
 _OBJECTIVE = "dev/mean"
 _TOLD_AT_ONCE = 1000
+_SHORT_MEMORY = re.compile(
+    r"Memory on the node \(IP: (?P<node>[^,]+),.*?\) was (?P<used>.+? used / .+? limit)"
+    r".*?exceeded threshold of \S+ \((?P<threshold>\S+) of",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ def sweep(
     *,
     known: ArmSettings | None = None,
     cut: ArmSettings | None = None,
-    address: str = _LOCAL,
+    address: str = LOCAL,
     seconds: float = math.inf,
 ) -> SweepOutcome:
     """Run all missing stages of the study; `reader` is renewed afterwards.
@@ -75,7 +81,9 @@ def sweep(
     stopped; the search continues from there. `address`: a Ray cluster to join; by default Ray is
     started on this machine and ends with the sweep. `seconds`: time limit after which it ends.
 
-    Raises: InputError if there is no such cluster, or a stage needs more than it has.
+    Raises:
+        InputError: there is no such cluster, or a stage needs more than it has.
+        RayFailed: Ray or the machine failed.
     """
     store, known, cut = reader.store, known or {}, cut or {}
     every = study.trials(known) if study.is_adaptive else study.trials()
@@ -88,7 +96,7 @@ def sweep(
     settings, given_up = None, dict[str, list[Setting]]()
     failed: set[str] = set()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
-    with _on_demand(study, store, address, every, missing) as start:
+    with _told(), _on_demand(study, store, address, every, missing) as start:
         for part in parts:
             done += part.trials
             failed.update(_finish(study, reader, start, part.trials, deadline))
@@ -99,8 +107,8 @@ def sweep(
             with Display(pool, (), open_ended=True):
                 settings, given_up = _search(study, reader, pool, known, cut, cpus)
             reader.renew()
-        started = start.cache_info().currsize > 0
-        failures = ray.get(start()[0].progress.remote())["failures"] if started else []
+        begun = start.cache_info().currsize > 0
+        failures = _failures(start()[0]) if begun else []
     done = study.trials(settings) if settings is not None else done
     left = missing_stages(done, reader.listing())
     late = time.monotonic() >= deadline and bool(left)
@@ -122,9 +130,33 @@ def _finish(
         _show_demand(pool, list(dict.fromkeys(evaluations)))
     with Display(pool, missing):
         names = tune.grid_search([_name(trial) for trial in unfinished])
-        _run(study, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
+        _run(study, reader, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
     reader.renew()
-    return {failure.key for failure in ray.get(pool.progress.remote())["failures"]}
+    return {failure.key for failure in _failures(pool)}
+
+
+def _failures(pool: Any) -> list[Failure]:
+    """The stages that have failed so far. Raises: RayFailed if the pool does not answer."""
+    try:
+        failures: list[Failure] = ray.get(pool.progress.remote(), timeout=PATIENCE_S)["failures"]
+    except (TimeoutError, RayActorError):
+        raise RayFailed(
+            "the stage pool, a process on the head, does not stay alive. Is the head's memory "
+            f"short, or its l2kd-ray another version (`l2kd doctor`)?{kept_messages()}"
+        ) from None
+    return failures
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Errors of Ray itself become one message; their tracebacks go to Ray's messages."""
+    try:
+        yield
+    except (RayError, TuneError) as error:
+        with open(2, "w", closefd=False) as messages:
+            traceback.print_exc(file=messages)
+        reason = str(error).strip().partition("\n")[0]
+        raise RayFailed(f"Ray failed ({type(error).__name__}: {reason}){kept_messages()}") from None
 
 
 @contextmanager
@@ -140,9 +172,10 @@ def _on_demand(
         @cache
         def start() -> tuple[Any, float]:
             jobs = [Job.of(stage, study.config.scale) for stage in missing]
-            own = _own_ray(jobs) if address == _LOCAL else joined(address)
+            own = started(jobs) if address == LOCAL else joined(address)
             cpus = stack.enter_context(own)
-            return _start_pool(study, store, cpus, _readers(study, store, trials, missing)), cpus
+            readers = _readers(study, store, trials, missing)
+            return _start_pool(study, store, cpus, readers, _titles(trials)), cpus
 
         yield start
 
@@ -167,109 +200,13 @@ def _unfinished(left: Iterable[Stage]) -> list[Failure]:
     ]
 
 
-@contextmanager
-def _own_ray(jobs: Sequence[Job]) -> Iterator[float]:
-    """Start Ray on this machine; yields its number of CPUs.
-
-    `address="local"` never joins a cluster that another user has left running.
-    """
-    cpus = len(os.sched_getaffinity(0))
-    for job in jobs:
-        if job.cpus > cpus:
-            raise InputError(
-                "a stage needs more CPUs than this machine has",
-                key=f"scale ({job.stage.kind})",
-                got=job.cpus,
-                expected=f"at most {cpus}: workers x cpus_per_worker",
-                fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
-            )
-    ray.init(
-        address=_LOCAL,
-        num_cpus=cpus,
-        resources={DRIVER: 1000},
-        # Ray frees Train's placement groups after an abrupt stop through the dashboard.
-        include_dashboard=any(job.distributed for job in jobs),
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        gpus = _resources().get("GPU", 0)
-        for job in jobs:
-            if job.gpus > gpus:
-                raise InputError(
-                    "a stage needs more GPUs than this machine has",
-                    key=f"scale ({job.stage.kind}).gpus_per_worker",
-                    got=job.gpus,
-                    expected=f"at most {gpus:g}",
-                )
-        yield float(cpus)
-    finally:
-        leave()
-
-
-@contextmanager
-def joined(address: str) -> Iterator[float]:
-    """Join a running cluster; yields infinity for its CPUs.
-
-    All ready stages are submitted to Ray at once, so that an autoscaler sees the whole demand.
-    """
-    try:
-        _knock(address)
-        ray.init(
-            address=address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": {name: os.environ[name] for name in ENVIRONMENT}},
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(
-            "no Ray cluster there",
-            key="--address",
-            got=address,
-            expected=f"auto, or the address of a head that this machine can reach ({error})",
-        ) from None
-    try:
-        if not _resources().get(DRIVER):
-            raise InputError(
-                f"the cluster's head has no resource `{DRIVER}`, which cursors hold",
-                key="--address",
-                got=address,
-                fix=f"start it with: ray start --head --resources='{{\"{DRIVER}\": 1000}}'",
-            )
-        yield math.inf
-    finally:
-        leave()
-
-
-def leave(patience: float = 30.0) -> None:
-    """Call `ray.shutdown()`, and kill the head after `patience` seconds without an answer.
-
-    `ray.shutdown()` waits, without a deadline, until the head confirms the end of a subscription.
-    Killing the head that this process started ends the wait.
-    """
-    ending = Thread(target=ray.shutdown, daemon=True)
-    ending.start()
-    ending.join(patience)
-    if ending.is_alive():
-        node = ray._private.worker._global_node  # Ray has no public access to the head's processes
-        if node is not None:
-            node.kill_all_processes(check_alive=False, allow_graceful=False)
-        ending.join(patience)
-
-
-def _knock(address: str) -> None:
-    """Raise OSError at once if nothing listens at an address, which Ray would retry for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _resources() -> dict[str, float]:
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return found
-
-
-def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, set[str]]) -> Any:
+def _start_pool(
+    study: Study,
+    store: Store,
+    cpus: float,
+    readers: Mapping[str, set[str]],
+    titles: Mapping[str, str],
+) -> Any:
     """Start the stage pool as an actor that survives its own death and that of any worker."""
     actor = ray.remote(StagePool).options(
         name=_POOL,
@@ -283,7 +220,26 @@ def _start_pool(study: Study, store: Store, cpus: float, readers: Mapping[str, s
         # 1,000, other calls, such as those for the progress display, would wait behind these.
         max_concurrency=10_000,
     )
-    return actor.remote(store, study.config.scale, cpus, readers)
+    return actor.remote(store, study.config.scale, cpus, readers, titles)
+
+
+def _titles(trials: Iterable[Trial]) -> dict[str, str]:
+    """The names of stages in Ray's dashboard, by key: kind, task and the first trial that needs it.
+
+    Only stages at a trial's steps have one; the pool calls others by their kind.
+    """
+    titles: dict[str, str] = {}
+    for trial in trials:
+        setting = "".join(f" {key.split('.')[-1]}={value}" for key, value in trial.setting.items())
+        who = f"{trial.method}{setting} seed {trial.seed}"
+        for step, learnt in zip(trial.steps, ("", *trial.order), strict=False):
+            for cell in step:
+                model = cell.stage.model
+                titles.setdefault(cell.stage.key, f"{cell.stage.kind} {cell.task} {who}")
+                learnt = cell.task if trial.method == "single" else learnt
+                for stage in (model, *(source for _, source in model.inputs())):
+                    titles.setdefault(stage.key, " ".join(filter(None, [stage.kind, learnt, who])))
+    return titles
 
 
 def _readers(
@@ -292,8 +248,7 @@ def _readers(
     """For each model that may be dropped (`keep: leaves`), the missing stages that read it."""
     if study.config.keep == "all":
         return {}
-    stages = {stage for trial in trials for stage in trial.stages()}
-    readers = {model.key: set[str]() for model in droppable(study, store, stages)}
+    readers = {model.key: set[str]() for model in droppable(study, store, stages_of(trials))}
     for stage in missing:
         for _, source in stage.inputs():
             if source.key in readers:
@@ -311,30 +266,43 @@ def _name(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _run(study: Study, pool: Any, trials: Any, cpus: float, **tuning: Any) -> Any:
+def _run(
+    study: Study, reader: StoreView, pool: Any, trials: Any, cpus: float, **tuning: Any
+) -> Any:
     """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
-    cursor = tune.with_parameters(_cursor, study=study, pool=pool)
+    folder = Folder(reader.store, study.config.name)
+    walker = tune.with_parameters(cursor, study=study, pool=pool, folder=folder)
     # Tune passes AWS keys from the environment to its trials, and Ray logs them. A cursor needs
     # none.
     class_cache.ENV_VARS_TO_PROPAGATE.difference_update(
         {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
     )
-    with tempfile.TemporaryDirectory(prefix="l2kd-tune-") as folder:
+    with Scratch("tune") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(cursor, tune.PlacementGroupFactory([{DRIVER: 1}])),
+            tune.with_resources(walker, tune.PlacementGroupFactory([{DRIVER: 1}])),
             param_space={"trial": trials},
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True, **tuning),
             run_config=tune.RunConfig(
-                storage_path=folder,
+                storage_path=scratch,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         )
-        return tuner.fit()
+        results = tuner.fit()
+    for error in results.errors:
+        if short := _SHORT_MEMORY.search(str(error)):
+            raise RayFailed(
+                f"memory is short on the node {short['node']}: {short['used']}, above Ray's "
+                f"threshold of {short['threshold']}; Ray kept killing the sweep's processes. Free "
+                "memory there, run fewer stages at once (scale.cpus_per_worker=2), or raise "
+                "RAY_memory_usage_threshold"
+                f"{kept_messages()}"
+            )
+    return results
 
 
-def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
+def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> None:
     """Walk the path of a trial (in an adaptive search, of all instances of a setting).
 
     A failed stage ends the trial but not the sweep; the pool records it for the report.
@@ -344,6 +312,7 @@ def _cursor(config: dict[str, Any], study: Study, pool: Any) -> None:
         trials = [study.trial(wanted["method"], wanted["setting"], wanted["order"], wanted["seed"])]
     else:
         trials = study.instances(study.arm(wanted["method"]), wanted["setting"])
+        folder.propose(stages_of(trials))
         if study.config.tune.scheduler == "asha":
             _climb(trials, study, pool)
     finals = []
@@ -440,6 +409,7 @@ def _search(
         )
         results = _run(
             study,
+            reader,
             pool,
             {"method": arm.name},
             cpus,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import socket
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -14,8 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.scratch import Scratch, remove_abandoned
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.core.store import Damaged, Manifest, Store
+from l2kd_ray.core.store import Damaged, Store
+
+_FULL = 1 << 20  # bytes: a disk with less free space is full
 
 
 def execute(
@@ -42,17 +46,25 @@ def execute(
     # The number of threads changes the order of float sums, hence the bits of a result.
     torch.set_num_threads(threads)
     _keep_memory()
+    _clean()
     if store.has_files(stage.kind, stage.key):  # published before its worker died
         return store.manifest(stage.kind, stage.key)
     attempt = uuid.uuid4().hex[:12]
     if rank == 0:
         store.note_start(stage.kind, stage.key, attempt)
     started, clock = datetime.now(UTC), time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="l2kd-stage-") as folder:
+    with Scratch("stage") as folder:
         out = Path(folder, "out")
         out.mkdir()
         context = Context(store, out, rank, world_size, device, checkpoint_seconds, leaving)
-        scores = stage.run(context)
+        try:
+            scores = stage.run(context)
+        except Exception as error:
+            if shutil.disk_usage(folder).free > _FULL:
+                raise
+            raise OSError(
+                f"no space left for temporary files in {folder}: set TMPDIR to a larger folder"
+            ) from error
         if rank > 0:
             return None
         manifest = Manifest(
@@ -104,6 +116,9 @@ def _with_inputs(stage: Stage, store: Store, how: Mapping[str, Any]) -> Manifest
             assert manifest is not None  # rank 0 publishes
             return manifest
     raise AssertionError("unreachable")
+
+
+_clean = cache(remove_abandoned)  # once a process, so that every node of a cluster is cleaned
 
 
 @cache

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from l2kd_ray.core.store import SIDE_BY_SIDE, Listing, Manifest, Store
+from l2kd_ray.core.filetree import side_by_side
+from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.store import Listing, Store
 
 T = TypeVar("T")
 
@@ -50,10 +51,8 @@ class StoreView:
         Raises: store.Damaged if a file differs from what was published.
         """
         chosen = list(stages)
-        # Threads, since each read is a round trip to the storage and waits rather than computes.
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-            found = threads.map(lambda stage: parse(self.store.content(stage, name)), chosen)
-            return {stage.key: one for stage, one in zip(chosen, found, strict=True)}
+        found = side_by_side(lambda stage: parse(self.store.content(stage, name)), chosen)
+        return {stage.key: one for stage, one in zip(chosen, found, strict=True)}
 
     def has_files(self, key: str) -> bool:
         """True if the stage is finished and its files were not dropped."""

@@ -12,34 +12,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
-import shutil
 import socket
-import tempfile
-import threading
-import time
+import sys
 import uuid
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import pyarrow.fs as pafs
-
-from l2kd_ray.errors import InputError
-from l2kd_ray.section import expanded
+from l2kd_ray.core.copies import Copies
+from l2kd_ray.core.filetree import FileTree, NotAFile, side_by_side
+from l2kd_ray.core.manifest import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
 DROPPED = "dropped"
-_CHUNK = 1 << 20
-_OBJECT_STORES = ("s3", "gcs")  # they have no folders; creating one costs a request per level
-SIDE_BY_SIDE = 16
-"""Number of small files read in parallel: on a remote storage each costs one or two round trips."""
 
 
 class Damaged(RuntimeError):
@@ -54,14 +41,6 @@ class Damaged(RuntimeError):
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """A published file: its size in bytes and the digest of its content."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class Listing:
     """The finished stages (key -> kind), and the keys of those whose files were dropped."""
 
@@ -69,97 +48,7 @@ class Listing:
     dropped: frozenset[str]
 
 
-@dataclass(frozen=True)
-class FileEntry:
-    """A file below the root: its relative path, its size in bytes, its time of writing."""
-
-    path: str
-    size: int
-    modified: datetime
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The record of a finished stage: its fields, its inputs, its files, and how it was run."""
-
-    kind: str
-    key: str
-    version: int
-    settings: Mapping[str, Any]
-    """The stage's fields as they entered its key."""
-    inputs: Mapping[str, str]
-    """Keys of its input stages, by field."""
-    scores: Mapping[str, float]
-    files: Mapping[str, FileRecord]
-    attempt: str
-    started: str
-    seconds: float
-    host: str
-    environment: Mapping[str, Any]
-    """Versions of packages, CPU type, threads and world size."""
-
-    def to_json(self) -> bytes:
-        """The manifest as JSON with its own digest, by which an altered one is detected."""
-        body = asdict(self)
-        return json.dumps({**body, "sha256": _digest_of(body)}, indent=1, sort_keys=True).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Manifest:
-        """Parse a manifest.
-
-        Raises: ValueError if it is torn or altered, or names a file outside the stage's folder.
-        """
-        body = json.loads(data)
-        if not isinstance(body, dict) or body.pop("sha256", None) != _digest_of(body):
-            raise ValueError("the manifest is altered")
-        files = {name: FileRecord(**record) for name, record in body.pop("files").items()}
-        for name in (body["attempt"], *files):
-            if Path(name).is_absolute() or not name or ".." in Path(name).parts:
-                raise ValueError(f"{name!r} lies outside of the stage")
-        return cls(files=files, **body)
-
-
-def _digest_of(body: object) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-P = ParamSpec("P")
-R = TypeVar("R")
-_WAITS_S = (0.2, 1.0, 4.0)
-
-
-def _patient(
-    operation: Callable[Concatenate[Store, P], R],
-) -> Callable[Concatenate[Store, P], R]:
-    """A decorator: retry the operation a few times if a remote storage fails.
-
-    The operations are idempotent. pyarrow itself retries most requests, but not a GetObject that
-    was refused (503), because the error's text does not fit into the range's buffer.
-    """
-
-    @wraps(operation)
-    def retried(store: Store, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        for wait in () if store.is_local else _WAITS_S:
-            try:
-                return operation(store, *args, **kwargs)
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                raise
-            except OSError:
-                time.sleep(wait * random.uniform(0.5, 1.5))
-        return operation(store, *args, **kwargs)
-
-    return retried
-
-
-class Store:
+class Store(FileTree):
     """Finished stages on a filesystem. `tests/test_store.py` checks this contract on each one.
 
     Atomic: a reader sees a whole stage or none. Files go under an attempt's own name first, the
@@ -170,44 +59,50 @@ class Store:
     A published file is never changed; `drop_files` removes it and leaves the manifest.
     Checked: `fetch` compares every file with its digest before it is read. No pickle.
 
-    A store is a location and may be pickled; `root` is a path or a URI (s3://, gs://, memory://).
+    A store is a location and may be pickled.
     """
 
     def __init__(self, root: str) -> None:
-        self.root = root
-        self.filesystem, self.base = _open(root)
-        self.is_local = isinstance(self.filesystem, pafs.LocalFileSystem)
-        if self.is_local:
-            self.root = self.base  # the same folder from any working directory
+        super().__init__(root)
         self._verified: dict[tuple[str, str], Path] = {}
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
+
+    def address(self, path: str) -> str:
+        """The path or URI of a file or folder below the root; a URI's query stays at its end."""
+        if self.is_local:
+            return f"{self.root.rstrip('/')}/{path}"
+        base, mark, query = self.root.partition("?")
+        return f"{base.rstrip('/')}/{path}{mark}{query}"
 
     # Finished stages
 
     def manifest(self, kind: str, key: str) -> Manifest | None:
         """The manifest of a finished stage; None if the stage is not finished.
 
-        A stage whose manifest is torn or altered is withdrawn, and counts as not finished.
+        A stage whose manifest is torn, altered or another stage's is withdrawn, and counts as not
+        finished.
         """
-        data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
-        if data is None:
-            return None
         try:
-            return Manifest.from_json(data)
-        except (ValueError, TypeError, KeyError):
-            self.withdraw(Damaged(kind, key, "the manifest is torn or altered"))
+            data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
+            if data is None:
+                return None
+            found = Manifest.from_json(data)
+            if (found.kind, found.key) != (kind, key):
+                raise ValueError(f"it is another stage's: {found.kind} {found.key}")
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self.withdraw(Damaged(kind, key, f"the manifest is damaged ({error})"))
             return None
+        return found
 
     def manifests(self, stages: Mapping[str, str]) -> dict[str, Manifest]:
         """The manifests of the finished stages among `stages` (key -> kind), by key.
 
         They keep the order of `stages` and are read in parallel.
         """
-        with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
-            found = threads.map(self.manifest, stages.values(), stages.keys())
-            return {one.key: one for one in found if one is not None}
+        found = side_by_side(self.manifest, stages.values(), stages.keys())
+        return {one.key: one for one in found if one is not None}
 
     def listing(self) -> Listing:
         """All finished stages, from one listing of the storage."""
@@ -236,7 +131,9 @@ class Store:
 
     def content(self, manifest: Manifest, name: str) -> bytes:
         """The bytes of one file of a stage, checked against its digest. Raises: Damaged."""
-        data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
+        data = None
+        with suppress(NotAFile):
+            data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
         if data is None:
             raise self._withdrawn(manifest, f"{name} is missing")
         if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
@@ -272,7 +169,7 @@ class Store:
                 problem = f"{name} is missing"
             elif path.stat().st_size != record.size:
                 problem = f"{name} has {path.stat().st_size} bytes, {record.size} were published"
-            elif sha256_of(path) != record.sha256:
+            elif FileRecord.of(path) != record:
                 problem = f"{name} is altered: its digest is not the published one"
             else:
                 continue
@@ -289,10 +186,10 @@ class Store:
         """
         stage = _folder(manifest.kind, manifest.key)
         names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-        records = {}
-        for name in names:
-            records[name] = FileRecord((folder / name).stat().st_size, sha256_of(folder / name))
-            self.upload(folder / name, f"{stage}/{manifest.attempt}/{name}")
+        records = {name: FileRecord.of(folder / name) for name in names}
+        side_by_side(
+            lambda name: self.upload(folder / name, f"{stage}/{manifest.attempt}/{name}"), names
+        )
         standing = self.manifest(manifest.kind, manifest.key)
         if standing is not None and not self._dropped(manifest.kind, manifest.key):
             return standing
@@ -309,8 +206,9 @@ class Store:
 
     def withdraw(self, damage: Damaged) -> None:
         """Remove a damaged stage's manifest, so that the stage is no longer finished."""
-        print(f"store: {damage}; it will be computed again", flush=True)
-        self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
+        print(f"store: {damage}; it will be computed again", file=sys.stderr, flush=True)
+        with suppress(OSError):  # it may be read only; then each reader finds the damage
+            self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
 
     def _withdrawn(self, manifest: Manifest, problem: str) -> Damaged:
         """The error to raise; the stage is withdrawn unless another process has replaced it."""
@@ -327,8 +225,8 @@ class Store:
         folder = f"{_folder(kind, key)}/checkpoint"
         name = f"{step:09d}-{uuid.uuid4().hex[:8]}"
         self.upload(file, f"{folder}/{name}.safetensors")
-        record = FileRecord(file.stat().st_size, sha256_of(file))
-        self.write(f"{folder}/{name}.json", json.dumps(asdict(record)).encode())
+        record = asdict(FileRecord.of(file))
+        self.write(f"{folder}/{name}.json", json.dumps(record).encode())
         for old in self.files(folder):
             if Path(old.path).name < name[:9]:
                 self.remove(old.path)
@@ -341,99 +239,11 @@ class Store:
             try:
                 record = FileRecord(**json.loads(self.read(path) or b""))
                 self.download(path.removesuffix(".json") + ".safetensors", target)
-            except (ValueError, TypeError, OSError):
+            except (ValueError, TypeError, OSError, RecursionError):
                 continue
-            if target.stat().st_size == record.size and sha256_of(target) == record.sha256:
+            if FileRecord.of(target) == record:
                 return True
         return False
-
-    # Plain files below the root
-
-    @_patient
-    def read(self, path: str) -> bytes | None:
-        """The bytes of a file; None if it does not exist."""
-        try:
-            with self.filesystem.open_input_stream(f"{self.base}/{path}") as stream:
-                return bytes(stream.read())
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    @_patient
-    def write(self, path: str, data: bytes) -> None:
-        """Write a file atomically: a reader sees the old bytes or the new ones."""
-        with self._writing(path) as stream:
-            stream.write(data)
-
-    @_patient
-    def upload(self, source: Path, path: str) -> None:
-        with source.open("rb") as file, self._writing(path) as stream:
-            shutil.copyfileobj(file, stream, _CHUNK)
-
-    @_patient
-    def download(self, path: str, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source = self.filesystem.open_input_stream(f"{self.base}/{path}")
-        with source as stream, target.open("wb") as file:
-            shutil.copyfileobj(stream, file, _CHUNK)
-
-    @_patient
-    def remove(self, path: str) -> None:
-        """Remove a file or a folder below the root, if it exists."""
-        full = f"{self.base}/{path}"
-        info = self.filesystem.get_file_info(full)
-        try:
-            if info.type == pafs.FileType.Directory:
-                self.filesystem.delete_dir(full)
-            elif info.type == pafs.FileType.File:
-                self.filesystem.delete_file(full)
-        except FileNotFoundError:
-            pass  # another process was quicker
-
-    def check_reachable(self) -> None:
-        """Raise InputError if the storage does not answer at its address."""
-        try:
-            self._look()
-        except OSError as error:
-            raise InputError(
-                "the storage cannot be reached",
-                key="storage",
-                got=self.root,
-                expected=f"a folder or bucket that this user may read ({str(error)[:200]})",
-                fix="set storage=... to one",
-            ) from None
-
-    @_patient
-    def _look(self) -> None:
-        self.filesystem.get_file_info(pafs.FileSelector(self.base, allow_not_found=True))
-
-    def check_writable(self) -> None:
-        """Raise InputError if nothing can be written below the root."""
-        probe = f"probe-{uuid.uuid4().hex}"
-        try:
-            self.write(probe, b"")
-            self.remove(probe)
-        except OSError as error:
-            raise InputError(
-                "the storage cannot be written",
-                key="storage",
-                got=self.root,
-                expected=f"a folder or bucket that this user may write ({error})",
-                fix="set storage=... to one",
-            ) from None
-
-    @_patient
-    def files(self, path: str) -> list[FileEntry]:
-        """All files below a folder, from one listing."""
-        selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
-        start = len(self.base.rstrip("/")) + 1
-        return [
-            FileEntry(info.path[start:], info.size or 0, info.mtime or datetime.now(UTC))
-            for info in self.filesystem.get_file_info(selector)
-            if info.type == pafs.FileType.File
-        ]
-
-    def _writing(self, path: str) -> _AtomicFile:
-        return _AtomicFile(self.filesystem, f"{self.base}/{path}", self.is_local)
 
     def _download(self, remote: str, manifest: Manifest) -> Path:
         folder = _copies.scratch() / manifest.key / manifest.attempt
@@ -443,87 +253,8 @@ class Store:
         return folder
 
 
-class _AtomicFile:
-    """A binary file that appears at its path only when complete, as the context is left."""
-
-    def __init__(self, filesystem: pafs.FileSystem, path: str, is_local: bool) -> None:
-        self._filesystem, self._path = filesystem, path
-        self._aside = f"{path}.{uuid.uuid4().hex[:8]}.tmp" if is_local else path
-
-    def __enter__(self) -> Any:
-        if self._filesystem.type_name not in _OBJECT_STORES:
-            self._filesystem.create_dir(self._path.rsplit("/", 1)[0], recursive=True)
-        self._stream = self._filesystem.open_output_stream(self._aside)
-        return self._stream
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        whole = False
-        try:
-            self._stream.close()  # a full disk may be noticed here
-            whole = kind is None
-        finally:
-            if self._aside != self._path:
-                if whole:
-                    self._filesystem.move(self._aside, self._path)
-                else:
-                    self._filesystem.delete_file(self._aside)
-
-
 def _folder(kind: str, key: str) -> str:
     return f"stages/{kind}/{key[:2]}/{key}"
 
 
-def _open(root: str) -> tuple[pafs.FileSystem, str]:
-    try:
-        root = expanded(root)
-    except InputError as error:
-        raise error.at("", "storage") from None
-    if "://" not in root:
-        return pafs.LocalFileSystem(), str(Path(root).resolve())
-    try:
-        if root.startswith(("s3://", "gs://", "gcs://")):
-            filesystem, base = pafs.FileSystem.from_uri(root)
-        else:
-            import fsspec
-
-            inner, base = fsspec.core.url_to_fs(root)
-            filesystem = pafs.PyFileSystem(pafs.FSSpecHandler(inner))
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(
-            "no such storage", key="storage", got=root, expected=f"a path or a URI ({error})"
-        ) from None
-    return filesystem, base.rstrip("/")
-
-
-class _Copies:
-    """This process's local copies of remote stages, verified on download.
-
-    Ray's workers live for a whole sweep and run many stages, so only the last few copies are kept.
-    """
-
-    AT_MOST = 8
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._folders: dict[tuple[str, str, str], Path] = {}
-        self._scratch: tempfile.TemporaryDirectory[str] | None = None
-
-    def scratch(self) -> Path:
-        """A folder for copies, removed when the process ends."""
-        with self._lock:
-            if self._scratch is None:
-                self._scratch = tempfile.TemporaryDirectory(prefix=f"l2kd-{os.getpid()}-")
-            return Path(self._scratch.name)
-
-    def get(self, root: str, key: str, attempt: str) -> Path | None:
-        with self._lock:
-            return self._folders.get((root, key, attempt))
-
-    def keep(self, root: str, key: str, attempt: str, folder: Path) -> None:
-        with self._lock:
-            self._folders[root, key, attempt] = folder
-            for oldest in list(self._folders)[: -self.AT_MOST]:
-                shutil.rmtree(self._folders.pop(oldest), ignore_errors=True)
-
-
-_copies = _Copies()
+_copies = Copies()

@@ -26,6 +26,8 @@ from typing import Any
 
 import pandas as pd
 
+from l2kd_ray.core.scratch import Scratch
+from l2kd_ray.errors import SECRET_NAME, masked
 from l2kd_ray.study.schema import WandbSettings
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,6 @@ _RESULT_FILES = ("scores.parquet", "results.parquet", "report.html", "report.md"
 _HEADLINES = ("cl/", "gap/")
 _REQUEST, _DONE = "request.json", "done"
 
-# Names that end like a secret's: api_key, hfToken; not tokenizer.
-_SECRET_NAME = re.compile(r"(?i:key|token|passw(or)?d|secret|credential)s?(?![a-z])")
-_USER_IN_URL = re.compile(r"://[^/\s]*@")
 # Variables that would tie our runs to a run, a sweep or a service of the calling process.
 _FOREIGN = ("SERVICE", "SWEEP_ID", "LAUNCH", "RUN_ID", "NOTES", "RESUME_FROM", "FORK_FROM", "MODE")
 _LONGEST_TAG, _LONGEST_NAME = 64, 128  # the server refuses longer ones
@@ -135,10 +134,10 @@ def flat(config: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[st
 
 
 def _is_secret(name: str, value: object) -> bool:
-    if isinstance(value, str) and _USER_IN_URL.search(value):
+    if isinstance(value, str) and masked(value) != value:
         return True
     is_count = isinstance(value, int) and name.endswith("tokens")  # max_new_tokens: 64
-    return _SECRET_NAME.search(name) is not None and not is_count
+    return SECRET_NAME.search(name) is not None and not is_count
 
 
 def _is_list(value: object) -> bool:
@@ -172,7 +171,7 @@ def _modes(settings: WandbSettings) -> tuple[str, ...]:
 
 def _in_child(request: _Request) -> str:
     """Do the work in a child process. Raises RuntimeError with its error, or if time is over."""
-    with tempfile.TemporaryDirectory(prefix="l2kd-wandb-", ignore_cleanup_errors=True) as folder:
+    with Scratch("wandb") as folder:
         scratch = Path(folder)
         text = json.dumps(vars(request), default=float)
         (scratch / _REQUEST).write_text(text, encoding="utf-8")

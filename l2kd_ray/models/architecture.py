@@ -10,12 +10,19 @@ UNLIMITED = 2**20
 """Length in tokens of what an architecture without a limit reads."""
 
 
+_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
+"""Types of model whose positions are counted from the padding token's id + 1."""
+
+
 def position_limit(config: Any) -> int | None:
     """The longest sequence that a config allows, in tokens; None if it states no limit."""
     text = config.get_text_config()
     names = ("max_position_embeddings", "n_positions", "max_seq_len")
     limits = (getattr(text, name, None) for name in names)
-    return next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
+    if limit is not None and text.model_type in _PADDED_POSITIONS:
+        limit -= text.pad_token_id + 1
+    return limit
 
 
 def config_of(arch: str, fields: Mapping[str, Any], known: Iterable[str], kind: str) -> Any:

@@ -37,6 +37,7 @@ from l2kd_ray.report.sentences import (
 from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import LineStyle, looks
+from l2kd_ray.report.summary_section import summary_section
 
 
 def document(found: Findings | None, inputs: Inputs) -> Document:
@@ -74,6 +75,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
         sections=(
             gap_section(found, look, inputs.over_examples),
             *comparison_section(found),
+            *summary_section(found),
             *_of_orders(found, look),
             *setting_section(found, look),
             *replay_section(inputs.replay, inputs.samples),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from l2kd_ray.report.blocks import Prose, ReportSection, Table
+from l2kd_ray.report.blocks import Block, Prose, ReportSection, Table, folded
 from l2kd_ray.report.labels import count
 from l2kd_ray.study.data import SplitData
 
@@ -20,7 +20,28 @@ def data_section(data: Sequence[SplitData]) -> list[ReportSection]:
     if not data:
         return []
     notes = (Prose(note) for note in data_notes(data))
-    return [ReportSection("Data", (data_table(data), *notes))]
+    return [ReportSection("Data", (data_table(data), *notes, *_changes(data)))]
+
+
+def _changes(data: Sequence[SplitData]) -> list[Block]:
+    """A table of the rows that were left out and of the values that were converted, if any."""
+    rows = [
+        (one.task, one.split, kind, what, tally.count, tally.first)
+        for one in data
+        for kind, tallies in (
+            ("left out", one.summary.rows.left_out),
+            ("converted", one.summary.rows.converted),
+        )
+        for what, tally in tallies.items()
+    ]
+    if not rows:
+        return []
+    frame = pd.DataFrame(rows, columns=["Task", "Split", "Rows are", "For", "Number", "First at"])
+    return [
+        folded(
+            Table("data_changes", "Rows that are no examples or not as they stand.", frame), "Rows"
+        )
+    ]
 
 
 def data_table(data: Sequence[SplitData]) -> Table:
@@ -52,6 +73,7 @@ def _row(one: SplitData) -> dict[str, object]:
         "Unseen label": summary.unseen,
         "In train": summary.in_train,
         "Repeated": summary.repeated,
+        "Not scorable": summary.unscorable,
         "Cut": cut.get("contexts"),
         "Tokens lost": cut.get("context_tokens"),
         "Answers cut": cut.get("answers"),
@@ -76,6 +98,7 @@ def data_notes(data: Sequence[SplitData]) -> list[str]:
 def _notes(one: SplitData) -> Iterator[str]:
     summary, kept, cut = one.summary, one.summary.kept, one.cut or {}
     of_all = f"of {count(kept, 'example')}"
+    yield from one.remarks
     for why, tally in summary.rows.left_out.items():
         yield f"{count(tally.count, 'row')} left out: {why} (first at {tally.first})"
     if summary.unseen:
@@ -84,10 +107,10 @@ def _notes(one: SplitData) -> Iterator[str]:
         yield f"{summary.unseen:,} {of_all} have a label that the training split lacks ({names})"
     if len(summary.labels) == 1:
         yield f"all examples have one label ({next(iter(summary.labels))})"
-    elif summary.labels and all(label.lstrip("-").isdigit() for label in summary.labels):
-        yield "the labels are numbers; say their texts with the task's key `labels`"
     if summary.in_train > _SHARED * kept:
         yield f"{summary.in_train:,} {of_all} have an input that occurs in the training split, too"
+    if summary.unscorable and one.split != "train":
+        yield f"{summary.unscorable:,} {of_all} have no reference that the metric can compare with"
     if cut.get("contexts"):
         yield (
             f"{cut['contexts']:,} {of_all} are cut to fit into the model's length, and lose "

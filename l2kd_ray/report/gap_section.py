@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from l2kd_ray.analysis.examples import over_examples
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.shares import BASELINE
 from l2kd_ray.report import figures
@@ -37,7 +38,7 @@ def each_by_itself(found: Findings, low: pd.Series[float]) -> str:
 
 
 def gap_section(
-    found: Findings, look: Mapping[str, LineStyle], over_examples: pd.DataFrame | None = None
+    found: Findings, look: Mapping[str, LineStyle], examples: pd.DataFrame | None = None
 ) -> ReportSection:
     arms = found.arms
     blocks: list[Block] = []
@@ -64,7 +65,8 @@ def gap_section(
             )
         )
     if len(arms):
-        table = _gap_table(found, over_examples)
+        wider = over_examples(found.scope, examples) if examples is not None else None
+        table = _gap_table(found, wider)
         blocks += [table, *_reasons(arms), *_task_table(found)]
     else:
         blocks.append(Prose("No lifelong method has a score yet."))
@@ -72,7 +74,7 @@ def gap_section(
     return ReportSection("Gap to multi-task", tuple(blocks))
 
 
-def _gap_table(found: Findings, over_examples: pd.DataFrame | None) -> Table:
+def _gap_table(found: Findings, wider: pd.DataFrame | None) -> Table:
     arms, labels = found.arms, task_labels(found.tasks)
     frame = pd.DataFrame({"Method": row_labels(arms)})
     frame["Mean gap"] = measured(arms, "gap/abs", "gap/low", "gap/high")
@@ -97,12 +99,15 @@ def _gap_table(found: Findings, over_examples: pd.DataFrame | None) -> Table:
         frame["Failed"] = arms["failed/n"].astype(int)
         frame["Failed as 0"] = arms["failed/gap"].astype(float)
         words += " Failed: trials; their orders are left out. Failed as 0: the gap if they score 0."
-    if over_examples is not None and len(over_examples):
-        both = arms.merge(over_examples, on=["method", "setting"], how="left")
-        frame["Over test examples"] = [
+    if wider is not None and len(wider) and wider["low"].notna().any():
+        both = arms.merge(wider, on=["method", "setting"], how="left")
+        frame["Other examples too"] = [
             interval_label(*bounds) for bounds in zip(both["low"], both["high"], strict=True)
         ]
-        words += " Over test examples: a 95 % interval of other test sets, models held fixed."
+        words += (
+            " Other examples too: the 95 % interval of the mean gap if the test examples had been "
+            "others like these; all other intervals are for the test examples at hand."
+        )
     if arms["n_orders"].any():
         frame["Orders"] = arms["n_orders"].astype(int)
     frame["Seeds"] = arms["n_seeds"].astype(int)

@@ -62,7 +62,7 @@ def precedence(
 
     Args:
         maps: by method, `[n + 1, n]` in points; NaN cells stay empty.
-        sure: of the same shape, 1 where the interval leaves 0 out: outlined and bold.
+        sure: of the same shape, 1 where an effect is told from 0: outlined and bold.
     """
     n = len(tasks)
     across = min(len(maps), 2 if n <= 5 else 1)

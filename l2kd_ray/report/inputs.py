@@ -38,7 +38,7 @@ class Inputs:
     samples: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
     """Lines of samples.jsonl, by method: task, question and answer (or text), faults."""
     over_examples: pd.DataFrame | None = None
-    """The bootstrap over test examples: method, setting, low, high."""
+    """The part of a gap's variance due to test examples: method, setting, variance, df."""
     notes: Sequence[str] = ()
     """Notices at the top; **strong** is marked."""
     doubts: Sequence[Doubt] = ()

@@ -9,7 +9,13 @@ import pandas as pd
 
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.analysis.precedence import MOST_TASKS, ORDERS_A_FEATURE, enough_orders, feature_count
+from l2kd_ray.analysis.precedence import (
+    MOST_TASKS,
+    ORDERS_A_FEATURE,
+    Untold,
+    enough_orders,
+    feature_count,
+)
 from l2kd_ray.report import heatmaps
 from l2kd_ray.report.blocks import (
     Block,
@@ -24,13 +30,22 @@ from l2kd_ray.report.blocks import (
 from l2kd_ray.report.labels import level_label, method_label, order_labels, task_labels
 
 _TITLE = "Which task hurts which"
+_SAMPLE = (
+    "Not all orders ran, so these are effects in a model of pairs and of the last task, fitted to "
+    "those that did; where much else is at work its intervals hold less often"
+)
+_UNTOLD = {
+    Untold.ONE_GROUP: "one of the two groups of orders did not run",
+    Untold.CONFOUNDED: "the orders that ran do not tell it from others",
+}
 
 
 def precedence_section(found: Findings) -> list[ReportSection]:
     if found.gap["gap/abs"].isna().all() or len(found.tasks) < 2 or not found.scope.arms:
         return []
     few = _few(found)
-    if found.precedence.empty:
+    if found.precedence["value"].isna().all():
+        few = few or "the orders that ran do not tell the effects from each other"
         return [ReportSection(_TITLE, (Prose(f"Not known: {few}."),))]
     blocks: list[Block] = [_picture(found)]
     if few:
@@ -56,7 +71,7 @@ def _few(found: Findings) -> str:
 
 
 def _maps(found: Findings) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """By method `[n + 1, n]`: effects, and 1 where the interval leaves 0 out."""
+    """By method `[n + 1, n]`: effects, and 1 where an effect is told from 0 after Holm."""
     tasks = found.tasks
     row_of = {task: k for k, task in enumerate([*tasks, ""])}
     column_of = {task: k for k, task in enumerate(tasks)}
@@ -67,32 +82,40 @@ def _maps(found: Findings) -> tuple[dict[str, FloatArray], dict[str, FloatArray]
         maps[method] = np.full((len(tasks) + 1, len(tasks)), np.nan)
         sure[method] = np.zeros_like(maps[method])
         at = own["earlier"].map(row_of).to_numpy(), own["task"].map(column_of).to_numpy()
-        maps[method][at] = own["effect"].to_numpy(dtype=float)
-        sure[method][at] = ((own["low"] > 0) | (own["high"] < 0)).to_numpy(dtype=float)
+        maps[method][at] = own["value"].to_numpy(dtype=float)
+        sure[method][at] = (own["p_holm"] < 1 - found.scope.level).to_numpy(dtype=float)
     return maps, sure
 
 
 def _picture(found: Findings) -> Picture:
     maps, sure = _maps(found)
     labels = task_labels(found.tasks)
-    table = found.precedence[found.precedence["earlier"] != ""]
-    strongest = table.loc[table.groupby("method", sort=False)["effect"].idxmax()]
+    table = found.precedence.dropna(subset=["value"])
+    table = table[table["earlier"] != ""]
+    strongest = table.loc[table["value"].abs().groupby(table["method"], sort=False).idxmax()]
     words = "; ".join(
         f"{method_label(row['method'])}: {labels[row['earlier']]} before {labels[row['task']]} "
-        f"{signed(row['effect'])}"
+        f"{signed(row['value'])}"
         for row in strongest.to_dict("records")
     )
     caption = (
         "How many points the gap of a column's task is wider (+) or narrower (\N{MINUS SIGN}) when "
-        "the row's task comes before it and not after; last row: when it is itself the last. "
-        "Estimates are drawn towards 0 (ridge)."
+        "the row's task comes before it and not after, in the mean of orders; last row: when it is "
+        "itself the last, against all orders. Compare the cells of a column: what comes later is "
+        "forgotten less, whichever task came before it."
     )
+    if _sampled(found):
+        caption += f" {_SAMPLE}."
+    if found.precedence["value"].isna().any():
+        caption += " Empty: the orders that ran do not tell it."
     if any(marks.any() for marks in sure.values()):
-        level = level_label(found.scope.level)
-        caption += f" Outlined and bold: the {level} interval leaves 0 out, each by itself."
+        caption += (
+            f" Outlined and bold: p below {1 - found.scope.level:.2g} after Holm's correction for "
+            "all cells of a method."
+        )
     return Picture(
         "precedence",
-        f"Effects of precedence on each task's gap, in points. The most harmful: {words}.",
+        f"Effects of precedence on each task's gap, in points. The largest: {words}.",
         caption,
         heatmaps.precedence(maps, sure, [labels[task] for task in found.tasks]),
     )
@@ -122,33 +145,51 @@ def _extremes(found: Findings) -> Block:
         }
     )
     caption = (
-        "The best and the worst of all orders, as the model and the orders that ran predict them, "
-        f"with {level_label(found.scope.level)} intervals that know of the luck in being picked. "
-        "By other seeds: each seed's prediction of the order that the others pick."
+        "The orders predicted to be the best and the worst of all, by a model and the orders that "
+        f"ran. The {level_label(found.scope.level)} interval is of the gap of the order named, and "
+        "knows of the luck in being picked"
+    )
+    if _sampled(found):
+        caption += "; another order, which did not run, may be better or worse than it"
+    caption += (
+        ". By other seeds: each seed's prediction of the order that the others pick."
         f"{f' Tasks: {legend}.' if legend else ''}"
     )
     return Table("extremes", caption, frame)
 
 
+def _sampled(found: Findings) -> bool:
+    """True if the effects of a method are a model's, as not all of its orders ran."""
+    scope = found.scope
+    return any(len(scope.cells(arm).orders) < scope.design.possible for arm in scope.arms)
+
+
 def _effects(found: Findings) -> Block:
     rows = found.effects
-    strength = rows["effect"].abs()
+    strength = rows["value"].abs()
     rows = rows.loc[strength.sort_values(ascending=False, kind="stable").index]
     labels = task_labels(found.tasks)
+    words = [
+        f"{labels[task]} before {labels[other]}" if other else f"{labels[task]} {effect}"
+        for effect, task, other in zip(rows["effect"], rows["task"], rows["other"], strict=True)
+    ]
     frame = pd.DataFrame(
         {
             "Method": [method_label(method) for method in rows["method"]],
-            "What": [
-                f"{labels[first]} before {labels[second]}" if second else f"{labels[first]} last"
-                for first, second in zip(rows["first"], rows["second"], strict=True)
-            ],
-            "Effect on the mean gap": measured(rows, "effect", "low", "high"),
+            "Effect": words,
+            "Points": measured(rows, "value", "low", "high"),
         }
     )
     caption = (
-        "Points of the mean gap over all tasks: a pair, against its other way round; last, against "
-        f"the mean of all. Strongest first; {level_label(found.scope.level)} intervals of the "
-        "shrunk effects, each by itself."
+        "Mean gap over all tasks, in points. A before b: the mean of the orders with a before b "
+        "less that of the others, whatever else goes with it (such as b being last). Last, first: "
+        "the mean of those orders less that of all. Strongest first; "
+        f"{level_label(found.scope.level)} intervals, each alone."
     )
-    table = Table("effects", caption, frame, digits={"Effect on the mean gap": 2})
-    return Fold("Effects on the mean gap", (table,))
+    if _sampled(found):
+        caption += f" {_SAMPLE}."
+    if rows["note"].notna().any():
+        frame["Why not"] = [_UNTOLD.get(note, "") for note in rows["note"]]
+    return Fold(
+        "Effects on the mean gap", (Table("effects", caption, frame, digits={"Points": 2}),)
+    )

@@ -155,7 +155,7 @@ def failure_section(failures: Sequence[Mapping[str, Any]]) -> list[ReportSection
 
 
 def _failure(failure: Mapping[str, Any]) -> Fold:
-    key, error = str(failure.get("key") or ""), str(failure.get("error") or "failed").strip()
+    key, error = str(failure.get("key") or ""), str(failure.get("error") or "").strip() or "failed"
     blocks: list[Block] = [Verbatim(f"l2kd explain {key}")] if key else []
     blocks.append(Verbatim(str(failure.get("traceback") or error)))
     last_line = error.splitlines()[-1][:200]

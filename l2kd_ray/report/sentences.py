@@ -57,6 +57,10 @@ _DOUBTS: Mapping[Flaw, tuple[str, str]] = {
         "A seed has collapsed",
         "so a mean over seeds describes none of them",
     ),
+    Flaw.SEED_OUTLYING: (
+        "A seed lies far from the others",
+        "so look at the seeds' own means (What drives the gap) before relying on an interval",
+    ),
 }
 _MOST_NAMED = 6
 """Largest number of methods and tasks that a doubt names."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pandas as pd
 
 from l2kd_ray.analysis import Design, Halves, Instance
 from l2kd_ray.analysis.findings import Findings, find
+from l2kd_ray.core.filetree import FileTree, side_by_side
 from l2kd_ray.errors import InputError
 from l2kd_ray.report import style
 from l2kd_ray.report.content import document
@@ -83,25 +82,11 @@ def write_report(
     tables |= {name: frame for name, frame in given.items() if frame is not None}
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
-    return [_write(folder / name, content) for name, content in files.items()]
+    side_by_side(FileTree(str(folder)).write, files.keys(), files.values())
+    return [folder / name for name in files]
 
 
 def _tables(found: Findings) -> dict[str, pd.DataFrame]:
     """The frames behind the page, by file name; empty ones are left out."""
     tables: dict[str, pd.DataFrame] = {name: getattr(found, name) for name in _TABLES}
     return {name: frame for name, frame in tables.items() if len(frame)}
-
-
-def _write(path: Path, content: bytes) -> Path:
-    """Write a temporary file beside `path`, then rename: readers see the old or the new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(temporary, 0o644)  # mkstemp's own mode hides the file from everyone else
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path

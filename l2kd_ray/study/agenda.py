@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
-from l2kd_ray.core.store import Manifest
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.schema import Arm, RandomOrders
 from l2kd_ray.study.search import setting_id, settings_of

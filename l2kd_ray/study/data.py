@@ -28,6 +28,8 @@ class SplitData:
     summary: SplitSummary
     cut: Cuts | None
     """Counts of examples and tokens that did not fit; None before a stage has counted them."""
+    remarks: tuple[str, ...] = ()
+    """Sentences about how the task's splits came about, kept with its training split."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,9 +51,11 @@ def data_of(study: Study, trials: Iterable[Trial], source: AnyStore) -> list[Spl
         if stage.key in manifests
     }
     return [
-        SplitData(name, split, summary, cuts.get((name, split)))
-        for name in study.tasks
-        for split, summary in study.resolved.tasks[name].summaries.items()
+        SplitData(
+            name, split, summary, cuts.get((name, split)), task.remarks if split == "train" else ()
+        )
+        for name, task in ((name, study.resolved.tasks[name]) for name in study.tasks)
+        for split, summary in task.summaries.items()
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from l2kd_ray.core.store import Manifest
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.families.evaluate import SAME_ANSWER, SAME_REFERENCE
 from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.search import setting_id

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import CURVE
-from l2kd_ray.core.store import Damaged, Manifest
+from l2kd_ray.core.store import Damaged
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
+from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.agenda import halves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.replays import replay_quality
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.study.work import work_by_method
@@ -31,8 +32,7 @@ from l2kd_ray.study.work import work_by_method
 if TYPE_CHECKING:
     import pandas as pd
 
-    from l2kd_ray.analysis import ExampleScores
-    from l2kd_ray.analysis.design import ArmId
+    from l2kd_ray.analysis import ExampleGaps
     from l2kd_ray.analysis.matrix import FloatArray
 
 Line = dict[str, Any]
@@ -177,63 +177,89 @@ def _lines(file: bytes, most: int | None = None) -> list[Line]:
 
 
 def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
-    """The gap of each arm with a bootstrap interval over test examples.
+    """The variance of each selected arm's gap that is due to the choice of test examples.
 
-    Columns: method, setting, low, high. An example's score is its mean over the arm's finished
-    trials. Empty if there are more than `_MOST_READ` files, or one of them is damaged.
+    Columns: method, setting, variance, df (`analysis.example_variance`, over the orders that the
+    mean gap is over). No row for an arm with a task whose metric is no mean over examples. Empty if
+    there are more than `_MOST_READ` files, or one of them is damaged.
     """
     import pandas as pd
 
-    from l2kd_ray.analysis import MULTITASK, bootstrap, results, select, shown_arms
+    from l2kd_ray.analysis import MULTITASK, example_variance, results, select, within
+    from l2kd_ray.analysis.scope import Scope
 
     searched = list(snapshot.study.config.search)
-    arms = shown_arms(select(results(snapshot.selectable, searched, split="dev")))
-    bound = (MULTITASK, setting_id({}))
-    by_arm: dict[ArmId, list[Trial]] = {arm: [] for arm in (bound, *arms)}
-    for trial in snapshot.trials:
-        if _arm(trial) in by_arm and _done(trial, snapshot.manifests):
-            by_arm[_arm(trial)].append(trial)
-    trials = [trial for own in by_arm.values() for trial in own]
+    chosen = select(results(snapshot.selectable, searched, split="dev"))
+    chosen = chosen[chosen["selected"] & ~chosen["method"].isin(REFERENCES)]
+    arms = list(zip(chosen["method"], chosen["setting"], strict=True))
+    given = inference(snapshot)
+    test = within(results(snapshot.scores, searched), given["design"])
+    scope = Scope.of(test, [arm for arm in arms if arm[0] in set(test["method"])], **given)
+    bound = test[(test["method"] == MULTITASK) & test["complete"]]
+    used = {arm: scope.rows(arm) for arm in scope.arms}
+    used = {a: rows[rows["order"].isin(scope.cells(a).orders)] for a, rows in used.items()}
+    read = [trial for rows in (bound, *used.values()) for trial in rows["trial"]]
+    by_id = {trial.id: trial for trial in snapshot.trials}
     rows: list[tuple[str, str, float, float]] = []
-    if sum(len(trial.steps[-1]) for trial in trials) <= _MOST_READ and by_arm[bound]:
+    if sum(len(by_id[trial].steps[-1]) for trial in read) <= _MOST_READ:
         with suppress(Damaged, OSError):  # the next sweep computes it again
-            read = _Predictions(snapshot, trials)
-            against = read.mean(by_arm[bound])
-            for arm, own in by_arm.items():
-                if own and arm != bound:
-                    found = bootstrap(read.paired(own, against))
-                    rows.append((*arm, found.low, found.high))
-    return pd.DataFrame(rows, columns=["method", "setting", "low", "high"])
+            known = _Predictions(snapshot, [by_id[trial] for trial in read])
+            of_bound = known.by_seed(bound, by_id)
+            for arm, own in used.items():
+                gaps = known.gaps(of_bound, known.by_seed(own, by_id))
+                if gaps:
+                    rows.append((*arm, *example_variance(gaps)))
+    return pd.DataFrame(rows, columns=["method", "setting", "variance", "df"])
 
 
 class _Predictions:
     """Per-example scores of the final evaluations of some trials; reads each file once."""
 
     def __init__(self, snapshot: Snapshot, trials: Iterable[Trial]) -> None:
-        tasks = {cell.stage.key: cell.task for trial in trials for cell in _final(trial)}
-        stages = [snapshot.manifests[key] for key in tasks]
-        self.groups: dict[str, list[str]] = {}
+        cells = {cell.stage.key: cell for trial in trials for cell in _final(trial)}
+        stages = [snapshot.manifests[key] for key in cells]
+        self._groups: dict[str, list[str]] = {}
         self._scores: dict[str, FloatArray] = {}
+        self._corpus: set[str] = set()
+        """Tasks whose metric is no mean over examples, which can be told from the scores alone."""
         for key, (scores, groups) in snapshot.reader.each(stages, PREDICTIONS, _judged).items():
+            cell = cells[key]
             self._scores[key] = scores
-            self.groups.setdefault(tasks[key], groups)
+            self._groups.setdefault(cell.task, groups)
+            aggregate = snapshot.manifests[key].scores[cell.stage.metric_name]
+            if not np.isclose(scores.mean(), aggregate, atol=1e-6):
+                self._corpus.add(cell.task)
 
-    def mean(self, trials: Iterable[Trial]) -> dict[str, FloatArray]:
-        """The mean score of each test example over some trials, by task."""
-        cells = [cell for trial in trials for cell in _final(trial)]
+    def by_seed(
+        self, rows: pd.DataFrame, trials: Mapping[str, Trial]
+    ) -> dict[str, dict[str, FloatArray]]:
+        """By training seed and task, the mean score of each test example over the trials."""
+        from l2kd_ray.analysis.trials import train_seed
+
+        found: dict[str, dict[str, FloatArray]] = {}
+        for seed, own in rows.groupby(rows["seed"].map(train_seed)):
+            cells = [cell for trial in own["trial"] for cell in _final(trials[trial])]
+            found[str(seed)] = {
+                task: np.mean([self._scores[c.stage.key] for c in cells if c.task == task], axis=0)
+                for task in sorted({cell.task for cell in cells})
+            }
+        return found
+
+    def gaps(
+        self, bound: Mapping[str, dict[str, FloatArray]], own: Mapping[str, dict[str, FloatArray]]
+    ) -> dict[str, ExampleGaps]:
+        """The gaps on each test example, by task; none where a task's metric is of the corpus."""
+        from l2kd_ray.analysis import ExampleGaps
+
+        tasks = sorted({task for scores in own.values() for task in scores})
+        if self._corpus.intersection(tasks):
+            return {}
         return {
-            task: np.mean([self._scores[c.stage.key] for c in cells if c.task == task], axis=0)
-            for task in sorted({cell.task for cell in cells})
-        }
-
-    def paired(
-        self, trials: Iterable[Trial], bound: Mapping[str, FloatArray]
-    ) -> dict[str, ExampleScores]:
-        from l2kd_ray.analysis import ExampleScores
-
-        return {
-            task: ExampleScores(scores, bound[task], self.groups[task])
-            for task, scores in self.mean(trials).items()
+            task: ExampleGaps(
+                np.stack([bound[seed][task] - scores[task] for seed, scores in own.items()]),
+                self._groups[task],
+            )
+            for task in tasks
         }
 
 
@@ -246,11 +272,3 @@ def _judged(file: bytes) -> tuple[FloatArray, list[str]]:
 
 def _final(trial: Trial) -> Iterator[Cell]:
     return (cell for cell in trial.steps[-1] if cell.split == "test")
-
-
-def _done(trial: Trial, manifests: Mapping[str, Manifest]) -> bool:
-    return all(cell.stage.key in manifests for cell in _final(trial))
-
-
-def _arm(trial: Trial) -> ArmId:
-    return trial.method, setting_id(trial.setting)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
-from l2kd_ray.core.store import Manifest
 from l2kd_ray.errors import InputError
 
 

@@ -2,62 +2,97 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import socket
-import tempfile
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from l2kd_ray.core.filetree import side_by_side
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
-from l2kd_ray.errors import InputError
 
 if TYPE_CHECKING:
     from l2kd_ray.analysis.looks import Seen
 
+T = TypeVar("T")
 FailureRecord = Mapping[str, str]
 """A failed stage: kind, key, error and traceback."""
 _LOOKS = "looks.json"
 Tried = dict[str, list[dict[str, Any]]]
 """Settings by arm, in JSON form."""
+KEYS, FORMER_KEYS = "keys", "keys-until-"
+"""The list of stages that a study needs, and the beginning of the names of former lists."""
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """A record of failures.json."""
+
+    kind: str
+    key: str
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class _Live:
+    """The note of a running sweep."""
+
+    pid: int
+    host: str
+    since: str
 
 
 class Folder:
-    """The folder `<storage>/studies/<name>/`: study.yaml, keys, sweep notes, result files."""
+    """The folder `<storage>/studies/<name>/`: study.yaml, keys, sweep notes, result files.
+
+    A small file that cannot be read is taken as absent, with one line that names it: no verb is
+    blocked by what the next sweep writes anew.
+
+    The stages that a study needs, which `gc` must keep, are in `keys` and, while a search proposes
+    settings, in a `keys-<id>` for each proposal. A sweep first adds to `keys` all that it could
+    reach. Only a complete one replaces the lists; what is no longer needed stays in a
+    `keys-until-<id>` for the grace of `gc`.
+    """
 
     def __init__(self, store: Store, name: str) -> None:
         self.store, self.name = store, name
         self._base = f"studies/{name}"
 
     def __str__(self) -> str:
-        return f"{self.store.root.rstrip('/')}/{self._base}"
+        return self.store.address(self._base)
 
     @property
     def resolved(self) -> str | None:
         """The resolved study of the last sweep (study.yaml); None if it was never swept."""
-        data = self.store.read(f"{self._base}/study.yaml")
-        return None if data is None else data.decode()
+        return self._read("study.yaml", unseal, None)
 
     # What the last sweep left
 
     def failures(self) -> Sequence[FailureRecord]:
         """The stages that failed in the last sweep."""
-        failed: list[FailureRecord] = self._read_json("failures.json", [])
-        return failed
+        failed: list[_Failed] = self._read("failures.json", _json(list[_Failed]), [])
+        return [asdict(one) for one in failed]
 
     def tried(self) -> Tried:
         """The settings that an adaptive search has finished."""
-        tried: Tried = self._read_json("settings.json", {})
-        return tried
+        return self._read("settings.json", _json(Tried), {})
 
     def cut(self) -> Tried:
         """The settings that ASHA stopped, which have no final score."""
-        cut: Tried = self._read_json("cut.json", {})
-        return cut
+        return self._read("cut.json", _json(Tried), {})
 
     def keep_failures(self, failures: Sequence[FailureRecord]) -> None:
         self._write_json("failures.json", failures)
@@ -76,48 +111,60 @@ class Folder:
             print(
                 f"{self.name} has changed since its last sweep; the former file is kept as {kept}"
             )
-        self.store.write(f"{self._base}/study.yaml", text.encode())
+        self.store.write(f"{self._base}/study.yaml", seal(text))
 
-    def keep_keys(self, stages: Iterable[Stage]) -> None:
-        """Write the keys of the study's stages, which `gc` treats as roots."""
-        lines = sorted(f"{stage.kind} {stage.key}\n" for stage in stages)
-        self.store.write(f"{self._base}/keys", "".join(lines).encode())
+    # The stages that the study needs
+
+    def add_keys(self, stages: Iterable[Stage]) -> None:
+        """Add to the stages that the study needs."""
+        self._write_keys(KEYS, _lines(stages) | self._keys([KEYS]))
+
+    def propose(self, stages: Iterable[Stage]) -> None:
+        """Add stages in a file of their own: processes that do so at once do not wait."""
+        self._write_keys(f"{KEYS}-{uuid.uuid4().hex}", _lines(stages))
+
+    def settle_keys(self, stages: Iterable[Stage]) -> None:
+        """Replace the stages that the study needs: it is complete, or needs none any more."""
+        needed, names = _lines(stages), []
+        for entry in self.store.files(self._base):
+            name = entry.path.removeprefix(f"{self._base}/")
+            if is_key_list(name) and not name.startswith(FORMER_KEYS):
+                names.append(name)
+        if former := self._keys(names) - needed:
+            self._write_keys(f"{FORMER_KEYS}{uuid.uuid4().hex}", former)
+        self._write_keys(KEYS, needed)
+        for name in names:
+            if name != KEYS:
+                self.store.remove(f"{self._base}/{name}")
+
+    def _keys(self, names: Iterable[str]) -> set[str]:
+        return {line for name in names for line in self._read(name, unseal, "").splitlines()}
+
+    def _write_keys(self, name: str, lines: Iterable[str]) -> None:
+        text = "".join(f"{line}\n" for line in sorted(lines))
+        self.store.write(f"{self._base}/{name}", seal(text))
 
     # What was read from it
 
     def looks(self) -> tuple[Seen, ...]:
-        """The sizes at which its intervals were shown, oldest first.
-
-        Raises: InputError for a file that is not as `keep_look` writes it.
-        """
+        """The sizes at which its intervals were shown, oldest first."""
         from l2kd_ray.analysis.looks import Seen
 
-        try:
-            return tuple(
-                Seen(tuple(one["tasks"]), tuple(one["seeds"]), one["planned"], one["orders"])
-                for one in self._read_json(_LOOKS, [])
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                "the record of former looks at the results is damaged",
-                where=f"{self}/{_LOOKS}",
-                got=repr(error),
-                fix="restore it, or delete it and say beside the results that looks are unknown",
-            ) from None
+        return self._read(_LOOKS, _json(tuple[Seen, ...]), ())
 
     def keep_look(self, look: Seen) -> None:
         """Add a size at which intervals are shown, if it is new."""
         former = self.looks()
         if look not in former:
-            self._write_json(_LOOKS, [vars(one) for one in (*former, look)])
+            self._write_json(_LOOKS, [asdict(one) for one in (*former, look)])
 
     # The sweep that is running
 
     @contextmanager
     def live(self) -> Iterator[None]:
         """A context in which a note of this running sweep exists, for `status`."""
-        note = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
-        self._write_json("live.json", note)
+        note = _Live(os.getpid(), socket.gethostname(), time.strftime("%F %T"))
+        self._write_json("live.json", asdict(note))
         try:
             yield
         finally:
@@ -125,12 +172,12 @@ class Folder:
 
     def who_is_live(self) -> str | None:
         """A description of the running sweep; None if none is running."""
-        note = self._read_json("live.json", None)
+        note = self._read("live.json", _json(_Live), None)
         if note is None:
             return None
-        if note["host"] == socket.gethostname() and not Path(f"/proc/{note['pid']}").exists():
+        if note.host == socket.gethostname() and not Path(f"/proc/{note.pid}").exists():
             return None
-        return f"process {note['pid']} on {note['host']} since {note['since']}"
+        return f"process {note.pid} on {note.host} since {note.since}"
 
     # Result files
 
@@ -142,15 +189,50 @@ class Folder:
             folder.mkdir(parents=True, exist_ok=True)
             yield folder
             return
-        folder = Path(tempfile.mkdtemp(prefix=f"l2kd-{self.name}-"))
-        yield folder
-        for path in sorted(folder.rglob("*")):
-            if path.is_file():
-                self.store.upload(path, f"{self._base}/{path.relative_to(folder)}")
+        with Scratch("report") as name:
+            folder = Path(name)
+            yield folder
+            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            targets = [f"{self._base}/{path.relative_to(folder)}" for path in paths]
+            side_by_side(self.store.upload, paths, targets)
 
     def _write_json(self, name: str, value: object) -> None:
         self.store.write(f"{self._base}/{name}", json.dumps(value, indent=1).encode())
 
-    def _read_json(self, name: str, default: Any) -> Any:
-        data = self.store.read(f"{self._base}/{name}")
-        return default if data is None else json.loads(data)
+    def _read(self, name: str, parse: Callable[[bytes], T], default: T) -> T:
+        """A parsed file; `default` if there is none or, with a line that says so, it is damaged."""
+        try:
+            data = self.store.read(f"{self._base}/{name}")
+            return default if data is None else parse(data)
+        except ValueError as error:
+            reason = str(error).partition("\n")[0]
+            print(f"study: {self}/{name} is damaged and not used: {reason}", file=sys.stderr)
+            return default
+
+
+def _json(of: type[T]) -> Callable[[bytes], T]:
+    return TypeAdapter(of).validate_json
+
+
+def _lines(stages: Iterable[Stage]) -> set[str]:
+    return {f"{stage.kind} {stage.key}" for stage in stages}
+
+
+def is_key_list(name: str) -> bool:
+    """True for the name of a list of stages, former ones included; not while it is written."""
+    return re.fullmatch(rf"{KEYS}|({KEYS}-|{FORMER_KEYS})[0-9a-f]{{32}}", name) is not None
+
+
+def seal(text: str) -> bytes:
+    """Text with a last line of its length and its digest, by which a cut file is known."""
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f"{text}# {text.count(chr(10))} lines, sha256 {digest}\n".encode()
+
+
+def unseal(data: bytes) -> str:
+    """The text that was sealed. Raises: ValueError if the file is cut, altered or not UTF-8."""
+    text = data.decode()
+    text = text[: text.rfind("\n", 0, -1) + 1]
+    if seal(text) != data:
+        raise ValueError("it is cut or altered: its last line has another digest")
+    return text

@@ -1,25 +1,35 @@
 """Garbage collection: files of a storage that no study needs, and their removal.
 
-The roots are the key lists that every sweep writes to `studies/<name>/keys` before it starts.
+The roots are the key lists of the studies (`folder.Folder`), which grow before a stage is run and
+shrink when a study is complete. What no list has named for the grace, and nobody has written for as
+long, can go.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from l2kd_ray.core.filetree import FileEntry
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.scratch import remove_abandoned
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import DROPPED, MANIFEST, FileEntry, Manifest, Store
+from l2kd_ray.core.store import DROPPED, MANIFEST, Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.study.folder import FORMER_KEYS, KEYS, Folder, is_key_list, unseal
 from l2kd_ray.study.plan import intermediate
 from l2kd_ray.study.study import Study
 
 GRACE = timedelta(hours=24)
-"""Minimum age of removed files: a running sweep may be about to publish or read younger ones."""
-_STARTS, _CHECKPOINT = "starts", "checkpoint"
+"""Minimum age of removed files, and how long a stage is kept after a study has needed it: a running
+sweep may be about to publish or read it."""
+_STUDY, _STARTS, _CHECKPOINT = "study.yaml", "starts", "checkpoint"
+_ASIDE = re.compile(r"\.[0-9a-f]{8}\.tmp$")
 
 
 @dataclass(frozen=True)
@@ -31,27 +41,63 @@ class Garbage:
     reason: str
 
 
-def roots(store: Store) -> dict[str, frozenset[str]]:
-    """The keys of the stages of each swept study, by its name."""
-    found = {}
-    for entry in store.files("studies"):
-        name, file = entry.path.split("/")[-2:]
-        if file == "keys":
-            lines = (store.read(entry.path) or b"").decode().splitlines()
-            found[name] = frozenset(line.split()[1] for line in lines)
-    return found
+def roots(
+    store: Store, entries: Iterable[FileEntry], drop: Collection[str] = ()
+) -> dict[str, frozenset[str]]:
+    """The keys of the stages that each study needs, by its name; none of a study in `drop`.
+
+    `entries`: the files of all studies.
+
+    Raises: InputError if a study's key lists are missing or damaged.
+    """
+    lists: dict[str, list[str]] = defaultdict(list)
+    for entry in entries:
+        _, name, file, *deeper = entry.path.split("/")
+        if not deeper and (file == _STUDY or is_key_list(file)) and not _is_past(entry):
+            lists[name].append(file)
+    return {
+        name: frozenset() if name in drop else _needed(store, name, files)
+        for name, files in lists.items()
+    }
+
+
+def _is_past(entry: FileEntry) -> bool:
+    """True for what a cut-off write left, and for a former list of keys, after their grace."""
+    name = entry.path.rpartition("/")[2]
+    passing = name.startswith(FORMER_KEYS) or _ASIDE.search(name) is not None
+    return passing and entry.modified < datetime.now(UTC) - GRACE
+
+
+def _needed(store: Store, name: str, files: Iterable[str]) -> frozenset[str]:
+    found = set[str]()
+    for file in {*files, KEYS} - {_STUDY}:
+        try:
+            lines = unseal(store.read(f"studies/{name}/{file}") or b"").splitlines()
+        except ValueError as error:
+            raise InputError(
+                "the list of the stages that a study needs is missing or damaged",
+                where=f"{store.root}/studies/{name}/{file}",
+                expected=f"a list with its digest ({error})",
+                fix=f"sweep {name} again, which writes it anew; or, if its stages may go, "
+                f"`l2kd gc --drop {name}`",
+            ) from None
+        found.update(line.split()[1] for line in lines)
+    return frozenset(found)
 
 
 def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
     """The files that can be removed if the studies `drop` are no longer roots; removes nothing.
 
     These are stages of no root; of the others, attempts that lost the race for their key, attempts
-    that were never published, and checkpoints left after a publication.
+    that were never published, and checkpoints left after a publication; and of the studies, former
+    lists of keys and files whose writing was cut off.
 
-    Raises: InputError if a name in `drop` is not a study of this storage.
+    Raises: InputError if a name in `drop` is not a study of this storage, or a study's key lists
+        are missing or damaged.
     """
-    known = roots(store)
-    for name in drop:
+    dropped, studies = set(drop), store.files("studies")
+    known = roots(store, studies, dropped)
+    for name in dropped:
         if name not in known:
             raise InputError(
                 "no such study to drop",
@@ -60,7 +106,7 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
                 got=name,
                 expected=", ".join(sorted(known)) or "no study was swept here",
             )
-    kept = {key for name, keys in known.items() if name not in set(drop) for key in keys}
+    kept = {key for keys in known.values() for key in keys}
     oldest = datetime.now(UTC) - GRACE
     stages: dict[str, list[FileEntry]] = defaultdict(list)
     for entry in store.files("stages"):
@@ -74,7 +120,8 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
     }
     folders = (folder.split("/") for folder, entries in old.items() if _has_more(folder, entries))
     manifests = store.manifests({key: kind for _, kind, _, key in folders if key in kept})
-    return [
+    passed = [Garbage(e.path, e.size, "of a former sweep") for e in studies if _is_past(e)]
+    return passed + [
         garbage
         for folder, entries in old.items()
         for garbage in _of_stage(folder, entries, kept, manifests)
@@ -82,10 +129,17 @@ def find_garbage(store: Store, drop: Iterable[str] = ()) -> list[Garbage]:
 
 
 def droppable(study: Study, store: Store, stages: Iterable[Stage]) -> set[Stage]:
-    """The intermediate models among the stages that no other study of the storage lists."""
-    others = {
-        key for name, keys in roots(store).items() if name != study.config.name for key in keys
-    }
+    """The intermediate models among the stages that no other study of the storage lists.
+
+    None if the list of another one is damaged.
+    """
+    own = study.config.name
+    try:
+        known = roots(store, store.files("studies"), [own])
+    except InputError as error:
+        print(f"keep: leaves: no model is dropped.\n{error}", file=sys.stderr)
+        return set()
+    others = {key for keys in known.values() for key in keys}
     return {model for model in intermediate(stages) if model.key not in others}
 
 
@@ -132,9 +186,13 @@ def _name_in(folder: str, entry: FileEntry) -> str:
 
 
 def collect(store: Store, garbage: Iterable[Garbage], drop: Iterable[str] = ()) -> None:
-    """Remove the garbage, and the key lists of the dropped studies (their results stay)."""
+    """Remove the garbage, and the keys of the dropped studies (their results stay).
+
+    On this machine, temporary folders of killed processes go, too.
+    """
+    remove_abandoned()
     for name in drop:
-        store.remove(f"studies/{name}/keys")
+        Folder(store, name).settle_keys(())
     for item in garbage:
         manifest = f"{item.folder}/{MANIFEST}"
         store.remove(manifest)  # first: a reader sees a whole stage or none

@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage, kinds
-from l2kd_ray.core.store import Listing, Manifest
+from l2kd_ray.core.store import Listing
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.data import SplitData

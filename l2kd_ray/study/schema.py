@@ -347,7 +347,10 @@ class StudyConfig(ArmsOnly):
                 fix="write choice: [...]",
             )
         if self.tune.scheduler == "asha" and self.rungs is None:
-            raise InputError(ONE_ORDER_ALONE, key="tune.scheduler", got="asha", fix=RACE)
+            named = hasattr(self.settings.family.train, "rungs")
+            fix = f"name train.rungs, epochs after which a training may end; or {RACE}"
+            fix = fix if named else RACE
+            raise InputError(ONE_ORDER_ALONE, key="tune.scheduler", got="asha", fix=fix)
         return self
 
     def _check_size(self) -> None:

@@ -8,8 +8,8 @@ from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
-from l2kd_ray.core.store import Manifest
 from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
 from l2kd_ray.study.doubts import doubts

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Manifest
 from l2kd_ray.families import Builder, Resolved
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES, SCORE_COLUMNS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -85,3 +85,15 @@ class Trial:
         """
         teaches = field.endswith("teacher") or self.method == "single"
         return "teacher" if teaches and stage.kind == "learn" else stage.kind
+
+
+def stages_of(trials: Iterable[Trial]) -> set[Stage]:
+    """Every stage of some trials; each is visited once, however many trials share it."""
+    found = set[Stage]()
+    waiting: list[Stage] = [cell.stage for trial in trials for cell in trial.cells]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in found:
+            found.add(stage)
+            waiting += [source for _, source in stage.inputs()]
+    return found

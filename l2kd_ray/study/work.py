@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Manifest
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Trial

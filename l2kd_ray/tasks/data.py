@@ -133,7 +133,7 @@ class Task:
     def notes(self) -> tuple[str, ...]:
         """Remarks on the data for readers of its scores."""
         notes = (reader_of(data.source.reader).note for data in self.splits.values())
-        return tuple(dict.fromkeys(note for note in (*notes, *self.remarks) if note))
+        return tuple(dict.fromkeys(note for note in notes if note))
 
 
 def collect(rows: Iterable[Row], where: str) -> tuple[list[Example], RowCounts]:
@@ -171,7 +171,7 @@ def collect(rows: Iterable[Row], where: str) -> tuple[list[Example], RowCounts]:
             for text in (row.id, row.context, row.question, row.group or "", *row.answers):
                 if not _is_unicode(text):
                     raise InputError(
-                        f"the example {row.id} is no valid Unicode text", where=where, got=text
+                        f"the example {row.id!r} is no valid Unicode text", where=where, got=text
                     )
             examples.append(row)
     if not examples:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import Any
 
 from l2kd_ray.door import Plugin, PluginKind, find
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks import distil, draws, labelled
+from l2kd_ray.tasks import distil, labelled
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.metrics import (
@@ -26,7 +27,7 @@ from l2kd_ray.tasks.readers import READERS, hub, squad, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
 from l2kd_ray.tasks.spec import SPLITS, Format, Metric, Part, Split, TaskKind, TaskSpec
-from l2kd_ray.tasks.summary import summarise
+from l2kd_ray.tasks.summary import LABELLED, summarise
 
 _SUFFIXES: Mapping[str, str] = {
     ".json": "squad",
@@ -94,12 +95,11 @@ def resolve(
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
     for examples in read.values():
         labelled.check(kind, examples, spec.name, where)
-    if kind in ("classify", "pair"):
-        for split in ("dev", "test"):
-            if split in sources:
-                _check_labels(spec.name, split, read[sources["train"]], read[sources[split]], where)
+    if kind in LABELLED:
+        _check_labels(spec.name, {split: read[source] for split, source in sources.items()}, where)
     splits: dict[Part, TaskData] = {}
     limits: dict[Split, int | None] = {}
+    chosen: dict[Split, list[Example]] = {}
     for split in SPLITS:
         carved = "dev" not in sources and split != "test"
         source = sources["train" if carved else split]
@@ -112,16 +112,12 @@ def resolve(
             data_seed=data_seed if carved else None,
         )
         limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
-        splits[split] = _capped(data, read[source], limits[split], data_seed, where)
-    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
-        raise InputError(
-            "the training and the test data are the same",
-            where=where,
-            key=f"tasks.{spec.name}.test",
-            got=sources["test"].location,
-            expected="test data that are not trained on",
-            fix="name a test file; to test on training data on purpose, set another max_test",
-        )
+        chosen[split] = data.select(read[source])
+        splits[split] = _capped(data, len(chosen[split]), limits[split], data_seed)
+    _check_sources(spec.name, sources, limits, where)
+    remarks = () if "dev" in sources else _carved(spec, chosen["train"], chosen["dev"], where)
+    if kind in LABELLED:
+        remarks += _numbered(sources["train"], read[sources["train"]])
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
@@ -153,53 +149,74 @@ def resolve(
         extras,
         seen=whole if entry and entry.leaks else None,
         summaries=summaries,
-        remarks=() if "dev" in sources else _carved(spec, read[sources["train"]], data_seed, where),
+        remarks=remarks,
     )
 
 
-def _check_labels(
-    task: str, split: Split, train: list[Example], examples: list[Example], where: str
-) -> None:
+def _check_labels(task: str, examples: Mapping[Split, list[Example]], where: str) -> None:
     """Refuse a split of which training has no label at all: the labels are spelled differently."""
-    known, found = labelled.labels(train), labelled.labels(examples)
-    if not set(known) & set(found):
+    known = labelled.labels(examples["train"])
+    for split, rows in examples.items():
+        found = labelled.labels(rows)
+        if not set(known) & set(found):
+            raise InputError(
+                f"no label of the {split} split occurs in training",
+                where=where,
+                key=f"tasks.{task}.{split}",
+                got=", ".join(found),
+                expected=f"labels such as {', '.join(known[:20])}",
+                fix="name the texts of numbers by the task's key `labels`, or correct the data",
+            )
+
+
+def _check_sources(
+    task: str, sources: Sources, limits: Mapping[Split, int | None], where: str
+) -> None:
+    """Refuse test data that are the training data."""
+    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
         raise InputError(
-            f"no label of the {split} split occurs in training",
+            "the training and the test data are the same",
             where=where,
-            key=f"tasks.{task}.{split}",
-            got=", ".join(found),
-            expected=f"labels such as {', '.join(known)}",
-            fix="name the texts of numbers by the task's key `labels`, or correct the data",
+            key=f"tasks.{task}.test",
+            got=sources["test"].location,
+            expected="test data that are not trained on",
+            fix="name a test file; to test on training data on purpose, set another max_test",
         )
 
 
-def _carved(spec: TaskSpec, train: list[Example], data_seed: int, where: str) -> tuple[str, ...]:
+def _numbered(source: Source, train: list[Example]) -> tuple[str, ...]:
+    """A remark on labels that are bare numbers, where the user has not named them."""
+    known = labelled.labels(train)
+    if "label.0" in dict(source.options) or not all(label.isdigit() for label in known):
+        return ()
+    return (f"the labels are the numbers {', '.join(known[:20])}; `labels` can give them texts",)
+
+
+def _carved(
+    spec: TaskSpec, train: list[Example], dev: list[Example], where: str
+) -> tuple[str, ...]:
     """A remark on a dev split of another size than asked for, as groups and inputs stay together.
 
-    Raises: InputError if groups are so large that dev or train would hold one alone.
+    Raises: InputError if a side is empty, or is one group where there are several.
     """
-    sides = [
-        draws.carve(
-            train, dev_fraction=spec.dev_fraction, side=side, data_seed=data_seed, task=spec.name
-        )
-        for side in ("train", "dev")
-    ]
-    groups = [{row.group for row in side} for side in sides]
-    if min(map(len, groups)) == 1 and groups != [{None}, {None}]:
+    rows = len(train) + len(dev)
+    groups = [{row.group for row in side} for side in (train, dev)]
+    if not train or not dev or (min(map(len, groups)) == 1 and groups != [{None}, {None}]):
+        units = f"{rows} training examples"
+        if (known := len((groups[0] | groups[1]) - {None})) > 1:
+            units += f" in {known} groups"
         raise InputError(
-            f"a dev split cannot be carved from {len(groups[0] | groups[1])} groups",
+            f"{units} are too few to carve a dev split from",
             where=where,
             key=f"tasks.{spec.name}",
-            got=f"{len(groups[0])} groups in train, {len(groups[1])} in dev",
-            expected="two groups or more in each",
+            got=f"{len(train)} rows of train, {len(dev)} of dev",
             fix="name a dev file, change dev_fraction, or name no column `group`",
         )
-    share = len(sides[1]) / len(train)
-    if abs(share - spec.dev_fraction) <= 0.05:
+    if len(dev) - math.ceil(spec.dev_fraction * rows) <= 0.05 * rows:
         return ()
     return (
-        f"dev holds {len(sides[1])} of {len(train)} training rows, {share:.0%} where dev_fraction "
-        f"is {spec.dev_fraction:.0%}, because rows of one group or input stay together.",
+        f"dev holds {len(dev)} of {rows} training rows, {len(dev) / rows:.0%} where dev_fraction "
+        f"is {spec.dev_fraction:.0%}, because rows of one group or input stay together",
     )
 
 
@@ -211,18 +228,8 @@ def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
     return default if spec.metric is None else plugin("metrics", spec.metric, known)
 
 
-def _capped(
-    data: TaskData, examples: list[Example], limit: int | None, data_seed: int, where: str
-) -> TaskData:
+def _capped(data: TaskData, rows: int, limit: int | None, data_seed: int) -> TaskData:
     """The split with its number of rows, and with a cap if that removes examples."""
-    rows = len(data.select(examples))
-    if not rows:
-        raise InputError(
-            f"{len(examples)} training examples are too few to carve a dev split from",
-            where=where,
-            key=data.task,
-            fix="name a dev file, or change dev_fraction",
-        )
     if limit is None or limit >= rows:
         return replace(data, rows=rows)
     return replace(data, cap=limit, data_seed=data_seed, rows=limit)
@@ -374,7 +381,7 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
         options["scheme"] = spec.scheme
     if reader == "csv" and spec.quoting is not None:
         options["quoting"] = spec.quoting
-    if reader == "squad" and spec.unanswered is not None:
+    if reader in ("squad", *tables.ROWS) and spec.unanswered is not None:
         options["unanswered"] = spec.unanswered
     return _source(reader, digest(path), options, str(path))
 
@@ -389,6 +396,7 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
         spec, entry, {**(registered_entry.columns if registered_entry else {}), **spec.columns}
     )
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
+    options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
     registered = registered_entry.splits if registered_entry else {}
     given: dict[Split, str] = {**registered, **spec.splits}
     # GLUE's validation split is the test split here, so it must not become dev, too.
@@ -425,8 +433,6 @@ def _table_options(
     question = spec.question or (entry.question if entry else None)
     if question is None and (spec.kind or (entry.kind if entry else None)) == "regress":
         question = ""  # no second text
-    if spec.unanswered is not None:
-        options["unanswered"] = spec.unanswered
     return options | ({"question": question} if question is not None else {})
 
 

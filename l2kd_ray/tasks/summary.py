@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from l2kd_ray.tasks.examples import Example, RowCounts
-from l2kd_ray.tasks.metrics import score
+from l2kd_ray.tasks.metrics import score, unscorable
 from l2kd_ray.tasks.spec import Metric, TaskKind
 
 LABELLED: frozenset[TaskKind] = frozenset({"classify", "pair"})
@@ -30,6 +30,8 @@ class SplitSummary:
     """Examples equal to an earlier one of the split (inputs and answers)."""
     in_train: int = 0
     """Examples whose inputs occur in the training split; 0 for the training split itself."""
+    unscorable: int = 0
+    """Examples of which no reference leaves anything that the task's metric compares."""
     majority: float | None = None
     """Score, in points, of always answering the most frequent label; None without labels."""
 
@@ -62,6 +64,7 @@ def summarise(
         unseen_labels=tuple(label for label in labels if label not in learnt) if train else (),
         repeated=len(examples) - len({(*_input(one), one.answers) for one in examples}),
         in_train=sum(_input(one) in inputs for one in examples),
+        unscorable=len(unscorable(metric, examples).examples),
         majority=majority,
     )
 

@@ -22,8 +22,9 @@ from pathlib import Path
 import pytest
 
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import CURVE, Context, Scores, Stage
-from l2kd_ray.core.store import Manifest, Store
+from l2kd_ray.core.store import Store
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.testing.studies import TINY, tiny

@@ -6,7 +6,6 @@ fails.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from l2kd_ray import door
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.families import METHODS, Method
@@ -53,7 +53,7 @@ def check_method(path: str) -> Iterator[str]:
                 )
     yield "reads no test data"
     yield from _keys_move(study, method, students)
-    with tempfile.TemporaryDirectory(prefix="l2kd-check-") as folder:
+    with Scratch("check") as folder:
         first = _trained(students, Store(f"{folder}/first"))
         if _trained(students, Store(f"{folder}/second")) != first:
             raise Broken(

@@ -19,27 +19,35 @@ from pathlib import Path
 
 import pytest
 
-from l2kd_ray.core.store import DROPPED, MANIFEST, Damaged, FileEntry, Manifest, Store
+from l2kd_ray.core.filetree import FileEntry
+from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.store import DROPPED, MANIFEST, Damaged, Store
 
 _KEY, _OTHER = "ab" * 16, "cd" * 16
-_FOLDER = f"stages/learn/{_KEY[:2]}/{_KEY}"
 
 
-def manifest() -> Manifest:
-    """A manifest of a new attempt at a stage with key `_KEY`, that lists no files yet."""
+def _folder(key: str) -> str:
+    return f"stages/learn/{key[:2]}/{key}"
+
+
+_FOLDER = _folder(_KEY)
+
+
+def manifest(key: str = _KEY) -> Manifest:
+    """A manifest of a new attempt at a stage, that lists no files yet."""
     return Manifest(
-        kind="learn", key=_KEY, version=1, settings={"lr": 0.1}, inputs={"start": _OTHER},
+        kind="learn", key=key, version=1, settings={"lr": 0.1}, inputs={"start": _OTHER},
         scores={"loss": 0.5}, files={}, attempt=uuid.uuid4().hex[:12],
         started="2026-01-01T00:00:00+00:00", seconds=1.5, host="here", environment={"torch": "2"},
     )  # fmt: skip
 
 
-def publish(store: Store, folder: Path, text: str = "weights") -> Manifest:
+def publish(store: Store, folder: Path, text: str = "weights", key: str = _KEY) -> Manifest:
     """Publish a stage of two files, one of them in a folder, by way of the empty `folder`."""
     (folder / "deep").mkdir(parents=True, exist_ok=True)
     (folder / "model.bin").write_text(text)
     (folder / "deep" / "more.json").write_text("{}")
-    return store.publish(manifest(), folder)
+    return store.publish(manifest(key), folder)
 
 
 def save(store: Store, folder: Path, step: int) -> None:
@@ -127,7 +135,7 @@ class StoreSuite:
         with pytest.raises(Damaged, match=r"model\.bin"):
             fresh.fetch("learn", _KEY)
         assert fresh.manifest("learn", _KEY) is None
-        assert "will be computed again" in capsys.readouterr().out
+        assert "will be computed again" in capsys.readouterr().err
         again = publish(fresh, tmp_path / "b")
         assert (fresh.fetch("learn", _KEY) / "model.bin").read_text() == "weights"
         assert fresh.manifest("learn", _KEY) == again
@@ -154,9 +162,34 @@ class StoreSuite:
         publish(store, tmp_path / "out")
         path = f"{_FOLDER}/{MANIFEST}"
         text = store.read(path) or b""
-        for harmed in (text.replace(b"0.5", b"0.9"), text[:-20], b"", b"[]"):
+        for harmed in (
+            text.replace(b"0.5", b"0.9"), text[:-20], b"", b"[]", b"\xff", b"[" * 100_000,
+        ):  # fmt: skip
             store.write(path, harmed)
             assert store.manifest("learn", _KEY) is None
+            assert store.read(path) is None
+
+    def test_the_manifest_of_another_stage_is_no_manifest(
+        self, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A slip of `cp` or of a restore must not give a stage the scores of another."""
+        publish(store, tmp_path / "a")
+        publish(store, tmp_path / "b", "other", _OTHER)
+        others = store.read(f"{_folder(_OTHER)}/{MANIFEST}") or b""
+        store.write(f"{_FOLDER}/{MANIFEST}", others)
+        assert store.manifests({_KEY: "learn", _OTHER: "learn"}).keys() == {_OTHER}
+        assert f"another stage's: learn {_OTHER}" in capsys.readouterr().err
+        store.write(f"stages/replay/{_KEY[:2]}/{_KEY}/{MANIFEST}", others.replace(b"cd", b"ab"))
+        assert store.manifest("replay", _KEY) is None
+
+    def test_files_of_another_stage_are_damage(self, store: Store, tmp_path: Path) -> None:
+        mine = publish(store, tmp_path / "a")
+        other = publish(store, tmp_path / "b", "WEIGHTS", _OTHER)
+        name = f"{other.attempt}/model.bin"
+        data = store.read(f"{_folder(_OTHER)}/{name}") or b""
+        store.write(f"{_FOLDER}/{mine.attempt}/model.bin", data)
+        with pytest.raises(Damaged, match=r"model\.bin is altered"):
+            store.fetch("learn", _KEY)
 
     # Dropped files
 

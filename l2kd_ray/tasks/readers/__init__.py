@@ -32,7 +32,7 @@ class Reader:
 
 
 READERS: Mapping[str, Reader] = {
-    "squad": Reader(2, squad.read),
+    "squad": Reader(3, squad.read),
     "jsonl": Reader(2, tables.read_jsonl),
     "csv": Reader(2, tables.read_csv),
     "rnnlg": Reader(1, nlg.read_rnnlg, per_split=True),

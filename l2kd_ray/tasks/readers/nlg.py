@@ -13,7 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.tasks.examples import Example
-from l2kd_ray.tasks.readers.files import decode, parse_json, read_bytes, read_text, unpack
+from l2kd_ray.tasks.readers.files import (
+    decode,
+    lines,
+    parse_json,
+    read_bytes,
+    read_text,
+    unpack,
+)
 from l2kd_ray.tasks.readers.tables import table_rows
 
 NLG_QUESTION = "what is the natural language form ?"
@@ -22,10 +29,9 @@ _E2E_FILES = {"train": "trainset.csv", "dev": "devset.csv", "test": "testset_w_r
 
 def read_rnnlg(location: str, options: Mapping[str, str]) -> list[Example]:
     """A list of [act, text, text] after lines of comment."""
-    lines = read_text(location).split("\n")
     # Comments become empty lines, so that an error still names the line of the file.
-    text = "\n".join("" if line.startswith("#") else line for line in lines)
-    rows = parse_json(text, location)
+    kept = ("" if line.startswith("#") else line for _, line in lines(read_text(location)))
+    rows = parse_json("\n".join(kept), location)
     if not isinstance(rows, list):
         raise InputError(
             "not in RNNLG's form", where=location, expected="a list of [act, text, ...]"

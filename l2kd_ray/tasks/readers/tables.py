@@ -68,21 +68,21 @@ def csv_rows(location: str, options: Mapping[str, str]) -> Iterator[TableRow]:
     """Rows under a header; in a file whose name ends in .tsv, tabs separate and no quotes mark."""
     tabs = Path(location).suffix.lower() == ".tsv"
     quoting = options.get("quoting")
-    if tabs and quoting is None:
-        rows = table_rows(read_text(location), location, "\t", quoted=False)
-        return map(_surely_unquoted, rows)
-    return table_rows(
-        read_text(location), location, "\t" if tabs else ",", quoted=quoting != "none"
-    )
+    quoted = quoting == "csv" or not (tabs or quoting)
+    rows = table_rows(read_text(location), location, "\t" if tabs else ",", quoted=quoted)
+    return rows if quoted or quoting else map(_surely_unquoted, rows)
 
 
 def table_rows(
     text: str, location: str, delimiter: str = ",", *, quoted: bool = True
 ) -> Iterator[TableRow]:
     """The rows of a table under its header. A column without a name (an index) is not read."""
-    marks = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    stream = io.StringIO(text, newline="")
-    reader = csv.reader(stream, delimiter=delimiter, quoting=marks, strict=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        strict=True,
+    )
     names: list[str] = []
     while (row := _next(reader, location)) is not None:
         where = f"{location}:{reader.line_num}"
@@ -166,10 +166,8 @@ def _row(
     if not answers:
         yield no_answer(where, value, options)
         return
-    name, group = (
-        _cell(cells, options, role, where) if f"column.{role}" in options else default
-        for role, default in (("id", cells.get("id", number)), ("group", None))
-    )
+    name = _cell(cells, options, "id", where) if "column.id" in options else cells.get("id", number)
+    group = _cell(cells, options, "group", where) if "column.group" in options else None
     yield from (Converted(where, change) for change in changes)
     yield Example(
         id="" if name is None else str(name),
@@ -212,7 +210,8 @@ def _no_column(name: str, cells: Mapping[str, Any], where: str) -> InputError:
         where=where,
         got=list(cells),
         expected=f"a column {name}",
-        fix="name the columns of the task: columns: {context: ..., question: ..., answer: ...}",
+        fix="name the columns of the task: columns: "
+        + ("{label: ...}" if "text" in cells else "{context: ..., question: ..., answer: ...}"),
     )
 
 

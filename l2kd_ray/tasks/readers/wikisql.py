@@ -77,8 +77,8 @@ def _queries(entries: Any, location: str) -> Iterator[tuple[_Query, str, str, st
                 values = {**examples, **sentence["variables"]}
                 conditions = [(_name(c), op, _value(text, values)) for c, op, text in clauses]
                 parsed = _name(column), aggregate, conditions
-                place = sentence["table-id"], sentence["question-split"]
-                yield parsed, *map(str, place), str(sentence["original"])
+                table, split = str(sentence["table-id"]), str(sentence["question-split"])
+                yield parsed, table, split, str(sentence["original"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise InputError(
                 "not in the form of text2sql-data's WikiSQL",

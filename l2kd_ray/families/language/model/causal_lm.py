@@ -143,6 +143,8 @@ def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
     if size != lm.get_input_embeddings().num_embeddings:
         # The mean is taken below, over the old rows only.
         lm.resize_token_embeddings(size, mean_resizing=False)
+    if not new:
+        return
     layers = [lm.get_input_embeddings()]
     # Tied embeddings are one tensor, which must be set once.
     if lm.get_output_embeddings().weight is not layers[0].weight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import TokenIds
+
+# A new name of the argument, which earlier versions of transformers do not know.
+warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarning)
 
 Pair = tuple[Tensor, Tensor]
 

@@ -84,12 +84,16 @@ class Initial(Stage):
         )
         from l2kd_ray.families.language.model.checks import check_model
         from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.model.vocabulary import load
         from l2kd_ray.models.vocabulary import vocabulary_size
 
         text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.source is not None:
             model = load_pretrained(self.source)
-            add_vocabulary(model, vocabulary_size(text.tokenizer), text.added)
+            known = vocabulary_size(load(self.source)[0])
+            # A student that was exported brings its rows of `<ans>` and of tasks.
+            new = [token for token in text.added if token >= known]
+            add_vocabulary(model, vocabulary_size(text.tokenizer), new)
         else:
             model = build(self.arch or "", self.overrides, text.tokenizer, self.seed or 0)
         check_model(model)
