@@ -465,8 +465,8 @@ def test_half_way_every_interval_is_read_at_the_looks_level(half_way: Findings) 
             found[numbers].to_numpy(float), expected[numbers].to_numpy(float)
         )
 
-    same(own(half_way.effects), effects(table, names, 24, level))
-    same(own(half_way.extremes), extremes(table, names, 24, level))
+    same(own(half_way.effects), effects(table, names, level))
+    same(own(half_way.extremes), extremes(table, names, level))
     same(own(half_way.variance), decompose(scope.cells(arm), 24, level))
     rows = task_rows(half_way.trials, half_way.results)
     rows = rows[rows["method"] == "l2kd"]

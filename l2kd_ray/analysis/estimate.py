@@ -102,7 +102,8 @@ class Moments:
     @property
     def p(self) -> float:
         """Two-sided p of a mean of 0: below 1 - level exactly where that interval leaves 0 out."""
-        distance = abs(float(self.mean)) / float(self.error)
+        error = float(self.error)
+        distance = abs(float(self.mean)) / error if error > 0 else np.nan
         if np.isnan(distance) or distance == 0:
             return np.nan if np.isnan(distance) else 1.0
         if float(self.order) == 0:

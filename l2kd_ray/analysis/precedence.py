@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from l2kd_ray.analysis.estimate import LEVEL, Estimate, Moments
 from l2kd_ray.analysis.matrix import FloatArray
+from l2kd_ray.analysis.mean import known_spread
 from l2kd_ray.analysis.note import Named
 from l2kd_ray.analysis.paired import holm
 from l2kd_ray.names import SEPARATOR
@@ -184,7 +185,9 @@ def effects(table: FloatArray, orders: Sequence[str], level: float = LEVEL) -> p
         misfit = (1 - len(table) / possible) * noise * (linear**2).sum(axis=1)
     by_seed = linear @ table
     seeds = table.shape[1]
-    spread = by_seed.var(axis=1, ddof=1) / seeds if seeds > 1 else np.full(len(by_seed), np.nan)
+    spread = np.full(len(by_seed), np.nan)
+    if seeds > 1:
+        spread = known_spread(by_seed.var(axis=1, ddof=1) / seeds)
     one_group = np.ptp(x, axis=0) == 0
     rows = []
     for k, name in enumerate(names):
