@@ -106,6 +106,7 @@ def interrupted(study: Study, store: Store, monkeypatch: pytest.MonkeyPatch) -> 
     [
         {"tune": {"stop": {"half_width": 50.0}}},
         {
+            "tasks": ["gen.rest", "gen.intent", "gen.hotel", "gen.tv"],
             "search": {"replay.weight": {"grid": [1.0, 2.0]}},
             "tune": {"scheduler": "race"},
         },

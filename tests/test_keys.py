@@ -20,22 +20,22 @@ from l2kd_ray.study import Study, load
 
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
 KEYS = {
-    "examples": "dfd15d3f39f51d88c2f2bb178b0de1bb",
+    "examples": "1211f4a116bd9683b68c141eaf7900c0",
     "tokenizer": "b78c8bd9405ed1ba3bda062d56f291c8",
-    "tokens": "e59b24765798ecd9e43e3e3d69d5a20e",
+    "tokens": "4eceaf4fd3b0d6312fd2a82ff06050e8",
     "initial": "f2c1a14afdd00243cfb4277cd08035a0",
-    "learn, a first task": "34cd4e35005d21e919e8d66b82f46e64",
-    "learn, l2kd with replay": "539fcbe8411043ac9f2b6af297e1cc8f",
-    "annotate": "8b59adb38347becb4832e9574aa9cdeb",
-    "replay": "357d46df36dea1df08b046038d266fb3",
+    "learn, a first task": "c8bd376271f3f38cd7dc755a35d868d1",
+    "learn, l2kd with replay": "9f7527876bb44b192656ae7b29d28ef4",
+    "annotate": "4322ec46b61a811dab9d2a9d882097ef",
+    "replay": "61f7ab4d605e3b5423a3b12fe1448e49",
     "multitask": "f115340d1e04d546129f46d410cad610",
     "evaluate": "ceaa8a6fe0e39ee32a6d401b52232ae8",
     "classify, mkd": "78b978e2a66595548df954869cdecc43",
     "logits": "89ad05906171adca53ddc3760dae2370",
     "meta-distil": "4258c4fb79d8eb5e53402c0c690dae0b",
     "prototypes": "60fee44489e1346aa738e66e1cf6a74d",
-    "learn structure": "502254b3563c20251046c9b3e7559cb0",
-    "teacher scores": "38574efa050a35523bead60270b7c066",
+    "learn structure": "baa2367c60a342797e4ed6213e28fc12",
+    "teacher scores": "7e9c6ef08f864a9d38a1147f43da5e35",
 }
 
 
