@@ -132,16 +132,8 @@ class FileTree:
 
     def check_reachable(self) -> None:
         """Raise InputError if the storage does not answer at its address."""
-        try:
+        with self._refused("reached", "read"):
             self._look()
-        except OSError as error:
-            raise InputError(
-                "the storage cannot be reached",
-                key="storage",
-                got=self.root,
-                expected=f"a folder or bucket that this user may read ({str(error)[:200]})",
-                fix="set storage=... to one",
-            ) from None
 
     @_patient
     def _look(self) -> None:
@@ -150,15 +142,21 @@ class FileTree:
     def check_writable(self) -> None:
         """Raise InputError if nothing can be written below the root."""
         probe = f"probe-{uuid.uuid4().hex}"
-        try:
+        with self._refused("written", "write"):
             self.write(probe, b"")
             self.remove(probe)
+
+    @contextmanager
+    def _refused(self, done: str, may: str) -> Iterator[None]:
+        """An error of the storage becomes bad input."""
+        try:
+            yield
         except OSError as error:
             raise InputError(
-                "the storage cannot be written",
+                f"the storage cannot be {done}",
                 key="storage",
                 got=self.root,
-                expected=f"a folder or bucket that this user may write ({error})",
+                expected=f"a folder or bucket that this user may {may} ({str(error)[:200]})",
                 fix="set storage=... to one",
             ) from None
 

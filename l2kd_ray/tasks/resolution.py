@@ -99,7 +99,7 @@ def resolve(
         _check_labels(spec.name, {split: read[source] for split, source in sources.items()}, where)
     splits: dict[Part, TaskData] = {}
     limits: dict[Split, int | None] = {}
-    chosen: dict[Split, list[Example]] = {}
+    uncapped: dict[Split, list[Example]] = {}
     for split in SPLITS:
         carved = "dev" not in sources and split != "test"
         source = sources["train" if carved else split]
@@ -112,10 +112,10 @@ def resolve(
             data_seed=data_seed if carved else None,
         )
         limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
-        chosen[split] = data.select(read[source])
-        splits[split] = _capped(data, len(chosen[split]), limits[split], data_seed)
+        uncapped[split] = data.select(read[source])
+        splits[split] = _capped(data, len(uncapped[split]), limits[split], data_seed)
     _check_sources(spec.name, sources, limits, where)
-    remarks = () if "dev" in sources else _carved(spec, chosen["train"], chosen["dev"], where)
+    remarks = () if "dev" in sources else _carved(spec, uncapped["train"], uncapped["dev"], where)
     if kind in LABELLED:
         remarks += _numbered(sources["train"], read[sources["train"]])
     if spec.distil:
@@ -126,7 +126,9 @@ def resolve(
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
     whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
-    chosen = {split: splits[split].select(read[splits[split].source]) for split in SPLITS}
+    chosen: dict[Split, list[Example]] = {
+        split: splits[split].select(read[splits[split].source]) for split in SPLITS
+    }
     for split, examples in chosen.items():
         for one in (metric, *extras):
             check_references(one, examples, where=where, key=f"tasks.{spec.name}.{split}")
