@@ -179,7 +179,7 @@ def test_references_have_scores_and_no_gap() -> None:
 
 def test_the_bound_is_that_of_the_same_training_seed() -> None:
     scores = frame(
-        rows_of(end_at([50, 50]), "a>b", seed="1x7"),
+        rows_of(end_at([50, 50]), "a>b", seed="1r7"),
         rows_of(end_at([50, 50]), "a>b", seed="2"),
         rows_of(end_at([50, 50]), "a>b", seed="3"),
         reference("multitask", [60, 60], seed="1"),
@@ -187,9 +187,22 @@ def test_the_bound_is_that_of_the_same_training_seed() -> None:
     )
     rows = results(scores)
     gaps = rows[rows["method"] == "l2kd"].set_index("seed")["gap/abs"]
-    assert gaps["1x7"] == 10
+    assert gaps["1r7"] == 10
     assert gaps["2"] == 20
     assert np.isnan(gaps["3"])
+
+
+def test_the_bound_is_of_the_same_data_seed_and_of_any_replay_seed() -> None:
+    seeds = ("1r7d5", "1r8d6", "1d9")
+    scores = frame(
+        *(rows_of(end_at([50, 50]), "a>b", seed=seed) for seed in seeds),
+        reference("multitask", [60, 60], seed="1d5"),
+        reference("multitask", [70, 70], seed="1r7d6"),
+    )
+    rows = results(scores)
+    gaps = rows[rows["method"] == "l2kd"].set_index("seed")["gap/abs"]
+    assert (gaps["1r7d5"], gaps["1r8d6"]) == (10, 20)
+    assert np.isnan(gaps["1d9"])  # not another draw's
 
 
 def test_a_single_task_model_fits_where_its_settings_agree() -> None:
@@ -301,7 +314,7 @@ def test_interval_over_seeds_by_hand() -> None:
 def test_where_there_is_no_interval_the_note_says_why() -> None:
     alone = mean_gap(gaps({("a>b", "1"): 1, ("b>a", "1"): 3}))
     assert alone.note == Note(no_interval=NoInterval.ONE_SEED)
-    crossed = mean_gap(gaps({("a>b", "1x7"): 1, ("a>b", "1x8"): 3}))
+    crossed = mean_gap(gaps({("a>b", "1r7"): 1, ("a>b", "1r8"): 3}))
     assert (crossed.value, crossed.bounded) == (2, False)  # one training seed is one replicate
     unfinished = mean_gap(gaps({("a>b", "1"): 1, ("b>a", "1"): 3, ("a>b", "2"): 3}))
     assert (unfinished.value, unfinished.bounded) == (2.5, False)

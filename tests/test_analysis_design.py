@@ -37,7 +37,7 @@ from l2kd_ray.analysis import (
     task_rows,
     trials,
 )
-from l2kd_ray.analysis.design import without_score
+from l2kd_ray.analysis.design import crossed_seeds, without_score
 from l2kd_ray.analysis.estimate import simultaneous
 from l2kd_ray.analysis.findings import Findings, find
 
@@ -164,12 +164,12 @@ def test_crossed_seeds_make_three_axes() -> None:
     frame = pd.DataFrame(
         [
             {"order": "a>b", "seed": seed, "gap/abs": gap, "complete": True}
-            for seed, gap in (("1", 1.0), ("1x7", 2.0), ("2x1", 3.0), ("2x7", 4.0))
+            for seed, gap in (("1", 1.0), ("1r7", 2.0), ("2r1", 3.0), ("2r7", 4.0))
         ]
     )
-    seeds = ("1", "1x7", "2x1", "2x7")
+    seeds = ("1", "1r7", "2r1", "2r7")
     found = cells(frame, "gap/abs", ("a>b",), seeds)
-    assert (found.train, found.replay) == (("1", "2"), ("1", "7"))
+    assert (found.train, found.crossed) == (("1", "2"), ("replay",))
     assert found.values.tolist() == [[[1, 2], [3, 4]]]
     assert found.by_seed.tolist() == [[1.5, 3.5]]
     holed = cells(frame.iloc[:3], "gap/abs", ("a>b",), seeds)
@@ -178,12 +178,29 @@ def test_crossed_seeds_make_three_axes() -> None:
         cells(pd.concat([frame, frame]), "gap/abs", ("a>b",), seeds)
 
 
-def test_crossed_seeds_of_a_study_decompose() -> None:
-    seeds = ("1", "1x7", "2x1", "2x7")
+@pytest.mark.parametrize(
+    ("seeds", "crossed"),
+    [
+        (("1", "1r7", "2r1", "2r7"), {"replay": 2}),
+        (("1", "1d7", "1d8", "2d1", "2d7", "2d8"), {"data": 3}),
+        (("1d7", "2d7"), {}),  # one data seed for all: nothing is crossed
+        (
+            tuple(f"{t}r{r}d{d}" for t in "12" for r in "34" for d in "567"),
+            {"replay": 2, "data": 3},
+        ),
+    ],
+)
+def test_crossed_seeds_of_a_study_decompose(
+    seeds: tuple[str, ...], crossed: dict[str, int]
+) -> None:
     rows = results(study(TASKS, methods=("l2kd",), seeds=seeds))
     found = cells(rows[rows["method"] == "l2kd"], "gap/abs", DRAWN, seeds)
-    assert found.values.shape == (6, 2, 2)
-    assert len(decompose(found, 6)) == 7
+    assert crossed_seeds(seeds) == dict(zip(found.crossed, found.values.shape[2:], strict=True))
+    assert crossed_seeds(seeds) == crossed
+    parts = decompose(found, 6)
+    assert len(parts) == 2 ** (2 + len(crossed)) - 1
+    for name in crossed:
+        assert f"order x training x {name} seed" in set(parts["component"])
 
 
 # --- failed trials -----------------------------------------------------------------------------
@@ -389,7 +406,7 @@ def test_a_sample_of_orders_makes_places_less_sure(scores: pd.DataFrame) -> None
 @pytest.fixture(scope="module")
 def unbalanced() -> pd.DataFrame:
     """Training seed 1 with two seeds of replay, 2 with one: three rows, two replicates."""
-    return results(study(TASKS, seeds=("1x7", "1x8", "2x7"), methods=("lamol",)))
+    return results(study(TASKS, seeds=("1r7", "1r8", "2r7"), methods=("lamol",)))
 
 
 def mean_of_seeds(rows: pd.DataFrame, column: str) -> float:
@@ -412,7 +429,7 @@ def test_before_an_order_is_finished_a_training_seed_counts_once_too(
     unbalanced: pd.DataFrame,
 ) -> None:
     own = unbalanced[unbalanced["method"] == "lamol"]
-    found = mean_over(own, design(seeds=("1x7", "1x8", "2x7")), ())
+    found = mean_over(own, design(seeds=("1r7", "1r8", "2r7")), ())
     assert found.note.descriptive == (len(own), 18)
     assert found.value == pytest.approx(mean_of_seeds(own, "gap/abs"))
 

@@ -274,8 +274,8 @@ def test_halves_share_nothing_and_keep_as_a_study_grows() -> None:
     assert set(small.report.orders) <= set(large.report.orders)
     assert len(large.report.orders) == 5
     assert large.report.seeds == ("1", "3", "5")
-    crossed = halves(Design("all", drawn(3, 6), ("1", "1x7", "2x1", "2x7")))
-    assert crossed.select.seeds == ("2x1", "2x7")
+    crossed = halves(Design("all", drawn(3, 6), ("1", "1r7", "2r1", "2r7")))
+    assert crossed.select.seeds == ("2r1", "2r7")
     assert crossed.report.kind == "random"  # half of all orders is a sample of them
 
 

@@ -37,9 +37,8 @@ from l2kd_ray.analysis.mean import BOTH, ORDER, SEED
 
 
 def cells(table: np.ndarray) -> Cells:
-    values = table[:, :, None] if table.ndim == 2 else table
-    names = [tuple(map(str, range(size))) for size in values.shape]
-    return Cells(values, *names)
+    orders, train = (tuple(map(str, range(size))) for size in table.shape[:2])
+    return Cells(table, orders, train, ("replay", "data")[: table.ndim - 2])
 
 
 # --- mean squares ------------------------------------------------------------------------------
@@ -262,7 +261,7 @@ def test_crossed_seeds_have_their_own_components() -> None:
     frame = decompose(cells(table), 6)
     assert frame["component"].tolist()[:3] == ["order", "training seed", "replay seed"]
     assert len(frame) == 7
-    uncrossed = decompose(cells(table[:, :, :1]), 6)
+    uncrossed = decompose(cells(table[:, :, 0]), 6)
     assert uncrossed["component"].tolist() == ["order", "seed", "order x seed"]
 
 

@@ -210,7 +210,7 @@ def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
     assert made["two"].losses.hidden == 0
     assert [task.task for task in made["out"].teacher.tasks] == ["made.topics.b"]
     assert made["few"].task.source.rows == 6
-    assert made["few"].task.source.data.data_seed == found.resolved.data_seed
+    assert made["few"].task.source.data.cap_seed == found.config.replicates[0].data
     assert made["few"].teacher == made["whole"].teacher
     assert made["few"].expertise.tasks == (made["few"].task,)
 

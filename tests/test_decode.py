@@ -187,9 +187,13 @@ def test_the_file_is_a_distil_file_of_its_task(world: World, tmp_path: Path) -> 
     assert [qa["answers"][0]["text"] for qa in items] == [e.answers[0] for e in targets]
     assert read(squad.read, str(file), {}) == targets
     given = TaskSpec.model_validate({"name": TASK, "distil": str(file), "max_train": ROWS})
-    task = resolve(given, data_dir=None, data_seed=0, caps={}, where="test")
+    drawn = world.stage.source.data
+    seeds = [drawn.cap_seed]
+    task = resolve(given, data_dir=None, data_seed=0, caps={}, where="test", seeds=seeds)
     assert task.splits["distil"].examples() == targets
-    assert task.splits["train"].examples() == world.stage.source.data.examples()
+    assert task.splits["train"].drawn(*seeds) == drawn
+    with pytest.raises(InputError, match="answers are of one sample, and each seed draws its own"):
+        resolve(given, data_dir=None, data_seed=0, caps={}, where="test", seeds=[*seeds, 1])
     own = {"name": "own", "metric": "dsem", "max_train": ROWS, "distil": str(file)}
     spec = TaskSpec.model_validate({**own, **files(tmp_path)})
     with pytest.raises(
@@ -220,10 +224,10 @@ def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
 
 def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:
     """Greedy for every arm by default; sampled by one stream an example."""
-    data = replace(world.study().resolved.tasks[TASK].splits["test"], cap=None, data_seed=None)
+    data = replace(world.study().resolved.tasks[TASK].splits["test"], cap=None, cap_seed=None)
 
     def said(decoding: Decoding, seed: int | None = None, rows: int | None = None) -> list[str]:
-        chosen = replace(data, cap=rows, data_seed=0 if rows else None)
+        chosen = data.drawn(0, rows)
         model = world.stage.teacher
         stage = EvaluateLM(
             model, Examples(chosen), "dsem", max_new_tokens=TOKENS, decoding=decoding, seed=seed
@@ -235,7 +239,7 @@ def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:
         return [line["prediction"] for line in found]
 
     predictions: dict[str, str] = {}
-    small = replace(data, cap=6, data_seed=0)
+    small = data.drawn(0, 6)
     assert said(Decoding("greedy"), rows=6) == naive(world, small)
     assert said(SAMPLED, 1) != said(SAMPLED, 2)
     whole = said(SAMPLED, 1)

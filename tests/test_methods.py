@@ -241,9 +241,9 @@ def test_crossed_seeds_reach_those_that_read_them() -> None:
     methods = ["finetune", "lamol", "lamol-real", "gem", "ewc", arm("word"), "multilm"]
     study = planned(methods=methods, seeds={"train": [1], "replay": [7, 8]})
     for name in ("finetune", "ewc"):
-        assert keys(path(study, name, "1x7")) == keys(path(study, name, "1x8"))
+        assert keys(path(study, name, "1r7")) == keys(path(study, name, "1r8"))
     for name in ("lamol", "lamol-real", "gem", "word"):
-        one, other = path(study, name, "1x7"), path(study, name, "1x8")
+        one, other = path(study, name, "1r7"), path(study, name, "1r8")
         assert one[:2] == other[:2]
         assert one[2] != other[2]
     for name in ("multitask", "multilm", "single"):

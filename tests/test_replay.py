@@ -43,7 +43,7 @@ from l2kd_ray.study.reading import parse_study
 from l2kd_ray.tasks import Task
 
 TASKS = ["gen.intent", "gen.rest", "gen.tv"]
-SEED = Seed(train=531, replay=531)
+SEED = Seed.of(531)
 Lines = list[dict[str, Any]]
 
 # Trained until its samples are worth looking at: about one in two holds one `<ans>`.

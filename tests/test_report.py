@@ -42,7 +42,7 @@ CASES = {
     "one task": lambda: study(("only",), seeds=SEEDS),
     "many orders": lambda: study([f"family.task{k}" for k in range(5)], methods=("l2kd", "lamol")),
     "six tasks": lambda: study([f"a-long-name-{k}" for k in range(6)], orders=3, methods=("l2kd",)),
-    "crossed seeds": lambda: study(seeds=("1x7", "1x8", "2x7", "2x8"), methods=("lamol",)),
+    "crossed seeds": lambda: study(seeds=("1r7", "1r8", "2r7", "2r8"), methods=("lamol",)),
 }
 
 

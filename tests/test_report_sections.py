@@ -48,7 +48,7 @@ FIVE = [f"rnnlg.{letter}" for letter in "abcde"]
 EVERY = [">".join(order) for order in permutations(FIVE)]
 DRAWN = tuple(EVERY[k] for k in np.random.default_rng(1).permutation(120))
 DESIGN = Design("all", ALL, SEEDS)
-CROSSED = ("1x7", "1x8", "2x7", "2x8", "3x7", "3x8")
+CROSSED = ("1r7", "1r8", "2r7", "2r8", "3r7", "3r8")
 
 
 def report(folder: Path, scores: pd.DataFrame, **given: Any) -> Page:
@@ -340,7 +340,7 @@ STATES: dict[str, tuple[pd.DataFrame, dict[str, Any]]] = {
     ),
     "unfinished crossed seeds": (
         without(
-            study(seeds=CROSSED, methods=("lamol",)), Instance("lamol", "{}", ALL[2], "2x8")
+            study(seeds=CROSSED, methods=("lamol",)), Instance("lamol", "{}", ALL[2], "2r8")
         ),
         {"design": Design("all", ALL, CROSSED)},
     ),

@@ -317,7 +317,7 @@ def test_the_gaps_on_test_examples_are_of_metrics_that_are_means(
     )
     read = _Predictions(cast("Any", snapshot), cast("Any", trials.values()))
     bound = pd.DataFrame({"seed": ["531"], "trial": ["m"]})
-    rows = pd.DataFrame({"seed": ["531x7", "531x8"], "trial": ["a", "b"]})
+    rows = pd.DataFrame({"seed": ["531r7", "531r8"], "trial": ["a", "b"]})
     found = read.gaps(
         read.by_seed(bound, cast("Any", trials)), read.by_seed(rows, cast("Any", trials))
     )

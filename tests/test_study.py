@@ -279,7 +279,7 @@ def test_random_search_draws_the_same_settings_again() -> None:
 def test_crossed_seeds_are_told_apart(tiny: Any) -> None:
     study = tiny(methods=["lamol"], seeds={"train": [1, 2], "replay": [7, 8]})
     found = {(str(trial.seed)) for trial in study.trials()}
-    assert found == {"1x7", "1x8", "2x7", "2x8"}
+    assert found == {"1r7", "1r8", "2r7", "2r8"}
     teachers = {
         s.key for t in study.trials() for s, role in t.stages().items() if role == "teacher"
     }
@@ -290,8 +290,8 @@ def test_crossed_seeds_are_told_apart(tiny: Any) -> None:
     }
     assert len(set(ends.values())) == 4  # the seed of replay is read, too
     backwards = tiny(methods=["lamol"], seeds={"train": [2, 1], "replay": [8, 7]})
-    alone = backwards.trial("lamol", {}, study.orders[0], "1x8")
-    assert alone.steps[-1][0].stage.model.key == ends["1x8"]  # whatever was built before it
+    alone = backwards.trial("lamol", {}, study.orders[0], "1r8")
+    assert alone.steps[-1][0].stage.model.key == ends["1r8"]  # whatever was built before it
     assert len(teachers) == 4  # two tasks, two training seeds: replay's seed is not theirs
 
 

@@ -1,36 +1,33 @@
 """The variance of the gap, split into order, seed and order x seed.
 
 Settings and methods are fixed effects: each method and setting is split by itself. A repeated trial
-is bit for bit the same, so order x seed is the residual. Under crossed seeds, training and replay
-seeds have their own components and interactions.
+is bit for bit the same, so order x seed is the residual. Under crossed seeds, training,
+replay and data seeds have their own components and interactions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import sqrt
 
 import numpy as np
 import pandas as pd
 from scipy.special import chdtri, chndtr, fdtri, ndtri
 
-from l2kd_ray.analysis.anova import Factors, components, contrasts, degrees, mean_products
+from l2kd_ray.analysis.anova import (
+    Factors,
+    components,
+    contrasts,
+    degrees,
+    mean_products,
+    subsets,
+)
 from l2kd_ray.analysis.design import Cells
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.matrix import FloatArray
 
 _FAR = 1e4
 """Beyond it the root of a noncentral chi-square is as good as normal, and its sum is slow."""
-_TWO = {(0,): "order", (1,): "seed", (0, 1): "order x seed"}
-_THREE = {
-    (0,): "order",
-    (1,): "training seed",
-    (2,): "replay seed",
-    (0, 1): "order x training seed",
-    (0, 2): "order x replay seed",
-    (1, 2): "training x replay seed",
-    (0, 1, 2): "order x training x replay seed",
-}
 
 
 def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFrame:
@@ -49,14 +46,12 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
     Returns:
         No rows where fewer than two orders or two seeds are left.
     """
-    table = found.whole.values
-    crossed = len(found.replay) > 1 and len(found.train) > 1
-    if not crossed:
-        table = table.mean(axis=2)
+    crossed = found.crossed if len(found.train) > 1 else ()
+    table = found.whole.values if crossed else found.whole.by_seed
     columns = ["component", "variance", "std", "low", "high", "share", "df"]
     if len(table) < 2 or table.shape[1] < 2:
         return pd.DataFrame(columns=columns)
-    names = _THREE if crossed else _TWO
+    names = _names(crossed)
     squares = mean_products(table, table, table.ndim)
     values = components(squares, table.shape, population)
     free: dict[Factors, float] = {effect: degrees(table.shape, effect) for effect in names}
@@ -78,6 +73,17 @@ def decompose(found: Cells, population: int, level: float = LEVEL) -> pd.DataFra
         share = max(value, 0.0) / above_zero if above_zero else np.nan
         rows.append((name, value, std, least, most, share, free[effect]))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _names(crossed: Sequence[str]) -> dict[Factors, str]:
+    """The name of every component, such as "order x training seed"."""
+    factors = ["order", *(f"{name} seed" for name in ("training", *crossed))]
+    if not crossed:
+        factors[1] = "seed"
+    return {
+        effect: " x ".join(factors[axis] for axis in effect).replace(" seed x", " x")
+        for effect in subsets(len(factors))
+    }
 
 
 def large_sample(

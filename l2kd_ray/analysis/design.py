@@ -7,7 +7,7 @@ other orders rests on a model. A list of orders holds for those orders only.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import factorial
 from typing import Literal, NamedTuple
@@ -19,7 +19,7 @@ from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.note import NoInterval, Note, OrderPopulation, Reach, Undefined
-from l2kd_ray.analysis.trials import replay_seed, train_seed
+from l2kd_ray.analysis.trials import SEEDS, bound_seed, seed_parts, train_seed
 from l2kd_ray.names import MULTITASK, SEPARATOR
 
 DesignKind = Literal["all", "random", "williams", "list"]
@@ -44,7 +44,7 @@ class Design:
     orders: tuple[str, ...]
     """Orders such as `a>b>c`; for `all` and `random`, a prefix of a seeded permutation."""
     seeds: tuple[str, ...]
-    """Seeds such as `531`, or `531x7` where training and replay seeds are crossed."""
+    """Seeds such as `531`, or `531r7` where training and replay seeds are crossed."""
 
     @property
     def orderless(self) -> bool:
@@ -94,28 +94,32 @@ class Design:
 
 @dataclass(frozen=True)
 class Cells:
-    """One number of every instance, `[orders, training seeds, replay seeds]`; NaN is missing.
-
-    Without crossed seeds a training seed has one replay seed, its own.
-    """
+    """One number of every instance, `[orders, training seeds, *crossed]`; NaN is missing."""
 
     values: FloatArray
     orders: tuple[str, ...]
     train: tuple[str, ...]
-    replay: tuple[str, ...]
+    crossed: tuple[str, ...] = ()
+    """The seeds that are crossed with the training seed, each an axis: `replay`, `data`."""
 
     @property
     def whole(self) -> Cells:
         """The orders with every cell."""
-        kept = np.flatnonzero(~np.isnan(self.values).any(axis=(1, 2)))
+        axes = tuple(range(1, self.values.ndim))
+        kept = np.flatnonzero(~np.isnan(self.values).any(axis=axes))
         names = tuple(self.orders[int(k)] for k in kept)
         return replace(self, values=self.values[kept], orders=names)
 
     @property
     def by_seed(self) -> FloatArray:
-        """`[orders, training seeds]`: replay seeds averaged, NaN where one is missing."""
-        mean: FloatArray = self.values.mean(axis=2)
+        """`[orders, training seeds]`: crossed seeds averaged, NaN where one is missing."""
+        mean: FloatArray = self.values.mean(axis=tuple(range(2, self.values.ndim)))
         return mean
+
+    @property
+    def averaged(self) -> Cells:
+        """`by_seed` as cells of seeds that are not crossed."""
+        return replace(self, values=self.by_seed, crossed=())
 
 
 def cells(rows: pd.DataFrame, column: str, orders: Sequence[str], seeds: Sequence[str]) -> Cells:
@@ -126,20 +130,33 @@ def cells(rows: pd.DataFrame, column: str, orders: Sequence[str], seeds: Sequenc
     """
     if rows.duplicated(["order", "seed"]).any():
         raise ValueError("cells: two rows of one (order, seed); expected one method and setting")
-    train = tuple(dict.fromkeys(map(train_seed, seeds)))
-    crossed = len(seeds) > len(train)
-    replay = tuple(dict.fromkeys(map(replay_seed, seeds))) if crossed else ("",)
+    parts = {seed: seed_parts(seed) for seed in seeds}
+    levels = {name: tuple(dict.fromkeys(own[name] for own in parts.values())) for name in SEEDS}
+    crossed = tuple(name for name in SEEDS[1:] if _is_crossed(name, parts.values()))
+    axes = ("train", *crossed)
     row_of = {order: k for k, order in enumerate(orders)}
     column_of = {
-        seed: (train.index(train_seed(seed)), replay.index(replay_seed(seed)) if crossed else 0)
-        for seed in seeds
+        seed: tuple(levels[name].index(own[name]) for name in axes) for seed, own in parts.items()
     }
-    values = np.full((len(orders), len(train), len(replay)), np.nan)
+    values = np.full((len(orders), *(len(levels[name]) for name in axes)), np.nan)
     numbers = rows[column].to_numpy(dtype=float)
     for order, seed, number in zip(rows["order"], rows["seed"], numbers, strict=True):
         if order in row_of and seed in column_of:
             values[(row_of[order], *column_of[seed])] = number
-    return Cells(values, tuple(orders), train, replay)
+    return Cells(values, tuple(orders), levels["train"], crossed)
+
+
+def crossed_seeds(seeds: Sequence[str]) -> dict[str, int]:
+    """The seeds that are crossed with the training seed (`replay`, `data`), each with its count."""
+    parts = [seed_parts(seed) for seed in seeds]
+    return {
+        name: len({own[name] for own in parts}) for name in SEEDS[1:] if _is_crossed(name, parts)
+    }
+
+
+def _is_crossed(name: str, parts: Collection[Mapping[str, str]]) -> bool:
+    """True if a training seed has several seeds of this name."""
+    return len({(own["train"], own[name]) for own in parts}) > len({own["train"] for own in parts})
 
 
 def without_score(scores: pd.DataFrame) -> list[Instance]:
@@ -221,13 +238,13 @@ def scored_zero(
 ) -> pd.DataFrame:
     """The rows of one method and setting, plus a row with scores of 0 for each failed trial.
 
-    The gap of a student that scores 0 is the multi-task score of its training seed, which the
+    The gap of a student that scores 0 is the multi-task score of its `bound_seed`, which the
     `multitask` rows of `references` (`results`) have; other columns are NaN.
     """
     bounds = references[references["method"] == MULTITASK]
-    bound = dict(zip(bounds["seed"].map(train_seed), bounds["cl/avg"], strict=True))
+    bound = dict(zip(bounds["seed"].map(bound_seed), bounds["cl/avg"], strict=True))
     more = [
-        {**one._asdict(), column: bound.get(train_seed(one.seed), np.nan), "complete": True}
+        {**one._asdict(), column: bound.get(bound_seed(one.seed), np.nan), "complete": True}
         for one in failed
     ]
     return pd.concat([rows, pd.DataFrame(more)], ignore_index=True) if more else rows

@@ -56,8 +56,7 @@ def foresee(results: pd.DataFrame, arms: Sequence[ArmId], design: Design) -> For
 
 def _moments(found: Cells, design: Design) -> Moments | None:
     """The expected variance of the mean over the design, of the components of `found`."""
-    one = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
-    parts = decompose(one, max(design.possible, len(one.orders)))
+    parts = decompose(found.averaged, max(design.possible, len(found.orders)))
     if parts.empty:
         return None
     known = dict(zip(parts["component"], parts["variance"], strict=True))

@@ -6,7 +6,7 @@ Every frame has one row or more for each selected method, named by method and se
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -143,9 +143,8 @@ def variance(scope: Scope) -> pd.DataFrame:
 
 
 def advice(scope: Scope, arm: ArmId) -> Advice | None:
-    """Advice on what to run next; None without variance components. Replay seeds are averaged."""
-    found = scope.cells(arm)
-    found = replace(found, values=found.values.mean(axis=2, keepdims=True), replay=("",))
+    """Advice on what to run next; None without variance components. Crossed seeds are averaged."""
+    found = scope.cells(arm).averaged
     population = scope.design.population(len(found.orders))
     parts = decompose(found, population)
     if parts.empty:

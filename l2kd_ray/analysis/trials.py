@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,14 +47,28 @@ class ScoredTrial:
         return not np.isnan(matrix.final(self.R)).any()
 
 
+SEEDS = ("train", "replay", "data")
+Bounds = Mapping[tuple[str, str], Sequence[ScoredTrial]]
+"""The trials of a reference, by `bound_seed`."""
+_SEED = re.compile(r"([^rd]+)(?:r(\d+))?(?:d(\d+))?")
+
+
+def seed_parts(seed: str) -> dict[str, str]:
+    """The seeds of a replicate by purpose: train 531, replay 7, data 531 of "531r7"."""
+    found = _SEED.fullmatch(seed)
+    train, *others = found.groups() if found else (seed, None, None)
+    return dict(zip(SEEDS, (train, *(other or train for other in others)), strict=True))
+
+
 def train_seed(seed: str) -> str:
-    """The training seed of a replicate: "531" of "531" and of the crossed "531x7"."""
-    return seed.partition("x")[0]
+    """The training seed of a replicate: "531" of "531" and of the crossed "531r7d3"."""
+    return seed_parts(seed)["train"]
 
 
-def replay_seed(seed: str) -> str:
-    """The replay seed of a replicate: "531" of "531" and 7 of the crossed "531x7"."""
-    return seed.rpartition("x")[2]
+def bound_seed(seed: str) -> tuple[str, str]:
+    """The seeds that a replicate's references depend on: training and data."""
+    parts = seed_parts(seed)
+    return parts["train"], parts["data"]
 
 
 def tasks_of(scores: pd.DataFrame) -> tuple[str, ...]:
@@ -176,7 +191,7 @@ def result_rows(
 
 def _row(
     trial: ScoredTrial,
-    bounds: Mapping[str, Mapping[str, Sequence[ScoredTrial]]],
+    bounds: Mapping[str, Bounds],
     score_column: Mapping[str, str],
 ) -> dict[str, object]:
     R = trial.R
@@ -210,16 +225,16 @@ def _row(
     return row
 
 
-def _by_seed(every: Sequence[ScoredTrial], method: str) -> dict[str, list[ScoredTrial]]:
-    found: defaultdict[str, list[ScoredTrial]] = defaultdict(list)
+def _by_seed(every: Sequence[ScoredTrial], method: str) -> Bounds:
+    found: defaultdict[tuple[str, str], list[ScoredTrial]] = defaultdict(list)
     for trial in every:
         if trial.method == method:
-            found[train_seed(trial.seed)].append(trial)
+            found[bound_seed(trial.seed)].append(trial)
     return dict(found)
 
 
-def _reference(trial: ScoredTrial, bounds: Mapping[str, Sequence[ScoredTrial]]) -> FloatArray:
-    """Scores `[n]` of a reference on the trial's tasks, from its own training seed; NaN if none.
+def _reference(trial: ScoredTrial, bounds: Bounds) -> FloatArray:
+    """Scores `[n]` of a reference on the trial's tasks, from its own `bound_seed`; NaN if none.
 
     A reference knows only the settings it reads, so it fits where those agree with the trial's;
     where several fit, the one that agrees in most.
@@ -227,7 +242,7 @@ def _reference(trial: ScoredTrial, bounds: Mapping[str, Sequence[ScoredTrial]]) 
     settings = trial.settings.items()
     fitting = [
         bound
-        for bound in bounds.get(train_seed(trial.seed), ())
+        for bound in bounds.get(bound_seed(trial.seed), ())
         if bound.settings.items() <= settings
     ]
     fitting.sort(key=lambda bound: (len(bound.settings), bound.seed == trial.seed))

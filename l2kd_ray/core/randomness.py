@@ -15,10 +15,21 @@ class Seed(Section):
     """The seeds of one replicate."""
 
     train: int = Field(ge=0)
+    """Seed of initial weights, batches and dropout."""
     replay: int = Field(ge=0)
+    data: int = Field(ge=0)
+    """Seed of the training examples that a cap leaves."""
+
+    @classmethod
+    def of(cls, seed: int) -> Seed:
+        """One number for all of a replicate's seeds."""
+        return cls(train=seed, replay=seed, data=seed)
 
     def __str__(self) -> str:
-        return str(self.train) if self.train == self.replay else f"{self.train}x{self.replay}"
+        """Such as `531`, or `531r7d3` where the seeds of replay and data are others."""
+        replay = f"r{self.replay}" if self.replay != self.train else ""
+        data = f"d{self.data}" if self.data != self.train else ""
+        return f"{self.train}{replay}{data}"
 
 
 def generator(seed: int, stream: str, *where: object) -> np.random.Generator:

@@ -29,7 +29,6 @@ class Resolved:
     models: Mapping[str, Pretrained]
     """The pretrained models, by the `model` of their ModelSpec."""
     corpus: tuple[TaskData, ...] = ()
-    data_seed: int = 0
 
 
 class Builder:
@@ -127,8 +126,9 @@ class Builder:
         """
         return door.held(kind, name, known, self._settings.options, self._settings.plugins)
 
-    def _split(self, task: str, split: Part) -> Examples:
-        return self.examples(self.resolved.tasks[task].splits[split])
+    def train_examples(self, task: str, seed: Seed) -> Examples:
+        """The training examples of a task: where a cap cuts them, those that the seed draws."""
+        return self.examples(self.resolved.tasks[task].splits["train"].drawn(seed.data))
 
     def _evaluation(self, model: Any, task: str, split: Part) -> dict[str, Any]:
         """The fields of `Evaluate`, which the evaluations of all families share."""
@@ -136,7 +136,7 @@ class Builder:
         seen = about.seen if split == "test" else None
         return {
             "model": model,
-            "examples": self._split(task, split),
+            "examples": self.examples(about.splits[split]),
             "metric": about.metric,
             "extras": about.extras,
             "seen": None if seen is None else self.examples(seen),
@@ -180,7 +180,7 @@ class LabelBuilder(Builder):
         if spec.model is not None:
             check_pretrained_encoder(self.resolved.models[spec.model], spec.layers)
 
-    def labelled(self, tasks: Sequence[str], split: Part = "train") -> tuple[Labelled, ...]:
-        """The examples of some tasks, in the order of `tasks`."""
+    def labelled(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
+        """The training examples of some tasks, in the order of `tasks`."""
         known = self.resolved.tasks
-        return tuple(Labelled(self._split(task, split), known[task].kind) for task in tasks)
+        return tuple(Labelled(self.train_examples(task, seed), known[task].kind) for task in tasks)

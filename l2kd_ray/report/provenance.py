@@ -29,7 +29,8 @@ _WORDS = (
     "**Relative gap**: the mean gap over the mean multi-task score.",
     "**95 % interval**: of the mean over orders, then seeds. With all orders run, Student's t over "
     "the seeds' means; with a random sample of them, for all orders, with the spread of orders in "
-    "it; a list of orders holds for itself only. Conditional on the test sets.",
+    "it; a list of orders holds for itself only. A seed draws weights, batches, replay and, where "
+    "a cap cuts them, the training examples. Conditional on the test sets and on the settings.",
     "**Std of order, seed, order x seed**: roots of the variance components of the gap.",
     "**Gap closed**: 1 - gap / LAMOL's gap, on the instances that both have complete, with "
     "Fieller's interval.",

@@ -17,7 +17,7 @@ from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import read_study
 from l2kd_ray.study.schema import ONE_ORDER_ALONE, RACE, StudyConfig
 from l2kd_ray.study.study import Study
-from l2kd_ray.study.unread import refuse_unread
+from l2kd_ray.study.unread import refuse_unread, refuse_unread_seeds
 from l2kd_ray.study.yaml12 import dump
 from l2kd_ray.tasks import Task, resolve
 from l2kd_ray.tasks.spec import Split, TaskKind, TaskSpec
@@ -54,6 +54,7 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
                 data_seed=config.data_seed,
                 caps=caps,
                 where=where,
+                seeds=[seed.data for seed in config.replicates],
                 base=base,
                 plugin=lambda kind, name, known: door.held(
                     kind, name, known, settings.options, settings.plugins
@@ -77,9 +78,10 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         builder.check_models(settings, models, where)
         corpus = builder.corpus(settings, tasks, find)
     train = tuple(task.splits["train"] for task in corpus)
-    study = Study(config, Resolved(tasks, models, train, config.data_seed))
+    study = Study(config, Resolved(tasks, models, train))
     try:
         refuse_unread(study, reads, where)
+        refuse_unread_seeds(study, where)
     except InputError as error:  # a stage cannot be built, such as for a missing plug-in
         raise error.at(where) from None
     return study

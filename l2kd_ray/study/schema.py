@@ -219,9 +219,20 @@ class WandbSettings(Section):
     """Upload each trial's final student as an artifact of its run."""
 
 
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+
+
 class CrossedSeeds(Section):
-    train: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
-    replay: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
+    """Seeds of which every combination is run; those not named are the training seed's."""
+
+    train: Seeds
+    replay: Seeds | None = None
+    data: Seeds | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, int) else value
 
 
 class RandomOrders(Section):
@@ -292,9 +303,7 @@ class StudyConfig(ArmsOnly):
     tasks: tuple[TaskSpec, ...] = Field(min_length=1)
     data_dir: FilePath | None = None
     orders: OrdersSetting = "all"
-    seeds: (
-        Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | CrossedSeeds
-    ) = (531,)
+    seeds: Seeds | CrossedSeeds = (531,)
     data_seed: int = Field(0, ge=0)
     family: InstanceOf[Family] = Field(exclude=True)
     """The family of the methods, including plug-in methods."""
@@ -359,11 +368,7 @@ class StudyConfig(ArmsOnly):
         factors = {
             "search": math.prod(grids),
             "tune.num_samples": self.tune.num_samples if len(grids) < len(self.search) else 1,
-            "seeds": (
-                len(self.seeds.train) * len(self.seeds.replay)
-                if isinstance(self.seeds, CrossedSeeds)
-                else len(self.seeds)
-            ),
+            "seeds": len(self.replicates),
             "methods": len(self.arms),
         }
         if not all(self.family.methods[arm.method].orderless for arm in self.arms):
@@ -470,14 +475,16 @@ class StudyConfig(ArmsOnly):
 
     @property
     def replicates(self) -> tuple[Seed, ...]:
-        """The seeds of the study, each an independent replicate (or a crossed pair)."""
-        if isinstance(self.seeds, CrossedSeeds):
-            return tuple(
-                Seed(train=train, replay=replay)
-                for train in self.seeds.train
-                for replay in self.seeds.replay
-            )
-        return tuple(Seed(train=seed, replay=seed) for seed in self.seeds)
+        """The seeds of the study, each an independent replicate (or a crossed one)."""
+        seeds = self.seeds
+        if not isinstance(seeds, CrossedSeeds):
+            return tuple(map(Seed.of, seeds))
+        return tuple(
+            Seed(train=train, replay=replay, data=data)
+            for train in seeds.train
+            for replay in seeds.replay or (train,)
+            for data in seeds.data or (train,)
+        )
 
 
 def _rounded(number: int) -> str:

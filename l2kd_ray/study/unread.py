@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from l2kd_ray.core.randomness import Seed
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, Builder, Method, Settings
 from l2kd_ray.section import reading
-from l2kd_ray.study.schema import Arm
+from l2kd_ray.study.schema import Arm, CrossedSeeds
 from l2kd_ray.study.study import Study
 
 Reads = set[tuple[int, str]]
@@ -41,6 +42,40 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
         free = [by_arm[arm.name] for arm in config.arms if key not in arm.settings]
         if not any(_has(reads, key) for reads in free):
             raise _refused(study, key, space.model_dump(exclude_unset=True), f"search.{key}", where)
+
+
+def refuse_unread_seeds(study: Study, where: str) -> None:
+    """Raise InputError for crossed seeds of which nothing depends: they would be repetitions."""
+    seeds = study.config.seeds
+    if not isinstance(seeds, CrossedSeeds):
+        return
+    first = study.config.replicates[0]
+    for key, why in (("replay", "no method draws replays"), ("data", "no cap cuts train")):
+        values = getattr(seeds, key) or ()
+        keys = [_model_keys(study, first.model_copy(update={key: seed})) for seed in values[:2]]
+        if len(keys) == 2 and keys[0] == keys[1]:
+            raise InputError(
+                f"it has no effect: {why}",
+                where=where,
+                key=f"seeds.{key}",
+                got=list(values),
+                fix="remove it",
+            )
+
+
+def _model_keys(study: Study, seed: Seed) -> list[str]:
+    """The keys of each arm's student at the end of the first path, and of the references."""
+    models = [
+        study.family.builder(settings, study.resolved, method).student(order, seed)
+        for arm in study.config.arms
+        for method in (study.family.methods[arm.method],)
+        for setting in study.config.search_examples()
+        for settings in (study.config.settings.with_values({**setting, **arm.settings}),)
+        for order in _first_paths(study, method)
+    ]
+    build = study.fresh_builder()
+    models += [build.reference(name, t, seed) for name in study.references for t in study.tasks]
+    return [model.key for model in models]
 
 
 def _has(reads: Iterable[str], key: str) -> bool:

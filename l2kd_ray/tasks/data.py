@@ -64,12 +64,14 @@ class TaskData:
     task: str
     split: Part
     source: Source
-    carve: tuple[float, Literal["train", "dev"]] | None
+    carve: tuple[float, Literal["train", "dev"]] | None = None
     """(dev_fraction, side) if the dev split is made from train."""
-    cap: int | None
+    carve_seed: int | None = None
+    """Seed of that draw; None if nothing is carved."""
+    cap: int | None = None
     """Maximum number of examples; None if the split has no more anyway."""
-    data_seed: int | None
-    """Seed of the draws; None if nothing is drawn."""
+    cap_seed: int | None = None
+    """Seed of the draw of `cap` examples; None without a cap."""
     skip: int | None = None
     """Size of another cap: its examples are skipped, so that the two samples are disjoint."""
     rows: int = field(default=0, metadata={"identity": False}, compare=False)
@@ -85,26 +87,34 @@ class TaskData:
 
     def select(self, examples: list[Example]) -> list[Example]:
         """The examples of the source that belong to this split."""
-        if self.data_seed is None:
-            return examples
         if self.carve is not None:
             fraction, side = self.carve
             examples = draws.carve(
                 examples,
                 dev_fraction=fraction,
                 side=side,
-                data_seed=self.data_seed,
+                data_seed=self.carve_seed or 0,
                 task=self.task,
             )
         if self.cap is not None:
             examples = draws.cap(
                 examples,
                 self.cap,
-                data_seed=self.data_seed,
+                data_seed=self.cap_seed or 0,
                 task=self.task,
                 skip=self.skip or 0,
             )
         return examples
+
+    def drawn(self, seed: int, cap: int | None = None) -> TaskData:
+        """The same split with the sample that `seed` draws; all examples if there is no cap.
+
+        `cap`: another size of the sample.
+        """
+        size = self.cap if cap is None else cap
+        if size is None:
+            return self
+        return replace(self, cap=size, cap_seed=seed, rows=size)
 
 
 @dataclass(frozen=True)

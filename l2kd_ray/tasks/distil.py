@@ -13,22 +13,32 @@ from l2kd_ray.tasks.readers import READERS
 from l2kd_ray.tasks.readers.files import digest
 
 
-def find(file: Path, train: TaskData, gold: list[Example]) -> TaskData:
-    """The rows of `train` in a file of answers.
+def find(file: Path, samples: Sequence[TaskData], gold: list[Example]) -> TaskData:
+    """The training rows in a file of answers.
 
-    The file holds all training rows (as the original's do), or only those of `train`.
+    The file holds all training rows (as the original's do), or those of the only sample.
 
     Args:
-        gold: all examples of `train`'s source, before any carving or capping.
+        samples: the training split, as each seed draws it.
+        gold: all examples of its source, before any carving or capping.
 
     Raises:
         InputError: the file cannot be read, or does not match this training split row for row.
     """
     source = Source("squad", READERS["squad"].version, digest(file), location=str(file))
-    decoded, chosen = source.read(), train.select(gold)
+    train, decoded = samples[0], source.read()
+    chosen = train.select(gold)
     if len(decoded) == len(chosen) < len(gold):  # written by the stage `decode`
+        if len(samples) > 1:
+            raise InputError(
+                "the teacher's answers are of one sample, and each seed draws its own",
+                where=str(file),
+                got=f"{len(decoded)} examples, and {len(samples)} seeds",
+                expected=f"{len(gold)}, one for each of {train.source.location}",
+                fix="answer the whole training file, or write seeds: {train: [...], data: N}",
+            )
         _check(file, decoded, chosen)
-        return TaskData(train.task, "distil", source, None, None, None, rows=len(chosen))
+        return TaskData(train.task, "distil", source, rows=len(chosen))
     if len(decoded) != len(gold):
         raise InputError(
             "the teacher's answers do not belong to this training split",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -72,6 +72,7 @@ def resolve(
     data_seed: int,
     caps: Mapping[Split, int | None],
     where: str,
+    seeds: Sequence[int] = (),
     base: Path | None = None,
     plugin: FindPlugin = find_plugin,
 ) -> Task:
@@ -82,6 +83,8 @@ def resolve(
         data_seed: seed of the dev split (if upstream has none), of caps and of generated tasks.
         caps: maximum number of examples of a split, if `spec` does not say (`max_train` ...).
         where: the study, for messages.
+        seeds: those with which the study draws training examples (`TaskData.drawn`); by default
+            `data_seed`. The first one's are counted.
         base: folder in which relative paths are looked for after the working directory.
         plugin: finds a metric or reader from outside, with its options.
 
@@ -108,8 +111,7 @@ def resolve(
             split=split,
             source=source,
             carve=(spec.dev_fraction, "dev" if split == "dev" else "train") if carved else None,
-            cap=None,
-            data_seed=data_seed if carved else None,
+            carve_seed=data_seed if carved else None,
         )
         limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
         uncapped[split] = data.select(read[source])
@@ -118,16 +120,25 @@ def resolve(
     remarks = () if "dev" in sources else _carved(spec, uncapped["train"], uncapped["dev"], where)
     if kind in LABELLED:
         remarks += _numbered(sources["train"], read[sources["train"]])
+    drawn = [splits["train"].drawn(seed) for seed in dict.fromkeys(seeds or (data_seed,))]
+    if splits["train"].cap is not None:
+        samples = {one.cap_seed or 0: one.select(read[one.source]) for one in drawn}
+        remarks += _drawn(uncapped["train"], samples, kind)
     if spec.distil:
         file = _find(spec.distil, base)
-        splits["distil"] = distil.find(file, splits["train"], read[sources["train"]])
+        splits["distil"] = distil.find(file, drawn, read[sources["train"]])
     metric = _metric(spec, entry.metric if entry else _METRICS[kind], plugin)
     # The task's own metric is still shown if the study sets another.
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
-    whole = TaskData(spec.name, "train", sources["train"], carve=None, cap=None, data_seed=None)
+    whole = TaskData(spec.name, "train", sources["train"])
+    counts: Mapping[Split, TaskData] = {
+        "train": drawn[0],
+        "dev": splits["dev"],
+        "test": splits["test"],
+    }
     chosen: dict[Split, list[Example]] = {
-        split: splits[split].select(read[splits[split].source]) for split in SPLITS
+        split: data.select(read[data.source]) for split, data in counts.items()
     }
     for split, examples in chosen.items():
         for one in (metric, *extras):
@@ -222,6 +233,24 @@ def _carved(
     )
 
 
+def _drawn(
+    pool: list[Example], samples: Mapping[int, list[Example]], kind: TaskKind
+) -> tuple[str, ...]:
+    """Remarks on samples of the training split, by seed: their size, and labels they lack."""
+    first = next(iter(samples))
+    size = f"{len(samples[first])} of {len(pool)} rows"
+    if len(samples) == 1:
+        found = [f"train is a sample of {size}, drawn by seed {first}"]
+    else:
+        found = [f"each seed trains on its own sample of {size}; the counts are seed {first}'s"]
+    known = set(labelled.labels(pool)) if kind in LABELLED else set()
+    for seed, rows in samples.items():
+        if lacking := known - set(labelled.labels(rows)):
+            named = ", ".join(sorted(lacking)[:20])
+            found.append(f"the sample of seed {seed} lacks {len(lacking)} labels: {named}")
+    return tuple(found)
+
+
 def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
     """The task's metric. Raises: InputError for an unknown one."""
     if spec.metric is not None and is_f1_of_class(spec.metric):
@@ -234,7 +263,7 @@ def _capped(data: TaskData, rows: int, limit: int | None, data_seed: int) -> Tas
     """The split with its number of rows, and with a cap if that removes examples."""
     if limit is None or limit >= rows:
         return replace(data, rows=rows)
-    return replace(data, cap=limit, data_seed=data_seed, rows=limit)
+    return replace(data, cap=limit, cap_seed=data_seed, rows=limit)
 
 
 def _kind(train: Source) -> TaskKind:

@@ -41,7 +41,7 @@ class ClassifierBuilder(LabelBuilder):
             check_encoder(spec.arch, overrides)
 
     def initial(self, seed: Seed) -> Untrained:
-        return self._untrained(self.settings.student, self._heads(self.tasks), seed)
+        return self._untrained(self.settings.student, self._heads(seed), seed)
 
     def reference(self, name: str, task: str, seed: Seed) -> Classify:
         if name == "single":
@@ -51,20 +51,20 @@ class ClassifierBuilder(LabelBuilder):
             return teacher
         return ClassifyAll(
             start=self.initial(seed),
-            tasks=self.labelled(self.tasks),
+            tasks=self.labelled(self.tasks, seed),
             **self.training(seed, self.settings.multitask),
         )
 
     def joint_teacher(self, tasks: Order, seed: Seed) -> Classify:
         """A teacher with one head per task, trained on `tasks`."""
-        start = self._untrained(self.teacher_spec, self._heads(self.tasks), seed)
-        return Classify(start=start, tasks=self.labelled(tasks), **self.teaching(seed))
+        start = self._untrained(self.teacher_spec, self._heads(seed), seed)
+        return Classify(start=start, tasks=self.labelled(tasks, seed), **self.teaching(seed))
 
     def shared_teacher(self, tasks: Order, seed: Seed, *, pooled: bool = False) -> Classify:
         """A teacher with one head for all domains."""
         return Classify(
             start=self.untrained_teacher(seed),
-            tasks=self.labelled(tasks),
+            tasks=self.labelled(tasks, seed),
             pooled=pooled,
             **self.teaching(seed),
         )
@@ -80,22 +80,22 @@ class ClassifierBuilder(LabelBuilder):
         epochs: int | None = None,
     ) -> Classify:
         """Train `start` on tasks, one per mini-batch, from labels and from the teachers by task."""
-        taught: dict[str, Any] = {}
+        data, taught = self.labelled(tasks, seed), dict[str, Any]()
         if teachers is not None and (weight := self.settings.kd.weight) > 0:
-            logits = (self.logits(teachers[each.task], each) for each in self.labelled(tasks))
+            logits = (self.logits(teachers[each.task], each) for each in data)
             taught = {"taught": tuple(logits), "weight": weight, "over": over}
-        stage = Classify(start=start, tasks=self.labelled(tasks), **self.training(seed), **taught)
+        stage = Classify(start=start, tasks=data, **self.training(seed), **taught)
         if epochs is not None:
             return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs))
         return stage.in_parts(self.settings.train.rungs or ())
 
     def domain_student(self, seed: Seed) -> Untrained:
         """An untrained student with one head for all domains."""
-        return self._untrained(self.settings.student, self._shared(), seed)
+        return self._untrained(self.settings.student, self._shared(seed), seed)
 
     def untrained_teacher(self, seed: Seed) -> Untrained:
         """An untrained teacher with one head for all domains."""
-        return self._untrained(self.teacher_spec, self._shared(), seed)
+        return self._untrained(self.teacher_spec, self._shared(seed), seed)
 
     def training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
         """The fields that configure a student's training stage."""
@@ -114,14 +114,13 @@ class ClassifierBuilder(LabelBuilder):
         """The teacher's logits for the examples of a task."""
         return Logits(teacher=teacher, tasks=(examples,))
 
-    def part(self, task: str, share: float) -> Labelled:
+    def part(self, task: str, share: float, seed: Seed) -> Labelled:
         """A seeded random share of a task's training examples."""
-        (whole,) = self.labelled((task,))
-        data = whole.source.data
-        rows, seed = math.ceil(round(share * data.rows, 6)), self.resolved.data_seed
+        (whole,) = self.labelled((task,), seed)
         if share == 1:
             return whole
-        part = replace(data, cap=rows, data_seed=seed, rows=rows)
+        data = whole.source.data
+        part = data.drawn(seed.data, math.ceil(round(share * data.rows, 6)))
         return replace(whole, source=self.examples(part))
 
     def evaluate(self, model: Any, task: str, split: Part, seed: Seed) -> EvaluateClassifier:
@@ -144,8 +143,8 @@ class ClassifierBuilder(LabelBuilder):
             ),
         )
 
-    def _heads(self, tasks: Order) -> tuple[Head, ...]:
-        return tuple(Head(task, self.labelled((task,))) for task in tasks)
+    def _heads(self, seed: Seed) -> tuple[Head, ...]:
+        return tuple(Head(task, self.labelled((task,), seed)) for task in self.tasks)
 
-    def _shared(self) -> tuple[Head, ...]:
-        return (Head(SHARED, self.labelled(self.tasks)),)
+    def _shared(self, seed: Seed) -> tuple[Head, ...]:
+        return (Head(SHARED, self.labelled(self.tasks, seed)),)

@@ -135,7 +135,7 @@ class LanguageBuilder(Builder):
         names = sorted(self.resolved.tasks)
         return Multitask(
             start=self.initial(seed),
-            tasks=tuple(self._tokens(self._split(task, "train")) for task in names),
+            tasks=tuple(self._tokens(self.train_examples(task, seed)) for task in names),
             seed=seed.train,
             **self._training(lm=lm, first=True, overrides=self.settings.multitask),
         )
@@ -157,7 +157,7 @@ class LanguageBuilder(Builder):
             training |= self._knowledge(task, seed, replay is not None, training["objective"])
         return Learn(
             start=start,
-            tasks=(self._tokens(self._split(task, "train")),),
+            tasks=(self._tokens(self.train_examples(task, seed)),),
             seed=seed.train,
             replay=replay,
             replay_weight=self._replay_weight() if replay is not None else None,
@@ -167,7 +167,7 @@ class LanguageBuilder(Builder):
 
     def replay(self, model: Initial | Learn, former: Order, task: str, seed: Seed) -> Replay | None:
         """Pseudo-samples of the former tasks, `replay.ratio` times the new task's size in all."""
-        settings, quotas = self.settings.replay, self._quotas(former, task)
+        settings, quotas = self.settings.replay, self._quotas(former, task, seed)
         if not quotas:
             return None
         filters = tuple(self.plugin("filters", name, FILTERS) for name in sorted(settings.filters))
@@ -190,11 +190,11 @@ class LanguageBuilder(Builder):
 
     def real_replay(self, former: Order, task: str, seed: Seed) -> RealSamples | None:
         """Real samples of the former tasks, as many as `replay` would generate."""
-        return self._real(self._quotas(former, task), seed)
+        return self._real(self._quotas(former, task, seed), seed)
 
     def memory(self, former: Order, seed: Seed, ratio: float, margin: float) -> Projection | None:
         """GEM's constraint from a memory of `ratio` of each former task's samples."""
-        data = [self._split(task, "train") for task in sorted(former)]
+        data = [self.train_examples(name, seed) for name in sorted(former)]
         samples = self._real(tuple(Quota(d, _share(ratio, d.rows)) for d in data), seed)
         return None if samples is None else Projection(samples, margin)
 
@@ -206,12 +206,12 @@ class LanguageBuilder(Builder):
         if not former:
             return None
         *before, last = former
-        samples = min(samples, self._split(last, "train").rows)
+        samples = min(samples, self.train_examples(last, seed).rows)
         return self._once(
             ("importance", former, seed, measure, samples),
             lambda: Importance(
                 model=self.student(former, seed),
-                examples=self._split(last, "train"),
+                examples=self.train_examples(last, seed),
                 measure=measure,
                 samples=samples,
                 max_length=self.settings.train.max_length,
@@ -297,7 +297,7 @@ class LanguageBuilder(Builder):
             return found
         if kd.objective != "word":
             found["targets"] = self._tokens(self._targets(task, seed))
-        answers = found.get("targets") or self._tokens(self._split(task, "train"))
+        answers = found.get("targets") or self._tokens(self.train_examples(task, seed))
         if kd.objective != "seq":
             found["teacher"] = self._teacher_outputs(task, seed, answers)
         return found
@@ -333,30 +333,30 @@ class LanguageBuilder(Builder):
         """Seq-KD's targets: answers from the task's `distil` file, or decoded by the teacher."""
         given = self.resolved.tasks[task].splits.get("distil")
         if given is not None:
-            return self.examples(given)
-        seed = self._teacher_seed(seed)
+            return self.examples(given.drawn(seed.data))
         decoding = _decoding(self.settings.kd.decode)
+        draws = self._teacher_seed(seed).train if decoding.draws else None
         return self._once(
             ("decode", task, seed),
             lambda: Decode(
                 teacher=self.teacher(task, seed),
-                source=self._split(task, "train"),
+                source=self.train_examples(task, seed),
                 decoding=decoding,
                 max_new_tokens=self.settings.evaluate.max_new_tokens,
-                seed=seed.train if decoding.draws else None,
+                seed=draws,
             ),
         )
 
-    def _quotas(self, former: Order, task: str) -> tuple[Quota, ...]:
+    def _quotas(self, former: Order, task: str, seed: Seed) -> tuple[Quota, ...]:
         """Divide `ceil(ratio * |D|)` samples among the former tasks.
 
         Equal shares are rounded down (LAMOL); `shares: size` is in proportion to the tasks' sizes.
         """
         settings = self.settings.replay
-        wanted = _share(settings.ratio, self._split(task, "train").rows)
+        wanted = _share(settings.ratio, self.train_examples(task, seed).rows)
         if wanted == 0 or not former:
             return ()
-        data = [self._split(name, "train") for name in sorted(former)]
+        data = [self.train_examples(name, seed) for name in sorted(former)]
         total, equal = sum(one.rows for one in data), settings.shares == "equal"
         counts = [wanted // len(data) if equal else wanted * one.rows // total for one in data]
         return tuple(
@@ -426,7 +426,7 @@ class LanguageBuilder(Builder):
     def _teacher_seed(self, seed: Seed) -> Seed:
         """The seed of teachers: `kd.teacher_seed` if set, else the replicate's."""
         one = self.settings.kd.teacher_seed
-        return seed if one is None else Seed(train=one, replay=one)
+        return seed if one is None else Seed.of(one)
 
 
 def _share(ratio: float, rows: int) -> int:

@@ -10,7 +10,7 @@ from l2kd_ray.core.randomness import Seed
 from l2kd_ray.distill.structured.case_table import CASES, Case
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import LabelBuilder
-from l2kd_ray.families.examples import Examples
+from l2kd_ray.families.examples import Examples, Labelled
 from l2kd_ray.families.method import Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
 from l2kd_ray.families.structures.settings import StructureSettings
@@ -59,7 +59,7 @@ class StructureBuilder(LabelBuilder):
             return self.teacher(task, seed)
         return LearnStructures(
             start=self.initial(seed),
-            tasks=self.labelled(self.tasks),
+            tasks=self.labelled(self.tasks, seed),
             dev=self._dev(self.tasks),
             **self._training(seed, self.settings.multitask),
         )
@@ -67,10 +67,10 @@ class StructureBuilder(LabelBuilder):
     def teacher(self, task: str, seed: Seed) -> LearnStructure:
         """The teacher of a task, trained on its gold structures."""
         return self._once(
-            ("teacher", task, seed.train),
+            ("teacher", task, seed),
             lambda: LearnStructure(
                 start=self._untrained(self.teacher_spec, self.case.teacher, seed),
-                tasks=self.labelled((task,)),
+                tasks=self.labelled((task,), seed),
                 dev=self._dev((task,)),
                 **self._training(seed, self.settings.teaching),
             ),
@@ -87,7 +87,7 @@ class StructureBuilder(LabelBuilder):
         """Train `start` on a task; with `distil` also from the scores of the task's teacher."""
         return LearnStructure(
             start=start,
-            tasks=self.labelled((task,)),
+            tasks=self.labelled((task,), seed),
             dev=self._dev((task,)),
             **self._training(seed),
             **(self._knowledge(task, seed) if distil else {}),
@@ -113,8 +113,8 @@ class StructureBuilder(LabelBuilder):
         if kd.weight == 0:
             return {}
         best = settings.objective.startswith("top")
-        unlabelled = self._unlabelled(task)
-        sources = (self._split(task, "train"), *unlabelled)
+        unlabelled = self._unlabelled(task, seed)
+        sources = (self.train_examples(task, seed), *unlabelled)
         return {
             "scores": tuple(self._scores(task, one, seed) for one in sources),
             "unlabelled": unlabelled,
@@ -132,10 +132,10 @@ class StructureBuilder(LabelBuilder):
     def _scores(self, task: str, examples: Examples, seed: Seed) -> TeacherScores:
         return TeacherScores(teacher=self.teacher(task, seed), examples=examples)
 
-    def _unlabelled(self, task: str) -> tuple[Examples, ...]:
+    def _unlabelled(self, task: str, seed: Seed) -> tuple[Examples, ...]:
         """Unlabelled sentences: those that follow the task's own in the seeded draw of
         `max_train`."""
-        count, data = self.settings.structkd.unlabelled, self._split(task, "train").data
+        count, data = self.settings.structkd.unlabelled, self.train_examples(task, seed).data
         if not count:
             return ()
         if data.cap is None:
@@ -151,19 +151,20 @@ class StructureBuilder(LabelBuilder):
         """The dev sets that early stopping scores; empty without `train.patience`."""
         if self.settings.train.patience is None:
             return ()
+        known = [self.resolved.tasks[task] for task in tasks]
         return tuple(
-            Dev(labelled, self.resolved.tasks[task].metric)
-            for task, labelled in zip(tasks, self.labelled(tasks, "dev"), strict=True)
+            Dev(Labelled(self.examples(task.splits["dev"]), task.kind), task.metric)
+            for task in known
         )
 
     def _untrained(self, spec: ModelSpec, head: Any, seed: Seed) -> UntrainedStructure:
         return self._once(
-            ("initial", spec, head, seed.train),
+            ("initial", spec, head, seed),
             lambda: UntrainedStructure(
                 head=head,
                 source=self.resolved.models.get(spec.model or ""),
                 architecture={"body": _body(spec), **dict(sorted(spec.overrides.items()))},
-                tasks=self.labelled(self.tasks),
+                tasks=self.labelled(self.tasks, seed),
                 seed=seed.train,
                 vectors=self.resolved.models.get(spec.vectors or ""),
             ),

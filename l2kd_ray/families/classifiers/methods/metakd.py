@@ -60,7 +60,7 @@ def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
         return build.shared_teacher(domains, seed, pooled=True)
     return MetaTeach(
         start=build.untrained_teacher(seed),
-        tasks=build.labelled(domains),
+        tasks=build.labelled(domains, seed),
         pooled=True,
         scores=_prototypes(build, seed) if options.prototypes else None,
         raw=options.prototypes and options.raw,
@@ -74,7 +74,7 @@ def _prototypes(build: ClassifierBuilder, seed: Seed) -> Prototypes:
     options: MetaOptions = build.options
     return Prototypes(
         model=build.untrained_teacher(seed),
-        tasks=build.labelled(build.tasks),
+        tasks=build.labelled(build.tasks, seed),
         centroid=options.centroid,
         others=options.others,
         alpha=options.alpha,
@@ -95,7 +95,7 @@ def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Meta
     if any(layers) and options.prediction and options.stages == "two":
         last = Losses(0.0, 0.0, 0.0, options.prediction, temperature)
         parts = [Losses(*layers, 0.0, None), last]
-    examples = build.part(task, options.share)
+    examples = build.part(task, options.share, seed)
     expertise = build.logits(domain_teacher, examples) if meta and options.expertise else None
     for losses in parts:
         start = MetaDistil(
