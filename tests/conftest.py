@@ -81,9 +81,12 @@ def as_a_worker(
     return group
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """One Ray for all tests that call executors or the pool themselves."""
+    """One Ray for the tests of a file that call executors or the pool themselves.
+
+    Not for the whole session: a test of another file may start one in the same process.
+    """
     import_module("l2kd_ray.cluster")  # its settings come before Ray's
     import ray
 
