@@ -183,7 +183,7 @@ def intervals(repeats: int) -> Iterator[dict[str, Any]]:
     for n, drawn in ((3, 6), (4, 24), (4, 6), (5, 120), (5, 10), (5, 40)):
         trie = Trie.of(n)
         for world in WORLDS:
-            for seeds in (3, 5, 10):
+            for seeds in (2, 3, 5, 10):
                 held = []
                 for gaps, _, _ in studies(trie, world, seeds, repeats):
                     found = moments(gaps[:, :drawn], factorial(n))
@@ -206,7 +206,7 @@ def hard(repeats: int) -> Iterator[dict[str, Any]]:
     for n, drawn in DESIGNS:
         trie = Trie.of(n)
         for world in HARD:
-            for seeds in (3, 5, 10):
+            for seeds in (2, 3, 5, 10):
                 where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
                 for what, values in _hard_of(trie, world, seeds, drawn, repeats).items():
                     yield share("hard", f"{what}, {where}", np.concatenate(values))
@@ -245,6 +245,29 @@ def _hard_of(
         for what, values in now.items():
             found.setdefault(what, []).append(values)
     return found
+
+
+def data_draws(repeats: int) -> Iterator[dict[str, Any]]:
+    """The interval of the mean gap over seeds and draws of training data, by design of the study.
+
+    A draw moves all gaps of its trainings by a normal number whose std is given; a seed's mean has
+    a std of 0.9. Each seed draws its own, or all train on one draw, or every seed trains on each of
+    three draws.
+    """
+    trie, world = Trie.of(3), _PLAIN
+    for seeds, std in product((2, 3, 5, 10), (0.5, 1.0, 2.0)):
+        stream = np.random.default_rng(seeds)
+        held: dict[str, list[NDArray[np.bool_]]] = {}
+        for gaps, _, _ in studies(trie, world, seeds, repeats):
+            own, one, three = (
+                std * stream.normal(size=(len(gaps), 1, draws)) for draws in (seeds, 1, 3)
+            )
+            common = three.mean(axis=2, keepdims=True)
+            for name, moved in (("its own draw", own), ("one draw", one), ("3 crossed", common)):
+                found = moments(gaps + moved, len(trie.orders))
+                held.setdefault(name, []).append(np.abs(found.mean) <= found.half_width())
+        for name, values in held.items():
+            yield share("data", f"{name}, std {std:g}, {seeds} seeds", np.concatenate(values))
 
 
 def selection(repeats: int) -> Iterator[dict[str, Any]]:
@@ -363,7 +386,7 @@ def parts(repeats: int) -> Iterator[dict[str, Any]]:
                 held: dict[str, list[bool]] = {name: [] for name in truth}
                 for gaps, _, true in studies(trie, world, seeds, repeats // 16):
                     for table, exact in zip(gaps, true, strict=True):
-                        cells = Cells(table[:drawn, :, None], ("",) * drawn, ("",) * seeds, ("",))
+                        cells = Cells(table[:drawn], ("",) * drawn, ("",) * seeds)
                         found = decompose(cells, len(trie.orders)).set_index("component")
                         wanted = {**truth, "order": float(exact.std(ddof=1))}
                         for name, value in wanted.items():
@@ -496,6 +519,7 @@ def _row(
 PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
     "intervals": intervals,
     "hard": hard,
+    "data": data_draws,
     "selection": selection,
     "comparisons": comparisons,
     "looks": looks,

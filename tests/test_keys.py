@@ -20,22 +20,22 @@ from l2kd_ray.study import Study, load
 
 SHIPPED = Path(__file__).parent.parent / "tune_configs"
 KEYS = {
-    "examples": "1211f4a116bd9683b68c141eaf7900c0",
-    "tokenizer": "b78c8bd9405ed1ba3bda062d56f291c8",
-    "tokens": "4eceaf4fd3b0d6312fd2a82ff06050e8",
-    "initial": "f2c1a14afdd00243cfb4277cd08035a0",
-    "learn, a first task": "c8bd376271f3f38cd7dc755a35d868d1",
-    "learn, l2kd with replay": "9f7527876bb44b192656ae7b29d28ef4",
-    "annotate": "4322ec46b61a811dab9d2a9d882097ef",
-    "replay": "61f7ab4d605e3b5423a3b12fe1448e49",
-    "multitask": "f115340d1e04d546129f46d410cad610",
-    "evaluate": "ceaa8a6fe0e39ee32a6d401b52232ae8",
-    "classify, mkd": "78b978e2a66595548df954869cdecc43",
-    "logits": "89ad05906171adca53ddc3760dae2370",
-    "meta-distil": "4258c4fb79d8eb5e53402c0c690dae0b",
-    "prototypes": "60fee44489e1346aa738e66e1cf6a74d",
-    "learn structure": "baa2367c60a342797e4ed6213e28fc12",
-    "teacher scores": "7e9c6ef08f864a9d38a1147f43da5e35",
+    "examples": "b4a2676447723c8cdf4ee2d7bd3dc503",
+    "tokenizer": "4f6702a454d916992c2230b732d29419",
+    "tokens": "5d7a2419070ada689746bbdf91b38eb9",
+    "initial": "b381b25ff0e19f867ef440994152c2c8",
+    "learn, a first task": "88e7fd35940238d317efd9dcd8cee784",
+    "learn, l2kd with replay": "847b90497253a5fe9f04856f27aaf22e",
+    "annotate": "32f82724b56dfa8c90a8ef91d2ec8d7f",
+    "replay": "ff490d51a2966edb814069601aee735d",
+    "multitask": "6c5b49d9e95fb6ece355a29de161e489",
+    "evaluate": "aa556ee5a53e4813bd1cf74ad8eed9bd",
+    "classify, mkd": "604ccac84354b948e717db77b3d0da88",
+    "logits": "78f67eca31e1afdfe896a035b15a8c0f",
+    "meta-distil": "ca765197c0a63b41006691f66d2bbf78",
+    "prototypes": "701d4575578b62bb5a08c76ba52a77ae",
+    "learn structure": "e652e82e040c9f7abae8d18c52c3fece",
+    "teacher scores": "c9500a6110c192eb4987a5d871254c0a",
 }
 
 

@@ -164,6 +164,7 @@ def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
     scores = study(seeds=CROSSED, methods=("lamol", "l2kd"))
     page = report(tmp_path, scores, design=Design("all", ALL, CROSSED))
     assert "order x training x replay seed" in page.words
+    assert "intervals are over training seeds, for these 2 replay seeds" in page.words
     assert set(csv(tmp_path, "variance")["component"]) >= {"training seed", "replay seed"}
     assert "More seeds: every order of the study has run" in page.words
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from l2kd_ray.analysis.design import crossed_seeds
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import MULTITASK
 from l2kd_ray.report.blocks import Document, ReportSection, text
@@ -159,6 +160,12 @@ def _comparable(found: Findings) -> list[str]:
     arms, scope = found.arms, found.scope
     failed = int(found.gap["failed/n"].sum())
     notices = []
+    if crossed := crossed_seeds(scope.design.seeds):
+        others = " and ".join(count(number, f"{name} seed") for name, number in crossed.items())
+        notices.append(
+            f"**Crossed seeds:** intervals are over training seeds, for these {others}. The table "
+            "under What drives the gap has the variance of each."
+        )
     if failed:
         notices.append(
             f"**{count(failed, 'trial')} failed** for good: a method's mean leaves out the orders "
