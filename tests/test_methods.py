@@ -401,8 +401,8 @@ def test_the_stages_of_a_trial(name: str) -> None:
         roles = Counter(trial.stages().values())
         assert roles.pop("initial") == roles.pop("tokenizer") == 1
         assert roles.pop("evaluate") == 4 * 3
-        # The tokenizer is trained on the whole family, these train splits too; and three test ones.
-        assert roles.pop("examples") == len(generated_family(THREE[0])) + 3
+        # The tokenizer's, of the whole family; those that the seed draws; and three test splits.
+        assert roles.pop("examples") == len(generated_family(THREE[0])) + 3 + 3
         assert roles == IN_A_TRIAL[name]
 
 

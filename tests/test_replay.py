@@ -80,9 +80,10 @@ class World:
 
     def quotas(self, **counts: int) -> tuple[Quota, ...]:
         """`intent=3`: so many samples of gen.intent."""
-        splits = {task: self.study.resolved.tasks[task].splits["train"] for task in TASKS}
+        build = self.study.builder
         return tuple(
-            Quota(Examples(splits[f"gen.{name}"]), n) for name, n in sorted(counts.items())
+            Quota(build.train_examples(f"gen.{name}", SEED), n)
+            for name, n in sorted(counts.items())
         )
 
     def text(self) -> SequenceFormat:
@@ -356,7 +357,8 @@ def test_agreement_is_with_the_teachers_own_greedy_answer(world: World) -> None:
         world.replay,
         model=teacher,
         top_k=2,
-        quotas=world.quotas(intent=16),
+        temperature=0.3,
+        quotas=world.quotas(intent=48),
         judges=(Judge(teacher, "em", 100, 8),),
     )
     _, lines = world.run(stage)
@@ -433,7 +435,8 @@ def test_quality_is_as_defined(world: World) -> None:
 def test_samples_that_speak_of_their_task_and_copies(stage_set: World, script: Script) -> None:
     """Each of the two tasks writes an example of its own, one of the other's, and a new one."""
     data = {
-        name: task.splits["train"].examples() for name, task in tasks_of(stage_set.study).items()
+        name: task.splits["train"].drawn(SEED.data).examples()
+        for name, task in tasks_of(stage_set.study).items()
     }
 
     def example(task: str, number: int) -> str:

@@ -168,10 +168,11 @@ def test_the_best_sequences_are_not_tempered() -> None:
 
 
 def test_a_look_is_at_dev_and_at_all_tasks_that_are_learnt() -> None:
-    found = study(tasks=["made.tags.a", "made.tags.b"], train={**TAGS["train"], "patience": 1})  # type: ignore[dict-item]
+    found = study(tasks=["made.tags.a", "made.tags.b"], train={**TAGS["train"], "patience": 3})  # type: ignore[dict-item]
     stages = [student(found), found.builder.reference("multitask", "", found.config.replicates[0])]
     last = found.orders[0][-1]
     for stage, tasks in zip(stages, ([last], ["made.tags.a", "made.tags.b"]), strict=True):
+        assert stage.patience == 3  # type: ignore[attr-defined]
         assert [dev.task.task for dev in stage.dev] == tasks  # type: ignore[attr-defined]
         for dev in stage.dev:  # type: ignore[attr-defined]
             splits = found.resolved.tasks[dev.task.task].splits

@@ -72,7 +72,7 @@ def test_own_files_need_no_more_than_their_names(own: dict[str, Any]) -> None:
     assert {e.context for e in train + dev} == {f"text {n}" for n in range(40)}
     assert {e.answers for e in train} == {("no",), ("yes",)}
     assert task.splits["test"].carve is None
-    assert task.splits["test"].data_seed is None
+    assert task.splits["test"].carve_seed is None
 
 
 def test_text_to_text_is_the_kind_of_what_has_answers(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_what_does_not_matter_is_no_part_of_identity(own: dict[str, Any]) -> Non
     loose = get(own, caps={"train": 36, "test": 1000})
     assert loose == plain  # caps that take nothing away
     capped = get(own, caps={"test": 3}).splits["test"]
-    assert (capped.cap, capped.data_seed, capped.rows) == (3, 0, 3)
+    assert (capped.cap, capped.cap_seed, capped.rows) == (3, 0, 3)
     assert len(capped.examples()) == 3
 
 

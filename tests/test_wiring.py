@@ -276,5 +276,7 @@ def test_each_seed_draws_its_own_answers_of_one_model() -> None:
     study = World.of("language", "finetune", {"evaluate.decode.strategy": "sample"}).study
     task, build = study.tasks[0], study.builder
     model = build.reference("multitask", task, Seed.of(1))
-    one, two = (build.evaluate(model, task, "test", Seed(train=seed, replay=1, data=1)) for seed in (1, 2))
+    one, two = (
+        build.evaluate(model, task, "test", Seed(train=seed, replay=1, data=1)) for seed in (1, 2)
+    )
     assert one.key != two.key

@@ -111,10 +111,9 @@ class TaskData:
 
         `cap`: another size of the sample.
         """
-        size = self.cap if cap is None else cap
-        if size is None:
-            return self
-        return replace(self, cap=size, cap_seed=seed, rows=size)
+        if cap is not None:
+            return replace(self, cap=cap, cap_seed=seed, rows=cap)
+        return self if self.cap is None else replace(self, cap_seed=seed)
 
 
 @dataclass(frozen=True)
