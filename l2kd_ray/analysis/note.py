@@ -41,6 +41,8 @@ class NoInterval(Named):
     """A reason for which a number has no interval."""
 
     ONE_SEED = "one seed"
+    LONE_SEED = "lone seed"
+    """Of a mean over streams: a seed that no other one shares its streams with shows no spread."""
     ONE_ORDER = "one order"
     SEEDS_DIFFER = "seeds ran different orders"
     SEEDS_ALIKE = "seeds alike"
