@@ -238,7 +238,7 @@ def test_only_pairs_that_all_streams_have_are_compared() -> None:
     }
     assert pairs_of(scopes) == [("l2kd", "lamol")]
     assert pairs_of(scopes, ("lamol", "l2kd")) == [("lamol", "l2kd")]
-    with pytest.raises(InputError, match=r"(?s)--pair.*x: finetune, lamol, l2kd; y: l2kd.*ewc"):
+    with pytest.raises(InputError, match=r"(?s)--pair.*x: finetune, l2kd, lamol; y: ewc"):
         pairs_of(scopes, ("l2kd", "ewc"))
     with pytest.raises(InputError, match="no such pair"):
         pairs_of({"x": scopes["x"], "z": stream("z", methods=("ewc", "lamol"))})
@@ -317,7 +317,7 @@ def test_two_studies_are_compared_by_file_and_by_name(
     assert code == 0, words
     assert "finetune − lamol-real" in words  # noqa: RUF001
     assert "Mean of these 2 streams" in words
-    assert "first, second: 1 of 2 orders: holds for these only" in words
+    assert "first, second: 1 of 2 orders" in words
     assert "Right after learning a task" in words  # what weakens a stream is said here, too
     code, words = compare(
         *("first.yaml", "second.yaml", "--pair", "lamol-real", "finetune", "--json")

@@ -42,7 +42,7 @@ class NoInterval(Named):
 
     ONE_SEED = "one seed"
     LONE_SEED = "lone seed"
-    """Of a mean over streams: a seed that no other one shares its streams with shows no spread."""
+    """A seed that ran in streams that no other seed ran in shows no spread of a mean over them."""
     ONE_ORDER = "one order"
     SEEDS_DIFFER = "seeds ran different orders"
     SEEDS_ALIKE = "seeds alike"

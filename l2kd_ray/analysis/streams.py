@@ -38,7 +38,7 @@ from l2kd_ray.analysis.paired import holm, paired
 from l2kd_ray.analysis.scope import Scope
 from l2kd_ray.analysis.shares import GAP
 
-Pair = tuple[str, str]
+MethodPair = tuple[str, str]
 """Two methods; a difference is the gap of the first minus that of the second."""
 
 
@@ -65,13 +65,13 @@ class Comparison:
         }
 
 
-def common_pairs(streams: Sequence[Scope]) -> list[Pair]:
+def common_pairs(streams: Sequence[Scope]) -> list[MethodPair]:
     """All pairs of the methods that every stream has, in the sequence of the first one."""
     first, *others = [dict(stream.arms) for stream in streams]
     return list(combinations([name for name in first if all(name in o for o in others)], 2))
 
 
-def compare_streams(streams: Mapping[str, Scope], pairs: Sequence[Pair]) -> Comparison:
+def compare_streams(streams: Mapping[str, Scope], pairs: Sequence[MethodPair]) -> Comparison:
     """Pairs of methods over named streams; a stream that is read at a look has the look's level."""
     means, each = [], []
     for pair in pairs:
@@ -173,7 +173,7 @@ def _mean(streams: Sequence[Scope], tables: Sequence[Cells], pairs: int) -> dict
     return {"difference": mean.value, "low": mean.low, "high": mean.high, "p": p, "note": mean.note}
 
 
-def _difference(stream: Scope, pair: Pair) -> Cells:
+def _difference(stream: Scope, pair: MethodPair) -> Cells:
     """The gap of the first method minus that of the second, on the orders that have every cell."""
     one, other = (
         cells(stream.rows((name, dict(stream.arms)[name])), GAP, stream.orders, stream.design.seeds)
@@ -182,7 +182,7 @@ def _difference(stream: Scope, pair: Pair) -> Cells:
     return replace(one, values=one.values - other.values).whole
 
 
-def _row(name: str, stream: Scope, pair: Pair, difference: Cells) -> dict[str, object]:
+def _row(name: str, stream: Scope, pair: MethodPair, difference: Cells) -> dict[str, object]:
     """The columns of one stream, those of `compare_methods` for a pair by itself."""
     table, orders, settings = difference.by_seed, len(difference.orders), dict(stream.arms)
     known = {

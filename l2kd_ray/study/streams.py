@@ -9,7 +9,7 @@ from itertools import combinations
 from l2kd_ray.analysis import Doubt
 from l2kd_ray.analysis.looks import Seen, smaller_plans
 from l2kd_ray.analysis.scope import Scope
-from l2kd_ray.analysis.streams import Pair, common_pairs
+from l2kd_ray.analysis.streams import MethodPair, common_pairs
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.evidence import is_read, selected_scope
@@ -85,7 +85,7 @@ def _settings(scope: Scope) -> dict[str, int]:
     return {method: int(counts[method]) for method, _ in scope.arms}
 
 
-def pairs_of(streams: Mapping[str, Scope], chosen: Pair | None = None) -> list[Pair]:
+def pairs_of(streams: Mapping[str, Scope], chosen: MethodPair | None = None) -> list[MethodPair]:
     """The pairs of methods that all streams have, or the chosen one.
 
     Raises: InputError if there is none.
