@@ -326,18 +326,17 @@ def compare(
     """Compare methods over several studies: in how many streams of tasks one ends nearer to
     multi-task, and the mean difference."""
     from l2kd_ray.api import compare_studies
-
-    found, streams = compare_studies(studies, pair, storage)
     from l2kd_ray.report.comparison_streams import stream_notes, stream_sections
     from l2kd_ray.report.terminal import print_section
 
+    found, streams = compare_studies(studies, pair, storage)
     notes = list(stream_notes(streams))
     if as_json:
         print(json.dumps({**found.to_json(), "notes": notes}))
         return
     for section in stream_sections(found):
         print_section(section)
-    print("\n".join(notes))
+    _print_notes(notes)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from math import sqrt
 from pathlib import Path
@@ -24,6 +25,7 @@ from l2kd_ray.analysis import (
     Cells,
     Design,
     NoInterval,
+    Undefined,
     compare_methods,
     moments,
     paired,
@@ -222,13 +224,25 @@ def test_intervals_of_means_hold_for_all_pairs_and_looks_together() -> None:
     of_one = compare_streams(scopes, pairs[:1]).streams["p_adjusted"].to_numpy()
     assert of_two == pytest.approx(2 * of_one)
     looks = {  # both at a look that spends a fifth
-        name: Scope(s.design, s.arms, s.orders, Reading(6, 0.99), s.results)
-        for name, s in scopes.items()
+        name: replace(scope, reading=Reading(6, 0.99)) for name, scope in scopes.items()
     }
     looked = compare_streams(looks, pairs[:1])
     assert looked.pairs["p"].iloc[0] == pytest.approx(25 * one["p"])
     assert looked.pairs["note"].iloc[0].look == pytest.approx(0.998)
     assert looked.streams["p"].iloc[0] == pytest.approx(5 * two.streams["p"].iloc[0])
+
+
+def test_a_pair_without_a_whole_order_in_a_stream_has_no_mean() -> None:
+    scopes = {name: stream(name) for name in ("x", "y")}
+    rows = scopes["y"].results
+    scopes["y"] = replace(scopes["y"], results=rows[rows["method"] != "l2kd"])
+    found = compare_streams(scopes, [("l2kd", "lamol")])
+    assert found.pairs["note"][0].undefined is Undefined.NO_FINISHED_ORDER
+    assert found.pairs[["difference", "low", "p"]].isna().all(axis=None)
+    assert found.streams["shown"].tolist() == [True, False]
+    assert json.loads(json.dumps(found.to_json()))["pairs"][0]["difference"] is None
+    words = [block.words for s in stream_sections(found) for block in s.blocks[1:]]
+    assert "l2kd ends nearer to multi-task than lamol in at least 1 of 2 streams: x." in words
 
 
 def test_only_pairs_that_all_streams_have_are_compared() -> None:

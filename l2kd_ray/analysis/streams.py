@@ -40,6 +40,10 @@ from l2kd_ray.analysis.shares import GAP
 
 MethodPair = tuple[str, str]
 """Two methods; a difference is the gap of the first minus that of the second."""
+_NONE: Mapping[str, object] = {
+    **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
+    "note": Note(undefined=Undefined.NO_FINISHED_ORDER),
+}
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,8 @@ def replicated(differences: ArrayLike, p: ArrayLike, pairs: int = 1) -> FloatArr
 
     The one-sided p is p / 2 where the sign fits and counts as 1 else; both directions are tested,
     and Bonferroni's 2 for that cancels the half. A stream without p counts as one that shows
-    nothing. Fewer than 0.05 is shown: over all streams, directions and pairs, the chance of any
-    false one is at most 5 %.
+    nothing. A difference is shown where this is below 0.05: over all streams, directions and
+    `pairs`, the chance of any false one is at most 5 %.
     """
     sign = np.sign(np.asarray(differences, dtype=float))
     of_one = np.nan_to_num(np.asarray(p, dtype=float), nan=1.0)
@@ -160,7 +164,7 @@ def _mean(streams: Sequence[Scope], tables: Sequence[Cells], pairs: int) -> dict
     which adds up to 95 % over all combinations of their looks (Bonferroni).
     """
     if not all(len(table.orders) for table in tables):
-        return {"note": Note(undefined=Undefined.NO_FINISHED_ORDER)}
+        return {**_NONE}
     spent = prod((1 - stream.level) / (1 - LEVEL) for stream in streams)
     look = LEVEL if spent == 1 else 1 - (1 - LEVEL) * spent
     level = simultaneous(look, pairs) or look
@@ -193,8 +197,7 @@ def _row(name: str, stream: Scope, pair: MethodPair, difference: Cells) -> dict[
         "n_seeds": len(difference.train),
     }
     if not orders:
-        nothing = dict.fromkeys(("difference", "low", "high", "p"), np.nan)
-        return {**known, **nothing, "note": Note(undefined=Undefined.NO_FINISHED_ORDER)}
+        return {**known, **_NONE}
     left_out = len(stream.orders) - orders
     note = stream.reading.note(Note(reach=stream.design.reach(orders, left_out), left_out=left_out))
     population = stream.design.population(orders)

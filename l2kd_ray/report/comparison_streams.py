@@ -43,7 +43,8 @@ def _table(rows: pd.DataFrame) -> Table:
     frame["p"], frame["p (Holm)"] = rows["p"], rows["p_adjusted"]
     frame["Orders"], frame["Seeds"] = rows["n_orders"], rows["n_seeds"]
     caption = (
-        "Points of gap, first minus second. The interval and p are those of the stream alone. "
+        "Points of gap, first minus second. The interval (95 %, or of a look that is named below) "
+        "and p are those of the stream alone. "
         "p (Holm): corrected for all streams, both directions and all pairs; below 0.05, a "
         "difference of this sign is shown."
     )

@@ -41,7 +41,7 @@ def streams_of(studies: Sequence[tuple[Snapshot, str]]) -> dict[str, Stream]:
             "a comparison needs two studies or more, each named once",
             key="STUDY",
             got=names,
-            fix="name studies of different streams",
+            fix="name studies of different streams, each under a name of its own",
         )
     trained = [_final_evaluations(snapshot) for snapshot, _ in studies]
     for one, other in combinations(range(len(names)), 2):
@@ -76,11 +76,12 @@ def _readable(snapshot: Snapshot, command: str) -> Stream:
         where=snapshot.study.config.name,
         got=f"{seen.orders} of {seen.planned} orders finished; seeds {', '.join(seen.seeds)}",
         expected="two training seeds or more, and all orders or a planned look",
-        fix=command,
+        fix=f"add seeds if there is only one, or go on: {command}",
     )
 
 
 def _settings(scope: Scope) -> dict[str, int]:
+    """The number of settings that each method has run with."""
     counts = scope.results.groupby("method")["setting"].nunique()
     return {method: int(counts[method]) for method, _ in scope.arms}
 
