@@ -41,6 +41,7 @@ from l2kd_ray.analysis import (
 from l2kd_ray.analysis.examples import with_examples
 from l2kd_ray.analysis.looks import alphas
 from l2kd_ray.analysis.precedence import features
+from l2kd_ray.analysis.streams import mean_over_streams, replicated
 from l2kd_ray.study.orders import orders_of
 
 REPEATS = 4000
@@ -494,6 +495,48 @@ def races(repeats: int) -> Iterator[dict[str, Any]]:
         yield row("races", f"blocks saved, {where}", 100 * np.array(saved), "%")
 
 
+def streams(repeats: int) -> Iterator[dict[str, Any]]:
+    """The mean difference over four streams, and in how many of them a difference is shown.
+
+    Two streams have a difference of two points and two have none. The noise of a seed is of all
+    streams (`together`) or changes its sign from one to the next; the draw of orders is one for all
+    streams, as their effects are. The last stream is three times as noisy as the first.
+    """
+    of_stream = np.array([-2.0, -2.0, 0.0, 0.0])
+    noisy = np.array([1.0, 1.0, 2.0, 3.0])
+    plans = {
+        "the same 3 seeds": [range(3)] * 4,
+        "the same 10 seeds": [range(10)] * 4,
+        "3 seeds each": [range(3 * k, 3 * k + 3) for k in range(4)],
+        "3 to 10 seeds each": [range(20 * k, 20 * k + n) for k, n in enumerate((10, 5, 5, 3))],
+        "5 seeds, 8 in half": [range(5), range(8)] * 2,
+    }
+    for (plan, seeds), (ran, every), (kind, sign) in product(
+        plans.items(), ((2, 2), (6, 24)), {"together": 1, "apart": -1}.items()
+    ):
+        stream, held, more = np.random.default_rng(0), [], []
+        for _ in range(repeats // 4):
+            common = stream.normal(size=every)
+            drawn = stream.choice(every, ran, replace=False)
+            of_seed = stream.normal(size=1 + max(map(max, seeds)))
+            tables, p = [], []
+            for k, own in enumerate(seeds):
+                order = common + 0.5 * stream.normal(size=every)
+                noise = sign**k * of_seed[list(own)] + 0.5 * stream.normal(size=(ran, len(own)))
+                values = of_stream[k] + (order - order.mean())[drawn, None] + noisy[k] * noise
+                names = tuple(map(str, own))
+                tables.append(Cells(values[:, :, None], ("",) * ran, names, ("",)))
+                p.append(paired(values, 0 * values, every).p)
+            found = mean_over_streams(tables, [every] * 4).estimate()
+            held.append(found.low <= of_stream.mean() <= found.high)
+            means = np.array([table.values.mean() for table in tables])
+            shown = replicated(means, p) < 0.05
+            more.append((shown & (means < 0)).sum() > 2 or bool((shown & (means > 0)).any()))
+        where = f"{plan}, {ran} of {every} orders, {kind}"
+        yield share("streams", f"mean over streams, {where}", np.array(held))
+        yield share("streams", f"more streams than differ are shown, {where}", np.array(more))
+
+
 def share(part: str, what: str, held: NDArray[np.bool_]) -> dict[str, Any]:
     """A percentage with its own 95 % interval over the made-up studies (Wald)."""
     p, n = float(held.mean()), len(held)
@@ -529,6 +572,7 @@ PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
     "effects": order_effects,
     "examples": seeds_and_examples,
     "races": races,
+    "streams": streams,
 }
 
 

@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from l2kd_ray.analysis.foresight import Foresight
+    from l2kd_ray.analysis.streams import Comparison
     from l2kd_ray.core.stage import Stage
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
     from l2kd_ray.study.data import SplitData
     from l2kd_ray.study.snapshot import Snapshot
+    from l2kd_ray.study.streams import Stream
 
 DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
 
@@ -72,6 +74,36 @@ def load_study(
     ]
     command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
     return Experiment(study, store, command)
+
+
+def compare_studies(
+    studies: Sequence[str | Path],
+    pair: tuple[str, str] | None = None,
+    storage: str | None = None,
+) -> tuple[Comparison, Mapping[str, Stream]]:
+    """Compare methods over several studies, each a stream of tasks.
+
+    Args:
+        studies: files, or names of studies that were swept before.
+        pair: two methods; default: all pairs that the studies have in common.
+        storage: the storage of all studies, where it is not that of their files.
+
+    Raises:
+        InputError: a study cannot be used or compared (`study.streams`).
+    """
+    from l2kd_ray.analysis.streams import compare_streams
+    from l2kd_ray.study.streams import pairs_of, streams_of
+
+    overrides = {"storage": storage} if storage else {}
+    experiments = [load_study(study, overrides) for study in studies]
+    snapshots = [one.snapshot() for one in experiments]
+    commands = [one.command for one in experiments]
+    streams = streams_of(list(zip(snapshots, commands, strict=True)))
+    scopes = {name: stream.scope for name, stream in streams.items()}
+    found = compare_streams(scopes, pairs_of(scopes, pair))
+    for one, now in zip(experiments, snapshots, strict=True):
+        one.remember(now)
+    return found, streams
 
 
 def submit_study(
@@ -348,7 +380,7 @@ class Experiment:
         """
         from l2kd_ray.mirrors.wandb import mirror
         from l2kd_ray.report import write_report
-        from l2kd_ray.study.evidence import curves, is_read, shown, students
+        from l2kd_ray.study.evidence import curves, shown, students
 
         now, settings = snapshot or self.snapshot(), self.study.config.wandb
         scores, config = now.scores, self.study.config.to_data()
@@ -370,9 +402,15 @@ class Experiment:
                     students=students(now) if settings.students else {},
                 )
                 print(problem)
-        if is_read(now):
-            self._folder.keep_look(now.seen)
+        self.remember(now)
         return [f"{self.folder}/{path.relative_to(folder)}" for path in written]
+
+    def remember(self, shown: Snapshot) -> None:
+        """Keep the size of a snapshot whose intervals are shown, for later looks at the study."""
+        from l2kd_ray.study.evidence import is_read
+
+        if is_read(shown):
+            self._folder.keep_look(shown.seen)
 
     def export(self, trial: str, folder: str | Path) -> Path:
         """Copy a trial's final student to `folder`, a Hugging Face model folder.

@@ -308,6 +308,38 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
 
 
 @app.command()
+def compare(
+    studies: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY STUDY...", help="Study files (YAML), or names of studies."),
+    ],
+    pair: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="METHOD METHOD",
+            help="The two methods to compare; default: all pairs that the studies share.",
+        ),
+    ] = None,
+    storage: Storage = None,
+    as_json: Json = False,
+) -> None:
+    """Compare methods over several studies: in how many streams of tasks one ends nearer to
+    multi-task, and the mean difference."""
+    from l2kd_ray.api import compare_studies
+    from l2kd_ray.report.comparison_streams import stream_notes, stream_sections
+    from l2kd_ray.report.terminal import print_section
+
+    found, streams = compare_studies(studies, pair, storage)
+    notes = list(stream_notes(streams))
+    if as_json:
+        print(json.dumps({**found.to_json(), "notes": notes}))
+        return
+    for section in stream_sections(found):
+        print_section(section)
+    _print_notes(notes)
+
+
+@app.command()
 def explain(
     key: Annotated[str, typer.Argument(help="A stage's key, or the first digits of it.")],
     other: Annotated[

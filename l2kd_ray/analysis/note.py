@@ -41,6 +41,8 @@ class NoInterval(Named):
     """A reason for which a number has no interval."""
 
     ONE_SEED = "one seed"
+    LONE_SEED = "lone seed"
+    """A seed that ran in streams that no other seed ran in shows no spread of a mean over them."""
     ONE_ORDER = "one order"
     SEEDS_DIFFER = "seeds ran different orders"
     SEEDS_ALIKE = "seeds alike"

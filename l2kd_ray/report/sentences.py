@@ -78,6 +78,9 @@ UNDEFINED = {
 }
 NO_INTERVAL = {
     NoInterval.ONE_SEED: "one seed: no interval",
+    NoInterval.LONE_SEED: (
+        "no interval, as no other seed ran in the streams that one ran in: give all the same seeds"
+    ),
     NoInterval.ONE_ORDER: "no interval, as one order shows no spread over orders",
     NoInterval.SEEDS_ALIKE: "no interval, as all seeds agree: how far they differ is not known",
     NoInterval.SEEDS_DIFFER: "unfinished: the seeds have run different orders, no interval",

@@ -13,6 +13,7 @@ from l2kd_ray.analysis.trials import tasks_of
 from l2kd_ray.names import NO_SETTING
 from l2kd_ray.report import blocks
 from l2kd_ray.report.blocks import text
+from l2kd_ray.report.console import print_table
 from l2kd_ray.report.labels import interval_label, level_label, row_labels, task_labels
 from l2kd_ray.report.sentences import note_words
 
@@ -30,6 +31,18 @@ def rich_table(table: blocks.Table) -> Table:
     for row in table.rows():
         shown.add_row(*(text(value, table.digits_of(name)) for name, value in row))
     return shown
+
+
+def print_section(section: blocks.ReportSection) -> None:
+    """Print a section's title, tables with their captions, and paragraphs."""
+    print(f"{section.title}\n")
+    for block in section.blocks:
+        if isinstance(block, blocks.Table):
+            print_table(rich_table(block))
+            print(f"\n{block.caption}")
+        elif isinstance(block, blocks.Prose):
+            print(block.words.replace("**", ""))
+    print()
 
 
 def terminal_table(

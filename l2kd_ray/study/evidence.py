@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from l2kd_ray.analysis import ExampleGaps
     from l2kd_ray.analysis.matrix import FloatArray
+    from l2kd_ray.analysis.scope import Scope
 
 Line = dict[str, Any]
 _SHOWN = 12
@@ -84,6 +85,22 @@ def inference(snapshot: Snapshot) -> dict[str, Any]:
         "failed": snapshot.failed_instances,
         "stopping": stop or looked_half_way(snapshot.looks, snapshot.seen),
     }
+
+
+def selected_scope(snapshot: Snapshot) -> Scope:
+    """The finished orders of each method's selected setting; a snapshot with scores."""
+    from l2kd_ray.analysis import results, select, within
+    from l2kd_ray.analysis.design import without_score
+    from l2kd_ray.analysis.scope import Scope
+
+    searched = list(snapshot.study.config.search)
+    chosen = select(results(snapshot.selectable, searched, split="dev"))
+    chosen = chosen[chosen["selected"] & ~chosen["method"].isin(REFERENCES)]
+    arms = list(zip(chosen["method"], chosen["setting"], strict=True))
+    given = inference(snapshot)
+    given["failed"] = [*given["failed"], *without_score(snapshot.scores)]
+    test = within(results(snapshot.scores, searched), given["design"])
+    return Scope.of(test, [arm for arm in arms if arm[0] in set(test["method"])], **given)
 
 
 def is_read(snapshot: Snapshot) -> bool:
@@ -185,16 +202,10 @@ def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from l2kd_ray.analysis import MULTITASK, example_variance, results, select, within
-    from l2kd_ray.analysis.scope import Scope
+    from l2kd_ray.analysis import MULTITASK, example_variance
 
-    searched = list(snapshot.study.config.search)
-    chosen = select(results(snapshot.selectable, searched, split="dev"))
-    chosen = chosen[chosen["selected"] & ~chosen["method"].isin(REFERENCES)]
-    arms = list(zip(chosen["method"], chosen["setting"], strict=True))
-    given = inference(snapshot)
-    test = within(results(snapshot.scores, searched), given["design"])
-    scope = Scope.of(test, [arm for arm in arms if arm[0] in set(test["method"])], **given)
+    scope = selected_scope(snapshot)
+    test = scope.results
     bound = test[(test["method"] == MULTITASK) & test["complete"]]
     used = {arm: scope.rows(arm) for arm in scope.arms}
     used = {a: rows[rows["order"].isin(scope.cells(a).orders)] for a, rows in used.items()}
