@@ -525,7 +525,7 @@ def streams(repeats: int) -> Iterator[dict[str, Any]]:
                 noise = sign**k * of_seed[list(own)] + 0.5 * stream.normal(size=(ran, len(own)))
                 values = of_stream[k] + (order - order.mean())[drawn, None] + noisy[k] * noise
                 names = tuple(map(str, own))
-                tables.append(Cells(values[:, :, None], ("",) * ran, names, ("",)))
+                tables.append(Cells(values, ("",) * ran, names))
                 p.append(paired(values, 0 * values, every).p)
             found = mean_over_streams(tables, [every] * 4).estimate()
             held.append(found.low <= of_stream.mean() <= found.high)

@@ -97,7 +97,7 @@ def test_more_streams_than_differ_are_rarely_shown(shared: float) -> None:
 
 
 def table(values: FloatArray, seeds: Sequence[object]) -> Cells:
-    return Cells(values[:, :, None], ("",) * len(values), tuple(map(str, seeds)), ("",))
+    return Cells(values, ("",) * len(values), tuple(map(str, seeds)))
 
 
 def test_with_the_same_seeds_the_mean_is_student_over_the_seeds_means() -> None:
