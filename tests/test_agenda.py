@@ -79,12 +79,12 @@ def test_without_a_rule_everything_is_one_batch(four: Any) -> None:
 
 def test_a_narrow_interval_stops_at_the_first_look(four: Any) -> None:
     study = four(tune={"stop": {"half_width": 5.0}})
-    done, found, _ = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
+    done, found, store = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
     assert len(done) == 1
     assert orders_in(done[0]) == set(design_of(study).orders[:12])
     assert found.verdict is not None
     assert found.verdict.stop
-    assert len(most(study)) == 24 * 3 + 6
+    assert len(most(study, store)) == 24 * 3 + 6
 
 
 def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
@@ -212,7 +212,7 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
         best_on_dev = trial.setting["replay.ratio"] == 0.5
         return 60.0 if best_on_dev == (split == "dev") else 40.0
 
-    done, _, _ = run(study, score)
+    done, _, store = run(study, score)
     split = halves_of(study)
     first, second = ([t for t in batch if t.order] for batch in done)
     assert {t.setting["replay.ratio"] for t in first} == {0.1, 0.5}
@@ -221,7 +221,7 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
     assert orders_in(second) == set(split.report.orders)
     assert not orders_in(first) & orders_in(second)
     assert not {str(t.seed) for t in first} & {str(t.seed) for t in second}
-    assert len(most(study)) == sum(map(len, done))
+    assert len(most(study, store)) == sum(map(len, done))
 
 
 @pytest.mark.parametrize(
