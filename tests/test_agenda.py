@@ -6,51 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers.scored import Scored, run
 
 from l2kd_ray.analysis import Outcome, results, select
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study import Study, Trial
-from l2kd_ray.study.agenda import Wanted, batches, design_of, halves_of, most, wanted
+from l2kd_ray.study.agenda import batches, design_of, halves_of, most, wanted
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 12, 24
-Score = Callable[[Trial, str], float]
-
-
-class Scored:
-    """A store in which every evaluation that was asked for has the score that a test gives it."""
-
-    def __init__(self, score: Score) -> None:
-        self.score, self.scores = score, dict[str, dict[str, float]]()
-
-    def run(self, trials: list[Trial]) -> None:
-        for trial in trials:
-            for cell in trial.cells:
-                value = self.score(trial, cell.split)
-                self.scores[cell.stage.key] = {cell.stage.metric_name: value}
-
-    def manifests(self, stages: dict[str, str]) -> Any:
-        return {
-            key: type("Manifest", (), {"scores": self.scores[key]})()
-            for key in stages
-            if key in self.scores
-        }
-
-    def listing(self) -> Any:
-        return type("Listing", (), {"finished": dict.fromkeys(self.scores, "evaluate")})()
-
-
-def run(study: Study, score: Score) -> tuple[list[list[Trial]], Wanted, Scored]:
-    """Every batch of the agenda, done as it is asked for; what it has come to then."""
-    store: Any = Scored(score)
-    done = []
-    for batch in batches(study, store):
-        store.run(batch.trials)
-        done += [list(batch.trials)] if batch.trials else []
-    found = wanted(study, store)
-    assert found.complete
-    assert found.trials == [trial for trials in done for trial in trials]
-    return done, found, store
 
 
 def orders_in(trials: list[Trial]) -> set[str]:
