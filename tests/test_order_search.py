@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.scored import Score, Scored, run
-from test_garbage import age, keys
+from helpers.studies import age, keys
 
 from l2kd_ray.analysis.design import Design
 from l2kd_ray.analysis.extreme import OrderSearch, order_search, predict

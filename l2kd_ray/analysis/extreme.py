@@ -75,8 +75,8 @@ class OrderSearch:
     dev first: order, proposed (bool), dev, gap (of test), more (gap minus the mean gap of the drawn
     orders); the last two with low and high, at `level`; in points."""
     level: float
-    """Of each interval, so that those of all n! orders hold together at 95 % (Bonferroni). Any of
-    them could have been proposed, so that fewer would not do."""
+    """The level of each interval: those of all n! orders hold together at 95 % (Bonferroni). Any
+    of them could have been proposed, so that fewer would not do."""
     beyond: int | None
     """Upper bound at 95 % of the number of orders more extreme than the first, by their gap on dev
     with these seeds; None while a drawn order has no score."""
@@ -87,7 +87,7 @@ class OrderSearch:
 def order_search(
     test: pd.DataFrame, dev: pd.DataFrame, method: str, design: Design, goal: Goal, budget: int
 ) -> OrderSearch | None:
-    """What a search for the worst order of a method has found; None before its first order.
+    """The findings of a search for an order of one method; None before its first order.
 
     `test` and `dev` are `results` of the orders drawn (`design`) and of those proposed. The first
     order is picked on dev. Its interval on test is Student's over seeds.

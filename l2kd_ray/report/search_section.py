@@ -61,7 +61,7 @@ def _found(found: OrderSearch, order: str) -> str:
 
 
 def _unseen(found: OrderSearch, labels: dict[str, str]) -> str:
-    """What is known of the orders that were not tried."""
+    """The sentences on the orders that were not tried."""
     than = f"{'worse' if found.goal == 'worst' else 'better'} than it on dev with these seeds"
     left = found.possible - len(found.orders)
     if not left:
