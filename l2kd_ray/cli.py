@@ -311,8 +311,9 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     from l2kd_ray.report import terminal_table
     from l2kd_ray.report.console import print_table
     from l2kd_ray.report.data_section import data_notes
+    from l2kd_ray.report.search_section import search_words
     from l2kd_ray.report.sentences import doubt_words, top_k_words
-    from l2kd_ray.study.evidence import inference, top_k_bias
+    from l2kd_ray.study.evidence import inference, order_findings, top_k_bias
 
     if len(snapshot.scores):
         _print_notes(doubt_words(snapshot.doubts))
@@ -320,6 +321,8 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
         print_table(terminal_table(snapshot.scores, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))
+        if (found := order_findings(snapshot)) is not None:
+            _print_notes([search_words(found)])
         print(f"Report: {experiment.store.address(f'studies/{experiment.name}/report.html')}")
 
 

@@ -16,8 +16,7 @@ def search_section(found: OrderSearch | None) -> list[ReportSection]:
     if found is None:
         return []
     rows = found.orders.head(_SHOWN)
-    expected = [found.predicted.order] if found.predicted else []
-    labels, legend = order_labels([*rows["order"], *expected])
+    labels, legend = _labels(found)
     frame = pd.DataFrame(
         {
             "Order": rows["order"].map(labels),
@@ -34,14 +33,24 @@ def search_section(found: OrderSearch | None) -> list[ReportSection]:
         f"{level_label(found.level)} each), so that they hold for whichever was picked."
         f"{f' Tasks: {legend}.' if legend else ''}"
     )
-    first = labels[rows["order"].iloc[0]]
-    seen = Prose(f"{_found(found, first)} {_unseen(found, labels)}")
     apart = Prose(
         "Orders are proposed for what others showed, so they are no sample: no other number of "
         "this report reads them. Their scores are in `proposed.parquet`."
     )
     title = f"Search for the {found.goal} order"
-    return [ReportSection(title, (seen, Table("order_search", caption, frame), apart))]
+    blocks = (Prose(search_words(found)), Table("order_search", caption, frame), apart)
+    return [ReportSection(title, blocks)]
+
+
+def search_words(found: OrderSearch) -> str:
+    """The order found and what is known of those not tried; **strong** is marked."""
+    labels, _ = _labels(found)
+    return f"{_found(found, labels[found.orders['order'].iloc[0]])} {_unseen(found, labels)}"
+
+
+def _labels(found: OrderSearch) -> tuple[dict[str, str], str]:
+    expected = [found.predicted.order] if found.predicted else []
+    return order_labels([*found.orders["order"].head(_SHOWN), *expected])
 
 
 def _found(found: OrderSearch, order: str) -> str:

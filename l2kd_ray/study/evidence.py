@@ -70,7 +70,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "split": halves_of(snapshot.study) if snapshot.study.config.tune.select_on else None,
         "verdict": snapshot.wanted.verdict,
         "looks": smaller_plans(snapshot.looks, snapshot.seen),
-        "order_search": _order_search(snapshot),
+        "order_search": order_findings(snapshot),
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
@@ -89,7 +89,7 @@ def inference(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def _order_search(snapshot: Snapshot) -> OrderSearch | None:
+def order_findings(snapshot: Snapshot) -> OrderSearch | None:
     """The findings of a search over orders; None if the study has none, or nothing is tried."""
     import pandas as pd
 
