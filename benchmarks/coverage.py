@@ -38,10 +38,16 @@ from l2kd_ray.analysis import (
     ratio,
     sign_flip,
 )
+from l2kd_ray.analysis.estimate import LEVEL, simultaneous
 from l2kd_ray.analysis.examples import with_examples
+from l2kd_ray.analysis.extreme import predict
 from l2kd_ray.analysis.looks import alphas
 from l2kd_ray.analysis.precedence import features
+<<<<<<< HEAD
 from l2kd_ray.analysis.streams import mean_over_streams, replicated
+=======
+from l2kd_ray.analysis.worst import orders_beyond_worst
+>>>>>>> osearch
 from l2kd_ray.study.orders import orders_of
 
 REPEATS = 4000
@@ -429,6 +435,42 @@ def best_and_worst(repeats: int) -> Iterator[dict[str, Any]]:
                 yield share("extremes", where, np.array(held))
 
 
+def searches(repeats: int) -> Iterator[dict[str, Any]]:
+    """A search for the worst order: whether it finds it, and what holds of the one it finds.
+
+    Dev and test scores are taken to be the same, which is the worst for the interval of a pick.
+    """
+    for n, drawn, budget in ((4, 4, 12), (5, 10, 20), (5, 15, 30), (6, 24, 48)):
+        trie = Trie.of(n)
+        possible = len(trie.orders)
+        beyond = orders_beyond_worst(drawn, possible)
+        for world in WORLDS:
+            for seeds in (3, 10):
+                found, held, fewer, bounded = [], [], [], []
+                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
+                    for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
+                        mean, orders = table.mean(axis=1), [trie.orders[k] for k in chosen]
+                        tried = list(range(drawn))
+                        while len(tried) < budget:
+                            guess = predict([orders[k] for k in tried], mean[tried], orders)
+                            guess[tried] = -np.inf
+                            next_ones = np.argsort(-guess, kind="stable")
+                            tried += next_ones[: min(n, budget - len(tried))].tolist()
+                        worst = max(tried, key=mean.__getitem__)
+                        of_worst = moments(table[worst : worst + 1], 1)
+                        error = abs(float(of_worst.mean) - exact[chosen[worst]])
+                        found.append(mean[worst] == mean.max())
+                        bounded.append((mean > mean[worst]).sum() <= beyond)
+                        for within, many in ((held, possible), (fewer, budget)):
+                            level = simultaneous(LEVEL, many) or LEVEL
+                            within.append(error <= float(of_worst.half_width(level)))
+                where = f"{budget} of {possible} orders, {seeds} seeds, {world.name}"
+                yield share("searches", f"found, {where}", np.array(found))
+                yield share("searches", f"interval, {where}", np.array(held))
+                yield share("searches", f"by the tried alone, {where}", np.array(fewer))
+                yield share("searches", f"beyond, {where}", np.array(bounded))
+
+
 def order_effects(repeats: int) -> Iterator[dict[str, Any]]:
     """The intervals of effects of precedence, against the truth over all orders."""
     for n, drawn in ((3, 6), (4, 24), (4, 14), (5, 120), (5, 30)):
@@ -569,6 +611,7 @@ PARTS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
     "assisted": assisted_mean,
     "components": parts,
     "extremes": best_and_worst,
+    "searches": searches,
     "effects": order_effects,
     "examples": seeds_and_examples,
     "races": races,

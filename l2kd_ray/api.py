@@ -212,7 +212,8 @@ class Experiment:
         from l2kd_ray.study import plan
         from l2kd_ray.study.data import data_of
 
-        most, reader = self._most(), StoreView(self.store)
+        reader = StoreView(self.store)
+        most = self._most(reader)
         planned = plan(most, reader)
         self._check_models(planned.missing)
         foresight = self._foresight(reader) if planned.missing else None
@@ -231,13 +232,13 @@ class Experiment:
         arms = [(arm.name, NO_SETTING) for arm in self.study.config.arms]
         return foresee(results(now.scores), arms, now.design)
 
-    def _most(self) -> list[Trial]:
+    def _most(self, reader: StoreView) -> list[Trial]:
         """All trials that the study can reach."""
         from l2kd_ray.study.agenda import most
         from l2kd_ray.study.search import settings_of
 
         if not self.study.is_adaptive:
-            return most(self.study)
+            return most(self.study, reader)
         tried, drawn = self._folder.tried(), settings_of(self.study.config)
         names = [arm.name for arm in self.study.config.arms]
         return self.study.trials(
@@ -289,7 +290,7 @@ class Experiment:
         finished, known = before.reader.listing().finished, before.manifests
         if any(stage.key in finished and stage.key not in known for stage in before.plan.every):
             before = self.snapshot()  # without the stages that have just been found damaged
-        self._check_models(missing_stages(self._most(), before.reader.listing()))
+        self._check_models(missing_stages(self._most(before.reader), before.reader.listing()))
         self._folder.add_keys(stages_of(self.study.trials(before.tried)))
         self._folder.keep_study(to_yaml(self.study))
         with self._folder.live():
@@ -352,7 +353,8 @@ class Experiment:
         return self.snapshot().trials
 
     def scores(self) -> pd.DataFrame:
-        """The long form of the score matrices from all stored evaluations."""
+        """The long form of the score matrices from all stored evaluations; without the orders
+        that a search proposed."""
         return self.snapshot().scores
 
     def results(self) -> pd.DataFrame:
@@ -390,6 +392,8 @@ class Experiment:
             )
             files = FileTree(str(folder))
             files.write("scores.parquet", scores.to_parquet(index=False))
+            if len(now.proposed_scores):
+                files.write("proposed.parquet", now.proposed_scores.to_parquet(index=False))
             if len(scores):
                 files.write("results.parquet", self._results(now).to_parquet(index=False))
             if wandb and len(scores) and settings.mode != "disabled":

@@ -24,6 +24,7 @@ import typer
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import yaml12
 from l2kd_ray.study.reading import parse_overrides
+from l2kd_ray.study.schema import SearchOrders
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
@@ -146,6 +147,7 @@ def plan(
     totals = [sum(column) for column in zip(*(vars(c).values() for c in counts), strict=True)]
     table.add_row("all", *map(str, totals), style="bold")
     print_table(table)
+    _print_search(experiment)
     print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
     _print_notes(data_notes(planned.data))
     print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
@@ -172,6 +174,18 @@ def data(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -
 
     print_table(rich_table(data_table(found)))
     _print_notes(data_notes(found))
+
+
+def _print_search(experiment: Experiment) -> None:
+    """Say that orders are searched, and how many of them are drawn."""
+    setting, tasks = experiment.study.config.orders, len(experiment.study.tasks)
+    if isinstance(setting, SearchOrders):
+        drawn = setting.drawn(tasks)
+        print(
+            f"A search for the {setting.search} order of {experiment.study.config.orders_arm}: "
+            f"{drawn} orders drawn at random, then up to {setting.budget - drawn} proposed, "
+            f"{tasks} at once."
+        )
 
 
 def _print_notes(notes: Iterable[str]) -> None:
@@ -263,11 +277,13 @@ def submit(
 @app.command()
 def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show how much of a study is done, whether or not a sweep is running."""
-    state = _load(study, overrides).status()
+    experiment = _load(study, overrides)
+    state = experiment.status()
     if as_json:
         print(json.dumps(state.to_json()))
         return
     print(f"A sweep is running: {state.live}" if state.live else "No sweep is running.")
+    _print_search(experiment)
     print(f"{state.trials_done} of {state.trials} trials are finished.")
     for role, (done, wanted) in state.stages.items():
         print(f"  {role:<10} {done} of {wanted}")
@@ -295,8 +311,9 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     from l2kd_ray.report import terminal_table
     from l2kd_ray.report.console import print_table
     from l2kd_ray.report.data_section import data_notes
+    from l2kd_ray.report.search_section import search_words
     from l2kd_ray.report.sentences import doubt_words, top_k_words
-    from l2kd_ray.study.evidence import inference, top_k_bias
+    from l2kd_ray.study.evidence import inference, order_findings, top_k_bias
 
     if len(snapshot.scores):
         _print_notes(doubt_words(snapshot.doubts))
@@ -304,6 +321,8 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
         print_table(terminal_table(snapshot.scores, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))
+        if (found := order_findings(snapshot)) is not None:
+            _print_notes([search_words(found)])
         print(f"Report: {experiment.store.address(f'studies/{experiment.name}/report.html')}")
 
 

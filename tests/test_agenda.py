@@ -6,51 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from helpers.scored import Scored, run
 
 from l2kd_ray.analysis import Outcome, results, select
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study import Study, Trial
-from l2kd_ray.study.agenda import Wanted, batches, design_of, halves_of, most, wanted
+from l2kd_ray.study.agenda import batches, design_of, halves_of, most, wanted
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 12, 24
-Score = Callable[[Trial, str], float]
-
-
-class Scored:
-    """A store in which every evaluation that was asked for has the score that a test gives it."""
-
-    def __init__(self, score: Score) -> None:
-        self.score, self.scores = score, dict[str, dict[str, float]]()
-
-    def run(self, trials: list[Trial]) -> None:
-        for trial in trials:
-            for cell in trial.cells:
-                value = self.score(trial, cell.split)
-                self.scores[cell.stage.key] = {cell.stage.metric_name: value}
-
-    def manifests(self, stages: dict[str, str]) -> Any:
-        return {
-            key: type("Manifest", (), {"scores": self.scores[key]})()
-            for key in stages
-            if key in self.scores
-        }
-
-    def listing(self) -> Any:
-        return type("Listing", (), {"finished": dict.fromkeys(self.scores, "evaluate")})()
-
-
-def run(study: Study, score: Score) -> tuple[list[list[Trial]], Wanted, Scored]:
-    """Every batch of the agenda, done as it is asked for; what it has come to then."""
-    store: Any = Scored(score)
-    done = []
-    for batch in batches(study, store):
-        store.run(batch.trials)
-        done += [list(batch.trials)] if batch.trials else []
-    found = wanted(study, store)
-    assert found.complete
-    assert found.trials == [trial for trials in done for trial in trials]
-    return done, found, store
 
 
 def orders_in(trials: list[Trial]) -> set[str]:
@@ -79,12 +43,12 @@ def test_without_a_rule_everything_is_one_batch(four: Any) -> None:
 
 def test_a_narrow_interval_stops_at_the_first_look(four: Any) -> None:
     study = four(tune={"stop": {"half_width": 5.0}})
-    done, found, _ = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
+    done, found, store = run(study, lambda t, _: 90.0 if not t.order else 50.0 + noise(t))
     assert len(done) == 1
     assert orders_in(done[0]) == set(design_of(study).orders[:12])
     assert found.verdict is not None
     assert found.verdict.stop
-    assert len(most(study)) == 24 * 3 + 6
+    assert len(most(study, store)) == 24 * 3 + 6
 
 
 def test_a_width_out_of_reach_runs_on_and_says_so(four: Any) -> None:
@@ -212,7 +176,7 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
         best_on_dev = trial.setting["replay.ratio"] == 0.5
         return 60.0 if best_on_dev == (split == "dev") else 40.0
 
-    done, _, _ = run(study, score)
+    done, _, store = run(study, score)
     split = halves_of(study)
     first, second = ([t for t in batch if t.order] for batch in done)
     assert {t.setting["replay.ratio"] for t in first} == {0.1, 0.5}
@@ -221,7 +185,7 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
     assert orders_in(second) == set(split.report.orders)
     assert not orders_in(first) & orders_in(second)
     assert not {str(t.seed) for t in first} & {str(t.seed) for t in second}
-    assert len(most(study)) == sum(map(len, done))
+    assert len(most(study, store)) == sum(map(len, done))
 
 
 @pytest.mark.parametrize(

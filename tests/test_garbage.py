@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.studies import age, keys
 
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
@@ -26,17 +26,6 @@ def swept(study: Study, store: Store) -> Experiment:
     experiment = Experiment(study, store, "l2kd sweep")
     assert experiment.sweep("inline").failures == []
     return experiment
-
-
-def age(store: Store) -> None:
-    """Make everything two days old."""
-    past = time.time() - 2 * 86400
-    for path in Path(store.base).rglob("*"):
-        os.utime(path, (past, past))
-
-
-def keys(study: Study) -> set[str]:
-    return {stage.key for trial in study.trials() for stage in trial.stages()}
 
 
 def test_what_a_study_lists_stays_and_the_rest_goes(tiny: Any, store: Store) -> None:

@@ -34,7 +34,7 @@ from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.study import Study, Trial
-from l2kd_ray.study.agenda import Wanted, batches
+from l2kd_ray.study.agenda import Wanted, batches, most
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.plan import missing_stages
@@ -87,6 +87,8 @@ def sweep(
     """
     store, known, cut = reader.store, known or {}, cut or {}
     every = study.trials(known) if study.is_adaptive else study.trials()
+    if study.config.orders_arm:
+        every = most(study, reader)
     missing = missing_stages(every, reader.listing())
     if not missing and not (study.is_adaptive and _open_searches(study, known, cut)):
         return SweepOutcome()
@@ -96,8 +98,10 @@ def sweep(
     settings, given_up = None, dict[str, list[Setting]]()
     failed: set[str] = set()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
+    folder = Folder(store, study.config.name)
     with _told(), _on_demand(study, store, address, every, missing) as start:
         for part in parts:
+            folder.propose(stages_of(filter(study.is_proposed, part.trials)))
             done += part.trials
             failed.update(_finish(study, reader, start, part.trials, deadline))
             if time.monotonic() >= deadline:
@@ -245,8 +249,11 @@ def _titles(trials: Iterable[Trial]) -> dict[str, str]:
 def _readers(
     study: Study, store: Store, trials: Iterable[Trial], missing: Iterable[Stage]
 ) -> dict[str, set[str]]:
-    """For each model that may be dropped (`keep: leaves`), the missing stages that read it."""
-    if study.config.keep == "all":
+    """For each model that may be dropped (`keep: leaves`), the missing stages that read it.
+
+    None in a search over orders, whose next proposals may read any: they are dropped at the end.
+    """
+    if study.config.keep == "all" or study.config.orders_arm:
         return {}
     readers = {model.key: set[str]() for model in droppable(study, store, stages_of(trials))}
     for stage in missing:

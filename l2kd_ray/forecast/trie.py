@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Listing
+from l2kd_ray.study.agenda import most
 from l2kd_ray.study.plan import stored_examples
 from l2kd_ray.study.schema import Scale
 from l2kd_ray.study.study import Study
@@ -118,6 +119,8 @@ def trie_of(study: Study, source: AnyStore, trials: Iterable[Trial] | None = Non
     """
     listing = source.listing()
     seeds = study.config.seeds
+    if trials is None and study.config.orders_arm:
+        trials = most(study, source)
     if trials is None and isinstance(seeds, tuple) and len(seeds) > 1:
         cells = len(study.orders) * (len(study.tasks) + 1) * len(study.tasks) * len(seeds)
         settings = max(len(study.settings(arm)) for arm in study.config.arms)

@@ -36,7 +36,10 @@ CurvePoints = Sequence[Mapping[str, float]]
 
 _AXIS = "global_step"
 """Steps that a trial's stages have taken so far. Never `_step`: syncing a run twice shifts it."""
-_RESULT_FILES = ("scores.parquet", "results.parquet", "report.html", "report.md")
+_RESULT_FILES = (
+    *("scores.parquet", "results.parquet", "proposed.parquet"),
+    *("report.html", "report.md"),
+)
 _HEADLINES = ("cl/", "gap/")
 _REQUEST, _DONE = "request.json", "done"
 

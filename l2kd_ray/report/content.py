@@ -27,6 +27,7 @@ from l2kd_ray.report.provenance import (
     words_section,
 )
 from l2kd_ray.report.replay_section import replay_section
+from l2kd_ray.report.search_section import search_section
 from l2kd_ray.report.sentences import (
     CAVEATS,
     doubt_words,
@@ -78,6 +79,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
             *comparison_section(found),
             *summary_section(found),
             *_of_orders(found, look),
+            *search_section(inputs.order_search),
             *setting_section(found, look),
             *replay_section(inputs.replay, inputs.samples),
             *data,

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from l2kd_ray.analysis import Doubt, Verdict
+from l2kd_ray.analysis.extreme import OrderSearch
 from l2kd_ray.analysis.looks import Seen
 from l2kd_ray.study.data import SplitData
 
@@ -49,5 +50,7 @@ class Inputs:
     """How far `kd.top_k` is off, a temperature each: temperature, mass, error, cosine."""
     looks: Sequence[Seen] = ()
     """The smaller plans that the study was read under before."""
+    order_search: OrderSearch | None = None
+    """The findings of a search over orders."""
     verdict: Verdict | None = None
     """The stop rule's verdict at the last look."""

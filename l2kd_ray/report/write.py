@@ -80,6 +80,8 @@ def write_report(
     tables = {} if found is None else _tables(found)
     given = {"costs": shown.costs, "work": shown.work, "replay": shown.replay}
     tables |= {name: frame for name, frame in given.items() if frame is not None}
+    if shown.order_search is not None:
+        tables["order_search"] = shown.order_search.orders
     for name, frame in tables.items():
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
     side_by_side(FileTree(str(folder)).write, files.keys(), files.values())

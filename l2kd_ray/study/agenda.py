@@ -1,4 +1,4 @@
-"""The trials a study runs next, given its results: planned looks, races, selection on one half.
+"""The trials a study runs next, given its results: looks, races, selection, searched orders.
 
 It is a function of the study and its storage, with the same answer in another process or next week.
 So nothing of it is stored: a sweep takes batch after batch from it, and `status` and the report
@@ -16,8 +16,8 @@ import numpy as np
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
-from l2kd_ray.study.orders import order_id
-from l2kd_ray.study.schema import Arm, RandomOrders
+from l2kd_ray.study.orders import candidates, neighbours, order_id
+from l2kd_ray.study.schema import Arm, RandomOrders, SearchOrders
 from l2kd_ray.study.search import setting_id, settings_of
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Cell, Trial
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from l2kd_ray.analysis import Design, Halves, Instance, Verdict
+    from l2kd_ray.analysis.matrix import FloatArray
 
 Dropped = Mapping[str, Mapping[str, int]]
 """Settings that a race dropped: arm -> setting -> number of orders at which it was dropped."""
@@ -67,6 +68,8 @@ def batches(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Ite
         yield from _race(study, source)
     elif tune.stop.half_width is not None:
         yield from _looks(study, source, failed)
+    elif isinstance(study.config.orders, SearchOrders):
+        yield from _proposals(study, source, study.config.orders)
     else:
         yield Wanted(study.trials())
 
@@ -84,8 +87,19 @@ def wanted(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Want
     return found
 
 
-def most(study: Study) -> list[Trial]:
-    """All trials that the study can reach; any setting represents a winner not yet known."""
+def most(study: Study, source: AnyStore) -> list[Trial]:
+    """All trials that the study can reach, as many as they can be.
+
+    Any setting represents a winner not yet known, and orders drawn at random those that a search
+    has yet to propose.
+    """
+    setting = study.config.orders
+    if isinstance(setting, SearchOrders):
+        known = wanted(study, source).trials
+        tried = {trial.order for trial in known if trial.order}
+        pool = candidates(study.tasks, setting.budget, study.config.data_seed)
+        left = [order for order in pool if order not in tried]
+        return [*known, *study.of_orders(left[: setting.budget - len(tried)])]
     every = study.trials()
     if study.config.tune.select_on is None:
         return every
@@ -169,18 +183,14 @@ def _given_up(
     """The settings of an arm that can no longer win after `done` orders."""
     from l2kd_ray.analysis import race
 
-    settings = settings_of(study.config)
+    settings, orders = settings_of(study.config), study.orders[:done]
     trials = [
-        [
-            [study.trial(arm.name, setting, order, seed) for seed in design.seeds]
-            for order in study.orders[:done]
-        ]
+        [study.trial(arm.name, setting, order, seed) for seed in design.seeds]
         for setting in settings
+        for order in orders
     ]
-    finals = [cell.stage for row in trials for own in row for t in own for cell in _dev_cells(t)]
-    known = source.manifests({stage.key: stage.kind for stage in finals})
-    scores = [[np.mean([_dev(t, known) for t in own]) for own in row] for row in trials]
-    found = race(np.array(scores, dtype=float), len(design.orders))
+    scores = _dev_means(source, trials).reshape(len(settings), len(orders))
+    found = race(scores, len(design.orders))
     return {setting_id(settings[row]): at for row, at in found.dropped.items() if at <= done}
 
 
@@ -217,6 +227,29 @@ def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
     )
 
 
+def _proposals(study: Study, source: AnyStore, setting: SearchOrders) -> Iterator[Wanted]:
+    """The orders drawn at random, then those predicted to be the most extreme on dev, n at once.
+
+    An order on which a trial has failed counts as tried, and says nothing of the others.
+    """
+    from l2kd_ray.analysis.extreme import predict
+
+    yield Wanted(study.trials())
+    pool = candidates(study.tasks, setting.budget, study.config.data_seed)
+    tried, sign = list(study.orders), -1 if setting.search == "worst" else 1
+    seeds = len(study.config.replicates)
+    while len(tried) < setting.budget:
+        trials, known = study.of_orders(tried), set(tried)
+        by_order = [trials[k : k + seeds] for k in range(0, len(trials), seeds)]
+        values = sign * _dev_means(source, by_order)
+        near = [] if np.isnan(values).all() else neighbours(tried[int(np.nanargmax(values))])
+        left = [order for order in dict.fromkeys([*pool, *near]) if order not in known]
+        first = np.argsort(-predict(tried, values, left), kind="stable")
+        found = [left[int(k)] for k in first[: min(len(study.tasks), setting.budget - len(tried))]]
+        tried += found
+        yield Wanted(study.of_orders(found))
+
+
 def _block(every: Iterable[Trial], design: Design, begun: int, look: int) -> list[Trial]:
     """The trials of the orders between two looks; the first block includes the references."""
     chosen = set(design.orders[begun:look])
@@ -235,6 +268,13 @@ def _dev_cells(trial: Trial) -> list[Cell]:
     return [cell for cell in trial.steps[-1] if cell.split == "dev"]
 
 
+def _dev_means(source: AnyStore, groups: Sequence[Sequence[Trial]]) -> FloatArray:
+    """The mean dev score of each group of trials; NaN if one of its trials is not finished."""
+    finals = [cell.stage for group in groups for trial in group for cell in _dev_cells(trial)]
+    known = source.manifests({stage.key: stage.kind for stage in finals})
+    return np.array([np.mean([_dev(trial, known) for trial in group]) for group in groups])
+
+
 def _dev(trial: Trial, known: Mapping[str, Manifest]) -> float:
     """The mean dev score of a trial's student; NaN if it is not finished."""
     stages = [cell.stage for cell in _dev_cells(trial)]
@@ -247,7 +287,7 @@ def design_of(study: Study) -> Design:
     from l2kd_ray.analysis import Design
 
     orders = study.config.orders
-    kind = "random" if isinstance(orders, RandomOrders) else orders
+    kind = "random" if isinstance(orders, RandomOrders | SearchOrders) else orders
     return Design(
         "list" if isinstance(kind, tuple) else kind,
         tuple(order_id(order) for order in study.orders),

@@ -25,6 +25,7 @@ from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.agenda import halves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.replays import replay_quality
+from l2kd_ray.study.schema import SearchOrders
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.study.work import work_by_method
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from l2kd_ray.analysis import ExampleGaps
+    from l2kd_ray.analysis.extreme import OrderSearch
     from l2kd_ray.analysis.matrix import FloatArray
     from l2kd_ray.analysis.scope import Scope
 
@@ -48,7 +50,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
     from l2kd_ray.analysis.looks import smaller_plans
 
     manifests = snapshot.manifests
-    replay, last = replay_quality(snapshot.trials, manifests)
+    replay, last = replay_quality(snapshot.reported, manifests)
     counts = snapshot.plan.stages.values()
     return {
         "planned": {
@@ -59,7 +61,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         },
         "failures": snapshot.failures,
         "costs": _costs(snapshot),
-        "work": work_by_method(snapshot.trials, manifests),
+        "work": work_by_method(snapshot.reported, manifests),
         "notes": _notes(snapshot),
         "doubts": snapshot.doubts,
         "data": data_of(snapshot.study, snapshot.trials, snapshot.reader),
@@ -69,6 +71,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "split": halves_of(snapshot.study) if snapshot.study.config.tune.select_on else None,
         "verdict": snapshot.wanted.verdict,
         "looks": smaller_plans(snapshot.looks, snapshot.seen),
+        "order_search": order_findings(snapshot),
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
@@ -101,6 +104,22 @@ def selected_scope(snapshot: Snapshot) -> Scope:
     given["failed"] = [*given["failed"], *without_score(snapshot.scores)]
     test = within(results(snapshot.scores, searched), given["design"])
     return Scope.of(test, [arm for arm in arms if arm[0] in set(test["method"])], **given)
+
+
+def order_findings(snapshot: Snapshot) -> OrderSearch | None:
+    """The findings of a search over orders; None if the study has none, or nothing is tried."""
+    import pandas as pd
+
+    from l2kd_ray.analysis import results
+    from l2kd_ray.analysis.extreme import order_search
+
+    config = snapshot.study.config
+    if not isinstance(config.orders, SearchOrders) or snapshot.scores.empty:
+        return None
+    scores = pd.concat([snapshot.scores, snapshot.proposed_scores], ignore_index=True)
+    test, dev = results(scores), results(scores, split="dev")
+    goal, budget = config.orders.search, config.orders.budget
+    return order_search(test, dev, config.orders_arm or "", snapshot.design, goal, budget)
 
 
 def is_read(snapshot: Snapshot) -> bool:

@@ -121,7 +121,8 @@ class Folder:
 
     def propose(self, stages: Iterable[Stage]) -> None:
         """Add stages in a file of their own: processes that do so at once do not wait."""
-        self._write_keys(f"{KEYS}-{uuid.uuid4().hex}", _lines(stages))
+        if lines := _lines(stages):
+            self._write_keys(f"{KEYS}-{uuid.uuid4().hex}", lines)
 
     def settle_keys(self, stages: Iterable[Stage]) -> None:
         """Replace the stages that the study needs: it is complete, or needs none any more."""

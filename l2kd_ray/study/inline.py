@@ -6,8 +6,10 @@ from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.agenda import batches
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.study import Study
+from l2kd_ray.study.trial import stages_of
 
 
 def sweep_inline(study: Study, reader: StoreView) -> None:
@@ -24,7 +26,9 @@ def sweep_inline(study: Study, reader: StoreView) -> None:
             got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
             fix="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
         )
+    folder = Folder(reader.store, study.config.name)
     for batch in batches(study, reader):
+        folder.propose(stages_of(filter(study.is_proposed, batch.trials)))
         missing = missing_stages(batch.trials, reader.listing())
         for cell in (cell for trial in batch.trials for cell in trial.cells):
             if cell.stage in missing:

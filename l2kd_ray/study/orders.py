@@ -11,7 +11,7 @@ import numpy as np
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import SEPARATOR
-from l2kd_ray.study.schema import OrdersSetting, RandomOrders
+from l2kd_ray.study.schema import OrdersSetting, RandomOrders, SearchOrders
 
 
 def order_id(order: Sequence[str]) -> str:
@@ -41,11 +41,30 @@ def orders_of(tasks: Sequence[str], orders: OrdersSetting, data_seed: int) -> li
                 fix="write orders: all",
             )
         return _sample(tasks, orders.random, data_seed)
+    if isinstance(orders, SearchOrders):
+        return _sample(tasks, orders.drawn(len(tasks)), data_seed)
     if orders == "williams":
         return williams(tasks)
     if orders == "all":
         return _sample(tasks, factorial(len(tasks)), data_seed)
     return list(orders)
+
+
+_CANDIDATES = factorial(8)
+"""Orders that a search looks through: all of them up to eight tasks."""
+
+
+def candidates(tasks: Sequence[str], budget: int, data_seed: int) -> list[Order]:
+    """The orders that a search over orders may propose, in the sequence of the sample.
+
+    They begin with those drawn before the search. Of more than eight tasks, a part of all n!.
+    """
+    return _sample(tasks, min(factorial(len(tasks)), _CANDIDATES + budget), data_seed)
+
+
+def neighbours(order: Order) -> list[Order]:
+    """The orders in which two adjacent tasks have changed places."""
+    return [(*order[:k], order[k + 1], order[k], *order[k + 2 :]) for k in range(len(order) - 1)]
 
 
 def _sample(tasks: Sequence[str], wanted: int, seed: int) -> list[Order]:

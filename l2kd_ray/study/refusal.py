@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
@@ -13,7 +14,10 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.section import in_quotes
 
 UNKNOWN_KEY = "unknown key"
-_BRANCHES = {"float", "int", "str", "RandomOrders", "CrossedSeeds", "Grid", "Range", "Workers"}
+_BRANCHES = {
+    *("float", "int", "str", "RandomOrders", "SearchOrders", "CrossedSeeds"),
+    *("Grid", "Range", "Workers"),
+}
 
 
 def refusal(
@@ -24,9 +28,13 @@ def refusal(
     The key ends with a colon if it is not a section, such as `search:`.
     """
     problems = error.errors(include_url=False)
-    # A validator of ours says most. Else, a union reports each branch; the deepest location is the
-    # branch that the user meant.
-    first = max(problems, key=lambda one: (_cause(one) is not None, len(one["loc"])))
+    # A validator of ours says most. Else, a union reports each branch; the deepest location, with
+    # the fewest problems beside it, is the branch that the user meant.
+    beside = Counter(one["loc"][:-1] for one in problems)
+    first = max(
+        problems,
+        key=lambda one: (_cause(one) is not None, len(one["loc"]), -beside[one["loc"][:-1]]),
+    )
     location, cause = _location(first["loc"]), _cause(first)
     parts = (key, *map(str, location), cause.key if cause else "")
     dotted = ".".join(part for part in parts if part).replace(":.", ": ")
@@ -81,16 +89,12 @@ def _plain(message: str) -> str:
 
 def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
     """The valid keys in place of an unknown one."""
-    found = model
+    found = [model]
     for part in location[:-1]:
-        field = found.model_fields.get(str(part))
-        if field is None:
-            continue
-        below = sections_of(field)
-        if not below:
-            return ""
-        found = below[0]
-    return "one of " + ", ".join(found.model_fields)
+        fields = [one.model_fields[str(part)] for one in found if str(part) in one.model_fields]
+        found = [below for field in fields for below in sections_of(field)] if fields else found
+    keys = [name for one in found for name in one.model_fields]
+    return f"one of {', '.join(keys)}" if keys else ""
 
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:

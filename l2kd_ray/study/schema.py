@@ -239,6 +239,20 @@ class RandomOrders(Section):
     random: int = Field(ge=1)
 
 
+class SearchOrders(Section):
+    """A search for the order that is worst, or best, for one method."""
+
+    search: Literal["worst", "best"]
+    budget: int = Field(ge=1)
+    """Orders tried in all: half of them are drawn at random, as `random` draws them."""
+    method: str | None = None
+    """The arm that proposed orders are run with (default: the first of the study)."""
+
+    def drawn(self, tasks: int) -> int:
+        """The number of orders drawn before the search: whole blocks of n (`orders._blocks`)."""
+        return max(self.budget // 2 // tasks, 1) * tasks
+
+
 def _split_orders(value: object) -> object:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [
@@ -251,6 +265,7 @@ def _split_orders(value: object) -> object:
 OrdersSetting = Annotated[
     Literal["all", "williams"]
     | RandomOrders
+    | SearchOrders
     | Annotated[tuple[tuple[str, ...], ...], Field(min_length=1)],
     BeforeValidator(_split_orders),
 ]
@@ -346,6 +361,7 @@ class StudyConfig(ArmsOnly):
                         got=SEPARATOR.join(order),
                         expected=f"each of {', '.join(names)}, once",
                     )
+        self._check_order_search()
         self._check_stops()
         adaptive = self.tune.adaptive
         grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
@@ -387,9 +403,57 @@ class StudyConfig(ArmsOnly):
         """The number of orders, of which none is made."""
         if isinstance(self.orders, RandomOrders):
             return self.orders.random
+        if isinstance(self.orders, SearchOrders):
+            return self.orders.budget
         if isinstance(self.orders, tuple):
             return len(self.orders)
         return math.factorial(len(self.tasks)) if self.orders == "all" else 2 * len(self.tasks)
+
+    def _check_order_search(self) -> None:
+        """Raise InputError for a search over orders that the study cannot have."""
+        if not isinstance(self.orders, SearchOrders):
+            return
+        tasks, budget = len(self.tasks), self.orders.budget
+        least, possible = 2 * tasks, math.factorial(tasks)
+        few = least > possible
+        if not least <= budget <= possible:
+            raise InputError(
+                "no search over orders has this budget",
+                key="orders.budget",
+                got=f"{budget:,} orders of {tasks} tasks",
+                expected="three tasks or more" if few else f"{least:,} to {_rounded(possible)}",
+                fix="write orders: all" if few or budget > possible else "",
+            )
+        ordered = {arm.name for arm in self.arms if not self.family.methods[arm.method].orderless}
+        if self.orders_arm not in ordered:
+            raise InputError(
+                "it is no method of the study that learns its tasks in an order",
+                key="orders.method",
+                got=self.orders_arm,
+                expected=" or ".join(sorted(ordered)) or "such a method",
+                fix="" if ordered else "write orders: all",
+            )
+        if self.search:
+            raise InputError(
+                "settings and orders cannot both be searched",
+                key="search",
+                got=sorted(self.search),
+                fix="fix the searched keys, or write orders: {random: k}",
+            )
+        if self.tune.stop.half_width is not None:
+            raise InputError(
+                "a search over orders and tune.stop.half_width cannot be used together",
+                key="tune.stop.half_width",
+                got=self.tune.stop.half_width,
+                fix="remove it, or write orders: {random: k}",
+            )
+
+    @property
+    def orders_arm(self) -> str | None:
+        """The arm whose orders are searched; None where none are."""
+        if not isinstance(self.orders, SearchOrders):
+            return None
+        return self.orders.method or next((arm.name for arm in self.arms), "")
 
     def _check_stops(self) -> None:
         """Raise InputError for stopping rules that exclude each other or do not fit the study."""

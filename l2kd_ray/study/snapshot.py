@@ -58,6 +58,17 @@ class Snapshot:
     def trials(self) -> Sequence[Trial]:
         return self.wanted.trials
 
+    @cached_property
+    def reported(self) -> Sequence[Trial]:
+        """The wanted trials that means and tables are over: without what a search proposed."""
+        return [trial for trial in self.trials if not self.study.is_proposed(trial)]
+
+    @cached_property
+    def proposed_scores(self) -> pd.DataFrame:
+        """The scores of the trials that a search over orders has proposed, in the same form."""
+        proposed = [trial for trial in self.trials if self.study.is_proposed(trial)]
+        return self.study.scores(self.reader, proposed)
+
     @property
     def failed(self) -> set[str]:
         """The keys of the stages that failed."""
@@ -65,8 +76,8 @@ class Snapshot:
 
     @cached_property
     def failed_instances(self) -> Sequence[Instance]:
-        """The instances of trials that cannot finish, since a stage of theirs failed."""
-        return agenda.failed_instances(self.trials, self.failed)
+        """The instances of reported trials that cannot finish, since a stage of theirs failed."""
+        return agenda.failed_instances(self.reported, self.failed)
 
     @cached_property
     def plan(self) -> Plan:
@@ -81,8 +92,8 @@ class Snapshot:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The long form of the score matrices (columns: `names.SCORE_COLUMNS`)."""
-        return self.study.scores(self.reader, self.trials)
+        """The long form of the reported score matrices (columns: `names.SCORE_COLUMNS`)."""
+        return self.study.scores(self.reader, self.reported)
 
     @cached_property
     def selectable(self) -> pd.DataFrame:
@@ -116,7 +127,7 @@ class Snapshot:
     @cached_property
     def doubts(self) -> Sequence[Doubt]:
         """The reasons to doubt the scores."""
-        return doubts(self.scores, self.trials, self.manifests, self.study.resolved.tasks)
+        return doubts(self.scores, self.reported, self.manifests, self.study.resolved.tasks)
 
     @property
     def done(self) -> list[Trial]:

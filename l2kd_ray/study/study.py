@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +84,25 @@ class Study:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits evaluated: selection reads dev, the report reads test."""
-        return ("dev", "test") if self.config.search else ("test",)
+        """The splits evaluated: selection, and a search, reads dev, the report reads test."""
+        return ("dev", "test") if self.config.search or self.config.orders_arm else ("test",)
+
+    def is_proposed(self, trial: Trial) -> bool:
+        """True if a search over orders has proposed the trial's order: no mean may read it."""
+        return bool(trial.order) and trial.order not in self._own_orders
+
+    @cached_property
+    def _own_orders(self) -> frozenset[Order]:
+        return frozenset(self.orders)
+
+    def of_orders(self, orders: Iterable[Order]) -> list[Trial]:
+        """The trials of some orders for the arm that a search over orders is for."""
+        arm = self.config.orders_arm or ""
+        return [
+            self.trial(arm, {}, order, str(seed))
+            for order in orders
+            for seed in self.config.replicates
+        ]
 
     def trials(self, settings: ArmSettings | None = None) -> list[Trial]:
         """All trials: the references first, then order by order in the sequence of the design.

@@ -1,11 +1,16 @@
-"""The tiny study of the tests: its file as a mapping, and planned without reading any data."""
+"""The tiny study of the tests: its file as a mapping, and planned without reading any data;
+and what a test of `gc` needs of it."""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from l2kd_ray.core.store import Store
 from l2kd_ray.families.builder import Resolved
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
@@ -49,3 +54,14 @@ def planned(**changes: Any) -> Study:
     """The tiny study with changes to what is neither a task nor a pretrained model."""
     data = {**TINY, **changes}
     return Study(parse_study(data), resolved(tuple(data["tasks"])))
+
+
+def age(store: Store) -> None:
+    """Make everything two days old."""
+    past = time.time() - 2 * 86400
+    for path in Path(store.base).rglob("*"):
+        os.utime(path, (past, past))
+
+
+def keys(study: Study) -> set[str]:
+    return {stage.key for trial in study.trials() for stage in trial.stages()}
