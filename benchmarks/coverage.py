@@ -43,11 +43,8 @@ from l2kd_ray.analysis.examples import with_examples
 from l2kd_ray.analysis.extreme import predict
 from l2kd_ray.analysis.looks import alphas
 from l2kd_ray.analysis.precedence import features
-<<<<<<< HEAD
 from l2kd_ray.analysis.streams import mean_over_streams, replicated
-=======
 from l2kd_ray.analysis.worst import orders_beyond_worst
->>>>>>> osearch
 from l2kd_ray.study.orders import orders_of
 
 REPEATS = 4000

@@ -14,11 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
 from l2kd_ray.core.store import Store
 from l2kd_ray.study import Study, load
+
+hypothesis.settings.register_profile("shared cores", deadline=None)  # speed is not tested
+hypothesis.settings.load_profile("shared cores")
 
 
 @pytest.fixture(autouse=True)

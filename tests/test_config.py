@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers.studies import TINY
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
@@ -280,7 +280,6 @@ def test_numbers_are_read_as_yaml_1_2_writes_them() -> None:
         parse_override("kd.temperature")
 
 
-@settings(deadline=None)
 @given(st.floats(0.1, 10), st.floats(0, 1), st.integers(1, 50))
 def test_a_study_survives_its_own_file(temperature: float, weight: float, k: int) -> None:
     study = parse_study(

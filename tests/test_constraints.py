@@ -330,7 +330,7 @@ def brute_force(gram: Any, products: Any, margin: float) -> tuple[float, Any]:
 
 
 @given(st.integers(0, 10_000), st.integers(1, 4), st.sampled_from([0.0, 0.5, 2.0]), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_dual_is_solved(seed: int, k: int, margin: float, repeated: bool) -> None:
     stream = np.random.default_rng(seed)
     former, step = stream.normal(size=(k, 6)), stream.normal(size=6)

@@ -163,7 +163,7 @@ def test_ten_thousand_files_come_through_or_are_refused(
 
 
 def run(names: list[str], number: int, folder: Path) -> None:
-    @settings(max_examples=number, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=number, derandomize=True, database=None)
     @given(name=st.sampled_from(names), items=rows, encoding=encodings)
     def holds(name: str, items: Rows, encoding: str) -> None:
         check(name, items, encoding, folder)
@@ -195,7 +195,7 @@ def sentences_hold(items: Any, separator: str, end: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [60, pytest.param(10_000, marks=pytest.mark.drill)])
 def test_sentences_come_through(number: int, tmp_path: Path) -> None:
-    @settings(max_examples=number, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=number, derandomize=True, database=None)
     @given(
         items=sentences,
         separator=st.sampled_from([" ", "\t", "  "]),
@@ -224,7 +224,7 @@ values = st.recursive(
     "reader", [squad.read, woz.read, wikisql.read, nlg.read_rnnlg, READERS["jsonl"].read]
 )
 def test_json_of_another_form_is_refused(reader: Any, number: int, tmp_path: Path) -> None:
-    @settings(max_examples=number, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=number, derandomize=True, database=None)
     @given(value=values)
     def holds(value: Any) -> None:
         path = tmp_path / "a.json"

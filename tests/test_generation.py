@@ -188,7 +188,7 @@ def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
     assert sampled([4, 2, 5], 2) == [together[row] for row in (4, 2, 5)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 5), st.integers(1, 700), st.integers(1, 90), st.integers(0, 10**6))
 def test_the_best_are_those_of_topk(rows: int, vocab: int, k: int, seed: int) -> None:
     # Distinct numbers: of equals either may come first.

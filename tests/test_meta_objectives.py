@@ -124,7 +124,7 @@ def naive_scores(
     return scores
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 99),
     domains=st.integers(1, 4),
@@ -165,7 +165,6 @@ def test_scores_below_zero_are_clamped_and_counted() -> None:
     assert typicality(scores, raw=True) == (scores, 0.0)
 
 
-@settings(deadline=None)
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1))
 def test_expertise_grows_with_score_and_probability(t: float, p: float, q: float) -> None:
     low, high = sorted((p, q))

@@ -13,7 +13,7 @@ from l2kd_ray.families.mixture import Mixture
 SIZES = {"b": 11, "a": 4, "c.d": 1}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.dictionaries(st.sampled_from("abcd"), st.integers(1, 30), min_size=1),
     batch_size=st.integers(1, 9),

@@ -30,7 +30,7 @@ from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks import Example
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(max_size=40))
 def test_any_text_goes_through_the_trained_tokenizer_unchanged(text: str) -> None:
     text = text.strip()
@@ -68,7 +68,7 @@ def test_a_bos_comes_first_and_a_task_may_be_spelled() -> None:
 
 
 @given(st.integers(8, 60), st.integers(1, 80), st.integers(1, 80))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: int) -> None:
     example = Example("1", "blue " * c, "what is it ?", ("moon " * a,))
     whole = Corpus.of([example], FORMAT, "a", 10_000)[0]
@@ -80,7 +80,7 @@ def test_long_examples_are_cut_and_keep_their_answer(longest: int, c: int, a: in
 
 
 @given(st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=1, max_size=5), st.integers(8, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_tokens_that_are_cut_are_counted(
     sizes: list[tuple[int, int, int]], longest: int
 ) -> None:

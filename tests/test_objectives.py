@@ -81,7 +81,7 @@ def naive(
     return torch.stack(sums), torch.tensor(counts, **double)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     T=st.floats(0.5, 8),
     share=st.sampled_from([0.0, 0.3, 1.0]),
@@ -134,7 +134,7 @@ def test_the_mean_without_a_teacher_is_torchs_weighted_mean() -> None:
 
 
 @given(T=st.floats(0.5, 10))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_student_like_its_teacher_has_no_kd_and_no_kd_gradient(T: float) -> None:
     hidden, head = draw(ROWS * PER_ROW, WIDTH, seed=1).requires_grad_(), head_of(2)
     said = Knowledge(hidden.detach(), OutputLayer(head.weight.detach(), head.bias))

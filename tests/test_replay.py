@@ -135,7 +135,7 @@ SIZES = st.integers(1, 7000) | st.integers(1, 70).map(lambda hundreds: 100 * hun
     st.lists(SIZES, min_size=3, max_size=3),
     st.sampled_from(["0", "0.01", "0.05", "0.07", "0.2", "0.55", "1", "3"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_quotas_are_those_of_lamol(rows: list[int], ratio: str) -> None:
     """ceil(ratio * |D|), rounded down to a multiple of the number of former tasks, equal shares;
     or in proportion to their sizes."""
@@ -155,7 +155,7 @@ def test_quotas_are_those_of_lamol(rows: list[int], ratio: str) -> None:
 
 
 @given(SIZES, st.sampled_from(["0.05", "0.07", "0.55", "1"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_memory_is_a_share_of_each_former_task(rows: int, ratio: str) -> None:
     build = sized([rows, 3, 5], 1, "equal")
     memory = build.memory(tuple(TASKS[:2]), SEED, float(ratio), margin=0.5)

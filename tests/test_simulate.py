@@ -142,7 +142,7 @@ def works(draw: st.DrawFn) -> tuple[Trie, list[float], list[int]]:
     return made, [float(s) for s in seconds], widths
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(works(), st.integers(2, 6), st.sampled_from(POLICIES), st.integers(0, 5))
 def test_nothing_is_lost_or_won(
     work: tuple[Trie, list[float], list[int]], machines: int, policy: Any, seed: int

@@ -237,6 +237,10 @@ def test_a_trial_that_failed_is_not_waited_for(tiny: Any) -> None:
     ]:
         assert found.wanted.complete == complete
         assert len(found.failed_instances) == int(complete)
+    bound = next(stage for stage in trials[0].stages() if stage.kind == "multitask")
+    lost_bound = [{"kind": "multitask", "key": bound.key, "error": "", "traceback": ""}]
+    found = Snapshot(study, cast("StoreView", Known([])), lost_bound)
+    assert not found.failed_instances  # a reference is no instance of an order
 
 
 def test_of_an_adaptive_search_the_settings_tried_are_wanted(tiny: Any) -> None:

@@ -48,7 +48,7 @@ def test_a_task_token_in_a_text_is_text() -> None:
     assert text.prompt("sst") == [tokenizer.convert_tokens_to_ids("<task:sst>")]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(text=texts)
 def test_other_texts_keep_their_tokens_and_come_back(text: str) -> None:
     (tokens,) = FORMAT.encode([text])

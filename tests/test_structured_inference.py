@@ -45,7 +45,7 @@ batches = given(
     lengths=st.lists(st.integers(1, 5), min_size=1, max_size=3),
     scale=st.sampled_from([0.3, 2.0, 20.0]),
 )
-some = settings(max_examples=12, deadline=None)
+some = settings(max_examples=12)
 
 # A sentence's structures [K, ...] as `argmax` encodes them, and their scores [K].
 Enumerated = tuple[Tensor, Tensor]
@@ -466,7 +466,7 @@ def expected_score(q: Tensor, batch: SecondOrder, b: int, n: int) -> Tensor:
     return total
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(1, 4), min_size=1, max_size=2),

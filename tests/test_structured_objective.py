@@ -73,7 +73,7 @@ def posterior_kd(teacher: Chain, student: Chain, temperature: float) -> Tensor:
 
 
 close = partial(torch.testing.assert_close, rtol=1e-9, atol=1e-9)
-some = settings(max_examples=8, deadline=None)
+some = settings(max_examples=8)
 batches = given(
     seed=st.integers(0, 10_000),
     lengths=st.lists(st.integers(1, N), min_size=1, max_size=3),

@@ -136,7 +136,7 @@ def test_fields_that_do_not_matter_do_not_enter_the_key(tiny: Any) -> None:
     st.sampled_from(["kd.temperature", "train.lr", "train.epochs", "replay.ratio", "train.clip"]),
     st.integers(3, 9),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_fields_that_matter_change_the_key(key: str, value: int) -> None:
     config = parse_study({**TINY, "methods": ["l2kd"]})
     changed = parse_study({**TINY, "methods": ["l2kd"]}, {key: value})
@@ -295,9 +295,7 @@ def test_crossed_seeds_are_told_apart(tiny: Any) -> None:
     assert len(teachers) == 4  # two tasks, two training seeds: replay's seed is not theirs
 
 
-@settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.permutations(TINY["tasks"]))
 def test_how_the_tasks_are_listed_changes_no_stage(tiny: Any, tasks: list[str]) -> None:
     assert keys_of(tiny(tasks=tasks)) == keys_of(tiny())

@@ -22,7 +22,7 @@ examples = st.lists(
 seeds = st.integers(0, 5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=examples, fraction=st.floats(0.05, 0.5), seed=seeds)
 def test_carve_is_a_partition_without_leaks(rows: Any, fraction: float, seed: int) -> None:
     def side(name: Any) -> list[Example]:
@@ -37,7 +37,7 @@ def test_carve_is_a_partition_without_leaks(rows: Any, fraction: float, seed: in
     assert dev == side("dev")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows=examples, size=st.integers(1, 45), seed=seeds)
 def test_cap_is_a_sample_in_order_and_grows_by_adding(rows: Any, size: int, seed: int) -> None:
     kept = cap(rows, size, data_seed=seed, task="t")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
@@ -36,7 +36,6 @@ def aggregate(metric: Metric, pairs: list[tuple[Any, Any]]) -> float:
 # --- scores
 
 
-@settings(deadline=None)
 @given(YES_NO)
 def test_f1_is_that_of_the_label_that_asserts(pairs: list[tuple[str, str]]) -> None:
     hits = pairs.count(("yes", "yes"))
@@ -86,7 +85,6 @@ def test_a_split_whose_labels_leave_a_score_undefined_is_refused(
     assert get({**files, "metric": "em"}).metric == "em"
 
 
-@settings(deadline=None)
 @given(CLASSES)
 def test_mcc_is_the_correlation_of_indicators(pairs: list[tuple[str, str]]) -> None:
     """R_K from its definition by covariances (Gorodkin 2004)."""
@@ -97,7 +95,6 @@ def test_mcc_is_the_correlation_of_indicators(pairs: list[tuple[str, str]]) -> N
     assert aggregate("mcc", pairs) == pytest.approx(wanted, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(NUMBERS)
 def test_correlations_are_those_of_numpy(pairs: list[tuple[int, int]]) -> None:
     x, y = np.array(pairs, float).T

@@ -98,7 +98,7 @@ def test_normalised_f1() -> None:
 ASCII = st.text(st.characters(max_codepoint=127), max_size=60)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ASCII)
 def test_the_words_of_ascii_text_are_those_of_the_published_scripts(text: str) -> None:
     runs = re.findall(r"[a-z0-9]+", text.lower())  # rouge-score
@@ -360,7 +360,7 @@ values = st.lists(st.text("xyz09", min_size=1, max_size=4), min_size=1, max_size
 conditions = st.lists(st.tuples(names, st.sampled_from("=<>"), values), max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(column=names, aggregate=st.sampled_from(["", "MAX", "AVG"]), where=conditions)
 def test_what_is_rendered_is_parsed(
     column: str, aggregate: str, where: list[tuple[str, str, str]]

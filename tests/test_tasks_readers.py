@@ -54,7 +54,7 @@ def content(examples: list[Example]) -> list[tuple[str, str, list[str]]]:
 # Round trips of arbitrary text ------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(items=rows)
 def test_squad_round_trip(tmp_path_factory: pytest.TempPathFactory, items: Any) -> None:
     path = write(tmp_path_factory.getbasetemp() / "round.json", squad_text(items))
@@ -76,7 +76,7 @@ examples_of_a_split = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(examples=examples_of_a_split)
 def test_squad_reads_what_it_wrote(
     tmp_path_factory: pytest.TempPathFactory, examples: list[Example]
@@ -94,7 +94,7 @@ def test_squad_writes_no_answer_that_it_would_not_read(
         write_squad(tmp_path / "a.json", [Example("7", "c", "q", texts)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(items=rows, ascii=st.booleans())
 def test_jsonl_round_trip(
     tmp_path_factory: pytest.TempPathFactory, items: Any, ascii: bool
@@ -107,7 +107,7 @@ def test_jsonl_round_trip(
     assert content(read(tables.read_jsonl, path, {})) == items
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     items=st.lists(st.tuples(cells, cells, cells.filter(str.strip)), max_size=8), tabs=st.booleans()
 )

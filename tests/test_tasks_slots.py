@@ -121,7 +121,7 @@ WORDS = st.text("bcdfghjkmz", min_size=2, max_size=3)  # no two of one stem, no 
 VALUES = st.lists(st.lists(WORDS, min_size=2, max_size=3).map(tuple), min_size=4, unique=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(values=VALUES, rng=st.randoms(use_true_random=False))
 def test_errors_are_the_values_left_out_repeated_and_added(
     values: list[tuple[str, ...]], rng: Random

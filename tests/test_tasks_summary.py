@@ -37,6 +37,7 @@ def test_rows_labels_and_overlap_are_counted(tmp_path: Path) -> None:
     rows(tmp_path / "t.jsonl", [*test, known])
     summaries = task(tmp_path, train, [*test, known]).summaries
     assert (summaries["train"].rows.rows, summaries["train"].kept) == (40, 20)
+    assert (summaries["train"].in_train, summaries["train"].unseen_labels) == (0, ())
     assert (summaries["dev"].rows.rows, summaries["dev"].kept) == (40, 10)
     found = summaries["test"]
     assert found.kept == found.rows.rows == 5

@@ -40,7 +40,7 @@ from l2kd_ray.tasks import Example
 WORDS = st.lists(st.sampled_from(["thai", "food", "in", "the", "north", "?"]), max_size=12)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     texts=st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=5),
     longest=st.integers(8, 40),

@@ -41,7 +41,7 @@ def reference(student: Tensor, teacher: Tensor, k: int, temperature: float) -> T
     return total * temperature**2
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     k=st.integers(1, V - 1),
     temperature=st.sampled_from([0.5, 1.0, 2.0, 5.0]),
