@@ -201,13 +201,14 @@ class Experiment:
         tried = self._folder.tried() if self.study.is_adaptive else None
         return Snapshot(self.study, reader, failures, self._folder.looks(), tried)
 
-    def plan(self) -> Plan:
+    def plan(self, std: Sequence[str] = ()) -> Plan:
         """The counts of the study's stages, stored and to do, with estimates of time and disk.
 
         They are an upper bound if the study may stop early. For an adaptive search, random settings
-        represent those not proposed yet.
+        represent those not proposed yet. `std`: standard deviations of a gap in points, such as
+        "seed=4" and "order=2", for which the precision is foretold; else a pilot's.
 
-        Raises: InputError for a model that cannot be used.
+        Raises: InputError for a model that cannot be used, or text that cannot be parsed.
         """
         from l2kd_ray.study import plan
         from l2kd_ray.study.data import data_of
@@ -216,16 +217,21 @@ class Experiment:
         most = self._most(reader)
         planned = plan(most, reader)
         self._check_models(planned.missing)
-        foresight = self._foresight(reader) if planned.missing else None
+        foresight = self._foresight(reader, std) if planned.missing or std else None
         return replace(planned, data=data_of(self.study, most, reader), foresight=foresight)
 
-    def _foresight(self, reader: StoreView) -> Foresight | None:
-        """The expected precision of the study from its finished trials; None if these are too few,
-        or where settings are searched."""
+    def _foresight(self, reader: StoreView, std: Sequence[str]) -> Foresight | None:
+        """The expected precision of the study, from its finished trials where no std is given; None
+        if these are too few, or where settings are searched."""
         from l2kd_ray.analysis import results
-        from l2kd_ray.analysis.foresight import foresee
+        from l2kd_ray.analysis.foresight import GIVEN, foresee, foresee_given
+        from l2kd_ray.forecast.forecast import parse_numbers
         from l2kd_ray.names import NO_SETTING
+        from l2kd_ray.study.agenda import design_of
 
+        if std:
+            stds = parse_numbers("--std", std, GIVEN)
+            return foresee_given(stds, len(self.study.config.arms), design_of(self.study))
         now = self._snapshot(reader, self._folder.failures())
         if self.study.config.search or now.scores.empty:
             return None

@@ -10,10 +10,11 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import math
 import os
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -83,6 +84,14 @@ def plan(
     study: StudyFile,
     overrides: Overrides = None,
     as_json: Json = False,
+    std: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Foretell the precision for a standard deviation of the gap, in points: of an "
+            "order's mean, a seed's mean, or what is left: order=2, seed=4, both=1; may be "
+            "repeated."
+        ),
+    ] = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -123,11 +132,11 @@ def plan(
         prospect = experiment.forecast(
             cluster, deadline, budget, seconds or (), assume or (), prices
         )
-        print(json.dumps(prospect.to_json()) if as_json else "\n".join(prospect.lines()))
+        print(_json(prospect.to_json()) if as_json else "\n".join(prospect.lines()))
         return
-    planned = experiment.plan()
+    planned = experiment.plan(std or ())
     if as_json:
-        print(json.dumps(planned.to_json()))
+        print(_json(planned.to_json()))
         return
     from rich.table import Table
 
@@ -166,7 +175,7 @@ def data(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -
     """Show a study's data: rows read and kept of each split, labels, what is cut or repeated."""
     found = _load(study, overrides).data()
     if as_json:
-        print(json.dumps([one.to_json() for one in found]))
+        print(_json([one.to_json() for one in found]))
         return
     from l2kd_ray.report.console import print_table
     from l2kd_ray.report.data_section import data_notes, data_table
@@ -174,6 +183,19 @@ def data(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -
 
     print_table(rich_table(data_table(found)))
     _print_notes(data_notes(found))
+
+
+def _json(data: object) -> str:
+    """`data` as JSON, which has no NaN: what is not known is null."""
+
+    def known(value: object) -> object:
+        if isinstance(value, Mapping):
+            return {str(name): known(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(known(data))
 
 
 def _print_search(experiment: Experiment) -> None:
@@ -280,7 +302,7 @@ def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False)
     experiment = _load(study, overrides)
     state = experiment.status()
     if as_json:
-        print(json.dumps(state.to_json()))
+        print(_json(state.to_json()))
         return
     print(f"A sweep is running: {state.live}" if state.live else "No sweep is running.")
     _print_search(experiment)
@@ -351,7 +373,7 @@ def compare(
     found, streams = compare_studies(studies, pair, storage)
     notes = list(stream_notes(streams))
     if as_json:
-        print(json.dumps({**found.to_json(), "notes": notes}))
+        print(_json({**found.to_json(), "notes": notes}))
         return
     for section in stream_sections(found):
         print_section(section)
@@ -382,7 +404,7 @@ def explain(
     if other is not None:
         body = differences(reader, found, find(reader, other))
     if as_json:
-        print(json.dumps(body))
+        print(_json(body))
         return
     print(yaml12.dump(body), end="")
 
@@ -442,7 +464,7 @@ def tasks(as_json: Json = False) -> None:
     from l2kd_ray.tasks import registered
 
     if as_json:
-        print(json.dumps([asdict(task) for _, task in sorted(registered().items())]))
+        print(_json([asdict(task) for _, task in sorted(registered().items())]))
         return
     table = Table(box=None)
     for column in ("task", "kind", "metric", "hub", "description"):

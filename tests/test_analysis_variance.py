@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, permutations
 from math import sqrt
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,7 +34,7 @@ from l2kd_ray.analysis.anova import (
 )
 from l2kd_ray.analysis.components import fixed_orders, large_sample, residual_df
 from l2kd_ray.analysis.estimate import Moments
-from l2kd_ray.analysis.foresight import foresee
+from l2kd_ray.analysis.foresight import foresee, foresee_given
 from l2kd_ray.analysis.mean import BOTH, ORDER, SEED
 
 
@@ -368,7 +370,7 @@ def test_a_pilot_foretells_the_precision_of_the_whole_study() -> None:
         arms, plan = [("x", "{}"), ("y", "{}")], Design("all", orders, seeds)
         known = foresee(pilot, arms, plan)
         assert known is not None
-        assert (known.orders, known.seeds) == (24, 6)
+        assert known.pilot == (24, 6)
         foretold.append((known.half_width, known.detectable))
         table = compare_methods(rows, arms, plan).iloc[0]
         found.append(table["detectable"])
@@ -378,3 +380,29 @@ def test_a_pilot_foretells_the_precision_of_the_whole_study() -> None:
     one = foresee(pilot, arms[:1], plan)
     assert one is not None
     assert np.isnan(one.detectable)
+
+
+@pytest.mark.parametrize(
+    ("ran", "tasks", "seeds"), [(6, "abc", 5), (12, "abcd", 4), (24, "abcd", 3)]
+)
+def test_a_difference_that_given_variances_foretell_is_found(
+    ran: int, tasks: str, seeds: int
+) -> None:
+    stds = {"order": 1.5, "seed": 1.0, "both": 0.7}
+    every = [">".join(order) for order in permutations(tasks)]
+    kind: Literal["all", "random"] = "all" if ran == len(every) else "random"
+    design = Design(kind, tuple(every[:ran]), tuple(map(str, range(seeds))))
+    known = foresee_given(stds, 2, design)
+    assert known.pilot is None
+    stream, many = np.random.default_rng(0), 4000
+    of_order = stream.normal(size=(many, len(every), 1))
+    of_order -= of_order.mean(axis=1, keepdims=True)
+    gaps = known.detectable + stds["order"] * of_order[:, :ran]
+    gaps = gaps + stds["seed"] * stream.normal(size=(many, 1, seeds))
+    gaps = gaps + stds["both"] * stream.normal(size=(many, ran, seeds))
+    found = moments(gaps, len(every))
+    assert np.mean(found.mean > found.half_width()) == pytest.approx(0.8, abs=0.05)
+    assert np.sqrt(np.mean(found.half_width() ** 2)) == pytest.approx(known.half_width, rel=0.08)
+    assert np.isnan(foresee_given(stds, 1, design).detectable)
+    alone = replace(design, seeds=("1",))
+    assert np.isnan(foresee_given(stds, 2, alone).half_width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ import typer
 from helpers.studies import TINY
 
 import l2kd_ray
-from l2kd_ray import cli
+from l2kd_ray import InputError, cli, load_study
 from l2kd_ray.core.store import Store
 from l2kd_ray.study.folder import unseal
 
@@ -300,6 +301,24 @@ def test_the_version_and_the_tasks_can_be_read_by_programs(tmp_path: Path) -> No
     rest = next(task for task in tasks if task["name"] == "rnnlg.rest")
     assert rest["kind"] == "text-to-text"
     assert "rnnlg/restaurant/train.json" in rest["files"]
+
+
+def test_a_plan_foretells_for_given_standard_deviations(study_file: Any) -> None:
+    study = load_study(study_file(seeds=[1, 2, 3]))
+    assert study.plan().foresight is None  # there is no pilot
+    two, four = (study.plan([f"seed={std}", "order=1"]).foresight for std in (2, 4))
+    assert two is not None
+    assert four is not None
+    assert 0 < two.half_width < four.half_width
+    assert two.half_width < two.detectable
+    with pytest.raises(InputError, match="--std: not understood"):
+        study.plan(["sed=4"])
+
+
+def test_what_is_not_known_is_null_in_json() -> None:
+    assert cli._json({"a": math.nan, "b": [math.inf, 1.5, {"c": None}]}) == (
+        '{"a": null, "b": [null, 1.5, {"c": null}]}'
+    )
 
 
 def test_every_help_text_is_a_sentence() -> None:

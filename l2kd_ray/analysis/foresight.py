@@ -1,8 +1,8 @@
-"""The precision that a planned study will have, from a pilot: the trials that have run."""
+"""The precision that a planned study will have, from a pilot or from given variances."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -16,6 +16,10 @@ from l2kd_ray.analysis.estimate import LEVEL, Moments, simultaneous
 from l2kd_ray.analysis.scope import Scope
 from l2kd_ray.analysis.trials import train_seed
 
+_COMPONENTS = {"order": "order", "seed": "seed", "both": "order x seed"}
+GIVEN = tuple(_COMPONENTS)
+"""The standard deviations that `foresee_given` takes."""
+
 
 @dataclass(frozen=True)
 class Foresight:
@@ -26,9 +30,22 @@ class Foresight:
     detectable: float
     """Difference of two methods that is told from 0 with 80 % power, all pairs together; NaN for
     one method."""
-    orders: int
-    """Orders and seeds of the pilot."""
-    seeds: int
+    pilot: tuple[int, int] | None
+    """Orders and seeds of the pilot; None where the variances were given."""
+
+
+def foresee_given(stds: Mapping[str, float], methods: int, design: Design) -> Foresight:
+    """The expected precision of `design` for standard deviations `order`, `seed` and `both` (order
+    x seed) of a gap, in points; those not named are 0. Differences of methods are taken to have the
+    same: less where a seed or an order moves all methods alike.
+
+    NaN for one seed.
+    """
+    variances = {_COMPONENTS[name]: std**2 for name, std in stds.items()}
+    found = _expected(dict.fromkeys(_COMPONENTS.values(), 0.0) | variances, design)
+    pairs = methods * (methods - 1) // 2
+    detectable = found.detectable(simultaneous(LEVEL, pairs) or LEVEL) if pairs else np.nan
+    return Foresight(float(found.half_width()), detectable, None)
 
 
 def foresee(results: pd.DataFrame, arms: Sequence[ArmId], design: Design) -> Foresight | None:
@@ -49,8 +66,7 @@ def foresee(results: pd.DataFrame, arms: Sequence[ArmId], design: Design) -> For
     return Foresight(
         max(float(one.half_width()) for one in alone if one),
         max((one.detectable(level) for one in apart if one), default=np.nan),
-        size[0],
-        size[1],
+        size[:2],
     )
 
 
@@ -59,6 +75,9 @@ def _moments(found: Cells, design: Design) -> Moments | None:
     parts = decompose(found.averaged, max(design.possible, len(found.orders)))
     if parts.empty:
         return None
-    known = dict(zip(parts["component"], parts["variance"], strict=True))
+    return _expected(dict(zip(parts["component"], parts["variance"], strict=True)), design)
+
+
+def _expected(variances: Mapping[str, float], design: Design) -> Moments:
     planned, seeds = len(design.orders), len(set(map(train_seed, design.seeds)))
-    return expected(known, planned, seeds, design.population(planned))
+    return expected(variances, planned, seeds, design.population(planned))

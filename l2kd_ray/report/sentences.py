@@ -217,10 +217,15 @@ def foresight_words(found: Foresight) -> str:
             f", and would find a difference of {text(found.detectable)} points between methods "
             "with 80 % power"
         )
-    pilot = f"{count(found.orders, 'order')} x {count(found.seeds, 'seed')}"
+    source = "for the given standard deviations"
+    if found.pilot is not None:
+        orders, seeds = found.pilot
+        source = f"from the {count(orders, 'order')} x {count(seeds, 'seed')} that are stored"
+    elif isnan(found.half_width):
+        return "One seed has no interval, whatever the standard deviations."
     return (
-        f"Expected from the {pilot} that are stored: the whole study tells a gap to about "
-        f"{text(found.half_width)} points either side{told}."
+        f"Expected {source}: the whole study tells a gap to about {text(found.half_width)} points "
+        f"either side{told}."
     )
 
 

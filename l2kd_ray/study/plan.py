@@ -65,7 +65,8 @@ class Plan:
     data: Sequence[SplitData] = ()
     """The data of each task and split."""
     foresight: Foresight | None = None
-    """The expected precision of the whole study, where a pilot is stored and work is missing."""
+    """The expected precision of the whole study, of given variances, or of a pilot that is stored
+    while work is missing."""
 
     def to_json(self) -> dict[str, Any]:
         stages = {role: asdict(count) for role, count in self.stages.items()}
@@ -76,6 +77,7 @@ class Plan:
             "bytes": self.bytes,
             "teacher_outputs": asdict(self.outputs) if self.outputs else None,
             "data": [one.to_json() for one in self.data],
+            "foresight": asdict(self.foresight) if self.foresight else None,
         }
 
 
