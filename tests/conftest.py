@@ -95,7 +95,9 @@ def local_ray() -> Iterator[None]:
     import ray
 
     here = str(Path(__file__).parent)  # stages that tests define are found by the workers
-    os.environ["PYTHONPATH"] = here
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     ray.init(address="local", num_cpus=2, resources={"driver": 100}, log_to_driver=False)
     yield
     import_module("l2kd_ray.cluster.session").leave()

@@ -164,7 +164,8 @@ UNSTEADY = """
 
     @method()
     def cheating(build, previous, former, task, seed):
-        tokens = build._tokens(build._split(task, "test"))
+        test = build.examples(build.resolved.tasks[task].splits["test"])
+        tokens = build._tokens(test)
         return replace(build.learn(previous, task, seed), tasks=(tokens,))
 """
 

@@ -60,6 +60,20 @@ def test_loss_and_gradient_are_those_of_k_and_one_classes(
     torch.testing.assert_close(grad, student.grad)
 
 
+def test_a_student_that_is_sure_has_the_loss_of_what_is_left() -> None:
+    """In float32, 1 less the kept tokens' mass would be rounding and no mass."""
+    teacher = logits(1)
+    best = teacher.argmax(-1, keepdim=True)
+    student = logits(0).scatter(-1, best, 20.0).requires_grad_()  # about 1e-7 for all others
+    wanted = reference(student, teacher, 1, 1.0)
+    wanted.backward()  # type: ignore[no-untyped-call]
+    kept, weight = MostLikely.of(teacher.float(), 1), torch.ones(P)
+    grad, loss = gradient(student.detach().float(), kept, weight, 1.0)
+    torch.testing.assert_close(loss.double(), wanted.detach(), rtol=1e-5, atol=0)
+    assert student.grad is not None
+    torch.testing.assert_close(grad.double(), student.grad, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_all_tokens_but_one_are_the_whole_distribution(temperature: float) -> None:
     student, teacher, weight = logits(1), logits(2), torch.arange(P) / 2.0

@@ -17,7 +17,7 @@ from l2kd_ray.distill.divergences import Divergence, forward
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.errors import InputError
 
-_TINY = 1e-6
+_TINY = 1e-12
 """The least mass of the student's other tokens: what divides must not be 0."""
 
 
@@ -91,11 +91,13 @@ def _forward_kl_of_classes(
     s_r) for another."""
     s = torch.softmax(student.div_(temperature), -1, out=student)
     kept = s.gather(-1, teacher.tokens)
-    rest = (1 - kept.sum(-1, keepdim=True)).clamp(min=_TINY)
+    others = s.scatter_(-1, teacher.tokens, 0.0)
+    # Not 1 less the kept mass, of which rounding leaves nothing where the student is sure.
+    rest = others.sum(-1, keepdim=True).clamp(min=_TINY)
     log_p, log_r = teacher.log_p(temperature)
-    each = (log_p.exp() * (log_p - kept.clamp(min=_TINY**2).log())).sum(-1)
+    each = (log_p.exp() * (log_p - kept.clamp(min=_TINY).log())).sum(-1)
     each += (log_r.exp() * (log_r - rest.log())).squeeze(-1)
-    grad = s.mul_(1 - log_r.exp() / rest).scatter_(-1, teacher.tokens, kept - log_p.exp())
+    grad = others.mul_(1 - log_r.exp() / rest).scatter_(-1, teacher.tokens, kept - log_p.exp())
     return grad.mul_((weight * temperature).unsqueeze(-1)), (each * weight).sum() * temperature**2
 
 
