@@ -31,7 +31,7 @@ hooks: $(INSTALLED)  ## lint, format and types before each commit
 	$(BIN)/pre-commit install
 
 drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that come and go: 25 minutes
-	$(BIN)/python -m pytest -m drill
+	$(BIN)/python -m pytest -m drill --timeout 1200
 	$(BIN)/python tests/drills.py
 	$(BIN)/python tests/cluster_drills.py
 

@@ -315,7 +315,7 @@ def test_asha_on_rungs_with_two_workers_a_stage(tmp_path: Path) -> None:
     first = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert first.returncode == 0, first.stderr[-2000:]
     experiment = experiment_of(data)
-    finished, cut = experiment._tried()["mkd"], experiment._cut()["mkd"]
+    finished, cut = experiment._folder.tried()["mkd"], experiment._folder.cut()["mkd"]
     assert len(finished) + len(cut) == 4
     assert finished
     scores = experiment.scores()
@@ -323,4 +323,4 @@ def test_asha_on_rungs_with_two_workers_a_stage(tmp_path: Path) -> None:
     assert len(done) == len(finished)
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert again.returncode == 0
-    assert experiment_of(data)._tried()["mkd"] == finished
+    assert experiment_of(data)._folder.tried()["mkd"] == finished

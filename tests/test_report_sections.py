@@ -51,6 +51,12 @@ DESIGN = Design("all", ALL, SEEDS)
 CROSSED = ("1r7", "1r8", "2r7", "2r8", "3r7", "3r8")
 
 
+@pytest.fixture(autouse=True)
+def _no_png(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figures are drawn as SVG, which the page holds; test_report.py reads the others."""
+    monkeypatch.setattr("l2kd_ray.report.style.png", lambda _: b"PNG")
+
+
 def report(folder: Path, scores: pd.DataFrame, **given: Any) -> Page:
     paths = write_report(folder, scores, study={"name": "s", **given.pop("study", {})}, **given)
     return check_whole(paths, folder)

@@ -7,6 +7,7 @@ have the same (first) context, so that the splits share none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.spec import Split
@@ -25,18 +26,22 @@ def reader(
     Options: `task`, `data_seed` and `split`.
     """
 
-    def read(location: str, options: Mapping[str, str]) -> list[Example]:
-        sizes, drawn = draw(options["task"], options["data_seed"])
-        items = _distinct(drawn)
+    @lru_cache(maxsize=8)
+    def splits(task: str, data_seed: str) -> Mapping[str, list[Example]]:
+        """All splits; kept, as a study reads each of them."""
+        sizes, drawn = draw(task, data_seed)
+        items, found = _distinct(drawn), dict[str, list[Example]]()
         for split, size in sizes.items():
             examples: list[Example] = []
             while len(examples) < size:
                 examples += _examples(next(items), len(examples))
-            if split == options["split"]:
-                # The rest of a dialogue that is cut off here is dropped, so that splits share no
-                # dialogue.
-                return examples[:size]
-        raise ValueError(f"no split {options['split']}")
+            # The rest of a dialogue that is cut off here is dropped, so that splits share no
+            # dialogue.
+            found[split] = examples[:size]
+        return found
+
+    def read(location: str, options: Mapping[str, str]) -> list[Example]:
+        return list(splits(options["task"], options["data_seed"])[options["split"]])
 
     return read
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import product, zip_longest
 from string import Formatter
 
@@ -73,19 +73,14 @@ def draw(task: str, data_seed: str) -> Drawn:
 
 def _dealt(task: str, data_seed: int) -> Iterator[Dialogue]:
     """One item of each kind, then the next of each, until all are dealt."""
-    for deal in zip_longest(*_kinds(task, data_seed)):
-        yield from (item for item in deal if item is not None)
-
-
-@lru_cache(maxsize=8)
-def _kinds(task: str, data_seed: int) -> list[list[Dialogue]]:
-    """The items by kind, in a seeded order; kept, as a study reads three splits of each task."""
-    return [
+    kinds = [
         shuffled(
             kind, data_seed=data_seed, stream="generate", task=task, key=lambda item: item[0][0]
         )
         for kind in grammars()[task].items()
     ]
+    for deal in zip_longest(*kinds):
+        yield from (item for item in deal if item is not None)
 
 
 def dialogues(values: Values, question: str) -> Iterator[Dialogue]:
