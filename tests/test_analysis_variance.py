@@ -140,10 +140,9 @@ def test_the_quantile_lies_between_those_of_its_parts() -> None:
     orders, seeds = stats.t.ppf(0.975, 9), stats.t.ppf(0.975, 2)
     for share in (0.0, 0.2, 0.5, 0.9, 1.0):
         q = float(Moments(np.array(0.0), np.array(share), np.array(1 - share), 9, 2).quantile())
-        assert orders - 0.3 <= q <= seeds + 1e-9
+        assert orders - 1e-9 <= q <= seeds + 1e-9
     half = Moments(np.array(0.0), np.array(1.0), np.array(1.0), 9, 2)
-    satterthwaite = stats.t.ppf(0.975, 2**2 / (1 / 9 + 1 / 2))
-    assert float(half.quantile()) == pytest.approx((satterthwaite + (orders + seeds) / 2) / 2)
+    assert float(half.quantile()) == pytest.approx((orders + seeds) / 2)
     only = Moments(np.array(0.0), np.array(2.0), np.array(0.0), 9, 2)
     assert float(only.quantile()) == pytest.approx(orders)
 

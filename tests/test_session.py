@@ -45,11 +45,14 @@ def test_a_full_temporary_folder_is_said(
 
 
 @pytest.mark.parametrize("found", [True, False])
+@pytest.mark.parametrize("mode", [None, "token"])
 def test_only_its_owner_can_read_the_token(
-    found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    found: bool, mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
+    if mode:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
     monkeypatch.setenv("HOME", str(tmp_path))
     token = tmp_path / ".ray/auth_token"
     if found:

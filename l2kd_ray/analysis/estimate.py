@@ -66,18 +66,15 @@ class Moments:
     def _quantile(self, p: float) -> FloatArray:
         """The number of standard errors at which the two-sided p is `p`.
 
-        Student's t where one part is 0. Else midway between the quantile at Satterthwaite's degrees
-        of freedom (1946), (v_o + v_s)^2 / (v_o^2 / df_o + v_s^2 / df_s), and the one of Cochran &
-        Cox (1950), (v_o t_o + v_s t_s) / (v_o + v_s): with 3 seeds the first covers too little
-        (92.5 % for 95) and the second too much (97.8 %); `benchmarks/coverage.py` has the figures.
+        Of Cochran & Cox (1950): (v_o t_o + v_s t_s) / (v_o + v_s), Student's t where one part is 0.
+        Satterthwaite's degrees of freedom (1946) give less, and with 2 or 3 seeds too little; this
+        is rather too much where orders are many (`benchmarks/coverage.py`).
         """
         df_o, df_s = max(self.order_df, 1.0), max(self.seed_df, 1.0)
         total = np.asarray(self.order + self.seed, dtype=float)
         with np.errstate(divide="ignore", invalid="ignore"):
             share: FloatArray = np.where(total > 0, self.order / total, 0.0)
-        df = 1 / (share**2 / df_o + (1 - share) ** 2 / df_s)
-        cochran = share * stdtrit(df_o, p / 2) + (1 - share) * stdtrit(df_s, p / 2)
-        found: FloatArray = -(stdtrit(df, p / 2) + cochran) / 2
+        found: FloatArray = -(share * stdtrit(df_o, p / 2) + (1 - share) * stdtrit(df_s, p / 2))
         return found
 
     def half_width(self, level: float = LEVEL) -> FloatArray:

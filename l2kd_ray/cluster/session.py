@@ -141,9 +141,10 @@ def _keep_token() -> None:
     """Let nobody else read the token that protects Ray; Ray itself writes it with the umask."""
     token = Path("~/.ray/auth_token").expanduser()
     with suppress(OSError, RuntimeError):  # no home folder: Ray says what it needs
+        given = os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
         if token.exists():
             token.chmod(0o600)
-        elif not os.environ.keys() & {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        elif not given and os.environ.get("RAY_AUTH_MODE", "").lower() != "disabled":
             token.parent.mkdir(exist_ok=True)
             file = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(file, "w") as stream:
