@@ -151,7 +151,8 @@ def test_methods_are_compared_on_what_all_have_finished() -> None:
         ("lamol", "ewc"),
     ]
     first = table.iloc[0]
-    assert first["difference"] == pytest.approx(-2)  # seeds: -2, -3, -1
+    assert first["difference"] == pytest.approx(-2)
+    assert [first[f"seed/{seed}"] for seed in SEEDS] == pytest.approx([-2, -3, -1])
     assert first["p"] == pytest.approx(stats.ttest_1samp([-2, -3, -1], 0).pvalue)
     assert np.isnan(first["p_flip"])  # three pairs: 3 x 2^(1 - S) is below 0.05 from 7 seeds on
     assert first["flip_seeds"] == flip_seeds(3) == 7

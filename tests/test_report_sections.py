@@ -115,7 +115,8 @@ def test_pairs_of_methods_have_their_tests(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(csv(tmp_path, "comparisons"), plain, check_dtype=False)
     shown = data_values(tmp_path)
     for row in pairs.to_dict("records"):
-        assert {str(row[name]) for name in ("difference", "p", "p_adjusted")} <= shown
+        own = [f"seed/{seed}" for seed in SEEDS]
+        assert {str(row[name]) for name in ("difference", "p", "p_adjusted", *own)} <= shown
     assert "with 3 seeds it cannot go below 0.05 for 3 pairs together" in page.words
     assert "7 seeds are the fewest that can" in page.words
     words = headline(table, pairs)

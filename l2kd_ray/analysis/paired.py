@@ -14,13 +14,15 @@ from math import ceil, log2
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis.design import ArmId, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders
 from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate, simultaneous
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.note import NoInterval, Note, Undefined
 
+BY_SEED = "seed/"
+"""Prefix of a column with one training seed's difference."""
 _EXACT_SEEDS = 16
 _COLUMNS = (
     *("method", "setting", "against", "against/setting", "difference", "low", "high"),
@@ -137,20 +139,22 @@ def compare_methods(
         with which it could; NaN where orders are a sample), detectable (the difference that such an
         interval tells from 0 with 80 % power), at_most (the largest difference, either way, that
         the interval leaves), effect, lower (share of instances where the gap of `method` is the
-        smaller one), n_orders, n_seeds, note.
+        smaller one), n_orders, n_seeds, note; and `seed/<training seed>`, a seed's mean difference
+        over the orders.
     """
     orders = finished_orders(results, arms, design, failed)
     now = reading(len(orders), len(design.orders), stopping=stopping)
-    tables = {}
+    tables: dict[ArmId, Cells] = {}
     for method, setting in arms:
         own = results[(results["method"] == method) & (results["setting"] == setting)]
-        tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds).by_seed
+        tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds)
     pairs = list(combinations(arms, 2))
     rows = []
     for one, other in pairs:
         names = dict(zip(_COLUMNS, (*one, *other), strict=False))
         rows.append({**names, **_numbers(tables[one], tables[other], design, now, len(pairs))})
-    return pd.DataFrame(rows).reindex(columns=list(_COLUMNS))
+    seeds = dict.fromkeys(seed for table in tables.values() for seed in table.train)
+    return pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *(f"{BY_SEED}{seed}" for seed in seeds)])
 
 
 def flip_seeds(tests: int, level: float = LEVEL) -> int:
@@ -162,9 +166,10 @@ def flip_seeds(tests: int, level: float = LEVEL) -> int:
 
 
 def _numbers(
-    a: FloatArray, b: FloatArray, design: Design, now: Reading, pairs: int
+    one: Cells, other: Cells, design: Design, now: Reading, pairs: int
 ) -> dict[str, object]:
-    """The columns of one of so many pairs of tables `[finished orders, seeds]`."""
+    """The columns of one of so many pairs of cells of the finished orders."""
+    a, b = one.by_seed, other.by_seed
     whole = np.flatnonzero(~np.isnan(a + b).any(axis=1))
     sizes = {"n_orders": len(whole), "n_seeds": a.shape[1]}
     if not len(whole):
@@ -174,8 +179,10 @@ def _numbers(
     level = simultaneous(now.level, pairs)
     found = paired(a[whole], b[whole], population, note, LEVEL if level is None else level)
     known = {} if level is None else _tests(found, now, pairs, a.shape[1])
+    by_seed = (a[whole] - b[whole]).mean(axis=0)
     return {
         "difference": found.difference.value,
+        **{f"{BY_SEED}{seed}": value for seed, value in zip(one.train, by_seed, strict=True)},
         **known,
         "effect": found.effect,
         "lower": found.lower,

@@ -6,11 +6,13 @@ import pandas as pd
 
 from l2kd_ray.analysis import Note
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.analysis.paired import BY_SEED
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     MINUS,
     PROBABILITY,
     Block,
+    Fold,
     Picture,
     Prose,
     ReportSection,
@@ -45,7 +47,7 @@ def comparison_section(found: Findings) -> list[ReportSection]:
     blocks: list[Block] = []
     if len(known) <= _MOST_DRAWN:
         blocks.append(_picture(known))
-    blocks += [_table(known), *_notes(known)]
+    blocks += [_table(known), *_by_seed(known), *_notes(known)]
     return [ReportSection(_TITLE, tuple(blocks))]
 
 
@@ -96,6 +98,18 @@ def _table(rows: pd.DataFrame) -> Table:
     caption += " Closer on: share of instances on which the first has the smaller gap."
     digits = {**dict.fromkeys(_TESTS, PROBABILITY), "Effect (g)": 2, "Closer on, %": 0}
     return Table("comparisons", caption, frame, digits=digits)
+
+
+def _by_seed(rows: pd.DataFrame) -> list[Block]:
+    """The seeds' own differences, of which the interval and the tests are made."""
+    seeds = [name for name in rows.columns if name.startswith(BY_SEED)]
+    if len(seeds) < 2:
+        return []
+    frame = pd.DataFrame({"Pair": _names(rows)})
+    for name in seeds:
+        frame[name.removeprefix(BY_SEED)] = rows[name].astype(float)
+    caption = "Points of gap, first minus second, of each training seed: mean over the orders."
+    return [Fold("By seed", (Table("comparisons_by_seed", caption, frame),))]
 
 
 def _interval(rows: pd.DataFrame) -> str:
