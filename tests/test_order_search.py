@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import combinations, permutations
 from math import factorial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.forecast.trie import trie_of
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.report.blocks import Document
 from l2kd_ray.report.markdown import markdown
@@ -126,10 +127,21 @@ def test_an_order_that_failed_is_not_proposed_again(searched: Any) -> None:
         own = [trial for trial in batch.trials if trial.order]
         seen += [trial.order for trial in own]
         store.run([trial for trial in batch.trials if trial is not own[0]])
-        failed.add(own[0].steps[-1][0].stage.key)
+        failed.add(own[0].steps[-1][0].stage.model.key)
         for cell in own[0].steps[-1]:
             store.scores.pop(cell.stage.key, None)
     assert len(set(seen)) == len(seen) == 16
+    found = wanted(study, store, failed)
+    assert found.complete
+    assert [trial.order for trial in found.trials if trial.order] == seen
+    assert not wanted(study, store).complete
+
+
+def test_a_forecast_has_the_trials_of_a_whole_search(searched: Any) -> None:
+    study, store = searched(FOUR, 16, seeds=[1, 2]), cast(Any, Scored(lambda *_: 1.0))
+    trials = most(study, store)
+    assert len({trial.order for trial in trials if trial.order}) == 16
+    assert len(trie_of(study, store).trials) == len(trials)
 
 
 def test_of_equal_orders_the_first_of_the_sample_are_next(searched: Any) -> None:

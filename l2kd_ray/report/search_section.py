@@ -28,7 +28,7 @@ def search_section(found: OrderSearch | None) -> list[ReportSection]:
     )
     caption = (
         f"The {found.goal} {len(rows)} orders tried, by their gap on dev; in points. Gap: on test. "
-        "Minus the mean: less the mean gap of the orders drawn at random. The intervals of "
+        "Minus the mean: gap minus the mean gap of the orders drawn at random. The intervals of "
         f"all {found.possible:,} orders together hold at 95 % (Bonferroni: "
         f"{level_label(found.level)} each), so that they hold for whichever was picked."
         f"{f' Tasks: {legend}.' if legend else ''}"

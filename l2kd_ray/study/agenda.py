@@ -77,10 +77,14 @@ def batches(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Ite
 def wanted(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Wanted:
     """The trials known to be wanted, as far as the finished ones determine it."""
     known: list[Trial] = []
-    done = {*source.listing().finished, *failed}
+    done = source.listing().finished
     for batch in batches(study, source, failed):
         known += batch.trials
-        ended = all(cell.stage.key in done for trial in batch.trials for cell in trial.cells)
+        ended = all(
+            all(cell.stage.key in done for cell in trial.cells)
+            or (failed and any(stage.key in failed for stage in trial.stages()))
+            for trial in batch.trials
+        )
         found = replace(batch, trials=known, complete=ended)
         if not ended:
             break
