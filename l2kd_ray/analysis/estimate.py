@@ -68,7 +68,7 @@ class Moments:
 
         Of Cochran & Cox (1950): (v_o t_o + v_s t_s) / (v_o + v_s), Student's t where one part is 0.
         Satterthwaite's degrees of freedom (1946) give less, and with 2 or 3 seeds too little; this
-        is rather too much where orders are many (`benchmarks/coverage.py`).
+        is rather too much for a few of many orders (`benchmarks/coverage.py`).
         """
         df_o, df_s = max(self.order_df, 1.0), max(self.seed_df, 1.0)
         total = np.asarray(self.order + self.seed, dtype=float)

@@ -46,12 +46,12 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         "test": config.max_test,
     }
 
-    known: dict[str, Task] = {}
+    found: dict[str, Task] = {}
 
     def find(spec: TaskSpec) -> Task:
         written = spec.model_dump_json(exclude_unset=True)
-        if written in known:  # a tokenizer is trained on tasks of the study again
-            return known[written]
+        if written in found:  # a tokenizer is trained on tasks of the study again
+            return found[written]
         with reading() as looked_at:
             task = resolve(
                 spec,
@@ -74,7 +74,7 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
                     got=getattr(spec, field),
                     fix="remove it",
                 )
-        known[written] = task
+        found[written] = task
         return task
 
     with reading() as reads:

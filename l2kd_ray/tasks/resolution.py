@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from l2kd_ray.door import Plugin, PluginKind, find
 from l2kd_ray.errors import InputError
@@ -100,23 +100,14 @@ def resolve(
         labelled.check(kind, examples, spec.name, where)
     if kind in LABELLED:
         _check_labels(spec.name, {split: read[source] for split, source in sources.items()}, where)
-    splits: dict[Part, TaskData] = {}
-    limits: dict[Split, int | None] = {}
-    uncapped: dict[Split, list[Example]] = {}
-    for split in SPLITS:
-        carved = "dev" not in sources and split != "test"
-        source = sources["train" if carved else split]
-        data = TaskData(
-            task=spec.name,
-            split=split,
-            source=source,
-            carve=(spec.dev_fraction, "dev" if split == "dev" else "train") if carved else None,
-            carve_seed=data_seed if carved else None,
-        )
-        limits[split] = getattr(spec, f"max_{split}") or caps.get(split)
-        uncapped[split] = data.select(read[source])
-        splits[split] = _capped(data, len(uncapped[split]), limits[split], data_seed)
+    limits = {split: getattr(spec, f"max_{split}") or caps.get(split) for split in SPLITS}
     _check_sources(spec.name, sources, limits, where)
+    whole = {split: _uncapped(spec, split, sources, data_seed) for split in SPLITS}
+    uncapped = {split: data.select(read[data.source]) for split, data in whole.items()}
+    splits: dict[Part, TaskData] = {
+        split: _capped(data, len(uncapped[split]), limits[split], data_seed)
+        for split, data in whole.items()
+    }
     remarks = () if "dev" in sources else _carved(spec, uncapped["train"], uncapped["dev"], where)
     if kind in LABELLED:
         remarks += _numbered(sources["train"], read[sources["train"]])
@@ -131,7 +122,6 @@ def resolve(
     # The task's own metric is still shown if the study sets another.
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
-    whole = TaskData(spec.name, "train", sources["train"])
     counts: Mapping[Split, TaskData] = {
         "train": drawn[0],
         "dev": splits["dev"],
@@ -160,7 +150,7 @@ def resolve(
         metric,
         splits,
         extras,
-        seen=whole if entry and entry.leaks else None,
+        seen=TaskData(spec.name, "train", sources["train"]) if entry and entry.leaks else None,
         summaries=summaries,
         remarks=remarks,
     )
@@ -257,6 +247,14 @@ def _metric(spec: TaskSpec, default: str, plugin: FindPlugin) -> Metric:
         return spec.metric
     known = {name: judge for name, judge in METRICS.items() if name not in LESS_IS_BETTER}
     return default if spec.metric is None else plugin("metrics", spec.metric, known)
+
+
+def _uncapped(spec: TaskSpec, split: Split, sources: Sources, data_seed: int) -> TaskData:
+    """A split with all of its examples; dev is carved from train if it has no source."""
+    if "dev" in sources or split == "test":
+        return TaskData(spec.name, split, sources[split])
+    side: Literal["train", "dev"] = "dev" if split == "dev" else "train"
+    return TaskData(spec.name, split, sources["train"], (spec.dev_fraction, side), data_seed)
 
 
 def _capped(data: TaskData, rows: int, limit: int | None, data_seed: int) -> TaskData:
