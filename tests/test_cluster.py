@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from l2kd_ray import cli
 from l2kd_ray.api import submit_study
-from l2kd_ray.cluster.executors import DRIVER, Job, Notice, run_train, submit
+from l2kd_ray.cluster.executors import DRIVER, Job, Notice, submit, this_cluster
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
 from l2kd_ray.core.execute import execute, obtain
 from l2kd_ray.core.stage import Context, Scores, Stage
@@ -56,7 +56,7 @@ def task(stage: Stage, store: Store) -> Scores:
 
 
 def train(stage: Stage, store: Store) -> Scores:
-    return run_train(Job(stage, Workers(workers=2), 60.0), store)
+    return ray.get(submit(Job(stage, Workers(workers=2), 60.0), store, stage.kind))
 
 
 class TestInline(ExecutorSuite):
@@ -118,6 +118,22 @@ def test_workers_share_out_what_is_generated(tiny: Any, tmp_path: Path, local_ra
         texts[run.__name__] = samples.read_text(), scores
     assert texts["obtain"] == texts["train"]
     assert len(texts["train"][0].splitlines()) > 2
+
+
+def test_a_driver_asks_its_own_cluster(local_ray: None, tmp_path: Path) -> None:
+    """Also where `ray start` was run on this machine, once or for somebody else."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray/ray_current_cluster").write_text("127.0.0.2:1")
+
+    @ray.remote
+    def address() -> str:
+        return ray._private.services.canonicalize_bootstrap_address_or_die(None)
+
+    elsewhere = {"RAY_TMPDIR": str(tmp_path)}
+    guessed = address.options(runtime_env={"env_vars": elsewhere})
+    told = address.options(runtime_env={"env_vars": elsewhere | this_cluster()["env_vars"]})
+    here = ray.get_runtime_context().gcs_address
+    assert ray.get([guessed.remote(), told.remote()]) == ["127.0.0.2:1", here]
 
 
 def test_a_stage_that_cannot_be_distributed_is_not() -> None:
@@ -302,7 +318,7 @@ def test_a_damaged_input_of_a_distributed_stage_is_said_as_such(
     path = store.fetch(teacher.kind, teacher.key) / "head.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(Damaged, match=teacher.key):
-        run_train(Job(stage, Workers(workers=2), 60.0), Store(store.root))
+        train(stage, Store(store.root))
     assert store.manifest(teacher.kind, teacher.key) is None
 
 

@@ -37,17 +37,18 @@ def heed_signals() -> None:
 def run(body: str, *signals: signal.Signals) -> tuple[int, str, str]:
     """The exit code, stdout and stderr of a guarded command that gets the signals."""
     command = [sys.executable, "-c", COMMAND.format(body=body)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # No buffer: `communicate` would not see what a line's read took with it.
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
     with subprocess.Popen(  # type: ignore[call-overload]
-        command, text=True, preexec_fn=heed_signals, **pipes
+        command, preexec_fn=heed_signals, **pipes
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "begun\n"
+        assert process.stdout.readline() == b"begun\n"
         for one in signals:
             time.sleep(0.5)  # so that the command is within its body
             process.send_signal(one)
         out, err = process.communicate(timeout=100)
-    return process.returncode, out, err
+    return process.returncode, out.decode(), err.decode()
 
 
 @pytest.mark.parametrize("code", [0, 2, 3, 4])
@@ -102,10 +103,10 @@ def test_what_ignores_hangups_goes_on() -> None:
     body = "time.sleep(1); print('whole')"
     program = f"import os, signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{COMMAND}"
     with subprocess.Popen(
-        [sys.executable, "-c", program.format(body=body)], text=True, stdout=subprocess.PIPE
+        [sys.executable, "-c", program.format(body=body)], stdout=subprocess.PIPE, bufsize=0
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGHUP)
-        assert process.communicate(timeout=60)[0] == "whole\n"
+        assert process.communicate(timeout=60)[0] == b"whole\n"
     assert process.returncode == 0
