@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from math import nan, sqrt
 
 import numpy as np
@@ -62,6 +63,8 @@ def rows_of(
             "score": R[i, j],
             "key": f"{trial}:{split}:{i}:{j}",
             "model": f"{trial}:{i}",
+            "teacher": "",
+            "teacher_score": math.nan,
         }
         for i in ([len(R) - 1] if reference else range(len(R)))
         for j, task in enumerate(tasks)
@@ -168,6 +171,24 @@ def test_results_by_hand() -> None:
     assert row["cl/incremental"] == 70
     assert row["cl/intransigence"] == pytest.approx(8 / 3)
     assert row["complete"]
+
+
+def test_the_gap_to_teachers_by_hand() -> None:
+    """The last row of R3 is 50, 55, 90, its diagonal 80, 60, 90, for c, a, b."""
+    scores = frame(rows_of(R3, "c>a>b"), reference("multitask", [65, 88, 81]))
+    own = {"a": 63.0, "b": 88.0, "c": 83.0}
+    taught = scores["method"] == "l2kd"
+    scores.loc[taught, "teacher"] = "of " + scores["task"]
+    scores.loc[taught, "teacher_score"] = scores["task"].map(own)
+    row = results(scores).set_index("method").loc["l2kd"]
+    assert row["teacher/avg"] == 78
+    assert row["gap/teacher"] == (33 + 8 - 2) / 3
+    assert row["gap/teacher_first"] == float(np.mean([83, 63, 88] - matrix.learned(R3)))
+    incomplete = scores.assign(teacher_score=scores["teacher_score"].where(scores["task"] != "a"))
+    unknown = results(incomplete).set_index("method").loc["l2kd"]
+    assert np.isnan(
+        unknown[["teacher/avg", "gap/teacher", "gap/teacher_first"]].astype(float)
+    ).all()
 
 
 def test_references_have_scores_and_no_gap() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ KEYS = {
 def students(study: Study, method: str) -> list[Any]:
     """The models of a method's first trial: after each task of its order, or of each task alone."""
     trial = next(trial for trial in study.trials() if trial.method == method)
-    return list(dict.fromkeys(cell.stage.model for cell in trial.cells))
+    return list(dict.fromkeys(cell.stage.model for cell in chain(*trial.steps)))
 
 
 def stages(folder: Path) -> dict[str, Stage]:

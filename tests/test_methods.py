@@ -400,7 +400,7 @@ def test_the_stages_of_a_trial(name: str) -> None:
     for trial in trials_of(study, name):
         roles = Counter(trial.stages().values())
         assert roles.pop("initial") == roles.pop("tokenizer") == 1
-        assert roles.pop("evaluate") == 4 * 3
+        assert roles.pop("evaluate") == 4 * 3 + len(trial.teachers)
         # The tokenizer's, of the whole family; those that the seed draws; and three test splits.
         assert roles.pop("examples") == len(generated_family(THREE[0])) + 3 + 3
         assert roles == IN_A_TRIAL[name]

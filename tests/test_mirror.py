@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import os
 import socket
 import tempfile
@@ -92,6 +93,8 @@ def make_study(
                     "score": 10.5 * i + j + (100 if split == "dev" else 0),
                     "key": "evaluate",
                     "model": f"{trial}@{i}",
+                    "teacher": "",
+                    "teacher_score": math.nan,
                 }
             )
             curves[f"{trial}@{i}"] = [

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.language import (
@@ -24,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from l2kd_ray.analysis.findings import find
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill.objectives import SoftTargets
@@ -143,6 +145,75 @@ def test_what_a_teacher_says_is_computed_once_for_all_temperatures_and_orders(ti
     teachers = teachers_of(study)
     assert len(teachers) == 2  # one a task
     assert all(isinstance(teacher, Annotate) for teacher in teachers)
+
+
+def own_teachers(study: Any, arm: str) -> dict[str, Learn]:
+    """The teachers of an arm's first trial, by task."""
+    trial = next(trial for trial in study.trials() if trial.method == arm)
+    return {cell.task: cell.stage.model for cell in trial.teachers}
+
+
+def test_an_arm_or_a_search_trains_students_and_not_their_teachers(tiny: Any) -> None:
+    """Teachers are trained by the study's `train`, and `teaching` overrides it."""
+    settings = {"fast": {"train.lr": 0.5, "train.epochs": 3}, "own": {"teaching.lr": 0.5}}
+    arms = [{"name": name, "method": "l2kd", "settings": own} for name, own in settings.items()]
+    study = tiny(methods=["l2kd", *arms], search={"train.clip": {"grid": [1, 2]}})
+    usual, fast, own = (own_teachers(study, name) for name in ("l2kd", "fast", "own"))
+    assert fast == usual
+    assert {teacher.optimisation.clip for teacher in usual.values()} == {1.0}
+    for task, teacher in own.items():
+        changed = replace(teacher.optimisation, lr=usual[task].optimisation.lr)
+        assert replace(teacher, optimisation=changed) == usual[task]
+        assert teacher.optimisation.lr == 0.5
+    single = next(trial for trial in study.trials() if trial.method == "single")
+    assert {cell.task: cell.stage.model for cell in single.cells} == usual
+
+
+@pytest.mark.parametrize(
+    "kd", [{"weight": 0.0}, {"teachers": "previous"}, {"weight": 0.0, "objective": "seq"}]
+)
+def test_a_student_without_a_teacher_of_the_new_task_is_measured_against_none(
+    tiny: Any, kd: Any
+) -> None:
+    assert not own_teachers(tiny(methods=["l2kd"], kd=kd), "l2kd")
+
+
+def test_a_teacher_may_see_more_than_its_student(tiny: Any, store: Store) -> None:
+    study = tiny(methods=["l2kd"], max_train=6, teaching={"max_train": 9})
+    usual = tiny(methods=["l2kd"], max_train=6)
+    for task, teacher in own_teachers(study, "l2kd").items():
+        (seen,) = teacher.tasks
+        (learnt,) = own_teachers(usual, "l2kd")[task].tasks
+        ids = [
+            {example.id for example in tokens.source.data.examples()} for tokens in (learnt, seen)
+        ]
+        assert [len(one) for one in ids] == [6, 9]
+        assert ids[0] < ids[1]
+    whole = tiny(methods=["l2kd"], max_train=6, teaching={"max_train": 10**6})
+    for teacher in own_teachers(whole, "l2kd").values():
+        assert teacher.tasks[0].source.data.cap is None
+
+
+def test_the_score_of_a_teacher_stands_beside_its_students(tiny: Any, store: Store) -> None:
+    """Each arm beside the teachers that taught it, which are no other arm's."""
+    other = {"name": "slow", "method": "l2kd", "settings": {"teaching.lr": 1e-6}}
+    study = tiny(methods=["l2kd", other, "lamol"])
+    for trial in study.trials():
+        for cell in trial.cells:
+            obtain(cell.stage, store)
+    scores = study.scores(store, study.trials())
+    for trial in study.trials():
+        rows = scores[scores["trial"] == trial.id]
+        known = {cell.task: cell.stage for cell in trial.teachers}
+        for task, key, score in zip(
+            rows["task"], rows["teacher"], rows["teacher_score"], strict=True
+        ):
+            own = known.get(task)
+            assert key == ("" if own is None else own.model.key)
+            assert np.isnan(score) if own is None else score == obtain(own, store)[own.metric_name]
+    found = find(scores).teachers.set_index("method")
+    assert set(found.index) == {"l2kd", "slow"}
+    assert set(found["group"]) == {1, 2}
 
 
 @pytest.mark.parametrize(

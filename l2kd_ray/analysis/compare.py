@@ -26,7 +26,9 @@ from l2kd_ray.analysis.shares import BASELINE, GAP, gap_closed, relative_gap
 from l2kd_ray.analysis.trials import RESULT_METRICS, train_seed
 from l2kd_ray.names import REFERENCES
 
-_TAUGHT = "gap/teacher"
+_TAUGHT = ("teacher_first", "teacher")
+"""How far below its teachers a student ends: right after learning, and at the end."""
+_MEANS = ("score/", "cl/", "gap/", "teacher/")
 _FIXED = ("method", "setting", "order", "seed", "trial", "complete")
 _AS_IT_IS = Reading(0, LEVEL)
 
@@ -72,8 +74,9 @@ def compare(
         method, setting, searched settings, reference (bool), selected (bool), dev, select/note,
         n_orders, n_possible (n!), n_seeds (training seeds), n_complete, n_trials, n_used; means
         (orders within a seed first) of `score/<task>/<metric>`, `cl/*`, `gap/<task>`, `gap/abs`,
-        `gap/rel` (a ratio of study means), `gap/teacher` (below the teachers, where they are a
-        reference; `teacher/low`, `teacher/high`); `gap/low`, `gap/high`, `gap/note`; `joint/low`
+        `gap/rel` (a ratio of study means), `teacher/avg` (the teachers' own score),
+        `gap/teacher_first` and `gap/teacher` (below it after learning and at the end;
+        `teacher_first/low`, ...); `gap/low`, `gap/high`, `gap/note`; `joint/low`
         and `joint/high` of the gap, simultaneous over the `joint/n` shown arms; `rel/low`,
         `rel/high`; `closed/value`, `/low`, `/high` and `/note` against LAMOL; `failed/n` and
         `failed/gap`, the gap with failed trials scored 0. All in points, but gap/rel, rel/* and
@@ -106,7 +109,7 @@ class _Table:
         stopping: bool,
     ) -> None:
         self.test, self.chosen, self.design, self.stopping = test, chosen, design, stopping
-        self.numbers = [name for name in test.columns if name.startswith(("score/", "cl/", "gap/"))]
+        self.numbers = [name for name in test.columns if name.startswith(_MEANS)]
         self.searched = [n for n in test.columns if n not in _FIXED and n not in self.numbers]
         tasks = [n for n in self.numbers if n.startswith("gap/") and n not in RESULT_METRICS]
         self.possible = factorial(len(tasks))
@@ -176,12 +179,15 @@ class _Table:
 
     def _estimates(self, arm: ArmId, scope: _Scope) -> dict[str, object]:
         """The gap as such, as a share of the bound and of LAMOL's, and with failures scored 0."""
-        gap, joint, rel, closed, taught = (Estimate(),) * 5
+        gap, joint, rel, closed = (Estimate(),) * 4
+        taught = dict.fromkeys(_TAUGHT, Estimate())
         zero = np.nan
         failed = self.of_failed.get(arm, [])
         if arm[0] not in REFERENCES:
             gap, rel, closed = self._shares(arm, scope)
-            taught = self._mean(scope, _TAUGHT, scope.reading.level)
+            taught = {
+                name: self._mean(scope, f"gap/{name}", scope.reading.level) for name in _TAUGHT
+            }
             joint = self._mean(scope, GAP, simultaneous(scope.reading.level, self.shown))
             zero = gap.value
             if failed:
@@ -197,9 +203,9 @@ class _Table:
             "joint/low": joint.low,
             "joint/high": joint.high,
             "joint/n": self.shown,
-            "gap/teacher": taught.value,
-            "teacher/low": taught.low,
-            "teacher/high": taught.high,
+            **{f"gap/{name}": one.value for name, one in taught.items()},
+            **{f"{name}/low": one.low for name, one in taught.items()},
+            **{f"{name}/high": one.high for name, one in taught.items()},
             "rel/low": rel.low,
             "rel/high": rel.high,
             "closed/value": closed.value,

@@ -24,6 +24,7 @@ from l2kd_ray.analysis.scope import (
     precedence,
     variance,
 )
+from l2kd_ray.analysis.teachers import teachers_of
 from l2kd_ray.analysis.trials import (
     RESULT_METRICS,
     ScoredTrial,
@@ -70,6 +71,11 @@ class Findings:
         return shown_rows(self.gap).reset_index(drop=True)
 
     @property
+    def teachers(self) -> pd.DataFrame:
+        """The teachers of `arms` (`teachers_of`); no row where no arm has any."""
+        return teachers_of(self.scores, self.arms)
+
+    @property
     def selected_of(self) -> dict[str, int]:
         """The number of settings that each method's selected one was picked from."""
         lifelong = self.gap[~self.gap["reference"]]
@@ -111,7 +117,7 @@ class Findings:
     def trace(self) -> pd.DataFrame:
         """The stage keys behind every score: one row for each cell of every score matrix."""
         by = ["method", "setting", "order", "seed", "trial", "split", "i", "j"]
-        return self.scores[[*by, "task", "metric", "score", "key", "model"]].sort_values(
+        return self.scores[[*by, "task", "metric", "score", "key", "model", "teacher"]].sort_values(
             by, ignore_index=True
         )
 

@@ -14,12 +14,13 @@ import pandas as pd
 
 from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.matrix import FloatArray
-from l2kd_ray.names import MULTITASK, REFERENCES, SCORE_COLUMNS, SEPARATOR, SINGLE, TEACHER
+from l2kd_ray.names import MULTITASK, REFERENCES, SCORE_COLUMNS, SEPARATOR, SINGLE
 
 _IDENTITY = ("method", "setting", "order", "seed")
 RESULT_METRICS = (
     *("cl/avg", "cl/bwt", "cl/fwt", "cl/forgetting_max", "cl/forgetting_first"),
-    *("cl/intransigence", "cl/incremental", "gap/abs", "gap/rel", "gap/teacher"),
+    *("cl/intransigence", "cl/incremental", "gap/abs", "gap/rel"),
+    *("teacher/avg", "gap/teacher", "gap/teacher_first"),
 )
 
 
@@ -36,6 +37,8 @@ class ScoredTrial:
     """The tasks by position in the order; for references, sorted by name."""
     R: FloatArray
     """Scores `[n + 1, n]`, see `matrix`; multitask and single fill only the last row."""
+    taught: FloatArray
+    """Scores `[n]` of the model that taught each task, on that task; NaN if none did."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[ScoredTrial]:
     cuts = np.searchsorted(ids[by_trial], np.arange(1, len(names)))
     columns = {
         name: np.split(scores[name].to_numpy()[by_trial], cuts)
-        for name in ("method", "setting", "order", "seed", "task", "i", "score")
+        for name in ("method", "setting", "order", "seed", "task", "i", "score", "teacher_score")
     }
     wanted = np.split((scores["split"] == split).to_numpy(dtype=bool)[by_trial], cuts)
     found = []
@@ -138,8 +141,11 @@ def trials(scores: pd.DataFrame, split: str = "test") -> list[ScoredTrial]:
             raise ValueError(f"scores: trial {trial} of order {order} has the task {strange[0]}")
         R = np.full((len(tasks) + 1, len(tasks)), np.nan)
         i = own["i"][wanted[k]].astype(int) if order else len(tasks)
-        R[i, [column[task] for task in own["task"][wanted[k]]]] = own["score"][wanted[k]]
-        found.append(ScoredTrial(str(trial), method, setting, order, seed, tasks, R))
+        j = [column[task] for task in own["task"][wanted[k]]]
+        R[i, j] = own["score"][wanted[k]]
+        taught = np.full(len(tasks), np.nan)
+        taught[j] = own["teacher_score"][wanted[k]]
+        found.append(ScoredTrial(str(trial), method, setting, order, seed, tasks, R, taught))
     return found
 
 
@@ -214,8 +220,10 @@ def _row(
     row |= {f"gap/{task}": value for task, value in zip(trial.tasks, gap, strict=True)}
     row["gap/abs"] = float(gap.mean())
     row["gap/rel"] = matrix.relative_gap(R, multitask)
-    row["gap/teacher"] = float(matrix.gap(R, _reference(trial, bounds[TEACHER])).mean())
+    row["teacher/avg"] = float(trial.taught.mean())
+    row["gap/teacher"] = float(matrix.gap(R, trial.taught).mean())
     if trial.order:
+        row["gap/teacher_first"] = float((trial.taught - matrix.learned(R)).mean())
         row["cl/bwt"] = matrix.backward_transfer(R)
         row["cl/fwt"] = matrix.forward_transfer(R)
         row["cl/forgetting_max"] = matrix.forgetting_max(R)

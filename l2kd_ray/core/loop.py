@@ -23,6 +23,8 @@ from l2kd_ray.core.checkpoint import Progress, read, restore, save, write
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, TrainingStage
 
+BETA2 = 0.999
+"""AdamW's decay of the mean square of gradients."""
 Curve = list[dict[str, float]]
 GradientHook = Callable[[Any], None]
 """Changes the global batch's gradients before the optimizer's step: a penalty or a projection."""
@@ -115,6 +117,7 @@ def fit(
         progress = read(state, model, optimizer, context.device)
     network = _wrap(model, context, lessons.uses_all)
     total = how.epochs * lessons.steps_per_epoch
+    rise = how.warmup * (lessons.steps_per_epoch if how.warmup_of_epoch else total)
     # A part of a training (`train.rungs`) ends at epoch `until`, but follows the whole schedule.
     last = (stage.until or how.epochs) * lessons.steps_per_epoch
     saved = time.monotonic()
@@ -122,9 +125,9 @@ def fit(
         # Checked before the step: the checkpoint of a part may hold its last step already.
         if progress.step == last:
             break
-        lr = how.lr * _schedule(progress.step, total, how.warmup)
+        lr = how.lr * _schedule(progress.step, total, rise)
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"], group["eps"] = lr, _eps(how, progress.step)
         # Seeded anew at each step, so that a resumed training draws the same dropout masks.
         seed = generator(lessons.seed, "dropout", lessons.stream, progress.step, context.rank)
         torch.manual_seed(int(seed.integers(2**63)))
@@ -213,15 +216,24 @@ def _optimizer(model: nn.Module, how: Optimisation) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         [{"params": group, "weight_decay": decay[decays]} for decays, group in groups.items()],
         lr=how.lr,
+        betas=(0.9, BETA2),
         eps=how.adam_eps,
         # One fused kernel instead of a Python loop over the parameters.
         fused=True,
     )
 
 
-def _schedule(step: int, total: int, warmup: float) -> float:
-    """Factor of the learning rate: linear warm-up over a share of the steps, then linear to 0."""
-    rise = warmup * total
+def _eps(how: Optimisation, step: int) -> float:
+    """AdamW's epsilon for a step, counted from 0.
+
+    torch adds it to sqrt(v / (1 - beta2^t)). Added to sqrt(v) before that correction (Kingma & Ba
+    2015, end of section 2), it is divided by sqrt(1 - beta2^t), too.
+    """
+    return how.adam_eps / math.sqrt(1 - BETA2 ** (step + 1)) if how.eps_first else how.adam_eps
+
+
+def _schedule(step: int, total: int, rise: float) -> float:
+    """Factor of the learning rate: linear warm-up over `rise` steps, then linear to 0."""
     if step < rise:
         # Never 0, so that the first step trains, too.
         return (step + 1) / (math.floor(rise) + 1)

@@ -150,9 +150,13 @@ class Optimisation:
     batch_size: int
     lr: float
     adam_eps: float = 1e-8
+    eps_first: bool | None = None
+    """True if epsilon is added before the bias correction (None: after it)."""
     weight_decay: float = 0.01
     warmup: float = 0.0
     """Share of the steps over which the learning rate rises."""
+    warmup_of_epoch: bool | None = None
+    """True if it is a share of one epoch's steps (None: of all steps)."""
     clip: float = 1.0
     """Largest norm of the gradient; a larger one is scaled down to it."""
     micro_batch: int | None = None

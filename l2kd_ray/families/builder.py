@@ -105,6 +105,11 @@ class Builder:
         """The student before any training."""
         raise NotImplementedError
 
+    def taught_by(self, task: str, seed: Seed) -> Any:
+        """The model that teaches the method's student a task; None if none does."""
+        teacher = self.method.teacher
+        return None if teacher is None else teacher(self, task, seed)
+
     def reference(self, name: str, task: str, seed: Seed) -> Stage:
         """The model that the reference `name` evaluates on `task`."""
         raise NotImplementedError
@@ -129,6 +134,11 @@ class Builder:
     def train_examples(self, task: str, seed: Seed) -> Examples:
         """The training examples of a task: where a cap cuts them, those that the seed draws."""
         return self.examples(self.resolved.tasks[task].splits["train"].drawn(seed.data))
+
+    def teacher_examples(self, task: str, seed: Seed) -> Examples:
+        """The training examples of a task that its teacher sees (`teaching.max_train`)."""
+        data, most = self.resolved.tasks[task].splits["train"], self.settings.teaching.max_train
+        return self.examples(data.drawn(seed.data, most))
 
     def _evaluation(self, model: Any, task: str, split: Part) -> dict[str, Any]:
         """The fields of `Evaluate`, which the evaluations of all families share."""
@@ -162,8 +172,6 @@ class LabelBuilder(Builder):
     Their teachers may be other models than their students.
     """
 
-    references = ("multitask", "single", "teacher")
-
     @property
     def tasks(self) -> Order:
         return tuple(sorted(self.resolved.tasks))
@@ -182,5 +190,22 @@ class LabelBuilder(Builder):
 
     def labelled(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
         """The training examples of some tasks, in the order of `tasks`."""
+        return self._labelled(tasks, [self.train_examples(task, seed) for task in tasks])
+
+    def of_teacher(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
+        """The training examples of some tasks that their teachers see."""
+        return self._labelled(tasks, [self.teacher_examples(task, seed) for task in tasks])
+
+    def of_any(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
+        """The training examples that a task's student or its teacher sees: one set holds the other.
+
+        Labels and words are collected from them, so that both models have the same.
+        """
+        pairs = zip(self.labelled(tasks, seed), self.of_teacher(tasks, seed), strict=True)
+        return tuple(max(pair, key=lambda one: one.source.rows) for pair in pairs)
+
+    def _labelled(self, tasks: Sequence[str], sources: Sequence[Examples]) -> tuple[Labelled, ...]:
         known = self.resolved.tasks
-        return tuple(Labelled(self.train_examples(task, seed), known[task].kind) for task in tasks)
+        return tuple(
+            Labelled(source, known[task].kind) for task, source in zip(tasks, sources, strict=True)
+        )

@@ -31,8 +31,8 @@ class Method:
     orderless: bool = False
     """True if the order of tasks does not matter: one step per task, or one for all tasks."""
     teacher: Callable[..., Any] | None = None
-    """(build, task, seed) -> the teacher of a task, if the report shows teachers beside
-    students."""
+    """(build, task, seed) -> the model that teaches a task, or None: the report shows its score
+    beside the student's."""
     check: Callable[[Settings], None] | None = None
     """A function that raises InputError for family settings that the method cannot use."""
     code: str | None = None

@@ -30,8 +30,13 @@ class TrainSettings(Section):
     """Largest number of examples in one forward pass; larger batches are accumulated."""
     lr: float = Field(6.25e-5, gt=0)
     adam_eps: float = Field(1e-4, gt=0)
+    adam_eps_added: Literal["after", "before"] = "after"
+    """`after` the bias correction (torch); `before` it, as the original's optimizer does, so that
+    the epsilon of the first steps is larger (32 times at the first)."""
     weight_decay: float = Field(0.01, ge=0)
     warmup: float = Field(0.005, ge=0, lt=1)
+    warmup_over: Literal["training", "epoch"] = "training"
+    """`warmup` is a share of all steps, or of one epoch's steps (the original)."""
     clip: float = Field(1.0, gt=0)
     precision: Precision = "float32"
     """bfloat16: matrix products by autocast; weights, losses and the optimizer stay float32."""
@@ -51,8 +56,10 @@ class TrainSettings(Section):
             lr=chosen("lr"),
             micro_batch=self.micro_batch,
             adam_eps=self.adam_eps,
+            eps_first=self.adam_eps_added == "before" or None,
             weight_decay=self.weight_decay,
             warmup=self.warmup,
+            warmup_of_epoch=(self.warmup > 0 and self.warmup_over == "epoch") or None,
             clip=self.clip,
         )
 
@@ -65,12 +72,22 @@ class TrainOverrides(Section):
     batch_size: int | None = Field(None, ge=1)
 
 
+class TeachingSettings(TrainOverrides):
+    """Training of teachers. By default they are trained by the study's `train`, whatever an arm or
+    a search sets there for students."""
+
+    max_train: int | None = Field(None, ge=1)
+    """Number of a task's training examples that its teacher sees; those of the student are among
+    them, if they are fewer (default: the student's)."""
+
+
 class FamilySettings(Section):
     """The sections that all families have."""
 
     student: ModelSpec
     teacher: ModelSpec | None = None
     train: TrainSettings = TrainSettings()
+    teaching: TeachingSettings = TeachingSettings()
     multitask: TrainOverrides = TrainOverrides()
     """Overrides for the multi-task bound, which has one setting whatever is searched."""
 
@@ -89,6 +106,13 @@ class Settings:
     """The methods' options, by their key in the study file."""
     plugins: Mapping[str, Plugin] = field(default_factory=dict)
     """The plug-ins that the study names, by the name it uses."""
+    base: FamilySettings | None = None
+    """The study's own sections, if an arm or a search has changed them."""
+
+    @property
+    def teacher_train(self) -> TrainSettings:
+        """The settings that teachers are trained by, before `teaching` overrides some."""
+        return (self.base or self.family).train
 
     def with_values(self, values: Mapping[str, Any]) -> Self:
         """A copy with the values of some dotted keys replaced; the changed sections are validated.
@@ -109,7 +133,8 @@ class Settings:
             family.put(key, [first, *below], value)
         for name in options.keys() & family.keys():
             options[name] = _changed(options[name], family.pop(name))
-        return replace(self, family=_changed(self.family, family), options=options)
+        base = self.base or self.family
+        return replace(self, family=_changed(self.family, family), options=options, base=base)
 
     def keys_set(self) -> Iterator[tuple[str, Section, str]]:
         """Yield (dotted key, section, field) for each setting that is set in the study file."""

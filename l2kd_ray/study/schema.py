@@ -18,7 +18,7 @@ from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import Family
 from l2kd_ray.families.settings import Settings
-from l2kd_ray.names import REFERENCES, SEPARATOR
+from l2kd_ray.names import MULTITASK, REFERENCES, SEPARATOR, SINGLE
 from l2kd_ray.section import FilePath, Location, Name, Section, by_name
 from l2kd_ray.tasks.spec import TaskSpec
 
@@ -288,7 +288,7 @@ class ArmsOnly(Section):
     @model_validator(mode="after")
     def _references(self) -> Self:
         for arm in self.methods:
-            if arm.name in ("multitask", "single", "teacher"):
+            if arm.name in (MULTITASK, SINGLE):
                 raise InputError(
                     "a reference is always run, and no other method has its name",
                     key="methods",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.manifest import Manifest
@@ -161,11 +162,13 @@ class Study:
         """The long form of R (columns: SCORE_COLUMNS) from all stored evaluations, sorted."""
         import pandas as pd
 
-        cells = [(trial, cell) for trial in trials for cell in trial.cells]
-        known = source.manifests({cell.stage.key: cell.stage.kind for _, cell in cells})
+        cells = (cell for trial in trials for cell in trial.cells)
+        known = source.manifests({cell.stage.key: cell.stage.kind for cell in cells})
         rows = [
-            _row(trial, cell, known[cell.stage.key])
-            for trial, cell in cells
+            _row(trial, cell, known)
+            for trial in trials
+            for step in trial.steps
+            for cell in step
             if cell.stage.key in known
         ]
         frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype(SCORE_COLUMNS)
@@ -211,8 +214,10 @@ class Study:
             build = build.owned_by(f"{arm.name} {dict(setting)} {order} {seed}")
         if build.method.orderless:
             models = {task: build.student((task,), seed) for task in self.tasks}
-            return Trial(arm.name, setting, (), seed, (self._beside(build, models, seed),))
-        steps = []
+            beside = self._beside(build, models, seed)
+            teachers = self._teachers(build, self.tasks, seed)
+            return Trial(arm.name, setting, (), seed, (beside,), teachers)
+        path = []
         for i in range(len(order) + 1):
             model = build.student(order[:i], seed)
             cells = [
@@ -220,8 +225,19 @@ class Study:
                 for j, task in enumerate(order, start=1)
                 for cell in self._cells(build, model, i, j, task, seed)
             ]
-            steps.append(tuple(cells))
-        return Trial(arm.name, setting, order, seed, tuple(steps))
+            path.append(tuple(cells))
+        teachers = self._teachers(build, order, seed)
+        return Trial(arm.name, setting, order, seed, tuple(path), teachers)
+
+    def _teachers(self, build: Builder, order: Sequence[str], seed: Seed) -> tuple[Cell, ...]:
+        """The cells of the teachers, each on the task that it taught."""
+        taught = [(j, task, build.taught_by(task, seed)) for j, task in enumerate(order, start=1)]
+        return tuple(
+            cell
+            for j, task, teacher in taught
+            if teacher is not None
+            for cell in self._cells(build, teacher, j, j, task, seed)
+        )
 
     def _cells(
         self, build: Builder, model: Stage, i: int, j: int, task: str, seed: Seed
@@ -230,7 +246,13 @@ class Study:
             yield Cell(i, j, task, split, build.evaluate(model, task, split, seed))
 
 
-def _row(trial: Trial, cell: Cell, manifest: Manifest) -> tuple[Any, ...]:
+def _row(trial: Trial, cell: Cell, known: Mapping[str, Manifest]) -> tuple[Any, ...]:
+    def score(one: Cell) -> float:
+        own = known.get(one.stage.key)
+        return nan if own is None else own.scores[one.stage.metric_name]
+
+    its_own = (cell.task, cell.split)
+    teacher = next((one for one in trial.teachers if (one.task, one.split) == its_own), None)
     return (
         trial.id,
         trial.method,
@@ -242,7 +264,9 @@ def _row(trial: Trial, cell: Cell, manifest: Manifest) -> tuple[Any, ...]:
         cell.task,
         cell.split,
         cell.stage.metric_name,
-        manifest.scores[cell.stage.metric_name],
+        score(cell),
         cell.stage.key,
         cell.stage.model.key,
+        "" if teacher is None else teacher.stage.model.key,
+        nan if teacher is None else score(teacher),
     )

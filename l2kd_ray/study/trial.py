@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
@@ -42,6 +43,8 @@ class Trial:
     order: Order
     seed: Seed
     steps: tuple[tuple[Cell, ...], ...]
+    teachers: tuple[Cell, ...] = ()
+    """The evaluations of its teachers, each on the task that it taught; empty if there are none."""
 
     @cached_property
     def id(self) -> str:
@@ -62,7 +65,7 @@ class Trial:
 
     @property
     def cells(self) -> Iterator[Cell]:
-        return (cell for step in self.steps for cell in step)
+        return chain(*self.steps, self.teachers)
 
     def stages(self) -> dict[Stage, str]:
         """Every stage of the trial with its role: `teacher` if it is one, else its kind."""

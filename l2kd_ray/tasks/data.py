@@ -76,6 +76,8 @@ class TaskData:
     """Size of another cap: its examples are skipped, so that the two samples are disjoint."""
     rows: int = field(default=0, metadata={"identity": False}, compare=False)
     """Number of examples after carve and cap."""
+    available: int = field(default=0, metadata={"identity": False}, compare=False)
+    """Number of examples before the cap."""
 
     def examples(self) -> list[Example]:
         """The examples of the split, in upstream order.
@@ -109,11 +111,14 @@ class TaskData:
     def drawn(self, seed: int, cap: int | None = None) -> TaskData:
         """The same split with the sample that `seed` draws; all examples if there is no cap.
 
-        `cap`: another size of the sample.
+        `cap`: another size of the sample, at most `available`.
         """
-        if cap is not None:
-            return replace(self, cap=cap, cap_seed=seed, rows=cap)
-        return self if self.cap is None else replace(self, cap_seed=seed)
+        size = cap or self.cap
+        if size is None:
+            return self
+        if size >= self.available:
+            return replace(self, cap=None, cap_seed=None, rows=self.available)
+        return replace(self, cap=size, cap_seed=seed, rows=size)
 
 
 @dataclass(frozen=True)

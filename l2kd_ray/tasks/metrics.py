@@ -5,6 +5,7 @@
 | em | exact match, after lower-casing and collapsing white space | any |
 | nf1 | F of the bag of words, as SQuAD's: no case, punctuation or articles | best |
 | rouge, rouge_mean | mean F of ROUGE-1, -2 and -L, stemmed | best; their mean |
+| rouge_lsum, rouge_lsum_mean | the same with ROUGE-L of the summary level | best; their mean |
 | bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
@@ -289,6 +290,8 @@ METRICS: Mapping[str, MetricFunction] = {
     "nf1": _mean_over(normalised_f1),
     "rouge": _mean_over(rouge.rouge_average),
     "rouge_mean": _mean_over(rouge.rouge_average, fmean),
+    "rouge_lsum": _mean_over(partial(rouge.rouge_average, summary=True)),
+    "rouge_lsum_mean": _mean_over(partial(rouge.rouge_average, summary=True), fmean),
     "bleu": _bleu,
     "dsem": _joint_goal,
     "lfem": _mean_over(logical_form_match),
@@ -317,8 +320,7 @@ _TREE = _Comparable(lambda text: all(map(_HEAD.fullmatch, tagging.words(text))),
 _NUMBER = _Comparable(lambda text: number(text) is not None, "a number")
 _COMPARABLE: Mapping[str, _Comparable] = {
     "nf1": _Comparable(_plain_words, "a word other than a, an and the"),
-    "rouge": _WORDS,
-    "rouge_mean": _WORDS,
+    **dict.fromkeys(("rouge", "rouge_mean", "rouge_lsum", "rouge_lsum_mean"), _WORDS),
     "bleu": _Comparable(str.split, "text"),
     "dsem": _Comparable(
         lambda text: ";" in text or text.strip().lower() == "none", "`slot: value, ...; requests`"
@@ -346,12 +348,12 @@ class Unscorable:
 def unscorable(metric: Metric, examples: Sequence[Example]) -> Unscorable:
     """The examples of which no reference leaves anything to compare; none for a plug-in.
 
-    The mean over references (`rouge_mean`) needs all of them.
+    The mean over references (`rouge_mean`, `rouge_lsum_mean`) needs all of them.
     """
     rule = _COMPARABLE.get(metric) if isinstance(metric, str) else None
     if rule is None:
         return Unscorable((), "")
-    enough = all if metric == "rouge_mean" else any
+    enough = all if isinstance(metric, str) and metric.endswith("_mean") else any
     found = [each for each in examples if not enough(map(rule.test, each.answers))]
     return Unscorable(tuple(found), rule.needs)
 

@@ -260,8 +260,8 @@ def _uncapped(spec: TaskSpec, split: Split, sources: Sources, data_seed: int) ->
 def _capped(data: TaskData, rows: int, limit: int | None, data_seed: int) -> TaskData:
     """The split with its number of rows, and with a cap if that removes examples."""
     if limit is None or limit >= rows:
-        return replace(data, rows=rows)
-    return replace(data, cap=limit, cap_seed=data_seed, rows=limit)
+        return replace(data, rows=rows, available=rows)
+    return replace(data, cap=limit, cap_seed=data_seed, rows=limit, available=rows)
 
 
 def _kind(train: Source) -> TaskKind:

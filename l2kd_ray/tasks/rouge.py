@@ -8,7 +8,7 @@ knows ASCII text only; the words of other text are those of `l2kd_ray.tasks.word
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from l2kd_ray.tasks import words as unicode_words
@@ -29,12 +29,16 @@ def words(text: str) -> list[str]:
     ]
 
 
-def rouge_average(prediction: str, reference: str) -> float:
-    """Mean of the F of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1."""
+def rouge_average(prediction: str, reference: str, *, summary: bool = False) -> float:
+    """Mean of the F of ROUGE-1, ROUGE-2 and ROUGE-L, 0 to 1; `summary`: ROUGE-L of the summary
+    level."""
     predicted, target = words(prediction), words(reference)
-    return (
-        rouge_n(predicted, target, 1) + rouge_n(predicted, target, 2) + rouge_l(predicted, target)
-    ) / 3
+    longest = (
+        rouge_lsum(_sentences(prediction), _sentences(reference))
+        if summary
+        else rouge_l(predicted, target)
+    )
+    return (rouge_n(predicted, target, 1) + rouge_n(predicted, target, 2) + longest) / 3
 
 
 def rouge_n(predicted: Sequence[str], target: Sequence[str], n: int) -> float:
@@ -46,14 +50,47 @@ def rouge_n(predicted: Sequence[str], target: Sequence[str], n: int) -> float:
 
 
 def rouge_l(predicted: Sequence[str], target: Sequence[str]) -> float:
-    row = [0] * (len(target) + 1)  # longest common subsequence of predicted[:i] and target[:j]
+    return f_score(_subsequences(predicted, target)[-1][-1], len(predicted), len(target))
+
+
+def rouge_lsum(predicted: Sequence[Sequence[str]], target: Sequence[Sequence[str]]) -> float:
+    """ROUGE-L of the summary level (Lin 2004, section 3.2): of each sentence of `target` the words
+    that are on its longest common subsequence with any sentence of `predicted`."""
+    ours, theirs = (Counter(word for one in text for word in one) for text in (predicted, target))
+    union = Counter[str]()
+    for sentence in target:
+        places = {place for one in predicted for place in _common(one, sentence)}
+        union.update(sentence[place] for place in places)
+    # A word counts at most as often as either text has it.
+    return f_score((union & ours & theirs).total(), ours.total(), theirs.total())
+
+
+def _sentences(text: str) -> list[list[str]]:
+    return [words(sentence) for sentence in text.split(".")]
+
+
+def _subsequences(predicted: Sequence[str], target: Sequence[str]) -> list[list[int]]:
+    """Lengths of the longest common subsequences of `predicted[:i]` and `target[:j]`."""
+    table = [[0] * (len(target) + 1)]
     for word in predicted:
-        diagonal = 0
-        for j, other in enumerate(target, start=1):
-            above = row[j]
-            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
-            diagonal = above
-    return f_score(row[-1], len(predicted), len(target))
+        above, row = table[-1], [0]
+        for j, other in enumerate(target):
+            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+        table.append(row)
+    return table
+
+
+def _common(predicted: Sequence[str], target: Sequence[str]) -> Iterator[int]:
+    """The places in `target` of a longest common subsequence."""
+    table, i, j = _subsequences(predicted, target), len(predicted), len(target)
+    while i and j:
+        if predicted[i - 1] == target[j - 1]:
+            i, j = i - 1, j - 1
+            yield j
+        elif table[i - 1][j] > table[i][j - 1]:
+            i -= 1
+        else:
+            j -= 1
 
 
 def f_score(common: int, predicted: int, target: int) -> float:

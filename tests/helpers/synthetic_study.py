@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice, permutations
 from typing import Any
@@ -64,6 +65,8 @@ def study(
                             "score": float(np.clip(R[i, j] + 0.3 * (split == "dev"), 0, 100)),
                             "key": _key(trial, split, i, j),
                             "model": _key(trial, i),
+                            "teacher": "",
+                            "teacher_score": math.nan,
                         }
                     )
 

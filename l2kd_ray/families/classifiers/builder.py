@@ -46,9 +46,6 @@ class ClassifierBuilder(LabelBuilder):
     def reference(self, name: str, task: str, seed: Seed) -> Classify:
         if name == "single":
             return self.learn(self.initial(seed), (task,), seed)
-        if name == "teacher" and self.method.teacher is not None:
-            teacher: Classify = self.method.teacher(self, task, seed)
-            return teacher
         return ClassifyAll(
             start=self.initial(seed),
             tasks=self.labelled(self.tasks, seed),
@@ -58,13 +55,13 @@ class ClassifierBuilder(LabelBuilder):
     def joint_teacher(self, tasks: Order, seed: Seed) -> Classify:
         """A teacher with one head per task, trained on `tasks`."""
         start = self._untrained(self.teacher_spec, self._heads(seed), seed)
-        return Classify(start=start, tasks=self.labelled(tasks, seed), **self.teaching(seed))
+        return Classify(start=start, tasks=self.of_teacher(tasks, seed), **self.teaching(seed))
 
     def shared_teacher(self, tasks: Order, seed: Seed, *, pooled: bool = False) -> Classify:
         """A teacher with one head for all domains."""
         return Classify(
             start=self.untrained_teacher(seed),
-            tasks=self.labelled(tasks, seed),
+            tasks=self.of_teacher(tasks, seed),
             pooled=pooled,
             **self.teaching(seed),
         )
@@ -97,9 +94,11 @@ class ClassifierBuilder(LabelBuilder):
         """An untrained teacher with one head for all domains."""
         return self._untrained(self.teacher_spec, self._shared(seed), seed)
 
-    def training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
-        """The fields that configure a student's training stage."""
-        train = self.settings.train
+    def training(
+        self, seed: Seed, overrides: TrainOverrides | None = None, train: Any = None
+    ) -> dict[str, Any]:
+        """The fields that configure a training stage, by default a student's."""
+        train = train or self.settings.train
         return {
             "optimisation": train.optimisation(overrides),
             "precision": train.precision,
@@ -108,7 +107,7 @@ class ClassifierBuilder(LabelBuilder):
 
     def teaching(self, seed: Seed) -> dict[str, Any]:
         """The fields that configure a teacher's training stage."""
-        return self.training(seed, self.settings.teaching)
+        return self.training(seed, self.settings.teaching, self._settings.teacher_train)
 
     def logits(self, teacher: Classify, examples: Labelled) -> Logits:
         """The teacher's logits for the examples of a task."""
@@ -144,7 +143,7 @@ class ClassifierBuilder(LabelBuilder):
         )
 
     def _heads(self, seed: Seed) -> tuple[Head, ...]:
-        return tuple(Head(task, self.labelled((task,), seed)) for task in self.tasks)
+        return tuple(Head(task, self.of_any((task,), seed)) for task in self.tasks)
 
     def _shared(self, seed: Seed) -> tuple[Head, ...]:
-        return (Head(SHARED, self.labelled(self.tasks, seed)),)
+        return (Head(SHARED, self.of_any(self.tasks, seed)),)

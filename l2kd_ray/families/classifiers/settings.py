@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
+from l2kd_ray.families.settings import FamilySettings, TrainSettings
 from l2kd_ray.section import Section
 
 
@@ -45,5 +45,3 @@ class ClassifierSettings(FamilySettings):
 
     kd: LogitDistilSettings = LogitDistilSettings()
     train: ClassifierTrainSettings = ClassifierTrainSettings()
-    teaching: TrainOverrides = TrainOverrides()
-    """Overrides of `train` for teachers."""

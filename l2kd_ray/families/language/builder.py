@@ -31,7 +31,7 @@ from l2kd_ray.families.language.stages.replay import (
     Replay,
 )
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
-from l2kd_ray.families.language.stages.tokens import Tokens
+from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.method import Method, Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
 from l2kd_ray.models.pretrained import Pretrained
@@ -113,18 +113,30 @@ class LanguageBuilder(Builder):
         """The teacher of a task: LAMOL's student after that task as its first (L2KD, section 3)."""
         spec, seed = self.settings.teacher or self.settings.student, self._teacher_seed(seed)
         return self._once(
-            ("teacher", task, seed), lambda: self.learn(self._initial(spec, seed), task, seed)
+            ("teacher", task, seed),
+            lambda: Learn(
+                start=self._initial(spec, seed),
+                tasks=(self._tokens(self.teacher_examples(task, seed)),),
+                seed=seed.train,
+                **self._training(
+                    lm=True,
+                    first=True,
+                    train=self._settings.teacher_train,
+                    overrides=self.settings.teaching,
+                ),
+            ),
         )
 
-    def single(self, task: str, seed: Seed) -> Learn:
-        """The single-task reference: the student's architecture trained on one task alone."""
-        return self._once(
-            ("single", task, seed), lambda: self.learn(self.initial(seed), task, seed)
-        )
+    def teacher_of_new(self, task: str, seed: Seed) -> Learn | None:
+        """The teacher of a new task; None if `kd` has none, or reads its answers from a file."""
+        kd, given = self.settings.kd, "distil" in self.resolved.tasks[task].splits
+        if kd.weight == 0 or kd.teachers == "previous" or (kd.objective == "seq" and given):
+            return None
+        return self.teacher(task, seed)
 
     def reference(self, name: str, task: str, seed: Seed) -> Learn:
-        if name == "single":
-            return self.single(task, seed)
+        if name == "single":  # the student's architecture trained on one task alone
+            return self.learn(self.initial(seed), task, seed)
         return self.multitask(seed, lm=name == "multilm")
 
     def multitask(self, seed: Seed, *, lm: bool = False) -> Multitask:
@@ -248,14 +260,19 @@ class LanguageBuilder(Builder):
         return self._once(("evaluate", model, task, split, seed), make)
 
     def _training(
-        self, *, lm: bool, first: bool, overrides: TrainOverrides | None = None
+        self,
+        *,
+        lm: bool,
+        first: bool,
+        train: Any = None,
+        overrides: TrainOverrides | None = None,
     ) -> dict[str, Any]:
         """The fields that configure a training stage; those without effect stay at their default.
 
         Weights are not averaged with an untrained model, and without the LM loss `<ans>` is never a
-        target, so that its class weight has no effect.
+        target, so that its class weight has no effect. `train`: by default the student's.
         """
-        train = self.settings.train
+        train = train or self.settings.train
         lm_weight = train.lm_weight if lm else 0.0
         average = 0.0 if first else train.average
         return {
@@ -305,7 +322,7 @@ class LanguageBuilder(Builder):
     def _teacher_outputs(self, task: str, seed: Seed, answers: Tokens) -> Learn | Annotate:
         """The teacher, to be run live, or a stage with its outputs on `answers` (`kd.teacher`)."""
         teacher, kd, train = self.teacher(task, seed), self.settings.kd, self.settings.train
-        parts = teacher.parts
+        parts: tuple[LossPart, ...] = ("qa", "lm") if train.lm_weight > 0 else ("qa",)
         few = (
             answers.rows * len(parts) * (train.max_length or DEFAULT_SEQUENCE_LENGTH)
             <= _CACHED_POSITIONS

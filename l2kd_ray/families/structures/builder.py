@@ -55,8 +55,6 @@ class StructureBuilder(LabelBuilder):
     def reference(self, name: str, task: str, seed: Seed) -> LearnStructure:
         if name == "single":
             return self.learn(self.initial(seed), task, seed)
-        if name == "teacher":
-            return self.teacher(task, seed)
         return LearnStructures(
             start=self.initial(seed),
             tasks=self.labelled(self.tasks, seed),
@@ -70,9 +68,9 @@ class StructureBuilder(LabelBuilder):
             ("teacher", task, seed),
             lambda: LearnStructure(
                 start=self._untrained(self.teacher_spec, self.case.teacher, seed),
-                tasks=self.labelled((task,), seed),
+                tasks=self.of_teacher((task,), seed),
                 dev=self._dev((task,)),
-                **self._training(seed, self.settings.teaching),
+                **self._training(seed, self.settings.teaching, self._settings.teacher_train),
             ),
         )
 
@@ -96,9 +94,11 @@ class StructureBuilder(LabelBuilder):
     def evaluate(self, model: Any, task: str, split: Part, seed: Seed) -> EvaluateStructured:
         return EvaluateStructured(**self._evaluation(model, task, split))
 
-    def _training(self, seed: Seed, overrides: TrainOverrides | None = None) -> dict[str, Any]:
-        """The fields that configure a training stage."""
-        train = self.settings.train
+    def _training(
+        self, seed: Seed, overrides: TrainOverrides | None = None, train: Any = None
+    ) -> dict[str, Any]:
+        """The fields that configure a training stage, by default a student's."""
+        train = train or self.settings.train
         return {
             "optimisation": train.optimisation(overrides),
             "precision": train.precision,
@@ -164,7 +164,7 @@ class StructureBuilder(LabelBuilder):
                 head=head,
                 source=self.resolved.models.get(spec.model or ""),
                 architecture={"body": _body(spec), **dict(sorted(spec.overrides.items()))},
-                tasks=self.labelled(self.tasks, seed),
+                tasks=self.of_any(self.tasks, seed),
                 seed=seed.train,
                 vectors=self.resolved.models.get(spec.vectors or ""),
             ),

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
-from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
+from l2kd_ray.families.settings import FamilySettings, TrainSettings
 from l2kd_ray.section import Section, digits_as_text
 
 
@@ -77,6 +77,4 @@ class StructureSettings(FamilySettings):
 
     kd: StructureDistilSettings = StructureDistilSettings()
     train: StructureTrainSettings = StructureTrainSettings()
-    teaching: TrainOverrides = TrainOverrides()
-    """Overrides of `train` for teachers."""
     structkd: StructuralSettings = StructuralSettings()

@@ -60,7 +60,7 @@ def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
         return build.shared_teacher(domains, seed, pooled=True)
     return MetaTeach(
         start=build.untrained_teacher(seed),
-        tasks=build.labelled(domains, seed),
+        tasks=build.of_teacher(domains, seed),
         pooled=True,
         scores=_prototypes(build, seed) if options.prototypes else None,
         raw=options.prototypes and options.raw,
@@ -74,7 +74,7 @@ def _prototypes(build: ClassifierBuilder, seed: Seed) -> Prototypes:
     options: MetaOptions = build.options
     return Prototypes(
         model=build.untrained_teacher(seed),
-        tasks=build.labelled(build.tasks, seed),
+        tasks=build.of_any(build.tasks, seed),
         centroid=options.centroid,
         others=options.others,
         alpha=options.alpha,

@@ -30,7 +30,7 @@ def lamol_real(
     return build.learn(previous, task, seed, replay=replay)
 
 
-@method()
+@method(teacher=LanguageBuilder.teacher_of_new)
 def l2kd(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """L2KD (Chuang, Su, Chen, EMNLP 2020): LAMOL, and each new task is distilled from the teachers
     that `kd` names."""
