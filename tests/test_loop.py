@@ -245,8 +245,52 @@ def test_epochs_have_other_batches_and_other_dropout(tmp_path: Path) -> None:
     assert curve[0]["loss"] != pytest.approx(curve[1]["loss"], rel=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+def test_epsilon_before_the_bias_correction_is_the_originals_optimizer(decay: float) -> None:
+    """AdamW as the original's library has it, written out; it decays weights after the step."""
+    how = replace(TRAINING, lr=0.01, adam_eps=1e-4, weight_decay=decay, eps_first=True)
+    model = torch.nn.Linear(3, 2, bias=False).double()
+    weight = model.weight.detach().clone()
+    mean, square, moved = torch.zeros(2, 3), torch.zeros(2, 3), weight.clone()
+    optimizer = loop._optimizer(model, how)
+    draws = torch.Generator().manual_seed(0)
+    for step in range(1, 6):
+        gradient = 1e-4 * torch.randn(2, 3, dtype=torch.float64, generator=draws)
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        size = how.lr * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
+        moved = moved - size * mean / (square.sqrt() + how.adam_eps)
+        moved = moved - how.lr * decay * moved
+        model.weight.grad = gradient
+        for group in optimizer.param_groups:
+            group["eps"] = loop._eps(how, step - 1)
+        optimizer.step()
+    here, there = model.weight.detach() - weight, moved - weight
+    # Decay before or after a step differs by lr * decay of that step.
+    torch.testing.assert_close(here, there, rtol=1e-3 if decay else 1e-6, atol=1e-9)
+
+
+def test_the_originals_epsilon_makes_first_steps_small() -> None:
+    """At the first step it is 1 / sqrt(1 - 0.999) times the setting, in the end the setting."""
+    how = replace(TRAINING, adam_eps=1e-4, eps_first=True)
+    assert loop._eps(how, 0) == pytest.approx(31.6e-4, rel=1e-3)
+    assert loop._eps(how, 10_000) == pytest.approx(1e-4, rel=1e-3)
+    assert loop._eps(replace(how, eps_first=None), 0) == 1e-4
+
+
+def test_a_warm_up_is_a_share_of_the_training_or_of_an_epoch(tmp_path: Path) -> None:
+    rates = {}
+    for share in (None, True):
+        how = replace(TRAINING, epochs=4, warmup=0.5, warmup_of_epoch=share)
+        curve, _ = trained(tmp_path / str(share), curriculum(how), SoftTargets())
+        rates[share] = [row["lr"] for row in curve]
+    steps = curriculum().steps_per_epoch
+    assert rates[None].index(TRAINING.lr) == 2 * steps
+    assert rates[True].index(TRAINING.lr) == steps // 2
+    assert rates[True][-1] == pytest.approx(TRAINING.lr / (3.5 * steps))
+
+
 def test_the_learning_rate_rises_and_falls_to_zero() -> None:
-    rates = [loop._schedule(step, 100, 0.1) for step in range(100)]
+    rates = [loop._schedule(step, 100, 10) for step in range(100)]
     assert rates.index(max(rates)) == 10
     assert max(rates) == 1.0
     assert rates[:10] == sorted(rates[:10])

@@ -86,6 +86,49 @@ def test_a_tagger_reads_a_special_token_as_a_word() -> None:
     assert features.prepare(plain)["input_ids"].tolist() == expected
 
 
+def byte_level(spaced: bool) -> Any:
+    """A tokenizer of GPT-2's kind: it puts a space before a text, or does not."""
+    from tokenizers import pre_tokenizers
+
+    tokenizer = train(["the food is good", "so is the view"], 300)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaced)
+    return tokenizer
+
+
+@settings(max_examples=60, derandomize=True)
+@given(text=texts)
+def test_a_byte_level_tokenizer_sees_a_space_before_each_text(text: str) -> None:
+    """So that "the" after a context is the word that " the" is within it."""
+    bare, spaced = byte_level(spaced=False), byte_level(spaced=True)
+    with_tokens(bare, None)
+    found = SequenceFormat(bare, bos=None, task_prompt="text").encode([text, "the food"])
+    wanted = spaced([text, "the food"], add_special_tokens=False, split_special_tokens=True)
+    assert found == wanted["input_ids"]
+    assert bare.convert_ids_to_tokens(found[1])[0].startswith("\u0120")
+
+
+def test_white_space_around_an_answer_is_not_learned() -> None:
+    plain, wide = (
+        Encoded.of([Example("0", "c", "q", (answer,))], FORMAT) for answer in ("no", " no \n")
+    )
+    assert plain.parts(0) == wide.parts(0)
+
+
+@pytest.mark.skipif("L2KD_MODELS" not in os.environ, reason="L2KD_MODELS names no folder of models")
+def test_gpt2_sees_words_as_the_original_does() -> None:
+    """pytorch_transformers 1.2 puts a space before every text that it encodes."""
+    from transformers import GPT2TokenizerFast
+
+    folder = Path(os.environ["L2KD_MODELS"]) / "gpt2_tokenizer"
+    tokenizer = GPT2TokenizerFast(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    with_tokens(tokenizer, ["sst"])
+    text = SequenceFormat(tokenizer, bos=None, task_prompt="token")
+    said = "what is the natural language form ?"
+    example = Example("0", "name ( the eagle )", said, ("the eagle is a pub",))
+    parts = [tokenizer.convert_ids_to_tokens(part) for part in Encoded.of([example], text).parts(0)]
+    assert [part[0] for part in parts] == ["\u0120name", "\u0120what", "\u0120the"]
+
+
 @pytest.mark.skipif("L2KD_MODELS" not in os.environ, reason="L2KD_MODELS names no folder of models")
 @pytest.mark.parametrize("name", ["stories15M", "stories260K"])
 def test_a_pretrained_tokenizer_keeps_its_tokens(name: str) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -238,6 +239,23 @@ def assert_rouge_is_the_oracles(pairs: Pairs) -> None:
         found = [rouge_n(*texts, 1), rouge_n(*texts, 2), rouge_l(*texts)]
         assert found == pytest.approx(wanted, rel=0, abs=1e-9), (prediction, reference)
         assert rouge_average(prediction, reference) == pytest.approx(sum(wanted) / 3, abs=1e-9)
+
+
+def test_rouge_of_the_summary_level_is_the_oracles() -> None:
+    """The package takes a sentence a line."""
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(
+        ["rouge1", "rouge2", "rougeLsum"], use_stemmer=True
+    )
+    rng = random.Random(2)
+    vocabulary = ["the", "blue", "moon", "serving", "served", "is", "is", ".", ".", "Thai", "3.5"]
+    for n, m in itertools.product(range(0, 25, 3), repeat=2):
+        said, gold = (" ".join(rng.choices(vocabulary, k=k)) for k in (n, m))
+        parts = scorer.score(gold.replace(".", "\n"), said.replace(".", "\n"))
+        wanted = sum(part.fmeasure for part in parts.values()) / 3
+        assert rouge_average(said, gold, summary=True) == pytest.approx(wanted, abs=1e-9)
+    two = ["the moon is blue . it serves food", "it serves food . the moon is blue"]
+    assert one("rouge_lsum", *two) > one("rouge", *two)
+    assert one("rouge_lsum_mean", two[0], *two) < one("rouge_lsum", two[0], *two) == 100
 
 
 def test_rouge_agrees_with_the_oracle_on_made_text() -> None:

@@ -32,7 +32,7 @@ class Encoded:
         columns = [
             text.encode([example.context for example in examples]),
             text.encode([example.question for example in examples]),
-            text.encode([example.answers[0] for example in examples]),
+            text.encode([example.answers[0].strip() for example in examples]),
         ]
         parts = [part for row in zip(*columns, strict=True) for part in row]
         offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)

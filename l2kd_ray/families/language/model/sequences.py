@@ -53,6 +53,7 @@ class SequenceFormat:
         self.bos: TokenIds = [] if bos is None else [bos]
         self.eos: int = tokenizer.eos_token_id
         self.answer: int = tokenizer.convert_tokens_to_ids(ANSWER_TOKEN)
+        self._spaced = _is_byte_level(tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> SequenceFormat:
@@ -120,12 +121,26 @@ class SequenceFormat:
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
 
     def encode(self, texts: list[str]) -> list[TokenIds]:
-        """The ordinary tokens of each text; a text that spells a special token stays text."""
+        """The ordinary tokens of each text; a text that spells a special token stays text.
+
+        A byte-level tokenizer sees a space before each text, as the original's does: to GPT-2
+        "the" and " the" are two words, and context, question and answer follow one another.
+        """
         # The tokenizer refuses an empty list.
         if not texts:
             return []
+        if self._spaced:
+            texts = [f" {text}" if text and not text.startswith(" ") else text for text in texts]
         encoded = self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
         return list(encoded["input_ids"])
+
+
+def _is_byte_level(tokenizer: Any) -> bool:
+    """True for tokenizers of GPT-2's kind, which tell words from their ends by the space before."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    return fast is not None and '"ByteLevel"' in json.dumps(
+        json.loads(fast.to_str())["pre_tokenizer"]
+    )
 
 
 def cut(context: TokenIds, question: TokenIds, room: int) -> TokenIds:

@@ -22,7 +22,7 @@ class Tokenizer(Stage):
     """
 
     kind = "tokenizer"
-    version = 2  # all that reads texts by its tokenizer keeps special tokens in them as text
+    version = 3  # all that reads texts by a byte-level tokenizer puts a space before them
     prepares = True
     source: Pretrained | None
     corpus: tuple[Examples, ...]
