@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,10 @@ from safetensors.torch import save_file
 from l2kd_ray.analysis.findings import find
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.distill.sharpness import sharpness
+from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.corpus import Corpus, Encoded
 from l2kd_ray.families.language.stages import annotations
@@ -301,3 +305,34 @@ def test_a_teacher_that_was_annotated_may_be_dropped(tiny: Any, tmp_path: Path) 
     teacher = store.manifest("learn", last.teacher.teacher.key)
     obtain(last, store)
     assert store.manifest("learn", last.teacher.teacher.key) == teacher  # not trained again
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_a_teachers_sharpness_by_hand(temperature: float) -> None:
+    """A uniform teacher adds no entropy; one that is sure of 3 of 4 adds what the softmax does."""
+    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(27.0), 0.0, 0.0, 0.0]])
+    found = sharpness(Knowledge(torch.eye(2), OutputLayer(logits.T)), temperature)
+    p = np.array([27 ** (1 / temperature), 1, 1, 1])
+    p /= p.sum()
+    entropy = -(p * np.log(p)).sum()
+    sure = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1 / 3))
+    assert found["best"] == pytest.approx((0.25 + p[0]) / 2)
+    assert found["added"] == pytest.approx((entropy - sure) / 2, abs=1e-6)
+    kept = sharpness(MostLikely.of(logits, 2), temperature)
+    assert kept["best"] == pytest.approx(found["best"])
+
+
+def test_a_student_says_how_sharp_its_teacher_was(tiny: Any, store: Store) -> None:
+    """Softer at a higher temperature; nothing where there is no distribution to learn from."""
+    kd = {"cold": {"kd.temperature": 1.0}, "hot": {"kd.temperature": 4.0}}
+    kd |= {"hard": {"kd.objective": "seq"}, "none": {"kd.weight": 0.0}}
+    arms = [{"name": name, "method": "l2kd", "settings": own} for name, own in kd.items()]
+    study = tiny(methods=arms)
+    first = {}
+    for trial in study.trials():
+        if trial.method in kd and trial.method not in first:
+            first[trial.method] = obtain(trial.steps[1][0].stage.model, store)
+    assert first["cold"]["teacher/added"] == 0
+    assert first["hot"]["teacher/best"] < first["cold"]["teacher/best"]
+    assert first["hot"]["teacher/added"] > 0
+    assert not any(name.startswith("teacher/") for name in {**first["hard"], **first["none"]})

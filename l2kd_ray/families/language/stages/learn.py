@@ -88,7 +88,7 @@ class Learn(TrainingStage):
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
-        bias = self._bias(model, curriculum)
+        teaching = self._teaching(model, curriculum)
         curve = fit(self, model, curriculum, context, constraint)
         if lora is not None:
             merge(model, lora)
@@ -97,7 +97,7 @@ class Learn(TrainingStage):
         if context.rank == 0:
             model.save(context.out)
             text.save(context.out)
-        return {**write_curve(curve, context), **bias, **self._cut(text, model, context)}
+        return {**write_curve(curve, context), **teaching, **self._cut(text, model, context)}
 
     def _cut(self, text: SequenceFormat, model: CausalLM, context: Context) -> Scores:
         """Count the new examples, and their tokens, that are cut to fit a training sequence."""
@@ -105,18 +105,25 @@ class Learn(TrainingStage):
         contexts, answers = (chain.from_iterable(part) for part in zip(*excess, strict=True))
         return cut_scores(contexts, answers)
 
-    def _bias(self, model: CausalLM, curriculum: Curriculum) -> Scores:
-        """The bias of the first gradient with top-k teacher outputs; empty without top-k."""
+    def _teaching(self, model: CausalLM, curriculum: Curriculum) -> Scores:
+        """How sharp the teacher of the new task is at the temperature, and with top-k outputs the
+        bias of the first gradient, both on the first samples; empty without such a teacher."""
+        from l2kd_ray.distill.sharpness import sharpness
         from l2kd_ray.families.language.stages.annotations import PROBED, Cached
 
         source = curriculum.new[0]
-        if not isinstance(source.teacher, Cached):
+        teacher = source.teacher
+        if teacher is None:
             return {}
         rows = curriculum.rows(range(min(PROBED, len(source.samples))))
-        number = curriculum.teachers.index(source.teacher)
+        number = curriculum.teachers.index(teacher)
         taught = [row for row in rows if row.teacher == number]
-        found = source.teacher.bias(model, taught, self.objective)
-        return {f"top_k/{name}": value for name, value in found.items()}
+        found = sharpness(teacher.annotate(taught, "cpu"), self.objective.temperature)
+        scores = {f"teacher/{name}": value for name, value in found.items()}
+        if isinstance(teacher, Cached):
+            biases = teacher.bias(model, taught, self.objective)
+            scores |= {f"top_k/{name}": value for name, value in biases.items()}
+        return scores
 
     def _curriculum(self, text: SequenceFormat, model: CausalLM, context: Context) -> Curriculum:
         from l2kd_ray.families.language.stages.curriculum import Curriculum

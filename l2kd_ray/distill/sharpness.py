@@ -1,0 +1,38 @@
+"""How sharp a teacher's distributions are at a temperature: what a student can learn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from l2kd_ray.distill.linear_loss import Knowledge
+from l2kd_ray.distill.top_k import MostLikely
+
+
+def sharpness(teacher: Knowledge | MostLikely, temperature: float) -> Mapping[str, float]:
+    """Means over K positions of a teacher's distributions [K, V] at `temperature`.
+
+    Returns: `best`, the probability of its most likely token; `added`, the entropy in nats that
+    the temperature adds to the distribution at 1. Of the most likely tokens alone, the others
+    count as one class.
+    """
+    plain, tempered = (_log_p(teacher, at) for at in (1.0, temperature))
+    tokens = tempered[:, :-1] if isinstance(teacher, MostLikely) else tempered
+    return {
+        "best": float(tokens.amax(-1).exp().mean()),
+        "added": float((_entropy(tempered) - _entropy(plain)).mean()),
+    }
+
+
+def _log_p(teacher: Knowledge | MostLikely, temperature: float) -> Tensor:
+    if isinstance(teacher, MostLikely):
+        return torch.cat(teacher.log_p(temperature), -1)
+    bias = None if teacher.head.bias is None else teacher.head.bias.float()
+    logits = nn.functional.linear(teacher.hidden.float(), teacher.head.weight.float(), bias)
+    return torch.log_softmax(logits / temperature, -1)
+
+
+def _entropy(log_p: Tensor) -> Tensor:
+    return -(log_p.exp() * log_p).sum(-1)
