@@ -11,6 +11,7 @@ import pandas as pd
 
 from l2kd_ray.analysis.compare import compare, shown_arms, shown_rows
 from l2kd_ray.analysis.design import ArmId, Design, Instance, without_score
+from l2kd_ray.analysis.distillation import Published, gains
 from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.orders import over_orders
@@ -48,6 +49,8 @@ class Findings:
     """`over_orders`: one row for each shown method and setting."""
     comparisons: pd.DataFrame
     """`compare_methods`: one row for each pair of selected methods."""
+    gains: pd.DataFrame
+    """`distillation.gains`: what teachers gain, against the control without any."""
     scope: Scope
     by_order: pd.DataFrame
     variance: pd.DataFrame
@@ -138,10 +141,12 @@ def find(
     *,
     stopping: bool = False,
     split: Halves | None = None,
+    published: Published | None = None,
 ) -> Findings:
     """Every analysis of the scores; `design`, `failed` and `stopping` as in `compare`.
 
     `split`: both halves where settings were selected on one half; the other half is the design.
+    `published`: the settings of the methods' papers, by arm.
 
     Raises:
         ValueError: `scores` is empty or is not the long form of R.
@@ -166,6 +171,15 @@ def find(
             whole, design if scope.reading.level else None, shown_arms(gap), scope.level
         ),
         comparisons=compare_methods(inside, scope.arms, scope.design, failed, stopping=stopping),
+        gains=gains(
+            scope,
+            shown_rows(gap),
+            gap,
+            sorted(set(scores.loc[scores["teacher"] != "", "method"])),
+            published or {},
+            failed,
+            stopping=stopping,
+        ),
         scope=scope,
         by_order=by_order(scope),
         variance=variance(scope),

@@ -121,8 +121,11 @@ def compare_methods(
     failed: Collection[Instance] = (),
     *,
     stopping: bool = False,
+    pairs: Sequence[tuple[ArmId, ArmId]] | None = None,
 ) -> pd.DataFrame:
     """One row for each pair of arms: `difference` is the gap of `method` minus that of `against`.
+
+    `pairs`: some of them (default: all).
 
     Over the orders that all arms and seeds have finished (`finished_orders`), without those on
     which a trial of the pair has failed; half-way, at the last planned look (`looks.reading`), with
@@ -148,7 +151,7 @@ def compare_methods(
     for method, setting in arms:
         own = results[(results["method"] == method) & (results["setting"] == setting)]
         tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds)
-    pairs = list(combinations(arms, 2))
+    pairs = list(combinations(arms, 2)) if pairs is None else pairs
     rows = []
     for one, other in pairs:
         names = dict(zip(_COLUMNS, (*one, *other), strict=False))

@@ -12,6 +12,8 @@ def teachers_of(scores: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
     Columns: method, setting, group (arms of one number share all of their teachers; from 1),
     teacher/avg, gap/teacher_first and gap/teacher with their intervals, as in `compare`.
     """
+    if arms.empty:
+        return arms
     taught = scores[scores["teacher"] != ""]
     models = taught.groupby(["method", "setting"])["teacher"].agg(frozenset)
     named = pd.MultiIndex.from_frame(arms[["method", "setting"]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from l2kd_ray.families.settings import Settings
@@ -35,6 +35,8 @@ class Method:
     beside the student's."""
     check: Callable[[Settings], None] | None = None
     """A function that raises InputError for family settings that the method cannot use."""
+    published: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the method's paper that are searched most, by dotted name."""
     code: str | None = None
     """Digest of a plug-in method's source, which is part of its students' keys; else None."""
 
@@ -53,12 +55,14 @@ def method(
     orderless: bool = False,
     teacher: Callable[..., Any] | None = None,
     check: Callable[[Settings], None] | None = None,
+    published: Mapping[str, Any] | None = None,
 ) -> Callable[[Step], Method]:
     """A decorator that turns a step into a method, by default with the function's name."""
 
     def made(step: Step) -> Method:
         called = name or step.__name__
-        return Method(step, called, family, options, key, orderless, teacher, check)
+        own = published or {}
+        return Method(step, called, family, options, key, orderless, teacher, check, own)
 
     return made
 

@@ -12,6 +12,7 @@ from l2kd_ray.names import MULTITASK
 from l2kd_ray.report.blocks import Document, ReportSection, text
 from l2kd_ray.report.comparison_section import comparison_section
 from l2kd_ray.report.data_section import data_section
+from l2kd_ray.report.distillation_section import distillation_section
 from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
 from l2kd_ray.report.headline import best_row, headline
@@ -75,6 +76,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
         facts=_facts(found),
         notices=(*first, *_caveats(found, undone), *failed),
         sections=(
+            *distillation_section(found, look),
             gap_section(found, look, inputs.over_examples),
             *comparison_section(found),
             *summary_section(found),

@@ -67,7 +67,7 @@ def gap_section(
     if len(arms):
         wider = over_examples(found.scope, examples) if examples is not None else None
         table = _gap_table(found, wider)
-        blocks += [table, *_reasons(arms), *_teacher_table(found), *_task_table(found)]
+        blocks += [table, *_reasons(arms), *_task_table(found)]
     else:
         blocks.append(Prose("No lifelong method has a score yet."))
     blocks.append(_score_table(pd.concat([found.references, arms], ignore_index=True)))
@@ -108,27 +108,6 @@ def _gap_table(found: Findings, wider: pd.DataFrame | None) -> Table:
         frame["Orders"] = arms["n_orders"].astype(int)
     frame["Seeds"] = arms["n_seeds"].astype(int)
     return Table("gap", words, frame, digits={"Gap closed, %": 0})
-
-
-def _teacher_table(found: Findings) -> list[Block]:
-    """The teachers of each arm and how far below them its students are, where there are any."""
-    rows = found.teachers
-    if rows["teacher/avg"].isna().all():
-        return []
-    frame = pd.DataFrame({"Method": row_labels(rows), "Teachers": rows["group"]})
-    frame["Their score"] = rows["teacher/avg"].astype(float)
-    words = (
-        "Teachers, each on the task that it taught, in points. Arms with one number share their "
-        "teachers."
-    )
-    if rows["gap/teacher_first"].notna().any():
-        frame["Below, just learned"] = measured(
-            rows, "gap/teacher_first", "teacher_first/low", "teacher_first/high"
-        )
-        words += " Below, just learned: their score minus the student's right after each task."
-    frame["Below teacher"] = measured(rows, "gap/teacher", "teacher/low", "teacher/high")
-    words += " Below teacher: minus the student's at the end."
-    return [Table("teachers", words + each_by_itself(found, rows["teacher/low"]), frame)]
 
 
 def _task_table(found: Findings) -> list[Block]:

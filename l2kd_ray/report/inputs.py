@@ -46,6 +46,8 @@ class Inputs:
     """Reasons to doubt the gaps, shown above the headline."""
     data: Sequence[SplitData] = ()
     """The data of each task and split."""
+    published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By arm, the settings of the paper that its method comes from, by dotted name."""
     top_k: Sequence[Mapping[str, float]] = ()
     """How far `kd.top_k` is off, a temperature each: temperature, mass, error, cosine."""
     looks: Sequence[Seen] = ()

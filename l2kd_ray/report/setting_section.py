@@ -27,10 +27,23 @@ from l2kd_ray.report.labels import method_label, setting_label
 from l2kd_ray.report.style import LineStyle
 
 
-def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
+def surfaces(found: Findings, look: Mapping[str, LineStyle]) -> list[Block]:
+    """Pictures of the gap against the searched settings; none where they ran on different data."""
+    table, keys = _searched(found)
+    drawn = table[table["gap/abs"].notna() & (not found.optimism)]
+    return _pictures(drawn, keys, look) if len(drawn) else []
+
+
+def _searched(found: Findings) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of `compare` with a searched setting, and the keys that they name."""
     lifelong = found.gap[~found.gap["reference"]]
     table = lifelong[lifelong["setting"] != NO_SETTING].reset_index(drop=True)
-    keys = sorted({key for setting in table["setting"] for key in json.loads(setting)})
+    return table, sorted({key for setting in table["setting"] for key in json.loads(setting)})
+
+
+def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
+    """A table of all settings, and how optimistic the selection was."""
+    table, keys = _searched(found)
     if not keys:
         return []
     frame = pd.DataFrame({"Method": [method_label(method) for method in table["method"]]})
@@ -43,11 +56,9 @@ def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repo
     frame["Trials"] = table["n_complete"].astype(int)
     frame["Selected"] = ["selected" if chosen else "" for chosen in table["selected"]]
     chosen_rows = np.flatnonzero(table["selected"])
-    blocks: list[Block] = []
-    blocks += _optimism(found.optimism)
-    drawn = table[table["gap/abs"].notna() & (not found.optimism)]
-    if len(drawn):
-        blocks += _pictures(drawn, keys, look)
+    blocks = _optimism(found.optimism)
+    if found.teachers.empty:  # else they stand beside what distillation gains
+        blocks += surfaces(found, look)
     blocks.append(
         Table(
             "settings",

@@ -20,7 +20,7 @@ from l2kd_ray.report.page import html
 
 _TABLES = (
     *("gap", "results", "orders", "trace", "comparisons", "by_order"),
-    *("variance", "precedence", "effects", "extremes", "places"),
+    *("gains", "variance", "precedence", "effects", "extremes", "places"),
 )
 """The frames of `Findings` that are written as tables."""
 
@@ -66,7 +66,15 @@ def write_report(
     found = None
     if len(scores):
         searched = list(shown.study.get("search") or {})
-        found = find(scores, searched, design, failed, stopping=stopping, split=split)
+        found = find(
+            scores,
+            searched,
+            design,
+            failed,
+            stopping=stopping,
+            split=split,
+            published=shown.published,
+        )
     report = document(found, shown)
     pictures = report.pictures()
     drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in pictures}

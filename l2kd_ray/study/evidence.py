@@ -72,6 +72,10 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "verdict": snapshot.wanted.verdict,
         "looks": smaller_plans(snapshot.looks, snapshot.seen),
         "order_search": order_findings(snapshot),
+        "published": {
+            arm.name: snapshot.study.family.methods[arm.method].published
+            for arm in snapshot.study.config.arms
+        },
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }

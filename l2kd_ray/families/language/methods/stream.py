@@ -30,7 +30,10 @@ def lamol_real(
     return build.learn(previous, task, seed, replay=replay)
 
 
-@method(teacher=LanguageBuilder.teacher_of_new)
+@method(
+    teacher=LanguageBuilder.teacher_of_new,
+    published={"kd.temperature": 2.0, "kd.weight": 1.0},
+)
 def l2kd(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """L2KD (Chuang, Su, Chen, EMNLP 2020): LAMOL, and each new task is distilled from the teachers
     that `kd` names."""
