@@ -124,7 +124,7 @@ def trie_of(study: Study, source: AnyStore, trials: Iterable[Trial] | None = Non
     if trials is None and isinstance(seeds, tuple) and len(seeds) > 1:
         cells = len(study.orders) * (len(study.tasks) + 1) * len(study.tasks) * len(seeds)
         settings = max(len(study.settings(arm)) for arm in study.config.arms)
-        if cells * settings * len(study.splits) > _EXACT_CELLS:
+        if cells * settings > _EXACT_CELLS:
             return _first_replicate(study, seeds, listing)
     trie, _ = _exact(study.trials() if trials is None else trials, listing)
     return trie

@@ -85,7 +85,8 @@ class Study:
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """The splits evaluated: selection, and a search, reads dev, the report reads test."""
+        """The splits that final models are evaluated on: selection, and a search, reads dev, the
+        report reads test. Others are evaluated on test alone."""
         return ("dev", "test") if self.config.search or self.config.orders_arm else ("test",)
 
     def is_proposed(self, trial: Trial) -> bool:
@@ -205,7 +206,7 @@ class Study:
         return tuple(
             cell
             for j, task in enumerate(sorted(models), start=1)
-            for cell in self._cells(build, models[task], len(models), j, task, seed)
+            for cell in _cells(build, models[task], len(models), j, task, seed, self.splits)
         )
 
     def _student(self, arm: Arm, setting: Setting, order: Order, seed: Seed) -> Trial:
@@ -220,10 +221,11 @@ class Study:
         path = []
         for i in range(len(order) + 1):
             model = build.student(order[:i], seed)
+            splits = self.splits if i == len(order) else _TEST
             cells = [
                 cell
                 for j, task in enumerate(order, start=1)
-                for cell in self._cells(build, model, i, j, task, seed)
+                for cell in _cells(build, model, i, j, task, seed, splits)
             ]
             path.append(tuple(cells))
         teachers = self._teachers(build, order, seed)
@@ -236,14 +238,24 @@ class Study:
             cell
             for j, task, teacher in taught
             if teacher is not None
-            for cell in self._cells(build, teacher, j, j, task, seed)
+            for cell in _cells(build, teacher, j, j, task, seed, _TEST)
         )
 
-    def _cells(
-        self, build: Builder, model: Stage, i: int, j: int, task: str, seed: Seed
-    ) -> Iterator[Cell]:
-        for split in self.splits:
-            yield Cell(i, j, task, split, build.evaluate(model, task, split, seed))
+
+_TEST: tuple[Split, ...] = ("test",)
+
+
+def _cells(
+    build: Builder,
+    model: Stage,
+    i: int,
+    j: int,
+    task: str,
+    seed: Seed,
+    splits: Sequence[Split],
+) -> Iterator[Cell]:
+    for split in splits:
+        yield Cell(i, j, task, split, build.evaluate(model, task, split, seed))
 
 
 def _row(trial: Trial, cell: Cell, known: Mapping[str, Manifest]) -> tuple[Any, ...]:
