@@ -281,6 +281,32 @@ def test_a_training_in_parts_ends_with_the_same_bits(store: Store) -> None:
     assert same(weights(parts, store), weights(at_once, store))
 
 
+def test_rungs_are_steps_where_the_training_is_in_steps(store: Store) -> None:
+    whole = {"steps": 9, "batch_size": 8, "lr": 1e-3}
+    at_once = student(study(methods=["mkd"], train=whole), "mkd")
+    parts = student(study(methods=["mkd"], train={**whole, "rungs": [2, 9]}), "mkd")
+    assert same(weights(parts, store), weights(at_once, store))
+    assert obtain(parts.at(2), store)["steps"] == 2
+    assert obtain(parts, store)["steps"] == 9
+    with pytest.raises(InputError, match="end with the number of steps, 9"):
+        study(methods=["mkd"], train={**whole, "rungs": [2, 8]})
+
+
+def test_every_training_of_a_study_has_its_steps(store: Store) -> None:
+    """Teachers, the multi-task bound and the fine-tuning after the joint training may have
+    others."""
+    found = study(
+        methods=[mkd("mkd", **{"mkd.finetune_epochs": 2})],
+        train={"steps": 4, "batch_size": 8},
+        teaching={"steps": 5},
+        multitask={"epochs": 2},
+    )
+    last = student(found, "mkd")
+    stages = (last, last.start, last.start.taught[0].teacher)
+    bound = student(found, "multitask")
+    assert [obtain(stage, store)["steps"] for stage in (*stages, bound)] == [6, 4, 5, 12]
+
+
 @pytest.mark.parametrize("rungs", [[1], [1, 3], [2, 1], [1, 1, 2], [2, 2]])
 def test_rungs_that_do_not_rise_to_the_epochs_are_refused(rungs: list[int]) -> None:
     with pytest.raises(InputError, match="must rise and end with the number of epochs"):

@@ -83,7 +83,8 @@ class ClassifierBuilder(LabelBuilder):
             taught = {"taught": tuple(logits), "weight": weight, "over": over}
         stage = Classify(start=start, tasks=data, **self.training(seed), **taught)
         if epochs is not None:
-            return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs))
+            how = replace(stage.optimisation, epochs=epochs, steps=None)
+            return replace(stage, optimisation=how)
         return stage.in_parts(self.settings.train.rungs or ())
 
     def domain_student(self, seed: Seed) -> Untrained:

@@ -95,7 +95,7 @@ class ClassifierLessons(Pooled):
         self.objective.to(device)
 
     def batches(self, first_step: int) -> Iterator[TaskBatch]:
-        return self.mixture.batches(first_step, self.optimisation.epochs)
+        return self.mixture.batches(first_step)
 
     def rows(self, batch: TaskBatch) -> list[ItemRow]:
         items = [self.pools[batch.task][index] for index in batch.examples]
