@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +28,10 @@ class ClassifierTrainSettings(TrainSettings):
 
     The last one is the length of the training. `tune.scheduler: asha` may stop a training between
     two stages (MKD)."""
+
+    regression_unit: Literal["label", "std", "range"] = "label"
+    """Unit of regressions' squared errors: as the labels are written, or their standard deviation
+    or range in training, so that a task's part in a joint loss does not depend on its scale."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
