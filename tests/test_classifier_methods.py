@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -22,8 +23,9 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.classifiers.stages.learn import Classify
-from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, Item, LabelLoss
+from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, Item, ItemRow, LabelLoss
 from l2kd_ray.families.classifiers.stages.metakd import MetaDistil, MetaTeach, Prototypes
+from l2kd_ray.families.classifiers.stages.start import load_classifier
 from l2kd_ray.families.settings import TrainSettings
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
@@ -279,6 +281,76 @@ def test_a_training_in_parts_ends_with_the_same_bits(store: Store) -> None:
     assert parts.at(2) == parts.before
     assert parts.at(4) == parts
     assert same(weights(parts, store), weights(at_once, store))
+
+
+def stars(folder: Path, top: int) -> list[Any]:
+    """Topics, and a regression whose labels are 0, top / 2 and top."""
+    file = folder / f"stars{top}.jsonl"
+    rows = [{"text": f"text {n} of {n % 3}", "label": top * (n % 3) / 2} for n in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"name": "stars", "kind": "regress", "metric": "pearson"}
+    return ["made.topics.a", {**task, **dict.fromkeys(("train", "dev", "test"), str(file))}]
+
+
+@pytest.mark.parametrize(("unit", "squared"), [("std", 50 / 3), ("range", 100.0)])
+def test_a_regressions_loss_is_in_a_unit_of_its_labels(
+    unit: str, squared: float, store: Store, tmp_path: Path
+) -> None:
+    """Labels 0, 5, 10: their variance is 50 / 3, and the square of their range is 100."""
+    train = {**TOPICS["train"], "regression_unit": unit}  # type: ignore[dict-item]
+    given, scaled = (
+        study(tasks=stars(tmp_path, 10), methods=["mkd"], train=one)
+        for one in (TOPICS["train"], train)
+    )
+    for arm in ("mkd", "multitask"):
+        plain, other = student(given, arm), student(scaled, arm)
+        assert (plain.unit, other.unit) == (None, unit)
+        for source in other.inputs():
+            obtain(source[1], store)
+        model, labels = load_classifier(store.fetch(other.start.kind, other.start.key))
+        items = other.items(labels, model, {}, Context(store, tmp_path))
+        assert other._scales(labels, items) == pytest.approx({"stars": 1 / squared})
+        assert plain._scales(labels, items) == {}
+    losses = [obtain(student(one, "multitask"), store)["loss"] for one in (given, scaled)]
+    assert losses[1] < losses[0] / 2
+    assert student(scaled, "mkd").taught[0].teacher.unit == unit
+    loss, factors = LabelLoss(), LabelLoss(scales={"stars": 1 / squared})
+    for task, factor in (("stars", 1 / squared), ("made.topics.a", 1.0)):
+        rows = [ItemRow(item, 0) for item in items[task]]
+        one, other = (each.losses(model.eval(), model, rows, "cpu") for each in (loss, factors))
+        torch.testing.assert_close(other, factor * one)
+
+
+def test_the_unit_of_a_regression_is_of_a_regression() -> None:
+    with pytest.raises(InputError, match="no effect") as refused:
+        study(methods=["mkd"], train={**TOPICS["train"], "regression_unit": "std"})  # type: ignore[dict-item]
+    assert refused.value.key == "train.regression_unit"
+
+
+def test_rungs_are_steps_where_the_training_is_in_steps(store: Store) -> None:
+    whole = {"steps": 9, "batch_size": 8, "lr": 1e-3}
+    at_once = student(study(methods=["mkd"], train=whole), "mkd")
+    parts = student(study(methods=["mkd"], train={**whole, "rungs": [2, 9]}), "mkd")
+    assert same(weights(parts, store), weights(at_once, store))
+    assert obtain(parts.at(2), store)["steps"] == 2
+    assert obtain(parts, store)["steps"] == 9
+    with pytest.raises(InputError, match="end with the number of steps, 9"):
+        study(methods=["mkd"], train={**whole, "rungs": [2, 8]})
+
+
+def test_every_training_of_a_study_has_its_steps(store: Store) -> None:
+    """Teachers, the multi-task bound and the fine-tuning after the joint training may have
+    others."""
+    found = study(
+        methods=[mkd("mkd", **{"mkd.finetune_epochs": 2})],
+        train={"steps": 4, "batch_size": 8},
+        teaching={"steps": 5},
+        multitask={"epochs": 2},
+    )
+    last = student(found, "mkd")
+    stages = (last, last.start, last.start.taught[0].teacher)
+    bound = student(found, "multitask")
+    assert [obtain(stage, store)["steps"] for stage in (*stages, bound)] == [6, 4, 5, 12]
 
 
 @pytest.mark.parametrize("rungs", [[1], [1, 3], [2, 1], [1, 1, 2], [2, 2]])

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from l2kd_ray.distill.corruption import DomainCorruption
 from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.families.classifiers.model import words
-from l2kd_ray.families.classifiers.model.bilstm import BiLSTM
+from l2kd_ray.families.classifiers.model.bilstm import BiLSTM, check_bilstm
 from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.classifiers.model.cost import latency, parameters
 from l2kd_ray.families.classifiers.model.encoders import (
@@ -45,7 +45,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 64,
     },
 }  # fmt: skip
-BODIES = [*SIZES, "first", "bilstm"]
+BODIES = [*SIZES, "first", "bilstm", "maxout"]
 TOKENIZER = train_wordpiece(TEXTS, 100)
 
 
@@ -61,8 +61,9 @@ LSTM = {"embedding": 6, "hidden": 5, "dropout": 0.1, "max_length": 32}
 
 def make(name: str, heads: dict[str, int] = HEADS, seed: int = 0) -> Classifier:
     body: Encoder | BiLSTM
-    if name == "bilstm":
-        body = BiLSTM.build(words.Words.of(TEXTS[:3]), seed, LSTM)
+    if name in ("bilstm", "maxout"):
+        more = {"maxout": 3} if name == "maxout" else {}
+        body = BiLSTM.build(words.Words.of(TEXTS[:3]), seed, {**LSTM, **more})
     else:
         arch = "bert" if name == "first" else name
         encoder = build_encoder(arch, SIZES[arch], TOKENIZER, seed)
@@ -171,13 +172,29 @@ def test_a_saved_model_comes_back_the_same(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BODIES)
 def test_weights_come_from_the_seed_and_heads_from_their_task(name: str) -> None:
+    def head(model: Classifier, number: int) -> Tensor:
+        return torch.cat([one.flatten() for one in model.layers[number].parameters()])
+
     one, other = make(name), make(name, {"b.topic": 3})
-    assert torch.equal(one.layers[1].weight, other.layers[0].weight)
+    assert torch.equal(head(one, 1), head(other, 0))
     assert all(
         torch.equal(p, q)
         for p, q in zip(one.body.parameters(), other.body.parameters(), strict=True)
     )
-    assert not torch.equal(one.layers[1].weight, make(name, seed=1).layers[1].weight)
+    assert not torch.equal(head(one, 1), head(make(name, seed=1), 1))
+
+
+@torch.no_grad()
+def test_the_maxout_head_is_the_formula() -> None:
+    """Three layers, each unit the largest of three; each layer but the last halves the width."""
+    model = make("maxout").eval()
+    states = text = model.body(model.prepare(SINGLES)).text
+    head = model.layers[1]
+    for layer, width in zip(head.layers, (20, 10, 3), strict=True):
+        units = states @ layer.weight.T + layer.bias
+        states = torch.stack([units[:, 3 * k : 3 * k + 3].amax(1) for k in range(width)], 1)
+    assert text.shape[1] == 40
+    torch.testing.assert_close(model(model.prepare(SINGLES), "b.topic").logits, states)
 
 
 def test_what_is_wrong_is_said() -> None:
@@ -194,6 +211,11 @@ def test_what_is_wrong_is_said() -> None:
         check_encoder("berd", {})
     with pytest.raises(ValueError, match="the config of bert has no field n_layer"):
         check_encoder("bert", {"n_layer": 2})
+    with pytest.raises(ValueError, match=r"a bilstm has no field depth; .* max_length, maxout"):
+        check_bilstm({"depth": 2})
+    for pool in (1, True, "4", 2.0):
+        with pytest.raises(ValueError, match="2 or more"):
+            check_bilstm({"maxout": pool})
     with pytest.raises(ValueError, match=r"pairs names \['y'\]"):
         Classifier(model.body, {"x": 2}, ["y"])
 

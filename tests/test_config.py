@@ -64,6 +64,12 @@ def test_refusals_name_file_key_value_and_what_is_expected(
     assert len(message.splitlines()) <= 5  # fits a screen with room to spare
 
 
+@pytest.mark.parametrize("section", ["train", "multitask"])
+def test_a_training_is_in_epochs_or_in_steps(section: str) -> None:
+    error = refusal({f"{section}.epochs": 2, f"{section}.steps": 100})
+    assert tells(error, f"{section}.steps", "remove epochs, or remove steps")
+
+
 def test_an_unknown_key_is_refused_with_the_known_ones() -> None:
     error = refusal({"kd.heat": 2})
     assert error.key == "kd.heat"

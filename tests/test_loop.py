@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers.language import (
     TRAINING,
     Dummy,
     Stopped,
+    batches,
     context,
     curriculum,
     losses,
@@ -27,10 +29,13 @@ from torch import Tensor
 
 from l2kd_ray.core import loop
 from l2kd_ray.core.loop import fit
+from l2kd_ray.core.stage import Optimisation
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.language.model.sequences import Sample
 from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
 from l2kd_ray.families.language.stages.teachers import Live
+
+LABELS = SoftTargets()
 
 
 def first_batch(chosen: Curriculum) -> tuple[list[Sample], list[Sample]]:
@@ -120,11 +125,17 @@ def test_training_twice_gives_the_same_bits_with_dropout(tmp_path: Path) -> None
         assert torch.equal(one, other)
 
 
+IN_STEPS = replace(TRAINING, epochs=None, steps=5)
+"""One step less than two epochs, which are of three steps."""
+
+
+@pytest.mark.parametrize("length", [TRAINING, IN_STEPS], ids=["epochs", "steps"])
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_a_training_that_was_killed_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, length: Optimisation
 ) -> None:
-    whole, model = trained(tmp_path / "whole", curriculum(), SoftTargets())
+    chosen = curriculum(length)
+    whole, model = trained(tmp_path / "whole", chosen, SoftTargets())
     steps = iter(range(100))
     accumulate = loop.accumulate
 
@@ -135,7 +146,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 
     monkeypatch.setattr(loop, "accumulate", until_stop)
     with pytest.raises(Stopped):
-        trained(tmp_path / "cut", curriculum(), SoftTargets(), checkpoint_seconds=0.0)
+        trained(tmp_path / "cut", chosen, SoftTargets(), checkpoint_seconds=0.0)
     done = []
 
     def count(*args: Any) -> Tensor:
@@ -143,11 +154,37 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
         return accumulate(*args)
 
     monkeypatch.setattr(loop, "accumulate", count)
-    resumed, other = trained(tmp_path / "cut", curriculum(), SoftTargets(), checkpoint_seconds=0.0)
+    resumed, other = trained(tmp_path / "cut", chosen, SoftTargets(), checkpoint_seconds=0.0)
     assert len(done) == len(whole) - stop  # nothing before the checkpoint was done again
     assert resumed == whole
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_as_many_steps_as_some_epochs_have_give_their_bits(tmp_path: Path) -> None:
+    """With warm-up and decay, which follow the steps."""
+    how = replace(TRAINING, warmup=0.4)
+    steps = 2 * curriculum().steps_per_epoch
+    runs = [
+        trained(tmp_path / str(steps), curriculum(replace(how, epochs=epochs, steps=steps)), LABELS)
+        for epochs, steps in ((2, None), (None, steps))
+    ]
+    assert runs[0][0] == runs[1][0]
+    for one, two in zip(runs[0][1].parameters(), runs[1][1].parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7])
+def test_any_amount_of_data_takes_the_same_steps(tmp_path: Path, steps: int) -> None:
+    """Replay makes an epoch longer, and no training: the data come again, or not all of them."""
+    how = replace(TRAINING, epochs=None, steps=steps)
+    curves = [
+        trained(tmp_path / str(len(old)), curriculum(how, replayed=old), LABELS)[0]
+        for old in ([], OLD)
+    ]
+    assert [row["lr"] for row in curves[0]] == [row["lr"] for row in curves[1]]
+    assert len(curves[0]) == steps
+    assert losses(curves[0]) != losses(curves[1])
 
 
 def test_a_teacher_without_weight_changes_nothing_but_rounding(tmp_path: Path) -> None:
@@ -225,20 +262,21 @@ def test_a_student_like_its_teacher_has_no_loss_and_no_gradient(tmp_path: Path) 
 
 
 def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed_and_task() -> None:
-    one, other = list(curriculum().batches(0)), list(curriculum(stream="b").batches(0))
+    one, other = batches(curriculum()), batches(curriculum(stream="b"))
     steps = curriculum().steps_per_epoch
     for epoch in range(2):
-        batches = one[epoch * steps : (epoch + 1) * steps]
-        assert sorted(index for batch in batches for index in batch) == list(range(10))
+        own = one[epoch * steps : (epoch + 1) * steps]
+        assert sorted(index for batch in own for index in batch) == list(range(10))
     assert one != other
-    assert list(curriculum().batches(0)) == one
-    assert list(curriculum().batches(3)) == one[3:]
+    assert batches(curriculum()) == one
+    for step in range(len(one)):
+        assert list(islice(curriculum().batches(step), len(one) - step)) == one[step:]
 
 
 def test_epochs_have_other_batches_and_other_dropout(tmp_path: Path) -> None:
-    chosen = curriculum(replace(TRAINING, epochs=2))
-    batches, steps = list(chosen.batches(0)), chosen.steps_per_epoch
-    assert batches[:steps] != batches[steps:]
+    chosen = curriculum()
+    steps = chosen.steps_per_epoch
+    assert batches(chosen)[:steps] != batches(chosen)[steps:]
     # The whole data is one batch, and nothing is learnt: but for the masks nothing differs.
     still = replace(TRAINING, epochs=2, lr=1e-12, batch_size=len(chosen))
     curve, _ = trained(tmp_path, curriculum(still), SoftTargets(answer_weight=5.0))

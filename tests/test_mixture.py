@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import islice
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,10 +36,11 @@ def test_the_union_of_an_epochs_batches_is_the_data(
 
 def test_any_step_can_be_gone_to() -> None:
     mixture = Mixture(SIZES, 3, seed=7)
-    whole = list(mixture.batches(0, epochs=3))
-    assert len(whole) == 3 * mixture.steps_per_epoch
-    for step in range(len(whole) + 1):
-        assert list(mixture.batches(step, epochs=3)) == whole[step:]
+    steps = 3 * mixture.steps_per_epoch
+    whole = list(islice(mixture.batches(0), steps))
+    assert whole == [batch for epoch in range(3) for batch in mixture.epoch(epoch)]
+    for step in range(steps + 1):
+        assert list(islice(mixture.batches(step), steps - step)) == whole[step:]
 
 
 def test_neither_the_listing_nor_other_tasks_change_a_tasks_batches() -> None:

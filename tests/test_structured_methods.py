@@ -20,7 +20,7 @@ from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.structures.model.structured import StructuredModel
 from l2kd_ray.families.structures.stages.learn import tag
-from l2kd_ray.families.structures.stages.lessons import Best
+from l2kd_ray.families.structures.stages.lessons import Best, StructuredLessons
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
@@ -112,7 +112,6 @@ def test_without_a_weight_it_is_training_on_gold(store: Store) -> None:
     assert student(found, "none") == student(found, "single")
     assert not same(weights(student(found), store), weights(student(found, "none"), store))
     later = study(methods=arms)
-    # In the first epoch nothing is annealed yet: with two, the second is on gold alone.
     assert not same(
         weights(student(later, "annealed-at-once"), store), weights(student(later), store)
     )
@@ -135,6 +134,63 @@ def test_labels_of_unlabelled_sentences_are_not_read(store: Store, tmp_path: Pat
         student(study(methods=[arm], max_train=None), "more")
 
 
+def curve(stage: Stage, store: Store) -> list[dict[str, float]]:
+    obtain(stage, store)
+    rows: list[dict[str, float]] = json.loads(
+        (store.fetch(stage.kind, stage.key) / CURVE).read_text()
+    )
+    return rows
+
+
+def test_arms_with_and_without_text_take_equal_steps(store: Store) -> None:
+    """`train.steps` is one budget: of the control, with a teacher, with text without labels."""
+    arms = [
+        {"name": "none", "method": "structkd", "settings": {"kd.weight": 0.0}},
+        "structkd",
+        {"name": "text", "method": "structkd", "settings": {"structkd.unlabelled": 32}},
+    ]
+    found = study(methods=arms, train={"steps": 5, "batch_size": 8}, teaching={"epochs": 2})
+    curves = [
+        curve(student(found, arm), store) for arm in ("none", "structkd", "text", "multitask")
+    ]
+    assert [len(rows) for rows in curves] == [5, 5, 5, 5]
+    assert len({tuple(row["lr"] for row in rows) for rows in curves}) == 1
+    teacher = student(found).scores[0].teacher
+    assert len(curve(teacher, store)) == 4
+
+
+def test_as_many_steps_as_the_epochs_have_give_the_same_bits(store: Store) -> None:
+    """The weight of distillation follows the steps, too."""
+    train = {"batch_size": 8, "lr": 5e-3, "warmup": 0.5}
+    epochs, steps, longer = (
+        student(study(train={**train, **length}))
+        for length in ({"epochs": 3}, {"steps": 6}, {"steps": 7})
+    )
+    assert epochs.key != steps.key
+    # The teachers are other stages with equal weights.
+    assert same(weights(epochs, store), weights(steps, store))
+    assert curve(epochs, store) == curve(steps, store)
+    assert curve(epochs, store)[:6] != curve(longer, store)[:6]
+
+
+def test_the_weight_of_distillation_falls_from_step_to_step(store: Store, tmp_path: Path) -> None:
+    """As in the released code: within one epoch, too."""
+    stage = student(study(train={"epochs": 1, "batch_size": 4}, kd={"weight": 0.8}))
+    obtain(stage, store)
+    seen: list[float] = []
+    rows = StructuredLessons.rows
+
+    def watched(self: StructuredLessons, batch: Any) -> Any:
+        found = rows(self, batch)
+        seen.append(found[0].weight)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StructuredLessons, "rows", watched)
+        stage.run(Context(store, tmp_path))
+    assert seen == pytest.approx([0.8, 0.6, 0.4, 0.2])
+
+
 def test_one_teachers_scores_serve_every_temperature_and_weight() -> None:
     grid = {"kd.temperature": {"grid": [1.0, 2.0]}, "kd.weight": {"grid": [0.5, 1.0]}}
     stages = {s for t in study(search=grid).trials() for s in t.stages()}
@@ -146,6 +202,8 @@ def test_early_stopping_keeps_the_best(tmp_path: Path, store: Store) -> None:
     stage = student(found)
     obtain(stage, store)
     model = StructuredModel.load(store.fetch(stage.kind, stage.key))
+    fewer = student(study(train={"steps": 1, "batch_size": 8, "patience": 2}))
+    assert len(curve(fewer, store)) == 1  # less than an epoch: looked at once, at its end
     looks = iter([10.0, 30.0, 20.0])
     first = {name: one.clone() for name, one in model.state_dict().items()}
     best = Best(1, lambda _: next(looks))

@@ -31,7 +31,7 @@ from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words
 
 SMALL = Architecture(
-    hidden=12, layers=2, word_size=12, character_size=6, dropout=0.0, arc_size=16, relation_size=8,
+    hidden=12, depth=2, word_size=12, character_size=6, dropout=0.0, arc_size=16, relation_size=8,
     span_size=16, rank=8, attention_heads=2,
 )  # fmt: skip
 HEADS: dict[HeadKind, TaskKind] = {

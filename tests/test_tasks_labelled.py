@@ -169,12 +169,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "qqp": {"question1": "How is life?", "question2": "Which level?", "label": 0},
     "stsb": {"sentence1": "A plane.", "sentence2": "An air plane.", "label": 3.799999952316284},
     "mnli": {"premise": "Conceptually.", "hypothesis": "Product.", "label": 2},
+    "mnli-mm": {"premise": "Conceptually.", "hypothesis": "Product.", "label": 2},
     "qnli": {"question": "When did it end?", "sentence": "It ended in 1815.", "label": 1},
     "rte": {"sentence1": "No weapons.", "sentence2": "Weapons found.", "label": 0},
 }
 ANSWERS = {
     "cola": "unacceptable", "sst2": "positive", "mrpc": "equivalent", "qqp": "not duplicate",
-    "stsb": "3.8", "mnli": "contradiction", "qnli": "not entailment", "rte": "entailment",
+    "stsb": "3.8", "mnli": "contradiction", "mnli-mm": "contradiction",
+    "qnli": "not entailment", "rte": "entailment",
 }  # fmt: skip
 
 
@@ -203,7 +205,9 @@ def right(name: str, task: Task) -> None:
 def test_glue_from_the_hub_keeps_its_hidden_labels_out(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = "validation_matched" if name == "mnli" else "validation"
+    held = {"mnli": "validation_matched", "mnli-mm": "validation_mismatched"}.get(
+        name, "validation"
+    )
     found = {"train": 30, held: 5, held.replace("validation", "test"): 9}
     asked: list[tuple[str, str]] = []
 
@@ -215,14 +219,15 @@ def test_glue_from_the_hub_keeps_its_hidden_labels_out(
     monkeypatch.setattr(hub, "splits", lambda hub_id, config, revision: list(found))
     monkeypatch.setattr(hub, "rows", read)
     right(name, get(f"glue.{name}"))
-    assert set(asked) == {("nyu-mll/glue", name)}
+    assert set(asked) == {("nyu-mll/glue", name.removesuffix("-mm"))}
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_glue_from_a_folder(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / "glue" / name
+    folder = tmp_path / "glue" / name.removesuffix("-mm")
     folder.mkdir(parents=True)
-    for split, number in (("train", 30), ("test", 5)):
+    test = "test_mismatched" if name == "mnli-mm" else "test"
+    for split, number in (("train", 30), (test, 5)):
         lines = map(json.dumps, rows_of(name, number))
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     right(name, get(f"glue.{name}", tmp_path))

@@ -42,8 +42,8 @@ STUDIES: Mapping[str, Mapping[str, Any]] = {
 }
 """A small study of each family, which sets what it must."""
 
-FOLDER, VECTORS = "encoder", "vectors.txt"
-"""A pretrained model and word vectors, below the working directory of each test."""
+FOLDER, VECTORS, STARS = "encoder", "vectors.txt", "stars.jsonl"
+"""A pretrained model, word vectors and a regression, below the working directory of each test."""
 LORA = {"train.lora": {"alpha": 8}}
 TEACHER = {"teacher": {"arch": "gpt2", "n_layer": 2}}
 PRETRAINED = {"teacher": {"model": FOLDER}, "tokenizer.model": FOLDER}
@@ -71,6 +71,10 @@ COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "teacher.vectors": {"teacher": {"arch": "bilstm"}},
     # Rungs end with the epochs.
     "train.rungs": {"train.epochs": 4},
+    # A unit is of numbers.
+    "train.regression_unit": {
+        "tasks": [{"name": "stars", "kind": "regress", "train": STARS, "test": STARS}]
+    },
     # The k best are those of an objective that has them.
     "structkd.k": {"structkd.objective": "top-k"},
 }
@@ -124,6 +128,9 @@ def _named_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / FOLDER / "config.json").write_text('{"model_type": "bert"}')
     save_file({"weight": np.zeros(1)}, tmp_path / FOLDER / "model.safetensors")
     (tmp_path / VECTORS).write_text("a 1 2\n")
+    (tmp_path / STARS).write_text(
+        "".join(f'{{"text": "a {n}", "label": {n}}}\n' for n in range(40))
+    )
     monkeypatch.setattr(Source, "read", _read)
 
 
@@ -246,7 +253,7 @@ def companions_of(method: str, key: str) -> dict[str, Any]:
     parts = key.split(".")
     prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     found = next((COMPANIONS[name] for name in prefixes if name in COMPANIONS), {})
-    sections = FAMILIES[METHODS[method].family].settings.model_fields
+    sections = {"tasks", *FAMILIES[METHODS[method].family].settings.model_fields}
     known = {name: value for name, value in found.items() if name.split(".")[0] in sections}
     return {name: value for name, value in known.items() if name != key}
 

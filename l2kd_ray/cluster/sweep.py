@@ -45,6 +45,8 @@ from l2kd_ray.study.trial import stages_of
 
 _POOL = "l2kd-stage-pool"
 _OBJECTIVE = "dev/mean"
+_TRAINED = "trained"
+"""The epochs (or steps) after which the objective was measured, as Tune is told them."""
 _TOLD_AT_ONCE = 1000
 _SHORT_MEMORY = re.compile(
     r"Memory on the node \(IP: (?P<node>[^,]+),.*?\) was (?P<used>.+? used / .+? limit)"
@@ -342,7 +344,7 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
                 tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
         finals.append(mean(dev) if dev else 0.0)
     if "order" not in wanted:
-        tune.report({_OBJECTIVE: mean(finals), "epochs": study.epochs})
+        tune.report({_OBJECTIVE: mean(finals), _TRAINED: study.training_length})
 
 
 def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
@@ -359,7 +361,7 @@ def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
         except StageFailed:
             return  # the last rung needs this stage and will report the failure
         scores = [one[stage.metric_name] for one, stage in zip(found, stages, strict=True)]
-        tune.report({_OBJECTIVE: mean(scores), "epochs": rung})
+        tune.report({_OBJECTIVE: mean(scores), _TRAINED: rung})
 
 
 def _open_searches(study: Study, known: ArmSettings, cut: ArmSettings) -> dict[str, int]:
@@ -428,10 +430,10 @@ def _search(
         )
         for result in results:
             setting = result.config["trial"]["setting"]
-            ended = (result.metrics or {}).get("epochs", study.epochs)
+            ended = (result.metrics or {}).get(_TRAINED, study.training_length)
             if result.error or setting in former or setting in lost:
                 continue
-            (former if ended == study.epochs else lost).append(setting)
+            (former if ended == study.training_length else lost).append(setting)
     return tried, given_up
 
 
@@ -451,10 +453,10 @@ def _cutting(study: Study) -> dict[str, Any]:
     if tune.scheduler != "asha" or rungs is None:
         return {}
     halving = ASHAScheduler(
-        time_attr="epochs",
+        time_attr=_TRAINED,
         metric=_OBJECTIVE,
         mode="max",
-        max_t=study.epochs,
+        max_t=rungs[-1],
         grace_period=rungs[0],
         reduction_factor=tune.reduction,
     )

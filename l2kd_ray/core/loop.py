@@ -31,7 +31,7 @@ GradientHook = Callable[[Any], None]
 
 
 class Watch(Protocol):
-    """Evaluates the model on dev data after each epoch (early stopping)."""
+    """Evaluates the model on dev data after each epoch and at the end (early stopping)."""
 
     def ends(self, model: Any) -> bool:
         """True if training should stop now."""
@@ -70,7 +70,7 @@ class Lessons(Protocol):
         """Move the teachers to the training's device."""
 
     def batches(self, first_step: int) -> Iterator[Any]:
-        """The global batches from a step (counted from 0) to the end of the training."""
+        """The global batches from a step (counted from 0) on, epoch after epoch without end."""
 
     def rows(self, batch: Any) -> Sequence[Any]:
         """The R rows of a global batch."""
@@ -116,10 +116,10 @@ def fit(
         state = context.files_of(stage.before) / STATE
         progress = read(state, model, optimizer, context.device)
     network = _wrap(model, context, lessons.uses_all)
-    total = how.epochs * lessons.steps_per_epoch
+    total = how.total_steps(lessons.steps_per_epoch)
     rise = how.warmup * (lessons.steps_per_epoch if how.warmup_of_epoch else total)
-    # A part of a training (`train.rungs`) ends at epoch `until`, but follows the whole schedule.
-    last = (stage.until or how.epochs) * lessons.steps_per_epoch
+    # A part of a training (`train.rungs`) ends at `until`, but follows the whole schedule.
+    last = how.total_steps(lessons.steps_per_epoch, stage.until)
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
         # Checked before the step: the checkpoint of a part may hold its last step already.
@@ -144,7 +144,7 @@ def fit(
             time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
         )
         due = due and watch is None  # the best weights it remembers are not in a checkpoint
-        ended = progress.step % lessons.steps_per_epoch == 0
+        ended = progress.step % lessons.steps_per_epoch == 0 or progress.step == last
         if due or ended:
             _check_finite(loss, norm, progress.step)
         if due:

@@ -144,9 +144,12 @@ def kinds() -> list[str]:
 
 @dataclass(frozen=True)
 class Optimisation:
-    """Settings of the training loop. Batch sizes are those of the global batch."""
+    """Settings of the training loop. Batch sizes are those of the global batch.
 
-    epochs: int
+    The length is given by `epochs` or by `steps`; the other one is None.
+    """
+
+    epochs: int | None
     batch_size: int
     lr: float
     adam_eps: float = 1e-8
@@ -161,11 +164,19 @@ class Optimisation:
     """Largest norm of the gradient; a larger one is scaled down to it."""
     micro_batch: int | None = None
     """Largest number of examples in one forward pass (default: all)."""
+    steps: int | None = None
+
+    def total_steps(self, steps_per_epoch: int, until: int | None = None) -> int:
+        """Number of steps up to `until`, an epoch or, with `steps`, a step (default: the end)."""
+        if self.steps is not None:
+            return until or self.steps
+        return (until or self.epochs or 0) * steps_per_epoch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainingStage(Stage):
-    """A training, or a part of one: from the end of `before` to the end of epoch `until`.
+    """A training, or a part of one: from the end of `before` to the end of epoch (or, with
+    `optimisation.steps`, step) `until`.
 
     The parts of a training, run one after the other, end with the same bits as the whole, since
     `STATE` carries the optimizer over. So a search can stop poor settings early (`train.rungs`).
@@ -180,15 +191,14 @@ class TrainingStage(Stage):
     until: int | None = None
 
     def in_parts(self, rungs: Sequence[int]) -> Self:
-        """Split the training at the epochs `rungs`; returns the last part, which ends at the
-        last."""
+        """Split the training at the epochs (or steps) `rungs`; returns the last part."""
         part: Self | None = None
         for rung in rungs[:-1]:
             part = replace(self, before=part, until=rung)
         return replace(self, before=part)
 
     def at(self, rung: int) -> TrainingStage:
-        """The part that ends after `rung` epochs; the stage itself if no part does."""
+        """The part that ends at `rung`; the stage itself if no part does."""
         part = self.before
         while part is not None and part.until != rung:
             part = part.before

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from l2kd_ray.core.randomness import generator
@@ -47,11 +48,12 @@ class Mixture:
         order = generator(self.seed, "mixture", *tasks, number).permutation(len(batches))
         return [batches[index] for index in order]
 
-    def batches(self, first_step: int, epochs: int) -> Iterator[TaskBatch]:
-        """The batches from a step (counted from 0) to the end of the last epoch."""
-        for number in range(first_step // self.steps_per_epoch, epochs):
-            skipped = max(0, first_step - number * self.steps_per_epoch)
-            yield from self.epoch(number)[skipped:]
+    def batches(self, first_step: int) -> Iterator[TaskBatch]:
+        """The batches from a step (counted from 0) on, epoch after epoch without end."""
+        first, skipped = divmod(first_step, self.steps_per_epoch)
+        yield from self.epoch(first)[skipped:]
+        for number in count(first + 1):
+            yield from self.epoch(number)
 
     def _of(self, task: str, number: int) -> list[TaskBatch]:
         order = generator(self.seed, "shuffle", task, number).permutation(self.sizes[task]).tolist()

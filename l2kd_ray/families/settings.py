@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from l2kd_ray.core.stage import Optimisation
 from l2kd_ray.door import Plugin
+from l2kd_ray.errors import InputError
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import Section
 
@@ -21,7 +22,31 @@ Precision = Literal["float32", "bfloat16"]
 S = TypeVar("S", bound=Section)
 
 
-class TrainSettings(Section):
+class Length(Section):
+    """The length of a training, in epochs or in optimizer steps."""
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1)
+    """Number of steps in place of `epochs`: one budget, whatever the amount of data."""
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Self:
+        if self.steps is not None and self.model_fields_set & {"epochs"}:
+            raise InputError(
+                "a training has a number of steps or of epochs, not both",
+                key="steps",
+                got=self.steps,
+                fix="remove epochs, or remove steps",
+            )
+        return self
+
+    @property
+    def length(self) -> int | None:
+        """The number of steps or of epochs, whichever is in use; None if neither is set."""
+        return self.epochs if self.steps is None else self.steps
+
+
+class TrainSettings(Length):
     """Optimisation of every training stage. Batch sizes are those of the global batch."""
 
     epochs: int = Field(9, ge=1)
@@ -50,8 +75,10 @@ class TrainSettings(Section):
             own = None if overrides is None else getattr(overrides, name)
             return getattr(self, name) if own is None else own
 
+        unit = self if overrides is None or overrides.length is None else overrides
         return Optimisation(
-            epochs=chosen("epochs"),
+            epochs=unit.epochs if unit.steps is None else None,
+            steps=unit.steps,
             batch_size=chosen("batch_size"),
             lr=chosen("lr"),
             micro_batch=self.micro_batch,
@@ -64,10 +91,9 @@ class TrainSettings(Section):
         )
 
 
-class TrainOverrides(Section):
+class TrainOverrides(Length):
     """Settings that replace those of `train` for some models; None keeps them."""
 
-    epochs: int | None = Field(None, ge=1)
     lr: float | None = Field(None, gt=0)
     batch_size: int | None = Field(None, ge=1)
 

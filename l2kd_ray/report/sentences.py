@@ -34,20 +34,20 @@ _QUALIFIERS = {
 _DOUBTS: Mapping[Flaw, tuple[str, str]] = {
     Flaw.BOUND_BELOW_SINGLE: (
         "Multi-task is below single-task",
-        "so a gap to it is not to an upper bound; train longer (train.epochs)",
+        "so a gap to it is not to an upper bound; train longer (train.epochs or train.steps)",
     ),
     Flaw.BOUND_AT_MAJORITY: (
         "Multi-task is no better than always answering the majority label",
-        "so a gap to it says little; train longer (train.epochs)",
+        "so a gap to it says little; train longer (train.epochs or train.steps)",
     ),
     Flaw.BOUND_UNTRAINED: (
         "Multi-task is no better than the untrained model",
-        "so a gap to it says little; train longer (train.epochs)",
+        "so a gap to it says little; train longer (train.epochs or train.steps)",
     ),
     Flaw.ONE_ANSWER: ("One answer to nearly all test examples", ""),
     Flaw.LEARNT_NOTHING: (
         "Right after learning a task, no better than the untrained model",
-        "train longer (train.epochs)",
+        "train longer (train.epochs or train.steps)",
     ),
     Flaw.REPLAY_INVALID: (
         "Replay is hardly ever valid",

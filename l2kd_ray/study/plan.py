@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -151,9 +152,15 @@ def _outputs(stages: Iterable[Stage]) -> TeacherOutputs | None:
     sizes = [stage.most_bytes for stage in kept]
     return TeacherOutputs(
         len(kept),
-        sum(stage.optimisation.epochs for stage in readers) - len(kept),
+        sum(map(_passes, readers)) - len(kept),
         None if None in sizes else sum(size or 0 for size in sizes),
     )
+
+
+def _passes(stage: Learn) -> int:
+    """Number of passes of a training over its task; with `steps`, as if nothing were replayed."""
+    how, rows = stage.optimisation, sum(tokens.rows for tokens in stage.tasks)
+    return how.epochs or math.ceil((how.steps or 0) * how.batch_size / rows)
 
 
 def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:

@@ -55,9 +55,10 @@ class Study:
         return bool(self.config.search) and self.config.tune.adaptive
 
     @property
-    def epochs(self) -> int:
-        """Number of epochs of a student's training, before any search."""
-        return self.config.settings.family.train.epochs
+    def training_length(self) -> int | None:
+        """Number of epochs (or steps, with `train.steps`) of a student's training, before any
+        search."""
+        return self.config.settings.family.train.length
 
     @property
     def builder(self) -> Builder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,11 @@ def context(tmp_path: Path, **changes: Any) -> Context:
     out = tmp_path / "work" / "out"
     out.mkdir(parents=True, exist_ok=True)
     return Context(Store(str(tmp_path / "store")), out, **changes)
+
+
+def batches(chosen: Curriculum, epochs: int = TRAINING.epochs or 1) -> list[list[int]]:
+    """The batches of some epochs."""
+    return list(islice(chosen.batches(0), epochs * chosen.steps_per_epoch))
 
 
 def trained(tmp_path: Path, chosen: Curriculum, objective: SoftTargets, **more: Any) -> Any:

@@ -48,20 +48,21 @@ class ClassifierBuilder(LabelBuilder):
             return self.learn(self.initial(seed), (task,), seed)
         return ClassifyAll(
             start=self.initial(seed),
-            tasks=self.labelled(self.tasks, seed),
+            **self._data(self.labelled(self.tasks, seed)),
             **self.training(seed, self.settings.multitask),
         )
 
     def joint_teacher(self, tasks: Order, seed: Seed) -> Classify:
         """A teacher with one head per task, trained on `tasks`."""
         start = self._untrained(self.teacher_spec, self._heads(seed), seed)
-        return Classify(start=start, tasks=self.of_teacher(tasks, seed), **self.teaching(seed))
+        data = self._data(self.of_teacher(tasks, seed), self._settings.teacher_train)
+        return Classify(start=start, **data, **self.teaching(seed))
 
     def shared_teacher(self, tasks: Order, seed: Seed, *, pooled: bool = False) -> Classify:
         """A teacher with one head for all domains."""
         return Classify(
             start=self.untrained_teacher(seed),
-            tasks=self.of_teacher(tasks, seed),
+            **self._data(self.of_teacher(tasks, seed), self._settings.teacher_train),
             pooled=pooled,
             **self.teaching(seed),
         )
@@ -77,14 +78,22 @@ class ClassifierBuilder(LabelBuilder):
         epochs: int | None = None,
     ) -> Classify:
         """Train `start` on tasks, one per mini-batch, from labels and from the teachers by task."""
-        data, taught = self.labelled(tasks, seed), dict[str, Any]()
+        data, taught = self._data(self.labelled(tasks, seed)), dict[str, Any]()
         if teachers is not None and (weight := self.settings.kd.weight) > 0:
-            logits = (self.logits(teachers[each.task], each) for each in data)
+            logits = (self.logits(teachers[each.task], each) for each in data["tasks"])
             taught = {"taught": tuple(logits), "weight": weight, "over": over}
-        stage = Classify(start=start, tasks=data, **self.training(seed), **taught)
+        stage = Classify(start=start, **data, **self.training(seed), **taught)
         if epochs is not None:
-            return replace(stage, optimisation=replace(stage.optimisation, epochs=epochs))
+            how = replace(stage.optimisation, epochs=epochs, steps=None)
+            return replace(stage, optimisation=how)
         return stage.in_parts(self.settings.train.rungs or ())
+
+    def _data(self, tasks: tuple[Labelled, ...], train: Any = None) -> dict[str, Any]:
+        """The fields that say what is learned: the tasks and, with a regression, its unit."""
+        unit = None
+        if any(task.kind == "regress" for task in tasks):
+            unit = (train or self.settings.train).regression_unit
+        return {"tasks": tasks, "unit": None if unit == "label" else unit}
 
     def domain_student(self, seed: Seed) -> Untrained:
         """An untrained student with one head for all domains."""

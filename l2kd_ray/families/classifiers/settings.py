@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,18 +24,25 @@ class ClassifierTrainSettings(TrainSettings):
     """Training of a classifier."""
 
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """Epochs at which a student's training is split into stages; the last equals `epochs`.
+    """Epochs (or steps, with `steps`) at which a student's training is split into stages.
 
-    `tune.scheduler: asha` may stop a training between two stages (MKD)."""
+    The last one is the length of the training. `tune.scheduler: asha` may stop a training between
+    two stages (MKD)."""
+
+    regression_unit: Literal["label", "std", "range"] = "label"
+    """Unit of regressions' squared errors: as the labels are written, or their standard deviation
+    or range in training, so that a task's part in a joint loss does not depend on its scale."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
-        rungs = self.rungs or (self.epochs,)
-        if list(rungs) != sorted(set(rungs)) or rungs[-1] != self.epochs:
+        if self.rungs is None:
+            return self
+        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != self.length:
+            unit = "epochs" if self.steps is None else "steps"
             raise InputError(
-                f"they must rise and end with the number of epochs, {self.epochs}",
+                f"they must rise and end with the number of {unit}, {self.length}",
                 key="rungs",
-                got=list(rungs),
+                got=list(self.rungs),
             )
         return self
 

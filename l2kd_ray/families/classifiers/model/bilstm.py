@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 from l2kd_ray.distill.states import States, mean_state
+from l2kd_ray.families.classifiers.model.maxout import Maxout
 from l2kd_ray.families.classifiers.model.states import (
     Texts,
     TokenizedTexts,
@@ -51,12 +52,15 @@ class BiLSTM(nn.Module):
         hidden: int = 256,
         dropout: float = 0.1,
         max_length: int = 128,
+        maxout: int | None = None,
     ) -> None:
         super().__init__()
         self.words = words
         self.settings: dict[str, Any] = {
             "embedding": embedding, "hidden": hidden, "dropout": dropout, "max_length": max_length,
         }  # fmt: skip
+        if maxout is not None:
+            self.settings["maxout"] = maxout
         self.embed = nn.Embedding(len(words), embedding, padding_idx=PADDING)
         self.feedforward = nn.Linear(embedding, hidden)
         self.encode = _bilstm(hidden, hidden)
@@ -93,6 +97,12 @@ class BiLSTM(nn.Module):
     def width(self, pair: bool) -> int:
         """Width of the vectors that the heads read."""
         return (16 if pair else 8) * self.encode.hidden_size
+
+    def head(self, width: int, outputs: int) -> nn.Module:
+        """A task's head: linear, or a maxout network of the pool size `maxout`."""
+        if "maxout" in self.settings:
+            return Maxout(width, outputs, self.settings["maxout"], self.settings["dropout"])
+        return nn.Linear(width, outputs)
 
     @property
     def embeddings(self) -> Tensor:
@@ -172,11 +182,14 @@ class BiLSTM(nn.Module):
 
 
 def check_bilstm(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for a setting that the model does not have."""
-    known = ("embedding", "hidden", "dropout", "max_length")
+    """Raises ValueError for a setting that the model does not have, or a value of no use."""
+    known = ("embedding", "hidden", "dropout", "max_length", "maxout")
     for name in settings:
         if name not in known:
             raise ValueError(f"a bilstm has no field {name}; it has {', '.join(known)}")
+    pool = settings.get("maxout")
+    if pool is not None and not (isinstance(pool, int) and pool > 1):
+        raise ValueError(f"maxout is the number of units of a pool, 2 or more, and not {pool}")
 
 
 def _bilstm(inputs: int, hidden: int) -> nn.LSTM:

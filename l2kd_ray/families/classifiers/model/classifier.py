@@ -22,7 +22,7 @@ _SETTINGS, _HEADS = "classifier.json", "heads.safetensors"
 
 
 class Classifier(nn.Module):
-    """One body with a linear head for each task.
+    """One body with a head for each task.
 
     Args:
         heads: the number of outputs of each task (1: a regression).
@@ -43,7 +43,7 @@ class Classifier(nn.Module):
         # A list, because a task's name may hold a dot, and a module's may not.
         self.layers = nn.ModuleList(
             [
-                _head(body.width(task in self.pairs), outputs, seed, task)
+                _head(body, task in self.pairs, outputs, seed, task)
                 for task, outputs in self.heads.items()
             ]
         )
@@ -93,9 +93,9 @@ class Classifier(nn.Module):
         return self.eval().requires_grad_(False)
 
 
-def _head(width: int, outputs: int, seed: int, task: str) -> nn.Linear:
+def _head(body: Body, pair: bool, outputs: int, seed: int, task: str) -> nn.Module:
     digest = hashlib.sha256(json.dumps([seed, "head", task]).encode()).digest()
     # Forked, so that drawing a head does not move the global stream.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(digest[:8], "little"))
-        return nn.Linear(width, outputs)
+        return body.head(body.width(pair), outputs)

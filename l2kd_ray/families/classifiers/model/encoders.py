@@ -70,6 +70,10 @@ class Encoder(nn.Module):
         """Width of the vectors that the heads read."""
         return int(self.encoder.config.hidden_size)
 
+    def head(self, width: int, outputs: int) -> nn.Module:
+        """A task's head."""
+        return nn.Linear(width, outputs)
+
     @property
     def embeddings(self) -> Tensor:
         """The token embedding's weights."""

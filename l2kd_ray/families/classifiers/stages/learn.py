@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from statistics import pstdev
 from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
@@ -74,6 +75,10 @@ def head_of(model: Classifier, task: str) -> str:
     return task if task in model.heads else SHARED
 
 
+def _range(numbers: Sequence[float]) -> float:
+    return max(numbers) - min(numbers)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Classify(TrainingStage):
     """Train `start` on `tasks`, as one pool of examples or with one task per mini-batch.
@@ -92,6 +97,8 @@ class Classify(TrainingStage):
     weight: float | None = None
     """Weight w of logit regression; the label loss has weight 1 - w."""
     over: Literal["mean", "sum"] | None = None
+    unit: Literal["std", "range"] | None = None
+    """Unit of regressions' squared errors; None for the unit of their labels."""
 
     @property
     def stream(self) -> str:
@@ -109,7 +116,9 @@ class Classify(TrainingStage):
             pools={SHARED: [one for own in items.values() for one in own]}
             if self.pooled
             else items,
-            objective=LabelLoss(self.weight or 0.0, self.over or "mean"),
+            objective=LabelLoss(
+                self.weight or 0.0, self.over or "mean", self._scales(labels, items)
+            ),
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
@@ -119,6 +128,16 @@ class Classify(TrainingStage):
         excess = (model.body.excess([item.texts for item in own]) for own in items.values())
         cut = cut_scores(chain.from_iterable(excess))
         return {**leave(model, labels, curve, context), **cut}
+
+    def _scales(self, labels: Labels, items: Mapping[str, list[Item]]) -> dict[str, float]:
+        """The factor 1 / unit^2 of the loss of each head that is a regression."""
+        numbers: dict[str, list[float]] = {}
+        for item in chain.from_iterable(items.values() if self.unit else ()):
+            if not labels.of_head[item.head]:
+                numbers.setdefault(item.head, []).append(item.target)
+        size = pstdev if self.unit == "std" else _range
+        # All labels alike have no spread, and any unit will do.
+        return {head: 1 / (size(own) or 1.0) ** 2 for head, own in numbers.items()}
 
     def items(
         self, labels: Labels, model: Classifier, taught: Mapping[str, Tensor], context: Context

@@ -6,7 +6,7 @@ Shapes: B examples in a global batch, all from one task (or pool); C outputs of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -59,6 +59,8 @@ class LabelLoss:
 
     weight: float = 0.0
     over: Literal["mean", "sum"] = "mean"
+    scales: Mapping[str, float] = field(default_factory=dict)
+    """Factors of the losses of some heads; of the others it is 1."""
 
     def to(self, device: str) -> None:
         """Do nothing: this objective holds no tensors."""
@@ -70,10 +72,11 @@ class LabelLoss:
         inputs = model.prepare([item.texts for item in items]).to(device)
         logits = network(inputs, items[0].head).logits.float()
         loss = label_loss(logits, targets(items, logits))
-        if self.weight == 0:
-            return loss
-        taught = torch.stack([item.taught for item in items if item.taught is not None]).to(device)
-        return interpolate(logit_regression(logits, taught, self.over), loss, self.weight)
+        if self.weight > 0:
+            taught = torch.stack([item.taught for item in items if item.taught is not None])
+            kd = logit_regression(logits, taught.to(device), self.over)
+            loss = interpolate(kd, loss, self.weight)
+        return self.scales.get(items[0].head, 1.0) * loss
 
 
 def targets(items: Sequence[Item], logits: Tensor) -> Tensor:
@@ -95,7 +98,7 @@ class ClassifierLessons(Pooled):
         self.objective.to(device)
 
     def batches(self, first_step: int) -> Iterator[TaskBatch]:
-        return self.mixture.batches(first_step, self.optimisation.epochs)
+        return self.mixture.batches(first_step)
 
     def rows(self, batch: TaskBatch) -> list[ItemRow]:
         items = [self.pools[batch.task][index] for index in batch.examples]

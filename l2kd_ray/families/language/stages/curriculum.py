@@ -6,6 +6,7 @@ with the LM loss, an LM row.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -114,11 +115,11 @@ class Curriculum:
         return sum(len(row.sequence.tokens) for row in rows)
 
     def batches(self, first_step: int) -> Iterator[list[int]]:
-        """The sample indices of each global batch, from a step on."""
-        for epoch in range(first_step // self.steps_per_epoch, self.optimisation.epochs):
-            for step, batch in enumerate(self._epoch(epoch)):
-                if epoch * self.steps_per_epoch + step >= first_step:
-                    yield batch
+        """The sample indices of each global batch, from a step on, without end."""
+        first, skipped = divmod(first_step, self.steps_per_epoch)
+        yield from self._epoch(first)[skipped:]
+        for epoch in itertools.count(first + 1):
+            yield from self._epoch(epoch)
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, cut from a random permutation.

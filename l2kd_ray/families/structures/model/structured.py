@@ -54,7 +54,8 @@ class Architecture:
     body: Literal["bilstm", "transformer", "none"] = "bilstm"
     hidden: int = 256
     """Size of each direction of a BiLSTM, or of a Transformer's layers."""
-    layers: int = 1
+    depth: int = 1
+    """Number of layers of the body (`layers` of a model are those kept of a pretrained encoder)."""
     attention_heads: int = 4
     word_size: int = 100
     character_size: int = 30
@@ -194,12 +195,12 @@ def _seed(seed: int, stream: str) -> None:
 
 def _body(architecture: Architecture, width: int) -> BiLSTMEncoder | Transformer | Unchanged:
     if architecture.body == "bilstm":
-        return BiLSTMEncoder(width, architecture.hidden, architecture.layers, architecture.dropout)
+        return BiLSTMEncoder(width, architecture.hidden, architecture.depth, architecture.dropout)
     if architecture.body == "transformer":
         return Transformer(
             width,
             architecture.hidden,
-            architecture.layers,
+            architecture.depth,
             architecture.attention_heads,
             architecture.dropout,
         )

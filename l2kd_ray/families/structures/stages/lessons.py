@@ -57,7 +57,7 @@ class Distilled:
 class StructuredLessons(Pooled):
     """Lessons on the sentences of each task, with one loss per sentence (Wang et al. 2021).
 
-    The weight of distillation is annealed from epoch to epoch; where it is 0, and for tasks without
+    The weight of distillation is annealed from step to step; where it is 0, and for tasks without
     a teacher, the loss is the negative log-likelihood.
     """
 
@@ -69,19 +69,16 @@ class StructuredLessons(Pooled):
         """Do nothing: the teacher's scores are moved batch by batch."""
 
     def batches(self, first_step: int) -> Iterator[tuple[int, TaskBatch]]:
-        """The batches from a step on, each with the number of its epoch."""
-        steps = self.steps_per_epoch
-        batches = self.mixture.batches(first_step, self.optimisation.epochs)
-        return ((step // steps, batch) for step, batch in enumerate(batches, start=first_step))
+        """The batches from a step on, each with the number of its step."""
+        return enumerate(self.mixture.batches(first_step), start=first_step)
 
     def rows(self, batch: tuple[int, TaskBatch]) -> list[SentenceRow]:
-        epoch, chosen = batch
+        step, chosen = batch
         distilled = self.distilled.get(chosen.task)
         weight = 0.0
         if distilled is not None:  # the paper's schedule counts 100 epochs
-            weight = distilled.weight * annealed_weight(
-                100 * epoch / self.optimisation.epochs, self.anneal
-            )
+            total = self.optimisation.total_steps(self.steps_per_epoch)
+            weight = distilled.weight * annealed_weight(100 * step / total, self.anneal)
         sentences = [self.pools[chosen.task][index] for index in chosen.examples]
         return [SentenceRow(sentence, weight) for sentence in sentences]
 

@@ -19,7 +19,7 @@ class UntrainedStructure(Stage):
     """An untrained tagger or parser; its labels and words are collected from the tasks."""
 
     kind = "initial"
-    version = 2  # all that reads texts by its tokenizer keeps special tokens in them as text
+    version = 3  # the number of its layers is called `depth`
     prepares = True
     default_seconds = 20.0
     default_bytes = 5e8
