@@ -208,6 +208,18 @@ def test_stages_see_only_the_splits_that_they_read(tiny: Any) -> None:
     assert learns[0] == learns[1]
 
 
+def test_dev_is_evaluated_where_selection_reads_it(tiny: Any) -> None:
+    """At the end of a path; every other model, and every teacher, is evaluated on test alone."""
+    searched = tiny(methods=["l2kd"], search={"kd.temperature": {"grid": [1, 2]}})
+    for trial in searched.trials():
+        *before, last = trial.steps
+        assert {cell.split for step in before for cell in step} <= {"test"}
+        assert {cell.split for cell in last} == {"dev", "test"}
+        assert {cell.split for cell in trial.teachers} <= {"test"}
+    for trial in tiny(methods=["l2kd"]).trials():
+        assert {cell.split for cell in trial.cells} == {"test"}
+
+
 def test_the_first_wave_begins_with_different_tasks(tiny: Any) -> None:
     study = tiny(tasks=FOUR[:3], methods=["l2kd"])
     trials = study.trials()
