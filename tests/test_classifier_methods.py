@@ -135,6 +135,24 @@ def test_one_teacher_and_its_logits_serve_every_student(store: Store) -> None:
     assert len(teachers) <= 4
 
 
+@pytest.mark.parametrize("method", ["mkd", "metakd", "metakd-stream"])
+def test_a_teacher_of_more_data_has_the_labels_that_its_student_has(
+    method: str, store: Store
+) -> None:
+    """Both have those of the larger sample, also where the student's lacks some."""
+    found = study(methods=[method], max_train=1, teaching={"epochs": 1, "max_train": 24})
+    trial = next(trial for trial in found.trials() if trial.method == method)
+    models = [cells[-1].stage.model for cells in (trial.steps[-1], trial.teachers)]
+    assert models[0].task.source.rows == 1 if method != "mkd" else models[0].tasks[0].source.rows
+    known = []
+    for model in models:
+        obtain(model, store)
+        of_head = json.loads((store.fetch(model.kind, model.key) / "labels.json").read_text())
+        known.append(set(map(tuple, of_head.values())))
+    assert known[0] == known[1]
+    assert all(len(labels) > 1 for labels in known[0])
+
+
 def test_a_batch_trains_the_body_and_its_own_head_alone(tmp_path: Path) -> None:
     found = study(methods=["mkd"])
     start = student(found, "mkd").start

@@ -187,7 +187,7 @@ def test_the_judges_are_the_teachers_of_the_tasks() -> None:
         for quota, judge in zip(replay.quotas, replay.judges, strict=True):
             teacher = build.teacher(quota.task, seed)  # type: ignore[attr-defined]
             assert (judge.teacher, judge.least) == (teacher, 50.0)
-            assert judge.teacher != build.single(quota.task, seed)  # type: ignore[attr-defined]
+            assert judge.teacher != build.reference("single", quota.task, seed)  # type: ignore[attr-defined]
     assert replays
 
 
