@@ -102,7 +102,7 @@ class LearnStructure(TrainingStage):
     """
 
     kind = "learn"
-    version = 2
+    version = 3
     start: UntrainedStructure | LearnStructure
     tasks: tuple[Labelled, ...]
     precision: Precision = "float32"
