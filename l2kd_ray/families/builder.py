@@ -56,11 +56,10 @@ class Builder:
         trials."""
         return type(self)(self._settings, self.resolved, self.method, owner)
 
-    @classmethod
-    def check_settings(cls, settings: Settings, method: Method) -> None:
-        """Raise InputError if the method cannot be run with these settings."""
-        if method.check is not None:
-            method.check(settings)
+    def check_settings(self) -> None:
+        """Raise InputError if the method cannot be run with these settings, tasks and models."""
+        if self.method.check is not None:
+            self.method.check(self)
 
     @classmethod
     def kinds(cls, settings: Settings) -> Collection[TaskKind]:
@@ -159,7 +158,8 @@ class Builder:
         memo a plan would rebuild every path for every trial. It saves time only: stages are equal
         by their content keys.
         """
-        key = tuple(item.model_dump_json() if isinstance(item, ModelSpec) else item for item in key)
+        # By its section, so that an equal model under another key is seen to be read.
+        key = tuple(id(item) if isinstance(item, ModelSpec) else item for item in key)
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]

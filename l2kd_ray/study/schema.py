@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import combinations, product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
@@ -527,6 +528,17 @@ class StudyConfig(ArmsOnly):
         first = {key: values[0] for key, values in examples.items()}
         more = [{**first, key: one} for key, values in examples.items() for one in values[1:]]
         return [first, *more]
+
+    def search_pairs(self) -> list[dict[str, Any]]:
+        """Settings in which any two examples of two searched keys meet, the others their first."""
+        examples = {key: space.examples() for key, space in self.search.items()}
+        first = {key: values[0] for key, values in examples.items()}
+        found = (
+            {**first, **dict(zip(keys, values, strict=True))}
+            for keys in combinations(examples, min(2, len(examples)))
+            for values in product(*(examples[key] for key in keys))
+        )
+        return list({repr(setting): setting for setting in found}.values())
 
     def to_data(self) -> dict[str, Any]:
         """The content of the study file as it was read: only the keys that were set."""

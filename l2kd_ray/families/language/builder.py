@@ -32,7 +32,7 @@ from l2kd_ray.families.language.stages.replay import (
 )
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
-from l2kd_ray.families.method import Method, Order
+from l2kd_ray.families.method import Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.spec import ModelSpec
@@ -51,11 +51,9 @@ class LanguageBuilder(Builder):
 
     settings: LanguageSettings
 
-    @classmethod
-    def check_settings(cls, settings: Settings, method: Method) -> None:
-        super().check_settings(settings, method)
-        sections: Any = settings.family
-        if sections.train.lora is not None and find_spec("peft") is None:
+    def check_settings(self) -> None:
+        super().check_settings()
+        if self.settings.train.lora is not None and find_spec("peft") is None:
             raise InputError(
                 "low-rank training needs the package peft",
                 key="train.lora",
