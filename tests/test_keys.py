@@ -33,7 +33,7 @@ KEYS = {
     "evaluate": "aa556ee5a53e4813bd1cf74ad8eed9bd",
     "classify, mkd": "604ccac84354b948e717db77b3d0da88",
     "logits": "78f67eca31e1afdfe896a035b15a8c0f",
-    "meta-distil": "ca765197c0a63b41006691f66d2bbf78",
+    "meta-distil": "298d63838073f998b454f09e61bc6414",
     "prototypes": "701d4575578b62bb5a08c76ba52a77ae",
     "learn structure": "b8dc972d720fa5319d3b3dfd9903a749",
     "teacher scores": "ec5e59493036dbca72b41d5ba92ea1d3",

@@ -54,7 +54,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "gem": [{"gem.ratio": 0.5, "train.lr": 0.05, "train.epochs": 4}],
     "mkd": [{"kd.weight": 0.5}, {"train.rungs": [1, 2]}, {"mkd.finetune_epochs": 1}],
     "metakd": [
-        {"student": BERT},
+        {"student": BERT, "kd.weight": 0.5},
         {"student": BERT, "metakd.stages": "two"},
     ],
     "metakd-stream": [{"student": BERT}],
@@ -239,6 +239,7 @@ SURE = {f"student.{name}_pdrop": 0.0 for name in ("attn", "embd", "resid")}
         ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "previous"}),
         ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "both"}),
         ("classifiers", "mkd", {}),
+        ("classifiers", "metakd", {"student": BERT}),
         ("structures", "structkd", {"structkd.anneal": 0.0}),
     ],
     ids=str,

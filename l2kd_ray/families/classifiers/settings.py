@@ -15,7 +15,7 @@ class LogitDistilSettings(Section):
     """Distillation of a teacher into the student (MKD, Meta-KD)."""
 
     weight: float = Field(1.0, ge=0, le=1)
-    """MKD: w in `w * logit regression + (1 - w) * label loss`; 1 is the paper's value."""
+    """w in `w * distillation + (1 - w) * label loss`: 1 is the papers' value, 0 has no teacher."""
     temperature: float = Field(2.0, gt=0)
     """Temperature of Meta-KD's prediction loss."""
 
@@ -26,7 +26,7 @@ class ClassifierTrainSettings(TrainSettings):
     rungs: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """Epochs at which a student's training is split into stages; the last equals `epochs`.
 
-    `tune.scheduler: asha` may stop a training between two stages (MKD)."""
+    `tune.scheduler: asha` may stop a training between two stages (MKD, Meta-KD)."""
 
     @model_validator(mode="after")
     def _rising(self) -> Self:

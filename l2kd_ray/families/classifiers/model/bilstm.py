@@ -95,6 +95,11 @@ class BiLSTM(nn.Module):
         return (16 if pair else 8) * self.encode.hidden_size
 
     @property
+    def state_width(self) -> int:
+        """Width of each hidden state and of the feature."""
+        return 2 * int(self.encode.hidden_size)
+
+    @property
     def embeddings(self) -> Tensor:
         return self.embed.weight
 
@@ -129,7 +134,10 @@ class BiLSTM(nn.Module):
         return TokenizedTexts({_FIRST: ids, _SECOND: ids} if pair else {_FIRST: ids})
 
     def forward(self, inputs: TokenizedTexts, wanted: frozenset[str] = frozenset()) -> States:
-        """The states of a batch; hidden states (first text): ReLU(FF(Emb(x))), X, X'.
+        """The states of a batch; hidden states (of the first text): [E; E], X, X'.
+
+        E = ReLU(FF(Emb(x))) is what each direction of the first LSTM reads: twice, so that all
+        states are 2h wide and one map compares them with a teacher's.
 
         Raises: ValueError if attentions are wanted: a BiLSTM has none like a Transformer's.
         """
@@ -146,7 +154,9 @@ class BiLSTM(nn.Module):
         return States(
             text=self.dropout(torch.cat(pooled, -1)),
             mask=masks[0],
-            hidden=[embedded[0], states[0], final[0]] if "hidden" in wanted else None,
+            hidden=[embedded[0].repeat(1, 1, 2), states[0], final[0]]
+            if "hidden" in wanted
+            else None,
             feature=mean_state(final[0], masks[0]) if "feature" in wanted else None,
         )
 
@@ -173,7 +183,7 @@ class BiLSTM(nn.Module):
 
 def check_bilstm(settings: Mapping[str, Any]) -> None:
     """Raises ValueError for a setting that the model does not have."""
-    known = ("embedding", "hidden", "dropout", "max_length")
+    known = ("embedding", "hidden", "dropout")
     for name in settings:
         if name not in known:
             raise ValueError(f"a bilstm has no field {name}; it has {', '.join(known)}")
