@@ -348,19 +348,13 @@ def test_what_meta_kd_cannot_learn_is_refused(changes: dict[str, Any], problem: 
         study(methods=["metakd"], **changes)
 
 
-@pytest.mark.parametrize("method", ["metakd", "metakd-stream"])
-def test_without_distillation_meta_kd_has_no_teacher_in_its_path(method: str) -> None:
-    none = {"name": "none", "method": method, "settings": {"kd.weight": 0.0, "metakd.share": 0.5}}
-    found = study(methods=[none, {"name": "whole", "method": method, "settings": {}}])
-    trials = {t.method: t for t in found.trials() if not t.is_reference}
-    kinds = {stage.kind for stage in trials["none"].stages()}
-    assert kinds == {"examples", "initial", "learn", "evaluate"}
-    assert "teacher" not in trials["none"].stages().values()
-    model = trials["none"].steps[-1][-1].stage.model
-    assert type(model) is Classify
-    assert not model.taught
-    assert model.tasks[0].source.rows == 12
-    assert "teacher" in trials["whole"].stages().values()
+def test_without_distillation_meta_kd_trains_the_same_student_on_labels() -> None:
+    arms = [meta("few", share=0.5), meta("none", share=0.5)]
+    arms[1]["settings"]["kd.weight"] = 0.0
+    found = study(methods=arms)
+    few, none = student(found, "few"), student(found, "none")
+    assert type(none) is Classify
+    assert (none.start, none.tasks, none.taught) == (few.start, few.tasks, ())
 
 
 def test_a_weight_between_adds_the_loss_of_labels(store: Store) -> None:
@@ -395,6 +389,20 @@ def test_raw_scores_are_factors_of_the_mean_loss(tmp_path: Path) -> None:
         torch.testing.assert_close(
             lessons.scale(rows), torch.tensor([row.item.weight / 2 for row in rows])
         )
+
+
+def test_the_models_of_every_arm_and_searched_value_are_checked(store: Store) -> None:
+    odd = {"student.hidden_size": 15}  # two attention heads do not divide it
+    arm = {"name": "odd", "method": "mkd", "settings": odd}
+    for changes in (
+        {"methods": ["mkd", arm]},
+        {"search": {"student.hidden_size": {"grid": [16, 15]}}},
+    ):
+        found = study(**{"methods": ["mkd"], **changes})
+        with pytest.raises(InputError, match="15") as refused:
+            Experiment(found, store, "l2kd sweep").plan()
+        assert refused.value.key.startswith("methods: ")
+        assert refused.value.key.endswith("student")
 
 
 def test_an_arms_value_is_checked_beside_every_searched_one() -> None:

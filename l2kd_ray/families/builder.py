@@ -107,7 +107,9 @@ class Builder:
     def taught_by(self, task: str, seed: Seed) -> Any:
         """The model that teaches the method's student a task; None if none does."""
         teacher = self.method.teacher
-        return None if teacher is None else teacher(self, task, seed)
+        if teacher is None or self.settings.kd.weight == 0:
+            return None
+        return teacher(self, task, seed)
 
     def reference(self, name: str, task: str, seed: Seed) -> Stage:
         """The model that the reference `name` evaluates on `task`."""

@@ -117,12 +117,11 @@ def _models(specs: Sequence[ModelSpec], where: str, base: Path) -> dict[str, Pre
 def _check_arms(study: Study, where: str) -> None:
     """Raise InputError for settings that a method cannot be run with."""
     config = study.config
-    for arm in config.arms:
-        for setting in config.search_pairs():
-            try:
-                study.builder_of(arm, setting).check_settings()
-            except InputError as error:
-                raise error.at(where, f"methods: {arm.name}") from None
+    for key, build in study.builders():
+        try:
+            build.check_settings()
+        except InputError as error:
+            raise error.at(where, key) from None
     if config.tune.scheduler == "asha" and not all(
         config.family.methods[arm.method].orderless for arm in config.arms
     ):

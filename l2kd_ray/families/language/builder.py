@@ -128,7 +128,7 @@ class LanguageBuilder(Builder):
     def teacher_of_new(self, task: str, seed: Seed) -> Learn | None:
         """The teacher of a new task; None if `kd` has none, or reads its answers from a file."""
         kd, given = self.settings.kd, "distil" in self.resolved.tasks[task].splits
-        if kd.weight == 0 or kd.teachers == "previous" or (kd.objective == "seq" and given):
+        if kd.teachers == "previous" or (kd.objective == "seq" and given):
             return None
         return self.teacher(task, seed)
 
