@@ -453,14 +453,19 @@ class Experiment:
         """Raise InputError for a student or teacher that cannot be loaded, built or used."""
         if not any(stage.kind == "initial" for stage in missing):
             return
-        sections = self.study.config.settings.family
-        for key, spec in (("student", sections.student), ("teacher", sections.teacher)):
-            if spec is None:
-                continue
-            try:
-                self.study.builder.check(spec)
-            except InputError as error:
-                raise error.at(self.name, f"{key}.{'arch' if spec.arch else 'model'}") from None
-            except Exception as error:  # transformers raises errors of many types
-                got = {"arch": spec.arch, **spec.overrides}
-                raise InputError(str(error), where=self.name, key=key, got=got) from None
+        seen = set()
+        for key, build in (("", self.study.builder), *self.study.builders()):
+            for role in ("student", "teacher"):
+                spec = getattr(build.settings, role)
+                known = spec and (spec.model_dump_json(), build.settings.train.max_length)
+                if spec is None or known in seen:
+                    continue
+                seen.add(known)
+                try:
+                    build.check(spec)
+                except InputError as error:
+                    part = f"{role}.{'arch' if spec.arch else 'model'}"
+                    raise error.at("", part).at(self.name, key) from None
+                except Exception as error:  # transformers raises errors of many types
+                    got = {"arch": spec.arch, **spec.overrides}
+                    raise InputError(str(error), key=role, got=got).at(self.name, key) from None

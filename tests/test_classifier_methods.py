@@ -20,10 +20,19 @@ from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.loop import accumulate
 from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
+from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.classifiers.model.classifier import Classifier
-from l2kd_ray.families.classifiers.stages.learn import Classify
-from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, Item, ItemRow, LabelLoss
+from l2kd_ray.families.classifiers.model.encoders import build_encoder
+from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
+from l2kd_ray.families.classifiers.stages.learn import SHARED, Classify
+from l2kd_ray.families.classifiers.stages.lessons import (
+    ClassifierLessons,
+    Item,
+    ItemRow,
+    LabelLoss,
+)
+from l2kd_ray.families.classifiers.stages.meta_objectives import DistilLoss, MetaStudent
 from l2kd_ray.families.classifiers.stages.metakd import MetaDistil, MetaTeach, Prototypes
 from l2kd_ray.families.classifiers.stages.start import load_classifier
 from l2kd_ray.families.settings import TrainSettings
@@ -272,16 +281,160 @@ def test_a_stream_reads_the_options_of_meta_kd() -> None:
     assert trial.steps[-1][0].stage.model.task.source.rows == 6
 
 
-def test_a_bilstm_can_learn_from_an_encoders_logits_and_not_from_its_layers(store: Store) -> None:
-    bilstm = {"arch": "bilstm", "embedding": 8, "hidden": 6}
-    found = study(methods=["mkd"], student=bilstm)
-    assert weights(student(found, "mkd"), store)
-    layers = study(methods=["metakd"], student=bilstm)
-    with pytest.raises(ValueError, match="this body offers"):
-        obtain(student(layers, "metakd"), store)
-    none = {"metakd.hidden": 0.0, "metakd.attention": 0.0, "metakd.transfer": 0.0}
-    logits = study(methods=[{"name": "m", "method": "metakd", "settings": none}], student=bilstm)
-    assert weights(student(logits, "m"), store)
+LSTM = {"arch": "bilstm", "embedding": 8, "hidden": 6}
+MODELS = {
+    "pretrained": {"model": "encoder"},
+    "first layers": {"model": "encoder", "layers": 1},
+    "scratch": LARGE,
+    "bilstm": LSTM,
+}
+PAIRS = [(teacher, student) for teacher in MODELS for student in MODELS]
+
+
+@pytest.fixture(scope="module")
+def every_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a pretrained encoder; the stages of all pairs share their store."""
+    folder = tmp_path_factory.mktemp("pairs")
+    texts = [f"bada dodo kiki {n}" for n in range(9)]
+    tokenizer = train_wordpiece(texts, 200)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    build_encoder("bert", sizes, tokenizer, 0).save_pretrained(folder / "encoder")
+    tokenizer.save_pretrained(folder / "encoder")
+    return folder
+
+
+def missing_layers(teacher: str, student: str) -> dict[str, float]:
+    """What has no sense for a pair: the layers of models that split texts differently."""
+    folder = {"pretrained", "first layers"}
+    if teacher == student == "bilstm":
+        return {"metakd.attention": 0.0}
+    alike = teacher == student or {teacher, student} <= folder
+    return {} if alike and (teacher, student) != ("first layers", "pretrained") else NO_LAYERS
+
+
+NO_LAYERS = {"metakd.hidden": 0.0, "metakd.attention": 0.0}
+
+
+@pytest.mark.parametrize("method", ["mkd", "metakd"])
+@pytest.mark.parametrize(("teacher", "student_model"), PAIRS)
+def test_every_pair_of_teacher_and_student_trains(
+    teacher: str, student_model: str, method: str, every_pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(every_pair)
+    models = {"teacher": MODELS[teacher], "student": MODELS[student_model], "max_train": 8}
+    off = missing_layers(teacher, student_model) if method == "metakd" else {}
+    if off:  # refused at the door, with the keys to set
+        with pytest.raises(InputError, match=r"metakd\.attention: 0"):
+            study(methods=[method], **models)
+    found = study(methods=[{"name": "it", "method": method, "settings": off}], **models)
+    experiment = Experiment(found, Store(str(every_pair / "store")), "l2kd sweep")
+    experiment.plan()
+    assert weights(student(found, "it"), experiment.store)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "own", "problem"),
+    [
+        ({"num_hidden_layers": 3}, {"num_hidden_layers": 2}, "do not divide"),
+        ({"num_attention_heads": 4}, {}, "other attention heads"),
+        ({"vocab_size": 200}, {}, "split a text differently"),
+        ({"max_position_embeddings": 12}, {}, "split a text differently"),
+    ],
+)
+def test_layers_that_cannot_be_compared_are_refused(
+    teacher: dict[str, int], own: dict[str, int], problem: str
+) -> None:
+    models = {"teacher": {**LARGE, **teacher}, "student": {**LARGE, **own}}
+    with pytest.raises(InputError, match=problem):
+        study(methods=["metakd"], **models)
+    study(methods=[{"name": "m", "method": "metakd", "settings": NO_LAYERS}], **models)
+    study(methods=[{"name": "m", "method": "metakd", "settings": {"kd.weight": 0.0}}], **models)
+    study(methods=["mkd"], **models)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"tasks": ["made.pairs.a", "made.topics.a"]}, "domains"),
+        ({"metakd": {"leave_out": True, "teacher": "multitask"}}, "has learned nothing"),
+        ({"metakd": {"leave_out": True}, "tasks": ["made.topics.a"]}, "has learned nothing"),
+        ({"metakd": {**{k.split(".")[1]: v for k, v in NO_LAYERS.items()}, "transfer": 0.0,
+                     "prediction": 0.0}}, "no distillation loss"),
+    ],
+)  # fmt: skip
+def test_what_meta_kd_cannot_learn_is_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=problem):
+        study(methods=["metakd"], **changes)
+
+
+def test_without_distillation_meta_kd_trains_the_same_student_on_labels() -> None:
+    arms = [meta("few", share=0.5), meta("none", share=0.5)]
+    arms[1]["settings"]["kd.weight"] = 0.0
+    found = study(methods=arms)
+    few, none = student(found, "few"), student(found, "none")
+    assert type(none) is Classify
+    assert (none.start, none.tasks, none.taught) == (few.start, few.tasks, ())
+
+
+def test_a_weight_between_adds_the_loss_of_labels(store: Store) -> None:
+    arms = [meta("whole"), meta("two", stages="two")]
+    for arm in arms:
+        arm["settings"]["kd.weight"] = 0.25
+    found = study(methods=arms)
+    assert student(found, "whole").weight == 0.25
+    assert [student(found, "two").start.weight, student(found, "two").weight] == [1.0, 0.25]
+    model = student(found, "whole")
+    obtain(model, store)
+    classifier, _ = load_classifier(store.fetch("initial", model.start.key))
+    objective = MetaDistillation(attention=0.0, transfer=0.0)
+    losses = []
+    for weight in (0.0, 0.25, 1.0):
+        loss = DistilLoss(weight, objective, classifier, SHARED, None)
+        rows = [ItemRow(Item(("bada dodo",), SHARED, 1.0, expertise=e), 0) for e in (1.0, 3.0)]
+        wrapped = MetaStudent.of(classifier.eval(), classifier, None, objective.wanted, 0)
+        losses.append(loss.losses(wrapped, wrapped, rows, "cpu"))
+    assert losses[0][0] == losses[0][1]  # a label is not weighed by the teacher's expertise
+    torch.testing.assert_close(losses[2][1], 3 * losses[2][0])
+    torch.testing.assert_close(losses[1], 0.25 * losses[2] + 0.75 * losses[0])
+
+
+def test_raw_scores_are_factors_of_the_mean_loss(tmp_path: Path) -> None:
+    """mean(t * loss), as released: a sum of scores at or below 0 drops no batch."""
+    for scores in ([-0.2, -0.3], [0.5, -0.49]):
+        items = [Item(("kiki",), "made.topics.a", 0.0, weight=t) for t in scores]
+        lessons = lessons_of(items, by_weight=False)
+        (batch,) = list(lessons.mixture.epoch(0))
+        rows = lessons.rows(batch)
+        torch.testing.assert_close(
+            lessons.scale(rows), torch.tensor([row.item.weight / 2 for row in rows])
+        )
+
+
+def test_the_models_of_every_arm_and_searched_value_are_checked(store: Store) -> None:
+    odd = {"student.hidden_size": 15}  # two attention heads do not divide it
+    arm = {"name": "odd", "method": "mkd", "settings": odd}
+    for changes in (
+        {"methods": ["mkd", arm]},
+        {"search": {"student.hidden_size": {"grid": [16, 15]}}},
+    ):
+        found = study(**{"methods": ["mkd"], **changes})
+        with pytest.raises(InputError, match="15") as refused:
+            Experiment(found, store, "l2kd sweep").plan()
+        assert refused.value.key.startswith("methods: ")
+        assert refused.value.key.endswith("student")
+
+
+def test_an_arms_value_is_checked_beside_every_searched_one() -> None:
+    arm = {"name": "long", "method": "mkd", "settings": {"train.epochs": 4}}
+    search = {"train.rungs": {"grid": [[1, 4], [1, 2]]}}
+    with pytest.raises(InputError, match=r"methods: long: train\.rungs.*must rise"):
+        study(methods=[arm], search=search)
+    both = {"train.epochs": {"choice": [2, 4]}, "train.rungs": {"choice": [[1, 2], [2, 4]]}}
+    with pytest.raises(InputError, match="must rise and end"):
+        study(methods=["mkd"], search=both)
+    layers = {"metakd.attention": {"grid": [0.0, 1.0]}, "metakd.hidden": {"grid": [0.0, 1.0]}}
+    with pytest.raises(InputError, match=r"metakd: metakd\.hidden: the hidden states"):
+        study(methods=["metakd"], student=LSTM, search=layers)
 
 
 def test_methods_of_two_kinds_are_refused() -> None:
@@ -299,6 +452,10 @@ def test_a_training_in_parts_ends_with_the_same_bits(store: Store) -> None:
     assert parts.at(2) == parts.before
     assert parts.at(4) == parts
     assert same(weights(parts, store), weights(at_once, store))
+    at_once = student(study(methods=["metakd"], train=whole, max_train=8), "metakd")
+    parts = {**whole, "rungs": [1, 2, 4]}
+    in_parts = student(study(methods=["metakd"], train=parts, max_train=8), "metakd")
+    assert same(weights(in_parts, store), weights(at_once, store))
 
 
 def stars(folder: Path, top: int) -> list[Any]:

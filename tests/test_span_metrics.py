@@ -113,6 +113,15 @@ def test_attachment_by_hand() -> None:
     assert points("las", "2:nsubj 0:root 2:obj", "2:nsubj 0:root 2:obj:x") == pytest.approx(200 / 3)
 
 
+def test_las_without_subtypes_reads_a_relation_up_to_its_colon() -> None:
+    """As the script of CoNLL 2018 does."""
+    gold = "2:nsubj:pass 0:root 2:obl:agent 2:punct"
+    predicted = "2:nsubj 0:root:x 2:obl 1:punct"
+    assert points("las_udeprel", predicted, gold) == 75
+    assert points("las", predicted, gold) == 0
+    assert points("las_udeprel", "2 0:root 2:obj 2:punct", gold) == 50
+
+
 @pytest.mark.parametrize("prediction", ["", "x", "nsubj", ":", "02:nsubj", "2", "0:root 2:nsubj"])
 def test_malformed_parses_are_wrong(prediction: str) -> None:
     assert points("las", prediction, "2:nsubj 0:root") == 0

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from helpers.enumeration import draw
+from helpers.enumeration import (
+    chain_scores,
+    draw,
+    is_projective,
+    label_sequences,
+    span_sets,
+    spans_tensor,
+    token_scores,
+)
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -213,12 +222,118 @@ def test_a_student_of_relative_labels_says_them() -> None:
         distillation("1b")
 
 
-@pytest.mark.parametrize("kind", ["biaffine", "tree", "projective"])
-def test_a_tempered_parser_has_tempered_arcs_and_tempered_relations(kind: HeadKind) -> None:
-    parser = structure(kind, LENGTHS)
-    tempered = parser.temper(2.5).marginals()[0]
-    arcs = parser.arcs.temper(2.5).marginals()[0]
-    close(tempered, arcs[..., None] * (parser.relations / 2.5).softmax(-1))
+def log_probabilities(model: Any, n: int) -> tuple[Tensor, Tensor]:
+    """All structures of a sentence of n words, and log P of each; by the definition at T = 1."""
+    if isinstance(model, LabelledArcs):
+        kind: HeadKind = "biaffine" if isinstance(model.first_order, Heads) else "tree"
+        y = parses(kind, n)
+        if isinstance(model.arcs, Projective):
+            y = y[[is_projective(tuple(heads)) for heads in y[..., 0].tolist()]]
+        word, relations = torch.arange(n), model.relations[0].log_softmax(-1)
+        arcs = model.first_order.scores[0]
+        scores = arcs[word, y[..., 0]] + relations[word, y[..., 0], y[..., 1]]
+        return y, scores.sum(-1).log_softmax(0)
+    if isinstance(model, Spans):
+        y = torch.stack([spans_tensor(spans, n) for spans in span_sets(n, TYPES)])
+        inside = model.scores[0, :n, :n].gather(-1, y.clamp(min=0).movedim(0, -1)).movedim(-1, 0)
+        return y, inside.masked_fill(y < 0, 0.0).sum((1, 2)).log_softmax(0)
+    y = label_sequences(n, model.emissions.shape[-1])
+    if isinstance(model, Chain):
+        scores = chain_scores(model.emissions[0], model.transitions, model.start, model.end, y)
+    else:
+        scores = token_scores(model.emissions[0], y)
+    return y, scores.log_softmax(0)
+
+
+def indicators(model: Any, y: Tensor) -> Tensor:
+    """[K, ...]: 1 on the substructures (of the first kind) of each structure."""
+    n = y.shape[1]
+    found = torch.zeros(len(y), *model.marginals()[0].shape[1:], dtype=torch.float64)
+    row, word = torch.arange(len(y))[:, None], torch.arange(n)
+    if isinstance(model, LabelledArcs):
+        found[row, word, y[..., 0], y[..., 1]] = 1.0
+    elif isinstance(model, Spans):
+        at = (y >= 0).nonzero(as_tuple=True)
+        found[(*at, y[at])] = 1.0
+    else:
+        found[row, word, y] = 1.0
+    return found
+
+
+@pytest.mark.parametrize("T", [0.5, 2.5, 5.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tempered_distribution_is_the_power_of_every_structures_probability(
+    kind: HeadKind, T: float
+) -> None:
+    """P ** (1 / T), normalised over all structures: one definition for every factorisation."""
+    n = 3
+    model = structure(kind, torch.tensor([n]), seed=5)
+    y, log = log_probabilities(model, n)
+    tempered = model.temper(T)
+    expected = torch.einsum("k,k...->...", (log / T).softmax(0), indicators(model, y))
+    close(tempered.marginals()[0][0], expected)
+    entropy = -((log / T).softmax(0) * (log / T).log_softmax(0)).sum()
+    own = structural_cross_entropy(
+        tempered.marginals(), tempered.potentials(), tempered.log_partition()
+    )
+    close(own[0], entropy)
+
+
+def equal(case: str, teacher: Any, T: float) -> Any:
+    """The student that is its teacher; of 2a and 4, which have no such student, the best at T."""
+    kind = CASES[case].student
+    if case == "1a":
+        return teacher
+    if case == "3":
+        zeros = torch.zeros(TAGS, TAGS, dtype=torch.float64)
+        return Chain(teacher.emissions, zeros, zeros[0], zeros[0], LENGTHS)
+    if kind in ("tree", "projective"):
+        trees = NonProjective if kind == "tree" else Projective
+        return LabelledArcs(trees(teacher.arcs.scores, LENGTHS), teacher.relations)
+    exponent = T if case in ("2a", "4") else 1.0
+    mu = distillation(case, temperature=exponent, labels=labels_of(case)).targets(teacher)[0]
+    return IndependentTokens(mu.clamp(min=1e-300).log() * exponent, LENGTHS)
+
+
+@pytest.mark.parametrize("T", [0.5, 1.0, 2.5, 5.0])
+@pytest.mark.parametrize("case", CASES)
+def test_the_optimum_at_every_temperature_is_the_teacher(case: str, T: float) -> None:
+    teacher, other = pair(case)
+    kd = distillation(case, temperature=T, labels=labels_of(case))
+    targets, best = kd.targets(teacher), equal(case, teacher, T)
+    own = best.arcs if isinstance(best, LabelledArcs) else best
+    leaves = {
+        name: value.clone().requires_grad_()
+        for name, value in vars(own).items()
+        if isinstance(value, Tensor) and value.is_floating_point()
+    }
+    moved = replace(own, **leaves)
+    if isinstance(best, LabelledArcs):
+        leaves["relations"] = best.relations.clone().requires_grad_()
+        moved = LabelledArcs(moved, leaves["relations"])
+    losses = kd.loss(moved, targets)
+    for gradient in torch.autograd.grad(losses.sum(), list(leaves.values())):
+        close(gradient, torch.zeros_like(gradient))
+    assert (losses <= kd.loss(other, targets) + 1e-9).all()
+
+
+@pytest.mark.parametrize("case", ["1b", "2b"])
+def test_with_one_substructure_a_word_both_scopes_are_the_same(case: str) -> None:
+    close(loss(case, "structural", 3.0), loss(case, "structural", 3.0, scope="local"))
+
+
+@pytest.mark.parametrize("case", ["1a", "3"])
+def test_local_posterior_kd_tempers_the_posteriors_of_both_sides(case: str) -> None:
+    """As the released code has it: softmax(log mu / T) of the teacher and of the student."""
+    T = 3.0
+    teacher, student = pair(case)
+    mu, nu = (model.marginals()[0].log() / T for model in (teacher, student))
+    own = [
+        -(T**2) * (p.softmax(-1) * q.log_softmax(-1))[:n].sum()
+        for p, q, n in zip(mu, nu, LENGTHS.tolist(), strict=True)
+    ]
+    close(loss(case, "posterior", T, scope="local"), torch.stack(own))
+    assert not torch.allclose(loss(case, "posterior", T), torch.stack(own))
 
 
 def test_local_temperature_is_clamped() -> None:

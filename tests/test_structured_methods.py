@@ -130,8 +130,20 @@ def test_labels_of_unlabelled_sentences_are_not_read(store: Store, tmp_path: Pat
     pool = stage._pools(Context(store, tmp_path))["made.tags.a"]
     assert all(sentence.labels for sentence in pool[:16])
     assert not any(sentence.labels for sentence in pool[16:])
-    with pytest.raises(InputError, match="no more training sentences"):
-        student(study(methods=[arm], max_train=None), "more")
+
+
+@pytest.mark.parametrize(("changes", "left"), [({}, 1984), ({"max_train": None}, 0)])
+def test_more_unlabelled_sentences_than_there_are_is_refused(
+    changes: dict[str, Any], left: int
+) -> None:
+    arm = {"name": "more", "method": "structkd", "settings": {"structkd.unlabelled": left + 1}}
+    with pytest.raises(InputError, match="fewer training sentences") as refused:
+        study(methods=[arm], **changes)
+    assert refused.value.where == "study.yaml"
+    assert refused.value.key == "methods: more: structkd.unlabelled"
+    assert refused.value.expected == f"at most {left}"
+    with pytest.raises(InputError, match="fewer training sentences"):
+        study(search={"structkd.unlabelled": {"grid": [1, left + 1]}}, **changes)
 
 
 def curve(stage: Stage, store: Store) -> list[dict[str, float]]:

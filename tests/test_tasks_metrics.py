@@ -49,6 +49,7 @@ GOLD: dict[str, list[str]] = {
     "span_f1": ["B-x E-x O", "O S-y", "O O"],
     "uas": ["2:a 0:b", "0:a", "0:a 1:b 2:b"],
     "las": ["2:a 0:b", "0:a", "0:a 1:b 2:b"],
+    "las_udeprel": ["2:a:x 0:b", "0:a", "0:a 1:b 2:b"],
 }
 TEXTS = ["the blue moon serves thai food", "two words here now", "it is cheap and good"]
 

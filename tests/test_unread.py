@@ -101,6 +101,7 @@ REFUSED = {
     "revision": "a folder has no revisions",
     "train.lora": "none of them is trained",
     "kd.top_k": "needs a cached teacher",
+    "metakd.leave_out": "has learned nothing",
 }
 """Why some are refused in other words. A revision is of a model of the hub, which is not asked."""
 NOBODY = {
@@ -176,6 +177,7 @@ OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     ),
     "mkd": ({"mkd.student": "single"}, {"mkd.teacher": "single"}),
     "metakd": (
+        {"kd.weight": 0.0},
         {"metakd.teacher": "all"},
         {"metakd.teacher": "single"},
         {"metakd.teacher": "multitask"},
@@ -255,6 +257,8 @@ def companions_of(method: str, key: str) -> dict[str, Any]:
     found = next((COMPANIONS[name] for name in prefixes if name in COMPANIONS), {})
     sections = {"tasks", *FAMILIES[METHODS[method].family].settings.model_fields}
     known = {name: value for name, value in found.items() if name.split(".")[0] in sections}
+    if METHODS[method].section == "metakd" and parts[0] in ("student", "teacher"):
+        known |= {"metakd.hidden": 0.0, "metakd.attention": 0.0}  # layers of alike models only
     return {name: value for name, value in known.items() if name != key}
 
 

@@ -54,7 +54,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "gem": [{"gem.ratio": 0.5, "train.lr": 0.05, "train.epochs": 4}],
     "mkd": [{"kd.weight": 0.5}, {"train.rungs": [1, 2]}, {"mkd.finetune_epochs": 1}],
     "metakd": [
-        {"student": BERT},
+        {"student": BERT, "kd.weight": 0.5},
         {"student": BERT, "metakd.stages": "two"},
     ],
     "metakd-stream": [{"student": BERT}],
@@ -78,6 +78,7 @@ SILENT = {
     "structkd.case": "another case is another model: its keys are another study's",
 }
 METHODS = [(family.name, name) for family in FAMILIES.values() for name in family.methods]
+FAMILY_OF = {name: family for family, name in METHODS}
 
 
 @pytest.fixture(scope="session")
@@ -239,6 +240,7 @@ SURE = {f"student.{name}_pdrop": 0.0 for name in ("attn", "embd", "resid")}
         ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "previous"}),
         ("language", "l2kd", {"replay.ratio": 1.0, "kd.teachers": "both"}),
         ("classifiers", "mkd", {}),
+        ("classifiers", "metakd", {"student": BERT}),
         ("structures", "structkd", {"structkd.anneal": 0.0}),
     ],
     ids=str,
@@ -258,6 +260,20 @@ def test_a_weight_near_a_limit_makes_the_student_of_the_limit(
         return max(float((one[name] - value).abs().max()) for name, value in exact.items())
 
     assert furthest(near) < 1e-4 < 1e-3 < furthest(half)
+
+
+@pytest.mark.parametrize("method", ["l2kd", "mkd", "metakd", "metakd-stream", "structkd"])
+def test_a_weight_of_0_leaves_no_teacher_in_the_path(method: str) -> None:
+    """The control of distillation is one key in every method."""
+    student = {"student": BERT} if "metakd" in method else {}  # whose layers are compared
+    arms = [{"name": "none", "method": method, "settings": {"kd.weight": 0.0}}, method]
+    data = tiny(FAMILY_OF[method], methods=arms, kd={"weight": 1.0}, **student)
+    found = resolve_study(parse_study(data), "wiring")
+    none, whole = (next(t for t in found.trials() if t.method == name) for name in ("none", method))
+    assert "teacher" in whole.stages().values()
+    assert "teacher" not in none.stages().values()
+    assert not none.teachers
+    assert not {"annotate", "decode", "prototypes"} & {stage.kind for stage in none.stages()}
 
 
 @pytest.mark.parametrize(("family", "method"), METHODS)

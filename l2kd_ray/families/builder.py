@@ -56,11 +56,10 @@ class Builder:
         trials."""
         return type(self)(self._settings, self.resolved, self.method, owner)
 
-    @classmethod
-    def check_settings(cls, settings: Settings, method: Method) -> None:
-        """Raise InputError if the method cannot be run with these settings."""
-        if method.check is not None:
-            method.check(settings)
+    def check_settings(self) -> None:
+        """Raise InputError if the method cannot be run with these settings, tasks and models."""
+        if self.method.check is not None:
+            self.method.check(self)
 
     @classmethod
     def kinds(cls, settings: Settings) -> Collection[TaskKind]:
@@ -108,7 +107,9 @@ class Builder:
     def taught_by(self, task: str, seed: Seed) -> Any:
         """The model that teaches the method's student a task; None if none does."""
         teacher = self.method.teacher
-        return None if teacher is None else teacher(self, task, seed)
+        if teacher is None or self.settings.kd.weight == 0:
+            return None
+        return teacher(self, task, seed)
 
     def reference(self, name: str, task: str, seed: Seed) -> Stage:
         """The model that the reference `name` evaluates on `task`."""
@@ -159,7 +160,8 @@ class Builder:
         memo a plan would rebuild every path for every trial. It saves time only: stages are equal
         by their content keys.
         """
-        key = tuple(item.model_dump_json() if isinstance(item, ModelSpec) else item for item in key)
+        # By its section, so that an equal model under another key is seen to be read.
+        key = tuple(id(item) if isinstance(item, ModelSpec) else item for item in key)
         if key not in self._made:
             self._made[key] = make()
         made: T = self._made[key]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from l2kd_ray.families.settings import Settings
 from l2kd_ray.section import Section
 
 Order = tuple[str, ...]
@@ -33,8 +32,9 @@ class Method:
     teacher: Callable[..., Any] | None = None
     """(build, task, seed) -> the model that teaches a task, or None: the report shows its score
     beside the student's."""
-    check: Callable[[Settings], None] | None = None
-    """A function that raises InputError for family settings that the method cannot use."""
+    check: Callable[[Any], None] | None = None
+    """(build) -> None: raises InputError for settings, tasks or models that the method cannot
+    use."""
     published: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the method's paper that are searched most, by dotted name."""
     code: str | None = None
@@ -54,7 +54,7 @@ def method(
     key: str = "",
     orderless: bool = False,
     teacher: Callable[..., Any] | None = None,
-    check: Callable[[Settings], None] | None = None,
+    check: Callable[[Any], None] | None = None,
     published: Mapping[str, Any] | None = None,
 ) -> Callable[[Step], Method]:
     """A decorator that turns a step into a method, by default with the function's name."""

@@ -144,7 +144,7 @@ class Settings:
         """A copy with the values of some dotted keys replaced; the changed sections are validated.
 
         Raises:
-            KeyError: no setting has this key, or it cannot be searched (see `_FOUND`).
+            KeyError: no setting has this key, or it is one for the whole study (`_OF_THE_STUDY`).
             ValidationError: the setting does not accept this value.
         """
         if not values:
@@ -154,7 +154,7 @@ class Settings:
             first, *below = key.split(".")
             if first not in (*type(self.family).model_fields, *options) or not below:
                 raise KeyError(key)
-            if first in _FOUND and below[0] in _FOUND[first]:
+            if below[0] in _OF_THE_STUDY.get(first, ()):
                 raise KeyError(key)
             family.put(key, [first, *below], value)
         for name in options.keys() & family.keys():
@@ -171,9 +171,14 @@ class Settings:
 
 
 _MODEL = ("model", "revision", "vectors")
-_FOUND = {"student": _MODEL, "teacher": _MODEL, "tokenizer": ("model", "revision", "tasks")}
-"""Fields that name files or hub entries. They are resolved once per study and cannot be
-searched."""
+_OF_THE_STUDY: Mapping[str, tuple[str, ...]] = {
+    "student": _MODEL,
+    "teacher": _MODEL,
+    "tokenizer": ("model", "revision", "tasks"),
+    "structkd": ("case",),
+}
+"""Fields that neither an arm nor a search may set: names of files and hub entries, which are
+resolved once, and the kind of model that the references and all arms are compared with."""
 
 
 class _Changes(dict[str, Any]):

@@ -39,7 +39,6 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         data_dirs = [folder.resolve() for folder in folders if folder.is_dir()]
         config = config.model_copy(update={"data_dir": [*data_dirs, config.data_dir][0]})
     settings, builder = config.settings, config.family.builder
-    _check_arms(config, where)
     caps: dict[Split, int | None] = {
         "train": config.max_train,
         "dev": config.max_dev,
@@ -86,6 +85,7 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
     train = tuple(task.splits["train"] for task in corpus)
     study = Study(config, Resolved(tasks, models, train))
     try:
+        _check_arms(study, where)
         refuse_unread(study, reads, where)
         refuse_unread_seeds(study, where)
     except InputError as error:  # a stage cannot be built, such as for a missing plug-in
@@ -114,16 +114,14 @@ def _models(specs: Sequence[ModelSpec], where: str, base: Path) -> dict[str, Pre
     return models
 
 
-def _check_arms(config: StudyConfig, where: str) -> None:
+def _check_arms(study: Study, where: str) -> None:
     """Raise InputError for settings that a method cannot be run with."""
-    for arm in config.arms:
-        for setting in config.search_examples():
-            values = {**setting, **arm.settings}
-            settings = config.settings.with_values(values)
-            try:
-                config.family.builder.check_settings(settings, config.family.methods[arm.method])
-            except InputError as error:
-                raise error.at(where, f"methods: {arm.name}") from None
+    config = study.config
+    for key, build in study.builders():
+        try:
+            build.check_settings()
+        except InputError as error:
+            raise error.at(where, key) from None
     if config.tune.scheduler == "asha" and not all(
         config.family.methods[arm.method].orderless for arm in config.arms
     ):

@@ -93,11 +93,10 @@ def parse_study(
         study = StudyConfig.model_validate({**frame, "family": family, "settings": settings})
     except ValidationError as error:
         raise refusal(error, StudyConfig, where) from None
-    for key, space in study.search.items():
-        for value in space.examples():
-            _check_values(settings, {key: value}, where, "search")
-    for arm in study.methods:
-        _check_values(settings, arm.settings, where, f"methods: {arm.name}")
+    for setting in study.search_pairs():
+        for arm in study.methods:
+            place = f"methods: {arm.name}" if arm.settings else "search"
+            _check_values(settings, {**setting, **arm.settings}, where, place)
     return study
 
 
@@ -218,10 +217,11 @@ def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key
     except KeyError as error:
         sections = ", ".join((*type(settings.family).model_fields, *settings.options))
         raise InputError(
-            "no such setting",
+            "no such setting of an arm or a search",
             where=where,
             key=f"{key}: {error.args[0]}",
-            expected=f"a dotted key below {sections}, such as train.lr",
+            expected=f"a dotted key below {sections}, such as train.lr; a model's files and "
+            "structkd.case are one for the whole study",
         ) from None
     except ValidationError as error:
         whole, section = type(settings.family), next(iter(values)).split(".")[0]

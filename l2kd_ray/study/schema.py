@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import combinations, product
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
@@ -386,9 +387,8 @@ class StudyConfig(ArmsOnly):
             "tune.num_samples": self.tune.num_samples if len(grids) < len(self.search) else 1,
             "seeds": len(self.replicates),
             "methods": len(self.arms),
+            "orders": self._order_count(),
         }
-        if not all(self.family.methods[arm.method].orderless for arm in self.arms):
-            factors["orders"] = self._order_count()
         if math.prod(factors.values()) > _MOST_TRIALS:
             largest = max(factors, key=lambda name: factors[name])
             raise InputError(
@@ -400,7 +400,9 @@ class StudyConfig(ArmsOnly):
             )
 
     def _order_count(self) -> int:
-        """The number of orders, of which none is made."""
+        """The number of orders, of which none is made; one if no method depends on the order."""
+        if all(self.family.methods[arm.method].orderless for arm in self.arms):
+            return 1
         if isinstance(self.orders, RandomOrders):
             return self.orders.random
         if isinstance(self.orders, SearchOrders):
@@ -477,6 +479,15 @@ class StudyConfig(ArmsOnly):
                 expected=f"at least {FEWEST_WITH_A_LOOK} orders",
                 fix="remove tune.scheduler",
             )
+        seeds = len({seed.train for seed in self.replicates})
+        for name, count in {"orders": self._order_count(), "seeds": seeds}.items():
+            if getattr(tune.select_on, name, None) is not None and count < 2:
+                raise InputError(
+                    "a half for the selection and a half for the report need two",
+                    key=f"tune.select_on.{name}",
+                    got=f"1 of {name}",
+                    fix=f"name more {name}, or remove it",
+                )
         if tune.stop.method is not None and tune.stop.method not in names:
             raise InputError(
                 "no such method",
@@ -527,6 +538,17 @@ class StudyConfig(ArmsOnly):
         first = {key: values[0] for key, values in examples.items()}
         more = [{**first, key: one} for key, values in examples.items() for one in values[1:]]
         return [first, *more]
+
+    def search_pairs(self) -> list[dict[str, Any]]:
+        """Settings in which any two examples of two searched keys meet, the others their first."""
+        examples = {key: space.examples() for key, space in self.search.items()}
+        first = {key: values[0] for key, values in examples.items()}
+        found = (
+            {**first, **dict(zip(keys, values, strict=True))}
+            for keys in combinations(examples, min(2, len(examples)))
+            for values in product(*(examples[key] for key in keys))
+        )
+        return list({repr(setting): setting for setting in found}.values())
 
     def to_data(self) -> dict[str, Any]:
         """The content of the study file as it was read: only the keys that were set."""

@@ -185,6 +185,16 @@ class Study:
             self._builders[known] = self.family.builder(settings, self.resolved, chosen)
         return self._builders[known]
 
+    def builder_of(self, arm: Arm, setting: Setting) -> Builder:
+        """The builder of an arm with one of the searched settings, which the arm's own replace."""
+        return self._builder(arm.method, {**setting, **arm.settings})
+
+    def builders(self) -> Iterator[tuple[str, Builder]]:
+        """The builder of every arm with any two searched values, and its key in the study file."""
+        for arm in self.config.arms:
+            for setting in self.config.search_pairs():
+                yield f"methods: {arm.name}", self.builder_of(arm, setting)
+
     def with_seeds(self, seeds: tuple[int, ...]) -> Study:
         """The same study with only some of its seeds."""
         return Study(self.config.model_copy(update={"seeds": seeds}), self.resolved)
@@ -211,7 +221,7 @@ class Study:
         )
 
     def _student(self, arm: Arm, setting: Setting, order: Order, seed: Seed) -> Trial:
-        build = self._builder(arm.method, {**setting, **arm.settings})
+        build = self.builder_of(arm, setting)
         if not self.config.share:
             build = build.owned_by(f"{arm.name} {dict(setting)} {order} {seed}")
         if build.method.orderless:

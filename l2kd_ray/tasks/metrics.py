@@ -11,13 +11,14 @@
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
 | span_f1 | F of the labelled spans, as conlleval reads them | first |
 | uas, las | words with the right head, and relation (las) | first |
+| las_udeprel | as las, without the relations' subtypes | first |
 | slot_error | slots missing and redundant, per 100 of the input's; less is better | none |
 | f1, f1(LABEL), mcc | exact match with the label; the aggregate is over the split | first |
 | pearson, spearman | closeness to the number; the aggregate is a correlation | first |
 
 The aggregate is the mean over examples, except for corpus metrics (bleu, span_f1, uas, las,
-slot_error) and those of a whole split of labels (`agreement`). Accuracy of labels is em. Words are
-those of `l2kd_ray.tasks.words`, in any script.
+las_udeprel, slot_error) and those of a whole split of labels (`agreement`). Accuracy of labels is
+em. Words are those of `l2kd_ray.tasks.words`, in any script.
 """
 
 from __future__ import annotations
@@ -270,12 +271,13 @@ def _span_f1(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
     return _ratio(counts, f1)
 
 
-def _attachment(labelled: bool) -> MetricFunction:
-    """The share of words with the right head, punctuation included."""
+def _attachment(parts: int | None) -> MetricFunction:
+    """The share of words with the right first `parts` of head, relation and subtype, punctuation
+    included."""
 
     def metric(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
         counts = [
-            tagging.attachment_counts(prediction, example.answers[0], labelled=labelled)
+            tagging.attachment_counts(prediction, example.answers[0], parts)
             for prediction, example in zip(predictions, examples, strict=True)
         ]
         return _ratio(counts, lambda right, wanted: 100 * right / wanted if wanted else 100.0)
@@ -301,8 +303,9 @@ METRICS: Mapping[str, MetricFunction] = {
     "pearson": _of_split(partial(agreement.correlation, kind="pearson"), agreement.closeness),
     "spearman": _of_split(partial(agreement.correlation, kind="spearman"), agreement.closeness),
     "span_f1": _span_f1,
-    "uas": _attachment(labelled=False),
-    "las": _attachment(labelled=True),
+    "uas": _attachment(1),
+    "las_udeprel": _attachment(2),
+    "las": _attachment(None),
 }
 
 
@@ -330,6 +333,7 @@ _COMPARABLE: Mapping[str, _Comparable] = {
         lambda text: all(map(tagging.is_tag, tagging.words(text))), "a tag for each word"
     ),
     "uas": _TREE,
+    "las_udeprel": _TREE,
     "las": _TREE,
     "pearson": _NUMBER,
     "spearman": _NUMBER,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from l2kd_ray.door import Plugin, PluginKind, find
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks import distil, labelled
+from l2kd_ray.tasks import distil, labelled, tagging
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.metrics import (
@@ -115,6 +115,8 @@ def resolve(
     if splits["train"].cap is not None:
         samples = {one.cap_seed or 0: one.select(read[one.source]) for one in drawn}
         remarks += _drawn(uncapped["train"], samples, kind)
+    if kind == "tag":
+        _check_tags(spec.name, [one.select(read[one.source]) for one in drawn], where)
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, drawn, read[sources["train"]])
@@ -169,6 +171,21 @@ def _check_labels(task: str, examples: Mapping[Split, list[Example]], where: str
                 got=", ".join(found),
                 expected=f"labels such as {', '.join(known[:20])}",
                 fix="name the texts of numbers by the task's key `labels`, or correct the data",
+            )
+
+
+def _check_tags(task: str, samples: Iterable[Sequence[Example]], where: str) -> None:
+    """Refuse training sentences whose words all have one tag, as of a wrong column."""
+    for sentences in samples:
+        found = {tag for sentence in sentences for tag in tagging.words(sentence.answers[0])}
+        if len(found) == 1:
+            raise InputError(
+                f"all words of {len(sentences)} training sentences have one tag",
+                where=where,
+                key=f"tasks.{task}.train",
+                got=found.pop(),
+                expected="tags that can be told apart",
+                fix="name the tags' column: columns: {label: ...}; or raise max_train",
             )
 
 

@@ -65,11 +65,12 @@ def span_counts(prediction: str, gold: str) -> tuple[int, int, int]:
     return len(set(predicted) & set(wanted)), len(predicted), len(wanted)
 
 
-def attachment_counts(prediction: str, gold: str, *, labelled: bool) -> tuple[int, int]:
-    """(words with the right head, and relation if `labelled`; words of the gold parse)."""
+def attachment_counts(prediction: str, gold: str, parts: int | None) -> tuple[int, int]:
+    """(words whose first `parts` of head, relation and subtype are right; words of the gold parse).
+
+    None: all parts.
+    """
     wanted = words(gold)
     pairs = zip(words(prediction), wanted, strict=False)  # words without a prediction are wrong
-    if labelled:
-        return sum(given == right for given, right in pairs), len(wanted)
-    heads = ((given.partition(":")[0], right.partition(":")[0]) for given, right in pairs)
-    return sum(given == right for given, right in heads), len(wanted)
+    right = sum(one.split(":")[:parts] == other.split(":")[:parts] for one, other in pairs)
+    return right, len(wanted)

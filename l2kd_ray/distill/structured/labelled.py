@@ -69,8 +69,15 @@ class LabelledArcs:
         return torch.stack([heads, self._given(heads).argmax(-1) * arcs.valid], -1)
 
     def temper(self, temperature: float) -> Self:
-        arcs = self.arcs.temper(temperature)
-        return replace(self, arcs=arcs, relations=self.relations / temperature)
+        """The heads and relations proportional to P(y) ** (1 / temperature).
+
+        An arc with a sure relation keeps more of its mass than one whose relations are many: the
+        powers of P(relation | arc) sum to another number for each arc, which its score takes up.
+        """
+        relations = self.relations.log_softmax(-1) / temperature
+        arcs = self.first_order.temper(temperature)
+        arcs = replace(arcs, scores=arcs.scores + relations.logsumexp(-1))
+        return replace(self, arcs=arcs, relations=relations)
 
     def _given(self, heads: Tensor) -> Tensor:
         """[B, n, R]: scores of the relations, given heads [B, n]."""

@@ -39,10 +39,11 @@ class StructuralKD(Generic[T]):
     """T^2 H(P_t, P_s), both tempered: the gradient keeps its size as T grows (Hinton et al. 2015).
 
     `project` is the case (`projections`), and does the teacher's inference. Scope `global`
-    tempers the scores of teacher and student before inference: exact at every temperature.
-    Scope `local`, the released code's, tempers the teacher's marginals after inference. They
-    then belong to no distribution over structures, and for a chain or tree student (1) is
-    unbounded below; it is there to reproduce, and only with the released code's clamp at 0.
+    tempers teacher and student before inference: exact at every temperature.
+    Scope `local`, the released code's, tempers the teacher's marginals after inference, and a
+    view of the student's marginals, too. They then belong to no distribution over structures, and
+    for a chain or tree student (1) is unbounded below; it is there to reproduce, and only with the
+    released code's clamp at 0.
     """
 
     project: Callable[[T, float], Parts]
@@ -72,9 +73,11 @@ class StructuralKD(Generic[T]):
 
     def loss(self, student: Structure, targets: Parts) -> Tensor:
         """[B]: the loss of each sentence."""
-        tempered = student.temper(self.temperature)
-        if self.view is not None:
-            tempered = self.view(tempered)
+        view = self.view or (lambda model: model)
+        if self.scope == "local":
+            tempered = view(student).temper(self.temperature)
+        else:
+            tempered = view(student.temper(self.temperature))
         scores, log_z = tempered.potentials(), tempered.log_partition()
         loss = self.temperature**2 * structural_cross_entropy(targets, scores, log_z)
         return loss.clamp(min=0.0) if self.clamp else loss

@@ -6,8 +6,7 @@ head selection whose arc marginals are the teacher's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,17 +31,12 @@ class SecondOrder:
     lengths: Tensor
     rounds: int = 3
 
-    def temper(self, temperature: float) -> Self:
-        arcs, siblings = self.arcs / temperature, self.siblings / temperature
-        tempered = self.grandparents / temperature
-        return replace(self, arcs=arcs, siblings=siblings, grandparents=tempered)
-
     def marginals(self) -> Parts:
         """(Q(arc) [B, n, n+1],) after the rounds; approximate, differentiable."""
         return self.mean_field().marginals()
 
     def mean_field(self) -> Heads:
-        """The distribution after the rounds, by which a parser is trained and decoded.
+        """The distribution after the rounds, by which a parser is trained, tempered and decoded.
 
         A round sets log Q_i(h) to arcs(i, h) + sum_k Q_k(h) siblings(i, h, k)
         + sum_g Q_h(g) grandparents(i, h, g) + sum_k Q_k(i) grandparents(k, i, h), up to a constant.

@@ -8,11 +8,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from l2kd_ray.core.randomness import Seed
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import LabelBuilder
 from l2kd_ray.families.classifiers.settings import ClassifierSettings
 from l2kd_ray.families.classifiers.stages.evaluate import EvaluateClassifier
 from l2kd_ray.families.classifiers.stages.learn import SHARED, Classify, ClassifyAll, Logits
-from l2kd_ray.families.classifiers.stages.start import Head, Untrained
+from l2kd_ray.families.classifiers.stages.start import DEFAULT_LENGTH, Head, Untrained
 from l2kd_ray.families.examples import Labelled
 from l2kd_ray.families.method import Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
@@ -52,9 +53,39 @@ class ClassifierBuilder(LabelBuilder):
             **self.training(seed, self.settings.multitask),
         )
 
-    def joint_teacher(self, tasks: Order, seed: Seed) -> Classify:
-        """A teacher with one head per task, trained on `tasks`."""
-        start = self._untrained(self.teacher_spec, self._heads(seed), seed)
+    def check_layers(self, *, hidden: bool, attention: bool) -> None:
+        """Raise InputError if hidden states or attentions of student and teacher are compared
+        and cannot be."""
+        from l2kd_ray.families.classifiers.model.comparison import check_encoders
+
+        specs = self.settings.student, self.teacher_spec
+        without = [spec.arch == "bilstm" for spec in specs]
+        if attention and any(without):
+            raise InputError(
+                "a BiLSTM has no attentions that could be compared",
+                key="metakd.attention",
+                fix="set metakd.attention: 0",
+            )
+        if hidden and without[0] != without[1]:
+            raise InputError(
+                "the hidden states of a BiLSTM are those of words, an encoder's those of parts of "
+                "words: they cannot be compared",
+                key="metakd.hidden",
+                fix="set metakd.hidden: 0",
+            )
+        if (hidden or attention) and not any(without) and specs[0] != specs[1]:
+            longest = self.settings.train.max_length or DEFAULT_LENGTH
+            check_encoders(*specs, self.resolved.models, attention=attention, longest=longest)
+
+    def joint_teacher(self, tasks: Order, seed: Seed, *, same_labels: bool = False) -> Classify:
+        """A teacher with one head per task, trained on `tasks`.
+
+        `same_labels`: each head has the labels of all tasks.
+        """
+        heads = self._heads(seed)
+        if same_labels:
+            heads = tuple(Head(task, self.of_any(self.tasks, seed)) for task in self.tasks)
+        start = self._untrained(self.teacher_spec, heads, seed)
         data = self._data(self.of_teacher(tasks, seed), self._settings.teacher_train)
         return Classify(start=start, **data, **self.teaching(seed))
 

@@ -15,7 +15,7 @@ class LogitDistilSettings(Section):
     """Distillation of a teacher into the student (MKD, Meta-KD)."""
 
     weight: float = Field(1.0, ge=0, le=1)
-    """MKD: w in `w * logit regression + (1 - w) * label loss`; 1 is the paper's value."""
+    """w in `w * distillation + (1 - w) * label loss`: 1 is the papers' value, 0 has no teacher."""
     temperature: float = Field(2.0, gt=0)
     """Temperature of Meta-KD's prediction loss."""
 
@@ -27,7 +27,7 @@ class ClassifierTrainSettings(TrainSettings):
     """Epochs (or steps, with `steps`) at which a student's training is split into stages.
 
     The last one is the length of the training. `tune.scheduler: asha` may stop a training between
-    two stages (MKD)."""
+    two stages (MKD, Meta-KD)."""
 
     regression_unit: Literal["label", "std", "range"] = "label"
     """Unit of regressions' squared errors: as the labels are written, or their standard deviation

@@ -32,7 +32,7 @@ from l2kd_ray.families.language.stages.replay import (
 )
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
-from l2kd_ray.families.method import Method, Order
+from l2kd_ray.families.method import Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.spec import ModelSpec
@@ -51,11 +51,9 @@ class LanguageBuilder(Builder):
 
     settings: LanguageSettings
 
-    @classmethod
-    def check_settings(cls, settings: Settings, method: Method) -> None:
-        super().check_settings(settings, method)
-        sections: Any = settings.family
-        if sections.train.lora is not None and find_spec("peft") is None:
+    def check_settings(self) -> None:
+        super().check_settings()
+        if self.settings.train.lora is not None and find_spec("peft") is None:
             raise InputError(
                 "low-rank training needs the package peft",
                 key="train.lora",
@@ -130,7 +128,7 @@ class LanguageBuilder(Builder):
     def teacher_of_new(self, task: str, seed: Seed) -> Learn | None:
         """The teacher of a new task; None if `kd` has none, or reads its answers from a file."""
         kd, given = self.settings.kd, "distil" in self.resolved.tasks[task].splits
-        if kd.weight == 0 or kd.teachers == "previous" or (kd.objective == "seq" and given):
+        if kd.teachers == "previous" or (kd.objective == "seq" and given):
             return None
         return self.teacher(task, seed)
 

@@ -43,6 +43,21 @@ class StructureBuilder(LabelBuilder):
         trees: TaskKind = "parse"
         return (tags if CASES[sections.structkd.case].tags else trees,)
 
+    def check_settings(self) -> None:
+        super().check_settings()
+        count = self.settings.structkd.unlabelled if self.settings.kd.weight else 0
+        for task in self.tasks:
+            data = self.resolved.tasks[task].splits["train"]
+            left = data.available - data.rows
+            if count > left:
+                raise InputError(
+                    f"{task} has fewer training sentences beyond its {data.rows} labelled ones",
+                    key="structkd.unlabelled",
+                    got=count,
+                    expected=f"at most {left}",
+                    fix="set the task's max_train, which leaves its other sentences without labels",
+                )
+
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.families.structures.model.structured import Architecture
 
@@ -138,13 +153,6 @@ class StructureBuilder(LabelBuilder):
         count, data = self.settings.structkd.unlabelled, self.train_examples(task, seed).data
         if not count:
             return ()
-        if data.cap is None:
-            raise InputError(
-                "there are no more training sentences than those with labels",
-                key="structkd.unlabelled",
-                got=count,
-                fix="set the task's max_train, which leaves the other sentences without labels",
-            )
         return (self.examples(replace(data, cap=count, skip=data.cap, rows=count)),)
 
     def _dev(self, tasks: Order) -> tuple[Dev, ...]:

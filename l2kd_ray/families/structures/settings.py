@@ -18,7 +18,7 @@ class StructureDistilSettings(Section):
     weight: float = Field(1.0, ge=0, le=1)
     """Weight of distillation before annealing (0: no distillation)."""
     temperature: float = Field(2.0, gt=0)
-    """Temperature that divides the scores of teacher and student."""
+    """T: teacher and student are compared as P ** (1 / T)."""
 
 
 class StructureTrainSettings(TrainSettings):
@@ -39,7 +39,7 @@ class StructuralSettings(Section):
     """Distillation of structured predictors (Structural KD, Wang et al. 2021).
 
     `kd.weight` is the weight of distillation before annealing (0: no distillation), and
-    `kd.temperature` divides the scores of teacher and student.
+    `kd.temperature` is T: teacher and student are compared as P ** (1 / T).
     """
 
     case: Annotated[

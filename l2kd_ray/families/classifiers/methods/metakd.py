@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from l2kd_ray.core.randomness import Seed
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.classifiers.builder import ClassifierBuilder
 from l2kd_ray.families.classifiers.stages.learn import Classify
 from l2kd_ray.families.classifiers.stages.metakd import Losses, MetaDistil, MetaTeach, Prototypes
@@ -17,7 +18,9 @@ from l2kd_ray.section import Section
 class MetaOptions(Section):
     """Distillation across domains (Meta-KD, Pan et al. 2021): tasks are domains of one label set.
 
-    `kd.temperature` is the temperature of the prediction loss.
+    The student's loss is w * (weighted distillation losses) + (1 - w) * label loss with w =
+    `kd.weight`; 1 is the paper, 0 is training on the labels without a teacher. `kd.temperature` is
+    the temperature of the prediction loss.
     """
 
     teacher: Literal["meta", "multitask", "all", "single"] = "meta"
@@ -41,11 +44,51 @@ class MetaOptions(Section):
     expertise: bool = True
     """Weight an example by the teacher's probability of its label."""
     stages: Literal["one", "two"] = "one"
-    """`two`: first hidden states, attention and transferable knowledge, then the prediction."""
+    """`two`: first hidden states, attention and transferable knowledge, then the prediction and
+    the label loss."""
     leave_out: bool = False
     """Train a student's teacher without the student's own domain."""
     share: float = Field(1.0, gt=0, le=1)
     """Share of a domain's training examples that the student sees; its teacher sees all."""
+
+
+def _layers(options: MetaOptions) -> tuple[float, float, float]:
+    """The weights of hidden states, attentions and transferable knowledge."""
+    # Without corruption the teacher's transform is never trained, so its features carry no
+    # information.
+    meta = options.teacher == "meta" and options.corruption
+    return options.hidden, options.attention, options.transfer if meta else 0.0
+
+
+def check(build: ClassifierBuilder) -> None:
+    """Raise InputError for tasks that are no domains, or layers that cannot be compared."""
+    options: MetaOptions = build.options
+    kinds = sorted({build.resolved.tasks[task].kind for task in build.tasks})
+    if kinds not in (["classify"], ["pair"]):
+        raise InputError(
+            "Meta-KD learns domains, which are tasks of one kind with the same labels",
+            key="tasks",
+            got=", ".join(kinds),
+            expected="tasks of kind classify, or tasks of kind pair",
+        )
+    if build.settings.kd.weight == 0:
+        return
+    if options.leave_out and (options.teacher == "multitask" or len(build.tasks) == 1):
+        raise InputError(
+            "without the student's domain its teacher has learned nothing that the student reads",
+            key="metakd.leave_out",
+            got=True,
+            expected="another domain, and metakd.teacher meta or all",
+        )
+    if not any(_layers(options)) and not options.prediction:
+        raise InputError(
+            "no distillation loss has a weight",
+            key="metakd.prediction",
+            got=0,
+            expected="one of hidden, attention, transfer, prediction above 0",
+            fix="for a student without a teacher set kd.weight: 0",
+        )
+    build.check_layers(hidden=options.hidden > 0, attention=options.attention > 0)
 
 
 def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
@@ -55,7 +98,7 @@ def teacher(build: ClassifierBuilder, task: str, seed: Seed) -> Classify:
         return build.shared_teacher((task,), seed)
     domains = tuple(name for name in build.tasks if name != task or not options.leave_out)
     if options.teacher == "multitask":
-        return build.joint_teacher(domains, seed)
+        return build.joint_teacher(domains, seed, same_labels=True)
     if options.teacher == "all":
         return build.shared_teacher(domains, seed, pooled=True)
     return MetaTeach(
@@ -81,48 +124,57 @@ def _prototypes(build: ClassifierBuilder, seed: Seed) -> Prototypes:
     )
 
 
-def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> MetaDistil:
-    """Distil a domain's teacher into `start`, in one stage or in two."""
+def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Classify | MetaDistil:
+    """Distil a domain's teacher into `start`, in one stage or in two; with `kd.weight` 0, train it
+    on the labels."""
     options: MetaOptions = build.options
-    domain_teacher = teacher(build, task, seed)
-    meta = isinstance(domain_teacher, MetaTeach)
-    # Without corruption the teacher's transform is never trained, so its features carry no
-    # information.
-    transfer = options.transfer if meta and options.corruption else 0.0
-    layers = (options.hidden, options.attention, transfer)
+    examples = build.part(task, options.share, seed)
+    weight, rungs = build.settings.kd.weight, build.settings.train.rungs or ()
+    if weight == 0:
+        labels = Classify(start=start, tasks=(examples,), **build.training(seed))
+        return labels.in_parts(rungs)
+    domain_teacher, layers = teacher(build, task, seed), _layers(options)
     temperature = build.settings.kd.temperature if options.prediction else None
-    parts = [Losses(*layers, options.prediction, temperature)]
+    parts = [(weight, Losses(*layers, options.prediction, temperature))]
     if any(layers) and options.prediction and options.stages == "two":
         last = Losses(0.0, 0.0, 0.0, options.prediction, temperature)
-        parts = [Losses(*layers, 0.0, None), last]
-    examples = build.part(task, options.share, seed)
-    expertise = build.logits(domain_teacher, examples) if meta and options.expertise else None
-    for losses in parts:
+        parts = [(1.0, Losses(*layers, 0.0, None)), (weight, last)]
+    weighed = options.teacher == "meta" and options.expertise
+    expertise = build.logits(domain_teacher, examples) if weighed else None
+    for own, losses in parts:
         start = MetaDistil(
             start=start,
             task=examples,
             teacher=domain_teacher,
+            weight=own,
             losses=losses,
             scores=_prototypes(build, seed) if expertise and options.prototypes else None,
             expertise=expertise,
             **build.training(seed),
         )
     learnt: MetaDistil = start
-    return learnt
+    return learnt.in_parts(rungs)
 
 
-@method(family="classifiers", options=MetaOptions, orderless=True, teacher=teacher)
+@method(family="classifiers", options=MetaOptions, orderless=True, teacher=teacher, check=check)
 def metakd(
     build: ClassifierBuilder, previous: Any, former: Order, task: str, seed: Seed
-) -> MetaDistil:
+) -> Classify | MetaDistil:
     """The student of one domain, distilled from its teacher."""
     return _distil(build, build.domain_student(seed), task, seed)
 
 
-@method("metakd-stream", family="classifiers", options=MetaOptions, key="metakd", teacher=teacher)
+@method(
+    "metakd-stream",
+    family="classifiers",
+    options=MetaOptions,
+    key="metakd",
+    teacher=teacher,
+    check=check,
+)
 def metakd_stream(
     build: ClassifierBuilder, previous: Any, former: Order, task: str, seed: Seed
-) -> MetaDistil:
+) -> Classify | MetaDistil:
     """One student on a stream of domains: L2KD with the meta-teacher and its expertise weights in
     place of one teacher per task."""
     return _distil(build, previous if former else build.domain_student(seed), task, seed)

@@ -105,6 +105,11 @@ class BiLSTM(nn.Module):
         return nn.Linear(width, outputs)
 
     @property
+    def state_width(self) -> int:
+        """Width of each hidden state and of the feature."""
+        return 2 * int(self.encode.hidden_size)
+
+    @property
     def embeddings(self) -> Tensor:
         return self.embed.weight
 
@@ -139,7 +144,10 @@ class BiLSTM(nn.Module):
         return TokenizedTexts({_FIRST: ids, _SECOND: ids} if pair else {_FIRST: ids})
 
     def forward(self, inputs: TokenizedTexts, wanted: frozenset[str] = frozenset()) -> States:
-        """The states of a batch; hidden states (first text): ReLU(FF(Emb(x))), X, X'.
+        """The states of a batch; hidden states (of the first text): [E; E], X, X'.
+
+        E = ReLU(FF(Emb(x))) is what each direction of the first LSTM reads: twice, so that all
+        states are 2h wide and one map compares them with a teacher's.
 
         Raises: ValueError if attentions are wanted: a BiLSTM has none like a Transformer's.
         """
@@ -156,7 +164,9 @@ class BiLSTM(nn.Module):
         return States(
             text=self.dropout(torch.cat(pooled, -1)),
             mask=masks[0],
-            hidden=[embedded[0], states[0], final[0]] if "hidden" in wanted else None,
+            hidden=[embedded[0].repeat(1, 1, 2), states[0], final[0]]
+            if "hidden" in wanted
+            else None,
             feature=mean_state(final[0], masks[0]) if "feature" in wanted else None,
         )
 
@@ -183,7 +193,7 @@ class BiLSTM(nn.Module):
 
 def check_bilstm(settings: Mapping[str, Any]) -> None:
     """Raises ValueError for a setting that the model does not have, or a value of no use."""
-    known = ("embedding", "hidden", "dropout", "max_length", "maxout")
+    known = ("embedding", "hidden", "dropout", "maxout")
     for name in settings:
         if name not in known:
             raise ValueError(f"a bilstm has no field {name}; it has {', '.join(known)}")

@@ -75,6 +75,11 @@ class Encoder(nn.Module):
         return nn.Linear(width, outputs)
 
     @property
+    def state_width(self) -> int:
+        """Width of each hidden state and of the feature."""
+        return self.width(pair=False)
+
+    @property
     def embeddings(self) -> Tensor:
         """The token embedding's weights."""
         weight: Tensor = self.encoder.get_input_embeddings().weight

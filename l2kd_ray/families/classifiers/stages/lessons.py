@@ -22,13 +22,15 @@ from l2kd_ray.families.mixture import Pooled, TaskBatch
 
 @dataclass(frozen=True)
 class Item:
-    """A training example: its label (or number), its weight, and a teacher's logits for it."""
+    """A training example: its label (or number), its weights, and a teacher's logits for it."""
 
     texts: tuple[str, ...]
     head: str
     target: float
     domain: int = 0
     weight: float = 1.0
+    expertise: float = 1.0
+    """Weight of its distillation losses (Meta-KD)."""
     taught: Tensor | None = None
     """The teacher's logits [C]; None without a teacher."""
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.distill.corruption import DomainCorruption, corruption_loss
+from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.distill.logits import label_loss
 from l2kd_ray.distill.states import Outputs
@@ -31,7 +32,7 @@ class MetaTeacher(nn.Module):
     def of(cls, classifier: Classifier, domains: int, seed: int) -> MetaTeacher:
         """Add a corruption layer to `classifier`, with weights drawn from `seed`."""
         _start(seed, "corruption")
-        return cls(classifier, DomainCorruption(domains, classifier.body.width(pair=False)))
+        return cls(classifier, DomainCorruption(domains, classifier.body.state_width))
 
     def forward(self, inputs: TokenizedTexts, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the logits [B, C] and the domain logits [B, K]."""
@@ -95,7 +96,7 @@ class MetaStudent(nn.Module):
         """Add the maps to `classifier`, with weights drawn from `seed`; `corruption` is the
         teacher's."""
         _start(seed, "maps")
-        widths = classifier.body.width(pair=False), teacher.body.width(pair=False)
+        widths = classifier.body.state_width, teacher.body.state_width
         own = None
         if corruption is not None:
             own = DomainCorruption(corruption.embedding.num_embeddings, widths[0])
@@ -114,8 +115,12 @@ class MetaStudent(nn.Module):
 
 @dataclass(frozen=True)
 class DistilLoss:
-    """Meta-distillation's losses against a live teacher, frozen and without dropout."""
+    """w expertise * meta-distillation + (1 - w) * label loss, against a live teacher.
 
+    The teacher is frozen and without dropout.
+    """
+
+    weight: float
     objective: MetaDistillation
     teacher: Classifier
     head: str
@@ -141,13 +146,13 @@ class DistilLoss:
             theirs = None
             if self.corruption is not None:
                 theirs = self.corruption(teacher.feature, domain)[0]
-        if self.objective.wanted and student.mask.shape != teacher.mask.shape:
-            raise ValueError(
-                "teacher and student tokenize a text differently, so their layers cannot be "
-                "compared; give them one tokenizer, or set metakd.hidden and metakd.attention to 0"
-            )
         both = None if own is None or theirs is None else (own, theirs)
-        return self.objective.loss(student, teacher, both, fit=fit, transfer_fit=transfer_fit)
+        kd = self.objective.loss(student, teacher, both, fit=fit, transfer_fit=transfer_fit)
+        kd = kd * torch.tensor([item.expertise for item in items], device=device)
+        if self.weight == 1:
+            return kd
+        logits = student.logits.float()
+        return interpolate(kd, label_loss(logits, targets(items, logits)), self.weight)
 
 
 def _copy(parameter: nn.Parameter | None) -> Tensor | None:

@@ -101,9 +101,12 @@ def _features(model: Classifier, task: Labelled, context: Context) -> Tensor:
 class MetaTeach(Classify):
     """A teacher of all domains, with examples weighted by prototype scores and domain corruption.
 
-    Files: those of `Classify`, and `corruption.safetensors`, the transform of its features.
+    Files: those of `Classify`, and `corruption.safetensors`, the transform of its features. The
+    loss is the weighted mean of the examples' losses; with `raw` scores, which may sum to 0 or
+    less, it is the mean of the weighted losses, as in the released code.
     """
 
+    version = 3
     scores: Prototypes | None = None
     raw: bool = False
     corruption: float = 0.0
@@ -127,6 +130,7 @@ class MetaTeach(Classify):
             precision=self.precision,
             seed=self.seed,
             stream=self.stream,
+            by_weight=not self.raw,
         )
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
@@ -170,15 +174,18 @@ class Losses:
 class MetaDistil(TrainingStage):
     """Distil a teacher's layers, transferable features and predictions on a domain into `start`.
 
-    `expertise` are the teacher's logits for the domain's examples; with the prototype scores they
-    give the weights of the examples. Files: those of `Classify`.
+    `weight` is w in w * distillation losses + (1 - w) * label loss. `expertise` are the teacher's
+    logits for the domain's examples; with the prototype scores they give the examples' weights in
+    the distillation losses. Files: those of `Classify`.
     """
 
     kind = "learn"
+    version = 2
     start: Untrained | MetaDistil
     task: Labelled
     precision: Precision = "float32"
     teacher: Classify
+    weight: float
     losses: Losses
     scores: Prototypes | None = None
     expertise: Logits | None = None
@@ -200,14 +207,11 @@ class MetaDistil(TrainingStage):
 
         classifier, labels = load_classifier(context.files_of(self.start))
         folder = context.files_of(self.teacher)
-        teacher, theirs = load_classifier(folder)
-        _check_labels(
-            labels, theirs, head_of(classifier, self.stream), head_of(teacher, self.stream)
-        )
+        teacher, _ = load_classifier(folder)
         corruption = None
         if self.losses.transfer > 0:
             domains = len(self.teacher.tasks)
-            corruption = load_corruption(folder, domains, teacher.body.width(pair=False))
+            corruption = load_corruption(folder, domains, teacher.body.state_width)
         parts = {"temperature": self.losses.temperature or 1.0}
         objective = MetaDistillation(
             hidden=self.losses.hidden,
@@ -219,12 +223,13 @@ class MetaDistil(TrainingStage):
         model = MetaStudent.of(classifier, teacher, corruption, objective.wanted, self.seed)
         lessons = ClassifierLessons(
             pools={self.stream: self._items(labels, classifier, context)},
-            objective=DistilLoss(objective, teacher, head_of(teacher, self.stream), corruption),
+            objective=DistilLoss(
+                self.weight, objective, teacher, head_of(teacher, self.stream), corruption
+            ),
             optimisation=self.optimisation,
             precision=self.precision,
             seed=self.seed,
             stream=self.stream,
-            by_weight=False,
         )
         curve = fit(self, model, lessons, context)
         return leave(model.classifier, labels, curve, context)
@@ -247,7 +252,7 @@ class MetaDistil(TrainingStage):
         if self.expertise is None:
             return items
         weights = self._weights(labels, items, context)
-        return [replace(one, weight=weight) for one, weight in zip(items, weights, strict=True)]
+        return [replace(one, expertise=own) for one, own in zip(items, weights, strict=True)]
 
     def _weights(self, labels: Labels, items: list[Item], context: Context) -> list[float]:
         import torch
@@ -273,11 +278,3 @@ class MetaDistil(TrainingStage):
         index = {example.id: n for n, example in enumerate(whole.load(context))}
         chosen = [index[example.id] for example in self.task.load(context)]
         return known[self.stream][torch.tensor(chosen)]
-
-
-def _check_labels(own: Labels, theirs: Labels, head: str, other: str) -> None:
-    if own.of_head[head] != theirs.of_head[other]:
-        raise ValueError(
-            f"the student's labels are {own.of_head[head]}, the teacher's {theirs.of_head[other]}; "
-            "Meta-KD needs the same labels in all domains"
-        )

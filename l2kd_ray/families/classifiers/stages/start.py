@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from l2kd_ray.families.classifiers.model.classifier import Body, Classifier
 
 _LABELS = "labels.json"
-_DEFAULT_LENGTH = 128
+DEFAULT_LENGTH = 128
 """Largest number of tokens of a text if `train.max_length` is not set."""
 
 
@@ -135,7 +135,7 @@ class Untrained(Stage):
         from l2kd_ray.families.classifiers.model.words import Words
         from l2kd_ray.models.loading import load_encoder
 
-        overrides, length = dict(self.overrides), self.max_length or _DEFAULT_LENGTH
+        overrides, length = dict(self.overrides), self.max_length or DEFAULT_LENGTH
         if self.source is not None:
             return Encoder(*load_encoder(self.source, self.layers), max_length=length)
         size = overrides.pop("vocab_size", None)

@@ -7,7 +7,6 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.builder import LanguageBuilder, Student
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.method import Order, method
-from l2kd_ray.families.settings import Settings
 from l2kd_ray.section import Section
 
 
@@ -27,9 +26,9 @@ class MemoryOptions(Section):
     margin: float = Field(0.5, ge=0)
 
 
-def _whole_weights(settings: Settings) -> None:
+def _whole_weights(build: LanguageBuilder) -> None:
     """Raise InputError with LoRA, which does not train the weights that the penalty holds."""
-    if getattr(settings.family.train, "lora", None) is not None:
+    if build.settings.train.lora is not None:
         raise InputError(
             "a penalty by parameter importance acts on the model's weights, and with LoRA none of "
             "them is trained",

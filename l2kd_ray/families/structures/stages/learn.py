@@ -102,7 +102,7 @@ class LearnStructure(TrainingStage):
     """
 
     kind = "learn"
-    version = 3  # the weight of distillation is annealed step by step
+    version = 4  # annealed step by step; a labelled temperature is P^(1/T)
     start: UntrainedStructure | LearnStructure
     tasks: tuple[Labelled, ...]
     precision: Precision = "float32"
