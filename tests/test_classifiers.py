@@ -211,7 +211,7 @@ def test_what_is_wrong_is_said() -> None:
         check_encoder("berd", {})
     with pytest.raises(ValueError, match="the config of bert has no field n_layer"):
         check_encoder("bert", {"n_layer": 2})
-    with pytest.raises(ValueError, match=r"a bilstm has no field depth; .* max_length, maxout"):
+    with pytest.raises(ValueError, match=r"a bilstm has no field depth; .* dropout, maxout"):
         check_bilstm({"depth": 2})
     for pool in (1, True, "4", 2.0):
         with pytest.raises(ValueError, match="2 or more"):

@@ -75,7 +75,7 @@ CASES = [
     Odd("any file | UTF-16 with a byte order mark", "a.jsonl",
         labelled("x").encode("utf-16"), read=[("t0", "x")]),
     Odd("any file | UTF-16 with a byte order mark", "a.conll",
-        "ü B-x\n".encode("utf-32"), read=[("ü", "S-x")]),
+        "ü B-x\nb O\n".encode("utf-32"), read=[("ü b", "S-x O")]),
     Odd("any file | another encoding", "a.csv", "text,label\na,b\nü,x\n".encode("latin-1"),
         refused=r"a\.csv:3: the file is not UTF-8"),
     Odd("any file | another encoding", "a.csv", "text,label\na,b\n".encode("utf-16")[:-1],
@@ -226,7 +226,7 @@ CASES = [
             read=[(f"a{space}b {space}", answer)])
         for space in WIDE
         for name, content, spec, answer in (
-            ("a.conll", f"a{space}b O\n{space} O\n", {}, "O O"),
+            ("a.conll", f"a{space}b B-x\n{space} O\n", {}, "S-x O"),
             ("a.txt", f"a{space}b {space}\n", {"format": "text"}, ""),
             ("a.conllu", "\n".join([word("1", f"a{space}b", "0"), word("2", space, "1")]), {},
              "0:x 1:x"),
@@ -242,8 +242,8 @@ CASES = [
     Odd("conll | tabs in one place and blanks in another", "a.conll",
         "EU NNP\tB-ORG\nPeter\tNNP\tB-PER\n", refused=r"a\.conll:1: the cells are separated"),
     Odd("conll | `-DOCSTART-`", "a.conll",
-        "-DOCSTART- -X- O\na NN O\n\n-DOCSTART- -X- O\n\nb NN O\n",
-        read=[("a", "O"), ("b", "O")], counted={"-DOCSTART-": 2}),
+        "-DOCSTART- -X- O\na NN O\n\n-DOCSTART- -X- O\n\nb NN B-x\n",
+        read=[("a", "O"), ("b", "S-x")], counted={"-DOCSTART-": 2}),
     Odd("conll | a space in a word", "a.conll", "a b\tB-x\nc\tO\n",
         read=[("a\u00a0b c", "S-x O")], counted={"space in a word, now U+00A0": 1}),
     Odd("conllu | multiword tokens and empty nodes", "a.conllu",

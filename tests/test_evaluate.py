@@ -184,14 +184,15 @@ def study(tiny: Any, tmp_path: Path) -> Any:
 
 
 def test_a_study_asks_for_extras_and_for_the_leak_free_part_of_test_alone(study: Any) -> None:
-    def untrained_model(found: Study) -> dict[tuple[str, str], Evaluate]:
-        cells = found.trials()[-1].steps[0]
+    def evaluations(found: Study, step: int) -> dict[tuple[str, str], Evaluate]:
+        cells = found.trials()[-1].steps[step]
         return {(cell.task, cell.split): cell.stage for cell in cells}
 
-    few, more = untrained_model(study(30)), untrained_model(study(40))
+    few, more = evaluations(study(30), 0), evaluations(study(40), 0)  # of the untrained model
+    last = evaluations(study(30), -1)
     assert few["rnnlg.rest", "test"].seen is not None
-    assert [few[cell].seen for cell in few if cell != ("rnnlg.rest", "test")] == [None] * 5
-    assert few["rnnlg.rest", "dev"].extras == few["gen.rest", "test"].extras
+    assert [last[cell].seen for cell in last if cell != ("rnnlg.rest", "test")] == [None] * 5
+    assert last["rnnlg.rest", "dev"].extras == few["gen.rest", "test"].extras
     assert few["own", "test"].extras == ()
     tasks = study(30).resolved.tasks
     for (task, _), stage in few.items():

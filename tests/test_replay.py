@@ -117,7 +117,10 @@ def sized(rows: Sequence[int], ratio: float, shares: str) -> LanguageBuilder:
     config = parse_study({**TINY, "tasks": TASKS, "replay": {"ratio": ratio, "shares": shares}})
     found = resolved(tuple(TASKS))
     tasks = {
-        name: replace(task, splits={**task.splits, "train": replace(task.splits["train"], rows=n)})
+        name: replace(
+            task,
+            splits={**task.splits, "train": replace(task.splits["train"], cap=None, rows=n)},
+        )
         for (name, task), n in zip(found.tasks.items(), rows, strict=True)
     }
     return LanguageBuilder(config.settings, replace(found, tasks=tasks), METHODS["lamol"])

@@ -15,6 +15,7 @@ from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.report.sentences import doubt_words
 
 TASKS = ("a", "b")
+UNTAUGHT = np.full(2, np.nan)
 FACTS = {"a": TaskFacts(400, majority=50.0), "b": TaskFacts(400)}
 NO_ANSWERS = pd.DataFrame(columns=["method", "setting", "task", "answers", "references"])
 ORDERS = (("a", "b"), ("b", "a"))
@@ -33,7 +34,7 @@ def trials(
         for method, scores in (("multitask", bound), ("single", single)):
             R = np.full((3, 2), np.nan)
             R[-1] = [{"a": 80.0, "b": 70.0, **(scores or {})}[task] for task in TASKS]
-            every.append(ScoredTrial(f"{method}{seed}", method, "{}", "", seed, TASKS, R))
+            every.append(ScoredTrial(f"{method}{seed}", method, "{}", "", seed, TASKS, R, UNTAUGHT))
         for order in ORDERS:
             R = np.full((3, 2), untrained)
             for j, task in enumerate(order):
@@ -43,7 +44,7 @@ def trials(
             if final and seed in final:
                 R[2] = final[seed]
             name = f"l2kd{seed}{order}"
-            every.append(ScoredTrial(name, "l2kd", "{}", ">".join(order), seed, order, R))
+            every.append(ScoredTrial(name, "l2kd", "{}", ">".join(order), seed, order, R, UNTAUGHT))
     return every
 
 
@@ -124,7 +125,7 @@ def seeds_at(finals: Mapping[str, float]) -> list[ScoredTrial]:
     for seed, final in finals.items():
         for order in ORDERS:
             R = np.array([[0.0, 0], [78, 0], [final, final]])
-            every.append(ScoredTrial(seed, "l2kd", "{}", ">".join(order), seed, order, R))
+            every.append(ScoredTrial(seed, "l2kd", "{}", ">".join(order), seed, order, R, UNTAUGHT))
     return every
 
 
