@@ -203,8 +203,8 @@ def test_the_python_api_has_the_same_verbs(swept: Path, monkeypatch: pytest.Monk
 def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -> None:
     """Optuna sees the mean dev score over the orders; told results are told again."""
     changes = {
-        "methods": ["l2kd", "finetune"],
-        "search": {"kd.temperature": {"uniform": [1.0, 4.0]}},
+        "methods": ["finetune"],
+        "search": {"train.lr": {"uniform": [1e-4, 1e-2]}},
         "tune": {"searcher": "optuna", "num_samples": 1},
     }
     file = study_file(**changes)
@@ -213,11 +213,11 @@ def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -
     base = tmp_path / "results/studies/tiny"
     done = Store(str(tmp_path / "results")).listing().finished
     assert len(done) <= sum(count["unique"] for count in bound.values())
-    tried = json.loads((base / "settings.json").read_text())["l2kd"]
+    tried = json.loads((base / "settings.json").read_text())["finetune"]
     assert len(tried) == 1
     results = pd.read_parquet(base / "results.parquet")
     assert results.groupby("method").size().to_dict() == {
-        "finetune": 2, "l2kd": 2, "multitask": 1, "single": 1
+        "finetune": 2, "multitask": 1, "single": 1
     }  # fmt: skip
     scores = pd.read_parquet(base / "scores.parquet")
     assert set(scores["split"]) == {"dev", "test"}
@@ -225,11 +225,11 @@ def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -
     l2kd("sweep", file, folder=tmp_path)  # all is tried: no Ray is started
     assert result_bytes(tmp_path) == before
     l2kd("sweep", file, "tune.num_samples=2", folder=tmp_path)
-    grown = json.loads((base / "settings.json").read_text())["l2kd"]
+    grown = json.loads((base / "settings.json").read_text())["finetune"]
     assert grown[:1] == tried
     assert len(grown) == 2
     results = pd.read_parquet(base / "results.parquet")
-    assert results.groupby("method").size()["l2kd"] == 4
+    assert results.groupby("method").size()["finetune"] == 4
 
 
 def test_a_stage_that_fails_takes_its_trials_alone(study_file: Any, tmp_path: Path) -> None:

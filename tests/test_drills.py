@@ -31,7 +31,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return disturb(make(tmp_path_factory.mktemp("drills"), "reference", **SMALL), "stage", 0, 0)
 
 
-@pytest.mark.parametrize("target", ["stage", "command"])
+@pytest.mark.parametrize("target", [pytest.param("stage", marks=pytest.mark.drill), "command"])
 def test_whatever_is_killed_the_bytes_are_the_same(
     target: str, reference: Run, tmp_path: Path
 ) -> None:
@@ -181,6 +181,7 @@ def test_two_sweeps_into_one_storage_do_no_harm(reference: Run, tmp_path: Path) 
     assert run.results() == reference.results()
 
 
+@pytest.mark.drill
 def test_torn_and_altered_files_are_found_said_and_computed_again(
     reference: Run, tmp_path: Path
 ) -> None:

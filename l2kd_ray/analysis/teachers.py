@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
+
+_SHOWN = [
+    "teacher/avg",
+    *("gap/teacher_first", "teacher_first/low", "teacher_first/high"),
+    *("gap/teacher", "teacher/low", "teacher/high"),
+]
 
 
 def teachers_of(scores: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
     """One row for each arm that has teachers, in the order of `arms`.
 
-    Columns: method, setting, group (arms of one number share all of their teachers; from 1),
-    teacher/avg, gap/teacher_first and gap/teacher with their intervals, as in `compare`.
+    Columns: method, setting, group (arms of one number share all of their teachers; from 1), and
+    of `compare` the teachers' own score, and the gaps to it with their intervals.
     """
     if arms.empty:
         return arms
     taught = scores[scores["teacher"] != ""]
     models = taught.groupby(["method", "setting"])["teacher"].agg(frozenset)
-    named = pd.MultiIndex.from_frame(arms[["method", "setting"]])
-    known = [models.get(arm) for arm in named]
+    known = [models.get(arm) for arm in zip(arms["method"], arms["setting"], strict=True)]
     groups = {own: number for number, own in enumerate(dict.fromkeys(filter(None, known)), 1)}
-    found = arms[[bool(own) for own in known]].copy()
-    found["group"] = np.array([groups[own] for own in known if own], dtype=int)
-    of_teachers = [name for name in found if "teacher" in str(name).split("/", 1)[0]]
-    of_teachers += [name for name in found if str(name).startswith("gap/teacher")]
-    return found[["method", "setting", "group", *of_teachers]].reset_index(drop=True)
+    found = arms.loc[[bool(own) for own in known], ["method", "setting", *_SHOWN]]
+    found.insert(2, "group", [groups[own] for own in known if own])
+    return found.reset_index(drop=True)
