@@ -48,6 +48,13 @@ def test_gains_are_paired_differences_to_the_student_without_a_teacher() -> None
         assert row["high"] - row["low"] > one["high"] - one["low"]
 
 
+def test_a_search_beyond_the_papers_settings_has_no_setting_of_the_paper() -> None:
+    """Which of those with its temperature would it be?"""
+    grid = [{**one, "teaching.epochs": n} for one in GRID for n in (5, 15)]
+    seen = found(scores(settings={"l2kd": grid}))
+    assert list(seen.gains["published"]) == [False]
+
+
 def test_a_setting_that_is_both_the_best_and_the_papers_is_said_once() -> None:
     seen = found(scores(settings={"l2kd": GRID[-1:]}))
     assert seen.gains[["selected", "published"]].to_numpy().tolist() == [[True, True]]

@@ -461,3 +461,22 @@ def paragraphs(page: Path) -> Iterator[str]:
 def test_paragraphs_are_short(page: Path) -> None:
     for paragraph in paragraphs(page):
         assert len(paragraph.split()) < 100, paragraph[:80]
+
+
+def test_the_example_reports_numbers_are_drawn_from_the_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the page of the evidence says; figures are left out."""
+    monkeypatch.setattr("l2kd_ray.report.style.png", lambda _: b"PNG")
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/evidence/README.md").read_text(), re.S
+    )
+    exec(block.replace('"nlg-real", scores', f'"{tmp_path}", scores'), {})
+    tables = [
+        page.read_text().split("| Method | Mean gap |")[1].split("\n\n")[0]
+        for page in (tmp_path / "report.md", ROOT / "docs/example_report/report.md")
+    ]
+    gaps = [re.findall(r"^\| (\w[\w-]*) \| (\S+)", table, re.M) for table in tables]
+    assert gaps[0] == gaps[1]
+    assert len(gaps[0]) == 8

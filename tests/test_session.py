@@ -90,8 +90,12 @@ def test_errors_of_the_cluster_are_one_line_each(capfd: pytest.CaptureFixture[st
     page = "Raylet is terminated.\n" + "a line of its log\n" * 20
     for _ in range(3):
         ray._private.worker.print_to_stdstream({"lines": [page]})  # type: ignore[call-arg]
+    cursors = "WARNING: 8 PYTHON worker processes have been started on node: 1, 4x the maximum"
+    ray._private.worker.print_to_stdstream({"lines": [cursors]})  # type: ignore[call-arg]
     # Here stderr's descriptor, where Ray's messages go, is the terminal, too.
-    assert capfd.readouterr().err.count("Ray: Raylet is terminated.\n") == 1
+    said = capfd.readouterr().err
+    assert said.count("Ray: Raylet is terminated.\n") == 1
+    assert "Ray: WARNING" not in said
 
 
 @pytest.mark.usefixtures("_prepared")

@@ -35,7 +35,7 @@ def gains(
         arms: the selected rows of `compare`.
         every: the rows of all settings of `compare`.
         taught: the methods with teachers.
-        published: see `Published`; used where the search has tried all of an arm's values.
+        published: see `Published`; used where the search is over such settings alone.
 
     Returns:
         The rows of `compare_methods`, `difference` negative where distillation narrows the gap;
@@ -71,7 +71,6 @@ def _control(arms: pd.DataFrame, taught: Collection[str]) -> ArmId | None:
 
 
 def _agrees(setting: str, published: Mapping[str, Any]) -> bool:
-    """True if a searched setting (JSON) has the published value of each key that it names."""
+    """True if a searched setting (JSON) names published settings alone, and has their values."""
     values = json.loads(setting)
-    shared = values.keys() & published.keys()
-    return bool(shared) and all(values[key] == published[key] for key in shared)
+    return bool(values) and values.items() <= published.items()

@@ -23,8 +23,6 @@ ENVIRONMENT = {
     # Ray's coming default, set to silence its warning: a task without a GPU keeps
     # CUDA_VISIBLE_DEVICES.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # There are more cursors than CPUs on purpose; Ray's warning about it confused newcomers.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker processes have been started",
     # By default Ray repeats a task without limit that it killed because memory was short.
     "RAY_task_oom_retries": "3",
     # A head that is started here shares a machine that may be busy for minutes.
