@@ -200,14 +200,16 @@ def test_the_python_api_has_the_same_verbs(swept: Path, monkeypatch: pytest.Monk
     assert len(study.results()) == 8
 
 
-def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -> None:
-    """Optuna sees the mean dev score over the orders; told results are told again."""
-    changes = {
-        "methods": ["finetune"],
-        "search": {"train.lr": {"uniform": [1e-4, 1e-2]}},
-        "tune": {"searcher": "optuna", "num_samples": 1},
-    }
-    file = study_file(**changes)
+ADAPTIVE: dict[str, Any] = {
+    "methods": ["finetune"],
+    "search": {"train.lr": {"uniform": [1e-4, 1e-2]}},
+    "tune": {"searcher": "optuna", "num_samples": 1},
+}
+
+
+def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path) -> None:
+    """Optuna sees the mean dev score over the orders; a second run tries nothing."""
+    file = study_file(**ADAPTIVE)
     bound = json.loads(l2kd("plan", file, "--json", folder=tmp_path))["stages"]
     l2kd("sweep", file, folder=tmp_path)
     base = tmp_path / "results/studies/tiny"
@@ -224,6 +226,14 @@ def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -
     before = result_bytes(tmp_path)
     l2kd("sweep", file, folder=tmp_path)  # all is tried: no Ray is started
     assert result_bytes(tmp_path) == before
+
+
+@pytest.mark.drill
+def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -> None:
+    """Told results are told again."""
+    file, base = study_file(**ADAPTIVE), tmp_path / "results/studies/tiny"
+    l2kd("sweep", file, folder=tmp_path)
+    tried = json.loads((base / "settings.json").read_text())["finetune"]
     l2kd("sweep", file, "tune.num_samples=2", folder=tmp_path)
     grown = json.loads((base / "settings.json").read_text())["finetune"]
     assert grown[:1] == tried

@@ -97,6 +97,7 @@ print("left", head)
 """
 
 
+@pytest.mark.drill  # a Ray of its own, which is slow to end
 def test_a_head_that_does_not_answer_is_left() -> None:
     """The process ends by itself, with its own exit code, and the head with it."""
     command = [sys.executable, "-c", SILENT_HEAD]
