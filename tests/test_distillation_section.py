@@ -59,7 +59,7 @@ def test_a_setting_that_is_both_the_best_and_the_papers_is_said_once() -> None:
     seen = found(scores(settings={"l2kd": GRID[-1:]}))
     assert seen.gains[["selected", "published"]].to_numpy().tolist() == [[True, True]]
     (sentence,) = gain_sentences(seen.gains)
-    assert "at the paper's temperature 2, weight 1, which is also its best on dev" in sentence
+    assert "at the paper's kd.temperature 2, kd.weight 1, which is also its best on dev" in sentence
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,7 @@ def test_terminal_table(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     shown = printed(terminal_table(study(seeds=SEEDS, settings=SETTINGS)), capsys)
-    assert "l2kd (temperature 2, weight 1) *" in shown
+    assert "l2kd (kd.temperature 2, kd.weight 1) *" in shown
     assert "selected on dev" in shown
     with pytest.raises(ValueError, match="no rows"):
         terminal_table(study().iloc[:0])
@@ -254,7 +254,7 @@ def no_terminal(*_: int) -> os.terminal_size:
 def test_labels() -> None:
     assert task_labels(["rnnlg.rest", "rnnlg.tv"]) == {"rnnlg.rest": "rest", "rnnlg.tv": "tv"}
     assert task_labels(["rnnlg.rest", "e2e"])["rnnlg.rest"] == "rnnlg.rest"
-    assert setting_label('{"kd.weight":1,"train.lr":6.25e-05}') == "weight 1, lr 6.25e-05"
+    assert setting_label('{"kd.weight":1,"train.lr":6.25e-05}') == "kd.weight 1, train.lr 6.25e-05"
     assert setting_label({"kd.lr": 1, "train.lr": 2}) == "kd.lr 1, train.lr 2"
     short, legend = order_labels(["a>b", "b>a"])
     assert (short["b>a"], legend) == ("b › a", "")  # noqa: RUF001

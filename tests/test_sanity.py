@@ -163,7 +163,7 @@ def test_one_sentence_for_each_flaw_with_its_numbers() -> None:
     words = list(doubt_words(doubts))
     assert [line.count("\n") for line in words] == [0] * 4
     assert "a (13.0 against 24.3)" in words[0]
-    assert "l2kd (temperature 2) on b (100 %)" in words[1]
+    assert "l2kd (kd.temperature 2) on b (100 %)" in words[1]
     assert "and 3 more" in words[2]
     assert "lamol, seed 2 (3.1 against 41.0)" in words[3]
 

@@ -265,7 +265,7 @@ def test_settings_and_what_weakens_a_stream_are_printed(capsys: pytest.CaptureFi
     for section in stream_sections(found):
         print_section(section)
     words = capsys.readouterr().out
-    assert "temperature 2" in words
+    assert "kd.temperature 2" in words
     assert "l2kd ends nearer to multi-task than lamol in at least 2 of 2 streams: x, y." in words
     assert "x, y: all 6 orders." in words
     seen = Seen(("a", "b"), ("1", "2"), 2, 2)

@@ -352,3 +352,22 @@ def stand_in(task: Any, folder: Path) -> Any:
     if known.metric in ("dsem", "lfem"):  # they read answers of their own form
         own["metric"] = "em"
     return {**own, "train": str(file), "test": str(file), "max_test": 5}
+
+
+def test_a_setting_holds_only_the_searched_keys_that_its_arm_reads(tiny: Any) -> None:
+    """Values that change nothing in an arm are no settings of their own: it runs once for all."""
+    study = tiny(
+        methods=["finetune", "lamol", "l2kd"],
+        search={"kd.temperature": {"grid": [1, 3]}, "replay.ratio": {"grid": [0.25, 0.5]}},
+    )
+    settings = {arm.name: study.settings(arm) for arm in study.config.arms}
+    ratios = [{"replay.ratio": 0.25}, {"replay.ratio": 0.5}]
+    assert settings["finetune"] == ({},)
+    assert settings["lamol"] == ratios
+    assert settings["l2kd"] == [{"kd.temperature": t} | ratio for t in (1, 3) for ratio in ratios]
+    unlike = {
+        (trial.method, str(trial.setting)): trial.steps[-1][0].stage.key
+        for trial in study.trials()
+        if trial.order == study.orders[0] and trial.seed == study.config.replicates[0]
+    }
+    assert len(set(unlike.values())) == len(unlike)

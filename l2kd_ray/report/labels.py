@@ -22,13 +22,9 @@ def method_label(method: str) -> str:
 
 
 def setting_label(setting: str | Mapping[str, object]) -> str:
-    """`temperature 2, weight 0.5` of the searched settings (JSON or mapping); "" of none."""
+    """`kd.temperature 2, kd.weight 0.5` of the searched settings (JSON or mapping); "" of none."""
     values = json.loads(setting) if isinstance(setting, str) else setting
-    last = [key.rpartition(".")[2] for key in values]
-    names = [end if last.count(end) == 1 else key for key, end in zip(values, last, strict=True)]
-    return ", ".join(
-        f"{name} {short(value)}" for name, value in zip(names, values.values(), strict=True)
-    )
+    return ", ".join(f"{key} {short(value)}" for key, value in values.items())
 
 
 def short(value: object) -> str:

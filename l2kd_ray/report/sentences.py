@@ -37,16 +37,16 @@ _DOUBTS: Mapping[Flaw, tuple[str, str]] = {
         "so a gap to it is not to an upper bound; train longer (train.epochs or train.steps)",
     ),
     Flaw.BOUND_AT_MAJORITY: (
-        "Multi-task is no better than always answering the majority label",
+        "Multi-task is not told apart from always answering the majority label",
         "so a gap to it says little; train longer (train.epochs or train.steps)",
     ),
     Flaw.BOUND_UNTRAINED: (
-        "Multi-task is no better than the untrained model",
+        "Multi-task is not told apart from the untrained model",
         "so a gap to it says little; train longer (train.epochs or train.steps)",
     ),
     Flaw.ONE_ANSWER: ("One answer to nearly all test examples", ""),
     Flaw.LEARNT_NOTHING: (
-        "Right after learning a task, no better than the untrained model",
+        "Right after learning a task, not told apart from the untrained model",
         "train longer (train.epochs or train.steps)",
     ),
     Flaw.REPLAY_INVALID: (
@@ -198,7 +198,7 @@ def doubt_words(doubts: Sequence[Doubt]) -> Iterator[str]:
 
 
 def _doubtful(doubt: Doubt) -> str:
-    """`l2kd (temperature 2) on agnews (13.0 against 24.3)`."""
+    """`l2kd (kd.temperature 2) on agnews (13.0 against 24.3)`."""
     setting = setting_label(doubt.setting)
     words = method_label(doubt.method) + (f" ({setting})" if setting else "")
     words = doubt.task if doubt.flaw.of_bound else words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import product
 from typing import Any
 
@@ -17,6 +17,11 @@ Setting = Mapping[str, Any]
 def setting_id(setting: Setting) -> str:
     """The form of a setting in the result files: JSON with sorted keys, `{}` for none."""
     return json.dumps(dict(setting), sort_keys=True)
+
+
+def without(setting: Setting, keys: Collection[str]) -> Setting:
+    """The setting with some of its keys left at the study's own values."""
+    return {key: value for key, value in setting.items() if key not in keys}
 
 
 def settings_of(config: StudyConfig) -> list[Setting]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import nan
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES, SCORE_COLUMNS
 from l2kd_ray.study.orders import order_id, orders_of, spread
 from l2kd_ray.study.schema import Arm, StudyConfig
-from l2kd_ray.study.search import Setting, setting_id, settings_of
+from l2kd_ray.study.search import Setting, setting_id, settings_of, without
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.tasks.spec import Split
 
@@ -154,11 +154,28 @@ class Study:
         ]
 
     def reads_search(self, arm: Arm) -> bool:
-        """True if a searched setting changes the arm's stages on the first instance."""
-        settings = [{}, *settings_of(self.config)]
+        """True if a searched setting changes the arm's stages."""
+        return bool(self._searched[arm.name])
+
+    @cached_property
+    def _searched(self) -> Mapping[str, Collection[str]]:
+        """By arm, the searched keys that change its stages on the first instance, in any
+        setting."""
         order, seed = self.orders[0], self.config.replicates[0]
-        trials = (self._student(arm, setting, order, seed) for setting in settings)
-        return len({tuple(cell.stage for cell in trial.steps[-1]) for trial in trials}) > 1
+        settings = settings_of(self.config)
+
+        def stages(arm: Arm, setting: Setting) -> tuple[Stage, ...]:
+            trial = self._student(arm, setting, order, seed)
+            return tuple(cell.stage for cell in trial.steps[-1])
+
+        return {
+            arm.name: [
+                key
+                for key in self.config.search
+                if any(stages(arm, each) != stages(arm, without(each, {key})) for each in settings)
+            ]
+            for arm in self.config.arms
+        }
 
     def scores(self, source: AnyStore, trials: Sequence[Trial]) -> pd.DataFrame:
         """The long form of R (columns: SCORE_COLUMNS) from all stored evaluations, sorted."""
@@ -200,10 +217,14 @@ class Study:
         return Study(self.config.model_copy(update={"seeds": seeds}), self.resolved)
 
     def settings(self, arm: Arm, settings: ArmSettings | None = None) -> Sequence[Setting]:
-        """The settings of an arm; one empty setting if it reads none of the searched keys."""
-        if not self.config.search or not self.reads_search(arm):
+        """The settings of an arm, each with the searched keys that the arm reads alone."""
+        if not self.reads_search(arm):
             return ({},)
-        return settings_of(self.config) if settings is None else settings.get(arm.name, ())
+        if settings is not None:
+            return settings.get(arm.name, ())
+        unread = set(self.config.search).difference(self._searched[arm.name])
+        own = [without(setting, unread) for setting in settings_of(self.config)]
+        return list({setting_id(setting): setting for setting in own}.values())
 
     def _reference(self, name: str, seed: Seed) -> Trial:
         """The trial of a reference, which uses the study's own settings and none that is
