@@ -20,7 +20,7 @@ from l2kd_ray.core.stage import CURVE
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill import linear_loss
 from l2kd_ray.distill.cross_entropy import inner, interpolate, structural_cross_entropy
-from l2kd_ray.distill.divergences import DIVERGENCES, Divergence, forward
+from l2kd_ray.distill.divergences import DIVERGENCES, FORMULAS, Divergence, forward, reverse
 from l2kd_ray.distill.gradients import bias, gradient
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.logits import soft_cross_entropy
@@ -45,7 +45,7 @@ def plain_forward(student: Tensor, teacher: Tensor, T: float) -> Tensor:
     return T**2 * (p * (p.log() - q.log())).sum(-1)
 
 
-def reverse(student: Tensor, teacher: Tensor, T: float) -> Tensor:
+def plain_reverse(student: Tensor, teacher: Tensor, T: float) -> Tensor:
     """T^2 KL(student || teacher)."""
     return plain_forward(teacher, student, T)
 
@@ -116,7 +116,7 @@ def batch() -> tuple[Positions, list[Any]]:
     return positions, [Knowledge(hidden, head), kept]
 
 
-@pytest.mark.parametrize("divergence", [plain_forward, reverse, skew_kl(0.3)])
+@pytest.mark.parametrize("divergence", [plain_forward, plain_reverse, skew_kl(0.3)])
 @pytest.mark.parametrize("chunk", [V, 3 * V, 2**24])
 def test_the_fused_loss_of_any_divergence_passes_gradcheck(
     divergence: Divergence, chunk: int, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +145,7 @@ def test_a_divergence_sees_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) 
         sizes.append(len(student))
         assert student.requires_grad
         assert not teacher.requires_grad
-        return reverse(student, teacher, T)
+        return plain_reverse(student, teacher, T)
 
     monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", 3 * V)
     hidden, weight = draw(10, WIDTH, seed=1).requires_grad_(), draw(V, WIDTH, seed=2)
@@ -197,6 +197,144 @@ def test_an_interpolation_reads_no_label_where_there_is_none() -> None:
     assert interpolate(kd, kd + 1, 0.5).tolist() == [2.5, 3.5]
 
 
+# The built-ins
+
+
+Named = tuple[str, tuple[tuple[str, float | bool], ...]]
+BUILT_IN: list[Named] = [
+    ("forward", ()),
+    ("reverse", ()),
+    ("jsd", (("beta", 0.2), ("unit", True))),
+    ("jsd", (("beta", 0.2), ("unit", False))),
+    ("skew_forward", (("skew", 0.3),)),
+    ("skew_reverse", (("skew", 0.3),)),
+    ("tvd", ()),
+]
+
+
+def named(name: str, **parameters: float | bool) -> Divergence:
+    return SoftTargets(divergence=name, parameters=tuple(parameters.items())).loaded_divergence
+
+
+def plain(name: str, p: list[float], q: list[float], **given: float) -> float:
+    """A divergence of the teacher's p and the student's q, number by number, from its formula."""
+
+    def kl(a: list[float], b: list[float]) -> float:
+        return sum(x * math.log(x / y) for x, y in zip(a, b, strict=True))
+
+    def mix(share: float, a: list[float], b: list[float]) -> list[float]:
+        return [share * x + (1 - share) * y for x, y in zip(a, b, strict=True)]
+
+    beta, skew = given.get("beta", 0.5), given.get("skew", 0.5)
+    m = mix(beta, p, q)
+    value = {
+        "forward": kl(p, q),
+        "reverse": kl(q, p),
+        "jsd": beta * kl(p, m) + (1 - beta) * kl(q, m),
+        "skew_forward": kl(p, mix(skew, p, q)),
+        "skew_reverse": kl(q, mix(skew, q, p)),
+        "tvd": sum(abs(x - y) for x, y in zip(p, q, strict=True)) / 2,
+    }[name]
+    return value / (beta * (1 - beta)) if given.get("unit") else value
+
+
+@pytest.mark.parametrize(("name", "given"), BUILT_IN)
+@pytest.mark.parametrize("T", [0.5, 1.0, 3.0])
+def test_a_built_in_is_t_squared_times_its_formula(
+    name: str, given: tuple[tuple[str, float | bool], ...], T: float
+) -> None:
+    student, teacher = 2 * draw(C, V, seed=1), 2 * draw(C, V, seed=2)
+    p, q = (teacher / T).softmax(-1).tolist(), (student / T).softmax(-1).tolist()
+    wanted = [T**2 * plain(name, *pair, **dict(given)) for pair in zip(p, q, strict=True)]
+    found = named(name, **dict(given))
+    torch.testing.assert_close(found(student, teacher, T), torch.tensor(wanted).double())
+    assert min(found(student, teacher, T)) > 0
+    single = found(student.float(), teacher.float(), T)
+    torch.testing.assert_close(single, torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "given"), BUILT_IN)
+def test_a_built_in_passes_gradcheck_and_is_0_without_gradient_at_the_teacher(
+    name: str, given: tuple[tuple[str, float | bool], ...]
+) -> None:
+    student, teacher = draw(C, V, seed=1).requires_grad_(), draw(C, V, seed=2)
+    found = named(name, **dict(given))
+    assert torch.autograd.gradcheck(lambda z: found(z, teacher, 2.0), (student,))
+    same = teacher.clone().requires_grad_()
+    at = found(same, teacher, 2.0)
+    (slope,) = torch.autograd.grad(at.sum(), same)
+    torch.testing.assert_close(at, torch.zeros(C).double(), atol=1e-12, rtol=0)
+    torch.testing.assert_close(slope, torch.zeros(C, V).double(), atol=1e-7, rtol=0)
+
+
+@settings(max_examples=20)
+@given(T=temperatures, seed=st.integers(0, 99), k=st.sampled_from([None, 2, V - 1]))
+def test_the_closed_form_of_reverse_kl_is_autograds(T: float, seed: int, k: int | None) -> None:
+    student, logits = (2 * draw(C, V, seed=s) for s in (seed, seed + 100))
+    teacher = logits if k is None else MostLikely.of(logits, k)
+    weight = draw(C, seed=3).abs()
+
+    def way(divergence: Divergence) -> tuple[Tensor, Tensor]:
+        given = teacher.clone() if isinstance(teacher, Tensor) else teacher
+        return gradient(student.clone(), given, weight, T, divergence)
+
+    torch.testing.assert_close(way(reverse), way(plain_reverse))
+
+
+def test_limits_of_the_families_are_forward_and_reverse_kl() -> None:
+    student, teacher, T, near = draw(C, V, seed=1), draw(C, V, seed=2), 2.0, 1e-6
+    limits = [
+        (named("jsd", beta=near, unit=True), forward),
+        (named("jsd", beta=1 - near, unit=True), reverse),
+        (named("skew_forward", skew=near), forward),
+        (named("skew_reverse", skew=near), reverse),
+    ]
+    for found, limit in limits:
+        torch.testing.assert_close(
+            found(student, teacher, T), limit(student, teacher, T), rtol=1e-4, atol=1e-5
+        )
+    raw = named("jsd", beta=near, unit=False)(student, teacher, T)
+    assert float(raw.max()) < 1e-5  # GKD's code vanishes towards its ends, and jumps at them
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("T", [1.0, 2.0])
+def test_the_raw_divergence_without_t_squared_is_the_loss_of_trl(beta: float, T: float) -> None:
+    """`generalized_jsd_loss` of TRL's GKDTrainer, written out."""
+    student, teacher = draw(C, V, seed=1), draw(C, V, seed=2)
+    log_q, log_p = (student / T).log_softmax(-1), (teacher / T).log_softmax(-1)
+
+    def kl_div(of: Tensor, against: Tensor) -> Tensor:
+        return torch.nn.functional.kl_div(of, against, reduction="none", log_target=True)
+
+    if beta == 0:
+        wanted = kl_div(log_q, log_p)
+    elif beta == 1:
+        wanted = kl_div(log_p, log_q)
+    else:
+        mixture = torch.stack([log_q + math.log1p(-beta), log_p + math.log(beta)]).logsumexp(0)
+        wanted = beta * kl_div(mixture, log_p) + (1 - beta) * kl_div(mixture, log_q)
+    ends = {0.0: forward, 1.0: reverse}
+    found = ends.get(beta) or named("jsd", beta=beta, unit=False)
+    torch.testing.assert_close(found(student, teacher, T) / T**2, wanted.sum(-1))
+
+
+def test_an_unscaled_loss_has_no_squared_temperature() -> None:
+    positions, knowledge = batch()
+    taught = replace(positions, share=(positions.teacher != NO_TEACHER).double())
+    hidden, head = draw(12, WIDTH, seed=0), OutputLayer(draw(V, WIDTH, seed=1))
+    rows = torch.tensor([1.0, 0.0, 1.0]).double()  # none without a teacher
+    usual, unscaled = (
+        SoftTargets(3.0, unscaled=flag).loss(hidden, head, knowledge, taught, rows)
+        for flag in (None, True)
+    )
+    torch.testing.assert_close(unscaled, usual / 9)
+
+
+def test_every_built_in_has_a_formula() -> None:
+    assert list(FORMULAS) == list(DIVERGENCES)
+
+
 # In a study
 
 
@@ -227,6 +365,55 @@ def test_a_divergence_and_its_options_are_part_of_the_key(tiny: Any) -> None:
     assert len({student.key for student in made.values()}) == 3
     objective = made["skewed"].objective
     assert objective.loaded_divergence is objective.loaded_divergence  # loaded once
+
+
+def test_limits_and_what_has_no_effect_share_one_key(tiny: Any) -> None:
+    made = students(
+        tiny,
+        {
+            "forward": {},
+            "jsd-0": {"kd.divergence": "jsd", "kd.beta": 0.0},
+            "skew-0": {"kd.divergence": "skew_forward", "kd.skew": 0.0},
+            "reverse": {"kd.divergence": "reverse"},
+            "jsd-1": {"kd.divergence": "jsd", "kd.beta": 1.0, "kd.jsd_scale": "raw"},
+            "skewed-reverse-0": {"kd.divergence": "skew_reverse", "kd.skew": 0.0},
+            "at-1": {"kd.temperature": 1.0},
+            "at-1-unscaled": {"kd.temperature": 1.0, "kd.scale": "none"},
+            "unscaled": {"kd.scale": "none"},
+            "jsd": {"kd.divergence": "jsd"},
+            "raw": {"kd.divergence": "jsd", "kd.jsd_scale": "raw"},
+            "skewed": {"kd.divergence": "skew_forward"},
+            "tvd": {"kd.divergence": "tvd"},
+        },
+    )
+    alike = [
+        ["forward", "jsd-0", "skew-0"],
+        ["reverse", "jsd-1", "skewed-reverse-0"],
+        ["at-1", "at-1-unscaled"],
+        *([name] for name in ("unscaled", "jsd", "raw", "skewed", "tvd")),
+    ]
+    keys = [{made[name].key for name in group} for group in alike]
+    assert [len(group) for group in keys] == [1] * len(alike)
+    assert len(set.union(*keys)) == len(alike)
+
+
+@pytest.mark.parametrize(
+    ("kd", "key"),
+    [
+        ({"beta": 0.3}, "kd.beta"),
+        ({"skew": 0.3}, "kd.skew"),
+        ({"jsd_scale": "raw"}, "kd.jsd_scale"),
+        ({"divergence": "jsd", "skew": 0.3}, "kd.skew"),
+        ({"divergence": "skew_reverse", "beta": 0.3}, "kd.beta"),
+        ({"divergence": EXAMPLE, "scale": "none"}, "kd.scale"),
+    ],
+)
+def test_what_a_divergence_does_not_read_is_refused(
+    tiny: Any, kd: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(InputError, match="it has no effect") as caught:
+        tiny(methods=["l2kd"], kd=kd)
+    assert caught.value.key == key
 
 
 def test_a_search_may_choose_it(tiny: Any) -> None:

@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.console import print_table
-from l2kd_ray.report.labels import order_labels, setting_label, task_labels
+from l2kd_ray.report.labels import formulas, order_labels, setting_label, task_labels
 
 
 def half_of(scores: pd.DataFrame) -> pd.DataFrame:
@@ -256,6 +256,9 @@ def test_labels() -> None:
     assert task_labels(["rnnlg.rest", "e2e"])["rnnlg.rest"] == "rnnlg.rest"
     assert setting_label('{"kd.weight":1,"train.lr":6.25e-05}') == "kd.weight 1, train.lr 6.25e-05"
     assert setting_label({"kd.lr": 1, "train.lr": 2}) == "kd.lr 1, train.lr 2"
+    said = formulas("kd.divergence", ["reverse", "./own.py:mine", "reverse", "tvd"])
+    assert said.endswith("reverse: KL(q || p); tvd: 1/2 sum |p - q|.")
+    assert formulas("kd.divergence", ["./own.py:mine"]) == formulas("kd.weight", [1.0]) == ""
     short, legend = order_labels(["a>b", "b>a"])
     assert (short["b>a"], legend) == ("b › a", "")  # noqa: RUF001
     long, legend = order_labels(["summarization>translation>classification"])

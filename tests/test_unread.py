@@ -53,6 +53,10 @@ COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "kd.decode.beams": {"kd.objective": "seq", "kd.decode.strategy": "beam"},
     "kd.decode.top_k": {"kd.objective": "seq", "kd.decode.strategy": "sample"},
     "kd.decode.temperature": {"kd.objective": "seq", "kd.decode.strategy": "sample"},
+    # Parameters of a divergence.
+    "kd.beta": {"kd.divergence": "jsd"},
+    "kd.jsd_scale": {"kd.divergence": "jsd"},
+    "kd.skew": {"kd.divergence": "skew_forward"},
     "evaluate.decode.beams": {"evaluate.decode.strategy": "beam"},
     "evaluate.decode.top_k": {"evaluate.decode.strategy": "sample"},
     "evaluate.decode.temperature": {"evaluate.decode.strategy": "sample"},

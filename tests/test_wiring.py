@@ -18,6 +18,7 @@ from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
+from l2kd_ray.distill.divergences import DIVERGENCES
 from l2kd_ray.families import FAMILIES
 from l2kd_ray.section import Section
 from l2kd_ray.study.loading import resolve_study
@@ -48,6 +49,8 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
         {"kd.objective": "seq-soft", "kd.decode.strategy": "beam"},
         {"replay.ratio": 1.0, "kd.teachers": "both", "kd.weight": 0.5},
         {"kd.teacher": "cached", "kd.top_k": 8},
+        {"kd.divergence": "jsd"},
+        {"kd.divergence": "skew_forward"},
     ],
     "ewc": [{"ewc.samples": 4}],
     "mas": [{"mas.samples": 4}],
@@ -77,6 +80,8 @@ SILENT = {
     "replay.agreement=1.0": "a model as small as this never answers right: all its scores are 0",
     "structkd.case": "another case is another model: its keys are another study's",
 }
+NAMES = {"kd.divergence": DIVERGENCES}
+"""Names that a field takes and its type does not list."""
 METHODS = [(family.name, name) for family in FAMILIES.values() for name in family.methods]
 FAMILY_OF = {name: family for family, name in METHODS}
 
@@ -204,7 +209,8 @@ def test_every_setting_that_a_method_reads_changes_what_is_computed(
             if {key, here} & SILENT.keys() or {key, here} <= seen:
                 continue
             reached = False
-            for values in alternatives(section, field):
+            named = [[name] for name in NAMES.get(key, ())]
+            for values in (*named, *alternatives(section, field)):
                 moved = [value for value in values if base.roots_at(key, value)]
                 seen.update([key, here] if moved else [])
                 reached = reached or bool(moved)

@@ -1,19 +1,19 @@
 """A divergence's gradient in the student's logits, made while a chunk of them stands in memory.
 
-That of forward KL is written out, in half the time and memory; any other is autograd's, within the
-chunk alone.
+Those of forward and of reverse KL are written out, in half the time and memory; any other is
+autograd's, within the chunk alone.
 
 Shapes: C positions of a chunk, k tokens kept of a teacher's, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from l2kd_ray.distill.divergences import Divergence, forward
+from l2kd_ray.distill.divergences import Divergence, forward, reverse
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.errors import InputError
 
@@ -33,11 +33,11 @@ def gradient(
     Overwrites both logits. Where only a teacher's most likely tokens are known, D is taken over
     these and one class of all others. Raises: InputError where D is no loss a position.
     """
-    if divergence is not forward:
-        return by_autograd(student, teacher, weight, temperature, divergence)
-    if isinstance(teacher, MostLikely):
+    if divergence is forward and isinstance(teacher, MostLikely):
         return _forward_kl_of_classes(student, teacher, weight, temperature)
-    return _forward_kl(student, teacher, weight, temperature)
+    if divergence in _CLOSED and not isinstance(teacher, MostLikely):
+        return _CLOSED[divergence](student, teacher, weight, temperature)
+    return by_autograd(student, teacher, weight, temperature, divergence)
 
 
 def by_autograd(
@@ -81,6 +81,27 @@ def _forward_kl(
     loss = (divergence * weight).sum() * temperature**2
     grad = log_s.exp_().sub_(p_t).mul_((weight * temperature).unsqueeze(-1))
     return grad, loss
+
+
+def _reverse_kl(
+    student: Tensor, teacher: Tensor, weight: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """sum_p weight_p T^2 KL(student_p || teacher_p): the gradient is weight T p_s (r - KL) of the
+    log-ratios r = log p_s - log p_t, whose mean under p_s the KL is."""
+    log_s = torch.log_softmax(student.div_(temperature), -1, out=student)
+    log_t = torch.log_softmax(teacher.div_(temperature), -1, out=teacher)
+    ratio = torch.sub(log_s, log_t, out=log_t)
+    p_s = log_s.exp_()
+    divergence = torch.linalg.vecdot(p_s, ratio)
+    loss = (divergence * weight).sum() * temperature**2
+    grad = ratio.sub_(divergence.unsqueeze(-1)).mul_(p_s)
+    return grad.mul_((weight * temperature).unsqueeze(-1)), loss
+
+
+_CLOSED: Mapping[Divergence, Callable[..., tuple[Tensor, Tensor]]] = {
+    forward: _forward_kl,
+    reverse: _reverse_kl,
+}
 
 
 def _forward_kl_of_classes(

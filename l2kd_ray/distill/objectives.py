@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from l2kd_ray.distill.divergences import DIVERGENCES, Divergence
@@ -50,8 +50,9 @@ class SoftTargets:
     """`w * KD + (1 - w) * CE` at each position, w its share; w = 0 everywhere is LAMOL's own loss.
 
     CE = -log softmax(z)[target]; KD is the divergence, `forward` that of Word-KD (Chuang et al.
-    2020). `answer_weight` is the class weight of `<ans>`
-    in CE; `weigh_kd` lets it weigh KD too. The count is the sum of the positions' weights, so that
+    2020), with its `parameters` where it is a built-in that has any. `unscaled` takes out the T^2
+    that a built-in has. `answer_weight` is the class weight of `<ans>` in CE; `weigh_kd` lets it
+    weigh KD too. The count is the sum of the positions' weights, so that
     a mean over it is torch's weighted mean. Between 0 and 1 the two are mixed position by
     position, under one common count.
     """
@@ -60,12 +61,17 @@ class SoftTargets:
     answer_weight: float = 1.0
     weigh_kd: bool = False
     divergence: str | Plugin = "forward"
+    parameters: tuple[tuple[str, float | bool], ...] | None = None
+    unscaled: bool | None = None
 
     @cached_property
     def loaded_divergence(self) -> Divergence:
         """The divergence itself. Raises: InputError for a plug-in that cannot be loaded."""
-        named = self.divergence
-        return DIVERGENCES[named] if isinstance(named, str) else named.load()
+        if not isinstance(self.divergence, str):
+            return self.divergence.load()
+        named = DIVERGENCES[self.divergence]
+        # By itself where nothing is bound: `gradients` knows some of them.
+        return partial(named, **dict(self.parameters)) if self.parameters else named
 
     def weights(self, positions: Positions) -> tuple[Tensor, Tensor]:
         """The weights of KD [P] and of CE [P] at each position, within its row."""
@@ -98,6 +104,7 @@ class SoftTargets:
 
         of_row = scale[positions.row]
         kd, ce = (weight * of_row for weight in self.weights(positions))
+        kd = kd / self.temperature**2 if self.unscaled else kd
         terms = [Term((positions.teacher == NO_TEACHER).nonzero().squeeze(-1))]
         for number, known in enumerate(knowledge):
             if known is not None:

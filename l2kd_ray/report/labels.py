@@ -9,6 +9,7 @@ from string import ascii_uppercase
 import pandas as pd
 
 from l2kd_ray.analysis.estimate import LEVEL
+from l2kd_ray.distill.divergences import FORMULAS
 from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, Measured, between, text
 
@@ -25,6 +26,18 @@ def setting_label(setting: str | Mapping[str, object]) -> str:
     """`kd.temperature 2, kd.weight 0.5` of the searched settings (JSON or mapping); "" of none."""
     values = json.loads(setting) if isinstance(setting, str) else setting
     return ", ".join(f"{key} {short(value)}" for key, value in values.items())
+
+
+def formulas(setting_key: str, values: Iterable[object]) -> str:
+    """A legend of the divergences among a setting's values; "" where it has none.
+
+    Papers and code swap the names of the directions, so that a name alone says too little.
+    """
+    known = [str(value) for value in dict.fromkeys(values) if value in FORMULAS]
+    if setting_key != "kd.divergence" or not known:
+        return ""
+    each = "; ".join(f"{name}: {FORMULAS[name]}" for name in known)
+    return f" With the teacher's distribution p and the student's q, {each}."
 
 
 def short(value: object) -> str:

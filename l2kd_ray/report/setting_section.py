@@ -23,7 +23,7 @@ from l2kd_ray.report.blocks import (
     signed,
     text,
 )
-from l2kd_ray.report.labels import method_label, setting_label
+from l2kd_ray.report.labels import formulas, method_label, setting_label
 from l2kd_ray.report.style import LineStyle
 
 
@@ -62,7 +62,8 @@ def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repo
     blocks.append(
         Table(
             "settings",
-            "Every setting that ran. A method's setting is selected by its mean dev score.",
+            "Every setting that ran. A method's setting is selected by its mean dev score."
+            + "".join(formulas(key, table[key]) for key in keys),
             frame,
             digits={**dict.fromkeys(keys, SETTING), "Dev score": 2, "Gap (test)": 2},
             strong=frozenset((int(k), name) for k in chosen_rows for name in frame.columns),
@@ -94,13 +95,15 @@ def _pictures(
         f"{row['method']}: {setting_label(row['setting'])}, gap {text(float(row['gap/abs']))}"
         for _, row in table[table["selected"]].iterrows()
     )
+    legends = {key: formulas(key, table[key]) for key in keys}
     sizes = [table[key].nunique() for key in keys]
     if len(keys) == 2 and max(sizes) <= 10 and len(table) >= 0.5 * sizes[0] * sizes[1]:
         return [
             Picture(
                 "gap_by_setting",
                 f"Mean gap of each pair of {keys[0]} and {keys[1]}. Selected on dev: {chosen}.",
-                "Mean gap in points; lower and paler is better. Outlined: selected on dev.",
+                "Mean gap in points; lower and paler is better. Outlined: selected on dev."
+                + "".join(legends.values()),
                 heatmaps.gap_by_two_settings(table, (keys[0], keys[1]), look),
             )
         ]
@@ -108,7 +111,7 @@ def _pictures(
         Picture(
             f"gap_by_{key.replace('.', '_')}",
             f"Mean gap against {key}. Selected on dev: {chosen}.",
-            f"Mean gap against `{key}`, a marker a setting. Ringed: selected on dev.",
+            f"Mean gap against `{key}`, a marker a setting. Ringed: selected on dev.{legends[key]}",
             figures.gap_by_setting(table, key, look),
         )
         for key in keys

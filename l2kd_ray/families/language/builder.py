@@ -304,9 +304,9 @@ class LanguageBuilder(Builder):
         if recall or kd.objective != "seq":
             found["objective"] = replace(
                 objective,
-                divergence=self.plugin("divergences", kd.divergence, DIVERGENCES),
                 temperature=kd.temperature,
                 weigh_kd=kd.answer_weight == "keep",
+                **self._divergence(),
             )
         if not new:
             return found
@@ -316,6 +316,30 @@ class LanguageBuilder(Builder):
         if kd.objective != "seq":
             found["teacher"] = self._teacher_outputs(task, seed, answers)
         return found
+
+    def _divergence(self) -> dict[str, Any]:
+        """The fields of the objective that say what is compared; those without effect are left out.
+
+        A limit of a divergence is named by what it is: `jsd` with beta 0 and a skew of 0 are KL.
+        """
+        kd = self.settings.kd
+        named = self.plugin("divergences", kd.divergence, DIVERGENCES)
+        if not isinstance(named, str):
+            return {"divergence": named}
+        parameters: dict[str, float | bool] = {}
+        if named == "jsd":
+            parameters = {"beta": kd.beta, "unit": kd.jsd_scale == "unit"}
+            limit = {0.0: "forward", 1.0: "reverse"}.get(kd.beta)
+        elif named.startswith("skew_"):
+            parameters = {"skew": kd.skew}
+            limit = named.removeprefix("skew_") if kd.skew == 0 else None
+        else:
+            limit = named
+        return {
+            "divergence": limit or named,
+            "parameters": None if limit else tuple(parameters.items()),
+            "unscaled": (kd.scale == "none" and kd.temperature != 1) or None,
+        }
 
     def _teacher_outputs(self, task: str, seed: Seed, answers: Tokens) -> Learn | Annotate:
         """The teacher, to be run live, or a stage with its outputs on `answers` (`kd.teacher`)."""

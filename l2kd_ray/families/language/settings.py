@@ -31,8 +31,19 @@ class DistilSettings(Section):
     """`word`: the teacher's distributions over the given answers; `seq`: answers that the teacher
     decoded; `seq-soft`: its distributions over those."""
     divergence: str = "forward"
-    """Divergence between the distributions of teacher and student, for `word` and `seq-soft`: a
-    built-in, or a plug-in (./file.py:name, package.module:name)."""
+    """Divergence between the teacher's distribution p and the student's q, for `word` and
+    `seq-soft`: `forward` is KL(p || q), `reverse` KL(q || p); `jsd`, `skew_forward`,
+    `skew_reverse`, `tvd`, or a plug-in (./file.py:name, package.module:name)."""
+    beta: float = Field(0.5, ge=0, le=1)
+    """Read by `jsd`: the teacher's share in the mixture; 0 is forward KL, 1 reverse KL (GKD)."""
+    jsd_scale: Literal["unit", "raw"] = "unit"
+    """Read by `jsd`. `unit` divides by beta (1 - beta), so that 0 and 1 are its limits; `raw` does
+    not (GKD's code), so that the loss is smaller towards both ends."""
+    skew: float = Field(0.1, ge=0, lt=1)
+    """Read by `skew_forward`, as the teacher's share in its mixture, and by `skew_reverse`, as the
+    student's; 0 is forward or reverse KL."""
+    scale: Literal["T2", "none"] = "T2"
+    """Factor of a built-in divergence: the squared temperature, or none (TRL, DistiLLM)."""
     temperature: float = Field(2.0, gt=0)
     weight: float = Field(1.0, ge=0, le=1)
     """w in `w * KD + (1 - w) * cross-entropy` on the given answers; 1 is the paper's value."""
