@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from l2kd_ray.families.language.model.causal_lm import CausalLM, pad_right
+from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import TrainingSequence
 
 IGNORED = -1
@@ -38,7 +38,9 @@ class OriginalStep:
         return loss.detach()
 
     def _loss(self, sequences: Sequence[TrainingSequence]) -> Tensor:
-        input_ids = pad_right([sequence.tokens for sequence in sequences], filler=0)
+        width = max(len(sequence.tokens) for sequence in sequences)
+        rows = [[*s.tokens, *[0] * (width - len(s.tokens))] for s in sequences]
+        input_ids = torch.tensor(rows)
         labels = torch.full_like(input_ids, IGNORED)
         for row, sequence in enumerate(sequences):
             supervised = torch.tensor(sequence.tokens[sequence.supervised :])

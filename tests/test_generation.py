@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from l2kd_ray.families.language.model import generation
 from l2kd_ray.families.language.model.beam import beam
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.decoder import BLOCK, Decoder, closed_up
@@ -229,3 +230,19 @@ def test_another_dtype_is_that_of_a_copy() -> None:
     assert next(model.parameters()).dtype == torch.float32
     coarse = generate(model, prompts, greedy, max_new_tokens=20, eos=EOS, dtype=torch.bfloat16)
     assert [tokens[:1] for tokens in coarse] == [tokens[:1] for tokens in in_double]
+
+
+def test_a_batch_that_does_not_fit_is_decoded_in_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, model = ragged([4, 2, 7, 3, 5]), make_model()
+    wanted = generate(model, prompts, greedy, max_new_tokens=6, eos=EOS)
+    sizes, inner = [], generation._continue
+
+    def narrow(model: CausalLM, prompts: Any, rows: Sequence[int], *rest: Any) -> Any:
+        sizes.append(len(rows))
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError
+        return inner(model, prompts, rows, *rest)
+
+    monkeypatch.setattr(generation, "_continue", narrow)
+    assert generate(model, prompts, greedy, max_new_tokens=6, eos=EOS, batch=4) == wanted
+    assert sizes == [4, 2, 1, 1, 1, 1, 1]

@@ -19,7 +19,6 @@ from l2kd_ray.families.language.model.causal_lm import (
     CausalLM,
     add_vocabulary,
     build,
-    pad_right,
 )
 from l2kd_ray.families.language.model.corpus import Corpus
 from l2kd_ray.families.language.model.sequences import Sample, cut
@@ -143,7 +142,7 @@ def test_generated_text_is_a_sample_if_it_holds_one_answer_token(
 def test_selected_logits_are_those_of_the_whole_model(arch: str) -> None:
     model = make_model(arch).eval()
     rows = [[5, 6, 7, 8], [9, 10]]
-    input_ids = pad_right(rows, FORMAT.eos)
+    input_ids = torch.tensor([rows[0], [*rows[1], FORMAT.eos, FORMAT.eos]])
     with torch.no_grad():
         chosen = model.head(model(input_ids, torch.tensor([3, 4, 5])))
         first = model.lm(input_ids=torch.tensor([rows[0]])).logits[0, 3]
@@ -158,7 +157,7 @@ def test_short_rows_and_long_ones_are_one_model(arch: str) -> None:
     row = [token % 200 for token in range(3, SHORT + 1)]
     places = torch.arange(len(row))
     with torch.no_grad():  # on a CPU two kernels of attention: the filler makes the row a long one
-        short = model(pad_right([row], FORMAT.eos), places)
+        short = model(torch.tensor([row]), places)
         long = model(torch.tensor([[*row, *[FORMAT.eos] * SHORT]]), places)
     torch.testing.assert_close(short, long, atol=1e-5, rtol=1e-4)
 

@@ -25,7 +25,8 @@ from l2kd_ray.distill.top_k import MostLikely
 
 CHUNK_ELEMENTS = 2**24
 """Elements of a chunk's logits: large enough for the matrix products, small against a batch's
-logits."""
+logits. A device that is given its work in kernels takes `LARGER` times as many, in fewer."""
+LARGER = 8
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,15 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class Term:
-    """Positions `where` [K] with one teacher, or with none."""
+    """Positions `where` [K] with one teacher, or with none.
+
+    `labels`: False if cross-entropy has weight 0 at all of them, and need not be computed beside
+    the teacher's divergence.
+    """
 
     where: Tensor
     teacher: Knowledge | MostLikely | None = None
+    labels: bool = True
 
 
 def linear_loss(
@@ -145,13 +151,15 @@ def _chunks(
     hidden: Tensor, student: _Layer, work: _Work
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
-    size = max(1, CHUNK_ELEMENTS // student.weight.shape[0])
+    larger = 1 if hidden.device.type == "cpu" else LARGER
+    size = max(1, larger * CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
         teacher_logits = _logits_of(term.teacher, work.half)
         for start in range(0, len(term.where), size):
             part = slice(start, start + size)
             where = term.where[part]
-            yield where, *_chunk(student.logits(hidden[where]), teacher_logits(part), where, work)
+            both = student.logits(hidden[where]), teacher_logits(part)
+            yield where, *_chunk(*both, where, work, term.labels)
 
 
 def _logits_of(
@@ -167,14 +175,14 @@ def _logits_of(
 
 
 def _chunk(
-    logits: Tensor, teacher: Tensor | MostLikely | None, where: Tensor, work: _Work
+    logits: Tensor, teacher: Tensor | MostLikely | None, where: Tensor, work: _Work, labels: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradient in a chunk's logits [C, V], and its loss. Overwrites both logits."""
     ce, kd = work.ce[where], work.kd[where]
     if teacher is None:
         return _cross_entropy(logits, work.target[where], ce)
     hard = None
-    if bool((ce > 0).any()):
+    if labels:
         hard = _cross_entropy(logits.clone(), work.target[where], ce)
     grad, loss = gradient(logits, teacher, kd, work.temperature, work.divergence)
     return (grad, loss) if hard is None else (grad.add_(hard[0]), loss + hard[1])

@@ -9,7 +9,7 @@ batch) and of its share in the objective. An objective says each row's count, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -39,10 +39,6 @@ class Positions:
     is_answer: Tensor
     teacher: Tensor
     share: Tensor
-
-    def to(self, device: str) -> Positions:
-        moved = {field.name: getattr(self, field.name).to(device) for field in fields(self)}
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -98,18 +94,21 @@ class SoftTargets:
     ) -> Tensor:
         """The sum over rows of `scale` [R] times the row's loss sum.
 
-        hidden [P, d]: the student's last hidden states; knowledge: by the teachers' numbers.
+        hidden [P, d]: the student's last hidden states; knowledge: by the teachers' numbers, on
+        one device with it; `positions` and `scale` are on the CPU, where no question about them
+        waits for a device.
         """
         from l2kd_ray.distill.linear_loss import Term, linear_loss
+        from l2kd_ray.distill.transfer import to_device
 
         of_row = scale[positions.row]
         kd, ce = (weight * of_row for weight in self.weights(positions))
         kd = kd / self.temperature**2 if self.unscaled else kd
-        terms = [Term((positions.teacher == NO_TEACHER).nonzero().squeeze(-1))]
-        for number, known in enumerate(knowledge):
-            if known is not None:
-                where = (positions.teacher == number).nonzero().squeeze(-1)
-                terms.append(Term(where, known))
+        known = {NO_TEACHER: None, **{n: one for n, one in enumerate(knowledge) if one is not None}}
+        places = [(positions.teacher == number).nonzero().squeeze(-1) for number in known]
+        labels = [bool((ce[where] > 0).any()) for where in places]
+        target, ce, kd, *places = to_device((positions.target, ce, kd, *places), hidden.device)
+        terms = list(map(Term, places, known.values(), labels))
         return linear_loss(
-            hidden, head, positions.target, ce, kd, terms, self.temperature, self.loaded_divergence
+            hidden, head, target, ce, kd, terms, self.temperature, self.loaded_divergence
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.model.generation import DECODING_BATCH, batches
+from l2kd_ray.families.language.model.generation import DECODING_BATCH, by_length
 from l2kd_ray.families.language.model.sequences import TokenIds
 
 
@@ -29,9 +29,11 @@ def beam(
     from transformers import GenerationConfig
 
     model.eval()
-    device = next(model.parameters()).device
+    device = model.device
     found: list[TokenIds] = [[] for _ in prompts]
-    for rows in batches(prompts, max(1, batch // beams)) if max_new_tokens > 0 else ():
+    order, size = by_length(prompts), max(1, batch // beams)
+    for start in range(0, len(prompts), size) if max_new_tokens > 0 else ():
+        rows = order[start : start + size]
         width = max(len(prompts[row]) for row in rows)
         room = min(max_new_tokens, model.context - width)
         if room < 1:

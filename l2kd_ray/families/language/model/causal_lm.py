@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from l2kd_ray.families.language.model.sequences import TokenIds
+from l2kd_ray.families.language.model.masks import ask_nothing
 from l2kd_ray.models.architecture import UNLIMITED, config_of, position_limit
 from l2kd_ray.models.loading import load_model
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
+
+ask_nothing()
 
 
 class CausalLM(nn.Module):
@@ -59,6 +61,10 @@ class CausalLM(nn.Module):
         return layer
 
     @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
     def vocabulary(self) -> int:
         """The number of tokens that the model predicts among."""
         return int(self.lm.get_output_embeddings().weight.shape[0])
@@ -71,7 +77,7 @@ class CausalLM(nn.Module):
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
         """Replace the weights by an average: `share` of another model's, the rest of its own."""
-        theirs = dict(other.to(next(self.parameters()).device).named_parameters())
+        theirs = dict(other.to(self.device).named_parameters())
         for name, parameter in self.named_parameters():
             parameter.lerp_(theirs[name], share)
 
@@ -151,9 +157,3 @@ def add_vocabulary(model: CausalLM, size: int, new: Sequence[int]) -> None:
         layers.append(lm.get_output_embeddings())
     for layer in layers:
         layer.weight[list(new)] = layer.weight[: min(new)].mean(dim=0)
-
-
-def pad_right(rows: Sequence[TokenIds], filler: int) -> Tensor:
-    """[R, longest]: rows of token ids, padded on the right."""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[filler] * (width - len(row))] for row in rows])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
+from l2kd_ray.distill.transfer import to_device
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import TokenIds
 
@@ -18,18 +19,18 @@ warnings.filterwarnings("ignore", "`past_key_values` is deprecated", FutureWarni
 
 Pair = tuple[Tensor, Tensor]
 
-_CHUNK = 16  # prompts read at once: less padding, and activations stay in the CPU's cache
+_CHUNK = 16  # prompts a CPU reads at once: less padding, and activations stay in its cache
 BLOCK = 64  # numbers of a row that are compared at once; columns by which a cache grows
 _FEW = 8  # rows up to which the transposed product is faster
 
 
 def closed_up(going: Tensor) -> Tensor:
-    """The rows [n] that continue (of `going` [b]), moved as little as possible.
+    """The rows [n] that continue (of `going` [b], on the CPU), moved as little as possible.
 
     Each keeps its index, or moves from the end to an index that became free. So a cache moves no
     more rows than have finished.
     """
-    order = torch.arange(int(going.sum()), device=going.device)
+    order = torch.arange(int(going.sum()))
     order[~going[: len(order)]] = going[len(order) :].nonzero().squeeze(-1) + len(order)
     return order
 
@@ -43,8 +44,9 @@ class Decoder:
 
     def __init__(self, model: CausalLM, prompts: Sequence[TokenIds]) -> None:
         self.model = model
-        self.device = next(model.parameters()).device
-        parts = [self._read(prompts[i : i + _CHUNK]) for i in range(0, len(prompts), _CHUNK)]
+        self.device = model.device
+        size = _CHUNK if self.device.type == "cpu" else len(prompts)
+        parts = [self._read(prompts[i : i + size]) for i in range(0, len(prompts), size)]
         self.padding = self._tensor([max(map(len, prompts)) - len(prompt) for prompt in prompts])
         self.layers = [GrowingLayer() for _ in parts[0][0]]
         for layer in self.layers:
@@ -52,7 +54,7 @@ class Decoder:
         self.logits = _logits(model, torch.cat([hidden for _, hidden in parts]))
 
     def _tensor(self, numbers: Any) -> Tensor:
-        return torch.tensor(numbers, device=self.device)
+        return to_device([torch.tensor(numbers)], self.device)[0]
 
     def _read(self, prompts: Sequence[TokenIds]) -> tuple[list[GrowingLayer], Tensor]:
         """The cache of some prompts, and their last hidden states [b, d]."""
@@ -81,13 +83,15 @@ class Decoder:
         hidden = self._hidden(tokens.unsqueeze(-1), self.padding, self.layers)
         self.logits = _logits(self.model, hidden)
 
-    def select(self, order: Tensor) -> None:
-        """Keep the rows `order` [n]."""
-        moved = (order != torch.arange(len(order), device=self.device)).nonzero().squeeze(-1)
+    def select(self, order: Tensor) -> Tensor:
+        """Keep the rows `order` [n], given on the CPU; returns it on the device."""
+        moved = (order != torch.arange(len(order))).nonzero().squeeze(-1)
+        order, origin, target = to_device((order, order[moved], moved), self.device)
         for layer in self.layers:
-            layer.move(order[moved], moved)
+            layer.move(origin, target)
             layer.show(len(order), layer.length)
         self.padding = self.padding[order]
+        return order
 
 
 def _logits(model: CausalLM, hidden: Tensor) -> Tensor:

@@ -1,10 +1,15 @@
-"""Batched generation with a key-value cache: finished rows leave, softmax over the top k only."""
+"""Batched generation with a key-value cache: finished rows leave, softmax over the top k only.
+
+On a CPU a row leaves with its last token. To look for it, the host waits for the device; so on
+others it looks once in `LOOK` tokens, and what a row was given after its end is cut.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -12,12 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from l2kd_ray.core.memory import in_parts
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.decoder import BLOCK, Decoder, closed_up
 from l2kd_ray.families.language.model.sequences import TokenIds
 
-DECODING_BATCH = 64
-"""Rows that are decoded together."""
+DECODING_BATCH, LARGE_BATCH = 64, 512
+"""Rows that are decoded together on a CPU, and on a device to which more rows are no more work."""
+LOOK = 16
 
 
 class Sampler(Protocol):
@@ -38,7 +45,7 @@ class TopK:
     """Ancestral sampling from the k most probable tokens.
 
     Each row has its own stream of uniform numbers, so that a row's sample does not depend on the
-    rows beside it. uniforms: [rows, steps] in [0, 1).
+    rows beside it. uniforms: [rows, steps] in [0, 1), on the model's device.
     """
 
     k: int
@@ -47,15 +54,20 @@ class TopK:
 
     @classmethod
     def seeded(
-        cls, k: int, temperature: float, streams: Sequence[np.random.Generator], steps: int
+        cls,
+        k: int,
+        temperature: float,
+        streams: Sequence[np.random.Generator],
+        steps: int,
+        device: torch.device | str = "cpu",
     ) -> TopK:
         draws = [stream.random(steps) for stream in streams]
-        return cls(k, temperature, torch.from_numpy(np.stack(draws)))
+        return cls(k, temperature, torch.from_numpy(np.stack(draws)).to(device))
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
         largest, tokens = best(logits, self.k)
         cumulative = (largest.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
-        draw = self.uniforms[rows.cpu(), step].to(logits.device).unsqueeze(-1)
+        draw = self.uniforms[rows, step].unsqueeze(-1)
         # The draw is scaled by the sum, since the last cumulative value may round to less than 1.
         index = (cumulative <= draw * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
         return tokens.gather(-1, index.clamp(max=largest.shape[-1] - 1)).squeeze(-1)
@@ -90,7 +102,7 @@ def generate(
     *,
     max_new_tokens: int,
     eos: int,
-    batch: int = DECODING_BATCH,
+    batch: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> list[TokenIds]:
     """Continue each prompt until eos (kept), `max_new_tokens`, or the model's context.
@@ -100,8 +112,15 @@ def generate(
     """
     model = prepared(model, dtype)
     generated: list[TokenIds] = [[] for _ in prompts]
-    for rows in batches(prompts, batch):
-        _continue(model, prompts, rows, sampler, max_new_tokens, eos, generated)
+    if max_new_tokens < 1:
+        return generated
+    size = batch or (DECODING_BATCH if model.device.type == "cpu" else LARGE_BATCH)
+
+    def work(rows: Sequence[int]) -> list[tuple[int, TokenIds]]:
+        return _continue(model, prompts, rows, sampler, max_new_tokens, eos)
+
+    for row, tokens in chain.from_iterable(in_parts(work, by_length(prompts), size)):
+        generated[row] = tokens
     return generated
 
 
@@ -110,16 +129,14 @@ def prepared(model: CausalLM, dtype: torch.dtype | None) -> CausalLM:
     return (copy.deepcopy(model).to(dtype) if dtype else model).eval()
 
 
-def batches(prompts: Sequence[TokenIds], size: int) -> Iterator[list[int]]:
-    """The prompts' indices in order of length, `size` at a time.
+def by_length(prompts: Sequence[TokenIds]) -> list[int]:
+    """The prompts' indices in order of length.
 
     Raises: ValueError for an empty prompt, which cannot be continued.
     """
     if not all(prompts):
         raise ValueError(f"prompt {list(map(len, prompts)).index(0)} is empty")
-    by_length = sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
-    for start in range(0, len(prompts), size):
-        yield by_length[start : start + size]
+    return sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
 
 
 def _continue(
@@ -129,21 +146,48 @@ def _continue(
     sampler: Sampler,
     max_new_tokens: int,
     eos: int,
-    generated: list[TokenIds],
-) -> None:
+) -> list[tuple[int, TokenIds]]:
+    """The prompts' numbers in `batch`, each with its continuation."""
     decoder = Decoder(model, [prompts[row] for row in batch])
-    rows = torch.tensor(batch, device=decoder.device)
-    room = torch.tensor([model.context - len(prompts[row]) for row in batch], device=rows.device)
-    room = room.clamp(max=max_new_tokens)
+    rows = torch.tensor(batch).to(decoder.device)
+    every = 1 if decoder.device.type == "cpu" else LOOK
+    going = [_Row(row, min(model.context - len(prompts[row]), max_new_tokens), []) for row in batch]
+    every_row, waiting = [*going], list[Tensor]()
     for step in range(max_new_tokens):
         tokens = sampler(decoder.logits, rows, step)
-        for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-            generated[row].append(token)
-        going = (tokens != eos) & (room > step + 1)
-        if not going.all():
-            order = closed_up(going)
-            decoder.select(order)
-            rows, tokens, room = rows[order], tokens[order], room[order]
-        if not len(rows):
-            return
+        waiting.append(tokens)
+        # No row goes on beyond its room, where the model's context may end.
+        if len(waiting) == min(every, max(1, min(row.room for row in going))):
+            goes = [row.take(new, eos) for row, new in zip(going, _read(waiting), strict=True)]
+            waiting.clear()
+            if not any(goes):
+                break
+            if not all(goes):
+                order = closed_up(torch.tensor(goes))
+                going = [going[index] for index in order.tolist()]
+                there = decoder.select(order)
+                rows, tokens = rows[there], tokens[there]
         decoder.feed(tokens)
+    return [(row.number, row.tokens) for row in every_row]
+
+
+def _read(waiting: Sequence[Tensor]) -> list[TokenIds]:
+    """The tokens of each row, of the steps [b] since the last look; waits for the device."""
+    found: list[TokenIds] = torch.stack([*waiting], dim=1).tolist()
+    return found
+
+
+@dataclass
+class _Row:
+    """A prompt that is being continued: its number, and how many tokens it has room for."""
+
+    number: int
+    room: int
+    tokens: TokenIds
+
+    def take(self, new: TokenIds, eos: int) -> bool:
+        """Append tokens up to eos; True if the row goes on."""
+        ended = eos in new
+        self.tokens += new[: new.index(eos) + 1] if ended else new
+        self.room -= len(new)
+        return not ended and self.room > 0

@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from l2kd_ray.core.memory import in_parts
 from l2kd_ray.core.stage import Context
 from l2kd_ray.distill import gradients
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
+from l2kd_ray.distill.transfer import to_device
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.stages.curriculum import SequenceRow, inputs
 from l2kd_ray.families.language.stages.teachers import Live
@@ -32,7 +35,8 @@ _SHARD, _HIDDEN = "hidden-{}.safetensors", "hidden"
 PROBED = 16
 """Number of samples whose hidden states are stored beside top-k, to measure the bias of top-k."""
 SHARD_POSITIONS = 2**18
-_BATCH = 32
+_BATCH, _LARGE_BATCH = 32, 256
+"""Rows that a CPU annotates at once, and that another device does."""
 
 
 class Cached:
@@ -44,7 +48,7 @@ class Cached:
     def __init__(self, folder: Path, parts: Sequence[str]) -> None:
         self._offsets = np.load(folder / OFFSETS)
         shards = sorted(folder.glob(_SHARD.format("*")))
-        self._shards = [_slices(safe_open(shard, framework="pt")) for shard in shards]
+        self._shards = [_slices(safe_open(shard, framework="np")) for shard in shards]
         probe = folder / _PROBE
         self._probe = load_file(probe)[_HIDDEN] if probe.exists() else None
         layer = load_file(folder / HEAD)
@@ -60,15 +64,12 @@ class Cached:
         self._head = OutputLayer(self._head.weight.to(device), moved)
 
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
-        dtype = (
-            self._head.weight.dtype
-        )  # converted before joining, since autocast has no half on CPUs
         pieces = [piece for row in rows for piece in self._pieces(row)]
+        joined = [torch.from_numpy(np.concatenate([p[name] for p in pieces])) for name in pieces[0]]
         found = {
-            name: torch.cat(
-                [p[name].to(torch.long if name == "tokens" else dtype) for p in pieces]
-            ).to(device)
-            for name in pieces[0]
+            # Converted there: half as many bytes travel.
+            name: there.to(torch.long if name == "tokens" else self._head.weight.dtype)
+            for name, there in zip(pieces[0], to_device(joined, device), strict=True)
         }
         if self._probe is None:
             return Knowledge(found[_HIDDEN], self._head)
@@ -100,8 +101,8 @@ class Cached:
         number = row.index * len(self._parts) + self._parts.index(row.part)
         return range(*self._offsets[number : number + 2].tolist())
 
-    def _pieces(self, row: SequenceRow) -> Iterator[dict[str, Tensor]]:
-        """The stored tensors of a row, from each shard that holds a part of it."""
+    def _pieces(self, row: SequenceRow) -> Iterator[dict[str, NDArray[Any]]]:
+        """The stored arrays of a row, from each shard that holds a part of it."""
         positions = self._positions(row)
         start, end = positions.start, positions.stop
         supervised = len(row.sequence.tokens) - row.sequence.supervised
@@ -113,8 +114,8 @@ class Cached:
         while start < end:
             shard, offset = divmod(start, SHARD_POSITIONS)
             stop = min(end, (shard + 1) * SHARD_POSITIONS)
-            tensors = self._shards[shard].items()
-            yield {name: tensor[offset : offset + stop - start] for name, tensor in tensors}
+            arrays = self._shards[shard].items()
+            yield {name: array[offset : offset + stop - start] for name, array in arrays}
             start = stop
 
 
@@ -156,20 +157,32 @@ def _write(
     top_k: int | None = None,
 ) -> None:
     """Write the shards of the teacher's outputs at `rows`."""
-    waiting: dict[str, torch.Tensor] = {}
+
+    def work(part: Sequence[SequenceRow]) -> dict[str, Tensor]:
+        with torch.autocast(torch.device(context.device).type, torch.bfloat16, enabled=half):
+            found = live.annotate(part, context.device)
+        return _best(found, top_k) if top_k else {_HIDDEN: found.hidden.half().cpu()}
+
+    waiting: list[dict[str, Tensor]] = []
     number = count = 0
-    for start in range(0, len(rows), _BATCH):
-        with torch.autocast(context.device, torch.bfloat16, enabled=half):
-            found = live.annotate(rows[start : start + _BATCH], context.device)
-        kept = _best(found, top_k) if top_k else {_HIDDEN: found.hidden.half().cpu()}
-        waiting = {n: torch.cat([waiting[n], v]) if waiting else v for n, v in kept.items()}
-        count = len(next(iter(waiting.values())))
-        last = start + _BATCH >= len(rows)
-        while count >= SHARD_POSITIONS or (last and count):
-            shard = {name: value[:SHARD_POSITIONS].clone() for name, value in waiting.items()}
-            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
-            waiting = {name: value[SHARD_POSITIONS:] for name, value in waiting.items()}
-            number, count = number + 1, max(0, count - SHARD_POSITIONS)
+
+    def write_shard() -> None:
+        nonlocal waiting, number, count
+        joined = {name: torch.cat([one[name] for one in waiting]) for name in waiting[0]}
+        shard = {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
+        save_file(shard, context.out / _SHARD.format(f"{number:05}"))
+        waiting = [{name: value[SHARD_POSITIONS:] for name, value in joined.items()}]
+        number, count = number + 1, max(0, count - SHARD_POSITIONS)
+
+    size = _BATCH if context.device == "cpu" else _LARGE_BATCH
+    for kept in in_parts(work, rows, size):
+        # Joined once a shard: joining at every batch copies all that waits.
+        waiting.append(kept)
+        count += len(next(iter(kept.values())))
+        while count >= SHARD_POSITIONS:
+            write_shard()
+    if count:
+        write_shard()
 
 
 def _best(found: Knowledge, k: int) -> dict[str, Tensor]:

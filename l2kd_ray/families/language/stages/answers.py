@@ -51,7 +51,8 @@ def answers(
     else:
         draws = [generator(*stream, example.id) for example in examples]
         top_k, temperature = decoding.top_k or 1, decoding.temperature or 1.0
-        sampler = TopK.seeded(top_k, temperature, draws, room) if decoding.draws else greedy
+        drawn = (top_k, temperature, draws, room, model.device)
+        sampler = TopK.seeded(*drawn) if decoding.draws else greedy
         decoded = generate(model, prompts, sampler, max_new_tokens=room, eos=text.eos)
     return [text.decode(answer) for answer in decoded]
 

@@ -10,9 +10,12 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
@@ -20,7 +23,8 @@ from l2kd_ray.core.stage import Optimisation
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
-from l2kd_ray.families.language.model.causal_lm import CausalLM, pad_right
+from l2kd_ray.distill.transfer import to_device
+from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TrainingSequence
 from l2kd_ray.families.language.stages.tokens import LossPart
 from l2kd_ray.families.settings import Precision
@@ -61,6 +65,11 @@ class SequenceRow:
     weight: float = 1.0
     teacher: int = NO_TEACHER
     share: float = 0.0
+
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """[n]: the tokens of its sequence."""
+        return np.array(self.sequence.tokens, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -196,15 +205,15 @@ class Curriculum:
     ) -> Tensor:
         """The part of the global batch's loss that belongs to `rows`."""
         half = self.precision == "bfloat16"
-        supervised = positions(rows, self.format.answer).to(device)
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        supervised = positions(rows, self.format.answer)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
             knowledge = []
             for number, teacher in enumerate(self.teachers):
                 taught = [row for row in rows if row.teacher == number]
                 knowledge.append(teacher.annotate(taught, device) if taught else None)
             hidden = network(*inputs(rows, device))
         head = OutputLayer.of(model.head, half)
-        return self.objective.loss(hidden, head, knowledge, supervised, scale.to(device))
+        return self.objective.loss(hidden, head, knowledge, supervised, scale)
 
 
 def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:
@@ -217,21 +226,33 @@ def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
     The position before a token is the one that predicts it. Padding is on the right, so no
     real token attends to it.
     """
-    input_ids = pad_right([row.sequence.tokens for row in rows], filler=0)
-    width = input_ids.shape[1]
-    flat = [
-        number * width + position - 1
-        for number, row in enumerate(rows)
-        for position in range(row.sequence.supervised, len(row.sequence.tokens))
-    ]
-    return input_ids.to(device), torch.tensor(flat, device=device)
+    lengths, supervised = _lengths(rows)
+    width = int(lengths.max())
+    input_ids = np.zeros((len(rows), width), dtype=np.int64)
+    for number, row in enumerate(rows):
+        input_ids[number, : len(row.tokens)] = row.tokens
+    # Row by row the positions are consecutive: each index is the first of its row, plus how many
+    # came before it in that row.
+    counts = lengths - supervised
+    first = np.arange(len(rows)) * width + supervised - 1 - (np.cumsum(counts) - counts)
+    flat = np.repeat(first, counts) + np.arange(counts.sum())
+    ids, where = to_device((torch.from_numpy(input_ids), torch.from_numpy(flat)), device)
+    return ids, where
 
 
 def positions(rows: Sequence[SequenceRow], answer: int) -> Positions:
-    """The supervised positions of the rows, one after another."""
-    supervised = [row.sequence.tokens[row.sequence.supervised :] for row in rows]
-    row = torch.tensor([n for n, tokens in enumerate(supervised) for _ in tokens])
-    target = torch.tensor([token for tokens in supervised for token in tokens])
+    """The supervised positions of the rows, one after another; on the CPU."""
+    lengths, supervised = _lengths(rows)
+    row = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths - supervised))
+    target = [row.tokens[row.sequence.supervised :] for row in rows]
+    tokens = torch.from_numpy(np.concatenate(target))
     teacher = torch.tensor([row.teacher for row in rows])[row]
     share = torch.tensor([row.share for row in rows])[row]
-    return Positions(target, row, target == answer, teacher, share)
+    return Positions(tokens, row, tokens == answer, teacher, share)
+
+
+def _lengths(rows: Sequence[SequenceRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows' lengths [R], and the index [R] of the first token that is predicted."""
+    lengths = [(len(row.tokens), row.sequence.supervised) for row in rows]
+    both = np.array(lengths, dtype=np.int64)
+    return both[:, 0], both[:, 1]

@@ -134,7 +134,8 @@ class Replay(Stage):
 
         def sample(share: Sequence[int]) -> list[TokenIds]:
             own = [streams[index] for index in share]
-            sampler = TopK.seeded(self.top_k, self.temperature or 1.0, own, max(rooms))
+            drawn = (self.top_k, self.temperature or 1.0, own, max(rooms), model.device)
+            sampler = TopK.seeded(*drawn)
             starts = [prompts[index] for index in share]
             return generate(model, starts, sampler, max_new_tokens=max(rooms), eos=text.eos)
 
