@@ -52,7 +52,9 @@ Overrides = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-Storage = Annotated[str | None, typer.Option(help="The folder or URL that holds the stages.")]
+_OF_STORAGE = "The folder or URL that holds the stages."
+Storage = Annotated[str | None, typer.Option(help=_OF_STORAGE)]
+StorageArgument = Annotated[str | None, typer.Argument(metavar="[STORAGE]", help=_OF_STORAGE)]
 
 
 def _print_version(wanted: bool) -> None:
@@ -346,6 +348,29 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
         if (found := order_findings(snapshot)) is not None:
             _print_notes([search_words(found)])
         print(f"Report: {experiment.store.address(f'studies/{experiment.name}/report.html')}")
+
+
+@app.command()
+def serve(
+    storage: StorageArgument = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; other machines reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8275,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="L2KD_TOKEN",
+            help="What readers must know; required where the host is not this machine alone.",
+        ),
+    ] = None,
+) -> None:
+    """Show the studies of a storage in a browser, while they run and after: progress, curves, the
+    tree of stages, answers, replay. Nothing is written."""
+    from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.serve.app import serve
+
+    serve(storage or DEFAULT_STORAGE, host, port, token)
 
 
 @app.command()

@@ -161,15 +161,25 @@ class FileTree:
             ) from None
 
     @_patient
-    def files(self, path: str) -> list[FileEntry]:
-        """All files below a folder, from one listing."""
-        selector = pafs.FileSelector(f"{self.base}/{path}", recursive=True, allow_not_found=True)
+    def files(self, path: str, *, recursive: bool = True) -> list[FileEntry]:
+        """All files below a folder, or those directly in it, from one listing."""
         start = len(self.base.rstrip("/")) + 1
         return [
             FileEntry(info.path[start:], info.size or 0, info.mtime or datetime.now(UTC))
-            for info in self.filesystem.get_file_info(selector)
+            for info in self._list(path, recursive)
             if info.type == pafs.FileType.File
         ]
+
+    @_patient
+    def folders(self, path: str) -> list[str]:
+        """The names of the folders directly in a folder, sorted."""
+        found = self._list(path, recursive=False)
+        return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
+
+    def _list(self, path: str, recursive: bool) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(f"{self.base}/{path}", True, recursive)
+        found: list[pafs.FileInfo] = self.filesystem.get_file_info(selector)
+        return found
 
     @contextmanager
     def _writing(self, path: str) -> Iterator[Any]:

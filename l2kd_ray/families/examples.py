@@ -11,7 +11,7 @@ from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.tasks import Example, TaskData, texts
 from l2kd_ray.tasks.spec import TaskKind
 
-_FILE = "examples.jsonl"
+EXAMPLES = "examples.jsonl"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,15 +38,14 @@ class Examples(Stage):
 
     def run(self, context: Context) -> Scores:
         examples = self.data.examples()
-        with (context.out / _FILE).open("w", encoding="utf-8") as file:
+        with (context.out / EXAMPLES).open("w", encoding="utf-8") as file:
             for example in examples:
                 file.write(json.dumps(_line(example), ensure_ascii=False) + "\n")
         return {"examples": len(examples)}
 
     def load(self, context: Context) -> list[Example]:
         """The examples, from this stage's files. Raises: core.store.Damaged."""
-        with (context.files_of(self) / _FILE).open(encoding="utf-8", newline="\n") as file:
-            return [_example(json.loads(line)) for line in file]
+        return parse_examples((context.files_of(self) / EXAMPLES).read_bytes())
 
 
 def _line(example: Example) -> dict[str, Any]:
@@ -57,6 +56,11 @@ def _line(example: Example) -> dict[str, Any]:
         "answers": example.answers,
     }
     return line if example.group is None else {**line, "group": example.group}
+
+
+def parse_examples(file: bytes) -> list[Example]:
+    """The examples in the stage's file."""
+    return [_example(json.loads(line)) for line in file.split(b"\n") if line]
 
 
 def _example(line: Mapping[str, Any]) -> Example:

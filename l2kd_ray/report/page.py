@@ -35,8 +35,8 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
     return Template(_file("page.html")).substitute(
         title=escape(document.title),
         subtitle=escape(document.subtitle),
-        style=f"{_variables()}\n{_file('page.css')}",
-        headline=_marks(document.headline),
+        style=f"{variables()}\n{_file('page.css')}",
+        headline=marks(document.headline),
         facts=f'<dl class="facts">{facts}</dl>' if facts else "",
         doubts=_notices(document.doubts),
         notices=_notices(document.notices),
@@ -50,7 +50,7 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
 
 
 def _notices(lines: Iterable[str]) -> str:
-    return "".join(f'<p class="notice">{_marks(line)}</p>' for line in lines)
+    return "".join(f'<p class="notice">{marks(line)}</p>' for line in lines)
 
 
 def _file(name: str) -> str:
@@ -69,7 +69,7 @@ def _section(section: ReportSection, drawings: Mapping[str, bytes]) -> str:
 
 def _block(block: Block, drawings: Mapping[str, bytes]) -> str:
     if isinstance(block, Prose):
-        return f"<p>{_marks(block.words)}</p>"
+        return f"<p>{marks(block.words)}</p>"
     if isinstance(block, Verbatim):
         return f'<pre tabindex="0"><code>{escape(block.text)}</code></pre>'
     if isinstance(block, Fold):
@@ -77,7 +77,7 @@ def _block(block: Block, drawings: Mapping[str, bytes]) -> str:
         return f"<details><summary>{escape(block.summary)}</summary>\n{inner}\n</details>"
     if isinstance(block, Picture):
         drawing = style.inline(drawings[block.name], block.name, block.alt)
-        caption = f"<figcaption>{_marks(block.caption)}</figcaption>"
+        caption = f"<figcaption>{marks(block.caption)}</figcaption>"
         return f'<figure><div class="scroll" tabindex="0">{drawing}</div>{caption}</figure>'
     return _table(block)
 
@@ -104,7 +104,7 @@ def _table(table: Table) -> str:
         rows.append(f"<tr>{''.join(parts)}</tr>")
     label = f"table-{table.name}"
     return (
-        f'<p class="caption" id="{label}">{_marks(table.caption)}</p>\n'
+        f'<p class="caption" id="{label}">{marks(table.caption)}</p>\n'
         f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{label}">'
         f'<table aria-labelledby="{label}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -125,7 +125,7 @@ def _cell(value: object, digits: int) -> str:
     return escape(text(value, digits))
 
 
-def _marks(words: str) -> str:
+def marks(words: str) -> str:
     """The two marks of `Prose` as HTML."""
     words = escape(words, quote=False)
     words = re.sub(r"(\d) %|\bp (=|&lt;) ", _unbroken, words)
@@ -142,7 +142,8 @@ def _anchor(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
 
 
-def _variables() -> str:
+def variables() -> str:
+    """The colours as CSS variables, light and dark."""
     light, dark = (
         ";".join(f"--{name}:{pair[k]}" for name, pair in style.COLOURS.items()) for k in (0, 1)
     )

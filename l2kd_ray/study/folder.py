@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from l2kd_ray.core.filetree import side_by_side
+from l2kd_ray.core.filetree import FileEntry, side_by_side
 from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
@@ -115,6 +115,19 @@ class Folder:
 
     # The stages that the study needs
 
+    def needed(self) -> set[str]:
+        """The stages that the study needs, as lines "kind key"."""
+        names = (entry.path.rpartition("/")[2] for entry in self.files())
+        return self._keys(n for n in names if is_key_list(n) and not n.startswith(FORMER_KEYS))
+
+    def files(self) -> list[FileEntry]:
+        """The files directly in the folder."""
+        return self.store.files(self._base, recursive=False)
+
+    def report(self) -> bytes | None:
+        """The last report in Markdown."""
+        return self.store.read(f"{self._base}/report.md")
+
     def add_keys(self, stages: Iterable[Stage]) -> None:
         """Add to the stages that the study needs."""
         self._write_keys(KEYS, _lines(stages) | self._keys([KEYS]))
@@ -127,7 +140,7 @@ class Folder:
     def settle_keys(self, stages: Iterable[Stage]) -> None:
         """Replace the stages that the study needs: it is complete, or needs none any more."""
         needed, names = _lines(stages), []
-        for entry in self.store.files(self._base):
+        for entry in self.files():
             name = entry.path.removeprefix(f"{self._base}/")
             if is_key_list(name) and not name.startswith(FORMER_KEYS):
                 names.append(name)

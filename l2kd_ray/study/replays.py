@@ -27,7 +27,7 @@ def replay_quality(
 
     rows, last = [], {}
     for trial in trials:
-        for i, stage in _replays(trial):
+        for i, stage in replays(trial):
             manifest = manifests.get(stage.key)
             if manifest is not None:
                 names = {
@@ -41,7 +41,7 @@ def replay_quality(
     return pd.DataFrame(rows), last
 
 
-def _replays(trial: Trial) -> Iterator[tuple[int, Stage]]:
+def replays(trial: Trial) -> Iterator[tuple[int, Stage]]:
     for i, step in enumerate(trial.steps[1:]):
         stage = getattr(step[0].stage.model, "replay", None)
         if stage is not None:

@@ -1,0 +1,72 @@
+"""The answers of students to the test examples, after each task of their stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from l2kd_ray.families.evaluate import PREDICTIONS
+from l2kd_ray.families.examples import EXAMPLES, parse_examples
+from l2kd_ray.study.orders import order_id
+from l2kd_ray.study.search import setting_id
+from l2kd_ray.study.snapshot import Snapshot
+from l2kd_ray.study.trial import Cell, Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ANSWER_COLUMNS = (
+    *("method", "setting", "order", "seed", "trial", "task", "i", "j", "example"),
+    *("input", "reference", "answer", "score"),
+)
+"""Columns of `answers`: one row for each trial, test example and step of the stream.
+
+`i`: number of tasks learned so far (0: the untrained model); `j`: position of the task in the
+order, from 1; `example`: the example's id; `input`: context and question; `reference`: the first
+reference; `score`: that of the example by the task's metric, 0 to 100.
+"""
+
+
+def answers(
+    snapshot: Snapshot, trials: Iterable[Trial], tasks: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """The stored answers of some trials (columns: `ANSWER_COLUMNS`), in the sequence of the data.
+
+    `tasks`: only these. An evaluation that is not finished has no rows. Raises: store.Damaged.
+    """
+    import pandas as pd
+
+    known, kept = snapshot.manifests, None if tasks is None else {*tasks}
+    cells = [
+        (trial, cell)
+        for trial in trials
+        for step in trial.steps
+        for cell in step
+        if cell.split == "test"
+        and (kept is None or cell.task in kept)
+        and cell.stage.key in known
+        and cell.stage.examples.key in known
+    ]
+    evaluations = {cell.stage.key: known[cell.stage.key] for _, cell in cells}
+    sources = {cell.stage.examples.key: known[cell.stage.examples.key] for _, cell in cells}
+    lines = snapshot.reader.each(evaluations.values(), PREDICTIONS, _lines)
+    examples = snapshot.reader.each(sources.values(), EXAMPLES, parse_examples)
+    rows: list[tuple[Any, ...]] = []
+    for trial, cell in cells:
+        names = _identity(trial, cell)
+        pairs = zip(examples[cell.stage.examples.key], lines[cell.stage.key], strict=True)
+        for example, line in pairs:
+            asked = "\n".join(part for part in (example.context, example.question) if part)
+            answered = (example.answers[0], line["prediction"], float(line["score"]))
+            rows.append((*names, example.id, asked, *answered))
+    return pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
+
+
+def _identity(trial: Trial, cell: Cell) -> tuple[Any, ...]:
+    order, setting = order_id(trial.order), setting_id(trial.setting)
+    return trial.method, setting, order, str(trial.seed), trial.id, cell.task, cell.i, cell.j
+
+
+def _lines(file: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.split(b"\n") if line]
