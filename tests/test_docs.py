@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import runpy
 import shlex
 import sys
 import typing
@@ -482,3 +483,11 @@ def test_the_example_reports_numbers_are_drawn_from_the_evidence(
     gaps = [re.findall(r"^\| (\w[\w-]*) \| (\S+)", table, re.M) for table in tables]
     assert gaps[0] == gaps[1]
     assert len(gaps[0]) == 8
+
+
+def test_the_tables_of_the_results_are_recomputed_from_the_evidence() -> None:
+    script = runpy.run_path(str(ROOT / "docs/evidence/tables.py"))
+    pages = {file: file.read_text("utf-8") for file in script["PAGES"]}
+    assert sum(page.count("<!-- table: ") for page in pages.values()) >= 7
+    for file, page in pages.items():
+        assert script["renewed"](page) == page, f"{file}: run docs/evidence/tables.py"

@@ -1,0 +1,140 @@
+"""The tables of docs/results.md, recomputed from the scores that lie beside this file.
+
+    python docs/evidence/tables.py            # write them into the page
+    python docs/evidence/tables.py --check    # exit code 1 if the page says anything else
+
+In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`; the file
+NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
+method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed), and
+`means` (mean gaps of several studies, NAME+NAME).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from l2kd_ray.analysis import Design
+from l2kd_ray.analysis.findings import Findings, find
+from l2kd_ray.report.blocks import PROBABILITY, text
+from l2kd_ray.report.labels import interval_label, method_label, setting_label, task_labels
+
+HERE = Path(__file__).parent
+PAGES = (HERE.parent / "results.md", HERE.parent / "l2kd_study.md", HERE.parents[1] / "README.md")
+_BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+) -->).*?(<!-- end -->)", re.DOTALL)
+
+
+@cache
+def findings(name: str) -> Findings:
+    scores = pd.read_parquet(HERE / f"{name}_scores.parquet")
+    orders = tuple(sorted(set(scores["order"]) - {""}))
+    seeds = tuple(sorted(set(scores["seed"])))
+    return find(scores, design=Design("all", orders, seeds) if orders else None)
+
+
+def gaps(found: Findings) -> pd.DataFrame:
+    """Points below multi-task: mean with its interval over seeds, by task, and over orders."""
+    rows = found.arms.merge(found.orders, on=["method", "setting"], how="left")
+    return pd.DataFrame(
+        {
+            "method": _names(rows),
+            "mean gap": _with_interval(rows, "gap/abs", "gap/low", "gap/high"),
+            **{label: _points(rows[f"gap/{t}"]) for t, label in task_labels(found.tasks).items()},
+            "std over orders": _points(rows["std_order"]),
+            "best order": _points(rows["best"]),
+            "worst order": _points(rows["worst"]),
+            "forgetting": _points(-rows["cl/bwt"]),
+        }
+    )
+
+
+def scores(found: Findings) -> pd.DataFrame:
+    """Final scores of the references and of each method; of teachers where there are any."""
+    rows = pd.concat([found.references, found.arms], ignore_index=True)
+    columns = [name for name in rows if str(name).startswith("score/")]
+    labels = task_labels(found.tasks)
+    table = {labels[name.split("/")[1]]: _points(rows[name]) for name in columns}
+    table |= {"mean": _points(rows["cl/avg"])}
+    if rows["teacher/avg"].notna().any():
+        table |= {"its teachers": _points(rows["teacher/avg"])}
+    return pd.DataFrame({"method": _names(rows), **table})
+
+
+def pairs(found: Findings) -> pd.DataFrame:
+    """Differences of the mean gaps, simultaneous intervals; p by t, adjusted for all pairs."""
+    rows = found.comparisons
+    against = rows.rename(columns={"method": "_", "setting": "__"}).rename(
+        columns={"against": "method", "against/setting": "setting"}
+    )
+    return pd.DataFrame(
+        {
+            "first": _names(rows),
+            "second": _names(against),
+            "gap of the first minus the second's": _with_interval(
+                rows, "difference", "low", "high"
+            ),
+            "adjusted p": [text(float(p), PROBABILITY) for p in rows["p_adjusted"]],
+        }
+    )
+
+
+def means(*studies: Findings) -> pd.DataFrame:
+    """The mean gaps of several studies, a column each, in the sequence of the first."""
+    columns = {", ".join(task_labels(one.tasks).values()): gaps(one) for one in studies}
+    return pd.concat(
+        {name: table.set_index("method")["mean gap"] for name, table in columns.items()}, axis=1
+    ).reset_index()
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    labels = zip(
+        map(method_label, rows["method"]), map(setting_label, rows["setting"]), strict=True
+    )
+    return [f"{method} ({setting})" if setting else method for method, setting in labels]
+
+
+def _points(values: pd.Series[float]) -> list[str]:
+    return ["" if pd.isna(value) else text(float(value)) for value in values]
+
+
+def _with_interval(rows: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+    numbers = zip(_points(rows[value]), rows[low], rows[high], strict=True)
+    return [f"{number} ({interval_label(low, high)})" for number, low, high in numbers]
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    rule = ["---", *["---:"] * (len(frame.columns) - 1)]
+    rows = [list(frame.columns), rule, *frame.to_numpy().tolist()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def renewed(page: str) -> str:
+    """The page with every table recomputed."""
+    kinds = {"gaps": gaps, "scores": scores, "pairs": pairs, "means": means}
+
+    def table(match: re.Match[str]) -> str:
+        begin, names, kind, end = match.groups()
+        return f"{begin}\n\n{markdown(kinds[kind](*map(findings, names.split('+'))))}\n{end}"
+
+    return _BLOCK.sub(table, page)
+
+
+def main(check: bool) -> int:
+    changed = 0
+    for file in PAGES:
+        old = file.read_text("utf-8")
+        new = renewed(old)
+        if new != old:
+            changed += 1
+            print(f"{file.name}: {'not what the evidence says' if check else 'written'}")
+            if not check:
+                file.write_text(new, "utf-8")
+    return int(check and changed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
