@@ -285,6 +285,7 @@ class Experiment:
         `inline` runs everything in this process, without Ray, and stops at the first failure;
         `address` names a Ray cluster to join (`auto`: the one of this machine).
         """
+        from l2kd_ray.mirrors.process import mirrored
         from l2kd_ray.report.sentences import verdict_words
         from l2kd_ray.study.garbage import drop_intermediate
         from l2kd_ray.study.loading import to_yaml
@@ -299,16 +300,26 @@ class Experiment:
         self._check_models(missing_stages(self._most(before.reader), before.reader.listing()))
         self._folder.add_keys(stages_of(self.study.trials(before.tried)))
         self._folder.keep_study(to_yaml(self.study))
-        with self._folder.live():
-            failures, late = self._run(before.reader, executor, address)
-        self._folder.keep_failures(failures)
-        after = self._snapshot(before.reader, failures)
-        if not failures and not late:
-            self._folder.settle_keys(after.plan.every)
-        if self.study.config.keep == "leaves" and not failures and not late:
+        with (
+            self._folder.local() as files,
+            mirrored(self.study, self.store, files, live=True) as ending,
+        ):
+            with self._folder.live():
+                failures, late = self._run(before.reader, executor, address)
+            self._folder.keep_failures(failures)
+            after = self._snapshot(before.reader, failures)
+            if failures or late:
+                ending.state = "failed" if failures else "late"
+                ending.failures = [
+                    f"{one['kind']} {one['key']}: {one['error']}" for one in failures
+                ]
+            else:
+                self._folder.settle_keys(after.plan.every)
+            if failures or len(after.scores):
+                self._write_report(after, files)
+        _print(ending.lines)
+        if self.study.config.keep == "leaves" and ending.state == "finished":
             drop_intermediate(self.study, after.reader, after.plan.every)
-        if failures or len(after.scores):
-            self.report(after)
         verdict = after.wanted.verdict
         return Ended(failures, late, verdict_words(verdict) if verdict else "", after)
 
@@ -380,38 +391,41 @@ class Experiment:
         frame = results(snapshot.scores, list(self.study.config.search))
         return frame.assign(doubts=doubted(frame, snapshot.doubts))
 
-    def report(self, snapshot: Snapshot | None = None, *, wandb: bool = True) -> list[str]:
-        """Write the result files, the report and the W&B mirror from the store or from a snapshot.
+    def report(self, snapshot: Snapshot | None = None, *, mirror: bool = True) -> list[str]:
+        """Write the result files and the report from the store or from a snapshot, and show them
+        in the mirrors of `report_to`.
 
         Returns the paths or URIs of the report's files. Raises: InputError if nothing is finished
         yet.
         """
-        from l2kd_ray.mirrors.wandb import mirror
-        from l2kd_ray.report import write_report
-        from l2kd_ray.study.evidence import curves, shown, students
+        from l2kd_ray.mirrors.process import mirrored
 
-        now, settings = snapshot or self.snapshot(), self.study.config.wandb
-        scores, config = now.scores, self.study.config.to_data()
-        with self._folder.local() as folder:
-            written = write_report(
-                folder, now.selectable, study=config, command=self.command, **shown(now)
-            )
-            files = FileTree(str(folder))
-            files.write("scores.parquet", scores.to_parquet(index=False))
-            if len(now.proposed_scores):
-                files.write("proposed.parquet", now.proposed_scores.to_parquet(index=False))
-            if len(scores):
-                files.write("results.parquet", self._results(now).to_parquet(index=False))
-            if wandb and len(scores) and settings.mode != "disabled":
-                problem = mirror(
-                    folder,
-                    settings,
-                    study=self.name,
-                    config=config,
-                    curves=curves(now),
-                    students=students(now) if settings.students else {},
-                )
-                print(problem)
+        now = snapshot or self.snapshot()
+        with self._folder.local() as files:
+            written = self._write_report(now, files)
+            if mirror and len(now.scores):
+                with mirrored(self.study, self.store, files, live=False) as ending:
+                    ending.state = "failed" if now.failures else "finished"
+                _print(ending.lines)
+        return written
+
+    def _write_report(self, now: Snapshot, folder: Path) -> list[str]:
+        from l2kd_ray.report import write_report
+        from l2kd_ray.study.evidence import shown
+
+        written = write_report(
+            folder,
+            now.selectable,
+            study=self.study.config.to_data(),
+            command=self.command,
+            **shown(now),
+        )
+        files, scores = FileTree(str(folder)), now.scores
+        files.write("scores.parquet", scores.to_parquet(index=False))
+        if len(now.proposed_scores):
+            files.write("proposed.parquet", now.proposed_scores.to_parquet(index=False))
+        if len(scores):
+            files.write("results.parquet", self._results(now).to_parquet(index=False))
         self.remember(now)
         return [f"{self.folder}/{path.relative_to(folder)}" for path in written]
 
@@ -469,3 +483,8 @@ class Experiment:
                 except Exception as error:  # transformers raises errors of many types
                     got = {"arch": spec.arch, **spec.overrides}
                     raise InputError(str(error), key=role, got=got).at(self.name, key) from None
+
+
+def _print(lines: Sequence[str]) -> None:
+    for line in lines:
+        print(line)

@@ -320,14 +320,14 @@ def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False)
 def report(
     study: StudyFile,
     overrides: Overrides = None,
-    wandb: Annotated[
-        bool, typer.Option(help="Also write the results to Weights & Biases.")
+    mirror: Annotated[
+        bool, typer.Option(help="Also show the results in the mirrors of report_to, such as W&B.")
     ] = False,
 ) -> None:
     """Write the report of what is finished: tables, figures and one HTML page."""
     experiment = _load(study, overrides)
     snapshot = experiment.snapshot()
-    experiment.report(snapshot, wandb=wandb)
+    experiment.report(snapshot, mirror=mirror)
     _show(experiment, snapshot)
 
 

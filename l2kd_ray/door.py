@@ -1,8 +1,8 @@
 """Loading of plug-ins, named as `pkg.module:name`, `./file.py:name` or by an entry point.
 
-Methods, divergences, metrics, readers and replay filters can be plug-ins. A study file names them,
-and their source is part of the keys of the stages that use them. A single file is sent to Ray's
-workers with the stages; a package must be installed there.
+Methods, divergences, metrics, readers, replay filters and mirrors can be plug-ins. A study file
+names them, and their source is part of the keys of the stages that use them. A single file is sent
+to Ray's workers with the stages; a package must be installed there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, Literal
 from l2kd_ray.errors import InputError
 from l2kd_ray.section import Section, expanded
 
-PluginKind = Literal["methods", "divergences", "metrics", "readers", "filters"]
+PluginKind = Literal["methods", "divergences", "metrics", "readers", "filters", "mirrors"]
 """The kinds of plug-in; `l2kd_ray.<kind>` is the group of their entry points."""
 PATH = re.compile(r"^(?P<module>[^:]+\.py|[A-Za-z_][\w.]*):(?P<name>[A-Za-z_]\w*)$")
 _OWN = "l2kd_plugin_"

@@ -196,7 +196,7 @@ def test_the_python_api_has_the_same_verbs(swept: Path, monkeypatch: pytest.Monk
     study = l2kd_ray.load_study("study.yaml", {"kd.temperature": 2.0}, seeds=[531])
     assert study.plan().stages["learn"].todo == 0
     assert study.sweep("inline").failures == []
-    assert any(path.endswith("/report.html") for path in study.report(wandb=False))
+    assert any(path.endswith("/report.html") for path in study.report(mirror=False))
     assert len(study.results()) == 8
 
 

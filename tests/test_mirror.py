@@ -1,124 +1,76 @@
-"""The W&B mirror: what it writes, and that nothing of W&B can slow, hang or fail its caller."""
+"""Mirrors of a study: what they show, and that none can slow, hang or fail its caller."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
-import math
 import os
 import socket
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 from helpers.fake_wandb import KEY, Run, Server, read_offline, serving
+from helpers.finished import STEPS, finish, publish
+from helpers.studies import planned
 
-from l2kd_ray.mirrors.wandb import CurvePoints, flat, mirror, run_id
-from l2kd_ray.study.schema import WandbSettings
+from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.mirrors import follow, runs
+from l2kd_ray.mirrors.process import mirrored
+from l2kd_ray.mirrors.runs import Models, flat, run_id
+from l2kd_ray.study import Study
+from l2kd_ray.study.snapshot import Snapshot
 
 import_module("wandb")  # its temporary folders are made now, not in a test's TMPDIR
 
-STUDY = "orders+1"
+NAME = "orders+1"
 METHODS = ("finetune", "lamol", "l2kd")
-TASKS = ("rest.a", "b", "c")
-ORDERS = tuple(">".join(order) for order in itertools.permutations(TASKS))
-STEPS = 4  # of each stage
+TRIALS = 2 * len(METHODS) + 2  # two orders, and the references
 SECRET = "hunter2-do-not-show"
 
 
-@dataclass
-class Study:
-    """A results folder of our making, and what goes with it."""
+class Mirrored:
+    """A study whose stages are finished, and its folder."""
 
-    folder: Path
-    curves: dict[str, CurvePoints]
+    def __init__(self, base: Path, learned: int = 9, **changes: Any) -> None:
+        settings = {"name": NAME, "methods": METHODS, "kd": {"temperature": 2.0}, **changes}
+        settings.setdefault("wandb", {"project": "proj"})
+        if "l2kd" not in settings["methods"]:
+            del settings["kd"]
+        self.study: Study = planned(**settings)
+        self.store = Store(str(base / "store"))
+        self.folder = base / "results"
+        self.learn(learned)
+        (self.folder / "figures").mkdir(parents=True, exist_ok=True)
+        (self.folder / "report.html").write_text("<p>report</p>", encoding="utf-8")
+        (self.folder / "results.parquet").write_bytes(b"PAR1")
+        _draw(self.folder / "figures" / "gap.png")
 
-    def mirror(
-        self,
-        mode: str = "auto",
-        config: Mapping[str, Any] | None = None,
-        time_limit: float = 60.0,
-        students: Mapping[str, Path] | None = None,
-    ) -> str:
-        settings = WandbSettings.model_validate({"project": "proj", "mode": mode})
-        return mirror(
-            self.folder,
-            settings,
-            study=STUDY,
-            config=config or {},
-            curves=self.curves,
-            students=students,
-            time_limit=time_limit,
-        )
+    def learn(self, learned: int) -> None:
+        finish(self.study, self.store, learned)
+
+    def mirror(self, time_limit: float = 60.0, live: bool = False) -> str:
+        with mirrored(
+            self.study, self.store, self.folder, live=live, time_limit=time_limit
+        ) as ending:
+            pass
+        return "\n".join(ending.lines)
 
     def offline(self) -> dict[str, Run]:
         return read_offline(self.folder / "wandb")
 
-
-def make_study(
-    folder: Path,
-    methods: tuple[str, ...] = METHODS,
-    orders: tuple[str, ...] = ORDERS,
-    learned: int = 3,
-) -> Study:
-    """A study of which each trial learned so many of its tasks; scores tell (i, j) apart."""
-    scores: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    curves: dict[str, CurvePoints] = {}
-    for method, order in itertools.product(methods, orders):
-        trial = f"{method}/{order}"
-        setting = {"kd.temperature": 2.0} if method == "l2kd" else {}
-        for i, (j, task), split in itertools.product(
-            range(learned + 1), enumerate(order.split(">")), ("dev", "test")
-        ):
-            scores.append(
-                {
-                    "trial": trial,
-                    "method": method,
-                    "setting": json.dumps(setting),
-                    "order": order,
-                    "seed": "531",
-                    "i": i,
-                    "j": j,
-                    "task": task,
-                    "split": split,
-                    "metric": "em",
-                    "score": 10.5 * i + j + (100 if split == "dev" else 0),
-                    "key": "evaluate",
-                    "model": f"{trial}@{i}",
-                    "teacher": "",
-                    "teacher_score": math.nan,
-                }
-            )
-            curves[f"{trial}@{i}"] = [
-                {"step": step, "loss": 1 / step, "lr": 0.5} for step in range(1, STEPS + 1)
-            ]
-        results.append(
-            {
-                "trial": trial,
-                "method": method,
-                "kd.temperature": setting.get("kd.temperature"),
-                "order": order,
-                "seed": "531",
-                "score/rest.a/em": 31.5,
-                "cl/avg": 32.5,
-                "gap/abs": 7.5 if method == "l2kd" else None,
-                "gap/rel": None,
-            }
-        )
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(scores).to_parquet(folder / "scores.parquet")
-    pd.DataFrame(results).to_parquet(folder / "results.parquet")
-    (folder / "report.html").write_text("<p>report</p>", encoding="utf-8")
-    _draw(folder / "figures" / "gap.png")
-    return Study(folder, curves)
+    def id(self, method: str, order: str = "gen.intent>gen.rest") -> str:
+        trials = (t for t in self.study.trials() if t.method == method)
+        (trial,) = [t for t in trials if not order or ">".join(t.order) == order]
+        return run_id(NAME, trial.id)
 
 
 def _draw(path: Path) -> None:
@@ -180,100 +132,122 @@ def test_offline_runs_say_what_the_files_say(
     # The caller is itself part of a sweep, which is none of our business.
     monkeypatch.setenv("WANDB_RUN_ID", "callers")
     monkeypatch.setenv("WANDB_SWEEP_ID", "callers")
-    study = make_study(tmp_path / "results")
+    study = Mirrored(tmp_path)
 
-    line = study.mirror(config={"train": {"lr": 1e-4, "epochs": 9}, "tasks": ["a", "b", "c"]})
+    line = study.mirror()
 
-    assert "18 trials" in line
+    assert f"{TRIALS} trials" in line
     assert "offline" in line
     assert str(study.folder / "wandb") in line
     assert caplog.records == []  # no key is no fault
     assert_nothing_left(tmp_path)
 
-    runs = study.offline()
-    assert len(runs) == 18 + 1
-    assert {run.group for run in runs.values()} == {STUDY}
-    assert {run.project for run in runs.values()} == {"proj"}
+    found = study.offline()
+    assert len(found) == TRIALS + 1
+    assert {run.group for run in found.values()} == {NAME}
+    assert {run.project for run in found.values()} == {"proj"}
 
-    run = runs[run_id(STUDY, "l2kd/c>rest.a>b")]
-    assert run.name == "l2kd c>rest.a>b 531 kd.temperature=2.0"
+    run = found[study.id("l2kd")]
+    assert run.name == "l2kd gen.intent>gen.rest 531"
     assert run.job_type == "l2kd"
-    assert set(run.tags) == {"method:l2kd", "order:c>rest.a>b"}
-    assert run.config["train.lr"] == 1e-4
-    assert run.config["train.epochs"] == 9
-    assert run.config["tasks"] == ["a", "b", "c"]
+    assert set(run.tags) == {"method:l2kd", "order:gen.intent>gen.rest"}
+    assert run.config["train.lr"] == 5e-3
     assert run.config["kd.temperature"] == 2
+    assert run.config["kd.objective"] == "word"  # not set: a default can be grouped by
+    assert run.config["tasks"] == ["gen.rest", "gen.intent"]
     assert run.config["seed"] == 531
-    assert (run.config["method"], run.config["order"]) == ("l2kd", "c>rest.a>b")
+    assert (run.config["method"], run.config["order"]) == ("l2kd", "gen.intent>gen.rest")
+    assert run.config["started"] == "2026-01-01T00:00:00+00:00"
+    assert not [key for key in run.config if key.startswith(("methods", "storage"))]
 
     train = [row for row in run.history if "train/loss" in row]
-    assert [row["global_step"] for row in train] == list(range(1, 3 * STEPS + 1))
-    assert [row["stage"] for row in train] == [1] * STEPS + [2] * STEPS + [3] * STEPS
+    assert [row["global_step"] for row in train] == list(range(1, 2 * STEPS + 1))
+    assert [row["stage"] for row in train] == [1] * STEPS + [2] * STEPS
     assert [row["train/loss"] for row in train[:STEPS]] == [1 / s for s in range(1, STEPS + 1)]
     assert all(row["train/lr"] == 0.5 for row in train)
 
-    tests = [row for row in run.history if "eval/rest.a/em" in row]
-    assert [row["global_step"] for row in tests] == [0, STEPS, 2 * STEPS, 3 * STEPS]
-    assert [row["eval/c/em"] for row in tests] == [0, 10.5, 21, 31.5]  # the first of the order
-    assert [row["eval/b/em"] for row in tests] == [2, 12.5, 23, 33.5]  # the last
+    intent, rest = (
+        next(key for key in run.summary if key.startswith(f"eval/{task}/"))
+        for task in ("gen.intent", "gen.rest")
+    )
+    tests = [row for row in run.history if intent in row]
+    assert [row["global_step"] for row in tests] == [0, STEPS, 2 * STEPS]
+    assert [row[intent] for row in tests] == [10, 20.5, 31]
+    assert [row[rest] for row in tests] == [8, 18.5, 29]
     assert run.axes["*"] == "global_step"
     assert "_step" not in run.axes.values()
 
-    assert run.summary["cl/avg"] == 32.5
-    assert run.summary["gap/abs"] == 7.5
-    assert run.summary["score/rest.a/em"] == 31.5
-    assert "gap/rel" not in run.summary  # no number
+    assert run.summary["cl/avg"] == 30
+    assert run.summary[intent.replace("eval", "score")] == 31
+    assert run.summary["gap/abs"] == 0
+    assert run.summary["seconds"] > 10
 
 
 def test_the_aggregate_run_holds_tables_figures_headlines_and_files(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "results", orders=ORDERS[:2])
-    study.mirror("offline")
+    study = Mirrored(tmp_path, wandb={"mode": "offline"}, search={"kd.temperature": {"grid": [1]}})
+    study.mirror()
 
-    run = study.offline()[run_id(STUDY)]
+    run = study.offline()[run_id(NAME)]
     assert run.job_type == "report"
-    assert run.summary["trials"] == 6
-    assert run.summary["gap/abs/l2kd kd.temperature=2.0"] == 7.5
-    assert run.summary["cl/avg/lamol"] == 32.5
-    assert "gap/abs/lamol" not in run.summary
+    assert run.summary["trials"] == TRIALS
+    assert run.summary["cl/avg/l2kd kd.temperature=1"] == 30
+    assert run.summary["gap/abs/lamol"] == 0
     logged = {key.split(".")[0] for row in run.history for key in row}
     assert {"tables/results", "tables/gap", "tables/orders", "figures/gap"} <= logged
 
     files = run.artifacts["orders_1-results"]
-    assert set(files) == {"scores.parquet", "results.parquet", "report.html", "figures/gap.png"}
+    assert set(files) == {"results.parquet", "report.html", "figures/gap.png"}
     for name, copy in files.items():
         assert study.folder / "wandb" in Path(copy).parents  # where they outlive the home folder
         assert Path(copy).read_bytes() == (study.folder / name).read_bytes()
 
 
 def test_students_are_kept_on_request_by_the_runs_that_made_them(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "results", methods=("lamol",), orders=ORDERS[:1])
-    trial = f"lamol/{ORDERS[0]}"
-    model, student = f"{trial}@3", tmp_path / "student"
-    student.mkdir()
-    (student / "model.safetensors").write_bytes(b"weights")
-    study.mirror("offline", students={model: student})
-    run = study.offline()[run_id(STUDY, trial)]
+    study = Mirrored(tmp_path, wandb={"mode": "offline", "students": True})
+    study.mirror()
+    run = study.offline()[study.id("lamol")]
     (files,) = [run.artifacts[name] for name in run.artifacts]
-    assert list(run.artifacts) == [f"student-{model[:16]}".replace("/", "_").replace(">", "_")]
-    assert Path(files["model.safetensors"]).read_bytes() == b"weights"
+    assert list(run.artifacts) == [f"student-{run.config['trial']}"]
+    assert Path(files["curve.json"]).read_bytes().startswith(b"[{")
 
 
 def test_a_second_mirror_replaces_our_offline_runs_and_no_other(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "results", methods=("lamol",), orders=ORDERS[:2], learned=1)
+    study = Mirrored(tmp_path, learned=1, wandb={"mode": "offline"})
     foreign = study.folder / "wandb" / "offline-run-20260101_000000-theirs"
     foreign.mkdir(parents=True)
-    study.mirror("offline")
+    study.mirror()
     first = study.offline()
 
-    study = make_study(study.folder, methods=("lamol",), orders=ORDERS[:2], learned=2)
-    study.mirror("offline")
+    study.learn(2)
+    study.mirror()
 
     second = study.offline()  # refuses an id that is there twice
     assert set(second) == set(first)
     assert foreign.is_dir()
-    history = second[run_id(STUDY, f"lamol/{ORDERS[0]}")].history
+    history = second[study.id("lamol")].history
     steps = [row["global_step"] for row in history if "train/loss" in row]
     assert steps == list(range(1, 2 * STEPS + 1))
+
+
+def test_what_was_synced_is_not_written_again(tmp_path: Path) -> None:
+    """W&B appends what is synced under one id: nothing may be there twice."""
+    study = Mirrored(tmp_path, learned=1, wandb={"mode": "offline"})
+    study.mirror()
+    uploaded = study.offline()[study.id("lamol")].history
+    (folder,) = (study.folder / "wandb").glob(f"*-{study.id('lamol')}")
+    (log,) = folder.glob("*.wandb")
+    log.with_suffix(".wandb.synced").touch()  # as `wandb sync` does
+    hidden = log.rename(log.with_suffix(".hidden"))
+
+    study.learn(2)
+    study.mirror()
+
+    assert hidden.exists()
+    left = study.offline()[study.id("lamol")].history
+    rows = [row for row in [*uploaded, *left] if "train/loss" in row]
+    assert [row["global_step"] for row in rows] == list(range(1, 2 * STEPS + 1))
+    numbers = [row["_step"] for row in [*uploaded, *left]]
+    assert numbers == sorted(set(numbers))
 
 
 def test_ids_are_stable_and_differ() -> None:
@@ -282,19 +256,48 @@ def test_ids_are_stable_and_differ() -> None:
     assert run_id("s", "x") == "l2kd-3b653d1d6ed207cc"  # ids live on servers
 
 
+def test_points_only_grow(tmp_path: Path) -> None:
+    """What was sent is never wrong: a task's scores are sent when all of them are there."""
+    study = Mirrored(tmp_path, learned=-1)
+    trial = next(t for t in study.study.trials() if t.method == "l2kd")
+    sent: list[Any] = []
+    for cell in trial.cells:
+        finish_one(study, cell.stage)
+        reader = StoreView(study.store)
+        known = Snapshot(study.study, reader).manifests
+        now = list(runs.points(trial, known, Models(reader)))
+        assert now[: len(sent)] == sent
+        sent = now
+    assert [point.number for point in sent] == list(range(2 * STEPS + 3))
+
+
+def test_a_dropped_model_leaves_a_gap_and_moves_no_point(tmp_path: Path) -> None:
+    study = Mirrored(tmp_path)
+    trial = next(t for t in study.study.trials() if t.method == "l2kd")
+    model = trial.steps[1][0].stage.model
+    known = Snapshot(study.study, StoreView(study.store)).manifests
+    whole = list(runs.points(trial, known, Models(StoreView(study.store))))
+    study.store.drop_files(model.kind, model.key)
+    left = list(runs.points(trial, known, Models(StoreView(study.store))))
+    assert len(left) == len(whole) - STEPS
+    assert [point for point in whole if point in left] == left
+
+
+def finish_one(study: Mirrored, stage: Any) -> None:
+    for _, source in stage.inputs():
+        publish(study.store, source, 0.0)
+    publish(study.store, stage, 1.0)
+
+
 def test_no_secret_is_written(tmp_path: Path) -> None:
-    study = make_study(tmp_path / "results", methods=("l2kd",), orders=ORDERS[:1])
-    secrets = {
-        "api_key": SECRET,
-        "hub": {"hfToken": SECRET, "name": "shown-hub"},
-        "tasks": [{"name": "a", "secret": SECRET}],
-        "PASSWORD": SECRET,
-        "storage": f"s3://user:{SECRET}@bucket",
-        "mirrors": ["shown-mirror", f"https://{SECRET}@host"],
-    }
-    study.mirror("offline", config=secrets)
-    assert files_with("shown-hub", tmp_path)
-    assert files_with("shown-mirror", tmp_path)
+    study = Mirrored(
+        tmp_path,
+        wandb={"mode": "offline", "project": "shown-project"},
+        storage=f"s3://bucket/x?token={SECRET}",
+        on_event={"finished": f"https://hooks/{SECRET}"},
+    )
+    study.mirror()
+    assert files_with("shown-project", study.folder)
     assert files_with(SECRET, tmp_path) == []
 
 
@@ -328,43 +331,41 @@ def test_settings_are_flat_typed_and_kept_unless_secret() -> None:
 
 
 def test_disabled_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = make_study(tmp_path / "results")
-    assert study.mirror("disabled") == "W&B: disabled"
+    assert Mirrored(tmp_path, wandb={"mode": "disabled"}).mirror() == "W&B: disabled"
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert study.mirror("auto") == "W&B: disabled"
+    study = Mirrored(tmp_path)
+    assert study.mirror() == "W&B: disabled"
     assert not (study.folder / "wandb").exists()
 
 
-def test_missing_files_leave_the_rest(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    study = Study(tmp_path / "results", {})
-    study.folder.mkdir()
-    assert "0 trials" in study.mirror("offline")
-    assert set(study.offline()) == {run_id(STUDY)}
+def test_a_study_without_results_has_an_aggregate_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Mirrored(tmp_path, wandb={"mode": "offline"})
+    study.store = Store(str(tmp_path / "empty"))
+    assert "0 trials" in study.mirror()
+    assert set(study.offline()) == {run_id(NAME)}
     assert caplog.records == []
 
 
-@pytest.mark.parametrize("fault", ["torn file", "no folder to write to"])
 def test_what_cannot_be_mirrored_is_one_warning(
-    fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    study = make_study(tmp_path / "results", methods=("lamol",))
-    if fault == "torn file":
-        (study.folder / "scores.parquet").write_bytes(b"PAR1")
-    else:
-        (study.folder / "wandb").write_text("a file")
-    assert "nothing was mirrored" in study.mirror("offline")
+    study = Mirrored(tmp_path, methods=("lamol",), wandb={"mode": "offline"})
+    (study.folder / "wandb").write_text("a file")
+    assert "not everything was mirrored" in study.mirror()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert_nothing_left(tmp_path)
 
 
 def assert_fell_back_offline(
-    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture, time_limit: float
+    study: Mirrored, tmp_path: Path, caplog: pytest.LogCaptureFixture, time_limit: float
 ) -> None:
     started = time.monotonic()
-    line = study.mirror("auto", time_limit=time_limit)
+    line = study.mirror(time_limit=time_limit)
     assert time.monotonic() - started < time_limit + 5
     assert "offline" in line
-    assert len(study.offline()) == 6 + 1
+    assert len(study.offline()) == TRIALS + 1
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert KEY not in caplog.text
     assert files_with(KEY, tmp_path) == []
@@ -375,10 +376,10 @@ def assert_fell_back_offline(
 def test_a_dead_server_costs_seconds_and_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    study = make_study(tmp_path / "results", methods=("lamol",))
-    assert_fell_back_offline(study, tmp_path, caplog, time_limit=30)
+    assert_fell_back_offline(Mirrored(tmp_path), tmp_path, caplog, time_limit=45)
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("behaviour", ["hangs", "stalls", "refuses"])
 def test_a_bad_server_costs_seconds_and_a_warning(
     behaviour: Any,
@@ -386,16 +387,15 @@ def test_a_bad_server_costs_seconds_and_a_warning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    study = make_study(tmp_path / "results", methods=("lamol",))
     with serving(behaviour) as server:
         use(monkeypatch, server)
-        assert_fell_back_offline(study, tmp_path, caplog, time_limit=30)
+        assert_fell_back_offline(Mirrored(tmp_path), tmp_path, caplog, time_limit=45)
         assert server.requests > 0
 
 
+@pytest.mark.drill
 def test_online_without_a_key_falls_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    study = make_study(tmp_path / "results", methods=("lamol",), orders=ORDERS[:1])
-    assert "offline" in study.mirror("online")
+    assert "offline" in Mirrored(tmp_path, wandb={"mode": "online"}).mirror()
     assert "No API key" in caplog.text
 
 
@@ -405,9 +405,8 @@ def test_online_without_a_key_falls_back(tmp_path: Path, caplog: pytest.LogCaptu
 def test_online_runs_are_continued_and_never_doubled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "results"
-    trials = [run_id(STUDY, f"lamol/{order}") for order in ORDERS[:2]]
-    former = folder / "wandb" / f"offline-run-20260101_000000-{trials[0]}"
+    study = Mirrored(tmp_path, learned=1)
+    former = study.folder / "wandb" / f"offline-run-20260101_000000-{study.id('lamol')}"
     former.mkdir(parents=True)
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
@@ -417,22 +416,340 @@ def test_online_runs_are_continued_and_never_doubled(
         monkeypatch.setenv("NETRC", str(netrc))
 
         for learned in (1, 2):
-            study = make_study(folder, methods=("lamol",), orders=ORDERS[:2], learned=learned)
-            line = study.mirror("auto")
-            assert f"2 trials and the aggregate written online: {server.url}" in line
+            study.learn(learned)
+            line = study.mirror()
+            assert f"{TRIALS} trials and the aggregate written online: {server.url}" in line
 
     assert caplog.records == []
     assert not former.exists()  # a sync would upload it a second time
-    assert files_with(KEY, folder) == []
+    assert files_with(KEY, study.folder) == []
     assert_nothing_left(tmp_path)
 
-    assert set(server.runs) == {*trials, run_id(STUDY)}
-    assert {run.group for run in server.runs.values()} == {STUDY}
+    ids = {run_id(NAME, trial.id) for trial in study.study.trials()}
+    assert set(server.runs) == {*ids, run_id(NAME)}
+    assert {run.group for run in server.runs.values()} == {NAME}
     assert "orders_1-results" in server.artifacts
-    run = server.runs[trials[0]]
+    run = server.runs[study.id("lamol")]
     assert run.job_type == "lamol"
-    assert run.config["order"] == ORDERS[0]
+    assert run.config["order"] == "gen.intent>gen.rest"
     train = [row for row in run.history if "train/loss" in row]
     assert [row["global_step"] for row in train] == list(range(1, 2 * STEPS + 1))
-    assert len([row for row in run.history if "eval/rest.a/em" in row]) == 3
-    assert run.summary["cl/avg"] == 32.5
+    assert len([row for row in run.history if any("eval/gen.rest" in key for key in row)]) == 3
+    assert run.summary["cl/avg"] == 30
+
+
+# --- while the study runs ---------------------------------------------------------------------
+
+
+MINE = """
+import pathlib, time
+from pydantic import Field
+from l2kd_ray.door import options
+from l2kd_ray.mirrors import Mirror
+from l2kd_ray.section import Section
+
+class Options(Section):
+    words: str = "x"
+
+@options(Options)
+class Mine(Mirror):
+    def _write(self, *words):
+        with open(self.study.folder / "mine.txt", "a") as file:
+            print(*words, file=file)
+    def on_stage(self, stage):
+        self._write("stage", stage.kind)
+    def on_trial(self, trial):
+        self._write("trial", trial.method, len(trial.points), trial.done)
+    def on_study(self, study):
+        self._write("study", study.state, study.trials_done)
+    def close(self):
+        return f"mine: {self.study.options.words}"
+
+class Broken(Mirror):
+    def on_study(self, study):
+        1 / 0
+
+class Hanging(Mirror):
+    def on_study(self, study):
+        self.study.folder.joinpath("hung").touch()
+        time.sleep(100)
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    return file
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    until = time.monotonic() + 90
+    while not ready():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_class_of_ones_own_is_told_while_the_study_runs_and_at_its_end(
+    tmp_path: Path, mine: Path
+) -> None:
+    study = Mirrored(
+        tmp_path,
+        learned=1,
+        methods=("lamol",),
+        wandb={},
+        report_to=[f"{mine}:Mine"],
+        Mine={"words": "seen"},
+    )
+    told = study.folder / "mine.txt"
+    with mirrored(study.study, study.store, study.folder, live=True) as ending:
+        wait_until(lambda: told.exists() and "trial lamol 6 False" in told.read_text())
+        study.learn(2)
+    lines = told.read_text().splitlines()
+    assert ending.lines == ["mine: seen"]
+    assert lines[0] == "study running 2"  # the references
+    assert lines.count("study finished 4") == 1
+    assert lines.count("trial lamol 11 True") == 2  # two orders, once each
+    assert lines.count("stage multitask") == 1
+
+
+@pytest.mark.parametrize("name", ["Broken", "Hanging"])
+def test_a_bad_mirror_costs_a_warning_and_a_bounded_time(
+    name: str, tmp_path: Path, mine: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    study = Mirrored(tmp_path, methods=("lamol",), wandb={}, report_to=[f"{mine}:{name}"])
+    begun = time.monotonic()
+    assert "not everything was mirrored" in study.mirror(time_limit=12)
+    assert time.monotonic() - begun < 20
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+    assert_nothing_left(tmp_path)
+
+
+def test_an_interrupt_ends_mirrors_at_once(tmp_path: Path, mine: Path) -> None:
+    study = Mirrored(tmp_path, methods=("lamol",), wandb={}, report_to=[f"{mine}:Hanging"])
+    running = mirrored(study.study, study.store, study.folder, live=True)
+    running.__enter__()
+    wait_until((study.folder / "hung").exists)
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        running.gen.throw(KeyboardInterrupt())
+    assert time.monotonic() - begun < 5
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.drill
+@pytest.mark.usefixtures("no_server")
+def test_a_dead_server_is_made_good_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The warning comes while the study runs; all of it is written offline once it has ended."""
+    study = Mirrored(tmp_path, learned=1)
+    with mirrored(study.study, study.store, study.folder, live=True) as ending:
+        wait_until(lambda: bool(caplog.records))
+        study.learn(2)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 60
+    assert "offline" in ending.lines[0]
+    history = study.offline()[study.id("lamol")].history
+    assert len([row for row in history if "train/loss" in row]) == 2 * STEPS
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_call_has_a_time_limit() -> None:
+    with pytest.raises(TimeoutError, match="no answer"), follow.within(0.05):
+        time.sleep(5)
+    time.sleep(0.1)  # no alarm is left
+
+
+# --- TensorBoard, MLflow, trackio -------------------------------------------------------------
+
+
+def test_tensorboard_files_are_appended_to(tmp_path: Path) -> None:
+    from l2kd_ray.mirrors.tensorboard import events
+
+    study = Mirrored(tmp_path, learned=1, wandb={}, report_to=["tensorboard"])
+    assert f"tensorboard --logdir {study.folder / 'tensorboard'}" in study.mirror()
+    study.learn(2)
+    study.mirror()
+    (folder,) = (study.folder / "tensorboard").glob(
+        "l2kd gen.intent>gen.rest 531*".replace(" ", "_")
+    )
+    ends = [[0], range(1, STEPS + 1), [STEPS], range(STEPS + 1, 2 * STEPS + 1), [2 * STEPS]]
+    assert list(events(folder)) == [step for steps in ends for step in steps]
+    assert len(list((study.folder / "tensorboard").iterdir())) == TRIALS + 1
+
+
+@pytest.mark.drill
+def test_mlflow_runs_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    study = Mirrored(tmp_path, learned=1, wandb={}, report_to=["mlflow"])
+    study.mirror()
+    study.learn(2)
+    for _ in range(2):
+        assert uri in study.mirror()
+    client = mlflow.MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string=f"name = '{NAME}'")
+    found = {
+        run.data.tags["l2kd.id"]: run for run in client.search_runs([experiment.experiment_id])
+    }
+    assert len(found) == TRIALS + 1
+    run = found[study.id("l2kd")]
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert sorted(one.step for one in losses) == list(range(1, 2 * STEPS + 1))
+    assert run.data.params["kd.temperature"] == "2.0"
+    assert run.data.metrics["cl/avg"] == 30
+    assert run.info.status == "FINISHED"
+
+
+def test_trackio_runs_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    study = Mirrored(tmp_path, learned=1, wandb={}, report_to=["trackio"])
+    study.mirror()
+    study.learn(2)
+    for _ in range(2):
+        study.mirror()
+    storage = import_module("trackio.sqlite_storage")
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path / "trackio")
+    names = storage.SQLiteStorage.get_runs(NAME)
+    assert len(names) == TRIALS + 1
+    (name,) = [one for one in names if one.startswith("l2kd gen.intent>gen.rest")]
+    rows = storage.SQLiteStorage.get_logs(NAME, name)
+    assert [row["global_step"] for row in rows if "train/loss" in row] == list(
+        range(1, 2 * STEPS + 1)
+    )
+    assert rows[-1]["cl/avg"] == 30
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[str, list[Any]]]:
+    """A URL on loopback, and what has been posted to it."""
+    posted: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(500 if "bad" in self.path else 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Silence."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", posted
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_events_run_a_command_or_post_to_a_url(
+    tmp_path: Path, hook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, posted = hook
+    monkeypatch.setenv("HOOK", url)
+    command = f"cat > {tmp_path}/event.json; echo $L2KD_EVENT $L2KD_STUDY > {tmp_path}/words"
+    study = Mirrored(
+        tmp_path, wandb={}, report_to="none", on_event={"finished": "$HOOK/x", "failed": command}
+    )
+    assert study.mirror() == ""  # a report is no event
+    assert study.mirror(live=True) == ""
+    (event,) = posted
+    assert event["event"] == "finished"
+    assert (event["study"], event["trials_done"], event["trials"]) == (NAME, TRIALS, TRIALS)
+    assert event["numbers"]["cl/avg/lamol"] == 30
+
+    with (
+        pytest.raises(ValueError, match="Ray"),
+        mirrored(study.study, study.store, study.folder, live=True),
+    ):
+        raise ValueError("Ray has ended")
+    told = json.loads((tmp_path / "event.json").read_text())
+    assert told["event"] == "failed"
+    assert told["failures"] == ["ValueError: Ray has ended"]
+    assert (tmp_path / "words").read_text() == f"failed {NAME}\n"
+
+
+def test_a_look_is_an_event_once(tmp_path: Path) -> None:
+    command = f"echo look >> {tmp_path}/looks"
+    tune = {"stop": {"half_width": 0.1, "method": "lamol"}}
+    tasks = ["gen.rest", "gen.intent", "gen.tv"]
+    study = Mirrored(
+        tmp_path,
+        learned=-1,
+        tasks=tasks,
+        methods=("lamol",),
+        seeds=[1, 2],
+        tune=tune,
+        wandb={},
+        report_to=[],
+        on_event={"look": command},
+    )
+    store = study.store
+    from l2kd_ray.mirrors import MirroredStudy
+    from l2kd_ray.mirrors.events import Events
+
+    events = Events(MirroredStudy(study.study.config, study.folder))
+    follower = follow.Follower(study.study, store, events, study.folder)
+    follower.look()
+    assert not (tmp_path / "looks").exists()
+    study.learn(3)
+    follower.look()
+    follower.look("finished")
+    assert (tmp_path / "looks").read_text() == "look\n"
+
+
+@pytest.mark.parametrize("target", ["{url}/bad", "exit 3", "http://127.0.0.1:9/secret"])
+def test_an_event_that_fails_is_one_line(
+    target: str, tmp_path: Path, hook: tuple[str, list[Any]]
+) -> None:
+    study = Mirrored(
+        tmp_path,
+        wandb={},
+        report_to=[],
+        on_event={"finished": target.format(url=hook[0])},
+    )
+    line = study.mirror(live=True)
+    assert line.startswith("on_event.finished: it failed")
+    assert "secret" not in line
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"report_to": ["wandbb"]}, "report_to"),
+        ({"report_to": ["none", "wandb"]}, "report_to"),
+        ({"report_to": ["wandb", "wandb"]}, "report_to"),
+        ({"report_to": ["l2kd_ray.mirrors.runs:flat"]}, "report_to"),
+        ({"report_to": "none", "wandb": {"project": "p"}}, "wandb.project"),
+        ({"on_event": {"finish": "x"}}, "on_event.finish"),
+        ({"on_event": {"look": "x"}}, "on_event.look"),
+    ],
+)
+def test_a_mirror_that_is_not_there_is_refused(changes: Mapping[str, Any], key: str) -> None:
+    with pytest.raises(InputError) as refused:
+        planned(**{"wandb": {}, **changes})
+    assert key in str(refused.value)
+
+
+def test_a_package_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("l2kd_ray.study.schema.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"l2kd-ray\[mlflow\]"):
+        planned(wandb={}, report_to="mlflow")
+
+
+def test_no_mirror_moves_a_key() -> None:
+    def keys(**changes: Any) -> set[str]:
+        trials = planned(**{"wandb": {}, **changes}).trials()
+        return {stage.key for trial in trials for stage in trial.stages()}
+
+    assert keys() == keys(report_to="tensorboard", on_event={"finished": "true"})

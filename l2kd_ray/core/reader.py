@@ -27,6 +27,17 @@ class StoreView:
         self._listing: Listing | None = None
         self._known: dict[str, Manifest | None] = {}
 
+    def update(self) -> bool:
+        """Read the listing again, and keep the manifests read before of stages that are still
+        finished. Returns whether the listing has changed.
+
+        For a process that looks again and again: a finished stage's manifest does not change.
+        """
+        former, self._listing = self._listing, self.store.listing()
+        finished = self._listing.finished
+        self._known = {key: one for key, one in self._known.items() if one and key in finished}
+        return self._listing != former
+
     def listing(self) -> Listing:
         """Every finished stage."""
         if self._listing is None:

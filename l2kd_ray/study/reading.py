@@ -18,7 +18,10 @@ from l2kd_ray.study import yaml12
 from l2kd_ray.study.refusal import UNKNOWN_KEY, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 
-_PLUGGABLE = {"method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"}
+_PLUGGABLE = {
+    *("method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"),
+    "report_to",
+}
 """The keys whose values may name a plug-in."""
 _FRAME = StudyConfig.model_fields.keys() - {"family", "settings"}
 """The keys of a study's frame; `family` and `settings` are what the others become."""

@@ -9,11 +9,20 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from importlib.util import find_spec
 from itertools import combinations, product
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, InstanceOf, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    field_validator,
+    model_validator,
+)
 
+from l2kd_ray import door
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.errors import InputError
@@ -211,6 +220,42 @@ class Scale(Workers):
         return Workers(**plain)
 
 
+MIRRORS: Mapping[str, str] = {
+    "wandb": "wandb",
+    "tensorboard": "tensorboardX",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+}
+"""The built-in mirrors, and the packages that they need."""
+_MIRROR_METHODS = ("ways", "on_stage", "on_trial", "on_study", "close")
+
+
+def _mirror_names(value: object) -> object:
+    """`none` is the empty list, and one name a list of one."""
+    names = [value] if isinstance(value, str) else value
+    return () if names == ["none"] else names
+
+
+def _check_mirror(name: str) -> str:
+    """Raise InputError for a mirror that is neither built in nor a class of the user's."""
+    if name in MIRRORS:
+        if find_spec(MIRRORS[name]) is None:
+            raise InputError(
+                f"the package {MIRRORS[name]} is not installed",
+                got=name,
+                fix=f"pip install 'l2kd-ray[{name}]'",
+            )
+    else:
+        found, _ = door.find("mirrors", name, dict.fromkeys((*MIRRORS, "none")), key="report_to")
+        if not isinstance(found, type) or not all(hasattr(found, one) for one in _MIRROR_METHODS):
+            raise InputError(
+                "it is no mirror",
+                got=name,
+                expected="a subclass of l2kd_ray.mirrors.Mirror",
+            )
+    return name
+
+
 class WandbSettings(Section):
     project: str = "l2kd"
     entity: str | None = None
@@ -218,6 +263,15 @@ class WandbSettings(Section):
     """`auto`: online if an API key is set, else offline."""
     students: bool = False
     """Upload each trial's final student as an artifact of its run."""
+
+
+class EventSettings(Section):
+    """A command or an http(s) URL for each event of a sweep."""
+
+    finished: str | None = Field(None, min_length=1)
+    failed: str | None = Field(None, min_length=1)
+    look: str | None = Field(None, min_length=1)
+    """A planned look of `tune.stop.half_width` or `scheduler: race` has been reached."""
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -337,7 +391,12 @@ class StudyConfig(ArmsOnly):
     scores and manifest remain."""
     share: bool = True
     """False: every trial runs all of its stages itself, to measure what sharing saves."""
+    report_to: Annotated[
+        tuple[Annotated[str, AfterValidator(_check_mirror)], ...], BeforeValidator(_mirror_names)
+    ] = ("wandb",)
+    """Where the study is shown, while it runs and at its end."""
     wandb: WandbSettings = WandbSettings()
+    on_event: EventSettings | None = None
 
     @field_validator("seeds", "tasks", mode="before")
     @classmethod
@@ -364,6 +423,7 @@ class StudyConfig(ArmsOnly):
                     )
         self._check_order_search()
         self._check_stops()
+        self._check_mirrors()
         adaptive = self.tune.adaptive
         grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
         if adaptive and grids:
@@ -522,6 +582,24 @@ class StudyConfig(ArmsOnly):
             )
         if "reduction" in tune.model_fields_set and tune.scheduler != "asha":
             raise InputError("it has no effect without scheduler: asha", key="tune.reduction")
+
+    def _check_mirrors(self) -> None:
+        """Raise InputError for settings of a mirror or of an event that the study has not."""
+        _refuse_twice(self.report_to, "report_to")
+        if "wandb" not in self.report_to and self.wandb.model_fields_set:
+            raise InputError(
+                "it has no effect: wandb is not among the mirrors of report_to",
+                key=f"wandb.{min(self.wandb.model_fields_set)}",
+                fix="remove it, or name wandb in report_to",
+            )
+        looks = self.tune.stop.half_width is not None or self.tune.scheduler == "race"
+        if self.on_event is not None and self.on_event.look and not looks:
+            raise InputError(
+                "it has no effect: the study has no planned looks",
+                key="on_event.look",
+                got=self.on_event.look,
+                fix="remove it, or set tune.stop.half_width or tune.scheduler: race",
+            )
 
     @property
     def rungs(self) -> tuple[int, ...] | None:

@@ -35,8 +35,9 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
     # Resolving a model reads its keys; only a builder shows that the model is used.
     found = {key for key in _looked_at(config.settings, resolving) if not key.endswith(_NAMES)}
     everyone = found.union(_read_by_references(study), *by_arm.values())
+    mirrors = {name.rpartition(":")[2] for name in config.report_to}  # each reads its own section
     for key in sorted(own):
-        if not _has(everyone, key):
+        if not _has(everyone, key) and key.partition(".")[0] not in mirrors:
             raise _refused(study, key, _value(config.settings, key), key, where)
     for key, space in config.search.items():
         free = [by_arm[arm.name] for arm in config.arms if key not in arm.settings]
