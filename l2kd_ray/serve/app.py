@@ -43,9 +43,16 @@ _OF_STUDY: dict[str, StudyPage] = {
 def serve(root: str, host: str = "127.0.0.1", port: int = PORT, token: str | None = None) -> None:
     """Serve the pages of a storage until Ctrl-C. Raises: InputError if it is not safe to."""
     app = application(root, host, token)
-    shown = f"[{host}]" if ":" in host else host
-    print(f"The studies of {app[_SHELF].store.root}: http://{shown}:{port}/ (Ctrl-C ends it)")
-    web.run_app(app, host=host, port=port, print=None, access_log=None)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    words = f"The studies of {app[_SHELF].store.root}: {address} (Ctrl-C ends it)"
+    try:
+        web.run_app(
+            app, host=host, port=port, access_log=None, print=lambda _: print(words, flush=True)
+        )
+    except OSError as error:
+        raise InputError(
+            "nothing can be served there", key="--port", got=port, expected=str(error)
+        ) from None
 
 
 def application(root: str, host: str = "127.0.0.1", token: str | None = None) -> web.Application:
@@ -66,6 +73,7 @@ def application(root: str, host: str = "127.0.0.1", token: str | None = None) ->
     shelf.store.check_reachable()
     app = web.Application(middlewares=[_guard(token)])
     app[_SHELF] = shelf
+    app.on_startup.append(_begin)
     app.add_routes(
         [
             web.get("/", _studies),
@@ -78,6 +86,11 @@ def application(root: str, host: str = "127.0.0.1", token: str | None = None) ->
         ]
     )
     return app
+
+
+async def _begin(app: web.Application) -> None:
+    """Begin to read the storage before anybody asks."""
+    await app[_SHELF].contents.get()
 
 
 def _is_loopback(host: str) -> bool:
