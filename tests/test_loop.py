@@ -27,7 +27,7 @@ from helpers.language import (
 )
 from torch import Tensor
 
-from l2kd_ray.core import loop
+from l2kd_ray.core import loop, memory
 from l2kd_ray.core.loop import fit
 from l2kd_ray.core.stage import Optimisation
 from l2kd_ray.distill.objectives import SoftTargets
@@ -340,3 +340,56 @@ def test_a_loss_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
     wild = curriculum(optimisation=replace(TRAINING, lr=1e30))
     with pytest.raises(FloatingPointError, match=r"train\.lr"):
         trained(tmp_path, wild, SoftTargets())
+
+
+@pytest.mark.parametrize("fails_at", [0, 2])
+def test_a_step_that_does_not_fit_is_done_again_in_halves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """With the same draws, in the middle of its backward pass: the losses are those of parts."""
+    chosen = curriculum(optimisation=replace(TRAINING, batch_size=8))
+    wanted, _ = trained(tmp_path / "whole", chosen, LABELS, model=no_dropout())
+    steps, sizes, inner = iter(range(100)), list[int](), Curriculum.loss
+
+    def narrow(self: Any, model: Any, network: Any, rows: Any, *rest: Any) -> Tensor:
+        loss = inner(self, model, network, rows, *rest)
+        if next(steps) >= fails_at and len(rows) > 2 * self.rows_per_example:
+            loss.backward()  # type: ignore[no-untyped-call]
+            raise torch.OutOfMemoryError
+        sizes.append(len(rows))
+        return loss
+
+    monkeypatch.setattr(Curriculum, "loss", narrow)
+    monkeypatch.setattr(memory.Fitting, "_known", {})
+    here = context(tmp_path / "halves")
+    curve = fit(Dummy(), no_dropout(), replace(chosen, objective=LABELS), here)
+    assert losses(curve) == pytest.approx(losses(wanted), rel=1e-4)
+    assert here.notes == {"micro_batch": 2}
+    assert max(sizes[fails_at:]) <= 4
+    # The next training of this process begins with what fits.
+    sizes.clear()
+    fit(Dummy(), no_dropout(), replace(chosen, objective=LABELS), context(tmp_path / "next"))
+    assert max(sizes) <= 4
+
+
+def test_an_example_that_does_not_fit_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Curriculum, "loss", full)
+    monkeypatch.setattr(memory.Fitting, "_known", {})
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(tmp_path, curriculum(), LABELS)
+
+
+def test_activations_computed_again_are_the_same(tmp_path: Path) -> None:
+    """To the bit, with dropout."""
+    models = [make_model(), make_model()]
+    models[1].checkpoint_activations()
+    curves = [
+        trained(tmp_path / str(n), curriculum(), LABELS, model=model)[0]
+        for n, model in enumerate(models)
+    ]
+    assert curves[0] == curves[1]

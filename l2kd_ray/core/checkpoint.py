@@ -1,4 +1,8 @@
-"""Training checkpoints, saved by rank 0 between two steps without a collective operation.
+"""Training checkpoints, saved between two steps: by rank 0, or each worker's chunk of the model.
+
+Rank 0 alone saves without a collective operation. A model that is shared out is saved by all
+workers, a file each, and read by any number of them: the files' rows follow one another. (torch's
+own distributed checkpoint keeps its index as a pickle, which is never read from the store.)
 
 Randomness is a function of (seed, stream, task, step), so no generator state is stored: the
 parameters, the optimizer's moments and the number of steps are the whole state.
@@ -7,14 +11,19 @@ parameters, the optimizer's moments and the number of steps are the whole state.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from l2kd_ray.core.shard import chunk, chunk_of, whole
 from l2kd_ray.core.stage import Context, Stage
 
 
@@ -57,22 +66,61 @@ def save(
     context: Context,
 ) -> None:
     """Save the state as the stage's newest checkpoint in the store."""
-    file = context.out.parent / "checkpoint"
-    write(file, model, optimizer, progress)
-    context.store.save_checkpoint(stage.kind, stage.key, progress.step, file)
+    file, store, where = context.out.parent / "checkpoint", context.store, (stage.kind, stage.key)
+    _write(file, state(model, optimizer, progress, chunk), progress)
+    store.save_checkpoint(*where, progress.step, file)
+    file.unlink()
+
+
+def save_shared(
+    stage: Stage,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    context: Context,
+    name: str,
+) -> None:
+    """Save this worker's part of the checkpoint `name`; all workers call it."""
+    file, store, where = context.out.parent / "checkpoint", context.store, (stage.kind, stage.key)
+    _write(file, state(model, optimizer, progress, chunk), progress)
+    parts: list[Any] = [None] * context.world_size
+    # It returns when all parts are stored.
+    dist.all_gather_object(parts, store.save_part(*where, name, context.rank, file))
+    if context.rank == 0:
+        store.complete_checkpoint(*where, name, parts)
     file.unlink()
 
 
 def write(
-    file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    file: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    context: Context,
 ) -> None:
-    """Write the training state to a file (safetensors)."""
+    """Write the whole training state to a file (safetensors); all workers call it."""
+    found = state(model, optimizer, progress, whole)
+    if context.rank == 0:
+        _write(file, found, progress)
+
+
+def state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    part: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """The tensors of a training's state by name; `part` of each parameter and moment."""
     tensors: dict[str, Tensor] = {}
     for name, value in model.named_parameters():
-        tensors[f"model.{name}"] = value
+        tensors[f"model.{name}"] = part(value.detach())
         for moment, tensor in optimizer.state.get(value, {}).items():
-            tensors[f"optimizer.{moment}.{name}"] = tensor
+            tensors[f"optimizer.{moment}.{name}"] = part(tensor)
     tensors["losses"] = torch.stack(progress.losses)
+    return tensors
+
+
+def _write(file: Path, tensors: dict[str, Tensor], progress: Progress) -> None:
     notes = {"rates": progress.rates, "tokens": progress.tokens}
     # The metadata of safetensors hold text only.
     save_file(tensors, file, metadata={name: json.dumps(value) for name, value in notes.items()})
@@ -83,25 +131,53 @@ def restore(
 ) -> Progress | None:
     """Load the newest complete checkpoint into model and optimizer; None if there is none."""
     file = context.out.parent / "checkpoint"
-    if not context.store.load_checkpoint(stage.kind, stage.key, file):
+    files = context.store.load_checkpoint(stage.kind, stage.key, file)
+    if not files:
         return None
-    progress = read(file, model, optimizer, context.device)
-    file.unlink()
+    progress = read(files, model, optimizer, context.device)
+    for one in files:
+        one.unlink()
     return progress
 
 
-def read(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, device: str) -> Progress:
-    """Load a training state from a file into the model and the optimizer."""
-    with safe_open(file, framework="pt", device="cpu") as tensors, torch.no_grad():
-        names = list(tensors.keys())
+def read(
+    files: Sequence[Path], model: nn.Module, optimizer: torch.optim.Optimizer, device: str
+) -> Progress:
+    """Load a training state into the model and the optimizer; `files` hold its parts in turn."""
+    with ExitStack() as opened, torch.no_grad():
+        parts = [opened.enter_context(safe_open(file, framework="pt")) for file in files]
+        names = list(parts[0].keys())
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors.get_tensor(f"model.{name}"))
+            chunk(parameter).copy_(_mine(f"model.{name}", parts, parameter))
             # Set directly: load_state_dict needs parameter indices, the file has parameter names.
             optimizer.state[parameter] = {
-                key.split(".")[1]: tensors.get_tensor(key).to(parameter.device)
+                key.split(".")[1]: _moment(_mine(key, parts, parameter), parameter)
                 for key in names
                 if key.startswith("optimizer.") and key.split(".", 2)[2] == name
             }
-        losses = list(tensors.get_tensor("losses").to(device).unbind())
-        notes = {name: json.loads(value) for name, value in tensors.metadata().items()}
+        losses = list(parts[0].get_tensor("losses").to(device).unbind())
+        notes = {name: json.loads(value) for name, value in parts[0].metadata().items()}
     return Progress(losses, **notes)
+
+
+def _mine(name: str, parts: Sequence[Any], parameter: Tensor) -> Tensor:
+    """This worker's rows of a stored tensor; a number is stored by each worker."""
+    first: Tensor = parts[0].get_tensor(name)
+    if first.ndim == 0:
+        return first
+    rows = [first, *(part.get_tensor(name) for part in parts[1:])]
+    return chunk_of(torch.cat(rows) if len(rows) > 1 else first, parameter)
+
+
+def _moment(value: Tensor, parameter: Tensor) -> Tensor:
+    """A moment of the optimizer, shared out as its parameter is."""
+    value = value.to(chunk(parameter).device)
+    if value.ndim == 0 or not hasattr(parameter, "to_local"):
+        return value
+    from torch.distributed.tensor import DTensor
+
+    given: Any = parameter
+    local: Tensor = DTensor.from_local(
+        value, given.device_mesh, given.placements, shape=given.shape, stride=given.stride()
+    )
+    return local

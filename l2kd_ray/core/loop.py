@@ -2,7 +2,8 @@
 
 The global batch is a setting of the study: workers and accumulation steps share its R rows, and
 each row's loss is divided by a count over the *global* batch, which every worker knows before any
-forward pass. So partial losses only add up, and workers exchange no counts.
+forward pass. So partial losses only add up, and workers exchange no counts. For the same reason a
+step whose rows do not fit into memory is done again in smaller parts, with the same result.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -19,8 +20,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from l2kd_ray.core.checkpoint import Progress, read, restore, save, write
+from l2kd_ray.core import memory
+from l2kd_ray.core.checkpoint import Progress, read, restore, save, save_shared, write
 from l2kd_ray.core.randomness import generator
+from l2kd_ray.core.shard import is_sharded, place, put_together, whole
 from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, TrainingStage
 
 BETA2 = 0.999
@@ -107,15 +110,28 @@ def fit(
     Returns one row for each step: step, loss and tokens of the global batch, lr.
     Raises: FloatingPointError if the loss or its gradient is not finite.
     """
+    with _kernels(lessons.optimisation.deterministic):
+        return _fit(stage, model, lessons, context, constraint, watch)
+
+
+def _fit(
+    stage: TrainingStage,
+    whole_model: nn.Module,
+    lessons: Lessons,
+    context: Context,
+    constraint: GradientHook | None,
+    watch: Watch | None,
+) -> Curve:
     how = lessons.optimisation
-    model.to(context.device).train()
+    model = place(whole_model, how.shard, context.device).train()
     lessons.to(context.device)
     optimizer = _optimizer(model, how)
     progress = restore(stage, model, optimizer, context) or Progress()
     if stage.before is not None and progress.step == 0:
         state = context.files_of(stage.before) / STATE
-        progress = read(state, model, optimizer, context.device)
+        progress = read([state], model, optimizer, context.device)
     network = _wrap(model, context, lessons.uses_all)
+    fitting = memory.Fitting.of(stage, model, how.micro_batch, context)
     total = how.total_steps(lessons.steps_per_epoch)
     rise = how.warmup * (lessons.steps_per_epoch if how.warmup_of_epoch else total)
     # A part of a training (`train.rungs`) ends at `until`, but follows the whole schedule.
@@ -128,35 +144,68 @@ def fit(
         lr = how.lr * _schedule(progress.step, total, rise)
         for group in optimizer.param_groups:
             group["lr"], group["eps"] = lr, _eps(how, progress.step)
-        # Seeded anew at each step, so that a resumed training draws the same dropout masks.
         seed = generator(lessons.seed, "dropout", lessons.stream, progress.step, context.rank)
-        torch.manual_seed(int(seed.integers(2**63)))
+        draws = int(seed.integers(2**63))
         rows = lessons.rows(batch)
-        optimizer.zero_grad()
-        loss = accumulate(network, rows, lessons, context)
+
+        def compute(size: int | None, rows: Sequence[Any] = rows, draws: int = draws) -> Tensor:
+            # Seeded anew at each try of a step, so that a resumed training draws the same masks.
+            torch.manual_seed(draws)
+            optimizer.zero_grad()
+            return accumulate(network, rows, lessons, context, size)
+
+        loss = fitting.run(compute, progress.step, math.ceil(len(rows) / lessons.rows_per_example))
         if constraint is not None:
             constraint(model)
         norm = nn.utils.clip_grad_norm_(model.parameters(), how.clip)
         optimizer.step()
         progress.add(loss, lr, lessons.size(rows))
-        # Rank 0 alone saves, without a collective, so the workers need not agree on the moment.
         due = context.rank == 0 and (
             time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
         )
         due = due and watch is None  # the best weights it remembers are not in a checkpoint
+        name = None
+        if is_sharded(model):
+            # Rank 0 saves a whole model alone, at a moment of its own. Of a shared one each worker
+            # has a part, so they must agree.
+            name = _told(context.store.checkpoint_name(progress.step) if due else None)
+            due = name is not None
         ended = progress.step % lessons.steps_per_epoch == 0 or progress.step == last
         if due or ended:
             _check_finite(loss, norm, progress.step)
         if due:
-            save(stage, model, optimizer, progress, context)
+            if name is None:
+                save(stage, model, optimizer, progress, context)
+            else:
+                save_shared(stage, model, optimizer, progress, context, name)
             saved = time.monotonic()
         if ended and watch is not None and watch.ends(model):
             break
-    if context.rank == 0 and stage.until is not None:
-        write(context.out / STATE, model, optimizer, progress)
+    if stage.until is not None:
+        write(context.out / STATE, model, optimizer, progress, context)
     if watch is not None:
         watch.restore(model)
+    if is_sharded(model):
+        put_together(model, whole_model)
     return progress.curve()
+
+
+@contextmanager
+def _kernels(deterministic: bool) -> Iterator[None]:
+    """Choose torch's kernels for the time of a training."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _told(name: str | None) -> str | None:
+    """What rank 0 says, on every worker."""
+    told = [name]
+    dist.broadcast_object_list(told)
+    return told[0]
 
 
 def write_curve(curve: Curve, context: Context) -> Scores:
@@ -172,6 +221,7 @@ def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:
 
     Called at epoch ends and checkpoints only: reading the loss synchronises with the GPU.
     """
+    norm = whole(norm)
     if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
         raise FloatingPointError(
             f"the loss is {float(loss)} and its gradient's norm {float(norm)} after step {step}; "
@@ -180,23 +230,30 @@ def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:
 
 
 def accumulate(
-    network: nn.Module, rows: Sequence[Any], lessons: Lessons, context: Context
+    network: nn.Module,
+    rows: Sequence[Any],
+    lessons: Lessons,
+    context: Context,
+    size: int | None = None,
 ) -> Tensor:
-    """Add the gradients of the global batch's loss, part by part; returns the detached loss."""
+    """Add the gradients of the global batch's loss, `size` examples at a time (None: all).
+
+    Returns the detached loss.
+    """
     scale = lessons.scale(rows)
-    # DDP's collectives need every worker in every step: one without a row of its own computes the
-    # first row with factor 0.
-    mine = list(range(context.rank, len(rows), context.world_size)) or [0]
-    if context.rank >= len(rows):
-        scale = torch.zeros_like(scale)
-    size = (lessons.optimisation.micro_batch or len(rows)) * lessons.rows_per_example
-    parts = [mine[start : start + size] for start in range(0, len(mine), size)]
+    mine = list(range(context.rank, len(rows), context.world_size))
+    step = size * lessons.rows_per_example if size else len(rows)
+    # Collectives need every worker in every part: as many parts as the worker with most rows has.
+    most = math.ceil(len(rows) / context.world_size)
+    parts = [mine[start : start + step] for start in range(0, most, step)]
     model = network.module if isinstance(network, DistributedDataParallel) else network
     loss = torch.zeros((), device=context.device)
     for number, part in enumerate(parts):
         with _exchange(network, last=number == len(parts) - 1):
-            chosen = [rows[index] for index in part]
-            partial = lessons.loss(model, network, chosen, scale[part], context.device)
+            # One that has no rows left computes the first row with factor 0.
+            chosen = [rows[index] for index in part or [0]]
+            factors = scale[part] if part else torch.zeros(1)
+            partial = lessons.loss(model, network, chosen, factors, context.device)
             # DDP averages over workers; the parts of the global batch are to be summed.
             (partial * context.world_size).backward()
         loss += partial.detach()
@@ -248,6 +305,6 @@ def _exchange(network: nn.Module, *, last: bool) -> AbstractContextManager[None]
 
 
 def _wrap(model: nn.Module, context: Context, uses_all: bool) -> nn.Module:
-    if context.world_size == 1:
+    if context.world_size == 1 or is_sharded(model):
         return model
     return DistributedDataParallel(model, find_unused_parameters=not uses_all)

@@ -37,6 +37,8 @@ class Context:
     leaving: Callable[[], bool] = lambda: False
     """Polled after each step: returns True once per preemption notice, so that a checkpoint is
     saved."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """How the stage was run, beside what it was told; goes into the manifest's environment."""
 
     def files_of(self, stage: Stage) -> Path:
         """The verified files of an input. Raises: store.Damaged."""
@@ -143,6 +145,22 @@ def kinds() -> list[str]:
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """How a model is shared out among the workers of a training (FSDP2)."""
+
+    reshard_after_forward: bool = True
+    """False keeps a layer whole from its forward to its backward pass: faster, more memory."""
+    cpu_offload: bool = False
+    """Keep the chunks, and step the optimizer, in the host's memory."""
+    layers: tuple[str, ...] = ()
+    """Classes of the modules that are put together one at a time (default: the model's layers)."""
+
+
+_NOT_IN_KEY = {"identity": False}
+"""Of a field that says how a result is computed: whatever it is, the result means the same."""
+
+
+@dataclass(frozen=True)
 class Optimisation:
     """Settings of the training loop. Batch sizes are those of the global batch.
 
@@ -162,9 +180,15 @@ class Optimisation:
     """True if it is a share of one epoch's steps (None: of all steps)."""
     clip: float = 1.0
     """Largest norm of the gradient; a larger one is scaled down to it."""
-    micro_batch: int | None = None
-    """Largest number of examples in one forward pass (default: all)."""
     steps: int | None = None
+    micro_batch: int | None = field(default=None, metadata=_NOT_IN_KEY)
+    """Largest number of examples in one forward pass (default: all). Where the device has no memory
+    for so many, half as many."""
+    gradient_checkpointing: bool = field(default=False, metadata=_NOT_IN_KEY)
+    """Compute activations again in the backward pass instead of keeping them."""
+    deterministic: bool = field(default=False, metadata=_NOT_IN_KEY)
+    """Use kernels that give the same bits each time, on devices that also have faster ones."""
+    shard: Sharding | None = field(default=None, metadata=_NOT_IN_KEY)
 
     def total_steps(self, steps_per_epoch: int, until: int | None = None) -> int:
         """Number of steps up to `until`, an epoch or, with `steps`, a step (default: the end)."""

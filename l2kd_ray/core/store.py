@@ -15,7 +15,7 @@ import json
 import socket
 import sys
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -222,28 +222,51 @@ class Store(FileTree):
 
     def save_checkpoint(self, kind: str, key: str, step: int, file: Path) -> None:
         """Store `file` as the stage's checkpoint at `step`, then remove older ones."""
+        name = self.checkpoint_name(step)
+        self.complete_checkpoint(kind, key, name, [self.save_part(kind, key, name, 0, file)])
+
+    def checkpoint_name(self, step: int) -> str:
+        return f"{step:09d}-{uuid.uuid4().hex[:8]}"
+
+    def save_part(self, kind: str, key: str, name: str, number: int, file: Path) -> FileRecord:
+        """Store a part of the checkpoint `name`, which begins to count when it is complete."""
+        self.upload(file, f"{_folder(kind, key)}/checkpoint/{name}.{number}.safetensors")
+        return FileRecord.of(file)
+
+    def complete_checkpoint(
+        self, kind: str, key: str, name: str, parts: Sequence[FileRecord]
+    ) -> None:
+        """Note that all parts are stored, then remove older checkpoints."""
         folder = f"{_folder(kind, key)}/checkpoint"
-        name = f"{step:09d}-{uuid.uuid4().hex[:8]}"
-        self.upload(file, f"{folder}/{name}.safetensors")
-        record = asdict(FileRecord.of(file))
-        self.write(f"{folder}/{name}.json", json.dumps(record).encode())
+        records = [asdict(part) for part in parts]
+        self.write(f"{folder}/{name}.json", json.dumps(records).encode())
         for old in self.files(folder):
             if Path(old.path).name < name[:9]:
                 self.remove(old.path)
 
-    def load_checkpoint(self, kind: str, key: str, target: Path) -> bool:
-        """Copy the newest complete checkpoint to `target`; False if there is none."""
+    def load_checkpoint(self, kind: str, key: str, target: Path) -> list[Path]:
+        """Copy the newest complete checkpoint to `target`, and its other parts beside it.
+
+        Returns the files in the sequence of the parts; empty if there is none.
+        """
         folder = f"{_folder(kind, key)}/checkpoint"
         paths = [entry.path for entry in self.files(folder) if entry.path.endswith(".json")]
         for path in sorted(paths, reverse=True):
             try:
-                record = FileRecord(**json.loads(self.read(path) or b""))
-                self.download(path.removesuffix(".json") + ".safetensors", target)
+                records = [FileRecord(**one) for one in json.loads(self.read(path) or b"")]
+                files = [target.with_name(f"{target.name}.{n}") for n in range(len(records))]
+                files[:1] = [target]
+                for number, file in enumerate(files):
+                    self.download(f"{path.removesuffix('.json')}.{number}.safetensors", file)
             except (ValueError, TypeError, OSError, RecursionError):
                 continue
-            if FileRecord.of(target) == record:
-                return True
-        return False
+            if records and [FileRecord.of(file) for file in files] == records:
+                return files
+        return []
+
+    def micro_batch_note(self, kind: str, key: str) -> str:
+        """The path of a note for the next attempt at a stage: how many examples fit into memory."""
+        return f"{_folder(kind, key)}/checkpoint/micro_batch"
 
     def _download(self, remote: str, manifest: Manifest) -> Path:
         folder = _copies.scratch() / manifest.key / manifest.attempt

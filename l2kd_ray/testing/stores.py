@@ -268,7 +268,7 @@ class StoreSuite:
         if harm == "delete":
             store.remove(newest)
         elif harm == "note":
-            store.write(newest.replace(".safetensors", ".json"), b'{"size": ')
+            store.write(newest.replace(".0.safetensors", ".json"), b'{"size": ')
         else:
             store.write(newest, b"state 11" if harm == "flip" else b"sta")
         assert store.load_checkpoint("learn", _KEY, tmp_path / "target")

@@ -74,6 +74,15 @@ class CausalLM(nn.Module):
         """The longest sequence that the model takes, in tokens."""
         return position_limit(self.lm.config) or UNLIMITED
 
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """The classes of its layers, by transformers' own list."""
+        return tuple(self.lm._no_split_modules or ())
+
+    def checkpoint_activations(self) -> None:
+        """Compute the layers' activations again in the backward pass instead of keeping them."""
+        self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
         """Replace the weights by an average: `share` of another model's, the rest of its own."""

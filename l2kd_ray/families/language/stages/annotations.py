@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from l2kd_ray.core.memory import in_parts
-from l2kd_ray.core.stage import Context
+from l2kd_ray.core.stage import Context, Sharding
 from l2kd_ray.distill import gradients
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import SoftTargets
@@ -58,7 +58,12 @@ class Cached:
     def vocabulary(self) -> int:
         return len(self._head.weight)
 
-    def to(self, device: str) -> None:
+    @property
+    def is_sharded(self) -> bool:
+        return False
+
+    def to(self, device: str, shard: Sharding | None = None) -> None:
+        """Move its output layer, which each worker has whole."""
         bias = self._head.bias
         moved = None if bias is None else bias.to(device)
         self._head = OutputLayer(self._head.weight.to(device), moved)

@@ -79,14 +79,12 @@ class Projection:
         samples = read_samples(context.files_of(self.memory))
         tasks = sorted({sample.task for sample in samples})
         alone = replace(context, rank=0, world_size=1)  # every worker computes on the whole memory
-        how = curriculum.optimisation
-        how = replace(how, micro_batch=how.micro_batch or how.batch_size)  # a memory may be large
-        lessons = [
+        size = curriculum.optimisation.micro_batch or curriculum.optimisation.batch_size
+        lessons = [  # a memory may be large
             replace(
                 curriculum,
                 new=(SampleSource([s for s in samples if s.task == task]),),
                 replayed=SampleSource([]),
-                optimisation=how,
                 objective=SoftTargets(),
             )
             for task in tasks
@@ -95,7 +93,7 @@ class Projection:
         def gradient_of(model: CausalLM, lesson: Curriculum) -> Tensor:
             model.zero_grad()
             model.eval()  # with dropout, each worker would see a gradient of its own
-            accumulate(model, lesson.rows(range(len(lesson))), lesson, alone)
+            accumulate(model, lesson.rows(range(len(lesson))), lesson, alone, size)
             model.train()
             return _flat(model)
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from l2kd_ray.core.randomness import generator
-from l2kd_ray.core.stage import Optimisation
+from l2kd_ray.core.stage import Optimisation, Sharding
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
@@ -35,8 +35,12 @@ _CROSS_ENTROPY = SoftTargets()
 class Teacher(Protocol):
     """A frozen teacher whose outputs are computed live or read from a stage's files."""
 
-    def to(self, device: str) -> object:
-        """Move the teacher to the training's device."""
+    @property
+    def is_sharded(self) -> bool:
+        """True if the workers share it out, so that all must run it together."""
+
+    def to(self, device: str, shard: Sharding | None = None) -> object:
+        """Move the teacher to the training's device, or a chunk of it (`core.shard`)."""
 
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
         """The teacher's outputs at the supervised positions of `rows`, in their order."""
@@ -118,7 +122,7 @@ class Curriculum:
 
     def to(self, device: str) -> None:
         for teacher in self.teachers:
-            teacher.to(device)
+            teacher.to(device, self.optimisation.shard)
 
     def size(self, rows: Sequence[SequenceRow]) -> int:
         return sum(len(row.sequence.tokens) for row in rows)
@@ -210,7 +214,9 @@ class Curriculum:
             knowledge = []
             for number, teacher in enumerate(self.teachers):
                 taught = [row for row in rows if row.teacher == number]
-                knowledge.append(teacher.annotate(taught, device) if taught else None)
+                asked = taught or (rows[:1] if teacher.is_sharded else [])
+                known = teacher.annotate(asked, device) if asked else None
+                knowledge.append(known if taught else None)
             hidden = network(*inputs(rows, device))
         head = OutputLayer.of(model.head, half)
         return self.objective.loss(hidden, head, knowledge, supervised, scale)

@@ -84,6 +84,8 @@ class Learn(TrainingStage):
         folder = context.files_of(self.start)
         text, model = SequenceFormat.load(folder), CausalLM.load(folder)
         curriculum = self._curriculum(text, model, context)
+        if self.optimisation.gradient_checkpointing:
+            model.checkpoint_activations()
         lora = self.lora and attach(model, self.lora, text.added, self.seed)
         constraint = None
         if self.constraint is not None:

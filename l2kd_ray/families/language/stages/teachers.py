@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from l2kd_ray.core.shard import is_sharded, place
+from l2kd_ray.core.stage import Sharding
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.stages.curriculum import SequenceRow, inputs
@@ -21,10 +23,14 @@ class Live:
     def vocabulary(self) -> int:
         return self.model.vocabulary
 
-    def to(self, device: str) -> None:
-        self.model.to(device)
+    @property
+    def is_sharded(self) -> bool:
+        return is_sharded(self.model)
 
-    @torch.inference_mode()
+    def to(self, device: str, shard: Sharding | None = None) -> None:
+        self.model = place(self.model, shard, device)
+
+    @torch.no_grad()  # not inference_mode, in which a shared model cannot be put together
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge:
         input_ids, positions = inputs(rows, device)
         if input_ids.shape[1] > self.model.context:
