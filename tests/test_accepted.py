@@ -24,6 +24,7 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.classifiers.model.encoders import build_encoder
 from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
+from l2kd_ray.families.language.methods import LANGUAGE_METHODS
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
@@ -81,10 +82,7 @@ FRAME: Factors = {
 }
 FACTORS: Mapping[str, Factors] = {
     "language": {
-        "method": [
-            {"methods": name}
-            for name in ("finetune", "lamol", "lamol-real", "l2kd", "ewc", "mas", "gem")
-        ],
+        "method": [{"methods": name} for name in LANGUAGE_METHODS],
         "teacher": each("teacher", None, {**GPT, "n_embd": 24}, GPT, PRETRAINED),
         "objective": each("kd.objective", None, "word", "seq", "seq-soft"),
         "divergence": each("kd.divergence", None, "reverse", "jsd", "skew_reverse", "tvd"),

@@ -238,13 +238,13 @@ def test_the_penaltys_gradient_is_its_definitions(tmp_path: Path, store: Store) 
         for name, value in model.named_parameters():
             value.grad = before[name] = torch.randn(value.shape, generator=stream)
             value.grad = value.grad.clone()
-    constrain(model)
+    constrain(model, 0)
     for name, value in model.named_parameters():
         assert value.grad is not None
         assert torch.equal(value.grad, before[name])  # at the anchor it asks for nothing
         with torch.no_grad():
             value.add_(torch.randn(value.shape, generator=stream))
-    constrain(model)
+    constrain(model, 0)
     anchor = dict(start.named_parameters())
     loss = sum(
         (weights[name] * (value - anchor[name].detach()) ** 2).sum()
@@ -438,7 +438,7 @@ def constrained(
         part = step[start : start + parameter.numel()]
         parameter.grad = part.view_as(parameter).clone()
         start += parameter.numel()
-    constrain(model)
+    constrain(model, 0)
     return flat(model)
 
 

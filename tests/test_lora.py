@@ -20,7 +20,8 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import SequenceFormat
-from l2kd_ray.families.language.stages.learn import Learn, LoraUpdate
+from l2kd_ray.families.language.stages.adapters import LoraUpdate
+from l2kd_ray.families.language.stages.learn import Learn
 
 pytest.importorskip("peft")
 from l2kd_ray.families.language.model.lora import attach, merge

@@ -29,8 +29,9 @@ from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, Tra
 BETA2 = 0.999
 """AdamW's decay of the mean square of gradients."""
 Curve = list[dict[str, float]]
-GradientHook = Callable[[Any], None]
-"""Changes the global batch's gradients before the optimizer's step: a penalty or a projection."""
+GradientHook = Callable[[Any, int], None]
+"""Changes the global batch's gradients of a model before the optimizer's step (counted from 0): a
+penalty or a projection."""
 
 
 class Watch(Protocol):
@@ -156,7 +157,7 @@ def _fit(
 
         loss = fitting.run(compute, progress.step, math.ceil(len(rows) / lessons.rows_per_example))
         if constraint is not None:
-            constraint(model)
+            constraint(model, progress.step)
         norm = nn.utils.clip_grad_norm_(model.parameters(), how.clip)
         optimizer.step()
         progress.add(loss, lr, lessons.size(rows))

@@ -15,14 +15,15 @@ from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import Builder
 from l2kd_ray.families.examples import Examples
-from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings
+from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings, LoraSettings
+from l2kd_ray.families.language.stages.adapters import LoraUpdate
 from l2kd_ray.families.language.stages.annotate import DEFAULT_SEQUENCE_LENGTH, Annotate
 from l2kd_ray.families.language.stages.answers import Decoding
-from l2kd_ray.families.language.stages.constraints import Constraint, Penalty, Projection
+from l2kd_ray.families.language.stages.constraints import Penalty, Projection
 from l2kd_ray.families.language.stages.decode import Decode
 from l2kd_ray.families.language.stages.evaluate import EvaluateLM
 from l2kd_ray.families.language.stages.importance import Importance
-from l2kd_ray.families.language.stages.learn import Learn, LoraUpdate, Multitask
+from l2kd_ray.families.language.stages.learn import Learn, Multitask
 from l2kd_ray.families.language.stages.replay import (
     FILTERS,
     Judge,
@@ -53,10 +54,16 @@ class LanguageBuilder(Builder):
 
     def check_settings(self) -> None:
         super().check_settings()
-        if self.settings.train.lora is not None and find_spec("peft") is None:
+        if self.settings.train.lora is not None:
+            self.check_peft("train.lora")
+
+    @staticmethod
+    def check_peft(key: str) -> None:
+        """Raise InputError if peft is not installed, which what stands at `key` needs."""
+        if find_spec("peft") is None:
             raise InputError(
                 "low-rank training needs the package peft",
-                key="train.lora",
+                key=key,
                 fix="pip install 'l2kd-ray[lora]'",
             )
 
@@ -159,20 +166,25 @@ class LanguageBuilder(Builder):
         lm: bool = True,
         replay: Stage | None = None,
         distil: bool = False,
-        constraint: Constraint | None = None,
+        stage: type[Learn] = Learn,
+        **fields: Any,
     ) -> Learn:
-        """Train `start` on a task; with `distil` also from the teachers that `kd` names."""
+        """Train `start` on a task; with `distil` also from the teachers that `kd` names.
+
+        `stage`: the class of the training; `fields`: more of its fields (`constraint`, `adapter`,
+        ...), in place of what the settings say.
+        """
         training = self._training(lm=lm, first=isinstance(start, Initial))
         if distil:
             training |= self._knowledge(task, seed, replay is not None, training["objective"])
-        return Learn(
+        if replay is not None and "replay_weight" not in fields:
+            training["replay_weight"] = self.replay_weight(self.settings.replay.weight)
+        return stage(
             start=start,
             tasks=(self._tokens(self.train_examples(task, seed)),),
             seed=seed.train,
             replay=replay,
-            replay_weight=self._replay_weight() if replay is not None else None,
-            constraint=constraint,
-            **training,
+            **{**training, **fields},
         )
 
     def replay(self, model: Initial | Learn, former: Order, task: str, seed: Seed) -> Replay | None:
@@ -204,9 +216,14 @@ class LanguageBuilder(Builder):
 
     def memory(self, former: Order, seed: Seed, ratio: float, margin: float) -> Projection | None:
         """GEM's constraint from a memory of `ratio` of each former task's samples."""
-        data = [self.train_examples(name, seed) for name in sorted(former)]
-        samples = self._real(tuple(Quota(d, _share(ratio, d.rows)) for d in data), seed)
+        samples = self.kept(former, seed, ratio)
         return None if samples is None else Projection(samples, margin)
+
+    def kept(self, former: Order, seed: Seed, ratio: float) -> RealSamples | None:
+        """The share `ratio` of each former task's training examples; None if that is nothing."""
+        data = [self.train_examples(name, seed) for name in sorted(former)]
+        quotas = (Quota(one, _share(ratio, one.rows)) for one in data)
+        return self._real(tuple(quota for quota in quotas if quota.count > 0), seed)
 
     def importance(
         self, former: Order, seed: Seed, measure: Literal["fisher", "sensitivity"], samples: int
@@ -278,16 +295,21 @@ class LanguageBuilder(Builder):
             "precision": train.precision,
             "max_length": train.max_length,
             "bucket_batches": train.bucket_batches,
-            "lora": train.lora and LoraUpdate(**{n: getattr(train.lora, n) for n in _LORA}),
+            "adapter": train.lora and self.lora(train.lora),
             "average": average,
             "lm_weight": lm_weight,
             "objective": SoftTargets(answer_weight=train.answer_weight if lm_weight > 0 else 1.0),
         }
 
-    def _replay_weight(self) -> str | float:
-        """The setting `replay.weight`; 1 means the same as `natural`, so both get one key."""
-        weight = self.settings.replay.weight
+    @staticmethod
+    def replay_weight(weight: str | float) -> str | float:
+        """A weight of replayed samples; 1 means the same as `natural`, so both get one key."""
         return "natural" if weight == 1 else weight
+
+    @staticmethod
+    def lora(settings: LoraSettings) -> LoraUpdate:
+        """The low-rank updates of some settings."""
+        return LoraUpdate(**{name: getattr(settings, name) for name in _LORA})
 
     def _knowledge(
         self, task: str, seed: Seed, replays: bool, objective: SoftTargets

@@ -5,13 +5,15 @@ A stage therefore begins and ends with a plain model, and its readers need no `p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from l2kd_ray.families.language.model.causal_lm import CausalLM
+
+_NAME = "default"
 
 
 def attach(model: CausalLM, settings: Any, trained_tokens: Sequence[int], seed: int) -> Any:
@@ -31,13 +33,50 @@ def attach(model: CausalLM, settings: Any, trained_tokens: Sequence[int], seed: 
         target_modules=list(settings.targets) if settings.targets else None,
         task_type="CAUSAL_LM",
     )
-    adapted = LoraModel(model.lm, config, "default")
+    adapted = LoraModel(model.lm, config, _NAME)
     if _embeddings(model) != embeddings:  # the loss reads the output layer's weight itself
         raise ValueError(f"train.lora.targets may not name embeddings: {settings.targets}")
-    # The embeddings of new tokens (`<ans>`, task tokens) start at a mean and must be learned.
-    for layer in embeddings:
-        _train_rows(layer.weight, trained_tokens)
+    train_tokens(model, trained_tokens)
     return adapted
+
+
+def train_tokens(model: CausalLM, tokens: Sequence[int]) -> None:
+    """Train the embeddings of some tokens beside the adapter.
+
+    Those of new tokens (`<ans>`, task tokens) start at a mean and must be learned.
+    """
+    for layer in _embeddings(model):
+        _train_rows(layer.weight, tokens)
+
+
+def layers(model: CausalLM) -> dict[str, Any]:
+    """The adapted layers of a model, by name."""
+    return {name: one for name, one in model.named_modules() if hasattr(one, "lora_A")}
+
+
+def factors(model: CausalLM) -> dict[str, Any]:
+    """The factors of the updates: `<layer>.A` [r, d_in] and `<layer>.B` [d_out, r]."""
+    return {
+        f"{name}.{factor}": weights[_NAME].weight
+        for name, layer in layers(model).items()
+        for factor, weights in (("A", layer.lora_A), ("B", layer.lora_B))
+    }
+
+
+@torch.no_grad()
+def resume(model: CausalLM, base: CausalLM, known: Mapping[str, Tensor]) -> None:
+    """Set the adapted layers' weights to those of `base`, and the updates to known factors."""
+    for name, layer in layers(model).items():
+        layer.base_layer.weight.copy_(base.get_submodule(name).weight)
+    for name, weight in factors(model).items():
+        weight.copy_(known[name])
+
+
+@torch.no_grad()
+def norm(model: CausalLM) -> float:
+    """The Frobenius norm of all updates together."""
+    squares = [layer.get_delta_weight(_NAME).square().sum() for layer in layers(model).values()]
+    return float(torch.stack(squares).sum().sqrt())
 
 
 def merge(model: CausalLM, adapted: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from l2kd_ray.core.stage import Context
+from l2kd_ray.core.stage import Context, Scores
 from l2kd_ray.families.language.stages.importance import IMPORTANCE_FILE, Importance
 from l2kd_ray.families.language.stages.replay import RealSamples, read_samples
 
@@ -18,19 +18,26 @@ if TYPE_CHECKING:
 
     from l2kd_ray.core.loop import GradientHook
     from l2kd_ray.families.language.model.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.sequences import Sample
     from l2kd_ray.families.language.stages.curriculum import Curriculum
 
 
-class Constraint(Protocol):
+@dataclass(frozen=True)
+class Constraint:
     """A change of the global batch's gradient before each step. A frozen dataclass: its fields are
     part of the training's key."""
 
     def prepare(self, model: CausalLM, curriculum: Curriculum, context: Context) -> GradientHook:
         """The hook that changes the gradients of `model` in its training on `curriculum`."""
+        raise NotImplementedError
+
+    def scores(self, model: CausalLM, context: Context) -> Scores:
+        """Scores of the constraint at the end of the training, such as the size of a penalty."""
+        return {}
 
 
 @dataclass(frozen=True)
-class Penalty:
+class Penalty(Constraint):
     """The penalty `strength / 2 * sum_i importance_i (theta_i - start_i)^2`, added to the loss.
 
     The anchor `start` is the student before the task; the importance is summed over the former
@@ -49,7 +56,7 @@ class Penalty:
             for name, value in model.to(context.device).named_parameters()
         ]
 
-        def constrain(model: CausalLM) -> None:
+        def constrain(model: CausalLM, step: int) -> None:
             for value, weight, anchor in held:
                 if value.grad is not None:
                     value.grad.addcmul_(weight, value.detach() - anchor, value=self.strength)
@@ -58,7 +65,7 @@ class Penalty:
 
 
 @dataclass(frozen=True)
-class Projection:
+class Projection(Constraint):
     """GEM: no step may raise the loss on real samples of a former task, to first order.
 
     Each step's gradient g is replaced by the nearest g' with <g', g_k> >= 0 for the gradient g_k of
@@ -70,39 +77,44 @@ class Projection:
     margin: float
 
     def prepare(self, model: CausalLM, curriculum: Curriculum, context: Context) -> GradientHook:
-        from dataclasses import replace
-
-        from l2kd_ray.core.loop import accumulate
-        from l2kd_ray.distill.objectives import SoftTargets
-        from l2kd_ray.families.language.stages.curriculum import SampleSource
-
         samples = read_samples(context.files_of(self.memory))
         tasks = sorted({sample.task for sample in samples})
-        alone = replace(context, rank=0, world_size=1)  # every worker computes on the whole memory
-        size = curriculum.optimisation.micro_batch or curriculum.optimisation.batch_size
-        lessons = [  # a memory may be large
-            replace(
-                curriculum,
-                new=(SampleSource([s for s in samples if s.task == task]),),
-                replayed=SampleSource([]),
-                objective=SoftTargets(),
-            )
-            for task in tasks
-        ]
+        lessons = [recalled([s for s in samples if s.task == task], curriculum) for task in tasks]
 
-        def gradient_of(model: CausalLM, lesson: Curriculum) -> Tensor:
-            model.zero_grad()
-            model.eval()  # with dropout, each worker would see a gradient of its own
-            accumulate(model, lesson.rows(range(len(lesson))), lesson, alone, size)
-            model.train()
-            return _flat(model)
-
-        def constrain(model: CausalLM) -> None:
-            step = _flat(model)
-            former = [gradient_of(model, lesson) for lesson in lessons]
-            _unflatten(_project(step, former, self.margin), model)
+        def constrain(model: CausalLM, step: int) -> None:
+            new = flat_gradient(model)
+            former = [gradient(model, lesson, range(len(lesson)), context) for lesson in lessons]
+            set_gradient(_project(new, former, self.margin), model)
 
         return constrain
+
+
+def recalled(samples: Sequence[Sample], curriculum: Curriculum) -> Curriculum:
+    """The lessons of a training with kept samples in place of its own."""
+    from l2kd_ray.distill.objectives import SoftTargets
+    from l2kd_ray.families.language.stages.curriculum import SampleSource
+
+    return replace(
+        curriculum,
+        new=(SampleSource(samples),),
+        replayed=SampleSource([]),
+        objective=SoftTargets(),
+    )
+
+
+def gradient(
+    model: CausalLM, lesson: Curriculum, indices: Sequence[int], context: Context
+) -> Tensor:
+    """[N]: the gradient of the loss on some samples, computed on all of them by every worker."""
+    from l2kd_ray.core.loop import accumulate
+
+    how, alone = lesson.optimisation, replace(context, rank=0, world_size=1)
+    model.zero_grad()
+    model.eval()  # with dropout, each worker would see a gradient of its own
+    size = how.micro_batch or how.batch_size  # a memory may be large
+    accumulate(model, lesson.rows(indices), lesson, alone, size)
+    model.train()
+    return flat_gradient(model)
 
 
 def _project(step: Tensor, former: Sequence[Tensor], margin: float) -> Tensor:
@@ -134,13 +146,15 @@ def dual_solution(
     return solution + margin
 
 
-def _flat(model: CausalLM) -> Tensor:
+def flat_gradient(model: CausalLM) -> Tensor:
+    """[N]: the gradients of all parameters that have one, as one vector."""
     import torch
 
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def _unflatten(flat: Tensor, model: CausalLM) -> None:
+def set_gradient(flat: Tensor, model: CausalLM) -> None:
+    """Write a vector as `flat_gradient` returns it back to the parameters."""
     start = 0
     for parameter in model.parameters():
         if parameter.grad is not None:

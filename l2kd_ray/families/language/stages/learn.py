@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.cut import cut_scores
+from l2kd_ray.families.language.stages.adapters import Adapter
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.constraints import Constraint
 from l2kd_ray.families.language.stages.replay import read_samples
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
     from l2kd_ray.families.language.model.corpus import Corpus
     from l2kd_ray.families.language.model.sequences import SequenceFormat
     from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, Teacher
-
-
-@dataclass(frozen=True)
-class LoraUpdate:
-    """Settings of low-rank updates in place of whole weights (Hu et al. 2022)."""
-
-    rank: int
-    alpha: int
-    dropout: float
-    targets: tuple[str, ...] | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,7 +47,7 @@ class Learn(TrainingStage):
     bucket_batches: int = 1
     average: float = 0.0
     """Weight of `start` in the average with the trained weights."""
-    lora: LoraUpdate | None = None
+    adapter: Adapter | None = None
     replay: Stage | None = None
     replay_weight: str | float | None = None
     teacher: Learn | Annotate | None = None
@@ -78,7 +69,6 @@ class Learn(TrainingStage):
     def run(self, context: Context) -> Scores:
         from l2kd_ray.core.loop import fit, write_curve
         from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.model.lora import attach, merge
         from l2kd_ray.families.language.model.sequences import SequenceFormat
 
         folder = context.files_of(self.start)
@@ -86,14 +76,18 @@ class Learn(TrainingStage):
         curriculum = self._curriculum(text, model, context)
         if self.optimisation.gradient_checkpointing:
             model.checkpoint_activations()
-        lora = self.lora and attach(model, self.lora, text.added, self.seed)
+        adapted = None
+        if self.adapter is not None:
+            adapted = self.adapter.attach(model, text, self.seed, folder, context)
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
-        teaching = self._teaching(model, curriculum)
+        teaching = dict(self._teaching(model, curriculum))
         curve = fit(self, model, curriculum, context, constraint)
-        if lora is not None:
-            merge(model, lora)
+        if self.constraint is not None:
+            teaching |= self.constraint.scores(model, context)
+        if adapted is not None:
+            teaching |= adapted()
         if self.average > 0:
             model.average_with(CausalLM.load(folder), self.average)
         if context.rank == 0:

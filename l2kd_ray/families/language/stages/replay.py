@@ -103,7 +103,7 @@ class Replay(Stage):
             if not self._missing(written):
                 break
         written.sort(key=lambda one: one.task)  # stable: within a task in order of generation
-        _save(context.out / SAMPLES, (_line(one, text) for one in written))
+        write_samples(context.out, written, text)
         return self._quality(written, text, context)
 
     def _missing(self, written: Sequence[Written]) -> list[str]:
@@ -224,8 +224,15 @@ class RealSamples(Stage):
             chosen = [examples[index] for index in sorted(order[: quota.count].tolist())]
             for sample in Corpus.of(chosen, text, quota.task, longest):
                 kept.append(Written(quota.task, text.qa(sample).tokens, True, sample, []))
-        _save(context.out / SAMPLES, (_line(one, text) for one in kept))
+        write_samples(context.out, kept, text)
         return {"wanted": sum(quota.count for quota in self.quotas), "kept": len(kept)}
+
+
+def write_samples(folder: Path, written: Iterable[Written], text: SequenceFormat) -> None:
+    """Write `samples.jsonl`, the samples with their faults."""
+    with (folder / SAMPLES).open("w", encoding="utf-8") as file:
+        for one in written:
+            file.write(json.dumps(_line(one, text), ensure_ascii=False) + "\n")
 
 
 def read_samples(folder: Path) -> list[Sample]:
@@ -290,11 +297,6 @@ def _line(one: Written, text: SequenceFormat) -> dict[str, Any]:
         "question_tokens": one.sample.question,
         "answer_tokens": one.sample.answer,
     }
-
-
-def _save(path: Path, lines: Iterable[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def _percent(truths: Iterable[bool]) -> float:

@@ -1,0 +1,130 @@
+"""OSF: training only the directions of each weight matrix that matter least so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from l2kd_ray.core.randomness import Seed
+from l2kd_ray.core.stage import Context, Scores
+from l2kd_ray.families.language.builder import LanguageBuilder, Student
+from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.families.method import Order, method
+from l2kd_ray.section import Section
+
+if TYPE_CHECKING:
+    from l2kd_ray.families.language.model.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.sequences import SequenceFormat
+
+
+class OsfOptions(Section):
+    """Orthogonal subspaces of each weight matrix: frozen and trained singular directions."""
+
+    share: float | None = Field(None, gt=0, lt=1)
+    """Share of the directions that is frozen from the second task on (default: the share of the
+    study's tasks that are learned, which grows)."""
+    targets: tuple[str, ...] | None = None
+    """Names of the layers (default: all linear layers but the output layer)."""
+
+
+def _peft(build: LanguageBuilder) -> None:
+    build.check_peft("methods: osf")
+
+
+@method(options=OsfOptions, check=_peft)
+def osf(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
+    """OSF (Nayak et al. 2025, arXiv 2504.07097; peft's): the largest singular directions of each
+    matrix are frozen, and the others are trained orthogonally to them."""
+    if not former:
+        return build.learn(previous, task, seed, lm=False, adapter=None)
+    share = build.options.share or round(len(former) / len(build.resolved.tasks), 4)
+    adapter = OrthogonalSubspace(share, build.options.targets)
+    return build.learn(previous, task, seed, lm=False, adapter=adapter)
+
+
+@dataclass(frozen=True)
+class OrthogonalSubspace:
+    """Of each matrix U S V the directions of its largest singular values are frozen, `share` of
+    them; gradients of the others' U and V are projected to be orthogonal to the frozen ones."""
+
+    share: float
+    targets: tuple[str, ...] | None
+
+    def attach(
+        self, model: CausalLM, text: SequenceFormat, seed: int, start: Path, context: Context
+    ) -> Callable[[], Scores]:
+        from peft import OSFConfig
+        from peft.tuners.osf.model import OSFModel
+
+        from l2kd_ray.families.language.model.lora import train_tokens
+
+        names = as_linear(model)
+        config = OSFConfig(
+            effective_rank=self.share,
+            target_modules=list(self.targets) if self.targets else "all-linear",
+            task_type="CAUSAL_LM",
+        )
+        adapted = OSFModel(model.lm, config, "default")
+        train_tokens(model, text.added)
+
+        def finish() -> Scores:
+            overlap = max(map(_overlap, _layers(model)))
+            model.lm = adapted.merge_and_unload()
+            as_conv1d(model, names)
+            model.requires_grad_(True)
+            return {"osf/overlap": overlap}
+
+        return finish
+
+
+def as_linear(model: CausalLM) -> list[str]:
+    """Replace GPT-2's transposed linear layers, which peft's OSF does not know; returns their
+    names."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    names = [name for name, one in model.named_modules() if isinstance(one, Conv1D)]
+    for name in names:
+        own: Any = model.get_submodule(name)
+        new = nn.Linear(own.nx, own.nf)
+        new.weight, new.bias = nn.Parameter(own.weight.detach().T.contiguous()), own.bias
+        _put(model, name, new)
+    return names
+
+
+def as_conv1d(model: CausalLM, names: list[str]) -> None:
+    """The inverse of `as_linear`."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for name in names:
+        own: Any = model.get_submodule(name)
+        new = Conv1D(own.out_features, own.in_features)
+        new.weight, new.bias = nn.Parameter(own.weight.detach().T.contiguous()), own.bias
+        _put(model, name, new)
+
+
+def _put(model: CausalLM, name: str, layer: Any) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)
+
+
+def _layers(model: CausalLM) -> list[Any]:
+    return [one for one in model.modules() if hasattr(one, "osf_svd_params")]
+
+
+def _overlap(layer: Any) -> float:
+    """The largest cosine between a trained left direction and a frozen one.
+
+    Gradients are orthogonal to the frozen directions, but AdamW's steps need not be.
+    """
+    import torch
+
+    weight = layer.base_layer.weight.detach()
+    frozen = torch.linalg.svd(weight, full_matrices=False)[0][:, : layer.effective_rank["default"]]
+    low = layer.osf_svd_params["default"]["U_low"].detach()
+    return float((frozen.T @ (low / low.norm(dim=0))).abs().max())
