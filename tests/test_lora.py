@@ -248,7 +248,7 @@ def test_a_saved_student_needs_no_peft(
         import peft  # noqa: F401
     model = CausalLM.load(folder)
     assert not [name for name, _ in model.named_parameters() if "lora" in name]
-    assert not list(folder.glob("adapter*"))
+    assert not (folder / "adapter_config.json").exists()  # or transformers would ask for peft
     assert 0 <= obtain(evaluation(stage), store)["rouge"] <= 100
 
 
