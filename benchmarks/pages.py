@@ -117,12 +117,12 @@ def paint(browser: str, address: str) -> float:
         trace = Path(folder, "trace.json")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/p"]
         flags += [
-            "--trace-startup=loading",
+            "--trace-startup=blink.user_timing,loading",
             "--trace-startup-format=json",
             f"--trace-startup-file={trace}",
             "--screenshot",
         ]
-        flags += ["--trace-startup-duration=6", "--virtual-time-budget=4000"]
+        flags += ["--trace-startup-duration=6"]
         subprocess.run([browser, *flags, address], cwd=folder, capture_output=True, check=True)
         events = json.loads(trace.read_text())["traceEvents"]
     at = {event["name"]: event["ts"] for event in events if "ts" in event}

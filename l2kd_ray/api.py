@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
     from l2kd_ray.study.data import SplitData
+    from l2kd_ray.study.overview import StudyProgress
     from l2kd_ray.study.snapshot import Snapshot
     from l2kd_ray.study.streams import Stream
 
@@ -106,6 +107,24 @@ def compare_studies(
     return found, streams
 
 
+def list_studies(storage: str | None = None) -> list[StudyProgress]:
+    """The studies that were swept in a storage, the last changed first, with their progress.
+
+    Raises: InputError if the storage does not answer.
+    """
+    from l2kd_ray.study.overview import overview
+
+    store = Store(storage or DEFAULT_STORAGE)
+    store.check_reachable()
+    return overview(store, store.listing())
+
+
+def shipped_studies() -> dict[str, Path]:
+    """The study files that come with the package, by name."""
+    folder = Path(__file__).parent / "tune_configs"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
 def submit_study(
     path: str | Path, overrides: Mapping[str, Any], words: Sequence[str], address: str
 ) -> str:
@@ -134,11 +153,15 @@ def _found(path: str | Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
     store = Store(storage)
     store.check_reachable()
     named = Folder(store, str(path)).resolved
+    if named is None and str(path) in (shipped := shipped_studies()):
+        yield shipped[str(path)]
+        return
     if named is None:
         raise InputError(
             "no such study",
             where=str(path),
-            expected=f"a YAML file, or the name of a study in {storage}",
+            expected=f"a YAML file, or the name of a study in {storage} or of a shipped one",
+            fix="`l2kd list` names them",
         )
     with Scratch("study") as folder:
         file = Path(folder, f"{path}.yaml")
@@ -189,6 +212,17 @@ class Experiment:
     def folder(self) -> str:
         """The folder or URI of the study's result files."""
         return str(self._folder)
+
+    @property
+    def first_order(self) -> str | None:
+        """The order that is run first, as `a>b>c`; None if no method depends on the order."""
+        from l2kd_ray.study.orders import order_id
+
+        return order_id(self.study.orders[0]) or None
+
+    @property
+    def first_seed(self) -> str:
+        return str(self.study.config.replicates[0])
 
     def snapshot(self) -> Snapshot:
         """The current state of the study in its storage; each verb takes one and reads nothing
@@ -390,6 +424,74 @@ class Experiment:
 
         frame = results(snapshot.scores, list(self.study.config.search))
         return frame.assign(doubts=doubted(frame, snapshot.doubts))
+
+    def answers(
+        self,
+        task: str | None = None,
+        method: str | None = None,
+        order: str | None = None,
+        seed: str | int | None = None,
+    ) -> pd.DataFrame:
+        """The students' answers to the test examples, after each task of their stream.
+
+        Args:
+            task, method, seed: only these. order: only this one, as `a>b>c`.
+
+        Returns:
+            One row for each trial, example and step: method, setting (JSON), order, seed, trial,
+            task, i (number of tasks learned so far), j (position of the task in the order),
+            example (its id), input, reference, answer, score.
+
+        Raises:
+            InputError: the study has no such task, method, order or seed.
+        """
+        from l2kd_ray.study.answers import answers
+
+        now = self.snapshot()
+        own = self._chosen(now.trials, method=method, order=order, seed=seed)
+        if task is not None and task not in self.study.tasks:
+            expected = ", ".join(self.study.tasks)
+            raise InputError("no such task", where=self.name, got=task, expected=expected)
+        return answers(now, own, None if task is None else [task])
+
+    def curves(
+        self, method: str | None = None, order: str | None = None, seed: str | int | None = None
+    ) -> pd.DataFrame:
+        """The training curves, of at most 100 points a training.
+
+        Returns:
+            One row for each trial, training and point: method, setting (JSON), order, seed, trial,
+            role (student or teacher), i (number of tasks learned with this training), task ("" for
+            all at once), key, step, loss, lr, tokens.
+
+        Raises:
+            InputError: the study has no such method, order or seed.
+        """
+        from l2kd_ray.study.curves import curves_of
+
+        now = self.snapshot()
+        return curves_of(now, self._chosen(now.trials, method=method, order=order, seed=seed))
+
+    def _chosen(self, trials: Iterable[Trial], **asked: str | int | None) -> list[Trial]:
+        """The trials with these values of method, order and seed; None: any.
+
+        Raises: InputError for a value that no trial has.
+        """
+        from l2kd_ray.study.orders import order_id
+
+        chosen = list(trials)
+        for name, value in asked.items():
+            if value is None:
+                continue
+            have = [
+                order_id(one.order) if name == "order" else str(getattr(one, name))
+                for one in chosen
+            ]
+            chosen = [one for one, its in zip(chosen, have, strict=True) if its == str(value)]
+            if not chosen:
+                expected = ", ".join(sorted(set(have)))
+                raise InputError(f"no such {name}", where=self.name, got=value, expected=expected)
+        return chosen
 
     def report(self, snapshot: Snapshot | None = None, *, mirror: bool = True) -> list[str]:
         """Write the result files and the report from the store or from a snapshot, and show them

@@ -351,6 +351,81 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
 
 
 @app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="The folder of your data and of the study.")
+    ] = Path(),
+) -> None:
+    """Write a commented study file to begin with, for the data files of a folder."""
+    from l2kd_ray.study.template import new_study
+
+    file = new_study(folder)
+    print(f"Wrote {file}. What it will run: {shlex.join(['l2kd', 'plan', str(file)])}")
+
+
+@app.command()
+def demo(overrides: Overrides = None) -> None:
+    """Run the shipped study `quickstart`: generated tasks, tiny models, minutes on 2 cores."""
+    print("This is `l2kd sweep quickstart`; `l2kd plan quickstart` says what it runs.", flush=True)
+    sweep("quickstart", overrides)
+    print("To look at it in a browser, now or while it runs: l2kd serve")
+
+
+@app.command("list")
+def list_(storage: StorageArgument = None, as_json: Json = False) -> None:
+    """List the studies of a storage, and those that come with the package."""
+    from l2kd_ray.api import DEFAULT_STORAGE, list_studies, shipped_studies
+
+    found = list_studies(storage)
+    if as_json:
+        shipped = {name: str(file) for name, file in shipped_studies().items()}
+        print(_json({"studies": [one.to_json() for one in found], "shipped": shipped}))
+        return
+    if not found:
+        print(f"No study was swept in {storage or DEFAULT_STORAGE}.")
+    for one in found:
+        state = "running, " if one.live else f"{len(one.failures)} failed, " if one.failures else ""
+        print(f"{one.name}: {state}{one.stages_done} of {one.stages} stages")
+        if one.headline:
+            print(f"  {one.headline.replace('**', '')}")
+    print(f"Shipped with the package: {', '.join(shipped_studies())} (l2kd plan NAME)")
+
+
+@app.command()
+def answers(
+    study: StudyFile,
+    overrides: Overrides = None,
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    order: Annotated[
+        str | None, typer.Option(help="The order, as a>b>c; default: the first one.")
+    ] = None,
+    seed: Annotated[str | None, typer.Option(help="The seed; default: the first one.")] = None,
+    example: Annotated[
+        str | None, typer.Option(help="An example's id; default: the most forgotten ones.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Examples of each task at most.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Show what the students answer to test examples after each task: what was forgotten, example
+    by example."""
+    from l2kd_ray.report.answers_section import answer_lines
+    from l2kd_ray.study.answers import most_forgotten
+
+    experiment = _load(study, overrides)
+    found = experiment.answers(
+        task, method, order or experiment.first_order, seed or experiment.first_seed
+    )
+    found = most_forgotten(found, most) if example is None else found[found["example"] == example]
+    if found.empty:
+        raise InputError("no such answer is finished", where=study, fix=experiment.command)
+    if as_json:
+        print(_json(found.to_dict("records")))
+        return
+    print("\n".join(answer_lines(found)))
+
+
+@app.command()
 def serve(
     storage: StorageArgument = None,
     host: Annotated[

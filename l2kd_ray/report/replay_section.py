@@ -70,9 +70,9 @@ def _fold(number: int, method: str, samples: Sequence[Mapping[str, Any]]) -> Fol
     shown = list(samples)[:_MOST_SHOWN]
     frame = pd.DataFrame(
         {
-            "Task": [_words(sample.get("task")) for sample in shown],
-            "Question": [_words(sample.get("question", sample.get("text"))) for sample in shown],
-            "Answer": [_words(sample.get("answer")) for sample in shown],
+            "Task": [words(sample.get("task")) for sample in shown],
+            "Question": [words(sample.get("question", sample.get("text"))) for sample in shown],
+            "Answer": [words(sample.get("answer")) for sample in shown],
             "Dropped for": [_faults(sample.get("faults")) for sample in shown],
         },
         dtype=object,
@@ -88,7 +88,7 @@ def _faults(faults: Sequence[str] | str | None) -> str:
     return faults if isinstance(faults, str) else ", ".join(faults or ())
 
 
-def _words(value: object) -> str:
+def words(value: object) -> str:
     """One line of printable text, cut short where it is long."""
     words = " ".join(str(value or "").split())
     words = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in words)

@@ -63,6 +63,27 @@ def answers(
     return pd.DataFrame(rows, columns=list(ANSWER_COLUMNS))
 
 
+def most_forgotten(found: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The rows of `answers` on the examples of each task that a trial forgot most, `most` a task;
+    the task's first ones where nothing was forgotten, as of the last task of an order."""
+    from l2kd_ray.analysis.forgotten import forgotten
+
+    lost = forgotten(found)
+    kept = [
+        example
+        for task, own in found.groupby("task", sort=False)
+        for example in [
+            (task, name)
+            for name in dict.fromkeys([*lost.loc[lost["task"] == task, "example"], *own["example"]])
+        ][:most]
+    ]
+    place = {example: k for k, example in enumerate(kept)}
+    pairs = list(zip(found["task"], found["example"], strict=True))
+    shown = found.assign(place=[place.get(pair, -1) for pair in pairs])
+    shown = shown[shown["place"] >= 0].sort_values("place", kind="stable", ignore_index=True)
+    return shown.drop(columns="place")
+
+
 def _identity(trial: Trial, cell: Cell) -> tuple[Any, ...]:
     order, setting = order_id(trial.order), setting_id(trial.setting)
     return trial.method, setting, order, str(trial.seed), trial.id, cell.task, cell.i, cell.j

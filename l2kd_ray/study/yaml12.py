@@ -48,7 +48,7 @@ def read(path: str | Path) -> Any:
             "cannot read the file",
             where=str(path),
             got=error.strerror or str(error),
-            expected="a YAML file; the shipped ones lie in tune_configs/",
+            expected="a YAML file, or the name of a study: `l2kd list`",
         ) from None
     if len(data) > _MOST_BYTES:
         raise InputError("the file is too large", where=str(path), expected="1 MiB at most")

@@ -1,0 +1,196 @@
+"""The first hour: a study to begin with, the shipped ones, what a storage holds, the answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from helpers.studies import tiny_data
+from typer.testing import CliRunner
+
+from l2kd_ray import cli
+from l2kd_ray.analysis.forgotten import forgotten
+from l2kd_ray.analysis.smooth import smooth
+from l2kd_ray.api import list_studies, load_study, shipped_studies
+from l2kd_ray.errors import InputError
+from l2kd_ray.report import write_report
+from l2kd_ray.study.overview import headline_of
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage in which the tiny study was swept."""
+    folder = tmp_path_factory.mktemp("storage")
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tiny_data(storage=str(folder / "results"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        load_study(file).sweep("inline")
+    return folder / "results"
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(cli.app, list(words), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_init_writes_a_study_that_can_be_planned_as_it_is(tmp_path: Path) -> None:
+    run("init", "mine")
+    text = (tmp_path / "mine/study.yaml").read_text()
+    study = load_study(tmp_path / "mine/study.yaml")
+    assert study.name == "mine"
+    assert study.plan().trials > 10
+    assert text.count("#") > 8
+    with pytest.raises(InputError, match="there is a study already"):
+        run("init", "mine")
+    assert (tmp_path / "mine/study.yaml").read_text() == text
+
+
+def test_init_names_the_data_files_that_it_finds(tmp_path: Path) -> None:
+    rows = [{"context": f"c{k}", "question": "q", "answer": f"a{k}"} for k in range(8)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    for name in ("faq.train", "faq.test", "no.train", "no.dev", "no.test", "half.train", "x"):
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    run("init")
+    study = load_study("study.yaml")
+    assert study.study.tasks == ["faq", "no"]  # `half` has no test, and `no` is a text
+    assert study.study.config.tasks[1].dev is not None
+    assert {one.split for one in study.data()} == {"train", "dev", "test"}
+
+
+def test_a_shipped_study_is_known_by_its_name(tmp_path: Path) -> None:
+    assert {"quickstart", "mkd_small"} <= shipped_studies().keys()
+    assert load_study("quickstart").study.tasks == ["gen.rest", "gen.hotel", "gen.tv"]
+    with pytest.raises(InputError, match="l2kd list"):
+        load_study("quickstar")
+
+
+def test_the_shipped_studies_are_those_of_the_repository() -> None:
+    assert set(shipped_studies()) == {file.stem for file in ROOT.glob("tune_configs/*.yaml")}
+
+
+@pytest.mark.drill
+def test_a_wheel_has_the_studies_and_the_pages(tmp_path: Path) -> None:
+    words = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", *words, str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for file in shipped_studies().values():
+        assert f"l2kd_ray/tune_configs/{file.name}" in names
+    for file in ("serve/serve.css", "serve/page.js", "serve/templates/base.html"):
+        assert f"l2kd_ray/{file}" in names
+    assert "l2kd_ray/study/template.yaml" in names
+
+
+def test_list_says_how_far_each_study_is(storage: Path, tmp_path: Path) -> None:
+    shown = run("list", str(storage))
+    assert re.search(r"tiny: (\d+) of \1 stages", shown)
+    assert "multi-task" in shown
+    assert "quickstart" in shown
+    found = json.loads(run("list", str(storage), "--json"))
+    assert [one["name"] for one in found["studies"]] == ["tiny"]
+    (one,) = list_studies(str(storage))
+    assert one.stages_done == one.stages > 20
+    assert one.wanted == one.done
+    assert "No study was swept" in run("list", str(tmp_path / "nothing"))
+
+
+def test_the_headline_of_a_list_is_that_of_the_report(storage: Path) -> None:
+    file = storage / "studies/tiny/report.md"
+    (one,) = list_studies(str(storage))
+    assert one.headline in file.read_text().replace(" (see above)", "")
+    assert "points" in one.headline
+    assert headline_of("") == ""
+    assert headline_of("# a\n\nb\n\n> n\n\nThe one.\n\n> m\n\n## Gap\n\nnot this\n") == "The one."
+
+
+def test_a_report_without_scores_has_a_headline_too(tmp_path: Path) -> None:
+    failure = {"kind": "learn", "key": "ab" * 16, "error": "e", "traceback": "t"}
+    write_report(tmp_path, pd.DataFrame(), study={"name": "x"}, failures=[failure])
+    assert "No evaluation has finished yet" in headline_of((tmp_path / "report.md").read_text())
+
+
+def test_answers_stand_under_each_other_after_each_task(storage: Path) -> None:
+    words = ("answers", "tiny", f"storage={storage}", "--task", "gen.rest")
+    shown = run(*words, "--method", "finetune", "--most", "2")
+    assert shown.count("reference") == 2
+    assert [line.split()[0] for line in shown.splitlines() if line.startswith("    ")] in (
+        2 * ["0", "1*", "2"],
+        2 * ["0", "1", "2*"],
+    )
+    rows = json.loads(run(*words, "--most", "1", "--json"))
+    assert {row["method"] for row in rows} == {"finetune", "lamol", "l2kd"}
+    assert len({row["example"] for row in rows}) == 1
+    again = json.loads(run(*words, "--example", rows[0]["example"], "--json"))
+    assert again == rows
+    with pytest.raises(InputError, match="no such answer"):
+        run(*words, "--example", "nothing")
+    with pytest.raises(InputError, match="no such order"):
+        run(*words, "--order", "gen.rest")
+
+
+def test_answers_as_a_frame(storage: Path) -> None:
+    study = load_study("tiny", {"storage": str(storage)})
+    found = study.answers(task="gen.intent", method="lamol")
+    assert len(found) == 2 * 3 * 4  # orders, steps, examples
+    scores = study.scores()
+    own = scores[(scores["method"] == "lamol") & (scores["task"] == "gen.intent")]
+    of_cells = found.groupby(["trial", "i"])["score"].mean()
+    for row in own[own["split"] == "test"].itertuples():
+        assert of_cells[row.trial, row.i] == pytest.approx(row.score)
+    assert found["reference"].str.len().min() > 0
+    with pytest.raises(InputError, match="no such task"):
+        study.answers(task="nothing")
+
+
+def test_curves_as_a_frame(storage: Path) -> None:
+    study = load_study("tiny", {"storage": str(storage)})
+    found = study.curves(method="l2kd")
+    assert set(found["role"]) == {"student", "teacher"}
+    for (_, role), own in found.groupby(["trial", "role"]):
+        assert own.groupby(["i", "task"]).ngroups == 2, role
+    assert found["loss"].notna().all()
+    everything = study.curves()
+    assert {"multitask", "single"} <= set(everything["method"])
+
+
+def answer(i: int, j: int, score: float, **changes: object) -> dict[str, object]:
+    row = {"method": "m", "setting": "{}", "order": "a>b>c", "seed": "1", "trial": "t"}
+    task = "abc"[j - 1]
+    texts = {"input": "in", "reference": "ref", "answer": f"{task}{i}"}
+    return {**row, "task": task, "i": i, "j": j, "example": "x", **texts, "score": score, **changes}
+
+
+def test_forgotten_is_the_score_just_learned_minus_the_last() -> None:
+    rows = [
+        *(answer(i, 1, score) for i, score in enumerate((5, 80, 60, 30))),
+        *(answer(i, 2, score) for i, score in enumerate((0, 10, 50, 60))),
+        *(answer(i, 3, score) for i, score in enumerate((0, 0, 0, 90))),
+        answer(1, 1, 70, example="y"),  # its end is not there yet
+        answer(1, 1, 70, order="", trial="reference"),
+    ]
+    found = forgotten(pd.DataFrame(rows))
+    assert found[["task", "example", "lost"]].to_numpy().tolist() == [
+        ["a", "x", 50.0],
+        ["b", "x", -10.0],
+    ]
+    assert found[["learned", "final"]].to_numpy().tolist() == [["a1", "a3"], ["b2", "b3"]]
+
+
+def test_a_smoothed_curve_keeps_its_mean_and_its_end() -> None:
+    curve = pd.DataFrame({"step": range(1, 1001), "loss": [float(k % 7) for k in range(1000)]})
+    found = smooth(curve, 100)
+    assert len(found) == 100
+    assert found["step"].iloc[-1] == 1000
+    assert found["loss"].mean() == pytest.approx(curve["loss"].mean())
+    assert smooth(curve[:100], 100).equals(curve[:100])
