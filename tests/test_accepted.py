@@ -83,13 +83,20 @@ FACTORS: Mapping[str, Factors] = {
     "language": {
         "method": [
             {"methods": name}
-            for name in ("finetune", "lamol", "lamol-real", "l2kd", "ewc", "mas", "gem")
+            for name in ("finetune", "lamol", "lamol-real", "l2kd", "sdft", "ewc", "mas", "gem")
         ],
         "teacher": each("teacher", None, {**GPT, "n_embd": 24}, GPT, PRETRAINED),
         "objective": each("kd.objective", None, "word", "seq", "seq-soft"),
         "divergence": each("kd.divergence", None, "reverse", "jsd", "skew_reverse", "tvd"),
         "scale": each("kd.scale", None, "none"),
-        "teachers": each("kd.teachers", None, "new", "previous", "both"),
+        "teachers": each("kd.teachers", None, "new", "previous", "both", "self"),
+        "policy": each("kd.policy", None, "student", "mix"),
+        "sampling": [
+            {"kd.sampling.max_new_tokens": 4},
+            {"kd.sampling.renew_every": 2, "kd.sampling.top_k": 5},
+        ],
+        "itself": each("kd.self_teacher", None, "ema", "live"),
+        "demonstration": [{"kd.demonstration": "so {answer} :", "kd.skip_tokens": 1}, {}],
         "run": each("kd.teacher", None, "online", "cached"),
         "top_k": each("kd.top_k", None, 4),
         "decode": each("kd.decode.strategy", None, "beam", "sample"),

@@ -2,7 +2,7 @@
 own."""
 
 from l2kd_ray.families.language.methods.regularised import ewc, gem, mas
-from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real
+from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real, sdft
 from l2kd_ray.families.method import by_name
 
-LANGUAGE_METHODS = by_name(finetune, lamol, lamol_real, l2kd, ewc, mas, gem)
+LANGUAGE_METHODS = by_name(finetune, lamol, lamol_real, l2kd, sdft, ewc, mas, gem)

@@ -93,7 +93,7 @@ class Projection:
         def gradient_of(model: CausalLM, lesson: Curriculum) -> Tensor:
             model.zero_grad()
             model.eval()  # with dropout, each worker would see a gradient of its own
-            accumulate(model, lesson.rows(range(len(lesson))), lesson, alone, size)
+            accumulate(model, lesson.rows_of(range(len(lesson))), lesson, alone, size)
             model.train()
             return _flat(model)
 
