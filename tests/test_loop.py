@@ -39,7 +39,7 @@ LABELS = SoftTargets()
 
 
 def first_batch(chosen: Curriculum) -> tuple[list[Sample], list[Sample]]:
-    batch = next(iter(chosen.batches(0)))
+    batch = next(iter(chosen.batches(0))).indices
     new = [NEW[index] for index in batch if index < len(NEW)]
     old = [OLD[index - len(NEW)] for index in batch if index >= len(NEW)]
     return new, old
@@ -211,7 +211,7 @@ def test_two_versions_of_the_samples_are_mixed_by_their_weights(tmp_path: Path) 
     """`w` of a teacher's answers and `1 - w` of the given ones is the weighted mean of both."""
     other = [replace(sample, answer=[60, 61]) for sample in NEW]
     chosen = curriculum(new=(SampleSource(other, 0.3), SampleSource(NEW, 0.7)), replayed=[])
-    batch = next(iter(chosen.batches(0)))
+    batch = next(iter(chosen.batches(0))).indices
     model = no_dropout().eval()
     wanted = torch.zeros(())
     for part, weight, answer_weight in ((FORMAT.qa, 1.0, 1.0), (FORMAT.lm, 0.25, 5.0)):
@@ -270,7 +270,8 @@ def test_every_sample_comes_once_an_epoch_in_an_order_of_the_seed_and_task() -> 
     assert one != other
     assert batches(curriculum()) == one
     for step in range(len(one)):
-        assert list(islice(curriculum().batches(step), len(one) - step)) == one[step:]
+        rest = islice(curriculum().batches(step), len(one) - step)
+        assert [(b.step, b.indices) for b in rest] == [*enumerate(one)][step:]
 
 
 def test_epochs_have_other_batches_and_other_dropout(tmp_path: Path) -> None:

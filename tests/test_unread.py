@@ -53,6 +53,13 @@ COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "kd.decode.beams": {"kd.objective": "seq", "kd.decode.strategy": "beam"},
     "kd.decode.top_k": {"kd.objective": "seq", "kd.decode.strategy": "sample"},
     "kd.decode.temperature": {"kd.objective": "seq", "kd.decode.strategy": "sample"},
+    # A student's answers, and its own teacher.
+    "kd.student_share": {"kd.policy": "mix"},
+    "kd.sampling": {"kd.policy": "student"},
+    "kd.self_teacher": {"kd.teachers": "self"},
+    "kd.ema_rate": {"kd.teachers": "self", "kd.self_teacher": "ema"},
+    "kd.demonstration": {"kd.teachers": "self"},
+    "kd.skip_tokens": {"kd.teachers": "self"},
     # Parameters of a divergence.
     "kd.beta": {"kd.divergence": "jsd"},
     "kd.jsd_scale": {"kd.divergence": "jsd"},
@@ -92,6 +99,7 @@ VALUES: Mapping[str, Any] = {
     "train.lora.targets": ["c_attn"],
     "train.rungs": [1, 4],
     "replay.filters": ["ended"],
+    "kd.demonstration": "as {answer} :",
     "kd.divergence": f"{Path(__file__).parents[1]}/examples/skew_kl.py:skew_kl",
     "student.model": FOLDER,
     "teacher.model": FOLDER,
@@ -104,7 +112,10 @@ VALUES: Mapping[str, Any] = {
 REFUSED = {
     "revision": "a folder has no revisions",
     "train.lora": "none of them is trained",
-    "kd.top_k": "needs a cached teacher",
+    "kd.top_k": "cached teacher",
+    "kd.teacher": "no cached teacher",
+    "kd.objective": "take the place",
+    "kd.policy": "take the place",
     "metakd.leave_out": "has learned nothing",
 }
 """Why some are refused in other words. A revision is of a model of the hub, which is not asked."""
@@ -178,7 +189,10 @@ OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
         {"kd.teachers": "previous"},
         {"kd.teachers": "both"},
         {"kd.teacher": "online"},
+        {"kd.policy": "student"},
+        {"kd.teachers": "self"},
     ),
+    "sdft": ({"kd.weight": 0.0}, {"kd.self_teacher": "live"}),
     "mkd": ({"mkd.student": "single"}, {"mkd.teacher": "single"}),
     "metakd": (
         {"kd.weight": 0.0},

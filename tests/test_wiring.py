@@ -51,6 +51,13 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
         {"kd.teacher": "cached", "kd.top_k": 8},
         {"kd.divergence": "jsd"},
         {"kd.divergence": "skew_forward"},
+        {"kd.policy": "mix", "kd.sampling.top_k": 5, "kd.sampling.max_new_tokens": 4},
+        {"kd.teachers": "self", "kd.policy": "student", "kd.demonstration": "so {answer} :"},
+    ],
+    "sdft": [
+        {"kd.demonstration": "so {answer} :"},
+        {"kd.self_teacher": "ema", "kd.ema_rate": 0.5, "kd.divergence": "jsd"},
+        {"kd.weight": 0.5, "kd.divergence": "skew_reverse"},
     ],
     "ewc": [{"ewc.samples": 4}],
     "mas": [{"mas.samples": 4}],

@@ -5,17 +5,18 @@ workers, a file each, and read by any number of them: the files' rows follow one
 own distributed checkpoint keeps its index as a pickle, which is never read from the store.)
 
 Randomness is a function of (seed, stream, task, step), so no generator state is stored: the
-parameters, the optimizer's moments and the number of steps are the whole state.
+parameters, the optimizer's moments, the number of steps and what the lessons remember are the whole
+state.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,8 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.shard import chunk, chunk_of, whole
 from l2kd_ray.core.stage import Context, Stage
+
+_LESSONS = "lessons."
 
 
 @dataclass
@@ -58,16 +61,27 @@ class Progress:
         ]
 
 
+class Stateful(Protocol):
+    """A part of the lessons that changes during a training, and so belongs to its checkpoints."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The tensors to keep, by names that no other part has."""
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take back the tensors of `state`, in which other parts' are, too."""
+
+
 def save(
     stage: Stage,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     context: Context,
+    stateful: Sequence[Stateful] = (),
 ) -> None:
     """Save the state as the stage's newest checkpoint in the store."""
     file, store, where = context.out.parent / "checkpoint", context.store, (stage.kind, stage.key)
-    _write(file, state(model, optimizer, progress, chunk), progress)
+    _write(file, state(model, optimizer, progress, stateful, chunk), progress)
     store.save_checkpoint(*where, progress.step, file)
     file.unlink()
 
@@ -79,10 +93,11 @@ def save_shared(
     progress: Progress,
     context: Context,
     name: str,
+    stateful: Sequence[Stateful] = (),
 ) -> None:
     """Save this worker's part of the checkpoint `name`; all workers call it."""
     file, store, where = context.out.parent / "checkpoint", context.store, (stage.kind, stage.key)
-    _write(file, state(model, optimizer, progress, chunk), progress)
+    _write(file, state(model, optimizer, progress, stateful, chunk), progress)
     parts: list[Any] = [None] * context.world_size
     # It returns when all parts are stored.
     dist.all_gather_object(parts, store.save_part(*where, name, context.rank, file))
@@ -97,9 +112,10 @@ def write(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     context: Context,
+    stateful: Sequence[Stateful] = (),
 ) -> None:
     """Write the whole training state to a file (safetensors); all workers call it."""
-    found = state(model, optimizer, progress, whole)
+    found = state(model, optimizer, progress, stateful, whole)
     if context.rank == 0:
         _write(file, found, progress)
 
@@ -108,6 +124,7 @@ def state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
+    stateful: Sequence[Stateful],
     part: Callable[[Tensor], Tensor],
 ) -> dict[str, Tensor]:
     """The tensors of a training's state by name; `part` of each parameter and moment."""
@@ -116,6 +133,8 @@ def state(
         tensors[f"model.{name}"] = part(value.detach())
         for moment, tensor in optimizer.state.get(value, {}).items():
             tensors[f"optimizer.{moment}.{name}"] = part(tensor)
+    for one in stateful:
+        tensors |= {f"{_LESSONS}{name}": value for name, value in one.state().items()}
     tensors["losses"] = torch.stack(progress.losses)
     return tensors
 
@@ -127,23 +146,31 @@ def _write(file: Path, tensors: dict[str, Tensor], progress: Progress) -> None:
 
 
 def restore(
-    stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, context: Context
+    stage: Stage,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    context: Context,
+    stateful: Sequence[Stateful] = (),
 ) -> Progress | None:
     """Load the newest complete checkpoint into model and optimizer; None if there is none."""
     file = context.out.parent / "checkpoint"
     files = context.store.load_checkpoint(stage.kind, stage.key, file)
     if not files:
         return None
-    progress = read(files, model, optimizer, context.device)
+    progress = read(files, model, optimizer, context.device, stateful)
     for one in files:
         one.unlink()
     return progress
 
 
 def read(
-    files: Sequence[Path], model: nn.Module, optimizer: torch.optim.Optimizer, device: str
+    files: Sequence[Path],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: str,
+    stateful: Sequence[Stateful] = (),
 ) -> Progress:
-    """Load a training state into the model and the optimizer; `files` hold its parts in turn."""
+    """Load a training state; `files` hold the parts of model and optimizer in turn."""
     with ExitStack() as opened, torch.no_grad():
         parts = [opened.enter_context(safe_open(file, framework="pt")) for file in files]
         names = list(parts[0].keys())
@@ -155,6 +182,10 @@ def read(
                 for key in names
                 if key.startswith("optimizer.") and key.split(".", 2)[2] == name
             }
+        held = [name for name in names if name.startswith(_LESSONS)]
+        kept = {name.removeprefix(_LESSONS): parts[0].get_tensor(name) for name in held}
+        for one in stateful:
+            one.load(kept)
         losses = list(parts[0].get_tensor("losses").to(device).unbind())
         notes = {name: json.loads(value) for name, value in parts[0].metadata().items()}
     return Progress(losses, **notes)

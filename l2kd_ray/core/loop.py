@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from l2kd_ray.core import memory
-from l2kd_ray.core.checkpoint import Progress, read, restore, save, save_shared, write
+from l2kd_ray.core.checkpoint import (
+    Progress,
+    Stateful,
+    read,
+    restore,
+    save,
+    save_shared,
+    write,
+)
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.shard import is_sharded, place, put_together, whole
 from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, TrainingStage
@@ -105,14 +113,17 @@ def fit(
     context: Context,
     constraint: GradientHook | None = None,
     watch: Watch | None = None,
+    stateful: Sequence[Stateful] = (),
 ) -> Curve:
     """Train `model` in place, from the newest checkpoint or the end of the previous part, if any.
+
+    `stateful`: the parts of the lessons that change on the way.
 
     Returns one row for each step: step, loss and tokens of the global batch, lr.
     Raises: FloatingPointError if the loss or its gradient is not finite.
     """
     with _kernels(lessons.optimisation.deterministic):
-        return _fit(stage, model, lessons, context, constraint, watch)
+        return _fit(stage, model, lessons, context, constraint, watch, stateful)
 
 
 def _fit(
@@ -122,15 +133,16 @@ def _fit(
     context: Context,
     constraint: GradientHook | None,
     watch: Watch | None,
+    stateful: Sequence[Stateful],
 ) -> Curve:
     how = lessons.optimisation
     model = place(whole_model, how.shard, context.device).train()
     lessons.to(context.device)
     optimizer = _optimizer(model, how)
-    progress = restore(stage, model, optimizer, context) or Progress()
+    progress = restore(stage, model, optimizer, context, stateful) or Progress()
     if stage.before is not None and progress.step == 0:
         state = context.files_of(stage.before) / STATE
-        progress = read([state], model, optimizer, context.device)
+        progress = read([state], model, optimizer, context.device, stateful)
     network = _wrap(model, context, lessons.uses_all)
     fitting = memory.Fitting.of(stage, model, how.micro_batch, context)
     total = how.total_steps(lessons.steps_per_epoch)
@@ -176,14 +188,14 @@ def _fit(
             _check_finite(loss, norm, progress.step)
         if due:
             if name is None:
-                save(stage, model, optimizer, progress, context)
+                save(stage, model, optimizer, progress, context, stateful)
             else:
-                save_shared(stage, model, optimizer, progress, context, name)
+                save_shared(stage, model, optimizer, progress, context, name, stateful)
             saved = time.monotonic()
         if ended and watch is not None and watch.ends(model):
             break
     if stage.until is not None:
-        write(context.out / STATE, model, optimizer, progress, context)
+        write(context.out / STATE, model, optimizer, progress, context, stateful)
     if watch is not None:
         watch.restore(model)
     if is_sharded(model):

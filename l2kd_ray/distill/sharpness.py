@@ -11,6 +11,7 @@ from l2kd_ray.distill.linear_loss import Knowledge
 from l2kd_ray.distill.top_k import MostLikely
 
 
+@torch.no_grad()  # the output layer may be that of a student, which is its own teacher
 def sharpness(teacher: Knowledge | MostLikely, temperature: float) -> Mapping[str, float]:
     """Means over K positions of a teacher's distributions [K, V] at `temperature`.
 

@@ -84,7 +84,8 @@ def context(tmp_path: Path, **changes: Any) -> Context:
 
 def batches(chosen: Curriculum, epochs: int = TRAINING.epochs or 1) -> list[list[int]]:
     """The batches of some epochs."""
-    return list(islice(chosen.batches(0), epochs * chosen.steps_per_epoch))
+    found = islice(chosen.batches(0), epochs * chosen.steps_per_epoch)
+    return [[*batch.indices] for batch in found]
 
 
 def trained(tmp_path: Path, chosen: Curriculum, objective: SoftTargets, **more: Any) -> Any:

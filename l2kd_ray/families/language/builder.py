@@ -24,6 +24,7 @@ from l2kd_ray.families.language.stages.decode import Decode
 from l2kd_ray.families.language.stages.evaluate import EvaluateLM
 from l2kd_ray.families.language.stages.importance import Importance
 from l2kd_ray.families.language.stages.learn import Learn, Multitask
+from l2kd_ray.families.language.stages.on_policy import OwnTeacher, Sampling
 from l2kd_ray.families.language.stages.replay import (
     FILTERS,
     Judge,
@@ -135,7 +136,7 @@ class LanguageBuilder(Builder):
     def teacher_of_new(self, task: str, seed: Seed) -> Learn | None:
         """The teacher of a new task; None if `kd` has none, or reads its answers from a file."""
         kd, given = self.settings.kd, "distil" in self.resolved.tasks[task].splits
-        if kd.teachers == "previous" or (kd.objective == "seq" and given):
+        if kd.teachers in ("previous", "self") or (kd.objective == "seq" and given):
             return None
         return self.teacher(task, seed)
 
@@ -166,17 +167,19 @@ class LanguageBuilder(Builder):
         lm: bool = True,
         replay: Stage | None = None,
         distil: bool = False,
+        own: bool = False,
         stage: type[Learn] = Learn,
         **fields: Any,
     ) -> Learn:
         """Train `start` on a task; with `distil` also from the teachers that `kd` names.
 
-        `stage`: the class of the training; `fields`: more of its fields (`constraint`, `adapter`,
-        ...), in place of what the settings say.
+        With `own` it is its own teacher instead, on answers that it writes. `stage`: the class of
+        the training; `fields`: more of its fields (`constraint`, `adapter`, ...), in place of what
+        the settings say.
         """
         training = self._training(lm=lm, first=isinstance(start, Initial))
-        if distil:
-            training |= self._knowledge(task, seed, replay is not None, training["objective"])
+        if distil or own:
+            training |= self._knowledge(task, seed, replay is not None, training["objective"], own)
         if replay is not None and "replay_weight" not in fields:
             training["replay_weight"] = self.replay_weight(self.settings.replay.weight)
         return stage(
@@ -312,32 +315,59 @@ class LanguageBuilder(Builder):
         return LoraUpdate(**{name: getattr(settings, name) for name in _LORA})
 
     def _knowledge(
-        self, task: str, seed: Seed, replays: bool, objective: SoftTargets
+        self, task: str, seed: Seed, replays: bool, objective: SoftTargets, own: bool
     ) -> dict[str, Any]:
         """The fields of a distilling training stage: teachers, targets and objective.
 
         Empty if no teacher takes part.
         """
         kd = self.settings.kd
-        new, recall = kd.teachers != "previous", kd.teachers != "new" and replays
+        teachers = "self" if own else kd.teachers
+        new, recall = teachers != "previous", teachers in ("previous", "both") and replays
         if kd.weight == 0 or not (new or recall):
             return {}
         found: dict[str, Any] = {"kd_weight": kd.weight, "recall": recall}
-        if recall or kd.objective != "seq":
+        aim = kd.objective if teachers in ("new", "both") else "word"
+        if recall or aim != "seq":
             found["objective"] = replace(
                 objective,
                 temperature=kd.temperature,
-                weigh_kd=kd.answer_weight == "keep",
+                weigh_kd=objective.answer_weight != 1 and kd.answer_weight == "keep",
                 **self._divergence(),
             )
         if not new:
             return found
-        if kd.objective != "word":
+        sampling = None if aim == "seq" else self._sampling("student" if own else kd.policy)
+        found["sampling"] = sampling
+        if teachers == "self":
+            return found | {"own_teacher": self._own_teacher()}
+        if aim != "word":
             found["targets"] = self._tokens(self._targets(task, seed))
         answers = found.get("targets") or self._tokens(self.train_examples(task, seed))
-        if kd.objective != "seq":
+        if sampling is not None:
+            found["teacher"] = self.teacher(task, seed)
+        elif aim != "seq":
             found["teacher"] = self._teacher_outputs(task, seed, answers)
         return found
+
+    def _sampling(self, policy: Literal["data", "student", "mix"]) -> Sampling | None:
+        """How the student writes the answers that it is taught on; None if it writes none."""
+        if policy == "data":
+            return None
+        kd = self.settings.kd
+        how = kd.sampling
+        return Sampling(
+            share=kd.student_share if policy == "mix" else 1.0,
+            max_new_tokens=how.max_new_tokens,
+            temperature=None if how.top_k == 1 else how.temperature,
+            top_k=how.top_k,
+            renew_every=how.renew_every,
+        )
+
+    def _own_teacher(self) -> OwnTeacher:
+        kd = self.settings.kd
+        rate = kd.ema_rate if kd.self_teacher == "ema" else None
+        return OwnTeacher(kd.self_teacher, rate, kd.demonstration, kd.skip_tokens)
 
     def _divergence(self) -> dict[str, Any]:
         """The fields of the objective that say what is compared; those without effect are left out.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.stages.on_policy import ANSWER
 from l2kd_ray.families.settings import FamilySettings, TrainSettings
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import Location, Section
@@ -22,6 +23,19 @@ class DecodeSettings(Section):
     top_k: int = Field(20, ge=1)
     """Read by `strategy: sample`, as is `temperature`."""
     temperature: float = Field(1.0, gt=0)
+
+
+class SamplingSettings(Section):
+    """How the student writes answers during its training."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Read unless `top_k` is 1."""
+    top_k: int | None = Field(None, ge=1)
+    """Most likely tokens that are drawn from (default: the whole vocabulary; 1: greedy)."""
+    max_new_tokens: int = Field(64, ge=1)
+    """Largest number of tokens in an answer; one that has no end by then is learned without it."""
+    renew_every: int = Field(1, ge=1)
+    """Steps whose answers are written at once, by the student before the first of them."""
 
 
 class DistilSettings(Section):
@@ -52,9 +66,31 @@ class DistilSettings(Section):
     paper)."""
     decode: DecodeSettings = DecodeSettings()
     """How the teacher's answers are decoded for `seq` and `seq-soft`."""
-    teachers: Literal["new", "previous", "both"] = "new"
+    teachers: Literal["new", "previous", "both", "self"] = "new"
     """`new`: a teacher of the new task, on its samples (the paper); `previous`: the student before
-    this task, on replayed samples (DnR, Sun et al. 2020); `both`."""
+    this task, on replayed samples (DnR, Sun et al. 2020); `both`; `self`: the student itself, which
+    is shown the given answer, on QA rows of the new samples (SDFT, Shenfeld et al. 2026)."""
+    policy: Literal["data", "student", "mix"] = "data"
+    """Answers that the teacher of the new samples is asked about: those of the `data` (and, for
+    `seq-soft`, the teacher's), those that the `student` writes, or a `mix`."""
+    student_share: float = Field(0.5, gt=0, lt=1)
+    """Read by `policy: mix`: the chance that a sample has an answer by the student."""
+    sampling: SamplingSettings = SamplingSettings()
+    """How the student writes its answers."""
+    self_teacher: Literal["base", "ema", "live"] = "base"
+    """Read by `teachers: self`. `base`: the student before the task; `ema`: a moving average of its
+    weights; `live`: its weights as they are."""
+    ema_rate: float = Field(0.01, gt=0, lt=1)
+    """Read by `self_teacher: ema`: what the average takes of the student's weights in each step."""
+    demonstration: str | None = (
+        "This is an example for a response to the question: {answer} "
+        "Now answer with a response of your own:"
+    )
+    """Read by `teachers: self`: how the teacher is shown the given answer, after the question; null
+    shows it nothing."""
+    skip_tokens: int = Field(0, ge=0)
+    """Read by `teachers: self`: the first tokens of an answer that are not learned, such as those
+    in which a teacher refers to its demonstration."""
     teacher: Literal["online", "cached", "auto"] = "auto"
     """`online` runs the teacher on each batch. `cached` stores its last hidden states in half
     precision as a stage, read by every training that shares the teacher. `auto` caches up to some
@@ -66,7 +102,8 @@ class DistilSettings(Section):
     """Seed of one teacher for all replicates (default: each replicate has its own teachers)."""
 
     @model_validator(mode="after")
-    def _cached_only(self) -> Self:
+    def _live_only(self) -> Self:
+        """Refuse a cache of outputs that cannot be known before the training."""
         if self.top_k is not None and self.teacher == "online":
             raise InputError(
                 "needs a cached teacher",
@@ -74,7 +111,40 @@ class DistilSettings(Section):
                 got=self.top_k,
                 fix="set kd.teacher to cached or auto, or drop top_k",
             )
+        cached = "top_k" if self.top_k is not None else "teacher"
+        if self.policy != "data" and (self.top_k is not None or self.teacher == "cached"):
+            raise InputError(
+                "answers that the student writes have no cached teacher: it is run on each batch",
+                key=cached,
+                got=getattr(self, cached),
+                fix=f"drop kd.{cached}, or set kd.policy: data",
+            )
         return self
+
+    @model_validator(mode="after")
+    def _one_author(self) -> Self:
+        decoded = ("seq",) if self.policy == "mix" else ("seq", "seq-soft")
+        if self.policy != "data" and self.objective in decoded:
+            raise InputError(
+                "answers that the student writes take the place of those that the teacher decoded",
+                key="objective",
+                got=self.objective,
+                expected="word, or seq-soft with kd.policy: mix",
+                fix="set kd.objective: word, or kd.policy: data",
+            )
+        return self
+
+    @field_validator("demonstration")
+    @classmethod
+    def _shows_the_answer(cls, template: str | None) -> str | None:
+        if template is not None and template.count(ANSWER) != 1:
+            raise InputError(
+                "a demonstration shows the given answer once",
+                key="demonstration",
+                got=template,
+                expected=f"a text with {ANSWER}, or null",
+            )
+        return template
 
 
 class ReplaySettings(Section):

@@ -8,11 +8,11 @@ from l2kd_ray.families.language.methods.regularised import ewc, gem, mas
 from l2kd_ray.families.language.methods.rehearsal import agem, der, real_replay
 from l2kd_ray.families.language.methods.retention import lwf
 from l2kd_ray.families.language.methods.ssr import ssr
-from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real
+from l2kd_ray.families.language.methods.stream import finetune, l2kd, lamol, lamol_real, sdft
 from l2kd_ray.families.method import by_name
 
 LANGUAGE_METHODS = by_name(
-    *(finetune, lamol, lamol_real, l2kd),
+    *(finetune, lamol, lamol_real, l2kd, sdft),
     *(real_replay, ssr, lwf, der, ewc, mas, gem, agem),
     *(seq_lora, o_lora, osf, merge),
 )

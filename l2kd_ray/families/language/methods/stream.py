@@ -39,3 +39,10 @@ def l2kd(build: LanguageBuilder, previous: Student, former: Order, task: str, se
     that `kd` names."""
     replay = build.replay(previous, former, task, seed)
     return build.learn(previous, task, seed, replay=replay, distil=True)
+
+
+@method(published={"kd.temperature": 1.0, "kd.weight": 1.0})
+def sdft(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
+    """SDFT (Shenfeld et al. 2026, arXiv 2601.19897): the student, shown the given answer, teaches
+    itself on answers that it writes; with `kd.weight: 0` it is `finetune`."""
+    return build.learn(previous, task, seed, lm=False, own=True)

@@ -42,20 +42,20 @@ def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:
 
 @dataclass(frozen=True)
 class TopK:
-    """Ancestral sampling from the k most probable tokens.
+    """Ancestral sampling from the k most probable tokens, or from all of them.
 
     Each row has its own stream of uniform numbers, so that a row's sample does not depend on the
     rows beside it. uniforms: [rows, steps] in [0, 1), on the model's device.
     """
 
-    k: int
+    k: int | None
     temperature: float
     uniforms: Tensor
 
     @classmethod
     def seeded(
         cls,
-        k: int,
+        k: int | None,
         temperature: float,
         streams: Sequence[np.random.Generator],
         steps: int,
@@ -65,12 +65,13 @@ class TopK:
         return cls(k, temperature, torch.from_numpy(np.stack(draws)).to(device))
 
     def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        largest, tokens = best(logits, self.k)
+        largest, tokens = (logits, None) if self.k is None else best(logits, self.k)
         cumulative = (largest.double() / self.temperature).softmax(dim=-1).cumsum(dim=-1)
         draw = self.uniforms[rows, step].unsqueeze(-1)
         # The draw is scaled by the sum, since the last cumulative value may round to less than 1.
         index = (cumulative <= draw * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
-        return tokens.gather(-1, index.clamp(max=largest.shape[-1] - 1)).squeeze(-1)
+        index = index.clamp(max=largest.shape[-1] - 1)
+        return (index if tokens is None else tokens.gather(-1, index)).squeeze(-1)
 
 
 def best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:

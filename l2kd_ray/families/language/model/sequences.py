@@ -43,6 +43,10 @@ class TrainingSequence:
     tokens: TokenIds
     supervised: int
 
+    def without(self, skipped: int) -> TrainingSequence:
+        """The same tokens, of which the first `skipped` supervised ones are not predicted."""
+        return TrainingSequence(self.tokens, min(self.supervised + skipped, len(self.tokens)))
+
 
 class SequenceFormat:
     """A tokenizer with special tokens, which converts examples to sequences and back."""

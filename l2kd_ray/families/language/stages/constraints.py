@@ -112,7 +112,7 @@ def gradient(
     model.zero_grad()
     model.eval()  # with dropout, each worker would see a gradient of its own
     size = how.micro_batch or how.batch_size  # a memory may be large
-    accumulate(model, lesson.rows(indices), lesson, alone, size)
+    accumulate(model, lesson.rows_of(indices), lesson, alone, size)
     model.train()
     return flat_gradient(model)
 

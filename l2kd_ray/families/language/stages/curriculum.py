@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from l2kd_ray.core.checkpoint import Stateful
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import Optimisation, Sharding
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
@@ -25,8 +26,15 @@ from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.distill.transfer import to_device
 from l2kd_ray.families.language.model.causal_lm import CausalLM
-from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TrainingSequence
+from l2kd_ray.families.language.model.sequences import (
+    Sample,
+    SequenceFormat,
+    TokenIds,
+    TrainingSequence,
+)
+from l2kd_ray.families.language.stages.on_policy import Demonstration
 from l2kd_ray.families.language.stages.tokens import LossPart
+from l2kd_ray.families.language.stages.writing import Question, Writer
 from l2kd_ray.families.settings import Precision
 
 _CROSS_ENTROPY = SoftTargets()
@@ -46,6 +54,14 @@ class Teacher(Protocol):
         """The teacher's outputs at the supervised positions of `rows`, in their order."""
 
 
+@runtime_checkable
+class StudentFollower(Stateful, Protocol):
+    """A teacher that changes with its student."""
+
+    def follow(self) -> None:
+        """Take over a part of what the student learned in the last step."""
+
+
 @dataclass(frozen=True)
 class SampleSource:
     """Samples to learn from, their weight, and the teacher used beside their labels."""
@@ -55,6 +71,14 @@ class SampleSource:
     teacher: Teacher | None = None
     share: float = 0.0
     """Weight w of the teacher's term in the loss; the label's cross-entropy has weight 1 - w."""
+    parts: tuple[LossPart, ...] = ("qa", "lm")
+    """The rows that are made of a sample, as far as the curriculum has them."""
+    own: bool = False
+    """True if answers that the student writes take the place of the samples'."""
+    demonstration: Demonstration | None = None
+    """How the samples' answers are shown to the teacher of QA rows."""
+    skip: int = 0
+    """Number of the first supervised tokens of a row that are not learned."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +93,21 @@ class SequenceRow:
     weight: float = 1.0
     teacher: int = NO_TEACHER
     share: float = 0.0
+    shown: TrainingSequence | None = None
+    """The sequence as the teacher reads it; None if it is the same."""
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
         """[n]: the tokens of its sequence."""
         return np.array(self.sequence.tokens, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A global batch: its step, counted from 0, and the indices of its samples."""
+
+    step: int
+    indices: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -98,6 +132,8 @@ class Curriculum:
     lm_weight: float = 0.25
     precision: Precision = "float32"
     bucket_batches: int = 1
+    writer: Writer | None = None
+    """Writes the answers of sources that are the student's own."""
 
     def __len__(self) -> int:
         return len(self.new[0].samples) + len(self.replayed.samples)
@@ -127,12 +163,18 @@ class Curriculum:
     def size(self, rows: Sequence[SequenceRow]) -> int:
         return sum(len(row.sequence.tokens) for row in rows)
 
-    def batches(self, first_step: int) -> Iterator[list[int]]:
-        """The sample indices of each global batch, from a step on, without end."""
+    @property
+    def stateful(self) -> list[Stateful]:
+        """The parts that change during the training: the student's answers, a following teacher."""
+        followers = [one for one in self.teachers if isinstance(one, StudentFollower)]
+        return [*([self.writer] if self.writer else []), *followers]
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """The global batches from a step on, without end."""
         first, skipped = divmod(first_step, self.steps_per_epoch)
-        yield from self._epoch(first)[skipped:]
-        for epoch in itertools.count(first + 1):
-            yield from self._epoch(epoch)
+        epochs = (self._epoch(epoch) for epoch in itertools.count(first))
+        found = itertools.islice(itertools.chain.from_iterable(epochs), skipped, None)
+        yield from itertools.starmap(Batch, enumerate(found, first_step))
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, cut from a random permutation.
@@ -160,25 +202,64 @@ class Curriculum:
         sample = self.new[0].samples[index] if new else self.replayed.samples[index - count]
         return len(sample.question) + len(sample.answer)
 
-    def rows(self, batch: Sequence[int]) -> list[SequenceRow]:
-        """The QA rows of the samples, then their LM rows."""
+    def rows(self, batch: Batch) -> list[SequenceRow]:
+        """The QA rows of the samples, then their LM rows, of the student as it is now.
+
+        Teachers follow it, and it writes the answers that are its own; so each step asks once.
+        """
+        for teacher in self.teachers:
+            if batch.step > 0 and isinstance(teacher, StudentFollower):
+                teacher.follow()
+        if self.writer is not None and batch.step % self.writer.how.renew_every == 0:
+            self.writer.write(self._questions(batch, self.writer.how.renew_every))
+        return self.rows_of(batch.indices, batch.step)
+
+    def _questions(self, batch: Batch, steps: int) -> Iterator[Question]:
+        """The new samples of the steps from a batch's on."""
+        ahead = itertools.islice(self.batches(batch.step), steps) if steps > 1 else [batch]
+        samples = self.new[0].samples
+        for one in ahead:
+            new = (index for index in one.indices if index < len(samples))
+            yield from ((one.step, index, samples[index]) for index in new)
+
+    def rows_of(self, indices: Sequence[int], step: int = 0) -> list[SequenceRow]:
+        """The rows of some samples, with the answers that the student has written for a step."""
         count, numbers = len(self.new[0].samples), {id(t): n for n, t in enumerate(self.teachers)}
-        chosen = [(source, index) for index in batch if index < count for source in self.new]
-        chosen += [(self.replayed, index - count) for index in batch if index >= count]
+        chosen = [(source, index) for index in indices if index < count for source in self.new]
+        chosen += [(self.replayed, index - count) for index in indices if index >= count]
         samples = [(source, index, source.samples[index]) for source, index in chosen]
         return [
-            SequenceRow(
-                sequence(self.format, sample, part),
-                part,
-                index,
-                source is self.replayed,
-                source.weight,
-                numbers.get(id(source.teacher), NO_TEACHER),
-                source.share,
-            )
+            self._row(source, sample, part, index, step, numbers)
             for part in self.parts
             for source, index, sample in samples
+            if part in source.parts
         ]
+
+    def _row(
+        self,
+        source: SampleSource,
+        sample: Sample,
+        part: LossPart,
+        index: int,
+        step: int,
+        numbers: Mapping[int, int],
+    ) -> SequenceRow:
+        written = self.writer.answer(step, index) if source.own and self.writer else None
+        learned, shown = written_sequence(self.format, sample, part, written), None
+        if source.demonstration is not None and part == "qa":
+            shown = source.demonstration.shown(learned, sample.answer)
+        if source.skip:
+            learned, shown = learned.without(source.skip), shown and shown.without(source.skip)
+        return SequenceRow(
+            learned,
+            part,
+            index,
+            source is self.replayed,
+            source.weight,
+            numbers.get(id(source.teacher), NO_TEACHER),
+            source.share,
+            shown,
+        )
 
     def scale(self, rows: Sequence[SequenceRow]) -> Tensor:
         """The factors [R] of the rows' loss sums: one weighted mean per part (QA, LM).
@@ -224,6 +305,20 @@ class Curriculum:
 
 def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:
     return text.qa(sample) if part == "qa" else text.lm(sample)
+
+
+def written_sequence(
+    text: SequenceFormat, sample: Sample, part: LossPart, written: TokenIds | None
+) -> TrainingSequence:
+    """The sequence of a sample, with a written answer in place of its own if there is one.
+
+    An answer that did not end has no eos to learn.
+    """
+    if written is None:
+        return sequence(text, sample, part)
+    ended = written[-1:] == [text.eos]
+    whole = sequence(text, replace(sample, answer=written[:-1] if ended else written), part)
+    return whole if ended else TrainingSequence(whole.tokens[:-1], whole.supervised)
 
 
 def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -12,6 +13,12 @@ from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.language.stages.adapters import Adapter
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.constraints import Constraint
+from l2kd_ray.families.language.stages.on_policy import (
+    ANSWER,
+    Demonstration,
+    OwnTeacher,
+    Sampling,
+)
 from l2kd_ray.families.language.stages.replay import read_samples
 from l2kd_ray.families.language.stages.start import Initial
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
@@ -20,7 +27,7 @@ from l2kd_ray.families.settings import Precision
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.corpus import Corpus
-    from l2kd_ray.families.language.model.sequences import SequenceFormat
+    from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
     from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, Teacher
 
 
@@ -31,8 +38,9 @@ class Learn(TrainingStage):
     Files: a Hugging Face model with its tokenizer, and `curve.json` with one row per step.
     `teacher` (a model, or its annotated outputs) teaches the new samples with weight `kd_weight`,
     on the given answers or on `targets`, a teacher's answers; with `recall`, `start` teaches the
-    replayed samples. Fields without effect are None: `kd_weight` without a teacher, `replay_weight`
-    without replay.
+    replayed samples. With `own_teacher` the student itself teaches the QA rows; with `sampling` it
+    is taught on answers that it writes. Fields without effect are None: `kd_weight` without a
+    teacher, `replay_weight` without replay.
     """
 
     kind = "learn"
@@ -55,6 +63,8 @@ class Learn(TrainingStage):
     kd_weight: float | None = None
     recall: bool = False
     constraint: Constraint | None = None
+    own_teacher: OwnTeacher | None = None
+    sampling: Sampling | None = None
 
     @property
     def parts(self) -> tuple[LossPart, ...]:
@@ -79,13 +89,23 @@ class Learn(TrainingStage):
         adapted = None
         if self.adapter is not None:
             adapted = self.adapter.attach(model, text, self.seed, folder, context)
+        reads_student = curriculum.stateful or (
+            self.own_teacher is not None and self.own_teacher.weights == "live"
+        )
+        if self.optimisation.shard is not None and reads_student:
+            raise ValueError(
+                "a student that writes answers or teaches itself is read whole during "
+                "its training: do not shard it"
+            )
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
         teaching = dict(self._teaching(model, curriculum))
-        curve = fit(self, model, curriculum, context, constraint)
+        curve = fit(self, model, curriculum, context, constraint, stateful=curriculum.stateful)
         if self.constraint is not None:
             teaching |= self.constraint.scores(model, context)
+        if curriculum.writer is not None:
+            teaching |= {"sampled": curriculum.writer.sampled}
         if adapted is not None:
             teaching |= adapted()
         if self.average > 0:
@@ -111,7 +131,7 @@ class Learn(TrainingStage):
         teacher = source.teacher
         if teacher is None:
             return {}
-        rows = curriculum.rows(range(min(PROBED, len(source.samples))))
+        rows = curriculum.rows_of(range(min(PROBED, len(source.samples))))
         number = curriculum.teachers.index(teacher)
         taught = [row for row in rows if row.teacher == number]
         found = sharpness(teacher.annotate(taught, "cpu"), self.objective.temperature)
@@ -123,8 +143,14 @@ class Learn(TrainingStage):
 
     def _curriculum(self, text: SequenceFormat, model: CausalLM, context: Context) -> Curriculum:
         from l2kd_ray.families.language.stages.curriculum import Curriculum
+        from l2kd_ray.families.language.stages.writing import Writer
 
         numbered = isinstance(self.replay_weight, float | int)
+        writer = None
+        if self.sampling is not None:
+            (task,) = self.tasks
+            stream, room = (self.seed, self.stream), self._room(task, text, model)
+            writer = Writer(self.sampling, model, text, stream, context, room)
         return Curriculum(
             new=self._new(text, model, context),
             replayed=self._replayed(context, float(self.replay_weight or 0) if numbered else 1.0),
@@ -138,6 +164,7 @@ class Learn(TrainingStage):
             lm_weight=self.lm_weight,
             precision=self.precision,
             bucket_batches=self.bucket_batches,
+            writer=writer,
         )
 
     def _new(
@@ -149,30 +176,62 @@ class Learn(TrainingStage):
         corpora = [self._samples(tokens, text, model, context) for tokens in self.tasks]
         gold = corpora[0] if len(corpora) == 1 else [s for corpus in corpora for s in corpus]
         teacher, weight = self._teacher(model, context), self.kd_weight or 0.0
-        if self.targets is None:
+        share, whole = (1.0 if teacher else 0.0), self.own_teacher is None
+        if self.targets is None and self.sampling is None and whole:
             return (SampleSource(gold, teacher=teacher, share=weight if teacher else 0.0),)
-        decoded = self._samples(self.targets, text, model, context)
+        if self.targets is None:
+            taught: Sequence[Sample] = gold
+        else:
+            taught = self._samples(self.targets, text, model, context)
         sources = [
-            SampleSource(decoded, weight, teacher, share=1.0 if teacher else 0.0),
-            SampleSource(gold, 1 - weight),
+            SampleSource(
+                taught,
+                weight,
+                teacher,
+                share,
+                parts=self.parts if whole else ("qa",),
+                own=self.sampling is not None,
+                demonstration=self._demonstration(text, model),
+                skip=self.own_teacher.skip_tokens if self.own_teacher else 0,
+            ),
+            SampleSource(gold, 1 - weight, parts=self.parts if whole else ("qa",)),
+            # The student itself has nothing to teach about a task's questions.
+            SampleSource(gold, parts=() if whole else ("lm",)),
         ]
-        return tuple(source for source in sources if source.weight > 0)
+        return tuple(source for source in sources if source.weight > 0 and source.parts)
+
+    def _demonstration(self, text: SequenceFormat, model: CausalLM) -> Demonstration | None:
+        """How the given answers are shown to the student as its own teacher."""
+        if self.own_teacher is None or self.own_teacher.demonstration is None:
+            return None
+        words = self.own_teacher.demonstration.split(ANSWER)
+        before, after = text.encode([part.strip() for part in words])
+        return Demonstration(before, after, model.context)
 
     def _samples(
         self, tokens: Tokens, text: SequenceFormat, model: CausalLM, context: Context
     ) -> Corpus:
         from l2kd_ray.families.language.model.corpus import Corpus, Encoded
 
-        longest = min(self.max_length or model.context, model.context)
         encoded = Encoded.load(context.files_of(tokens))
-        return Corpus(encoded, tokens.task, text.room(tokens.task, longest))
+        return Corpus(encoded, tokens.task, self._room(tokens, text, model))
+
+    def _room(self, tokens: Tokens, text: SequenceFormat, model: CausalLM) -> int:
+        """Tokens that a training sequence of a task has for context, question and answer."""
+        return text.room(tokens.task, min(self.max_length or model.context, model.context))
 
     def _teacher(self, model: CausalLM, context: Context) -> Teacher | None:
         """The teacher of the new task, live or read from its annotated outputs."""
         from l2kd_ray.families.language.model.causal_lm import CausalLM
         from l2kd_ray.families.language.stages.annotations import Cached
-        from l2kd_ray.families.language.stages.teachers import Live
+        from l2kd_ray.families.language.stages.teachers import Following, Itself, Live
 
+        if self.own_teacher is not None and self.own_teacher.weights == "live":
+            return Itself(model)
+        if self.own_teacher is not None and self.own_teacher.weights == "ema":
+            return Following(model, self.own_teacher.rate or 0.0)
+        if self.own_teacher is not None:
+            return Live(CausalLM.load(context.files_of(self.start)))
         if self.teacher is None:
             return None
         folder = context.files_of(self.teacher)
