@@ -64,7 +64,7 @@ def overhead() -> Iterator[dict[str, Any]]:
         execute(Empty(-1), store)
         ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
         actor = ray.remote(StagePool).options(num_cpus=0, max_concurrency=1000)
-        pool = actor.remote(store, Scale(), 2.0, {})
+        pool = actor.remote(store, Scale(), 2.0, {}, {}, "measure")
         ray.get([pool.scores.remote(Empty(-2 - k)) for k in range(8)])  # warm workers
         numbers = iter(range(10_000))
         alone, pooled, known = [], [], []

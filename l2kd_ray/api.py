@@ -8,7 +8,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.study import Plan, Study, Trial
     from l2kd_ray.study.data import SplitData
+    from l2kd_ray.study.outlook import Outlook
     from l2kd_ray.study.overview import StudyProgress
     from l2kd_ray.study.snapshot import Snapshot
     from l2kd_ray.study.streams import Stream
@@ -193,6 +195,11 @@ class Ended:
     """True if `tune.stop.budget_hours` were over before all trials had finished."""
     verdict: str
     """The stop rule's verdict at the last look in words; "" without one."""
+    stages: int
+    """Number of stages of the study that are finished."""
+    ran: int
+    """How many of them this sweep has run; the others were in the store."""
+    seconds: float
     snapshot: Snapshot = field(repr=False)
     """The state of the study after the sweep."""
 
@@ -326,6 +333,7 @@ class Experiment:
         from l2kd_ray.study.plan import missing_stages
         from l2kd_ray.study.trial import stages_of
 
+        started = time.monotonic()
         self.store.check_writable()
         before = self.snapshot()
         finished, known = before.reader.listing().finished, before.manifests
@@ -355,7 +363,16 @@ class Experiment:
         if self.study.config.keep == "leaves" and ending.state == "finished":
             drop_intermediate(self.study, after.reader, after.plan.every)
         verdict = after.wanted.verdict
-        return Ended(failures, late, verdict_words(verdict) if verdict else "", after)
+        done = {stage.key for stage in after.plan.every} & after.reader.listing().finished.keys()
+        return Ended(
+            failures,
+            late,
+            verdict_words(verdict) if verdict else "",
+            len(done),
+            len(done - finished.keys()),
+            time.monotonic() - started,
+            after,
+        )
 
     def _run(
         self, reader: StoreView, executor: Literal["ray", "inline"], address: str
@@ -367,19 +384,39 @@ class Experiment:
             sweep_inline(self.study, reader)
             return [], False
         from l2kd_ray.cluster.sweep import sweep
+        from l2kd_ray.report.live import LiveView
 
         hours = self.study.config.tune.stop.budget_hours
-        outcome = sweep(
-            self.study,
-            reader,
-            known=self._folder.tried(),
-            cut=self._folder.cut(),
-            address=address,
-            seconds=math.inf if hours is None else 3600 * hours,
-        )
+        with LiveView(self.look(), sys.stderr) as view:
+            outcome = sweep(
+                self.study,
+                reader,
+                known=self._folder.tried(),
+                cut=self._folder.cut(),
+                address=address,
+                seconds=math.inf if hours is None else 3600 * hours,
+                show=view,
+            )
         if outcome.settings is not None:
             self._folder.keep_settings(outcome.settings, outcome.cut)
         return [vars(failure) for failure in outcome.failures], outcome.late
+
+    def look(self) -> Callable[[], Outlook]:
+        """A function that returns the study's outlook: what is done, what runs where, when it will
+        end, and the gap so far.
+
+        It may be called again and again: of the storage it reads only what is new.
+        """
+        from l2kd_ray.study.outlook import outlook
+
+        reader = StoreView(self.store)
+
+        def now() -> Outlook:
+            reader.update()
+            live, since = self._folder.who_is_live(), self._folder.live_since()
+            return outlook(self._snapshot(reader, self._folder.failures()), since, live)
+
+        return now
 
     def status(self) -> Status:
         """The progress of the study, whether or not a sweep of it is running."""
@@ -420,10 +457,9 @@ class Experiment:
         return self._results(now)
 
     def _results(self, snapshot: Snapshot) -> pd.DataFrame:
-        from l2kd_ray.analysis import doubted, results
+        from l2kd_ray.analysis import doubted
 
-        frame = results(snapshot.scores, list(self.study.config.search))
-        return frame.assign(doubts=doubted(frame, snapshot.doubts))
+        return snapshot.results.assign(doubts=doubted(snapshot.results, snapshot.doubts))
 
     def answers(
         self,

@@ -14,7 +14,9 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -250,9 +252,15 @@ def sweep(
 
 
 def _sweep(study: str, overrides: list[str] | None, inline: bool, address: str) -> None:
+    from l2kd_ray.report.live import clock
+
     experiment = _load(study, overrides)
     ended = experiment.sweep("inline" if inline else "ray", address)
     _show(experiment, ended.snapshot)
+    print(
+        f"{ended.stages} stages: {ended.ran} run in {clock(ended.seconds)}, "
+        f"{ended.stages - ended.ran} from the store."
+    )
     if ended.verdict:
         print(ended.verdict)
     for failure in ended.failures:
@@ -314,6 +322,27 @@ def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False)
     for failure in state.failures:
         print(f"failed: {failure['kind']} {failure['key']}: {failure['error']}")
         print(failure["traceback"])
+
+
+@app.command()
+def watch(
+    study: StudyFile,
+    overrides: Overrides = None,
+    once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
+) -> None:
+    """Show a study live, from any machine that reaches its storage: what is done, what runs
+    where, when it will end, the gap so far."""
+    from rich.console import Console
+
+    from l2kd_ray.report.live import LiveView, picture, rows_of
+
+    look = _load(study, overrides).look()
+    with LiveView(look, sys.stdout) as view, suppress(KeyboardInterrupt):
+        while not once and not view.watch():
+            time.sleep(1.0)
+    found = look()
+    said = f"A sweep is running: {found.live}" if found.live else "No sweep is running."
+    Console().print(picture(said, rows_of(found), found.failures, found))
 
 
 @app.command()

@@ -164,7 +164,7 @@ class Slow(Stage):
 
 def start_pool(store: Store) -> Any:
     pool = ray.remote(StagePool).options(num_cpus=0, max_concurrency=1000)
-    return pool.remote(store, Scale(), 2.0, {}, {})
+    return pool.remote(store, Scale(), 2.0, {}, {}, "x")
 
 
 def test_a_stage_that_many_ask_for_is_run_once(
@@ -207,7 +207,7 @@ def test_no_more_is_begun_ahead_than_the_head_can_hold(
     monkeypatch.setattr("l2kd_ray.cluster.pool.AHEAD", 2)
 
     async def everything() -> None:
-        pool = StagePool(store, Scale(), 2.0, {}, {})
+        pool = StagePool(store, Scale(), 2.0, {}, {}, "x")
 
         async def once(stage: Stage) -> Mapping[str, float]:
             begun.append(stage.key)
@@ -224,6 +224,40 @@ def test_no_more_is_begun_ahead_than_the_head_can_hold(
         assert begun == [stage.key for stage in stages]
 
     asyncio.run(everything())
+
+
+def test_prometheus_is_told_of_waiting_running_done_and_failed_stages(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, float]] = [{}]
+
+    class Fake:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            assert (name, tag_keys) == ("l2kd_stages", ("study", "state"))
+
+        def set_default_tags(self, tags: dict[str, str]) -> None:
+            assert tags == {"study": "x"}
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            told.append({**told[-1], tags["state"]: value})
+
+    async def submit(job: Any, *_: object) -> Mapping[str, float]:
+        await asyncio.sleep(0.01)
+        if job.stage.fails:
+            raise ValueError
+        return {"score": 1.0}
+
+    async def everything() -> None:
+        pool = StagePool(store, Scale(), 1.0, {}, {}, "x")
+        stages = [Slow(str(tmp_path / "a")), Slow(str(tmp_path / "b"))]
+        stages.append(Slow(str(tmp_path / "c"), fails=True))
+        await asyncio.gather(*map(pool.scores, stages), return_exceptions=True)
+
+    monkeypatch.setattr("l2kd_ray.cluster.pool.Gauge", Fake)
+    monkeypatch.setattr("l2kd_ray.cluster.pool.submit", submit)
+    asyncio.run(everything())
+    assert {"waiting": 2, "running": 1, "done": 0, "failed": 0} in told
+    assert told[-1] == {"waiting": 0, "running": 0, "done": 2, "failed": 1}
 
 
 def test_a_stage_runs_where_its_labels_say_or_waits(

@@ -60,8 +60,8 @@ def test_a_forecast_takes_what_its_class_assumes(tiny: Any) -> None:
 
 
 def test_the_display_shows_it() -> None:
-    from l2kd_ray.cluster.progress import Display
+    from l2kd_ray.cluster.progress import SweepProgress
 
     progress = {"done": {"workers": 1}, "running": {"other": 1}, "failures": []}
-    shown = list(Display(None, ())._kinds(progress))
+    shown = list(SweepProgress(None, (), lambda *_: None)._kinds(progress))
     assert shown == [("other", 0, 1, 1), ("workers", 1, 1, 0)]

@@ -182,7 +182,7 @@ def test_a_pool_that_does_not_stay_alive_is_given_up(monkeypatch: pytest.MonkeyP
     pool = SimpleNamespace(progress=SimpleNamespace(remote=lambda: None))
     monkeypatch.setattr(ray, "get", never)
     monkeypatch.setattr(ray, "kill", killed.append)
-    display = progress.Display(pool, ())
+    display = progress.SweepProgress(pool, (), lambda *_: None)
     display._answered = time.monotonic() - progress.PATIENCE_S + 5
     assert display._poll() is None
     assert killed == []

@@ -18,6 +18,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ray.util.metrics import Gauge
+
 from l2kd_ray.cluster.executors import Job, submit
 from l2kd_ray.core.execute import ATTEMPTS
 from l2kd_ray.core.stage import Scores, Stage
@@ -57,6 +59,7 @@ class StagePool:
         readers: for each model that may be dropped once nothing reads it any more (`keep: leaves`),
             the keys of the unfinished stages that read it.
         titles: what Ray's dashboard calls stages, by key.
+        study: the study's name, a label of the metrics `ray_l2kd_stages`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class StagePool:
         cpus: float,
         readers: Mapping[str, set[str]],
         titles: Mapping[str, str],
+        study: str,
     ) -> None:
         self._store, self._scale, self._titles = store, scale, titles
         self._readers = {key: set(keys) for key, keys in readers.items()}
@@ -76,6 +80,10 @@ class StagePool:
         self._begun: set[asyncio.Task[None] | None] = set()
         self._running: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
+        self._gauge = Gauge(
+            "l2kd_stages", "Stages of a sweep by state, for Prometheus.", ("study", "state")
+        )
+        self._gauge.set_default_tags({"study": study})
 
     def __repr__(self) -> str:
         return "stage pool"  # in Ray's dashboard
@@ -149,6 +157,7 @@ class StagePool:
                 return scores
         failure = Failure(stage.kind, stage.key, _message(last), _traceback(last))
         self._failures[stage.key] = failure
+        self._measure()
         raise StageFailed(failure) from None
 
     async def _forget(self, damage: Damaged) -> None:
@@ -162,6 +171,7 @@ class StagePool:
         job = Job.of(stage, self._scale)
         async with self._admission.of(job):
             self._running[stage.kind] += 1
+            self._measure()
             try:
                 scores: Scores = await submit(
                     job, self._store, self._titles.get(stage.key, stage.kind)
@@ -169,7 +179,16 @@ class StagePool:
             finally:
                 self._running[stage.kind] -= 1
         self._done[stage.kind] += 1
+        self._measure()
         return scores
+
+    def _measure(self) -> None:
+        """Tell Ray's metrics how many stages there are in each state."""
+        running, done, failed = self._running.total(), self._done.total(), len(self._failures)
+        waiting = len(self._work) - running - done - failed
+        counts = {"waiting": waiting, "running": running, "done": done, "failed": failed}
+        for state, count in counts.items():
+            self._gauge.set(max(count, 0), {"state": state})
 
     def _release(self, stage: Stage, inputs: Iterable[Stage]) -> None:
         """Drop the files of inputs that no unfinished stage reads any more."""

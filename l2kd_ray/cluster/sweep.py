@@ -27,7 +27,7 @@ from l2kd_ray import door
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.guard import kept_messages
 from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
-from l2kd_ray.cluster.progress import PATIENCE_S, Display
+from l2kd_ray.cluster.progress import PATIENCE_S, Show, SweepProgress
 from l2kd_ray.cluster.session import LOCAL, RayFailed, joined, started
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.scratch import Scratch
@@ -76,12 +76,14 @@ def sweep(
     cut: ArmSettings | None = None,
     address: str = LOCAL,
     seconds: float = math.inf,
+    show: Show = lambda rows, failures: None,
 ) -> SweepOutcome:
     """Run all missing stages of the study; `reader` is renewed afterwards.
 
     `known`: the settings that an adaptive search has finished before, `cut` those that ASHA
     stopped; the search continues from there. `address`: a Ray cluster to join; by default Ray is
     started on this machine and ends with the sweep. `seconds`: time limit after which it ends.
+    `show` is called with the progress, from another thread.
 
     Raises:
         InputError: there is no such cluster, or a stage needs more than it has.
@@ -105,12 +107,12 @@ def sweep(
         for part in parts:
             folder.propose(stages_of(filter(study.is_proposed, part.trials)))
             done += part.trials
-            failed.update(_finish(study, reader, start, part.trials, deadline))
+            failed.update(_finish(study, reader, start, part.trials, deadline, show))
             if time.monotonic() >= deadline:
                 break  # the next batch must not be decided from an incomplete one
         if study.is_adaptive and time.monotonic() < deadline:
             pool, cpus = start()
-            with Display(pool, (), open_ended=True):
+            with SweepProgress(pool, (), show, open_ended=True):
                 settings, given_up = _search(study, reader, pool, known, cut, cpus)
             reader.renew()
         begun = start.cache_info().currsize > 0
@@ -122,7 +124,12 @@ def sweep(
 
 
 def _finish(
-    study: Study, reader: StoreView, start: Any, trials: Sequence[Trial], deadline: float
+    study: Study,
+    reader: StoreView,
+    start: Any,
+    trials: Sequence[Trial],
+    deadline: float,
+    show: Show,
 ) -> set[str]:
     """Run one batch of trials; returns the keys of the stages that have failed so far."""
     missing = missing_stages(trials, reader.listing())
@@ -134,7 +141,7 @@ def _finish(
     if math.isinf(cpus):
         evaluations = (cell.stage for t in unfinished for cell in t.cells if cell.stage in missing)
         _show_demand(pool, list(dict.fromkeys(evaluations)))
-    with Display(pool, missing):
+    with SweepProgress(pool, missing, show):
         names = tune.grid_search([_name(trial) for trial in unfinished])
         _run(study, reader, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
     reader.renew()
@@ -226,7 +233,7 @@ def _start_pool(
         # 1,000, other calls, such as those for the progress display, would wait behind these.
         max_concurrency=10_000,
     )
-    return actor.remote(store, study.config.scale, cpus, readers, titles)
+    return actor.remote(store, study.config.scale, cpus, readers, titles, study.config.name)
 
 
 def _titles(trials: Iterable[Trial]) -> dict[str, str]:

@@ -215,7 +215,7 @@ def _kernels(deterministic: bool) -> Iterator[None]:
 
 
 def _told(name: str | None) -> str | None:
-    """What rank 0 says, on every worker."""
+    """Send the name that rank 0 has to every worker, and return it."""
     told = [name]
     dist.broadcast_object_list(told)
     return told[0]

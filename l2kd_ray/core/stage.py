@@ -157,7 +157,7 @@ class Sharding:
 
 
 _NOT_IN_KEY = {"identity": False}
-"""Of a field that says how a result is computed: whatever it is, the result means the same."""
+"""Metadata of a field that says how a result is computed: the result means the same with any."""
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from l2kd_ray.core.copies import Copies
-from l2kd_ray.core.filetree import FileTree, NotAFile, side_by_side
+from l2kd_ray.core.filetree import FileEntry, FileTree, NotAFile, side_by_side
 from l2kd_ray.core.manifest import FileRecord, Manifest
 
 MANIFEST = "manifest.json"
@@ -46,6 +46,8 @@ class Listing:
 
     finished: Mapping[str, str]
     dropped: frozenset[str]
+    begun: Mapping[str, FileEntry] = field(default_factory=dict)
+    """The note of the last attempt of each stage that is not finished, by key."""
 
 
 class Store(FileTree):
@@ -106,14 +108,18 @@ class Store(FileTree):
 
     def listing(self) -> Listing:
         """All finished stages, from one listing of the storage."""
-        finished, dropped = {}, set()
+        finished, dropped, begun = dict[str, str](), set[str](), dict[str, FileEntry]()
         for entry in self.files("stages"):
             _, kind, *middle, key, name = entry.path.split("/")
             if len(middle) == 1 and name == MANIFEST:
                 finished[key] = kind
             elif len(middle) == 1 and name == DROPPED:
                 dropped.add(key)
-        return Listing(finished, frozenset(dropped))
+            elif len(middle) == 2 and key == "starts":
+                last = begun.setdefault(middle[1], entry)
+                begun[middle[1]] = max(last, entry, key=lambda one: one.modified)
+        left = {key: note for key, note in begun.items() if key not in finished}
+        return Listing(finished, frozenset(dropped), left)
 
     def has_files(self, kind: str, key: str) -> bool:
         """True if the stage is finished and its files were not dropped."""

@@ -24,7 +24,7 @@ from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.mirrors import Mirror, MirroredStudy
 from l2kd_ray.mirrors.process import DONE, REQUEST, STUDY, STUDY_FILE, mirror_class
-from l2kd_ray.mirrors.runs import Models, own_stages, results_of, study_state, trial_run
+from l2kd_ray.mirrors.runs import Models, own_stages, study_state, trial_run
 from l2kd_ray.study import Study
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.snapshot import Snapshot
@@ -54,7 +54,7 @@ class Follower:
         # The aggregate first: it is the more useful part if the mirror is cut short.
         with within(self._limit):
             self._mirror.on_study(study_state(now, self._folder, state, failures))
-        known, results = now.manifests, results_of(now)
+        known, results = now.manifests, now.results
         rows = dict(list(results.groupby("trial"))) if len(results) else {}
         for key in known.keys() - self._stages:
             with within(self._limit):

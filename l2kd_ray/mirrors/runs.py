@@ -160,8 +160,7 @@ def study_state(
     from l2kd_ray.analysis import planned_looks
 
     config = snapshot.study.config
-    frame = results_of(snapshot)
-    tables, numbers = _aggregate(frame)
+    tables, numbers = _aggregate(snapshot.results)
     names = _FILES if state != "running" else ()
     looks = planned_looks(len(snapshot.design.orders)) if _looks(snapshot) else ()
     return StudyState(
@@ -181,14 +180,6 @@ def study_state(
 def _looks(snapshot: Snapshot) -> bool:
     tune = snapshot.study.config.tune
     return tune.stop.half_width is not None or tune.scheduler == "race"
-
-
-def results_of(snapshot: Snapshot) -> pd.DataFrame:
-    """The rows of results.parquet so far; empty if there is none."""
-    from l2kd_ray.analysis import results
-
-    searched = list(snapshot.study.config.search)
-    return results(snapshot.scores, searched) if len(snapshot.scores) else snapshot.scores
 
 
 def _aggregate(results: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, float]]:

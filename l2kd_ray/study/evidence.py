@@ -1,6 +1,6 @@
-"""The contents of a report and of the W&B mirror beside the scores, from one snapshot.
+"""The contents of a report beside the scores, from one snapshot.
 
-These are costs, replay and its samples, per-example test scores, and training curves.
+These are costs, replay and its samples, and per-example test scores.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ import numpy as np
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
-from l2kd_ray.core.stage import CURVE
 from l2kd_ray.core.store import Damaged
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
@@ -157,28 +155,6 @@ def top_k_bias(manifests: Iterable[Manifest]) -> list[dict[str, float]]:
         {"temperature": temperature, **{name: of(scores, name) for name in names}}
         for temperature, scores in sorted(found.items())
     ]
-
-
-def curves(snapshot: Snapshot) -> dict[str, list[dict[str, float]]]:
-    """The training curves of the scored models, by key; dropped models have none."""
-    models = set(snapshot.scores["model"])
-    stages = [
-        manifest
-        for key, manifest in snapshot.manifests.items()
-        if key in models and CURVE in manifest.files and snapshot.reader.has_files(key)
-    ]
-    return snapshot.reader.each(stages, CURVE, json.loads)
-
-
-def students(snapshot: Snapshot) -> dict[str, Path]:
-    """The folders of the final students whose files are stored, by key."""
-    models = {cell.stage.model for trial in snapshot.trials for cell in trial.steps[-1]}
-    store, manifests = snapshot.reader.store, snapshot.manifests
-    return {
-        model.key: store.fetch(model.kind, model.key, manifests[model.key])
-        for model in models
-        if model.key in manifests and snapshot.reader.has_files(model.key)
-    }
 
 
 def _notes(snapshot: Snapshot) -> list[str]:

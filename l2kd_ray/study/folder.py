@@ -53,6 +53,8 @@ class _Live:
     pid: int
     host: str
     since: str
+    began: float = 0.0
+    """Seconds since 1970."""
 
 
 class Folder:
@@ -177,7 +179,7 @@ class Folder:
     @contextmanager
     def live(self) -> Iterator[None]:
         """A context in which a note of this running sweep exists, for `status`."""
-        note = _Live(os.getpid(), socket.gethostname(), time.strftime("%F %T"))
+        note = _Live(os.getpid(), socket.gethostname(), time.strftime("%F %T"), time.time())
         self._write_json("live.json", asdict(note))
         try:
             yield
@@ -186,12 +188,19 @@ class Folder:
 
     def who_is_live(self) -> str | None:
         """A description of the running sweep; None if none is running."""
+        note = self._note()
+        return f"process {note.pid} on {note.host} since {note.since}" if note else None
+
+    def live_since(self) -> float | None:
+        """When the running sweep began, in seconds since 1970; None if none is running."""
+        note = self._note()
+        return note.began if note else None
+
+    def _note(self) -> _Live | None:
         note = self._read("live.json", _json(_Live), None)
-        if note is None:
-            return None
-        if note.host == socket.gethostname() and not Path(f"/proc/{note.pid}").exists():
-            return None
-        return f"process {note.pid} on {note.host} since {note.since}"
+        if note is None or note.host != socket.gethostname():
+            return note
+        return note if Path(f"/proc/{note.pid}").exists() else None
 
     # Result files
 

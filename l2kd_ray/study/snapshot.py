@@ -96,6 +96,14 @@ class Snapshot:
         return self.study.scores(self.reader, self.reported)
 
     @cached_property
+    def results(self) -> pd.DataFrame:
+        """One row per reported trial (`analysis.results`); without rows before the first score."""
+        from l2kd_ray.analysis import results
+
+        searched = list(self.study.config.search)
+        return results(self.scores, searched) if len(self.scores) else self.scores
+
+    @cached_property
     def selectable(self) -> pd.DataFrame:
         """The scores that a selection of settings may read."""
         return self.wanted.selectable(self.scores)

@@ -11,7 +11,7 @@ from l2kd_ray.core.stage import CURVE, Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.study import Study
-from l2kd_ray.study.trial import Cell, stages_of
+from l2kd_ray.study.trial import Cell
 
 STEPS = 4
 """Steps of each training."""
@@ -28,9 +28,12 @@ def finish(study: Study, store: Store, learned: int = 9) -> None:
     scores = {cell.stage: score(cell) for t in trials if t.is_reference for cell in t.cells}
     cells = [cell for t in trials if not t.is_reference for cell in t.cells]
     scores |= {cell.stage: score(cell) for cell in cells if cell.i <= learned}
-    needed = {source for stage in scores for _, source in stage.inputs()}
-    for stage in stages_of(trials):
-        if stage in scores or stage in needed:
+    done, waiting = set[Stage](), [*scores]
+    while waiting:
+        stage = waiting.pop()
+        if stage not in done:
+            done.add(stage)
+            waiting += [source for _, source in stage.inputs()]
             publish(store, stage, scores.get(stage, 0.0))
 
 

@@ -48,7 +48,7 @@ def osf(build: LanguageBuilder, previous: Student, former: Order, task: str, see
 
 @dataclass(frozen=True)
 class OrthogonalSubspace:
-    """Of each matrix U S V the directions of its largest singular values are frozen, `share` of
+    """The directions of the largest singular values of each matrix U S V are frozen, `share` of
     them; gradients of the others' U and V are projected to be orthogonal to the frozen ones."""
 
     share: float
