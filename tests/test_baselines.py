@@ -188,7 +188,7 @@ def test_osf_freezes_the_largest_directions(arch: str, tmp_path: Path) -> None:
     merged."""
     model = make_model(arch).double()
     plain = deepcopy(model)
-    finish = OrthogonalSubspace(0.5, None).attach(model, FORMAT, 1, tmp_path, context(tmp_path))
+    finish = OrthogonalSubspace(0.5).attach(model, FORMAT, 1, tmp_path, context(tmp_path))
     ids, every = torch.arange(5, 17).view(2, 6), torch.arange(12)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(ids, every), plain.eval()(ids, every))
