@@ -36,6 +36,6 @@ def _row(instance: Any, question: str, number: int, where: str, options: Mapping
     if not isinstance(text, str) or not all(isinstance(one, str) for one in answers):
         raise InputError("not an instance of SuperNI", where=where, got=instance, expected=_FORM)
     if not any(one.strip() for one in answers):
-        return no_answer(where, options)
+        return no_answer(where, output, options)
     kept = tuple(one for one in answers if one.strip())
     return Example(str(fields.get("id", number)), text, question, kept)
