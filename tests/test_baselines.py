@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -36,6 +37,7 @@ from l2kd_ray.families.language.stages.adapters import ADAPTER
 from l2kd_ray.families.language.stages.curriculum import SequenceRow, positions
 from l2kd_ray.study import load
 
+ROOT = Path(__file__).parents[1]
 THREE = {"tasks": ["gen.intent", "gen.rest", "gen.tv"], "orders": ["gen.tv>gen.intent>gen.rest"]}
 LORA = {**TINY["train"], "lora": {"rank": 3, "alpha": 12}, "lr": 2e-2}
 
@@ -188,7 +190,7 @@ def test_osf_freezes_the_largest_directions(arch: str, tmp_path: Path) -> None:
     merged."""
     model = make_model(arch).double()
     plain = deepcopy(model)
-    finish = OrthogonalSubspace(0.5, None).attach(model, FORMAT, 1, tmp_path, context(tmp_path))
+    finish = OrthogonalSubspace(0.5).attach(model, FORMAT, 1, tmp_path, context(tmp_path))
     ids, every = torch.arange(5, 17).view(2, 6), torch.arange(12)
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(ids, every), plain.eval()(ids, every))
@@ -394,3 +396,14 @@ def test_ssr_keeps_a_number_of_the_samples_it_wrote(store: Store) -> None:
     assert len(kept) == scores["kept"]
     assert all(one.question for one in kept)
     assert {one.task for one in kept} <= {"gen.tv", "gen.intent"}
+
+
+# The page ----------------------------------------------------------------------------------------
+
+
+def test_the_page_of_baselines_is_made_from_the_code() -> None:
+    made = runpy.run_path(str(ROOT / "benchmarks/baselines.py"))
+    assert made["page"]() == made["PAGE"].read_text("utf-8"), "python benchmarks/baselines.py"
+    for name, (_, _, test) in made["FACTS"].items():
+        file, _, function = test.partition("::")
+        assert not test or f"def {function}(" in (ROOT / "tests" / file).read_text("utf-8"), name

@@ -31,7 +31,7 @@ from l2kd_ray.study.schema import StudyConfig
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "l2kd_ray"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tune_configs/*.md")])
-KEY_PAGES = [ROOT / "docs/methods.md", ROOT / "docs/study.md"]
+KEY_PAGES = [ROOT / f"docs/{name}.md" for name in ("methods", "baselines", "study")]
 NOW = [page for page in PAGES if page.name not in ("log.md", "CHANGELOG.md")]
 """Pages that speak of the present code; the log and the changes keep what they said."""
 

@@ -86,6 +86,9 @@ COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "train.regression_unit": {
         "tasks": [{"name": "stars", "kind": "regress", "train": STARS, "test": STARS}]
     },
+    # A batch is drawn from a memory that is larger.
+    "agem.batch_size": {"agem.ratio": 1.0},
+    "merge.density": {"merge.how": "ties"},
     # The k best are those of an objective that has them.
     "structkd.k": {"structkd.objective": "top-k"},
 }
@@ -111,7 +114,8 @@ VALUES: Mapping[str, Any] = {
 """Another value of a field that is no number, choice or flag."""
 REFUSED = {
     "revision": "a folder has no revisions",
-    "train.lora": "none of them is trained",
+    "train.lora": "LoRA",
+    "train.average": "averaged weights do not fit",
     "kd.top_k": "cached teacher",
     "kd.teacher": "no cached teacher",
     "kd.objective": "take the place",
@@ -273,7 +277,8 @@ def companions_of(method: str, key: str) -> dict[str, Any]:
     parts = key.split(".")
     prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     found = next((COMPANIONS[name] for name in prefixes if name in COMPANIONS), {})
-    sections = {"tasks", *FAMILIES[METHODS[method].family].settings.model_fields}
+    own = METHODS[method].section
+    sections = {"tasks", own, *FAMILIES[METHODS[method].family].settings.model_fields}
     known = {name: value for name, value in found.items() if name.split(".")[0] in sections}
     if METHODS[method].section == "metakd" and parts[0] in ("student", "teacher"):
         known |= {"metakd.hidden": 0.0, "metakd.attention": 0.0}  # layers of alike models only

@@ -65,7 +65,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "replay": [{"replay.weight": "separate"}],
     "lwf": [{}],
     "der++": [{}],
-    "agem": [{"agem.ratio": 0.5, "train.lr": 0.05, "train.epochs": 4}],
+    "agem": [{"agem.ratio": 0.5, "agem.batch_size": 3, "train.lr": 0.05, "train.epochs": 4}],
     "ssr": [{"ssr.keep": 4, "ssr.clusters": 3}],
     "seq-lora": [{"train.lora": {}}],
     "o-lora": [{"train.lora": {}, "o_lora.norm": 0.1}],

@@ -17,6 +17,7 @@ from l2kd_ray.section import Section
 from l2kd_ray.study import yaml12
 from l2kd_ray.study.refusal import UNKNOWN_KEY, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
+from l2kd_ray.tasks import streams
 
 _PLUGGABLE = {
     *("method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"),
@@ -88,7 +89,10 @@ def parse_study(
     if isinstance(search, Mapping) and "select_on" in search:
         merged["search"] = {key: space for key, space in search.items() if key != "select_on"}
         _assign(merged, "tune.select_on", search["select_on"], where)
-    merged = _located(merged, base)
+    try:
+        merged = _located(streams.expanded(merged, base), base)
+    except InputError as error:
+        raise error.at(where) from None
     frame = {name: merged.pop(name) for name in list(merged) if name in _FRAME}
     family = _family(frame.get("methods"), where)
     settings = _settings(family, merged, frame, where)

@@ -138,6 +138,16 @@ def exact_match(prediction: str, reference: str) -> float:
     return float(agreement.normal(prediction) == agreement.normal(reference))
 
 
+def rouge_l(prediction: str, reference: str) -> float:
+    """F of ROUGE-L alone, the metric of SuperNI and of TRACE's summaries."""
+    return rouge.rouge_l(rouge.words(prediction), rouge.words(reference))
+
+
+def edit_similarity(prediction: str, reference: str) -> float:
+    """Twice the longest common subsequence of characters over both lengths (CodeXGLUE, Py150)."""
+    return rouge.rouge_l(prediction.strip(), reference.strip())
+
+
 def normalised_f1(prediction: str, reference: str) -> float:
     """F of the words that two texts share; two texts without words are equal."""
     predicted, target = _plain_words(prediction), _plain_words(reference)
@@ -291,6 +301,8 @@ METRICS: Mapping[str, MetricFunction] = {
     "em": _mean_over(exact_match),
     "nf1": _mean_over(normalised_f1),
     "rouge": _mean_over(rouge.rouge_average),
+    "rouge_l": _mean_over(rouge_l),
+    "edit_similarity": _mean_over(edit_similarity),
     "rouge_mean": _mean_over(rouge.rouge_average, fmean),
     "rouge_lsum": _mean_over(partial(rouge.rouge_average, summary=True)),
     "rouge_lsum_mean": _mean_over(partial(rouge.rouge_average, summary=True), fmean),
@@ -323,7 +335,7 @@ _TREE = _Comparable(lambda text: all(map(_HEAD.fullmatch, tagging.words(text))),
 _NUMBER = _Comparable(lambda text: number(text) is not None, "a number")
 _COMPARABLE: Mapping[str, _Comparable] = {
     "nf1": _Comparable(_plain_words, "a word other than a, an and the"),
-    **dict.fromkeys(("rouge", "rouge_mean", "rouge_lsum", "rouge_lsum_mean"), _WORDS),
+    **dict.fromkeys(("rouge", "rouge_l", "rouge_mean", "rouge_lsum", "rouge_lsum_mean"), _WORDS),
     "bleu": _Comparable(str.split, "text"),
     "dsem": _Comparable(
         lambda text: ";" in text or text.strip().lower() == "none", "`slot: value, ...; requests`"

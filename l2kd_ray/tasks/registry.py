@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import field
 from functools import cache
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict
 from pydantic.dataclasses import dataclass
@@ -14,12 +14,12 @@ from l2kd_ray.tasks import packaged
 from l2kd_ray.tasks.spec import SPLITS, Split, TaskKind
 
 
-def _by_split(path: object) -> object:
+def by_split(path: Any) -> Any:
     """A path for each split where one path is given, with or without `{split}` in it."""
     return {s: path.format(split=s) for s in SPLITS} if isinstance(path, str) else path
 
 
-Files = Annotated[Mapping[Split, str], BeforeValidator(_by_split)]
+Files = Annotated[Mapping[Split, str], BeforeValidator(by_split)]
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

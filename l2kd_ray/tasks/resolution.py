@@ -476,7 +476,9 @@ def _table_options(
     options = {f"column.{role}": name for role, name in columns.items()}
     labels = spec.labels or (entry.labels if entry else ())
     options |= {f"label.{number}": text for number, text in enumerate(labels)}
-    question = spec.question or (entry.question if entry else None)
+    question = spec.question  # an empty one is one, too
+    if question is None and entry:
+        question = entry.question
     if question is None and (spec.kind or (entry.kind if entry else None)) == "regress":
         question = ""  # no second text
     return options | ({"question": question} if question is not None else {})

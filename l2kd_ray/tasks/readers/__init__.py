@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from l2kd_ray.tasks import grammars, made, sentences
 from l2kd_ray.tasks.examples import Row
 from l2kd_ray.tasks.generated import reader as drawn
-from l2kd_ray.tasks.readers import conll, hub, nlg, squad, tables, wikisql, woz
+from l2kd_ray.tasks.readers import conll, hub, nlg, squad, superni, tables, wikisql, woz
 from l2kd_ray.tasks.spec import Format
 
 
@@ -33,6 +33,7 @@ class Reader:
 
 READERS: Mapping[str, Reader] = {
     "squad": Reader(3, squad.read),
+    "superni": Reader(1, superni.read),
     "jsonl": Reader(2, tables.read_jsonl),
     "csv": Reader(2, tables.read_csv),
     "rnnlg": Reader(1, nlg.read_rnnlg, per_split=True),

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Context, Scores
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.builder import LanguageBuilder, Student
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.method import Order, method
@@ -27,32 +28,39 @@ class OsfOptions(Section):
     share: float | None = Field(None, gt=0, lt=1)
     """Share of the directions that is frozen from the second task on (default: the share of the
     study's tasks that are learned, which grows)."""
-    targets: tuple[str, ...] | None = None
-    """Names of the layers (default: all linear layers but the output layer)."""
 
 
-def _peft(build: LanguageBuilder) -> None:
+def _alone(build: LanguageBuilder) -> None:
+    """Raise InputError without peft, and with LoRA, whose place it takes."""
     build.check_peft("methods: osf")
+    if build.settings.train.lora is not None:
+        raise InputError(
+            "OSF trains each matrix in other directions, in place of LoRA",
+            key="train.lora",
+            fix="set train.lora in the other methods' own settings, or leave this method out",
+        )
 
 
-@method(options=OsfOptions, check=_peft)
+@method(options=OsfOptions, check=_alone)
 def osf(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """OSF (Nayak et al. 2025, arXiv 2504.07097; peft's): the largest singular directions of each
     matrix are frozen, and the others are trained orthogonally to them."""
     if not former:
-        return build.learn(previous, task, seed, lm=False, adapter=None)
+        return build.learn(previous, task, seed, lm=False)
     share = build.options.share or round(len(former) / len(build.resolved.tasks), 4)
-    adapter = OrthogonalSubspace(share, build.options.targets)
+    adapter = OrthogonalSubspace(share)
     return build.learn(previous, task, seed, lm=False, adapter=adapter)
 
 
 @dataclass(frozen=True)
 class OrthogonalSubspace:
-    """The directions of the largest singular values of each matrix U S V are frozen, `share` of
-    them; gradients of the others' U and V are projected to be orthogonal to the frozen ones."""
+    """Each matrix U S V is trained in the directions of its smallest singular values.
+
+    The share `share` of the directions, those of the largest, is frozen; gradients of the others'
+    U and V are projected to be orthogonal to the frozen ones.
+    """
 
     share: float
-    targets: tuple[str, ...] | None
 
     def attach(
         self, model: CausalLM, text: SequenceFormat, seed: int, start: Path, context: Context
@@ -65,7 +73,7 @@ class OrthogonalSubspace:
         names = as_linear(model)
         config = OSFConfig(
             effective_rank=self.share,
-            target_modules=list(self.targets) if self.targets else "all-linear",
+            target_modules="all-linear",  # but the output layer
             task_type="CAUSAL_LM",
         )
         adapted = OSFModel(model.lm, config, "default")

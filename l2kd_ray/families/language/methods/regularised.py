@@ -14,6 +14,7 @@ class ImportanceOptions(Section):
     """A quadratic penalty on the distance from the former student, by importance (EWC, MAS)."""
 
     strength: float = Field(100.0, ge=0)
+    """Strength of the penalty."""
     samples: int = Field(128, ge=1)
     """Number of training examples on which a task's importance is measured."""
 
@@ -24,6 +25,7 @@ class MemoryOptions(Section):
     ratio: float = Field(0.05, gt=0, le=1)
     """Share of a task's training examples kept in the memory."""
     margin: float = Field(0.5, ge=0)
+    """Margin of the projection."""
 
 
 def _whole_weights(build: LanguageBuilder) -> None:

@@ -66,7 +66,7 @@ class DerOptions(Section):
     """Weight of the cross-entropy on kept samples."""
 
 
-@method("der++", options=DerOptions, key="der", published={"der.alpha": 0.1, "der.beta": 0.5})
+@method("der++", options=DerOptions, key="der")
 def der(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """DER++ (Buzzega et al., NeurIPS 2020): CE on new samples, and on kept ones `beta` CE +
     `alpha` MSE of the logits to those that the student had when it had just learned their task."""

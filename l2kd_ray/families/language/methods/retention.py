@@ -28,6 +28,7 @@ class LwfOptions(Section):
     weight: float = Field(1.0, ge=0)
     """Weight of the distillation, beside a cross-entropy of weight 1."""
     temperature: float = Field(2.0, gt=0)
+    """T, at which former and new student are compared."""
 
 
 @method(options=LwfOptions, published={"lwf.weight": 1.0, "lwf.temperature": 2.0})

@@ -1,4 +1,4 @@
-"""Adapters, trained in place of a model's whole weights: attached for one training, then merged."""
+"""Adapters: parameters trained in place of the whole weights, for one training, then merged."""
 
 from __future__ import annotations
 

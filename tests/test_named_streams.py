@@ -1,0 +1,113 @@
+"""Streams by name: their files, their orders, and what is said where files are missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from l2kd_ray.errors import InputError
+from l2kd_ray.study.loading import resolve_study
+from l2kd_ray.study.reading import parse_study
+from l2kd_ray.tasks.metrics import METRICS
+from l2kd_ray.tasks.readers import superni
+from l2kd_ray.tasks.registry import by_split
+from l2kd_ray.tasks.streams import STREAMS, stream
+from l2kd_ray.testing.studies import tiny
+
+
+def stand_in(name: str, folder: Path) -> None:
+    """Files of the upstream's shape, with rows of a few words."""
+    known = stream(name)
+    for task in known.tasks:
+        how = {**known.task, **task}
+        for split, path in by_split(task["files"]).items():
+            rows = [(f"{split} text {n} of {task['name']}", "ab"[n % 2]) for n in range(6)]
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if how["format"] == "superni":
+                instances = [
+                    {"id": f"{n}", "input": text, "output": [label]}
+                    for n, (text, label) in enumerate(rows)
+                ]
+                content: Any = {"Definition": ["Say a or b."], "Instances": instances}
+            else:
+                columns = how["columns"]
+                first, second = (columns[role] for role in columns)
+                content = [{first: text, second: label} for text, label in rows]
+            file.write_text(json.dumps(content), "utf-8")
+
+
+def study(name: str, folder: Path, **changes: Any) -> Any:
+    data = tiny(stream=name, data_dir=str(folder), tasks=None, methods=["finetune"], **changes)
+    return resolve_study(parse_study(data, where="my.yaml"), folder / "my.yaml")
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_read_from_files_of_upstreams_shape(name: str, tmp_path: Path) -> None:
+    stand_in(name, tmp_path)
+    known, made = stream(name), study(name, tmp_path)
+    assert made.tasks == [task["name"] for task in known.tasks]
+    assert made.orders == list(known.orders)
+    for task in known.tasks:
+        metric = {**known.task, **task}["metric"]
+        assert metric in METRICS
+        assert made.resolved.tasks[task["name"]].metric == metric
+        assert sorted(made.resolved.tasks[task["name"]].splits) == ["dev", "test", "train"]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_published_orders_are_different_orders_of_all_tasks(name: str) -> None:
+    known = stream(name)
+    names = sorted(task["name"] for task in known.tasks)
+    assert all(sorted(order) == names for order in known.orders)
+    assert len({*known.orders}) == len(known.orders)
+
+
+def test_all_24_orders_where_the_paper_ran_three(tmp_path: Path) -> None:
+    stand_in("standard-cl", tmp_path)
+    assert len(study("standard-cl", tmp_path).orders) == 3
+    every = study("standard-cl", tmp_path, orders="all").orders
+    assert len(every) == 24
+    assert {*stream("standard-cl").orders} <= {*every}
+
+
+def test_missing_files_are_named_with_where_they_come_from(tmp_path: Path) -> None:
+    stand_in("trace", tmp_path)
+    (tmp_path / "FOMC" / "test.json").unlink()
+    (tmp_path / "Py150" / "eval.json").unlink()  # without dev, it is carved
+    with pytest.raises(InputError) as refused:
+        study("trace", tmp_path)
+    said = str(refused.value)
+    assert said.startswith("my.yaml: stream: 1 files of the stream are missing")
+    assert "FOMC/test.json" in said
+    assert "BeyonderXX/TRACE" in said
+
+
+def test_a_stream_that_does_not_exist_or_has_tasks_beside_it(tmp_path: Path) -> None:
+    for change, match in (
+        ({"stream": "long-16", "tasks": None}, "long-15"),
+        ({"stream": "trace"}, "own tasks"),
+    ):
+        with pytest.raises(InputError, match=match):
+            parse_study(tiny(**change))
+
+
+def test_an_instance_may_have_several_references(tmp_path: Path) -> None:
+    file = tmp_path / "task.json"
+    rows = [{"id": "x", "input": "in", "output": ["a", "b"]}, {"input": "two", "output": "c"}]
+    file.write_text(json.dumps({"Definition": ["Do", "it."], "Instances": rows}))
+    first, second = superni.read(str(file), {})
+    assert (first.id, first.context, first.question, first.answers) == (
+        "x",
+        "in",
+        "Do it.",
+        ("a", "b"),
+    )
+    assert (second.id, second.answers) == ("1", ("c",))
+    for content in ([], {"Instances": [{"input": "a"}]}, {"Instances": [3]}):
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="SuperNI"):
+            list(superni.read(str(file), {}))
