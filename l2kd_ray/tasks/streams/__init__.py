@@ -21,7 +21,7 @@ from l2kd_ray.tasks.registry import by_split
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
-class Stream:
+class NamedStream:
     """The description of a stream, as its file has it."""
 
     source: str
@@ -51,14 +51,14 @@ STREAMS = tuple(
 
 
 @cache
-def stream(name: str) -> Stream:
+def stream(name: str) -> NamedStream:
     """A stream by its name. Raises: InputError if there is none."""
     if name not in STREAMS:
         raise InputError(
             "there is no such stream", key="stream", got=name, expected=" or ".join(STREAMS)
         )
     text = files("l2kd_ray.tasks.streams").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return Stream(**yaml.safe_load(text))
+    return NamedStream(**yaml.safe_load(text))
 
 
 def expanded(data: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
