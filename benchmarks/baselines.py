@@ -1,4 +1,4 @@
-"""The page docs/baselines.md, from the methods' own code. `python benchmarks/baselines.py` writes it.
+"""The page docs/baselines.md, made from the methods' code: python benchmarks/baselines.py.
 
 A test compares the page with the code, and looks for each test that the page names.
 """
@@ -110,12 +110,14 @@ FACTS: Mapping[str, tuple[str, str, str]] = {
 
 _HEAD = """# The field's baselines
 
-Made by `python benchmarks/baselines.py` from the code; a test compares the two. Each method is a file, or a part of
-one, in `l2kd_ray/families/language/methods/`; [methods.md](methods.md) has the settings that all share.
+Made by `python benchmarks/baselines.py` from the code; a test compares the two. Each method is a
+file, or a part of one, in `l2kd_ray/families/language/methods/`; [methods.md](methods.md) has the
+settings that all share.
 
-CE is the cross-entropy of the given answers. The stages are those of one order of three tasks; a stage is computed once
-for all orders, seeds and settings that share it. Published settings are those of the method's paper, where it has one
-setting: the learning rate and the number of epochs are the study's, since they depend on the model.
+CE is the cross-entropy of the given answers. The stages are those of one order of three tasks; a
+stage is computed once for all orders, seeds and settings that share it. Published settings are those
+of the method's paper, where it has one setting: the learning rate and the number of epochs are the
+study's, since they depend on the model.
 
 """
 
@@ -145,9 +147,10 @@ def page() -> str:
     )
 
 
-_SCORES = """A penalty can vanish because what it holds apart has become small. So the scores of `o-lora`'s stages have the
-penalty, `penalty/overlap`, beside the size of the update, `adapter/norm`. `osf/overlap` is the largest cosine of a
-trained direction with a frozen one: gradients are projected, but AdamW's steps need not be orthogonal.
+_SCORES = """A penalty can vanish because what it holds apart has become small. So the scores of
+`o-lora`'s stages have the penalty, `penalty/overlap`, beside the size of the update, `adapter/norm`.
+`osf/overlap` is the largest cosine of a trained direction with a frozen one: gradients are
+projected, but AdamW's steps need not be orthogonal.
 """
 
 
@@ -192,9 +195,8 @@ def _meanings(section: type[Section]) -> dict[str, str]:
     assert isinstance(body, ast.ClassDef)
     found = {}
     for field, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[field.target.id] = _cell(str(text.value.value))
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            found[ast.unparse(field.target)] = _cell(str(ast.literal_eval(text.value)))
     return found
 
 
