@@ -44,7 +44,11 @@ FACTS: Mapping[str, tuple[str, str, str]] = {
         "at w = 0 `lamol`, by key",
         f"{METHODS_TESTS}::test_l2kd_at_weight_zero_is_lamols_stage",
     ),
-    "sdft": ("w T^2 D(student shown the answer, student)", "", ""),
+    "sdft": (
+        "(1 - w) CE + w T^2 D(student shown the answer, student), on answers that it writes",
+        "at w = 0 `finetune`, by key",
+        "test_on_policy.py::test_sdft_without_a_teacher_is_plain_fine_tuning_on_the_same_text",
+    ),
     "replay": (
         "CE on new samples and on a share of each former task's",
         "at ratio 0 `finetune`, by key",
@@ -115,8 +119,8 @@ file, or a part of one, in `l2kd_ray/families/language/methods/`; [methods.md](m
 settings that all share.
 
 CE is the cross-entropy of the given answers. The stages are those of one order of three tasks; a
-stage is computed once for all orders, seeds and settings that share it. Published settings are those
-of the method's paper, where it has one setting: the learning rate and the number of epochs are the
+stage is computed once for all orders, seeds and settings that share it. Published settings are
+those of the paper, where it has one setting: the learning rate and the number of epochs are the
 study's, since they depend on the model.
 
 """
@@ -133,7 +137,7 @@ def page() -> str:
     verified = ["| method | verified | by |", "|---|---|---|"]
     for one in methods:
         _, what, test = FACTS[one.name]
-        verified.append(f"| `{one.name}` | {what or 'not here'} | {f'`{test}`' if test else ''} |")
+        verified.append(f"| `{one.name}` | {what} | `{test}` |")
     return (
         _HEAD
         + "\n".join(rows)
@@ -147,8 +151,8 @@ def page() -> str:
     )
 
 
-_SCORES = """A penalty can vanish because what it holds apart has become small. So the scores of
-`o-lora`'s stages have the penalty, `penalty/overlap`, beside the size of the update, `adapter/norm`.
+_SCORES = """A penalty can vanish because what it holds apart has become small. So the stages of
+`o-lora` have the penalty, `penalty/overlap`, beside the size of the update, `adapter/norm`.
 `osf/overlap` is the largest cosine of a trained direction with a frozen one: gradients are
 projected, but AdamW's steps need not be orthogonal.
 """

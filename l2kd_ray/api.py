@@ -564,6 +564,8 @@ class Experiment:
             files.write("proposed.parquet", now.proposed_scores.to_parquet(index=False))
         if len(scores):
             files.write("results.parquet", self._results(now).to_parquet(index=False))
+            if self.study.config.retention is not None:
+                files.write("retention.parquet", now.retention.to_parquet(index=False))
         self.remember(now)
         return [f"{self.folder}/{path.relative_to(folder)}" for path in written]
 

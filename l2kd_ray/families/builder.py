@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 from l2kd_ray import door
@@ -29,6 +29,10 @@ class Resolved:
     models: Mapping[str, Pretrained]
     """The pretrained models, by the `model` of their ModelSpec."""
     corpus: tuple[TaskData, ...] = ()
+    held_out: Mapping[str, Task] = field(default_factory=dict)
+    """Tasks that are only evaluated (`retention.tasks`)."""
+    texts: TaskData | None = None
+    """General text (`retention.texts`)."""
 
 
 class Builder:
@@ -41,6 +45,9 @@ class Builder:
     references: ClassVar[tuple[str, ...]] = ("multitask", "single")
     """The references run beside the methods: `multitask`, on all tasks; `single`, on one task
     each."""
+
+    retains: ClassVar[bool] = False
+    """True if the family has the measures of `retention`."""
 
     def __init__(
         self, settings: Settings, resolved: Resolved, method: Method, owner: str | None = None
@@ -119,6 +126,13 @@ class Builder:
         """The stage that evaluates a model on a split of a task."""
         raise NotImplementedError
 
+    def retained(self, model: Any, learned: str | None, seed: Seed) -> Mapping[str, Evaluate]:
+        """The measures of what a model has kept (`retention`), by name.
+
+        `learned`: the task that it has just learned.
+        """
+        raise NotImplementedError
+
     def examples(self, data: TaskData) -> Examples:
         """The stage that holds the examples of a split, or of a part of one."""
         return self._once(("examples", data), lambda: Examples(data, self.owner))
@@ -143,7 +157,7 @@ class Builder:
 
     def _evaluation(self, model: Any, task: str, split: Part) -> dict[str, Any]:
         """The fields of `Evaluate`, which the evaluations of all families share."""
-        about = self.resolved.tasks[task]
+        about = self.resolved.tasks.get(task) or self.resolved.held_out[task]
         seen = about.seen if split == "test" else None
         return {
             "model": model,

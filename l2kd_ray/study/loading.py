@@ -20,6 +20,7 @@ from l2kd_ray.study.study import Study
 from l2kd_ray.study.unread import refuse_unread, refuse_unread_seeds
 from l2kd_ray.study.yaml12 import dump
 from l2kd_ray.tasks import Task, resolve
+from l2kd_ray.tasks.resolution import general_text
 from l2kd_ray.tasks.spec import Split, TaskKind, TaskSpec
 
 
@@ -82,8 +83,18 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         models = _models(settings.family.model_specs, where, base)
         builder.check_models(settings, models, where)
         corpus = builder.corpus(settings, tasks, find)
+        kept = config.retention
+        if kept and not builder.retains:
+            raise InputError(
+                "only language models have these measures",
+                where=where,
+                key="retention",
+                fix="remove it",
+            )
+        held_out = {spec.name: find(spec) for spec in kept.tasks} if kept else {}
+        texts = general_text(kept.texts, base) if kept and kept.texts else None
     train = tuple(task.splits["train"] for task in corpus)
-    study = Study(config, Resolved(tasks, models, train))
+    study = Study(config, Resolved(tasks, models, train, held_out, texts))
     try:
         _check_arms(study, where)
         refuse_unread(study, reads, where)
@@ -173,10 +184,14 @@ def to_yaml(study: Study) -> str:
 
 def _locate(data: dict[str, Any], study: Study) -> None:
     """Write absolute paths of files into a dumped study, so that it can be read from any folder."""
-    for spec in data["tasks"]:
-        for split, task_data in study.resolved.tasks[spec["name"]].splits.items():
+    kept, resolved = data.get("retention") or {}, study.resolved
+    every = {**resolved.tasks, **resolved.held_out}
+    for spec in (*data["tasks"], *kept.get("tasks", ())):
+        for split, task_data in every[spec["name"]].splits.items():
             if split in spec:
                 spec[split] = task_data.source.location
+    if resolved.texts is not None:
+        kept["texts"] = resolved.texts.source.location
     for key in {"student", "teacher", "tokenizer"} & set(data):
         model = study.resolved.models.get((data[key] or {}).get("model") or "")
         if model is not None:

@@ -274,6 +274,20 @@ class EventSettings(Section):
     """A planned look of `tune.stop.half_width` or `scheduler: race` has been reached."""
 
 
+class Retention(Section):
+    """Measures, before and after each task, of what a model could do before the stream."""
+
+    texts: FilePath | None = None
+    """General text, one text a line: the cross-entropy on it is measured."""
+    tasks: tuple[TaskSpec, ...] = ()
+    """Tasks that are evaluated and never learned."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
 
 
@@ -382,6 +396,8 @@ class StudyConfig(ArmsOnly):
     max_train: int | None = Field(None, ge=1)
     max_dev: int | None = Field(None, ge=1)
     max_test: int | None = Field(None, ge=1)
+    retention: Retention | None = None
+    """Measures of what the students keep of what they could do before; language models only."""
     search: Mapping[str, Grid | Range] = Field(default_factory=dict)
     tune: TuneSettings = TuneSettings()
     scale: Scale = Scale()
@@ -407,6 +423,8 @@ class StudyConfig(ArmsOnly):
     def _consistent(self) -> Self:
         self._check_size()
         names = [task.name for task in self.tasks]
+        held_out = self.retention.tasks if self.retention else ()
+        _refuse_twice([*names, *(task.name for task in held_out)], "retention.tasks")
         _refuse_twice(names, "tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
         _refuse_twice([str(seed) for seed in self.replicates], "seeds")

@@ -99,9 +99,19 @@ class Snapshot:
     def results(self) -> pd.DataFrame:
         """One row per reported trial (`analysis.results`); without rows before the first score."""
         from l2kd_ray.analysis import results
+        from l2kd_ray.analysis.retention import retained
 
-        searched = list(self.study.config.search)
-        return results(self.scores, searched) if len(self.scores) else self.scores
+        if not len(self.scores):
+            return self.scores
+        found = results(self.scores, list(self.study.config.search))
+        if self.study.config.retention is None:
+            return found
+        return found.join(retained(self.retention), on="trial")
+
+    @cached_property
+    def retention(self) -> pd.DataFrame:
+        """The measures of retention of the reported trials (`Study.retention`)."""
+        return self.study.retention(self.reader, self.reported)
 
     @cached_property
     def selectable(self) -> pd.DataFrame:

@@ -193,6 +193,25 @@ class Study:
         frame = pd.DataFrame(rows, columns=list(SCORE_COLUMNS)).astype(SCORE_COLUMNS)
         return frame.sort_values(["trial", "i", "j", "split"], ignore_index=True)
 
+    def retention(self, source: AnyStore, trials: Sequence[Trial]) -> pd.DataFrame:
+        """The measures of retention: a row for each trial, step i and name; NaN if missing."""
+        import pandas as pd
+
+        cells = [(trial, cell) for trial in trials for cell in trial.retention]
+        known = source.manifests({cell.stage.key: cell.stage.kind for _, cell in cells})
+        rows = [
+            {
+                "trial": trial.id,
+                "i": cell.i,
+                "name": cell.task.partition("/")[2],
+                "value": known[key].scores[cell.stage.metric_name] if key in known else nan,
+                "key": key,
+            }
+            for trial, cell in cells
+            for key in (cell.stage.key,)
+        ]
+        return pd.DataFrame(rows, columns=["trial", "i", "name", "value", "key"])
+
     def _builder(self, method: str, values: Mapping[str, Any]) -> Builder:
         """The builder of a method with some settings replaced; trials of one setting share it."""
         known = method, setting_id(values)
@@ -250,7 +269,7 @@ class Study:
             beside = self._beside(build, models, seed)
             teachers = self._teachers(build, self.tasks, seed)
             return Trial(arm.name, setting, (), seed, (beside,), teachers)
-        path = []
+        path, kept = [], []
         for i in range(len(order) + 1):
             model = build.student(order[:i], seed)
             splits = self.splits if i == len(order) else _TEST
@@ -260,8 +279,11 @@ class Study:
                 for cell in _cells(build, model, i, j, task, seed, splits)
             ]
             path.append(tuple(cells))
+            if self.config.retention is not None:
+                measures = build.retained(model, order[i - 1] if i else None, seed).items()
+                kept += [Cell(i, 0, f"retention/{name}", "test", one) for name, one in measures]
         teachers = self._teachers(build, order, seed)
-        return Trial(arm.name, setting, order, seed, tuple(path), teachers)
+        return Trial(arm.name, setting, order, seed, tuple(path), teachers, tuple(kept))
 
     def _teachers(self, build: Builder, order: Sequence[str], seed: Seed) -> tuple[Cell, ...]:
         """The cells of the teachers, each on the task that it taught."""

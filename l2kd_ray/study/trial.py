@@ -45,6 +45,8 @@ class Trial:
     steps: tuple[tuple[Cell, ...], ...]
     teachers: tuple[Cell, ...] = ()
     """The evaluations of its teachers, each on the task that it taught; empty if there are none."""
+    retention: tuple[Cell, ...] = ()
+    """The measures of retention after the i-th task (`j` is 0); empty if there are none."""
 
     @cached_property
     def id(self) -> str:
@@ -65,7 +67,7 @@ class Trial:
 
     @property
     def cells(self) -> Iterator[Cell]:
-        return chain(*self.steps, self.teachers)
+        return chain(*self.steps, self.teachers, self.retention)
 
     def stages(self) -> dict[Stage, str]:
         """Every stage of the trial with its role: `teacher` if it is one, else its kind."""

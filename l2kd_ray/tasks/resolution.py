@@ -484,6 +484,14 @@ def _table_options(
     return options | ({"question": question} if question is not None else {})
 
 
+def general_text(path: Path, base: Path | None) -> TaskData:
+    """A file of texts, one a line. Raises: InputError if it is not readable, or has none."""
+    file = _find(path, base)
+    source = _source("lines", digest(file), {}, str(file))
+    rows = len(source.read())
+    return TaskData("texts", "test", source, rows=rows, available=rows)
+
+
 def _source(reader: str, digest: str, options: Mapping[str, str], location: str) -> Source:
     version = READERS[reader].version
     return Source(reader, version, digest, tuple(sorted(options.items())), location)

@@ -14,6 +14,7 @@ from l2kd_ray.distill.divergences import DIVERGENCES
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import Builder
+from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings, LoraSettings
 from l2kd_ray.families.language.stages.adapters import LoraUpdate
@@ -32,6 +33,7 @@ from l2kd_ray.families.language.stages.replay import (
     RealSamples,
     Replay,
 )
+from l2kd_ray.families.language.stages.retention import Drift, TextLoss
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.method import Order
@@ -50,6 +52,7 @@ class LanguageBuilder(Builder):
     """Stages of causal LMs that treat every task as text: L2KD and its baselines."""
 
     references = ("multitask", "single", "multilm")
+    retains = True
 
     settings: LanguageSettings
 
@@ -276,6 +279,25 @@ class LanguageBuilder(Builder):
             )
 
         return self._once(("evaluate", model, task, split, seed), make)
+
+    def retained(self, model: Any, learned: str | None, seed: Seed) -> Mapping[str, Evaluate]:
+        longest = self.settings.train.max_length
+        found: dict[str, Evaluate] = {
+            name: self.evaluate(model, name, "test", seed) for name in self.resolved.held_out
+        }
+        if (texts := self.resolved.texts) is not None:
+            found["texts"] = TextLoss(
+                model, self.examples(texts), "cross_entropy", max_length=longest
+            )
+        if learned is not None:
+            found["kl"] = Drift(
+                model,
+                self.examples(self.resolved.tasks[learned].splits["test"]),
+                "kl",
+                initial=self.initial(seed),
+                max_length=longest,
+            )
+        return found
 
     def _training(
         self,

@@ -43,6 +43,7 @@ READERS: Mapping[str, Reader] = {
     "conll": Reader(2, conll.read_conll),
     "conllu": Reader(2, conll.read_conllu),
     "text": Reader(2, conll.read_text_lines),
+    "lines": Reader(1, tables.read_lines),
     "hub": Reader(2, hub.read, of_file=False),
     "generated": Reader(1, drawn(grammars.draw), of_file=False, per_split=True),
     "made": Reader(1, drawn(made.draw), of_file=False, per_split=True),

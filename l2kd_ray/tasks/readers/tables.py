@@ -41,6 +41,13 @@ def read_csv(location: str, options: Mapping[str, str]) -> Iterator[Row]:
     return read_rows(csv_rows(location, options), options)
 
 
+def read_lines(location: str, options: Mapping[str, str]) -> Iterator[Row]:
+    """Texts, one a line, as answers to no question; blank lines are none."""
+    for number, line in lines(read_text(location)):
+        if line.strip():
+            yield Example(str(number), "", "", (line,))
+
+
 def read_rows(rows: Iterator[TableRow], options: Mapping[str, str]) -> Iterator[Row]:
     labels = labels_of(options)
     for number, (where, cells) in enumerate(rows):

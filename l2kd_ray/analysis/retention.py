@@ -1,0 +1,26 @@
+"""Retention: what a model could do before its stream and after it, one row a trial."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+_PREFIX = "retention/"
+
+
+def retained(measured: pd.DataFrame) -> pd.DataFrame:
+    """Columns by trial (the index): `retention/<name>/before` and `/after` the stream, and
+    `retention/kl`, the mean over its tasks.
+
+    `measured`: a row for each trial, step i, name and value; a step that is missing is NaN. `kl` is
+    measured right after each task, on that task's data.
+    """
+    rows = {}
+    for trial, own in measured.groupby("trial"):
+        drift = own[own["name"] == "kl"]
+        found = {} if drift.empty else {f"{_PREFIX}kl": drift["value"].mean(skipna=False)}
+        for name, values in own[own["name"] != "kl"].groupby("name"):
+            by_step = values.sort_values("i")["value"]
+            found[f"{_PREFIX}{name}/before"] = by_step.iloc[0]
+            found[f"{_PREFIX}{name}/after"] = by_step.iloc[-1]
+        rows[trial] = found
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -1,0 +1,103 @@
+"""Measures of what a model has kept: its loss on general text, its drift on new tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.families.evaluate import Evaluate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from l2kd_ray.families.language.model.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.sequences import SequenceFormat, TrainingSequence
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TextLoss(Evaluate):
+    """The cross-entropy of a model on general text, in nats a token; each answer is a text.
+
+    A text that is longer than the model's context is cut into pieces.
+    """
+
+    max_length: int | None
+
+    def run(self, context: Context) -> Scores:
+        import torch
+
+        model, text = _load(self.model, context)
+        total = count = 0.0
+        for sequence in self._pieces(model, text, context):
+            log_p = log_probabilities(model, sequence, context.device)
+            targets = torch.tensor(sequence.tokens[sequence.supervised :], device=context.device)
+            total -= float(log_p.gather(-1, targets.unsqueeze(-1)).sum())
+            count += len(targets)
+        return {"cross_entropy": total / count, "tokens": count}
+
+    def _pieces(
+        self, model: CausalLM, text: SequenceFormat, context: Context
+    ) -> Iterator[TrainingSequence]:
+        from l2kd_ray.families.language.model.sequences import TrainingSequence
+
+        longest = min(self.max_length or model.context, model.context)
+        texts = [example.answers[0] for example in self.examples.load(context)]
+        for tokens in text.encode(texts):
+            whole = [*text.bos, *tokens]
+            for start in range(0, len(whole), longest):
+                piece = whole[start : start + longest]
+                if len(piece) > 1:  # the first token of a piece is not predicted
+                    yield TrainingSequence(piece, 1)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Drift(Evaluate):
+    """KL(initial model || model) on a task's given answers, in nats a token.
+
+    On a new task's own data it foretells forgetting (Shenfeld et al. 2025, arXiv 2509.04259).
+    """
+
+    initial: Stage
+    max_length: int | None
+
+    @property
+    def task(self) -> str:
+        return f"kl on {self.examples.task}"  # not among the evaluations of the task
+
+    def run(self, context: Context) -> Scores:
+        from l2kd_ray.families.language.model.corpus import Corpus
+
+        model, text = _load(self.model, context)
+        initial, _ = _load(self.initial, context)
+        longest = min(self.max_length or model.context, model.context)
+        task = self.examples.task
+        total = count = 0.0
+        for sample in Corpus.of(self.examples.load(context), text, task, longest):
+            sequence = text.qa(sample)
+            before = log_probabilities(initial, sequence, context.device)
+            after = log_probabilities(model, sequence, context.device)
+            total += float((before.exp() * (before - after)).sum())
+            count += len(before)
+        return {"kl": total / count, "tokens": count}
+
+
+def _load(stage: Stage, context: Context) -> tuple[CausalLM, SequenceFormat]:
+    from l2kd_ray.families.language.model.causal_lm import CausalLM
+    from l2kd_ray.families.language.model.sequences import SequenceFormat
+
+    folder = context.files_of(stage)
+    model = CausalLM.load(folder).to(context.device)
+    return model.freeze(), SequenceFormat.load(folder)
+
+
+def log_probabilities(model: CausalLM, sequence: TrainingSequence, device: str) -> Tensor:
+    """[supervised tokens, V]: the log-probabilities that predict a sequence's supervised tokens."""
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.tensor([sequence.tokens], device=device)
+        places = torch.arange(sequence.supervised - 1, len(sequence.tokens) - 1, device=device)
+        log_p: Tensor = model.head(model(ids, places)).float().log_softmax(-1)
+    return log_p
