@@ -252,6 +252,7 @@ class Experiment:
         Raises: InputError for a model that cannot be used, or text that cannot be parsed.
         """
         from l2kd_ray.study import plan
+        from l2kd_ray.study.changes import changes_since
         from l2kd_ray.study.data import data_of
 
         reader = StoreView(self.store)
@@ -259,7 +260,12 @@ class Experiment:
         planned = plan(most, reader)
         self._check_models(planned.missing)
         foresight = self._foresight(reader, std) if planned.missing or std else None
-        return replace(planned, data=data_of(self.study, most, reader), foresight=foresight)
+        return replace(
+            planned,
+            data=data_of(self.study, most, reader),
+            changes=changes_since(self._folder, self.study, planned.every),
+            foresight=foresight,
+        )
 
     def _foresight(self, reader: StoreView, std: Sequence[str]) -> Foresight | None:
         """The expected precision of the study, from its finished trials where no std is given; None

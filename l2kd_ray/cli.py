@@ -31,6 +31,7 @@ from l2kd_ray.study.schema import SearchOrders
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
+    from l2kd_ray.study.plan import Plan
     from l2kd_ray.study.snapshot import Snapshot
 
 _BROKEN, _BAD_INPUT, _BUDGET, _FAILED, _INTERRUPTED = 1, 2, 3, 4, 130
@@ -146,8 +147,10 @@ def plan(
 
     from l2kd_ray.report.console import print_table
     from l2kd_ray.report.data_section import data_notes, rows_line
+    from l2kd_ray.report.planning import change_words, trial_words
     from l2kd_ray.report.sentences import foresight_words
 
+    print(trial_words(experiment.study))
     trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
     table = Table(box=None, title=trials, title_justify="left")
     for column in ("stages", "unshared", "shared", "stored", "to do"):
@@ -163,7 +166,9 @@ def plan(
     _print_search(experiment)
     print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
     _print_notes(data_notes(planned.data))
-    print(_cost(planned.seconds, planned.bytes, bool(planned.missing)))
+    if planned.changes is not None:
+        print("\n".join(change_words(planned.changes)))
+    print(_cost(planned))
     if planned.foresight is not None:
         print(foresight_words(planned.foresight))
     if (kept := planned.outputs) is not None:
@@ -219,12 +224,20 @@ def _print_notes(notes: Iterable[str]) -> None:
         print(note.replace("**", ""))
 
 
-def _cost(seconds: float | None, size: int | None, missing: bool) -> str:
-    if not missing:
+def _cost(planned: Plan) -> str:
+    if not planned.missing:
         return "Everything is in the store."
-    if seconds is None or size is None:
-        return "Time and disk: not known before a first stage of each kind is in the store."
-    return f"To do: about {seconds / 60:.1f} minutes on one worker, {size / 1e6:.0f} MB of disk."
+    if planned.seconds is None or planned.bytes is None:
+        return (
+            "Time and disk: not known before a first stage of each kind is in the store. A sweep "
+            "that is stopped after some minutes (Ctrl-C) measures them, and loses nothing."
+        )
+    minutes, size = planned.seconds / 60, planned.bytes / 1e6
+    words = f"To do: about {minutes:.1f} minutes on one worker, {size:.0f} MB of disk"
+    if planned.guessed:
+        guessed = ", ".join(planned.guessed)
+        words += f": a guess for {guessed}, from stages of other studies, models or data"
+    return f"{words}."
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
     from l2kd_ray.analysis.foresight import Foresight
+    from l2kd_ray.study.changes import Changes
 
 _LOOKED_AT = 20  # stored stages of a kind on which an estimate is based
 
@@ -59,12 +60,17 @@ class Plan:
     """The stages that a sweep will run: not stored, and needed for a result that is not stored."""
     seconds: float | None
     """Estimated run time on one worker, from stored stages of the same kinds; None if unknown."""
+    guessed: Sequence[str]
+    """Kinds of which the storage holds stages of other studies alone, perhaps of other models and
+    data, from which time and disk are then estimated."""
     bytes: int | None
     """Estimated bytes that will be written, in the same way."""
     outputs: TeacherOutputs | None = None
     """None if no teacher's outputs are stored."""
     data: Sequence[SplitData] = ()
     """The data of each task and split."""
+    changes: Changes | None = None
+    """The changes since the last sweep; None if there are none, or was none."""
     foresight: Foresight | None = None
     """The expected precision of the whole study, of given variances, or of a pilot that is stored
     while work is missing."""
@@ -75,9 +81,11 @@ class Plan:
             "trials": self.trials,
             "stages": stages,
             "seconds": self.seconds,
+            "guessed": list(self.guessed),
             "bytes": self.bytes,
             "teacher_outputs": asdict(self.outputs) if self.outputs else None,
             "data": [one.to_json() for one in self.data],
+            "changes": asdict(self.changes) if self.changes else None,
             "foresight": asdict(self.foresight) if self.foresight else None,
         }
 
@@ -100,7 +108,9 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
         counts[role].stored += stage.key in stored.finished
         counts[role].todo += stage in missing
     work = Counter(stage.kind for stage in missing)
-    manifests = stored_examples(source, work)
+    own = {stage.key for stage in roles}
+    manifests = stored_examples(source, work, first=own)
+    guessed = [kind for kind, few in manifests.items() if few and few[0].key not in own]
     known = all(manifests.get(kind) for kind in work)
     seconds = [n * median(m.seconds for m in manifests[kind]) for kind, n in work.items() if known]
     sizes = [
@@ -114,6 +124,7 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
         frozenset(roles),
         frozenset(missing),
         round(sum(seconds), 1) if known else None,
+        sorted(guessed),
         int(sum(sizes)) if known else None,
         _outputs(roles),
     )
@@ -181,11 +192,18 @@ def missing_stages(trials: Iterable[Trial], stored: Listing) -> set[Stage]:
     return missing
 
 
-def stored_examples(source: AnyStore, of: Iterable[str]) -> dict[str, list[Manifest]]:
-    """The manifests of a few stored stages of each kind, for estimates."""
-    keys: dict[str, list[str]] = {kind: [] for kind in of}
+def stored_examples(
+    source: AnyStore, of: Iterable[str], first: Collection[str] = ()
+) -> dict[str, list[Manifest]]:
+    """The manifests of a few stored stages of each kind, for estimates.
+
+    `first`: keys of which the examples of a kind are taken, if any of them is stored.
+    """
+    every: dict[str, list[str]] = {kind: [] for kind in of}
     for key, kind in source.listing().finished.items():
-        if kind in keys and len(keys[kind]) < _LOOKED_AT:
-            keys[kind].append(key)
+        if kind in every:
+            every[kind].append(key)
+    own = {kind: [key for key in keys if key in first] for kind, keys in every.items()}
+    keys = {kind: (own[kind] or every[kind])[:_LOOKED_AT] for kind in every}
     read = source.manifests({key: kind for kind, few in keys.items() for key in few})
     return {kind: [read[key] for key in few if key in read] for kind, few in keys.items()}

@@ -1,0 +1,88 @@
+"""A plan in words: what will run, what has changed since the last sweep, and what it is
+estimated from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from helpers.finished import finish
+from helpers.studies import planned
+
+from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.store import Store
+from l2kd_ray.report.planning import change_words, trial_words
+from l2kd_ray.study import plan
+from l2kd_ray.study.changes import changes_since
+from l2kd_ray.study.folder import Folder
+from l2kd_ray.study.loading import to_yaml
+from l2kd_ray.study.trial import stages_of
+
+THREE = ("gen.rest", "gen.hotel", "gen.intent")
+GRID = {"kd.temperature": {"grid": [1, 2, 4, 8]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "2 of 2 orders x 1 seed of finetune, lamol, l2kd: 6 trials"),
+        (
+            {"tasks": THREE, "orders": {"random": 2}, "seeds": [1, 2, 3], "search": GRID},
+            "2 of 6 orders x 3 seeds of finetune, lamol, l2kd (4 settings): 36 trials",
+        ),
+    ],
+)
+def test_the_first_line_says_what_will_run(changes: Mapping[str, Any], words: str) -> None:
+    study = planned(**changes)
+    assert trial_words(study).startswith(words)
+    assert "multi-task and single-task" in trial_words(study)
+    counted = int(words.rpartition(": ")[2].split()[0])
+    assert counted == sum(not trial.is_reference for trial in study.trials())
+
+
+def swept(store: Store, **changes: Any) -> Folder:
+    """The folder of a study that was swept."""
+    study = planned(**changes)
+    folder = Folder(store, study.config.name)
+    folder.add_keys(stages_of(study.trials()))
+    folder.keep_study(to_yaml(study))
+    return folder
+
+
+def changed(folder: Folder, **changes: Any) -> Any:
+    study = planned(**changes)
+    return changes_since(folder, study, stages_of(study.trials()))
+
+
+def test_what_has_changed_since_the_last_sweep_is_said(store: Store) -> None:
+    assert changed(Folder(store, "tiny")) is None
+    folder = swept(store)
+    assert changed(folder) is None
+    found = changed(folder, train={"epochs": 3, "batch_size": 8, "lr": 5e-3}, seeds=[531, 532])
+    assert found.settings == {
+        "train.epochs": ("2", "3"),
+        "seeds": ("not set", "[531, 532]"),
+    }
+    words = " ".join(change_words(found))
+    assert "train.epochs: 2 -> 3" in words
+    assert 0 < found.used < found.former
+    assert found.first == "multitask"
+
+
+def test_another_task_moves_a_tokenizer_of_the_studys_own_tasks(store: Store) -> None:
+    found = changed(swept(store), tasks=THREE)
+    assert found.first == "tokenizer"
+    assert "tasks.gen.hotel.name" in found.settings
+    assert "tokenizer.tasks" in " ".join(change_words(found))
+
+
+def test_an_estimate_is_of_the_studys_own_stages_or_a_guess(store: Store) -> None:
+    other = planned(seeds=[1])
+    finish(other, store)
+    study = planned(seeds=[2])
+    guess = plan(study.trials(), StoreView(store))
+    assert {"learn", "multitask"} <= set(guess.guessed)
+    finish(study, store, learned=1)
+    own = plan(study.trials(), StoreView(store))
+    assert "learn" not in own.guessed
