@@ -554,15 +554,17 @@ class Experiment:
         return written
 
     def _write_report(self, now: Snapshot, folder: Path) -> list[str]:
+        from l2kd_ray.forecast.machines import priced
         from l2kd_ray.report import write_report
         from l2kd_ray.study.evidence import shown
 
+        inputs = shown(now)
         written = write_report(
             folder,
             now.selectable,
             study=self.study.config.to_data(),
             command=self.command,
-            **shown(now),
+            **{**inputs, "spent": priced(inputs["spent"])},
         )
         files, scores = FileTree(str(folder)), now.scores
         files.write("scores.parquet", scores.to_parquet(index=False))

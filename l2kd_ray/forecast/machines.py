@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import yaml12
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _GROUP = re.compile(
     r"(?:(?P<least>\d+)\s*\.\.\s*)?(?P<most>\d+)\s*x\s*(?P<type>[\w.-]+)"
@@ -89,6 +92,24 @@ class Prices:
                 where=str(path),
                 expected="the keys of l2kd_ray/forecast/prices.yaml",
             ) from None
+
+
+def priced(hours: pd.DataFrame, prices: Prices | None = None) -> pd.DataFrame:
+    """The hours with `usd` and `prices`, which says at which machines' prices.
+
+    A core-hour costs its share of the cheapest machine without a GPU, a GPU-hour that of the
+    cheapest with one, both on demand. `hours`: rows of `study.work.hours_by_method`.
+    """
+    prices = prices or Prices.read()
+    paid = [machine for machine in prices.machines.values() if machine.on_demand > 0]
+    core = min((m for m in paid if not m.gpus), key=lambda m: m.on_demand / m.cpus)
+    gpu = min((m for m in paid if m.gpus), key=lambda m: m.on_demand / m.gpus)
+    usd = (
+        hours["core_hours"] * core.on_demand / core.cpus
+        + hours["gpu_hours"] * gpu.on_demand / gpu.gpus
+    )
+    words = f"{core.name}, {gpu.name}, on demand, {prices.as_of}; an assumption"
+    return hours.assign(usd=usd, prices=words)
 
 
 def _machine(

@@ -9,8 +9,10 @@ import pandas as pd
 from l2kd_ray.analysis.design import crossed_seeds
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.names import MULTITASK
+from l2kd_ray.report.answers_section import answers_section
 from l2kd_ray.report.blocks import Document, ReportSection, text
 from l2kd_ray.report.comparison_section import comparison_section
+from l2kd_ray.report.curve_section import curve_section
 from l2kd_ray.report.data_section import data_section
 from l2kd_ray.report.distillation_section import distillation_section
 from l2kd_ray.report.driver_section import driver_section
@@ -41,6 +43,7 @@ from l2kd_ray.report.setting_section import setting_section
 from l2kd_ray.report.stream_sections import forgetting_section, matrix_section
 from l2kd_ray.report.style import LineStyle, looks
 from l2kd_ray.report.summary_section import summary_section
+from l2kd_ray.report.tradeoff_section import tradeoff_section
 
 
 def document(found: Findings | None, inputs: Inputs) -> Document:
@@ -48,7 +51,10 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     title = str(inputs.study.get("name") or "study")
     undone = _undone(inputs.planned)
     gap = None if found is None else found.gap
-    ends = (*cost_section(inputs.costs, inputs.work, gap), *failure_section(inputs.failures))
+    ends = (
+        *cost_section(inputs.costs, inputs.work, gap, inputs.spent),
+        *failure_section(inputs.failures),
+    )
     data = data_section(inputs.data)
     reproduce = reproduce_section(inputs.study, inputs.command)
     biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
@@ -83,6 +89,8 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
             *_of_orders(found, look),
             *search_section(inputs.order_search),
             *setting_section(found, look),
+            *curve_section(inputs.curves, look),
+            *answers_section(inputs.forgotten),
             *replay_section(inputs.replay, inputs.samples),
             *data,
             *ends,
@@ -103,6 +111,7 @@ def _of_orders(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSec
         *precedence_section(found),
         *matrix_section(found),
         *forgetting_section(found, look),
+        *tradeoff_section(found, look),
     ]
 
 

@@ -215,6 +215,51 @@ def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, LineStyle])
 
 
 @styled
+def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
+    """Kept against learned, a marker a setting, a line a method; `table` comes from
+    `analysis.tradeoff`."""
+    figure, axes = new_figure(3.2)
+    for method, own in table.groupby("method"):
+        style, rows = look[str(method)], own.sort_values("learned")
+        axes.plot(
+            rows["learned"], rows["kept"], "-", marker=style.marker, color=style.colour, lw=1.1,
+            ms=7, mec=PAPER, mew=0.7, label=method_label(str(method)),
+        )  # fmt: skip
+    best = table[table["front"]]
+    axes.plot(best["learned"], best["kept"], "o", ms=13, mfc="none", mec=INK, mew=1.1)
+    axes.margins(0.08)
+    axes.set(xlabel="score on a task just learned", ylabel="final score on the earlier tasks")
+    axes.grid(True, axis="both")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    return figure
+
+
+@styled
+def training_curves(curves: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
+    """A panel a method: its loss along the stream, a dotted line where a task begins."""
+    methods = list(dict.fromkeys(curves["method"]))
+    figure, grid = new_figure(0.4 + 1.15 * len(methods), nrows=len(methods), squeeze=False)
+    for axes, method in zip(grid.flat, methods, strict=True):
+        own, begin = curves[curves["method"] == method], 0.0
+        for (_, task), part in own[own["role"] == "student"].groupby(["i", "task"], sort=True):
+            axes.axvline(begin, color=MUTED, lw=0.8, ls=":")
+            axes.annotate(
+                str(task), (begin, 1), (3, -3), ("data", "axes fraction"), "offset points",
+                va="top", fontsize=8, color=MUTED,
+            )  # fmt: skip
+            taught = own[(own["role"] == "teacher") & (own["task"] == task)]
+            axes.plot(begin + taught["step"], taught["loss"], color=MUTED, lw=1, ls=(0, (4, 2)))
+            axes.plot(begin + part["step"], part["loss"], color=look[method].colour, lw=1.4)
+            begin += float(part["step"].max())
+        axes.set(title=method_label(method), ylabel="loss", xlim=(0, begin or 1))
+        axes.set_ylim(0, max(1.15 * float(own["loss"].quantile(0.99)), 1e-9))
+        axes.grid(True, axis="y")
+        axes.grid(False, axis="x")
+    grid[-1, 0].set_xlabel("step")
+    return figure
+
+
+@styled
 def differences(table: pd.DataFrame, names: Sequence[str]) -> Figure:
     """A row a pair of methods: the difference of their gaps with its interval, around 0.
 

@@ -30,6 +30,13 @@ class Inputs:
     work: pd.DataFrame | None = None
     """One row for each method and setting: method, setting, and steps, tokens and seconds of a
     trial without sharing."""
+    spent: pd.DataFrame | None = None
+    """One row for each method and setting: method, setting, core_hours, gpu_hours, usd, of all its
+    stages, each once; and `prices`, the words that say where the prices are from."""
+    forgotten: pd.DataFrame | None = None
+    """Rows of `analysis.forgotten` for one trial of each method, on one order and seed."""
+    curves: pd.DataFrame | None = None
+    """The training curves of the same trials (`study.curves.curves_of`)."""
     command: str = ""
     """The command that runs this study again."""
     replay: pd.DataFrame | None = None

@@ -89,7 +89,10 @@ def trace_section(found: Findings) -> ReportSection:
 
 
 def cost_section(
-    costs: pd.DataFrame | None, work: pd.DataFrame | None, gap: pd.DataFrame | None
+    costs: pd.DataFrame | None,
+    work: pd.DataFrame | None,
+    gap: pd.DataFrame | None,
+    spent: pd.DataFrame | None = None,
 ) -> list[ReportSection]:
     if costs is None or costs.empty:
         return []
@@ -110,7 +113,22 @@ def cost_section(
         frame,
         strong=frozenset((len(frame) - 1, name) for name in frame.columns),
     )
-    return [ReportSection("Cost", (table, *prices))]
+    arms = [] if spent is None or spent.empty else [_spent_table(spent)]
+    return [ReportSection("Cost", (table, *prices, *arms))]
+
+
+def _spent_table(spent: pd.DataFrame) -> Table:
+    """The hours and the money of each method and setting so far."""
+    frame = pd.DataFrame({"Method": row_labels(spent), "Core-hours": spent["core_hours"]})
+    if spent["gpu_hours"].any():
+        frame["GPU-hours"] = spent["gpu_hours"]
+    frame["USD"] = spent["usd"]
+    words = (
+        "Spent on each method by itself, evaluation included: all its finished stages, each once. "
+        "Methods share stages, so the rows add up to more than was spent. Core-hours: of stages "
+        f"without a GPU. Prices: {spent['prices'].iloc[0]}."
+    )
+    return Table("spent", words, frame, digits=dict.fromkeys(frame.columns[1:], 2))
 
 
 def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:

@@ -86,7 +86,8 @@ def write_report(
         files[f"figures/{picture.name}.png"] = style.png(picture.figure)
         files[f"figures/{picture.name}.svg"] = drawings[picture.name]
     tables = {} if found is None else _tables(found)
-    given = {"costs": shown.costs, "work": shown.work, "replay": shown.replay}
+    names = ("costs", "work", "spent", "replay", "forgotten", "curves")
+    given: dict[str, pd.DataFrame | None] = {name: getattr(shown, name) for name in names}
     tables |= {name: frame for name, frame in given.items() if frame is not None}
     if shown.order_search is not None:
         tables["order_search"] = shown.order_search.orders

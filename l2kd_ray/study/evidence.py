@@ -21,12 +21,15 @@ from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.agenda import halves_of
+from l2kd_ray.study.answers import answers
+from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.schema import SearchOrders
+from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
-from l2kd_ray.study.work import work_by_method
+from l2kd_ray.study.work import hours_by_method, work_by_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,6 +63,8 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "failures": snapshot.failures,
         "costs": _costs(snapshot),
         "work": work_by_method(snapshot.reported, manifests),
+        "spent": hours_by_method(snapshot.trials, manifests),
+        **_one_instance(snapshot),
         "notes": _notes(snapshot),
         "doubts": snapshot.doubts,
         "data": data_of(snapshot.study, snapshot.trials, snapshot.reader),
@@ -77,6 +82,30 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
+
+
+def _one_instance(snapshot: Snapshot) -> dict[str, pd.DataFrame | None]:
+    """The curves and the forgotten examples of each method's selected setting, on the instance
+    that most of them have finished."""
+    from l2kd_ray.analysis.forgotten import forgotten
+
+    chosen: list[Trial] = []
+    if len(snapshot.scores):
+        arms = set(selected_scope(snapshot).arms)
+        done = {trial.id for trial in snapshot.done}
+        groups: dict[tuple[object, object], list[Trial]] = {}
+        for trial in snapshot.reported:
+            if (
+                trial.order
+                and trial.id in done
+                and (trial.method, setting_id(trial.setting)) in arms
+            ):
+                groups.setdefault((trial.order, trial.seed), []).append(trial)
+        chosen = max(groups.values(), key=len, default=[])
+    lost = None
+    with suppress(Damaged, OSError):  # illustrations; the report must not fail for them
+        lost = forgotten(answers(snapshot, chosen))
+    return {"curves": curves_of(snapshot, chosen), "forgotten": lost}
 
 
 def inference(snapshot: Snapshot) -> dict[str, Any]:

@@ -52,3 +52,27 @@ def _size(trial: Trial, manifests: Mapping[str, Manifest]) -> Mapping[str, float
 def _sum(manifests: Iterable[Manifest]) -> Mapping[str, float]:
     counted = [{**m.scores, "seconds": m.seconds} for m in manifests]
     return {name: sum(one.get(name, 0.0) for one in counted) for name in _WORK}
+
+
+def hours_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:
+    """One row per method and setting: core_hours and gpu_hours of all its finished stages.
+
+    Each stage counts once for a method, however many of its trials share it. A stage that ran on
+    GPUs counts by these alone, another one by its threads; both times its workers.
+    """
+    import pandas as pd
+
+    keys: dict[tuple[str, str], set[str]] = {}
+    for trial in trials:
+        own = keys.setdefault((trial.method, setting_id(trial.setting)), set())
+        own.update(stage.key for stage in trial.stages() if stage.key in manifests)
+    rows = []
+    for arm, used in sorted(keys.items()):
+        hours = {True: 0.0, False: 0.0}
+        for manifest in (manifests[key] for key in sorted(used)):
+            where = manifest.environment
+            on_gpu = not str(where.get("device", "cpu")).startswith("cpu")
+            each = 1 if on_gpu else int(where.get("threads", 1))
+            hours[on_gpu] += manifest.seconds / 3600 * each * int(where.get("world_size", 1))
+        rows.append((*arm, hours[False], hours[True]))
+    return pd.DataFrame(rows, columns=["method", "setting", "core_hours", "gpu_hours"])

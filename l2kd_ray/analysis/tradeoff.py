@@ -1,0 +1,40 @@
+"""New-task score against what is kept of the earlier tasks, by method and setting."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import pandas as pd
+
+from l2kd_ray.analysis import matrix
+from l2kd_ray.analysis.trials import ScoredTrial
+
+
+def tradeoff(trials: Iterable[ScoredTrial], orders: Collection[str] = ()) -> pd.DataFrame:
+    """One row for each method and setting that learns tasks in an order.
+
+    Columns: method, setting, learned (mean score on a task right after it was learned), kept (mean
+    final score on all tasks but the last), trials (complete ones that the means are over), front
+    (no other row is at least as high in both and higher in one). Means over the instances, order
+    and seed, that all rows have complete; over each row's own where there is none in common.
+
+    `orders`: only trials of these, where given.
+    """
+    points: dict[tuple[str, str], dict[tuple[str, str], tuple[float, float]]] = {}
+    for trial in trials:
+        if trial.order and trial.complete and len(trial.tasks) > 1:
+            pair = float(matrix.learned(trial.R).mean()), float(matrix.final(trial.R)[:-1].mean())
+            if not orders or trial.order in orders:
+                instance = trial.order, trial.seed
+                points.setdefault((trial.method, trial.setting), {})[instance] = pair
+    common = set.intersection(*map(set, points.values())) if points else set()
+    rows = []
+    for (method, setting), own in sorted(points.items()):
+        used = [pair for instance, pair in own.items() if not common or instance in common]
+        learned, kept = np.mean(used, axis=0)
+        rows.append((method, setting, float(learned), float(kept), len(used)))
+    frame = pd.DataFrame(rows, columns=["method", "setting", "learned", "kept", "trials"])
+    both = frame[["learned", "kept"]].to_numpy(dtype=float)
+    beaten = [bool(((both >= one).all(axis=1) & (both > one).any(axis=1)).any()) for one in both]
+    return frame.assign(front=[not one for one in beaten])

@@ -1,0 +1,102 @@
+"""Learning against keeping, the cost of an arm, and their sections beside curves and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from helpers.pages import check_whole
+from helpers.studies import tiny_data
+
+from l2kd_ray.analysis.tradeoff import tradeoff
+from l2kd_ray.analysis.trials import ScoredTrial
+from l2kd_ray.api import load_study
+from l2kd_ray.forecast.machines import Prices, priced
+from l2kd_ray.study.work import hours_by_method
+
+
+def scored(method: str, order: str, final: float, learned: float, **changes: Any) -> ScoredTrial:
+    """A trial of two tasks, with these scores on the first one."""
+    R = np.array([[0.0, 0.0], [learned, 0.0], [final, 80.0]])
+    tasks = tuple(order.split(">"))
+    return ScoredTrial(
+        f"{method}{order}", method, "{}", order, "1", tasks, R, np.full(2, np.nan), **changes
+    )
+
+
+def test_the_tradeoff_is_over_the_instances_that_all_have() -> None:
+    trials = [
+        scored("a", "x>y", final=10, learned=60),
+        scored("a", "y>x", final=90, learned=90),  # b has not run it
+        scored("b", "x>y", final=30, learned=40),
+        scored("c", "x>y", final=5, learned=40),
+    ]
+    found = tradeoff(trials).set_index("method")
+    assert found.loc["a", ["learned", "kept", "trials"]].tolist() == [70.0, 10.0, 1]
+    assert found.loc["b", ["learned", "kept"]].tolist() == [60.0, 30.0]
+    assert found["front"].to_dict() == {"a": True, "b": True, "c": False}
+
+
+def test_a_tradeoff_without_common_instances_is_over_what_each_has() -> None:
+    found = tradeoff([scored("a", "x>y", 10, 60), scored("b", "y>x", 30, 40)])
+    assert found["trials"].tolist() == [1, 1]
+    assert tradeoff([]).empty
+
+
+def test_equal_settings_are_both_on_the_front() -> None:
+    assert tradeoff([scored("a", "x>y", 10, 60), scored("b", "x>y", 10, 60)])["front"].all()
+
+
+def test_hours_are_priced_by_the_cheapest_machine_of_the_table() -> None:
+    hours = pd.DataFrame(
+        {"method": ["m"], "setting": ["{}"], "core_hours": [10.0], "gpu_hours": [2.0]}
+    )
+    prices = Prices.read()
+    core = min(m.on_demand / m.cpus for m in prices.machines.values() if not m.gpus and m.on_demand)
+    gpu = min(m.on_demand / m.gpus for m in prices.machines.values() if m.gpus)
+    found = priced(hours)
+    assert found["usd"].tolist() == pytest.approx([10 * core + 2 * gpu])
+    assert "assumption" in found["prices"].iloc[0]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("swept")
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(tiny_data(storage=str(folder / "results"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        study = load_study(file)
+        study.sweep("inline")
+    return study
+
+
+def test_an_arm_pays_for_a_shared_stage_once(swept: Any) -> None:
+    now = swept.snapshot()
+    found = hours_by_method(now.trials, now.manifests).set_index("method")
+    own = {s.key for t in now.trials if t.method == "l2kd" for s in t.stages()}
+    seconds = sum(
+        now.manifests[key].seconds * now.manifests[key].environment["threads"] for key in own
+    )
+    assert found.loc["l2kd", "core_hours"] == pytest.approx(seconds / 3600)
+    assert not found["gpu_hours"].any()
+
+
+def test_a_report_has_curves_answers_the_tradeoff_and_costs(swept: Any) -> None:
+    folder = Path(swept.folder)
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".parquet"]
+    paths.sort(key=lambda path: path.name != "report.html")
+    kept = [path for path in paths if path.suffix in (".html", ".png", ".svg")]
+    page = check_whole(kept, folder)
+    for title in ("Training curves", "What was forgotten", "Learning against keeping", "Cost"):
+        assert title in page.headings
+    assert "Core-hours" in page.words
+    forgotten = pd.read_csv(folder / "tables/forgotten.csv", keep_default_na=False)
+    assert set(forgotten["method"]) == {"finetune", "lamol", "l2kd"}
+    curves = pd.read_csv(folder / "tables/curves.csv")
+    assert curves["trial"].nunique() == 3
+    assert len(forgotten.groupby(["order", "seed"])) == 1
