@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.language import FORMAT, NEW, Dummy, context, curriculum, make_model
-from helpers.studies import planned
+from helpers.studies import TINY, planned
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from l2kd_ray import load_study
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.loop import accumulate, fit
 from l2kd_ray.core.stage import CURVE
@@ -296,6 +297,15 @@ def test_its_own_teacher_has_nothing_to_say_without_a_demonstration(store: Store
     assert min(losses_of(shown, store)) > 1e-4
 
 
+def test_demonstrations_that_are_cut_are_counted(store: Store) -> None:
+    """Of 96 tokens that the student reads."""
+    found = []
+    for words in ("as {answer} :", "so " * 200 + "{answer}"):
+        student = students("sdft", sampling(demonstration=words))[0]
+        found.append(obtain(student, store)["demonstration/cut"])
+    assert found == [0.0, 100.0]
+
+
 def test_a_share_of_nothing_is_the_data(store: Store) -> None:
     """Bit for bit, at w = 1 and, but for rounding, where labels are learned beside."""
     for weight, tolerance in ((1.0, 0.0), (0.5, 1e-4)):
@@ -371,3 +381,32 @@ def test_the_loop_keeps_what_lessons_remember(tmp_path: Path) -> None:
     fit(Dummy(), student, chosen, context(tmp_path), stateful=chosen.stateful)
     assert chosen.writer is not None
     assert chosen.writer.sampled > 0
+
+
+@pytest.mark.drill
+def test_the_study_of_divergences_runs_and_counts_what_students_wrote(tmp_path: Path) -> None:
+    """The shipped study, on two generated tasks and a tiny student."""
+    overrides = {
+        "tasks": ["gen.rest", "gen.intent"],
+        "orders": [["gen.rest", "gen.intent"]],
+        "seeds": [1],
+        "student": {**TINY["student"], **SURE},
+        "train.epochs": 1,
+        "train.max_length": None,
+        "max_train": 8,
+        "max_dev": 4,
+        "max_test": 4,
+        "kd.sampling.max_new_tokens": 4,
+        "evaluate.max_new_tokens": 4,
+        "search": {"kd.divergence": {"grid": ["reverse"]}},
+        "storage": str(tmp_path),
+        "wandb": {"mode": "disabled"},
+    }
+    shipped = Path(__file__).parents[1] / "tune_configs" / "divergences.yaml"
+    study = load_study(shipped, overrides)
+    assert study.sweep("inline").failures == []
+    written = {Path(path).name: Path(path) for path in study.report()}
+    page = written["report.md"].read_text()
+    assert "reverse: KL(q || p)" in page.replace("\\", "")
+    costs = [line for line in page.splitlines() if line.startswith("| Method | Gap | Steps")]
+    assert any("Sampled" in line for line in costs)

@@ -28,8 +28,8 @@ class Inputs:
     """One row for each kind of stage: kind, stages, seconds, and `unshared` where it is known: how
     many stages the trials would take without sharing."""
     work: pd.DataFrame | None = None
-    """One row for each method and setting: method, setting, and steps, tokens and seconds of a
-    trial without sharing."""
+    """One row for each method and setting: method, setting, and steps, tokens, tokens sampled by
+    students and seconds of a trial without sharing."""
     spent: pd.DataFrame | None = None
     """One row for each method and setting: method, setting, core_hours, gpu_hours, usd, of all its
     stages, each once; and `prices`, the words that say where the prices are from."""
