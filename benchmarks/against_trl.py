@@ -1,6 +1,6 @@
 """A distillation step against TRL's trainers: the same models, batch and tokens.
 
-    pip install trl && python benchmarks/against_trl.py [--models small gpt2] [--times 5]
+    pip install trl && python benchmarks/against_trl.py [--models small gpt2] [--times 5] [--own]
 
 All learn the answers of one batch (QA rows, no sampling by the student) from the same live teacher,
 forward KL at T = 1 over the whole vocabulary, AdamW, clipping at 1, one thread. `GKDTrainer`
@@ -9,6 +9,10 @@ forward KL at T = 1 over the whole vocabulary, AdamW, clipping at 1, one thread.
 the batch's here. A TRL step is one of `Trainer.train()`, data loading and its callbacks
 included. The first losses are compared: they are of the same work (to 1e-3, because
 `DistillationTrainer` pads on the left and GPT-2's positions move with it).
+
+With `--own` the student writes the answers (GKD with lmbda 1; `kd.policy: student`): `NEW` tokens
+each, drawn from the whole vocabulary, within the step that is timed. And the losses of TRL's
+`generalized_jsd_loss` at several beta are compared with `kd.divergence` on one batch.
 """
 
 from __future__ import annotations
@@ -16,13 +20,26 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from itertools import count
 from threading import Semaphore, Thread
 from typing import Any
 
-from step import BATCH, SIZES, Prepared, compare, counted, model, our_step, sequences
+from step import (
+    BATCH,
+    CONTEXT,
+    SIZES,
+    VOCABULARY,
+    Prepared,
+    compare,
+    counted,
+    model,
+    our_step,
+    sequences,
+)
 from table import save
 
 TRAINERS = ("TRL GKDTrainer", "TRL DistillationTrainer")
+NEW = 32
 TOLERANCE = {"": 1e-3, ", bf16": 2e-2}
 
 
@@ -43,6 +60,94 @@ def step_of(size: str, lm: bool, variant: str) -> Prepared:
     return step, sum(len(s.tokens) for s in qa), lambda: counted(step) if ours else 0.0
 
 
+def own_step_of(size: str, lm: bool, variant: str) -> Prepared:
+    """A step in which the student writes the answers first; both write as many tokens."""
+    qa, _ = sequences(seed=0)
+    student, teacher = model(size, 0), model(size, 1)
+    tokens = sum(s.supervised + NEW for s in qa)
+    if variant.startswith("TRL"):
+        return trl_step(student.lm, teacher.lm, qa, variant), tokens, lambda: 0.0
+    return own_step(student, teacher, qa), tokens, lambda: 0.0
+
+
+def own_step(student: Any, teacher: Any, qa: Any) -> Callable[[], float]:
+    """Our step on the student's own answers, as the stages take it."""
+    from pathlib import Path
+
+    from torch import nn
+
+    from l2kd_ray.core import loop
+    from l2kd_ray.core.stage import Context, Optimisation
+    from l2kd_ray.core.store import Store
+    from l2kd_ray.distill.objectives import SoftTargets
+    from l2kd_ray.families.language.model.sequences import Sample, TrainingSequence
+    from l2kd_ray.families.language.stages.curriculum import Batch, Curriculum, SampleSource
+    from l2kd_ray.families.language.stages.on_policy import Sampling
+    from l2kd_ray.families.language.stages.teachers import Live
+    from l2kd_ray.families.language.stages.writing import Writer
+
+    class Format:
+        answer, eos = -1, VOCABULARY - 1
+
+        def qa(self, sample: Sample) -> TrainingSequence:
+            tokens = [*sample.question, *sample.answer, self.eos]
+            return TrainingSequence(tokens, len(sample.question))
+
+    student.train()
+    text: Any = Format()
+    how = Optimisation(epochs=9, batch_size=BATCH, lr=1e-4, adam_eps=1e-4)
+    context = Context(Store("memory://bench"), Path())
+    sampling = Sampling(share=1.0, max_new_tokens=NEW, temperature=1.0, top_k=None, renew_every=1)
+    samples = [Sample("", row.tokens[: row.supervised], []) for row in qa]
+    curriculum = Curriculum(
+        (SampleSource(samples, teacher=Live(teacher), share=1.0, own=True),),
+        SampleSource([]),
+        separate=False,
+        format=text,
+        optimisation=how,
+        seed=0,
+        stream="",
+        objective=SoftTargets(1.0),
+        parts=("qa",),
+        writer=Writer(sampling, student, text, (0, ""), context, CONTEXT),
+    )
+    optimizer = loop._optimizer(student, how)
+    steps = count()
+
+    def step() -> float:
+        rows = curriculum.rows(Batch(next(steps), range(len(samples))))
+        optimizer.zero_grad()
+        loss = loop.accumulate(student, rows, curriculum, context)
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+def compare_losses() -> None:
+    """Raise SystemExit where a loss of TRL's differs from ours on one batch of logits."""
+    import torch
+    from trl.experimental.gkd import GKDTrainer
+
+    from l2kd_ray.distill.divergences import DIVERGENCES
+
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(2, 64, 5000)
+    for beta in (0.0, 0.1, 0.5, 0.9, 1.0):
+        for temperature in (1.0, 2.0):
+            theirs = GKDTrainer.generalized_jsd_loss(
+                student[None], teacher[None], beta=beta, temperature=temperature, reduction="sum"
+            )
+            name = {0.0: "forward", 1.0: "reverse"}.get(beta, "jsd")
+            given = {"beta": beta, "unit": False} if name == "jsd" else {}
+            ours = DIVERGENCES[name](student, teacher, temperature, **given) / temperature**2
+            error = abs(float(ours.sum() / theirs) - 1)
+            print(f"beta {beta}, T {temperature}: {float(theirs):.5f}, relative error {error:.1e}")
+            if error > 1e-5:
+                raise SystemExit(f"{name} at beta {beta} is not TRL's loss")
+
+
 def trl_step(student: Any, teacher: Any, qa: Any, variant: str) -> Callable[[], float]:
     """One step of a trainer's `train()` a call; returns its loss."""
     import torch
@@ -56,8 +161,10 @@ def trl_step(student: Any, teacher: Any, qa: Any, variant: str) -> Callable[[], 
             done.release()
             asked.acquire()
 
-    make = _gkd if "GKD" in variant else _distillation
-    trainer = make(student, teacher, qa, "bf16" in variant)
+    if "GKD" in variant:
+        trainer = _gkd(student, teacher, qa, "bf16" in variant, own="own" in variant)
+    else:
+        trainer = _distillation(student, teacher, qa, "bf16" in variant)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(OneStep())
 
@@ -97,7 +204,7 @@ def _settings(half: bool) -> dict[str, Any]:
     }
 
 
-def _gkd(student: Any, teacher: Any, qa: Any, half: bool) -> Any:
+def _gkd(student: Any, teacher: Any, qa: Any, half: bool, own: bool) -> Any:
     import torch
     from datasets import Dataset
     from torch.nn.utils.rnn import pad_sequence
@@ -108,7 +215,12 @@ def _gkd(student: Any, teacher: Any, qa: Any, half: bool) -> Any:
         labels = [t.clone() for t in tokens]
         for label, row in zip(labels, rows, strict=True):
             label[: qa[row["row"]].supervised] = -100
+        prompts = [torch.tensor(qa[row["row"]].tokens[: qa[row["row"]].supervised]) for row in rows]
+        ones = [torch.ones_like(prompt) for prompt in prompts]
+        left: Any = {"batch_first": True, "padding_side": "left"}
         return {
+            "prompts": pad_sequence(prompts, **left),
+            "prompt_attention_mask": pad_sequence(ones, **left),
             "input_ids": pad_sequence(tokens, batch_first=True),
             "attention_mask": pad_sequence([torch.ones_like(t) for t in tokens], batch_first=True),
             "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
@@ -117,7 +229,7 @@ def _gkd(student: Any, teacher: Any, qa: Any, half: bool) -> Any:
     return GKDTrainer(
         model=student,
         teacher_model=teacher,
-        args=GKDConfig(lmbda=0.0, **_settings(half)),
+        args=GKDConfig(lmbda=float(own), max_new_tokens=NEW, **_settings(half)),
         data_collator=collate,
         train_dataset=Dataset.from_list([{"row": row} for row in range(len(qa))]),
         processing_class=_tokenizer(),
@@ -160,7 +272,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--own", action="store_true")
     chosen = parser.parse_args()
+    if chosen.own:
+        compare_losses()
+        own = ("TRL GKDTrainer, own text", "ours, own text")
+        found = [compare(own, size, False, chosen.times, own_step_of) for size in chosen.models]
+        save("against_trl_own", [row for size in found for row in size])
+        return
     names = (*TRAINERS, "ours")
     unknown = "memory MB"  # the check of the first loss is in its peak
     rows = [
