@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.language import FORMAT, NEW, Dummy, context, curriculum, make_model
-from helpers.studies import planned
+from helpers.studies import TINY, planned
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from l2kd_ray import load_study
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.loop import accumulate, fit
 from l2kd_ray.core.stage import CURVE
@@ -203,6 +204,7 @@ def test_a_teacher_reads_the_demonstration_and_the_student_does_not(tmp_path: Pa
 def test_an_average_follows_by_its_rate_and_is_kept() -> None:
     student = make_model()
     one = Following(student, 0.25)
+    one.to("cpu")
     before = [value.clone() for value in student.parameters()]
     with torch.no_grad():
         for value in student.parameters():
@@ -211,6 +213,7 @@ def test_an_average_follows_by_its_rate_and_is_kept() -> None:
     for value, old in zip(one.model.parameters(), before, strict=True):
         torch.testing.assert_close(value, old + 0.25)
     other = Following(make_model(), 0.25)
+    other.to("cpu")
     other.load(one.state())
     for value, same in zip(other.model.parameters(), one.model.parameters(), strict=True):
         assert torch.equal(value, same)
@@ -296,6 +299,22 @@ def test_its_own_teacher_has_nothing_to_say_without_a_demonstration(store: Store
     assert min(losses_of(shown, store)) > 1e-4
 
 
+@pytest.mark.parametrize("weights", ["base", "ema", "live"])
+def test_low_rank_updates_have_their_own_teacher(store: Store, weights: str) -> None:
+    own = sampling(self_teacher=weights)
+    train = {**TINY["train"], "lora": {"rank": 2}}
+    assert len(losses_of(students("sdft", own, train=train)[0], store)) == 4
+
+
+def test_demonstrations_that_are_cut_are_counted(store: Store) -> None:
+    """Of 96 tokens that the student reads."""
+    found = []
+    for words in ("as {answer} :", "so " * 200 + "{answer}"):
+        student = students("sdft", sampling(demonstration=words))[0]
+        found.append(obtain(student, store)["demonstration/cut"])
+    assert found == [0.0, 100.0]
+
+
 def test_a_share_of_nothing_is_the_data(store: Store) -> None:
     """Bit for bit, at w = 1 and, but for rounding, where labels are learned beside."""
     for weight, tolerance in ((1.0, 0.0), (0.5, 1e-4)):
@@ -371,3 +390,32 @@ def test_the_loop_keeps_what_lessons_remember(tmp_path: Path) -> None:
     fit(Dummy(), student, chosen, context(tmp_path), stateful=chosen.stateful)
     assert chosen.writer is not None
     assert chosen.writer.sampled > 0
+
+
+@pytest.mark.drill
+def test_the_study_of_divergences_runs_and_counts_what_students_wrote(tmp_path: Path) -> None:
+    """The shipped study, on two generated tasks and a tiny student."""
+    overrides = {
+        "tasks": ["gen.rest", "gen.intent"],
+        "orders": [["gen.rest", "gen.intent"]],
+        "seeds": [1],
+        "student": {**TINY["student"], **SURE},
+        "train.epochs": 1,
+        "train.max_length": None,
+        "max_train": 8,
+        "max_dev": 4,
+        "max_test": 4,
+        "kd.sampling.max_new_tokens": 4,
+        "evaluate.max_new_tokens": 4,
+        "search": {"kd.divergence": {"grid": ["reverse"]}},
+        "storage": str(tmp_path),
+        "wandb": {"mode": "disabled"},
+    }
+    shipped = Path(__file__).parents[1] / "tune_configs" / "divergences.yaml"
+    study = load_study(shipped, overrides)
+    assert study.sweep("inline").failures == []
+    written = {Path(path).name: Path(path) for path in study.report()}
+    page = written["report.md"].read_text()
+    assert "reverse: KL(q || p)" in page.replace("\\", "")
+    costs = [line for line in page.splitlines() if line.startswith("| Method | Gap | Steps")]
+    assert any("Sampled" in line for line in costs)

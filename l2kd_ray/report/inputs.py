@@ -28,8 +28,8 @@ class Inputs:
     """One row for each kind of stage: kind, stages, seconds, and `unshared` where it is known: how
     many stages the trials would take without sharing."""
     work: pd.DataFrame | None = None
-    """One row for each method and setting: method, setting, and steps, tokens and seconds of a
-    trial without sharing."""
+    """One row for each method and setting: method, setting, and steps, tokens, tokens sampled by
+    students and seconds of a trial without sharing."""
     command: str = ""
     """The command that runs this study again."""
     replay: pd.DataFrame | None = None

@@ -128,6 +128,9 @@ def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:
         "learning, without evaluation."
     )
     frame = pd.DataFrame(columns)
+    if "sampled" in rows and rows["sampled"].any():
+        frame.insert(4, "Sampled", rows["sampled"].round().astype(int))
+        words += " Sampled: tokens that students wrote during their training."
     for name, (label, unit) in _SIZES.items():
         if name in rows and rows[name].notna().any():
             frame[label] = rows[name] / unit

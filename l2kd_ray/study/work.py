@@ -14,14 +14,15 @@ from l2kd_ray.study.trial import Trial
 if TYPE_CHECKING:
     import pandas as pd
 
-_WORK = ("steps", "tokens", "seconds")
+_WORK = ("steps", "tokens", "sampled", "seconds")
+"""Optimizer steps, tokens learned, tokens that students wrote during their training; and time."""
 _SIZE = ("parameters", "parameters/inner", "latency_ms/1", "latency_ms/32")
 """Sizes of a student: all parameters, those without embeddings, and milliseconds for a batch of 1
 and of 32 texts of 32 tokens on the machine that made it; NaN if its kind does not report them."""
 
 
 def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:
-    """One row per method and setting: optimizer steps, training tokens and seconds of a trial.
+    """One row per method and setting: steps, tokens, sampled tokens and seconds of a trial.
 
     They cover the trial's whole path (teachers, their decoding, replay, learning) without
     evaluation, as means over its finished trials; `manifests` by key.

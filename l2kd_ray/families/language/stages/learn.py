@@ -106,6 +106,7 @@ class Learn(TrainingStage):
             teaching |= self.constraint.scores(model, context)
         if curriculum.writer is not None:
             teaching |= {"sampled": curriculum.writer.sampled}
+        teaching |= self._cut_demonstrations(curriculum.new[0], text, model)
         if adapted is not None:
             teaching |= adapted()
         if self.average > 0:
@@ -207,6 +208,25 @@ class Learn(TrainingStage):
         words = self.own_teacher.demonstration.split(ANSWER)
         before, after = text.encode([part.strip() for part in words])
         return Demonstration(before, after, model.context)
+
+    def _cut_demonstrations(
+        self, source: SampleSource, text: SequenceFormat, model: CausalLM
+    ) -> Scores:
+        """Percentage of samples whose demonstration is cut beside an answer of the greatest
+        length; empty without a demonstration."""
+        shown = source.demonstration
+        if shown is None:
+            return {}
+        room = self._room(self.tasks[0], text, model)
+        cut = 0
+        for sample in source.samples:
+            answer = len(sample.answer)
+            if self.sampling is not None:
+                answer = min(self.sampling.max_new_tokens, room - len(sample.question))
+            taken = len(text.bos) + len(sample.question) + answer + 2
+            whole = len(shown.before) + len(sample.answer) + len(shown.after)
+            cut += len(shown.tokens(sample.answer, taken)) < whole
+        return {"demonstration/cut": 100 * cut / len(source.samples)}
 
     def _samples(
         self, tokens: Tokens, text: SequenceFormat, model: CausalLM, context: Context
