@@ -204,6 +204,7 @@ def test_a_teacher_reads_the_demonstration_and_the_student_does_not(tmp_path: Pa
 def test_an_average_follows_by_its_rate_and_is_kept() -> None:
     student = make_model()
     one = Following(student, 0.25)
+    one.to("cpu")
     before = [value.clone() for value in student.parameters()]
     with torch.no_grad():
         for value in student.parameters():
@@ -212,6 +213,7 @@ def test_an_average_follows_by_its_rate_and_is_kept() -> None:
     for value, old in zip(one.model.parameters(), before, strict=True):
         torch.testing.assert_close(value, old + 0.25)
     other = Following(make_model(), 0.25)
+    other.to("cpu")
     other.load(one.state())
     for value, same in zip(other.model.parameters(), one.model.parameters(), strict=True):
         assert torch.equal(value, same)
@@ -295,6 +297,13 @@ def test_its_own_teacher_has_nothing_to_say_without_a_demonstration(store: Store
     )
     assert losses_of(silent, store) == pytest.approx([0.0] * 4, abs=1e-6)
     assert min(losses_of(shown, store)) > 1e-4
+
+
+@pytest.mark.parametrize("weights", ["base", "ema", "live"])
+def test_low_rank_updates_have_their_own_teacher(store: Store, weights: str) -> None:
+    own = sampling(self_teacher=weights)
+    train = {**TINY["train"], "lora": {"rank": 2}}
+    assert len(losses_of(students("sdft", own, train=train)[0], store)) == 4
 
 
 def test_demonstrations_that_are_cut_are_counted(store: Store) -> None:

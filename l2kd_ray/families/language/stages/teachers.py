@@ -66,8 +66,13 @@ class Following(Live):
     """An exponential moving average of a student's weights, kept in its checkpoints."""
 
     def __init__(self, student: CausalLM, rate: float) -> None:
-        super().__init__(copy.deepcopy(student))
-        self._student, self._rate = student, rate
+        self.model = self._student = student
+        self._rate = rate
+
+    def to(self, device: str, shard: Sharding | None = None) -> None:
+        if self.model is self._student:  # only now, when all that it trains is attached to it
+            self.model = copy.deepcopy(self._student).freeze()
+        super().to(device, shard)
 
     def follow(self) -> None:
         """Take `rate` of the student's weights: theirs <- (1 - rate) theirs + rate student's."""
