@@ -40,6 +40,7 @@ SIZES: Mapping[str, Mapping[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }  # fmt: skip
+AGEM = {"ratio": 1, "batch_size": 3}
 ADAPTED = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "qwen2": ["q_proj", "v_proj"]}
 
 
@@ -201,12 +202,12 @@ def test_workers_exchange_the_gradients_of_the_updates(tmp_path: Path, as_a_work
     torch.testing.assert_close(found, alone)
 
 
-@pytest.mark.parametrize("method", ["lamol", "gem"])
+@pytest.mark.parametrize("method", ["lamol", "gem", "agem", "seq-lora", "o-lora"])
 def test_a_training_that_was_killed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     train = {**LORA, "lora": {"rank": RANK, "dropout": 0.1}}
-    stage = path(method=method, train=train, gem={"ratio": 1})[2]
+    stage = path(method=method, train=train, gem={"ratio": 1}, agem=AGEM)[2]
     one, other = Store(str(tmp_path / "one")), Store(str(tmp_path / "other"))
     whole = weights(stage, one)
     obtain(stage.start, other)
