@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from l2kd_ray.analysis.streams import Comparison
     from l2kd_ray.core.stage import Stage
     from l2kd_ray.forecast.forecast import Prospect
+    from l2kd_ray.report.blocks import Picture
     from l2kd_ray.study import Plan, Study, Trial
     from l2kd_ray.study.data import SplitData
     from l2kd_ray.study.outlook import Outlook
@@ -219,6 +221,24 @@ class Experiment:
     def folder(self) -> str:
         """The folder or URI of the study's result files."""
         return str(self._folder)
+
+    def __repr__(self) -> str:
+        return f"Experiment({self.name!r} in {self.store.root!r})"
+
+    def _repr_html_(self) -> str:
+        """The study in a notebook: its tasks and methods, and how far it is."""
+        state = self.status()
+        rows = "".join(
+            f"<tr><th>{escape(role)}</th><td>{done:,} of {every:,}</td></tr>"
+            for role, (done, every) in state.stages.items()
+        )
+        arms = ", ".join(arm.name for arm in self.study.config.arms)
+        tasks = ", ".join(self.study.tasks)
+        return (
+            f"<p><b>{escape(self.name)}</b>: {escape(arms)} on {escape(tasks)}; "
+            f"{state.trials_done:,} of {state.trials:,} trials are finished</p>"
+            f"<table><tr><th>stages</th><th>done</th></tr>{rows}</table>"
+        )
 
     @property
     def first_order(self) -> str | None:
@@ -553,19 +573,35 @@ class Experiment:
                 _print(ending.lines)
         return written
 
-    def _write_report(self, now: Snapshot, folder: Path) -> list[str]:
+    def figure(self, name: str) -> Picture:
+        """A figure of the report, such as `gap_by_method`: a notebook shows it, and
+        `figure("gap_by_method").save("slide.pdf")` writes it; `.figure` is matplotlib's.
+
+        It counts as a look at the study, like the report's. Raises: InputError for another name.
+        """
+        from l2kd_ray.report.write import pictures
+
+        now = self.snapshot()
+        found = {one.name: one for one in pictures(now.selectable, **self._inputs(now))}
+        self.remember(now)
+        if name not in found:
+            expected = ", ".join(found) or "a finished evaluation"
+            raise InputError("no such figure", where=self.name, got=name, expected=expected)
+        return found[name]
+
+    def _inputs(self, now: Snapshot) -> dict[str, Any]:
+        """The arguments of a report beside the scores."""
         from l2kd_ray.forecast.machines import priced
-        from l2kd_ray.report import write_report
         from l2kd_ray.study.evidence import shown
 
         inputs = shown(now)
-        written = write_report(
-            folder,
-            now.selectable,
-            study=self.study.config.to_data(),
-            command=self.command,
-            **{**inputs, "spent": priced(inputs["spent"])},
-        )
+        more = {"study": self.study.config.to_data(), "command": self.command}
+        return {**inputs, **more, "spent": priced(inputs["spent"])}
+
+    def _write_report(self, now: Snapshot, folder: Path) -> list[str]:
+        from l2kd_ray.report import write_report
+
+        written = write_report(folder, now.selectable, **self._inputs(now))
         files, scores = FileTree(str(folder)), now.scores
         files.write("scores.parquet", scores.to_parquet(index=False))
         if len(now.proposed_scores):

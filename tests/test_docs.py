@@ -159,6 +159,8 @@ def test_the_commands_of_the_readme_run(
         pytest.skip("needs a cluster")
     if words[0] == "compare":
         pytest.skip("needs two studies: tests/test_streams.py")
+    if words[0] in ("serve", "demo"):
+        pytest.skip("takes minutes, or does not end: tests/test_serve.py")
     study = l2kd_ray.load_study("study.yaml")
     keys = sorted(stage.key for trial in study.study.trials() for stage in trial.stages())
     trial = next(trial.id for trial in study.study.trials() if trial.order)

@@ -72,6 +72,7 @@ def test_the_page_tells_the_numbers_of_the_gap_table(tmp_path: Path) -> None:
         "Which task hurts which",
         "Score matrix",
         "Forgetting and transfer",
+        "Learning against keeping",
         "Settings",
         "Where each number comes from",
         "How to reproduce",

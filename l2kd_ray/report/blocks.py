@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+
+from l2kd_ray.report import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,6 +93,15 @@ class Picture:
     alt: str
     caption: str
     figure: Figure
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file in the format of its suffix: .pdf, .svg, .png (200 dpi) ..."""
+        form = Path(path).suffix.removeprefix(".")
+        Path(path).write_bytes(style.drawn(self.figure, form, self.name))
+
+    def _repr_svg_(self) -> str:
+        """The picture in a notebook."""
+        return style.svg(self.figure, self.name).decode()
 
 
 @dataclass(frozen=True)

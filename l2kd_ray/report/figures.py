@@ -252,7 +252,7 @@ def training_curves(curves: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figu
             axes.plot(begin + part["step"], part["loss"], color=look[method].colour, lw=1.4)
             begin += float(part["step"].max())
         axes.set(title=method_label(method), ylabel="loss", xlim=(0, begin or 1))
-        axes.set_ylim(0, max(1.15 * float(own["loss"].quantile(0.99)), 1e-9))
+        axes.set_ylim(0, max(1.4 * float(own["loss"].quantile(0.99)), 1e-9))
         axes.grid(True, axis="y")
         axes.grid(False, axis="x")
     grid[-1, 0].set_xlabel("step")

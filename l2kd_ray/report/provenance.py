@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from l2kd_ray.analysis.findings import Findings
-from l2kd_ray.report.blocks import Block, Fold, Prose, ReportSection, Table, Verbatim
+from l2kd_ray.report.blocks import SETTING, Block, Fold, Prose, ReportSection, Table, Verbatim
 from l2kd_ray.report.labels import (
     count,
     method_label,
@@ -128,7 +128,7 @@ def _spent_table(spent: pd.DataFrame) -> Table:
         "Methods share stages, so the rows add up to more than was spent. Core-hours: of stages "
         f"without a GPU. Prices: {spent['prices'].iloc[0]}."
     )
-    return Table("spent", words, frame, digits=dict.fromkeys(frame.columns[1:], 2))
+    return Table("spent", words, frame, digits=dict.fromkeys(frame.columns[1:], SETTING))
 
 
 def _price_table(work: pd.DataFrame, gap: pd.DataFrame) -> Table:

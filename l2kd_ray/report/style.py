@@ -82,15 +82,16 @@ def looks(methods: Sequence[str]) -> dict[str, LineStyle]:
 
 
 def png(figure: Figure) -> bytes:
-    return _save(figure, "png", "")
+    return drawn(figure, "png", "")
 
 
 def svg(figure: Figure, name: str) -> bytes:
     """A file that stands alone; the same figure gives the same bytes."""
-    return _save(figure, "svg", name)
+    return drawn(figure, "svg", name)
 
 
-def _save(figure: Figure, form: str, name: str) -> bytes:
+def drawn(figure: Figure, form: str, name: str) -> bytes:
+    """The figure in one of matplotlib's formats; `name` makes the ids of an SVG its own."""
     import matplotlib
 
     buffer = io.BytesIO()

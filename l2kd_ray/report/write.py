@@ -13,6 +13,7 @@ from l2kd_ray.analysis.findings import Findings, find
 from l2kd_ray.core.filetree import FileTree, side_by_side
 from l2kd_ray.errors import InputError
 from l2kd_ray.report import style
+from l2kd_ray.report.blocks import Document, Picture
 from l2kd_ray.report.content import document
 from l2kd_ray.report.inputs import Inputs
 from l2kd_ray.report.markdown import markdown
@@ -63,26 +64,16 @@ def write_report(
             expected="at least one finished evaluation",
             fix="run `l2kd sweep` with this study first",
         )
-    found = None
-    if len(scores):
-        searched = list(shown.study.get("search") or {})
-        found = find(
-            scores,
-            searched,
-            design,
-            failed,
-            stopping=stopping,
-            split=split,
-            published=shown.published,
-        )
-    report = document(found, shown)
-    pictures = report.pictures()
-    drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in pictures}
+    found, report = _document(
+        scores, design=design, failed=failed, stopping=stopping, split=split, shown=shown
+    )
+    shown_pictures = report.pictures()
+    drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in shown_pictures}
     files = {
         "report.html": html(report, drawings).encode(errors="replace"),
         "report.md": markdown(report).encode(errors="replace"),
     }
-    for picture in pictures:
+    for picture in shown_pictures:
         files[f"figures/{picture.name}.png"] = style.png(picture.figure)
         files[f"figures/{picture.name}.svg"] = drawings[picture.name]
     tables = {} if found is None else _tables(found)
@@ -95,6 +86,38 @@ def write_report(
         files[f"tables/{name}.csv"] = frame.to_csv(index=False).encode()
     side_by_side(FileTree(str(folder)).write, files.keys(), files.values())
     return [folder / name for name in files]
+
+
+def pictures(scores: pd.DataFrame, **given: Any) -> list[Picture]:
+    """The pictures of a report; the arguments are those of `write_report`."""
+    own = ("design", "failed", "stopping", "split")
+    inputs = {name: value for name, value in given.items() if name not in own}
+    others = {name: given[name] for name in own if name in given}
+    return _document(scores, shown=Inputs(**inputs), **others)[1].pictures()
+
+
+def _document(
+    scores: pd.DataFrame,
+    *,
+    shown: Inputs,
+    design: Design | None = None,
+    failed: Collection[Instance] = (),
+    stopping: bool = False,
+    split: Halves | None = None,
+) -> tuple[Findings | None, Document]:
+    """The findings in the scores (None without any), and the report of them."""
+    found = None
+    if len(scores):
+        found = find(
+            scores,
+            list(shown.study.get("search") or {}),
+            design,
+            failed,
+            stopping=stopping,
+            split=split,
+            published=shown.published,
+        )
+    return found, document(found, shown)
 
 
 def _tables(found: Findings) -> dict[str, pd.DataFrame]:
