@@ -13,7 +13,7 @@ _MOST_SHOWN = 8
 
 
 def trial_words(study: Study) -> str:
-    """The trials in words: `2 of 6 orders x 3 seeds of finetune, l2kd (4 settings): 30 trials; ...`."""
+    """The trials in words: `2 of 6 orders x 3 seeds of l2kd (4 settings): 24 trials; ...`."""
     config = study.config
     orders = [order for order in study.orders if order]
     most = math.factorial(len(study.tasks))
