@@ -35,9 +35,8 @@ drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that co
 	$(BIN)/python tests/drills.py
 	$(BIN)/python tests/cluster_drills.py
 
-gpu: $(INSTALLED)  ## what needs a GPU: its tests, and the training step on it
+gpu: $(INSTALLED)  ## the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/step.py --device cuda --models gpt2
 
 mutants: $(INSTALLED)  ## faults put in by hand, of which the tests notice at least 95 %: an hour
 	$(BIN)/python tests/mutants.py
