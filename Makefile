@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint types check format docs hooks real drills mutants bench clean
+.PHONY: demo test lint types check format docs hooks real drills gpu mutants bench clean
 
 demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, nothing is downloaded
 	$(BIN)/l2kd plan tune_configs/quickstart.yaml
@@ -34,6 +34,9 @@ drills: $(INSTALLED)  ## faults on purpose, more than 20 kills, clusters that co
 	$(BIN)/python -m pytest -m drill --timeout 1200
 	$(BIN)/python tests/drills.py
 	$(BIN)/python tests/cluster_drills.py
+
+gpu: $(INSTALLED)  ## the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
 
 mutants: $(INSTALLED)  ## faults put in by hand, of which the tests notice at least 95 %: an hour
 	$(BIN)/python tests/mutants.py

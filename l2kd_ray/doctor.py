@@ -156,7 +156,8 @@ def _gpu() -> Finding:
     if not torch.cuda.is_available():
         return Finding(True, "gpu", "none: stages run on CPUs (leave scale.gpus_per_worker at 0)")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Finding(True, "gpu", ", ".join(names) + " (set scale.gpus_per_worker=1 to use it)")
+    advice = "scale.gpus_per_worker=0.1 lets ten stages of small models share one; 1 for large ones"
+    return Finding(True, "gpu", f"{', '.join(names)} ({advice})")
 
 
 def _wandb() -> Finding:

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 from typer.testing import CliRunner
 
 from l2kd_ray import cli
 from l2kd_ray.api import submit_study
 from l2kd_ray.cluster.executors import DRIVER, Job, Notice, submit, this_cluster
 from l2kd_ray.cluster.pool import Admission, StageFailed, StagePool
+from l2kd_ray.core.device import device_of
 from l2kd_ray.core.execute import execute, obtain
 from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
@@ -28,7 +30,7 @@ from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.families.language.stages.learn import Learn, Multitask
 from l2kd_ray.families.language.stages.replay import SAMPLES, Replay
 from l2kd_ray.study.schema import Scale, Workers
-from l2kd_ray.testing.executors import ExecutorSuite, Run
+from l2kd_ray.testing.executors import ExecutorSuite, Fails, Run
 
 # No dropout: then one worker and two differ by rounding alone.
 STUDENT = {
@@ -86,6 +88,7 @@ class TestTrain(ExecutorSuite):
 SILENT_HEAD = """
 import os, signal, subprocess
 import ray
+import torch
 from l2kd_ray.cluster.session import leave
 
 ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
@@ -431,3 +434,33 @@ def test_a_study_is_handed_over_with_nothing_of_this_machine(
         submit_study(study_file(storage="./results"), {}, [], address)
     with pytest.raises(InputError, match="ray attach"):
         submit_study(study_file(storage="s3://bucket/x"), {}, [], "http://127.0.0.1:1")
+
+
+def test_stages_are_admitted_by_their_gpus() -> None:
+    """Ten stages of a tenth of the one card, with CPUs for more; the eleventh waits for one."""
+    scale = Scale(gpus_per_worker=0.1)
+    jobs = [Job(Fails(), scale, 60.0) for _ in range(11)]
+    running, most = 0, 0
+
+    async def run(admission: Admission, job: Job) -> None:
+        nonlocal running, most
+        async with admission.of(job):
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+
+    async def everyone() -> None:
+        admission = Admission(16, 1)
+        await asyncio.gather(*(run(admission, job) for job in jobs))
+
+    asyncio.run(everyone())
+    assert most == 10
+
+
+def test_a_gpu_that_torch_does_not_see_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("it sees one")
+    with pytest.raises(InputError, match="torch sees none") as refused:
+        device_of(0.5)
+    assert refused.value.key == "scale.gpus_per_worker"

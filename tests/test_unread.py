@@ -182,7 +182,16 @@ def settings_of(family: Family) -> Iterator[tuple[str, FieldInfo]]:
         yield from fields_of(method.options, f"{key}.")
 
 
-FIELDS = {name: dict(settings_of(family)) for name, family in FAMILIES.items()}
+HOW = ("micro_batch", "gradient_checkpointing", "deterministic", "shard", "fsdp_config")
+"""Fields of `train` that say how a result is computed, and are in no key: see the last test."""
+FIELDS = {
+    name: {
+        key: value
+        for key, value in settings_of(family)
+        if not key.startswith(tuple(f"train.{how}" for how in HOW))
+    }
+    for name, family in FAMILIES.items()
+}
 OFF: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "lamol": ({"replay.ratio": 0.0}, {"replay.top_k": 1}, {"train.lm_weight": 0.0}),
     "lamol-real": ({"replay.ratio": 0.0}, {"replay.weight": "separate"}),
@@ -573,3 +582,39 @@ def test_a_tasks_field_moves_a_key_or_is_refused(
     else:
         named, moved = False, after != before
     assert named or moved or own.get(key) == OF_A_TASK[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.micro_batch", 2),
+        ("train.deterministic", True),
+        ("train.gradient_checkpointing", True),
+        ("train.shard", "fsdp2"),
+        ("train.fsdp_config.cpu_offload", True),
+    ],
+)
+def test_how_a_result_is_computed_is_in_no_key_and_not_searched(key: str, value: object) -> None:
+    data = {**base("l2kd"), "scale": {"workers": 2}}
+    # `fsdp_config` is read by shards alone.
+    whole = {"train.shard": "fsdp2"} if "fsdp_config" in key else {}
+    assert keys(data, {**whole, key: value}) == keys(data, {})
+    with pytest.raises(InputError, match="no such setting"):
+        keys(data, {"search": {key: {"grid": [value]}}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"scale": {"workers": 1}}, "all have one"),
+        ({"scale": {"workers": 2, "gpus_per_worker": 0.5}}, "share its memory anyway"),
+        ({"methods": ["gem"]}, "the gradient of the whole model"),
+        ({"methods": ["ewc"]}, "the gradient of the whole model"),
+        ({"train.lora": {"rank": 2}}, "rows of the embeddings"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused(settings: dict[str, Any], why: str) -> None:
+    data = {**base("l2kd"), "scale": {"workers": 2}}
+    with pytest.raises(InputError, match=why) as refused:
+        keys(data, {"train.shard": "fsdp2", **settings})
+    assert str(refused.value.key).endswith("train.shard")

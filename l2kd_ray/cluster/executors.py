@@ -52,6 +52,7 @@ class Job:
         return {
             "threads": max(1, int(self.workers.cpus_per_worker)),
             "device": "cuda" if self.workers.gpus_per_worker > 0 else "cpu",
+            "gpus": self.workers.gpus_per_worker,
             "checkpoint_seconds": self.checkpoint_seconds,
         }
 
@@ -112,7 +113,7 @@ def _drive(job: Job, store: Store) -> Scores:
 
 
 def run_train(job: Job, store: Store) -> Scores:
-    """Run the stage by Ray Train's TorchTrainer (DDP; gloo on CPU, nccl on GPU) and wait for it.
+    """Run the stage by Ray Train's TorchTrainer (DDP, or FSDP2) and wait for it.
 
     Raises: RuntimeError with the workers' error if the training failed.
     """
@@ -136,7 +137,10 @@ def run_train(job: Job, store: Store) -> Scores:
                 label_selector=dict(workers.labels) or None,  # type: ignore[call-arg]  # V2 has it
             ),
             torch_config=TorchConfig(
-                backend="nccl" if use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+                # NCCL refuses workers that share a card. Beside it, what is no tensor of a GPU (a
+                # checkpoint's records, decoded answers) goes by gloo and waits for no device.
+                backend="cpu:gloo,cuda:nccl" if workers.gpus_per_worker >= 1 else "gloo",
+                timeout_s=COLLECTIVE_TIMEOUT_S,
             ),
             run_config=RunConfig(
                 # A name of its own: Ray Train would resume a run of the same name, but our

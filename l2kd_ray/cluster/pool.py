@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
 import traceback
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
+import ray
 from ray.util.metrics import Gauge
 
 from l2kd_ray.cluster.executors import Job, submit
@@ -75,7 +77,11 @@ class StagePool:
         self._readers = {key: set(keys) for key, keys in readers.items()}
         self._work: dict[str, asyncio.Task[Scores]] = {}
         self._failures: dict[str, Failure] = {}
-        self._admission = Admission(cpus)
+        # A cluster that grows (infinite CPUs) is shown the whole demand, of GPUs too.
+        cluster: Any = ray
+        known = cluster.cluster_resources() if cluster.is_initialized() else {}
+        gpus = math.inf if math.isinf(cpus) else known.get("GPU", 0.0)
+        self._admission = Admission(cpus, gpus)
         self._expected: deque[Stage] = deque()
         self._begun: set[asyncio.Task[None] | None] = set()
         self._running: Counter[str] = Counter()
@@ -201,21 +207,21 @@ class StagePool:
 
 
 class Admission:
-    """Admits stages while their CPUs fit into the cluster; distributed stages come first.
+    """Admits stages while their CPUs and GPUs fit into the cluster; distributed ones come first.
 
     Small stages that fill every gap would keep a worker group waiting for ever.
     """
 
-    def __init__(self, cpus: float) -> None:
-        self._free = cpus
-        self._waiting: list[tuple[bool, int, float, asyncio.Future[None]]] = []
+    def __init__(self, cpus: float, gpus: float = 0.0) -> None:
+        self._cpus, self._gpus = cpus, gpus
+        self._waiting: list[tuple[bool, int, Job, asyncio.Future[None]]] = []
         self._arrival = itertools.count()
 
     @asynccontextmanager
     async def of(self, job: Job) -> AsyncIterator[None]:
         admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # False sorts first: distributed stages, then by arrival.
-        entry = (not job.distributed, next(self._arrival), job.cpus, admitted)
+        entry = (not job.distributed, next(self._arrival), job, admitted)
         heapq.heappush(self._waiting, entry)
         self._admit()
         try:
@@ -224,16 +230,22 @@ class Admission:
         finally:
             # A cancelled waiter never took its CPUs, so it gives none back.
             if admitted.done() and not admitted.cancelled():
-                self._free += job.cpus
+                self._cpus += job.cpus
+                self._gpus += job.gpus
             self._admit()
 
     def _admit(self) -> None:
         # Strictly in order: a stage that does not fit yet blocks the smaller ones behind it.
-        while self._waiting and self._waiting[0][2] <= self._free:
-            _, _, cpus, admitted = heapq.heappop(self._waiting)
+        while self._waiting and self._fits(self._waiting[0][2]):
+            _, _, job, admitted = heapq.heappop(self._waiting)
             if not admitted.cancelled():
-                self._free -= cpus
+                self._cpus -= job.cpus
+                self._gpus -= job.gpus
                 admitted.set_result(None)
+
+    def _fits(self, job: Job) -> bool:
+        # Tenths of a card do not add up to it exactly.
+        return job.cpus <= self._cpus and job.gpus <= self._gpus + 1e-6
 
 
 def _message(error: BaseException) -> str:

@@ -27,6 +27,7 @@ from ray.exceptions import AuthenticationError
 from l2kd_ray.cluster import ENVIRONMENT
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.guard import kept_messages, overheard
+from l2kd_ray.core.device import device_of
 from l2kd_ray.errors import InputError
 
 LOCAL = "local"
@@ -50,6 +51,7 @@ def started(jobs: Sequence[Job]) -> Iterator[float]:
     """
     cpus = len(os.sched_getaffinity(0))
     for job in jobs:
+        device_of(job.gpus)
         if job.cpus > cpus:
             raise InputError(
                 "a stage needs more CPUs than this machine has",

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from l2kd_ray.core.device import describe, peak, prepare, reset_peak
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.scratch import Scratch, remove_abandoned
 from l2kd_ray.core.stage import Context, Scores, Stage
@@ -30,12 +31,16 @@ def execute(
     world_size: int = 1,
     threads: int = 1,
     device: str = "cpu",
+    gpus: float = 0.0,
     checkpoint_seconds: float = 60.0,
     leaving: Callable[[], bool] = lambda: False,
 ) -> Manifest | None:
     """Run `stage` as one of `world_size` processes; rank 0 publishes and returns the manifest.
 
+    `gpus`: how many this process holds; below 1 it takes no more of a card's memory than that.
+
     Raises:
+        InputError: the device is a GPU, and torch sees none.
         store.Damaged: an input differs from what was published; it has been withdrawn.
         Exception: whatever the stage raises; nothing is published then.
     """
@@ -47,11 +52,13 @@ def execute(
     torch.set_num_threads(threads)
     _keep_memory()
     _clean()
+    prepare(device, gpus)
     if store.has_files(stage.kind, stage.key):  # published before its worker died
         return store.manifest(stage.kind, stage.key)
     attempt = uuid.uuid4().hex[:12]
     if rank == 0:
         store.note_start(stage.kind, stage.key, attempt)
+    reset_peak(device)
     started, clock = datetime.now(UTC), time.perf_counter()
     with Scratch("stage") as folder:
         out = Path(folder, "out")
@@ -83,7 +90,9 @@ def execute(
                 **environment(),
                 "threads": threads,
                 "world_size": world_size,
-                "device": device,
+                **describe(device),
+                "peak_memory": peak(device),
+                **context.notes,
             },
         )
         return store.publish(manifest, out)

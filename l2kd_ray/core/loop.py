@@ -69,6 +69,10 @@ class Lessons(Protocol):
         """Name that tells this training's random streams from those of other trainings."""
 
     @property
+    def precision(self) -> str:
+        """`float32`, `tf32` or `bfloat16`, for which the lessons turn on autocast."""
+
+    @property
     def steps_per_epoch(self) -> int: ...
 
     @property
@@ -122,7 +126,11 @@ def fit(
     Returns one row for each step: step, loss and tokens of the global batch, lr.
     Raises: FloatingPointError if the loss or its gradient is not finite.
     """
-    with _kernels(lessons.optimisation.deterministic):
+    how = lessons.optimisation
+    with _kernels(how.deterministic, lessons.precision):
+        for name in ("deterministic", "gradient_checkpointing", "shard"):
+            if getattr(how, name):
+                context.notes[name] = True
         return _fit(stage, model, lessons, context, constraint, watch, stateful)
 
 
@@ -204,14 +212,16 @@ def _fit(
 
 
 @contextmanager
-def _kernels(deterministic: bool) -> Iterator[None]:
+def _kernels(deterministic: bool, precision: str) -> Iterator[None]:
     """Choose torch's kernels for the time of a training."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(deterministic or before)
+    before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before[0])
+        torch.set_float32_matmul_precision(before[1])
 
 
 def _told(name: str | None) -> str | None:

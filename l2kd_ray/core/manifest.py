@@ -41,7 +41,7 @@ class Manifest:
     seconds: float
     host: str
     environment: Mapping[str, Any]
-    """Versions of packages, CPU type, threads and world size."""
+    """Versions of packages, CPU type, threads, world size, device and its peak memory in bytes."""
 
     def to_json(self) -> bytes:
         """The manifest as JSON with its own digest, by which an altered one is detected."""

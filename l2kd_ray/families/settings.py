@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import Section
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
 S = TypeVar("S", bound=Section)
 
 
@@ -51,8 +51,9 @@ class TrainSettings(Length):
 
     epochs: int = Field(9, ge=1)
     batch_size: int = Field(16, ge=1)
-    micro_batch: int | None = Field(None, ge=1)
-    """Largest number of examples in one forward pass; larger batches are accumulated."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Largest number of examples in one forward pass; larger batches are accumulated. `auto`: all.
+    Either is halved, and the step done again, where the device has no memory for so many."""
     lr: float = Field(6.25e-5, gt=0)
     adam_eps: float = Field(1e-4, gt=0)
     adam_eps_added: Literal["after", "before"] = "after"
@@ -64,7 +65,10 @@ class TrainSettings(Length):
     """`warmup` is a share of all steps, or of one epoch's steps (the original)."""
     clip: float = Field(1.0, gt=0)
     precision: Precision = "float32"
-    """bfloat16: matrix products by autocast; weights, losses and the optimizer stay float32."""
+    """bfloat16: matrix products by autocast; weights, losses and the optimizer stay float32. tf32:
+    matrix products of float32 with 10 bits of mantissa, on GPUs that have them."""
+    deterministic: bool = False
+    """Use kernels that give the same bits each time, on a GPU slower ones; a CPU's always do."""
     max_length: int | None = Field(None, ge=8)
     """Largest number of tokens in a training sequence (default: the model's context)."""
 
@@ -81,7 +85,8 @@ class TrainSettings(Length):
             steps=unit.steps,
             batch_size=chosen("batch_size"),
             lr=chosen("lr"),
-            micro_batch=self.micro_batch,
+            micro_batch=None if self.micro_batch == "auto" else self.micro_batch,
+            deterministic=self.deterministic,
             adam_eps=self.adam_eps,
             eps_first=self.adam_eps_added == "before" or None,
             weight_decay=self.weight_decay,
@@ -176,9 +181,17 @@ _OF_THE_STUDY: Mapping[str, tuple[str, ...]] = {
     "teacher": _MODEL,
     "tokenizer": ("model", "revision", "tasks"),
     "structkd": ("case",),
+    "train": (
+        "micro_batch",
+        "gradient_checkpointing",
+        "deterministic",
+        "shard",
+        "fsdp_config",
+    ),
 }
 """Fields that neither an arm nor a search may set: names of files and hub entries, which are
-resolved once, and the kind of model that the references and all arms are compared with."""
+resolved once; the kind of model that the references and all arms are compared with; and how a
+result is computed, on which it does not depend."""
 
 
 class _Changes(dict[str, Any]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from l2kd_ray.core.device import device_of
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.errors import InputError
@@ -15,7 +16,7 @@ from l2kd_ray.study.trial import stages_of
 def sweep_inline(study: Study, reader: StoreView) -> None:
     """Run all missing stages of the study; the first failure ends the sweep with its error.
 
-    Raises: InputError for an adaptive search.
+    Raises: InputError for an adaptive search, and for a GPU where torch sees none.
     """
     tune, scale = study.config.tune, study.config.scale
     if study.is_adaptive:
@@ -26,6 +27,7 @@ def sweep_inline(study: Study, reader: StoreView) -> None:
             got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
             fix="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
         )
+    device = device_of(scale.gpus_per_worker)
     folder = Folder(reader.store, study.config.name)
     for batch in batches(study, reader):
         folder.propose(stages_of(filter(study.is_proposed, batch.trials)))
@@ -36,7 +38,8 @@ def sweep_inline(study: Study, reader: StoreView) -> None:
                     cell.stage,
                     reader.store,
                     threads=max(1, int(scale.cpus_per_worker)),
-                    device="cuda" if scale.gpus_per_worker > 0 else "cpu",
+                    device=device,
+                    gpus=scale.gpus_per_worker,
                     checkpoint_seconds=scale.checkpoint_seconds,
                 )
         if missing:

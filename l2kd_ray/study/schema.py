@@ -440,6 +440,7 @@ class StudyConfig(ArmsOnly):
                         expected=f"each of {', '.join(names)}, once",
                     )
         self._check_order_search()
+        self._check_shards()
         self._check_stops()
         self._check_mirrors()
         adaptive = self.tune.adaptive
@@ -488,6 +489,25 @@ class StudyConfig(ArmsOnly):
         if isinstance(self.orders, tuple):
             return len(self.orders)
         return math.factorial(len(self.tasks)) if self.orders == "all" else 2 * len(self.tasks)
+
+    def _check_shards(self) -> None:
+        """Raise InputError for a model that is shared out among workers who cannot."""
+        if getattr(self.settings.family.train, "shard", "none") == "none":
+            return
+        trained = (self.scale, self.scale.learn, self.scale.multitask)
+        workers = [one for one in trained if one is not None]
+        if max(one.maximum for one in workers) == 1:
+            raise InputError(
+                "a model is shared out among the workers of a training, and all have one",
+                key="train.shard",
+                fix="set scale.workers to 2 or more, or train.shard to none",
+            )
+        if any(0 < one.gpus_per_worker < 1 for one in workers):
+            raise InputError(
+                "workers on one GPU share its memory anyway",
+                key="train.shard",
+                fix="set scale.gpus_per_worker to 1, or train.shard to none",
+            )
 
     def _check_order_search(self) -> None:
         """Raise InputError for a search over orders that the study cannot have."""

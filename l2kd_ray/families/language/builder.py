@@ -61,9 +61,20 @@ class LanguageBuilder(Builder):
         if self.settings.train.lora is not None:
             self.check_peft("train.lora")
 
-    @staticmethod
-    def check_peft(key: str) -> None:
-        """Raise InputError if peft is not installed, which what stands at `key` needs."""
+    def check_whole(self, what: str) -> None:
+        """Raise InputError if the workers share the model out, but `what` needs a whole one."""
+        if self.settings.train.shard != "none":
+            raise InputError(
+                f"{what}, and of a model that is shared out a worker has a part",
+                key="train.shard",
+                got=self.settings.train.shard,
+                fix="set train.shard to none, or leave this out",
+            )
+
+    def check_peft(self, key: str) -> None:
+        """Raise InputError if what stands at `key` cannot be trained: peft is not installed, or the
+        model is shared out."""
+        self.check_whole("low-rank training keeps rows of the embeddings still")
         if find_spec("peft") is None:
             raise InputError(
                 "low-rank training needs the package peft",
@@ -376,6 +387,7 @@ class LanguageBuilder(Builder):
         """How the student writes the answers that it is taught on; None if it writes none."""
         if policy == "data":
             return None
+        self.check_whole("a student writes its answers by itself")
         kd = self.settings.kd
         how = kd.sampling
         return Sampling(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from l2kd_ray.core.stage import Optimisation, Sharding
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.stages.on_policy import ANSWER
-from l2kd_ray.families.settings import FamilySettings, TrainSettings
+from l2kd_ray.families.settings import FamilySettings, TrainOverrides, TrainSettings
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import Location, Section
 from l2kd_ray.tasks.spec import TaskSpec
@@ -175,8 +177,20 @@ class LoraSettings(Section):
     rank: int = Field(8, ge=1)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[str, ...] | None = None
-    """Names of the layers (default: peft's choice for the architecture)."""
+    targets: Literal["all-linear"] | tuple[str, ...] | None = None
+    """Names of the layers, or all but the output layer (default: peft's choice for the
+    architecture)."""
+
+
+class FsdpSettings(Section):
+    """How a model is shared out, by Hugging Face's names."""
+
+    reshard_after_forward: bool = True
+    """False keeps a layer whole from its forward to its backward pass: faster, more memory."""
+    cpu_offload: bool = False
+    """Keep the chunks, and step the optimizer, in the host's memory."""
+    transformer_layer_cls_to_wrap: tuple[str, ...] = ()
+    """Classes of the modules that are put together one at a time (default: the model's layers)."""
 
 
 class LanguageTrainSettings(TrainSettings):
@@ -191,6 +205,24 @@ class LanguageTrainSettings(TrainSettings):
     """Weight of the student before the task in the average with the one after it (0: none)."""
     lora: LoraSettings | None = None
     """Train only low-rank updates, merged into the model at the end (needs the extra `lora`)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    shard: Literal["none", "fsdp2"] = "none"
+    """`fsdp2`: the workers of a training share out student, teachers, gradients and the optimizer's
+    moments, instead of having them whole each."""
+    fsdp_config: FsdpSettings = FsdpSettings()
+
+    def optimisation(self, overrides: TrainOverrides | None = None) -> Optimisation:
+        own = self.fsdp_config
+        return replace(
+            super().optimisation(overrides),
+            gradient_checkpointing=self.gradient_checkpointing,
+            shard=None
+            if self.shard == "none"
+            else Sharding(
+                own.reshard_after_forward, own.cpu_offload, own.transformer_layer_cls_to_wrap
+            ),
+        )
 
 
 class EvaluateSettings(Section):

@@ -25,12 +25,13 @@ def attach(model: CausalLM, settings: Any, trained_tokens: Sequence[int], seed: 
     from peft import LoraConfig, LoraModel
 
     torch.manual_seed(seed)
+    named = settings.targets
     embeddings = _embeddings(model)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=list(settings.targets) if settings.targets else None,
+        target_modules=[*named] if isinstance(named, tuple) else named,
         task_type="CAUSAL_LM",
     )
     adapted = LoraModel(model.lm, config, _NAME)

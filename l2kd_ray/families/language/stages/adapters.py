@@ -38,7 +38,7 @@ class LoraUpdate:
     rank: int
     alpha: int
     dropout: float
-    targets: tuple[str, ...] | None
+    targets: str | tuple[str, ...] | None
     base: Stage | None = None
     """The model whose weights are W, if the updates of the training's start are trained further;
     None if new updates are added to the weights of the start."""
