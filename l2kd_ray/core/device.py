@@ -55,7 +55,7 @@ def reset_peak(device: str) -> None:
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
         try:
-            Path("/proc/self/clear_refs").write_text("5")
+            Path("/proc/self/clear_refs").write_text("5", "utf-8")
         except OSError:
             return  # then the peak is that of the process's whole life
 
@@ -67,7 +67,7 @@ def peak(device: str) -> int:
 
         return torch.cuda.max_memory_reserved()
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text("utf-8").splitlines()
         return 1024 * int(next(ln.split()[1] for ln in lines if ln.startswith("VmHWM")))
     except (OSError, StopIteration):
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
