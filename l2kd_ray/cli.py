@@ -437,8 +437,10 @@ def list_(storage: StorageArgument = None, as_json: Json = False) -> None:
 def answers(
     study: StudyFile,
     overrides: Overrides = None,
-    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
-    method: Annotated[str | None, typer.Option(help="Only this method.")] = None,
+    task: Annotated[str | None, typer.Option(help="Show the answers of this task alone.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Show the answers of this method alone.")
+    ] = None,
     order: Annotated[
         str | None, typer.Option(help="The order, as a>b>c; default: the first one.")
     ] = None,
@@ -478,7 +480,7 @@ def serve(
         str | None,
         typer.Option(
             envvar="L2KD_TOKEN",
-            help="What readers must know; required where the host is not this machine alone.",
+            help="The secret of its readers; required where the host is not this machine alone.",
         ),
     ] = None,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -119,13 +120,15 @@ def study_page(study: StudyProgress, loaded: Loaded | None, problem: str, *, rep
     if loaded is not None:
         tasks = loaded.snapshot.study.tasks
         gaps = {} if loaded.gaps.empty else _by_arm(loaded.gaps)
+        settings = Counter(method for method, _ in loaded.progress)
         for arm, (done, every) in loaded.progress.items():
             row = gaps.get(arm, {})
             scores = [float(row.get(f"gap/{task}", float("nan"))) for task in tasks]
             gap = float(row.get("gap/abs", float("nan")))
             rows.append(
                 {"label": loaded.arms[arm], "done": done, "every": every}
-                | {"gap": gap, "tasks": scores, "selected": bool(row.get("selected"))}
+                | {"gap": gap, "tasks": scores}
+                | {"selected": settings[arm[0]] > 1 and bool(row.get("selected"))}
             )
         rows.sort(key=lambda row: (row["gap"] != row["gap"], row["gap"]))
         if len(loaded.snapshot.scores):
