@@ -74,7 +74,7 @@ def peak(device: str) -> int:
 
 
 def describe(device: str) -> Mapping[str, Any]:
-    """What a result depends on beside the versions of packages."""
+    """Describe the device: a result depends on it, beside the versions of packages."""
     if device != "cuda":
         return {"device": device}
     import torch
