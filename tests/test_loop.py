@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -31,6 +32,7 @@ from l2kd_ray.core import loop, memory
 from l2kd_ray.core.loop import fit
 from l2kd_ray.core.stage import Optimisation
 from l2kd_ray.distill.objectives import SoftTargets
+from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import Sample
 from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource
 from l2kd_ray.families.language.stages.teachers import Live
@@ -385,12 +387,17 @@ def test_an_example_that_does_not_fit_is_an_error(
         trained(tmp_path, curriculum(), LABELS)
 
 
-def test_activations_computed_again_are_the_same(tmp_path: Path) -> None:
-    """To the bit, with dropout."""
-    models = [make_model(), make_model()]
+@pytest.mark.parametrize("make", [make_model, no_dropout])
+def test_activations_computed_again_are_the_same(
+    tmp_path: Path, make: Callable[[], CausalLM]
+) -> None:
+    """With dropout to the bit; without it a CPU takes another kernel of attention."""
+    models = [make(), make()]
     models[1].checkpoint_activations()
     curves = [
         trained(tmp_path / str(n), curriculum(), LABELS, model=model)[0]
         for n, model in enumerate(models)
     ]
-    assert curves[0] == curves[1]
+    assert losses(curves[0]) == pytest.approx(losses(curves[1]), rel=1e-5)
+    if make is make_model:
+        assert curves[0] == curves[1]

@@ -50,7 +50,9 @@ class CausalLM(nn.Module):
         Rows are padded on the right: under causal attention no real token sees the padding, so
         no mask is needed.
         """
-        with _attention(input_ids):
+        # A layer that is computed again in the backward pass would find another kernel there.
+        again = self.lm.is_gradient_checkpointing
+        with nullcontext() if again else _attention(input_ids):
             states = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         hidden: Tensor = states.flatten(0, 1)[positions]
         return hidden
