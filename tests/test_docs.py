@@ -399,7 +399,7 @@ def study_of(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "name", ["tickets", "lines.py", "starts.py", "l2kd_real.py", "jeffreys.py", "brief.py"]
+    "name", ["tickets", "prompts.py", "starts.py", "l2kd_real.py", "jeffreys.py", "brief.py"]
 )
 def test_a_recipe_runs(name: str, tmp_path: Path, study_file: Any) -> None:
     for title, code in recipes().items():
