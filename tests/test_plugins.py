@@ -141,15 +141,16 @@ UNSTEADY = """
     import random
     from dataclasses import dataclass, replace
 
+    from l2kd_ray.families.language.stages.constraints import Constraint
     from l2kd_ray.families.method import method
 
 
     @dataclass(frozen=True)
-    class Noisy:
+    class Noisy(Constraint):
         size: float
 
         def prepare(self, model, curriculum, context):
-            def change(model):
+            def change(model, step):
                 for parameter in model.parameters():
                     if parameter.grad is not None:
                         parameter.grad.mul_(1 + self.size * random.random())

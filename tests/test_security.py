@@ -83,8 +83,10 @@ def test_nothing_unpickles() -> None:
             banned = {name.split(".")[0] for name in names} & {
                 "pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal",
             }  # fmt: skip
-            # The store's suite sends a store through pickle, as Ray does; nothing of a file.
-            assert not banned or path.match("testing/stores.py"), path
+            # The store's suite sends a store through pickle, as Ray does; a mirror's process reads
+            # the study that its parent has just written for it, into a folder of their own.
+            own = ("testing/stores.py", "mirrors/process.py", "mirrors/follow.py")
+            assert not banned or any(map(path.match, own)), path
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 owner = node.func.value
                 loads = node.func.attr == "load" and isinstance(owner, ast.Name)

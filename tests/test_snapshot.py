@@ -28,7 +28,8 @@ from l2kd_ray.core.stage import CURVE, Stage
 from l2kd_ray.core.store import MANIFEST, Damaged, Listing, Store
 from l2kd_ray.study import garbage
 from l2kd_ray.study.agenda import Wanted
-from l2kd_ray.study.evidence import _Predictions, curves, students
+from l2kd_ray.study.curves import curves_of
+from l2kd_ray.study.evidence import _Predictions
 from l2kd_ray.study.snapshot import Snapshot
 
 SMALL = {**TINY, "methods": ["lamol"], "train": {**TINY["train"], "epochs": 1}}
@@ -65,9 +66,9 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
         counted.read[path] += 1
         return read(store, path)
 
-    def counted_files(store: Store, path: str) -> Any:
+    def counted_files(store: Store, path: str, **how: Any) -> Any:
         counted.listed[path] += 1
-        return files(store, path)
+        return files(store, path, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "read", counted_read)
@@ -293,11 +294,9 @@ def test_what_was_run_is_listed_anew(tiny: Any, store: Store) -> None:
     assert ended.snapshot.wanted.complete
     assert experiment.scores().equals(ended.snapshot.scores)
     trained = {m.key for m in ended.snapshot.manifests.values() if CURVE in m.files}
-    found = curves(ended.snapshot)
-    assert set(found) == trained & set(ended.snapshot.scores["model"])
-    assert all("loss" in point for curve in found.values() for point in curve)
-    last = {cell.stage.model.key for t in ended.snapshot.trials for cell in t.steps[-1]}
-    assert {path.parent.name for path in students(ended.snapshot).values()} == last
+    curves = curves_of(ended.snapshot, ended.snapshot.trials)
+    assert set(curves["key"]) == trained & set(ended.snapshot.scores["model"])
+    assert curves["loss"].notna().all()
 
 
 @pytest.mark.parametrize(

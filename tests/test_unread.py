@@ -486,6 +486,7 @@ ELSEWHERE = {
     "data_dir": "where files lie",
     "storage": "where results lie",
     "keep": "what of them stays",
+    "retention": "what else is measured of its models",
     "scale": "which machines do it",
     "report_to": "where it is shown",
     "wandb": "how it is shown",

@@ -424,8 +424,8 @@ class StudyConfig(ArmsOnly):
         self._check_size()
         names = [task.name for task in self.tasks]
         held_out = self.retention.tasks if self.retention else ()
-        _refuse_twice([*names, *(task.name for task in held_out)], "retention.tasks")
         _refuse_twice(names, "tasks")
+        _refuse_twice([*names, *(task.name for task in held_out)], "retention.tasks")
         _refuse_twice([arm.name for arm in self.methods], "methods")
         _refuse_twice([str(seed) for seed in self.replicates], "seeds")
         if isinstance(self.orders, tuple):

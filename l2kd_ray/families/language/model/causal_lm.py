@@ -29,6 +29,8 @@ class CausalLM(nn.Module):
     def __init__(self, lm: Any) -> None:
         super().__init__()
         self.lm = lm
+        self._again = False
+        """Whether activations are computed again in the backward pass."""
 
     @classmethod
     def load(cls, folder: Path) -> CausalLM:
@@ -51,8 +53,7 @@ class CausalLM(nn.Module):
         no mask is needed.
         """
         # A layer that is computed again in the backward pass would find another kernel there.
-        again = self.lm.is_gradient_checkpointing
-        with nullcontext() if again else _attention(input_ids):
+        with nullcontext() if self._again else _attention(input_ids):
             states = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         hidden: Tensor = states.flatten(0, 1)[positions]
         return hidden
@@ -84,6 +85,7 @@ class CausalLM(nn.Module):
     def checkpoint_activations(self) -> None:
         """Compute the layers' activations again in the backward pass instead of keeping them."""
         self.lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self._again = True
 
     @torch.no_grad()
     def average_with(self, other: CausalLM, share: float) -> None:
