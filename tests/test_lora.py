@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.language import FORMAT, Stopped, make_model
+from helpers.language import FORMAT, make_model, stopped
 from helpers.studies import TINY, planned
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -213,18 +213,9 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     obtain(stage.start, other)
     for _, source in stage.inputs():
         obtain(source, other)
-    norms, norm = iter(range(99)), nn.utils.clip_grad_norm_
-
-    def until_stop(*args: Any) -> Tensor:
-        if next(norms) == 2:
-            raise Stopped
-        return norm(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(nn.utils, "clip_grad_norm_", until_stop)
-        with pytest.raises(Stopped):
-            obtain(stage, other, checkpoint_seconds=0.0)
-    steps = []
+    with stopped(monkeypatch, after=2):
+        obtain(stage, other, checkpoint_seconds=0.0)
+    steps, norm = [], nn.utils.clip_grad_norm_
 
     def count(*args: Any) -> Tensor:
         steps.append(1)

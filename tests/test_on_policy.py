@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.language import FORMAT, NEW, Dummy, context, curriculum, make_model
+from helpers.language import FORMAT, NEW, Dummy, context, curriculum, make_model, stopped
 from helpers.studies import TINY, planned
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2kd_ray import load_study
 from l2kd_ray.core.execute import obtain
@@ -39,10 +39,6 @@ from l2kd_ray.families.language.stages.writing import Writer
 GREEDY = Sampling(share=1.0, max_new_tokens=5, temperature=None, top_k=1, renew_every=1)
 DRAWN = replace(GREEDY, temperature=1.0, top_k=None)
 SURE = {f"{name}_pdrop": 0.0 for name in ("attn", "embd", "resid")}
-
-
-class Stopped(Exception):
-    pass
 
 
 # Writing
@@ -268,17 +264,8 @@ def test_a_student_that_was_killed_ends_with_the_same_bits(
     whole = weights_of(last, one)
     for _, source in last.inputs():
         obtain(source, other)
-    norms, norm = iter(range(99)), nn.utils.clip_grad_norm_
-
-    def until_stop(*args: Any) -> Tensor:
-        if next(norms) == 2:
-            raise Stopped
-        return norm(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(nn.utils, "clip_grad_norm_", until_stop)
-        with pytest.raises(Stopped):
-            obtain(last, other, checkpoint_seconds=0.0)
+    with stopped(monkeypatch, after=2):
+        obtain(last, other, checkpoint_seconds=0.0)
     resumed = weights_of(last, other)
     for tensor, value in whole.items():
         assert torch.equal(value, resumed[tensor])

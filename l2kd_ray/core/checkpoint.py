@@ -78,31 +78,22 @@ def save(
     progress: Progress,
     context: Context,
     stateful: Sequence[Stateful] = (),
+    name: str | None = None,
 ) -> None:
-    """Save the state as the stage's newest checkpoint in the store."""
+    """Save the state as the stage's newest checkpoint in the store.
+
+    With a `name`, this worker's part of the checkpoint of that name: then all workers call it.
+    """
     file, store, where = context.out.parent / "checkpoint", context.store, (stage.kind, stage.key)
     _write(file, state(model, optimizer, progress, stateful, chunk), progress)
-    store.save_checkpoint(*where, progress.step, file)
-    file.unlink()
-
-
-def save_shared(
-    stage: Stage,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    context: Context,
-    name: str,
-    stateful: Sequence[Stateful] = (),
-) -> None:
-    """Save this worker's part of the checkpoint `name`; all workers call it."""
-    file, store, where = context.out.parent / "checkpoint", context.store, (stage.kind, stage.key)
-    _write(file, state(model, optimizer, progress, stateful, chunk), progress)
-    parts: list[Any] = [None] * context.world_size
-    # It returns when all parts are stored.
-    dist.all_gather_object(parts, store.save_part(*where, name, context.rank, file))
-    if context.rank == 0:
-        store.complete_checkpoint(*where, name, parts)
+    if name is None:
+        store.save_checkpoint(*where, progress.step, file)
+    else:
+        parts: list[Any] = [None] * context.world_size
+        # It returns when all parts are stored.
+        dist.all_gather_object(parts, store.save_part(*where, name, context.rank, file))
+        if context.rank == 0:
+            store.complete_checkpoint(*where, name, parts)
     file.unlink()
 
 

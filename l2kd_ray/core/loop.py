@@ -27,7 +27,6 @@ from l2kd_ray.core.checkpoint import (
     read,
     restore,
     save,
-    save_shared,
     write,
 )
 from l2kd_ray.core.randomness import generator
@@ -195,10 +194,7 @@ def _fit(
         if due or ended:
             _check_finite(loss, norm, progress.step)
         if due:
-            if name is None:
-                save(stage, model, optimizer, progress, context, stateful)
-            else:
-                save_shared(stage, model, optimizer, progress, context, name, stateful)
+            save(stage, model, optimizer, progress, context, stateful, name)
             saved = time.monotonic()
         if ended and watch is not None and watch.ends(model):
             break

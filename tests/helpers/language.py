@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2kd_ray.core.loop import fit
 from l2kd_ray.core.stage import Context, Optimisation, TrainingStage
@@ -133,3 +136,20 @@ def no_dropout(seed: int = 0) -> CausalLM:
 
 class Stopped(Exception):
     """What ends a training in its middle."""
+
+
+@contextmanager
+def stopped(monkeypatch: pytest.MonkeyPatch, after: int) -> Iterator[None]:
+    """A training within ends in its middle, when it has done some steps."""
+    norms, norm = iter(range(after + 1)), nn.utils.clip_grad_norm_
+
+    def until_stop(*args: Any) -> Tensor:
+        if next(norms) == after:
+            raise Stopped
+        return norm(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.utils, "clip_grad_norm_", until_stop)
+        with pytest.raises(Stopped):
+            yield
+    assert next(norms, None) is None  # it was not stopped before
