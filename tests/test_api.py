@@ -157,7 +157,7 @@ def test_no_reader_sees_half_a_file(swept: Path) -> None:
 
     with ThreadPoolExecutor() as threads:
         looking = threads.submit(look)
-        for _ in range(5):
+        for _ in range(3):
             study.report()
         ended.set()
         looking.result()

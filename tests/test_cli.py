@@ -16,37 +16,14 @@ from typing import Any
 import pandas as pd
 import pytest
 import typer
+import yaml
+from helpers.command import L2KD, SECRETS, l2kd
 from helpers.studies import TINY
 
 import l2kd_ray
 from l2kd_ray import InputError, cli, load_study
 from l2kd_ray.core.store import Store
 from l2kd_ray.study.folder import unseal
-
-L2KD = [sys.executable, "-m", "l2kd_ray.cli"]
-
-
-# Planted in the environment of every command: none may be written or said anywhere.
-SECRETS = {
-    "WANDB_API_KEY": "0123456789abcdef-planted-wandb-key",
-    "AWS_SECRET_ACCESS_KEY": "planted-aws-secret",
-    "AWS_SESSION_TOKEN": "planted-aws-token",
-    "HF_TOKEN": "hf_planted-token",
-    "RAY_AUTH_TOKEN": "planted-ray-token-of-32-letters-x",
-}
-
-
-def l2kd(*words: object, folder: Path, code: int = 0, **more: str) -> str:
-    """Run the command; its output, after a look at its exit code."""
-    environment = {**os.environ, "HOME": str(folder), "WANDB_MODE": "offline", "COLUMNS": "120"}
-    environment |= SECRETS | more
-    done = subprocess.run(
-        [*L2KD, *map(str, words)], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    output = done.stdout + done.stderr
-    assert done.returncode == code, output
-    assert not [name for name, secret in SECRETS.items() if secret in output]
-    return output
 
 
 def result_bytes(folder: Path) -> dict[str, bytes]:
@@ -56,11 +33,9 @@ def result_bytes(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny study (three methods, two orders, a distributed multi-task bound) after its sweep."""
-    import yaml
-
+    """A tiny study (three methods, two orders) after its sweep on Ray."""
     folder = tmp_path_factory.mktemp("swept")
-    data = {**TINY, "storage": "results", "scale": {"multitask": {"workers": 2}}, "wandb": {}}
+    data = {**TINY, "storage": "results", "wandb": {}}
     (folder / "study.yaml").write_text(yaml.safe_dump(data))
     l2kd("sweep", "study.yaml", folder=folder)
     return folder
@@ -101,8 +76,11 @@ def test_no_secret_is_written_anywhere(swept: Path) -> None:
         assert not [n for n, secret in SECRETS.items() if secret.encode() in content], path
 
 
-def test_the_multitask_bound_had_two_workers(swept: Path) -> None:
-    store = Store(str(swept / "results"))
+@pytest.mark.drill
+def test_the_multitask_bound_may_have_two_workers(study_file: Any, tmp_path: Path) -> None:
+    file = study_file(methods=["finetune"], scale={"multitask": {"workers": 2}})
+    l2kd("sweep", file, folder=tmp_path)
+    store = Store(str(tmp_path / "results"))
     worlds = {
         manifest.kind: manifest.environment["world_size"]
         for manifest in store.manifests(store.listing().finished).values()
@@ -179,12 +157,13 @@ def test_a_changed_study_says_so_and_keeps_the_old_file(swept: Path, tmp_path: P
 
 
 def test_inline_gives_the_same_scores_as_ray(swept: Path, tmp_path: Path) -> None:
-    """The executor is no part of a key: only the distributed bound may differ, by rounding."""
+    """The executor is no part of a key, and scores are the same to the bit."""
     (tmp_path / "study.yaml").write_bytes((swept / "study.yaml").read_bytes())
-    l2kd("sweep", "study.yaml", "--inline", folder=tmp_path)
+    few = ("methods=[finetune]", "replay.ratio=")
+    l2kd("sweep", "study.yaml", *few, "--inline", folder=tmp_path)
     frames = [
         pd.read_parquet(folder / "results/studies/tiny/scores.parquet").query(
-            "method in ('finetune', 'single')"
+            "method in ('finetune', 'single', 'multitask')"
         )
         for folder in (swept, tmp_path)
     ]
@@ -207,16 +186,20 @@ ADAPTIVE: dict[str, Any] = {
 }
 
 
+@pytest.mark.drill
 def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path) -> None:
-    """Optuna sees the mean dev score over the orders; a second run tries nothing."""
-    file = study_file(**ADAPTIVE)
+    """Optuna sees the mean dev score over the orders, and is told again what was tried before."""
+    file, base = study_file(**ADAPTIVE), tmp_path / "results/studies/tiny"
+
+    def tried() -> list[Any]:
+        return json.loads((base / "settings.json").read_text())["finetune"]
+
     bound = json.loads(l2kd("plan", file, "--json", folder=tmp_path))["stages"]
     l2kd("sweep", file, folder=tmp_path)
-    base = tmp_path / "results/studies/tiny"
     done = Store(str(tmp_path / "results")).listing().finished
     assert len(done) <= sum(count["unique"] for count in bound.values())
-    tried = json.loads((base / "settings.json").read_text())["finetune"]
-    assert len(tried) == 1
+    first = tried()
+    assert len(first) == 1
     results = pd.read_parquet(base / "results.parquet")
     assert results.groupby("method").size().to_dict() == {
         "finetune": 2, "multitask": 1, "single": 1
@@ -226,22 +209,14 @@ def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path
     before = result_bytes(tmp_path)
     l2kd("sweep", file, folder=tmp_path)  # all is tried: no Ray is started
     assert result_bytes(tmp_path) == before
-
-
-@pytest.mark.drill
-def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -> None:
-    """Told results are told again."""
-    file, base = study_file(**ADAPTIVE), tmp_path / "results/studies/tiny"
-    l2kd("sweep", file, folder=tmp_path)
-    tried = json.loads((base / "settings.json").read_text())["finetune"]
     l2kd("sweep", file, "tune.num_samples=2", folder=tmp_path)
-    grown = json.loads((base / "settings.json").read_text())["finetune"]
-    assert grown[:1] == tried
-    assert len(grown) == 2
+    assert tried()[:1] == first
+    assert len(tried()) == 2
     results = pd.read_parquet(base / "results.parquet")
     assert results.groupby("method").size()["finetune"] == 4
 
 
+@pytest.mark.drill
 def test_a_stage_that_fails_takes_its_trials_alone(study_file: Any, tmp_path: Path) -> None:
     """Its error is in status and report, the exit code is 4, a later run tries it again."""
     wild = {"name": "wild", "method": "finetune", "settings": {"train.lr": 1e30}}
@@ -287,7 +262,8 @@ def test_bad_input_is_refused_before_anything_starts(
     )
     (tmp_path / "good.jsonl").write_text('{"context": "a", "question": "b", "answer": "c"}\n')
     changes, says = REFUSALS[name]
-    output = l2kd("sweep", study_file(**changes), folder=tmp_path, code=2)
+    on = [] if name == "too many workers" else ["--inline"]  # only a cluster has too few CPUs
+    output = l2kd("sweep", study_file(**changes), *on, folder=tmp_path, code=2)
     assert output.startswith("error: ")
     assert says in output
     assert len(output.splitlines()) <= 15, output

@@ -84,6 +84,12 @@ class TestTrain(ExecutorSuite):
     def test_a_failure_is_raised_and_nothing_is_published(self, run: Run, store: Store) -> None:
         super().test_a_failure_is_raised_and_nothing_is_published(run, store)
 
+    @pytest.mark.drill  # it starts Ray Train to find nothing to do
+    def test_a_stage_that_is_there_already_is_not_run_again(
+        self, run: Run, store: Store, stage: Stage
+    ) -> None:
+        super().test_a_stage_that_is_there_already_is_not_run_again(run, store, stage)
+
 
 SILENT_HEAD = """
 import os, signal, subprocess
@@ -109,6 +115,7 @@ def test_a_head_that_does_not_answer_is_left() -> None:
     assert not Path("/proc", head).exists()
 
 
+@pytest.mark.drill
 def test_workers_share_out_what_is_generated(tiny: Any, tmp_path: Path, local_ray: None) -> None:
     """Replay by two workers is, sample by sample, that by one: each row has draws of its own."""
     replay = next(s for _, s in student(tiny).inputs() if s.kind == "replay")

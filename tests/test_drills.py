@@ -45,13 +45,9 @@ def test_whatever_is_killed_the_bytes_are_the_same(
     assert run.begun_again() == []
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize(
-    ("asked", "code"),
-    [
-        (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.drill),
-        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.drill),
-    ],
+    ("asked", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
 def test_a_signal_stops_before_the_work_is_done_and_leaves_no_process(
     asked: signal.Signals, code: int, reference: Run, tmp_path: Path

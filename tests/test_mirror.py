@@ -372,6 +372,7 @@ def assert_fell_back_offline(
     assert_nothing_left(tmp_path)
 
 
+@pytest.mark.drill
 @pytest.mark.usefixtures("no_server")
 def test_a_dead_server_costs_seconds_and_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -603,6 +604,7 @@ def test_mlflow_runs_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run.info.status == "FINISHED"
 
 
+@pytest.mark.drill
 def test_trackio_runs_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))

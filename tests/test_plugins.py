@@ -206,6 +206,7 @@ def test_functions_are_checked_by_kind(tmp_path: Path) -> None:
         list(check_divergence(str(tmp_path / f"{path}:lopsided")))
 
 
+@pytest.mark.drill
 def test_a_file_travels_to_workers_that_do_not_have_it(study_file: Any, tmp_path: Path) -> None:
     """Once the study is read the file may go: its source and classes are sent with the stages."""
     path = write(tmp_path, METHOD)
