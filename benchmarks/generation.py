@@ -12,6 +12,7 @@ about twice, as in E2E). Every variant is made to end a row at the same step.
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import os
 import statistics
@@ -56,6 +57,11 @@ class Case:
     decoding: str
 
     @cached_property
+    def half(self) -> CausalLM:
+        """The model with weights in bfloat16."""
+        return copy.deepcopy(self.model).to(torch.bfloat16)
+
+    @cached_property
     def prompts(self) -> list[list[int]]:
         stream = np.random.default_rng(self.rows)
         sizes = stream.integers(8, 49, size=self.rows)
@@ -76,7 +82,7 @@ class Case:
         return self.decoding != "greedy"
 
 
-def ours(case: Case, dtype: torch.dtype | None = None) -> list[list[int]]:
+def ours(case: Case, half: bool = False) -> list[list[int]]:
     streams = [np.random.default_rng(row) for row in range(case.rows)]
     chosen: Sampler = TopK.seeded(TOP_K, 1.0, streams, LONGEST) if case.sampled else greedy
 
@@ -85,8 +91,8 @@ def ours(case: Case, dtype: torch.dtype | None = None) -> list[list[int]]:
         return torch.where(case.lengths[rows] <= step + 1, EOS, chosen(logits, rows, step))
 
     return generate(
-        case.model, case.prompts, ending,
-        max_new_tokens=LONGEST, eos=EOS, batch=case.rows, dtype=dtype,
+        case.half if half else case.model, case.prompts, ending,
+        max_new_tokens=LONGEST, eos=EOS, batch=case.rows,
     )  # fmt: skip
 
 
@@ -173,7 +179,7 @@ def _drawn(case: Case, hidden: Tensor) -> list[int]:
 
 VARIANTS: dict[str, Callable[[Case], list[list[int]]]] = {
     "ours": ours,
-    "ours, bf16": partial(ours, dtype=torch.bfloat16),
+    "ours, bf16": partial(ours, half=True),
     "transformers": transformers_own,
     "a cache an example": cache_an_example,
 }

@@ -234,6 +234,9 @@ def _cost(planned: Plan) -> str:
         )
     minutes, size = planned.seconds / 60, planned.bytes / 1e6
     words = f"To do: about {minutes:.1f} minutes on one worker, {size:.0f} MB of disk"
+    if planned.peak_memory:
+        kind, most = max(planned.peak_memory.items(), key=lambda one: one[1])
+        words += f", {most / 1e9:.1f} GB of memory in one process ({kind})"
     if planned.guessed:
         guessed = ", ".join(planned.guessed)
         words += f": a guess for {guessed}, from stages of other studies, models or data"

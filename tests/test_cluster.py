@@ -27,8 +27,10 @@ from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.language.methods.merge import Merge
 from l2kd_ray.families.language.stages.learn import Learn, Multitask
-from l2kd_ray.families.language.stages.replay import SAMPLES, Replay
+from l2kd_ray.families.language.stages.replay import SAMPLES, RealSamples, Replay
+from l2kd_ray.families.language.stages.start import Initial
 from l2kd_ray.study.schema import Scale, Workers
 from l2kd_ray.testing.executors import ExecutorSuite, Fails, Run
 
@@ -152,6 +154,12 @@ def test_a_stage_that_cannot_be_distributed_is_not() -> None:
     assert scale.of(Evaluate).workers == 1
     assert scale.of(Learn).workers == 4
     assert scale.of(Multitask).maximum == 8
+
+
+def test_a_stage_that_uses_no_gpu_holds_none() -> None:
+    scale = Scale(gpus_per_worker=0.5, replay=Workers(workers=2))
+    assert scale.of(Replay).gpus_per_worker == 0.5
+    assert [scale.of(one).gpus_per_worker for one in (RealSamples, Merge, Initial)] == [0, 0, 0]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,9 @@ from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.report import live
-from l2kd_ray.study import Study
+from l2kd_ray.study import Study, evidence
 from l2kd_ray.study.outlook import Outlook, Remaining, outlook
+from l2kd_ray.study.plan import plan
 from l2kd_ray.study.snapshot import Snapshot
 
 STARTED = datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp()
@@ -218,3 +219,23 @@ def test_an_outlook_that_is_renewed_reads_only_what_is_new(
     finish(study, store)
     assert reader.update()
     assert outlook(Snapshot(study, reader), None).done
+
+
+def test_stages_of_different_devices_and_their_memory_are_said(store: Store) -> None:
+    """In the status, in the report and in a plan of more of the same."""
+    study = planned(methods=("lamol",))
+    card = {"device": "cuda", "gpu": "NVIDIA H200", "peak_memory": 3 * 10**9}
+    finish(study, store, where={"learn": card})
+    found = seen(study, store)
+    assert set(found.devices) == {"CPU", "NVIDIA H200"}
+    assert "tokens" in found.stages  # such a stage would never use a card, and does not count
+    assert sum(found.devices.values()) < sum(done for done, _ in found.stages.values())
+    assert f"{found.devices['NVIDIA H200']} stages on NVIDIA H200" in shown(found, 300)
+
+    inputs = evidence.shown(Snapshot(study, StoreView(store)))
+    assert inputs["devices"] == found.devices
+    peaks = dict(zip(inputs["costs"]["kind"], inputs["costs"]["peak_gb"], strict=True))
+    assert peaks["learn"] == 3.0
+
+    more = plan(planned(methods=("lamol",), seeds=[532]).trials(), StoreView(store))
+    assert more.peak_memory == {"learn": 3 * 10**9}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from l2kd_ray.core import loop
 from l2kd_ray.core.execute import execute, obtain
 from l2kd_ray.core.shard import chunk
-from l2kd_ray.core.stage import Sharding, Stage
+from l2kd_ray.core.stage import Sharding, Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
@@ -136,6 +137,65 @@ def test_every_objective_has_the_losses_of_one_worker(tmp_path: Path) -> None:
     together(2, tmp_path / "meeting", run)
     for stage, root in run:
         assert_alike(stage, Path(root).parent, Path(root).name)
+
+
+def whole_study(folder: Path, methods: list[str], **settings: Any) -> tuple[Any, list[Any]]:
+    """The stages of a study's last trial, run on one worker in `folder`/alone; its readers of a
+    model, which are missing in `folder`/shared."""
+    texts = folder / "texts.txt"
+    texts.write_text("a cat sat on the mat\n" * 3)
+    model = {**TINY["language"]["student"], "n_layer": 2}
+    data = tiny(methods=methods, student=model, orders=["gen.rest>gen.intent"], max_test=3)
+    how = {"train.shard": "fsdp2", "scale.workers": 2, "train.epochs": 1}
+    study = resolve_study(parse_study(data, {**how, **settings}), "shards")
+    trial = next(trial for trial in study.trials() if trial.method == methods[0])
+    for cell in trial.cells:
+        obtain(cell.stage, Store(str(folder / "alone")))
+    shutil.copytree(folder / "alone", folder / "shared")
+    readers = [s for s in trial.stages() if s.shard and not isinstance(s, TrainingStage)]
+    found = [one for one in readers if one.distributable]
+    for one in found:
+        shutil.rmtree(folder / "shared" / "stages" / one.kind / one.key[:2] / one.key)
+    return study, found
+
+
+READERS: list[tuple[str, dict[str, Any], set[str]]] = [
+    ("l2kd", {"kd.teacher": "cached", "replay.ratio": 0.3}, {"Annotate", "Replay", "EvaluateLM"}),
+    (
+        "l2kd",
+        {"kd.objective": "seq", "kd.decode.strategy": "beam", "replay.agreement": 0},
+        {"Decode", "Replay", "EvaluateLM"},
+    ),
+    ("der++", {"retention.texts": "texts.txt"}, {"Remembered", "TextLoss", "Drift", "EvaluateLM"}),
+    ("ssr", {"ssr.shots": 1}, {"SelfWritten", "EvaluateLM"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "kinds"),
+    [READERS[0], *(pytest.param(*one, marks=pytest.mark.drill) for one in READERS[1:])],
+)
+def test_two_workers_read_a_model_that_they_share_out_as_one_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, settings: Any, kinds: set[str]
+) -> None:
+    """Replay, decoded targets, annotations, evaluation and retention, with rows that do not share
+    out evenly: the same scores and texts."""
+    monkeypatch.chdir(tmp_path)
+    study, readers = whole_study(tmp_path, [method], **settings)
+    assert {type(one).__name__ for one in readers} == kinds
+    assert all(study.config.scale.of(one).workers == 2 for one in readers)
+    together(2, tmp_path / "meeting", [(one, str(tmp_path / "shared")) for one in readers])
+    for one in readers:
+        there, here = (Store(str(tmp_path / name)) for name in ("shared", "alone"))
+        found, wanted = (store.manifest(one.kind, one.key) for store in (there, here))
+        assert found is not None
+        assert wanted is not None
+        assert found.environment["world_size"] == 2
+        assert dict(found.scores) == pytest.approx(dict(wanted.scores), rel=1e-5)
+        texts = {name: file for name, file in wanted.files.items() if name.endswith("jsonl")}
+        assert {name: found.files[name].sha256 for name in texts} == {
+            name: file.sha256 for name, file in texts.items()
+        }
 
 
 def killed(rank: int, world: int, meeting: Path, root: str, stage: Any, last: int) -> None:

@@ -16,11 +16,14 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], size: int) -> Iterator[R]:
+def in_parts(
+    work: Callable[[Sequence[T]], R], items: Sequence[T], size: int, *, again: bool = True
+) -> Iterator[R]:
     """The results of `work` on `size` items at a time.
 
     Where the device has no memory for so many, that part is done again, and all later ones are
-    done, with half as many. Raises: torch.OutOfMemoryError if it has none for one item.
+    done, with half as many. Raises: torch.OutOfMemoryError if it has none for one item, or not
+    `again`, because other workers have gone on.
     """
     start = 0
     while start < len(items):
@@ -29,7 +32,7 @@ def in_parts(work: Callable[[Sequence[T]], R], items: Sequence[T], size: int) ->
             found = work(items[start : start + size])
         except torch.OutOfMemoryError:
             size //= 2
-            if size == 0:
+            if size == 0 or not again:
                 raise
         else:
             yield found

@@ -7,7 +7,7 @@ layer together while it computes. The workers must run the same forward passes i
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -20,36 +20,96 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def place(model: M, how: Sharding | None, device: str) -> M:
-    """The model on the device; with `how`, and several workers, a chunk of it.
+    """The model on the device, to be trained; with `how`, and several workers, a chunk of it.
 
     Then the model that was given is left without its weights until `put_together`.
     """
-    if how is None or not dist.is_initialized() or dist.get_world_size() == 1:
+    if how is None or _alone():
         return model.to(device)
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
-    kind = torch.device(device).type
-    mesh = init_device_mesh(kind, (dist.get_world_size(),))
-    offload = CPUOffloadPolicy() if how.cpu_offload and kind != "cpu" else OffloadPolicy()
-    whole = list(model.parameters())
+    offloads = how.cpu_offload and torch.device(device).type != "cpu"
+    offload = CPUOffloadPolicy() if offloads else OffloadPolicy()
+    options: Any = {"mesh": _mesh(device), "offload_policy": offload}
     # A copy of the structure alone: it holds the very parameters, until they are cut.
-    sharded = copy.deepcopy(model, {id(parameter): parameter for parameter in whole})
-    if not how.cpu_offload:
-        sharded.to(device)
-    options: Any = {"mesh": mesh, "offload_policy": offload}
-    for layer in _layers(sharded, how.layers or getattr(model, "layer_names", ())):
-        fully_shard(layer, reshard_after_forward=how.reshard_after_forward, **options)
+    sharded = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+    for layer in _layers(sharded, how):
+        _cut(layer, reshard_after_forward=how.reshard_after_forward, **options)
     # What is in no layer (the embeddings) stays whole from the forward pass to the end of the
     # backward pass: the fused loss reads the output layer's weight after the forward pass.
-    fully_shard(sharded, reshard_after_forward=False, **options)
-    for parameter in whole:
-        parameter.data = parameter.data.new_empty(0)
+    _cut(sharded, reshard_after_forward=False, **options)
     return sharded
 
 
-def _layers(model: nn.Module, names: Iterable[str]) -> list[nn.Module]:
-    return [one for one in model.modules() if type(one).__name__ in set(names)]
+def _cut(module: nn.Module, **options: Any) -> None:
+    """Share out a module; what of its parameters is still whole moves to the device to be cut."""
+    from torch.distributed.fsdp import fully_shard
+
+    parameters = list(module.parameters())
+    fully_shard(module, **options)
+    for parameter in parameters:
+        # Another model holds the whole ones, too: on the device they would fill it up.
+        if not hasattr(parameter, "to_local"):
+            parameter.data = parameter.data.new_empty(0)
+
+
+def place_layers(
+    model: nn.Module, how: Sharding | None, device: str, idle: Callable[[], object]
+) -> InStep | None:
+    """Move a model to the device, to be run without gradients; with `how`, and several workers, a
+    chunk of each of its layers, and the rest whole.
+
+    `idle`: a forward pass of the smallest size. Returns what keeps the workers in step; None
+    where each has the whole model.
+    """
+    layers = [] if how is None or _alone() else _layers(model, how)
+    for layer in layers:
+        _cut(layer, mesh=_mesh(device), reshard_after_forward=True)
+    model.to(device)
+    return InStep(layers[0], idle) if layers else None
+
+
+class InStep:
+    """Keeps workers that share out a model in step: all make as many forward passes.
+
+    All must take part when a layer is put together. So each says before a pass that it makes one,
+    and a worker that has nothing left to compute makes passes of its own while others do.
+    """
+
+    def __init__(self, first_layer: nn.Module, idle: Callable[[], object]) -> None:
+        self._idle, self._works = idle, True
+        first_layer.register_forward_pre_hook(self._begin, prepend=True)
+
+    def _begin(self, *_: Any) -> None:
+        if self._works:
+            self._someone_works()
+
+    def _someone_works(self) -> bool:
+        count = torch.tensor(int(self._works))  # of the CPU: no device is waited for
+        dist.all_reduce(count)
+        return bool(count)
+
+    def finish(self) -> None:
+        """Make passes until no worker has work left; all call it."""
+        self._works = False
+        while self._someone_works():
+            self._idle()
+        self._works = True
+
+
+def _alone() -> bool:
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
+def _mesh(device: str) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh(torch.device(device).type, (dist.get_world_size(),))
+
+
+def _layers(model: nn.Module, how: Sharding) -> list[nn.Module]:
+    names = how.layers or getattr(model, "layer_names", ())
+    return [one for one in model.modules() if type(one).__name__ in names]
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -44,15 +44,21 @@ class Context:
         """The verified files of an input. Raises: store.Damaged."""
         return self.store.fetch(stage.kind, stage.key)
 
-    def shared_out(self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
+    def shared_out(
+        self,
+        work: Callable[[Sequence[T]], list[R]],
+        items: Sequence[T],
+        then: Callable[[], object] = lambda: None,
+    ) -> list[R]:
         """Map `work` over the items: each worker does a share and gets all results.
 
-        Returns the results in the order of `items`.
+        `then`: what a worker does after its share. Returns the results in the order of `items`.
         """
         share = items[self.rank :: self.world_size]
         mine = work(share) if share else []
         if self.world_size == 1:
             return mine
+        then()
         from torch.distributed import all_gather_object
 
         parts: list[list[R]] = [[] for _ in range(self.world_size)]
@@ -74,8 +80,10 @@ class Stage:
     distributable: ClassVar[bool] = False
     """True if more than one worker may run it."""
     prepares: ClassVar[bool] = False
-    """True if it only prepares inputs of methods (data, an untrained model): it needs no GPU and is
-    not part of a method's cost."""
+    """True if it only prepares inputs of methods (data, an untrained model): it is not part of a
+    method's cost, and needs no GPU."""
+    needs_gpu: ClassVar[bool] = True
+    """False if it never uses a GPU, and so should hold none."""
     default_seconds: ClassVar[float] = 60.0
     """Assumed run time if the user gives none and the store holds no stage of this kind."""
     default_bytes: ClassVar[float] = 1e6
@@ -91,6 +99,11 @@ class Stage:
         If it raises, nothing is published.
         """
         raise NotImplementedError
+
+    @cached_property
+    def shard(self) -> Sharding | None:
+        """How several workers share out the model that it reads; None if each has it whole."""
+        return next((source.shard for _, source in self.inputs() if source.shard), None)
 
     @cached_property
     def key(self) -> str:
@@ -156,7 +169,7 @@ class Sharding:
     """Classes of the modules that are put together one at a time (default: the model's layers)."""
 
 
-_NOT_IN_KEY = {"identity": False}
+NOT_IN_KEY = {"identity": False}
 """Metadata of a field that says how a result is computed: the result means the same with any."""
 
 
@@ -181,14 +194,14 @@ class Optimisation:
     clip: float = 1.0
     """Largest norm of the gradient; a larger one is scaled down to it."""
     steps: int | None = None
-    micro_batch: int | None = field(default=None, metadata=_NOT_IN_KEY)
+    micro_batch: int | None = field(default=None, metadata=NOT_IN_KEY)
     """Largest number of examples in one forward pass (default: all). Where the device has no memory
     for so many, half as many."""
-    gradient_checkpointing: bool = field(default=False, metadata=_NOT_IN_KEY)
+    gradient_checkpointing: bool = field(default=False, metadata=NOT_IN_KEY)
     """Compute activations again in the backward pass instead of keeping them."""
-    deterministic: bool = field(default=False, metadata=_NOT_IN_KEY)
+    deterministic: bool = field(default=False, metadata=NOT_IN_KEY)
     """Use kernels that give the same bits each time, on devices that also have faster ones."""
-    shard: Sharding | None = field(default=None, metadata=_NOT_IN_KEY)
+    shard: Sharding | None = field(default=None, metadata=NOT_IN_KEY)
 
     def total_steps(self, steps_per_epoch: int, until: int | None = None) -> int:
         """Number of steps up to `until`, an epoch or, with `steps`, a step (default: the end)."""

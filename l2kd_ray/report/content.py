@@ -33,6 +33,7 @@ from l2kd_ray.report.replay_section import replay_section
 from l2kd_ray.report.search_section import search_section
 from l2kd_ray.report.sentences import (
     CAVEATS,
+    device_words,
     doubt_words,
     looked_words,
     selected_words,
@@ -60,7 +61,8 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     biased = [f"**Biased:** {top_k_words(one)}." for one in inputs.top_k]
     verdict = [f"**Stop rule:** {verdict_words(inputs.verdict)}."] if inputs.verdict else []
     looked = [f"**Looked at before:** {looked_words(inputs.looks)}."] if inputs.looks else []
-    first = (*_half_way(undone), *inputs.notes, *biased, *verdict, *looked)
+    mixed = device_words(inputs.devices)
+    first = (*_half_way(undone), *inputs.notes, *mixed, *biased, *verdict, *looked)
     stages = count(len(inputs.failures), "stage")
     failed = [f"**{stages} failed:** see Failures."] if inputs.failures else []
     if found is None:

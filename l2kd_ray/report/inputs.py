@@ -25,8 +25,8 @@ class Inputs:
     failures: Sequence[Mapping[str, Any]] = ()
     """Failed stages: key, kind, error, traceback."""
     costs: pd.DataFrame | None = None
-    """One row for each kind of stage: kind, stages, seconds, and `unshared` where it is known: how
-    many stages the trials would take without sharing."""
+    """One row for each kind of stage: kind, stages, seconds; where known, `peak_gb`, the most
+    memory of a process, and `unshared`: how many stages the trials would take without sharing."""
     work: pd.DataFrame | None = None
     """One row for each method and setting: method, setting, and steps, tokens, tokens sampled by
     students and seconds of a trial without sharing."""
@@ -49,6 +49,8 @@ class Inputs:
     """The part of a gap's variance due to test examples: method, setting, variance, df."""
     notes: Sequence[str] = ()
     """Notices at the top; **strong** is marked."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Number of finished stages by the card that computed them, or `CPU`."""
     doubts: Sequence[Doubt] = ()
     """Reasons to doubt the gaps, shown above the headline."""
     data: Sequence[SplitData] = ()

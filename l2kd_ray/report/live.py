@@ -16,6 +16,7 @@ from rich.text import Text
 from l2kd_ray.names import NO_SETTING
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import method_label, setting_label
+from l2kd_ray.report.sentences import device_words
 from l2kd_ray.study.outlook import ArmProgress, Outlook, Remaining
 
 StageRows = Sequence[tuple[str, int, int, int]]
@@ -153,6 +154,7 @@ def _sentences(found: Outlook) -> Iterator[str]:
         yield f"on {host}: {kinds} (longest {longest})"
     hours = f"{found.core_hours:.2f} core-hours"
     yield hours + (f", {found.gpu_hours:.2f} GPU-hours" if found.gpu_hours else "")
+    yield from (words.replace("**", "") for words in device_words(found.devices))
 
 
 def _counted(kinds: Iterable[str]) -> str:

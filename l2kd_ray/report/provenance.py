@@ -98,13 +98,19 @@ def cost_section(
         return []
     prices = [] if work is None or work.empty or gap is None else [_price_table(work, gap)]
     total = costs.select_dtypes("number").sum().to_dict() | {"kind": "total"}
+    if "peak_gb" in costs:
+        total["peak_gb"] = costs["peak_gb"].max()
     frame = pd.concat([costs, pd.DataFrame([total])], ignore_index=True)
     for name in {"stages", "unshared"} & set(frame):
         frame[name] = frame[name].fillna(0).astype(int)
     if total.get("seconds", 0) >= 3600:
         frame["hours"] = frame.pop("seconds") / 3600
-    frame.columns = pd.Index([str(name).capitalize() for name in frame.columns])
-    caption = "Time of the stages. Each is counted once, however many trials share it."
+    frame = frame.rename(columns={"peak_gb": "peak memory, GB"})
+    frame.columns = pd.Index([str(name)[:1].upper() + str(name)[1:] for name in frame.columns])
+    caption = (
+        "Time of the stages. Each is counted once, however many trials share it. Peak memory: the "
+        "most that a process of such a stage held, of the card's memory if it had one."
+    )
     if "Unshared" in frame:
         caption += " Unshared: how many the trials would take, each by itself."
     table = Table(

@@ -209,6 +209,16 @@ def _doubtful(doubt: Doubt) -> str:
     return f"{words} ({text(doubt.value)} against {text(doubt.against)})"
 
 
+def device_words(devices: Mapping[str, int]) -> Iterator[str]:
+    """A notice if a study's stages were computed on different devices; **strong** is marked."""
+    if len(devices) > 1:
+        named = ", ".join(f"{count(n, 'stage')} on {name}" for name, n in sorted(devices.items()))
+        yield (
+            f"**Different devices:** {named}; where a device draws (dropout) or rounds in its own "
+            "way, a difference between methods is one between devices, too."
+        )
+
+
 def foresight_words(found: Foresight) -> str:
     """The expected precision of a plan, from what has run."""
     told = ""

@@ -29,7 +29,7 @@ from l2kd_ray.study.schema import SearchOrders
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
-from l2kd_ray.study.work import hours_by_method, work_by_method
+from l2kd_ray.study.work import devices, hours_by_method, peak_memory, work_by_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "spent": hours_by_method(snapshot.trials, manifests),
         **_one_instance(snapshot),
         "notes": _notes(snapshot),
+        "devices": devices(snapshot.plan.every, manifests),
         "doubts": snapshot.doubts,
         "data": data_of(snapshot.study, snapshot.trials, snapshot.reader),
         "replay": replay,
@@ -193,17 +194,19 @@ def _notes(snapshot: Snapshot) -> list[str]:
 
 
 def _costs(snapshot: Snapshot) -> pd.DataFrame:
-    """Finished stages and their seconds, by kind; `unshared` counts them without sharing."""
+    """Finished stages, their seconds and the largest peak of memory, by kind; `unshared` counts
+    them without sharing."""
     import pandas as pd
 
-    rows = [(manifest.kind, manifest.seconds) for manifest in snapshot.manifests.values()]
-    frame = pd.DataFrame(rows, columns=["kind", "seconds"])
-    costs = frame.groupby("kind")["seconds"].agg(["count", "sum"]).reset_index()
+    rows = [(m.kind, m.seconds, peak_memory([m]) / 1e9) for m in snapshot.manifests.values()]
+    frame = pd.DataFrame(rows, columns=["kind", "seconds", "peak_gb"])
+    costs = frame.groupby("kind", as_index=False).agg(
+        stages=("seconds", "size"), seconds=("seconds", "sum"), peak_gb=("peak_gb", "max")
+    )
     alone = Counter[str]()
     for role, count in snapshot.plan.stages.items():
         alone["learn" if role == "teacher" else role] += count.naive
-    costs = costs.assign(unshared=costs["kind"].map(alone))
-    return costs.rename(columns={"count": "stages", "sum": "seconds"})
+    return costs.assign(unshared=costs["kind"].map(alone))
 
 
 def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[Line]]:

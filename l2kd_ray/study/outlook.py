@@ -19,6 +19,7 @@ from l2kd_ray.study.plan import in_sequence
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.work import devices
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Outlook:
     live: str | None
     """A description of the running sweep; None if none is running."""
     failures: int
+    devices: Mapping[str, int]
+    """Number of finished stages by the card that computed them, or `CPU`."""
 
     @property
     def done(self) -> bool:
@@ -109,6 +112,7 @@ def outlook(snapshot: Snapshot, since: float | None, live: str | None = None) ->
         sum(gpus) / 3600,
         live,
         len(snapshot.failures),
+        devices(planned.every, known),
     )
 
 

@@ -17,6 +17,7 @@ from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.data import SplitData
 from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.work import peak_memory
 
 if TYPE_CHECKING:
     from l2kd_ray.analysis.foresight import Foresight
@@ -65,6 +66,9 @@ class Plan:
     data, from which time and disk are then estimated."""
     bytes: int | None
     """Estimated bytes that will be written, in the same way."""
+    peak_memory: Mapping[str, int]
+    """Most bytes that a process of each missing kind held, in the same stored stages; of a GPU's
+    memory where they ran on one."""
     outputs: TeacherOutputs | None = None
     """None if no teacher's outputs are stored."""
     data: Sequence[SplitData] = ()
@@ -83,6 +87,7 @@ class Plan:
             "seconds": self.seconds,
             "guessed": list(self.guessed),
             "bytes": self.bytes,
+            "peak_memory": dict(self.peak_memory),
             "teacher_outputs": asdict(self.outputs) if self.outputs else None,
             "data": [one.to_json() for one in self.data],
             "changes": asdict(self.changes) if self.changes else None,
@@ -126,6 +131,7 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
         round(sum(seconds), 1) if known else None,
         sorted(guessed),
         int(sum(sizes)) if known else None,
+        {kind: peak for kind, few in manifests.items() if (peak := peak_memory(few))},
         _outputs(roles),
     )
 

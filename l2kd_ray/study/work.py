@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,19 @@ def _size(trial: Trial, manifests: Mapping[str, Manifest]) -> Mapping[str, float
 def _sum(manifests: Iterable[Manifest]) -> Mapping[str, float]:
     counted = [{**m.scores, "seconds": m.seconds} for m in manifests]
     return {name: sum(one.get(name, 0.0) for one in counted) for name in _WORK}
+
+
+def devices(stages: Iterable[Stage], manifests: Mapping[str, Manifest]) -> Mapping[str, int]:
+    """Number of finished stages by the card that computed them, or `CPU`; those that never use a
+    GPU do not count."""
+    movable = (stage.key for stage in stages if stage.needs_gpu and not stage.prepares)
+    found = (manifests[key].environment for key in movable if key in manifests)
+    return Counter(str(where.get("gpu", "CPU")) for where in found)
+
+
+def peak_memory(manifests: Iterable[Manifest]) -> int:
+    """Most bytes that a process of some stages held at once; 0 where none says so."""
+    return max((int(m.environment.get("peak_memory", 0)) for m in manifests), default=0)
 
 
 def hours_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:

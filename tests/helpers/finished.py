@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import CURVE, Stage, TrainingStage
@@ -22,8 +24,16 @@ def score(cell: Cell) -> float:
     return 10.5 * cell.i + len(cell.task) + (50 if cell.split == "dev" else 0)
 
 
-def finish(study: Study, store: Store, learned: int = 9) -> None:
-    """Publish the stages of all trials up to the evaluations after `learned` tasks."""
+def finish(
+    study: Study,
+    store: Store,
+    learned: int = 9,
+    where: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Publish the stages of all trials up to the evaluations after `learned` tasks.
+
+    `where`: the environment of the stages of a kind.
+    """
     trials = study.trials()
     scores = {cell.stage: score(cell) for t in trials if t.is_reference for cell in t.cells}
     cells = [cell for t in trials if not t.is_reference for cell in t.cells]
@@ -34,10 +44,10 @@ def finish(study: Study, store: Store, learned: int = 9) -> None:
         if stage not in done:
             done.add(stage)
             waiting += [source for _, source in stage.inputs()]
-            publish(store, stage, scores.get(stage, 0.0))
+            publish(store, stage, scores.get(stage, 0.0), (where or {}).get(stage.kind, {}))
 
 
-def publish(store: Store, stage: Stage, value: float) -> None:
+def publish(store: Store, stage: Stage, value: float, environment: Mapping[str, Any]) -> None:
     scores: dict[str, float] = {}
     if isinstance(stage, TrainingStage):
         scores = {"loss": 0.1, "steps": STEPS, "tokens": 8}
@@ -60,7 +70,7 @@ def publish(store: Store, stage: Stage, value: float) -> None:
                 started="2026-01-01T00:00:00+00:00",
                 seconds=2.0,
                 host="here",
-                environment={},
+                environment=environment,
             ),
             Path(name),
         )

@@ -225,6 +225,7 @@ class LanguageBuilder(Builder):
             filters=tuple(dict.fromkeys(filters)),
             judges=tuple(judges[quota.task] for quota in quotas) if judges else (),
             refill=settings.refill,
+            precision=_half(settings.precision),
         )
 
     def real_replay(self, former: Order, task: str, seed: Seed) -> RealSamples | None:
@@ -523,6 +524,7 @@ class LanguageBuilder(Builder):
                 overrides=dict(sorted(spec.overrides.items())),
                 tokenizer=self._tokenizer(),
                 seed=None if pretrained else seed.train,
+                shard=self.settings.train.sharding,
             ),
         )
 
@@ -566,8 +568,15 @@ _LORA = ("rank", "alpha", "dropout", "targets")
 
 def _decoding(settings: DecodeSettings) -> Decoding:
     """The decoding with only the fields that its strategy reads, so that others change no key."""
+    half = _half(settings.precision)
     if settings.strategy == "beam":
-        return Decoding("beam", beams=settings.beams)
+        return Decoding("beam", beams=settings.beams, precision=half)
     if settings.strategy == "sample":
-        return Decoding("sample", top_k=settings.top_k, temperature=settings.temperature)
-    return Decoding("greedy")
+        how = settings.top_k, settings.temperature
+        return Decoding("sample", None, *how, precision=half)
+    return Decoding("greedy", precision=half)
+
+
+def _half(precision: str) -> str | None:
+    """A precision of weights; None for float32, whose stages keep their keys."""
+    return None if precision == "float32" else precision

@@ -25,6 +25,8 @@ class DecodeSettings(Section):
     top_k: int = Field(20, ge=1)
     """Read by `strategy: sample`, as is `temperature`."""
     temperature: float = Field(1.0, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: with weights of that type, which take half of the memory."""
 
 
 class SamplingSettings(Section):
@@ -167,6 +169,8 @@ class ReplaySettings(Section):
     agreement: float | None = Field(None, ge=0, le=100)
     """Keep a sample only if its task's teacher, answering its question, agrees with its answer: the
     task's metric is at least this."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: samples are drawn with weights of that type, which take half of the memory."""
     refill: bool = False
     """Generate again until the quota is full, at most 5 rounds."""
 
@@ -213,16 +217,20 @@ class LanguageTrainSettings(TrainSettings):
     fsdp_config: FsdpSettings = FsdpSettings()
 
     def optimisation(self, overrides: TrainOverrides | None = None) -> Optimisation:
-        own = self.fsdp_config
         return replace(
             super().optimisation(overrides),
             gradient_checkpointing=self.gradient_checkpointing,
-            shard=None
-            if self.shard == "none"
-            else Sharding(
-                own.reshard_after_forward, own.cpu_offload, own.transformer_layer_cls_to_wrap
-            ),
+            shard=self.sharding,
         )
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """How models are shared out; None if each worker has them whole."""
+        if self.shard == "none":
+            return None
+        own = self.fsdp_config
+        layers = own.transformer_layer_cls_to_wrap
+        return Sharding(own.reshard_after_forward, own.cpu_offload, layers)
 
 
 class EvaluateSettings(Section):

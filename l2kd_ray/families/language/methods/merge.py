@@ -63,6 +63,7 @@ class Merge(Stage):
     """
 
     kind = "merge"
+    needs_gpu = False
     default_seconds = 20.0
     default_bytes = 5e8
     base: Initial

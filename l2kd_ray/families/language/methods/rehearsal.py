@@ -118,24 +118,22 @@ class Remembered(Stage):
     """
 
     kind = "annotate"
+    distributable = True
     default_bytes = 2e7
     student: Stage
     samples: RealSamples
     task: str
 
     def run(self, context: Context) -> Scores:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.model.sequences import SequenceFormat
         from l2kd_ray.families.language.stages.annotations import write
         from l2kd_ray.families.language.stages.curriculum import SequenceRow
+        from l2kd_ray.families.language.stages.reading import opened
         from l2kd_ray.families.language.stages.teachers import Live
 
-        folder = context.files_of(self.student)
-        text, live = SequenceFormat.load(folder), Live(CausalLM.load(folder))
-        live.to(context.device)
+        text, model = opened(self.student, context)
         samples = read_samples(context.files_of(self.samples))
         rows = [SequenceRow(text.qa(sample), "qa", n) for n, sample in enumerate(samples)]
-        return {"positions": write(rows, live, context)}
+        return {"positions": write(rows, Live(model), context)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -73,6 +73,7 @@ class SelfWritten(Stage):
     """
 
     kind = "replay"
+    distributable = True
     default_seconds = 120.0
     writer: Stage
     student: Stage
@@ -87,12 +88,10 @@ class SelfWritten(Stage):
     seed: int
 
     def run(self, context: Context) -> Scores:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.stages.reading import opened
 
-        folder = context.files_of(self.student)
-        text, student = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
-        writer = CausalLM.load(context.files_of(self.writer)).to(context.device)
+        text, student = opened(self.student, context)
+        _, writer = opened(self.writer, context)
         longest = min(self.max_length or student.context, student.context)
         written: list[Written] = []
         for quota in self.quotas:

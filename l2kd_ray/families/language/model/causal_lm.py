@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from l2kd_ray.core.shard import InStep, place_layers
+from l2kd_ray.core.stage import Sharding
 from l2kd_ray.families.language.model.masks import ask_nothing
 from l2kd_ray.models.architecture import UNLIMITED, config_of, position_limit
 from l2kd_ray.models.loading import load_model
@@ -31,14 +33,15 @@ class CausalLM(nn.Module):
         self.lm = lm
         self._again = False
         """Whether activations are computed again in the backward pass."""
+        self._in_step: InStep | None = None
 
     @classmethod
-    def load(cls, folder: Path) -> CausalLM:
-        """Load a model in float32 from a folder that `save` wrote."""
+    def load(cls, folder: Path, precision: str | None = None) -> CausalLM:
+        """Load a model from a folder that `save` wrote; in float32, or in a `precision`."""
         from transformers import AutoModelForCausalLM
 
         lm = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            folder, dtype=precision or torch.float32, local_files_only=True, use_safetensors=True
         )
         return cls(lm)
 
@@ -97,6 +100,28 @@ class CausalLM(nn.Module):
     def freeze(self) -> CausalLM:
         """Switch to a teacher's state: no dropout, no gradients."""
         return self.eval().requires_grad_(False)
+
+    def place(self, how: Sharding | None, device: str) -> None:
+        """Move to the device to be read; with `how` several workers share out the layers.
+
+        Then all must make as many forward passes: one that has made its own calls `go_along`.
+        """
+        self._in_step = place_layers(self, how, device, self._smallest_pass)
+
+    @property
+    def is_shared_out(self) -> bool:
+        """True if all workers must run it together, by `place`."""
+        return self._in_step is not None
+
+    def go_along(self) -> None:
+        """Make forward passes while other workers have some to make."""
+        if self._in_step is not None:
+            self._in_step.finish()
+
+    @torch.inference_mode()  # as decoding: what one mode has put together the other cannot use
+    def _smallest_pass(self) -> None:
+        zeros = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        self(zeros, zeros[0])
 
 
 SHORT = 128

@@ -6,7 +6,6 @@ others it looks once in `LOOK` tokens, and what a row was given after its end is
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -104,30 +103,26 @@ def generate(
     max_new_tokens: int,
     eos: int,
     batch: int | None = None,
-    dtype: torch.dtype | None = None,
 ) -> list[TokenIds]:
     """Continue each prompt until eos (kept), `max_new_tokens`, or the model's context.
 
-    Prompts of similar length share a batch. `dtype` (e.g. bfloat16): decode with a copy of that
-    type.
+    Prompts of similar length share a batch.
     """
-    model = prepared(model, dtype)
+    model.eval()
     generated: list[TokenIds] = [[] for _ in prompts]
     if max_new_tokens < 1:
         return generated
-    size = batch or (DECODING_BATCH if model.device.type == "cpu" else LARGE_BATCH)
+    alone = not model.is_shared_out
+    few = model.device.type == "cpu" or not alone
+    size = batch or (DECODING_BATCH if few else LARGE_BATCH)
 
     def work(rows: Sequence[int]) -> list[tuple[int, TokenIds]]:
         return _continue(model, prompts, rows, sampler, max_new_tokens, eos)
 
-    for row, tokens in chain.from_iterable(in_parts(work, by_length(prompts), size)):
+    parts = in_parts(work, by_length(prompts), size, again=alone)
+    for row, tokens in chain.from_iterable(parts):
         generated[row] = tokens
     return generated
-
-
-def prepared(model: CausalLM, dtype: torch.dtype | None) -> CausalLM:
-    """The model in evaluation mode; a copy of it if another `dtype` is requested."""
-    return (copy.deepcopy(model).to(dtype) if dtype else model).eval()
 
 
 def by_length(prompts: Sequence[TokenIds]) -> list[int]:

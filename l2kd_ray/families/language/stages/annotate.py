@@ -24,6 +24,7 @@ class Annotate(Stage):
     """
 
     kind = "annotate"
+    distributable = True
     default_bytes = 2e8
     teacher: Stage
     tokens: Tokens
@@ -48,16 +49,14 @@ class Annotate(Stage):
         return stage
 
     def run(self, context: Context) -> Scores:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
         from l2kd_ray.families.language.model.corpus import Corpus, Encoded
-        from l2kd_ray.families.language.model.sequences import SequenceFormat
         from l2kd_ray.families.language.stages.annotations import write
         from l2kd_ray.families.language.stages.curriculum import SequenceRow, sequence
+        from l2kd_ray.families.language.stages.reading import opened
         from l2kd_ray.families.language.stages.teachers import Live
 
-        folder = context.files_of(self.teacher)
-        text, live = SequenceFormat.load(folder), Live(CausalLM.load(folder))
-        live.to(context.device)
+        text, model = opened(self.teacher, context)
+        live = Live(model)
         if self.top_k is not None and self.top_k >= live.vocabulary:
             raise ValueError(f"kd.top_k={self.top_k}: the vocabulary has {live.vocabulary} tokens")
         longest = min(self.max_length or live.model.context, live.model.context)

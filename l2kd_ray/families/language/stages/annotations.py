@@ -81,21 +81,21 @@ class Cached:
         return MostLikely(**found, others=self.vocabulary - found["tokens"].shape[1])
 
     def bias(
-        self, model: CausalLM, rows: Sequence[SequenceRow], objective: SoftTargets
+        self, model: CausalLM, rows: Sequence[SequenceRow], objective: SoftTargets, device: str
     ) -> Mapping[str, float]:
         """The bias (`gradients.bias`) of top-k in the gradient of `model` on the first samples.
 
-        Empty without top-k. Call it before the training moves model and teacher to its device.
+        Empty without top-k. Model and teacher are on the device.
         """
         if self._probe is None:
             return {}
         rows = [row for row in rows if row.index < PROBED]
-        kept = self.annotate(rows, "cpu")
+        kept = self.annotate(rows, device)
         positions = [position for row in rows for position in self._positions(row)]
         assert isinstance(kept, MostLikely)
-        hidden = self._probe[positions].to(self._head.weight.dtype)
+        hidden = self._probe[positions].to(device, self._head.weight.dtype)
         with torch.no_grad():
-            student: Tensor = model.head(model.eval()(*inputs(rows, "cpu")))
+            student: Tensor = model.head(model.eval()(*inputs(rows, device)))
             exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
             return gradients.bias(
                 student.float(), exact, kept, objective.temperature, objective.loaded_divergence
@@ -174,13 +174,15 @@ def _write(
     def write_shard() -> None:
         nonlocal waiting, number, count
         joined = {name: torch.cat([one[name] for one in waiting]) for name in waiting[0]}
-        shard = {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
-        save_file(shard, context.out / _SHARD.format(f"{number:05}"))
+        if context.rank == 0:
+            shard = {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
+            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
         waiting = [{name: value[SHARD_POSITIONS:] for name, value in joined.items()}]
         number, count = number + 1, max(0, count - SHARD_POSITIONS)
 
-    size = _BATCH if context.device == "cpu" else _LARGE_BATCH
-    for kept in in_parts(work, rows, size):
+    alone = not live.model.is_shared_out
+    size = _BATCH if context.device == "cpu" or not alone else _LARGE_BATCH
+    for kept in in_parts(work, rows, size, again=alone):
         # Joined once a shard: joining at every batch copies all that waits.
         waiting.append(kept)
         count += len(next(iter(kept.values())))

@@ -22,6 +22,8 @@ class Decoding:
     beams: int | None = None
     top_k: int | None = None
     temperature: float | None = None
+    precision: str | None = None
+    """The type of the weights that decode; None: float32."""
 
     @property
     def draws(self) -> bool:

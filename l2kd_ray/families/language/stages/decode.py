@@ -41,15 +41,15 @@ class Decode(Stage):
         return f"{self.task}_to_squad-distil-v2.0.json"
 
     def run(self, context: Context) -> Scores:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.stages.reading import opened
 
-        folder = context.files_of(self.teacher)
-        text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
+        text, model = opened(self.teacher, context, self.decoding.precision)
         examples = self.source.load(context)
         stream = (self.seed or 0, "decode", self.task)
         how = (self.decoding, self.max_new_tokens, stream)
-        decoded = context.shared_out(lambda share: answers(model, text, share, *how), examples)
+        decoded = context.shared_out(
+            lambda share: answers(model, text, share, *how), examples, model.go_along
+        )
         targets = [
             replace(example, answers=(answer or example.answers[0],))
             for example, answer in zip(examples, decoded, strict=True)

@@ -24,15 +24,15 @@ class EvaluateLM(Evaluate):
     seed: int | None = None
 
     def answers(self, context: Context, examples: Sequence[Example]) -> tuple[list[str], Scores]:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
         from l2kd_ray.families.language.model.corpus import Encoded
-        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.stages.reading import opened
 
-        folder = context.files_of(self.model)
-        text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
+        text, model = opened(self.model, context, self.decoding.precision)
         stream = (self.seed or 0, "evaluate", self.task)
         how = (self.decoding, self.max_new_tokens, stream)
-        decoded = context.shared_out(lambda share: answers(model, text, share, *how), examples)
+        decoded = context.shared_out(
+            lambda share: answers(model, text, share, *how), examples, model.go_along
+        )
         prompt, answer = rooms(model, self.max_new_tokens)
         lengths = Encoded.of(examples, text).lengths
         excess = lengths[:, :2].sum(axis=1) - text.test_room(prompt), lengths[:, 2] - answer

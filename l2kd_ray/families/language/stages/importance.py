@@ -86,7 +86,10 @@ class Importance(Stage):
         if self.measure == "sensitivity":
             norm: Tensor = logits.square().sum(-1).mean()
             return norm
-        drawn = torch.distributions.Categorical(logits=logits.detach()).sample()
+        # To validate the logits is to wait for the device.
+        drawn = torch.distributions.Categorical(
+            logits=logits.detach(), validate_args=False
+        ).sample()
         return torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
 
 

@@ -100,7 +100,7 @@ class Learn(TrainingStage):
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)
-        teaching = dict(self._teaching(model, curriculum))
+        teaching = dict(self._teaching(model, curriculum, context))
         curve = fit(self, model, curriculum, context, constraint, stateful=curriculum.stateful)
         if self.constraint is not None:
             teaching |= self.constraint.scores(model, context)
@@ -122,7 +122,7 @@ class Learn(TrainingStage):
         contexts, answers = (chain.from_iterable(part) for part in zip(*excess, strict=True))
         return cut_scores(contexts, answers)
 
-    def _teaching(self, model: CausalLM, curriculum: Curriculum) -> Scores:
+    def _teaching(self, model: CausalLM, curriculum: Curriculum, context: Context) -> Scores:
         """How sharp the teacher of the new task is at the temperature, and with top-k outputs the
         bias of the first gradient, both on the first samples; empty without such a teacher."""
         from l2kd_ray.distill.sharpness import sharpness
@@ -132,13 +132,17 @@ class Learn(TrainingStage):
         teacher = source.teacher
         if teacher is None:
             return {}
+        # A model that is going to be shared out may not fit on the device whole.
+        device = "cpu" if self.optimisation.shard else context.device
+        teacher.to(device)
+        model.to(device)
         rows = curriculum.rows_of(range(min(PROBED, len(source.samples))))
         number = curriculum.teachers.index(teacher)
         taught = [row for row in rows if row.teacher == number]
-        found = sharpness(teacher.annotate(taught, "cpu"), self.objective.temperature)
+        found = sharpness(teacher.annotate(taught, device), self.objective.temperature)
         scores = {f"teacher/{name}": value for name, value in found.items()}
         if isinstance(teacher, Cached):
-            biases = teacher.bias(model, taught, self.objective)
+            biases = teacher.bias(model, taught, self.objective, device)
             scores |= {f"top_k/{name}": value for name, value in biases.items()}
         return scores
 

@@ -88,13 +88,13 @@ class Replay(Stage):
     filters: tuple[str | Plugin, ...] = ()
     judges: tuple[Judge, ...] = ()
     refill: bool = False
+    precision: str | None = None
+    """The type of the weights that write and judge; None: float32."""
 
     def run(self, context: Context) -> Scores:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
-        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.stages.reading import opened
 
-        folder = context.files_of(self.model)
-        text, model = SequenceFormat.load(folder), CausalLM.load(folder).to(context.device)
+        text, model = opened(self.model, context, self.precision)
         written: list[Written] = []
         for _ in range(ROUNDS if self.refill else 1):
             fresh = self._write(text, model, self._missing(written), written, context)
@@ -139,7 +139,7 @@ class Replay(Stage):
             starts = [prompts[index] for index in share]
             return generate(model, starts, sampler, max_new_tokens=max(rooms), eos=text.eos)
 
-        long = context.shared_out(sample, range(len(tasks)))
+        long = context.shared_out(sample, range(len(tasks)), model.go_along)
         generated = [tokens[:room] for tokens, room in zip(long, rooms, strict=True)]
         return [
             Written(task, tokens, tokens[-1:] == [text.eos], text.parse(task, tokens), [])
@@ -167,9 +167,8 @@ class Replay(Stage):
                 one.faults += [name for name, keeps in others if not keeps(one.task, written)]
             known.add((one.task, *one.tokens))
         for quota, judge in zip(self.quotas, self.judges):  # noqa: B905 (no judges, or one each)
-            _compare(
-                judge, [o for o in fresh if o.task == quota.task and not o.faults], text, context
-            )
+            judged = [o for o in fresh if o.task == quota.task and not o.faults]
+            _compare(judge, judged, text, context, self.precision)
 
     def _quality(self, written: list[Written], text: SequenceFormat, context: Context) -> Scores:
         """Quality scores; shares in per cent.
@@ -203,6 +202,7 @@ class RealSamples(Stage):
     """Real examples of former tasks, drawn at random: LAMOL-real's replay, GEM's memory."""
 
     kind = "replay"
+    needs_gpu = False
     initial: Stage
     """The model by whose tokenizer and context length the samples are cut."""
     quotas: tuple[Quota, ...]
@@ -250,23 +250,27 @@ def _kept(folder: Path) -> Iterator[Sample]:
 
 
 def _compare(
-    judge: Judge, samples_to_judge: list[Written], text: SequenceFormat, context: Context
+    judge: Judge,
+    samples_to_judge: list[Written],
+    text: SequenceFormat,
+    context: Context,
+    precision: str | None,
 ) -> None:
     """Have a task's teacher answer the samples' questions; record a fault where it disagrees."""
-    from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.generation import generate, greedy
+    from l2kd_ray.families.language.stages.reading import opened
 
     samples = [one.sample for one in samples_to_judge if one.sample is not None]
     if not samples:
         return
-    teacher = CausalLM.load(context.files_of(judge.teacher)).to(context.device)
+    _, teacher = opened(judge.teacher, context, precision)
     sequences = [text.qa(sample) for sample in samples]
     prompts = [sequence.tokens[: sequence.supervised] for sequence in sequences]
 
     def decode(share: Sequence[TokenIds]) -> list[TokenIds]:
         return generate(teacher, share, greedy, max_new_tokens=judge.max_new_tokens, eos=text.eos)
 
-    answers = context.shared_out(decode, prompts)
+    answers = context.shared_out(decode, prompts, teacher.go_along)
     claimed = [_example(sample, text, number) for number, sample in enumerate(samples)]
     _, each = score(judge.metric, [text.decode(tokens) for tokens in answers], claimed)
     for one, value in zip(samples_to_judge, each, strict=True):

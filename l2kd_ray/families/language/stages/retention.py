@@ -23,12 +23,15 @@ class TextLoss(Evaluate):
     A text that is longer than the model's context is cut into pieces.
     """
 
+    distributable = True
     max_length: int | None
 
     def run(self, context: Context) -> Scores:
         import torch
 
-        model, text = _load(self.model, context)
+        from l2kd_ray.families.language.stages.reading import opened
+
+        text, model = opened(self.model, context)
         total = count = 0.0
         for sequence in self._pieces(model, text, context):
             log_p = log_probabilities(model, sequence, context.device)
@@ -59,6 +62,7 @@ class Drift(Evaluate):
     On a new task's own data it foretells forgetting (Shenfeld et al. 2025, arXiv 2509.04259).
     """
 
+    distributable = True
     initial: Stage
     max_length: int | None
 
@@ -68,9 +72,10 @@ class Drift(Evaluate):
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.corpus import Corpus
+        from l2kd_ray.families.language.stages.reading import opened
 
-        model, text = _load(self.model, context)
-        initial, _ = _load(self.initial, context)
+        text, model = opened(self.model, context)
+        _, initial = opened(self.initial, context)
         longest = min(self.max_length or model.context, model.context)
         task = self.examples.task
         total = count = 0.0
@@ -81,15 +86,6 @@ class Drift(Evaluate):
             total += float((before.exp() * (before - after)).sum())
             count += len(before)
         return {"kl": total / count, "tokens": count}
-
-
-def _load(stage: Stage, context: Context) -> tuple[CausalLM, SequenceFormat]:
-    from l2kd_ray.families.language.model.causal_lm import CausalLM
-    from l2kd_ray.families.language.model.sequences import SequenceFormat
-
-    folder = context.files_of(stage)
-    model = CausalLM.load(folder).to(context.device)
-    return model.freeze(), SequenceFormat.load(folder)
 
 
 def log_probabilities(model: CausalLM, sequence: TrainingSequence, device: str) -> Tensor:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from l2kd_ray.core.stage import Context, Scores, Stage
+from l2kd_ray.core.stage import NOT_IN_KEY, Context, Scores, Sharding, Stage
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.models.pretrained import Pretrained
 
@@ -64,6 +64,7 @@ class Initial(Stage):
     overrides: Mapping[str, Any]
     tokenizer: Tokenizer
     seed: int | None
+    shard: Sharding | None = field(default=None, metadata=NOT_IN_KEY)
 
     @property
     def width(self) -> int | None:
