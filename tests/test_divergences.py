@@ -209,6 +209,7 @@ BUILT_IN: list[Named] = [
     ("skew_forward", (("skew", 0.3),)),
     ("skew_reverse", (("skew", 0.3),)),
     ("tvd", ()),
+    ("uld", ()),
 ]
 
 
@@ -234,6 +235,7 @@ def plain(name: str, p: list[float], q: list[float], **given: float) -> float:
         "skew_forward": kl(p, mix(skew, p, q)),
         "skew_reverse": kl(q, mix(skew, q, p)),
         "tvd": sum(abs(x - y) for x, y in zip(p, q, strict=True)) / 2,
+        "uld": sum(abs(x - y) for x, y in zip(sorted(p), sorted(q), strict=True)),
     }[name]
     return value / (beta * (1 - beta)) if given.get("unit") else value
 

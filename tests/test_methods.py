@@ -502,19 +502,90 @@ def test_a_larger_teacher_of_the_same_tokenizer_teaches(store: Store) -> None:
     assert obtain(path(study, "both")[2], store)["loss"] > 0
 
 
-def test_a_teacher_of_another_tokenizer_is_refused_at_the_door(
-    study_file: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kd", "key", "fix"),
+    [
+        ({}, "kd.divergence", "uld"),
+        ({"kd.divergence": "reverse", "kd.objective": "seq-soft"}, "kd.divergence", "seq"),
+        ({"kd.divergence": "uld", "kd.top_k": 4}, "kd.top_k", "drop"),
+        ({"kd.divergence": "uld", "replay.agreement": 50}, "replay.agreement", "remove"),
+    ],
+)
+def test_what_means_nothing_between_two_tokenizers_is_refused_at_the_door(
+    study_file: Any, tmp_path: Path, kd: dict[str, Any], key: str, fix: str
 ) -> None:
     student = pretrained(tmp_path / "student")
     teacher = pretrained(tmp_path / "teacher", text="other")
-    for changes in ({"student": {"model": student}}, {}, {"tokenizer": {"model": student}}):
-        with pytest.raises(InputError) as refused:
-            load(study_file(teacher={"model": teacher}, **changes))
-        assert refused.value.key == "teacher.model"
-        assert "tokenizer" in refused.value.problem
-        assert "tokenizer.model" in refused.value.fix
+    methods = [{"name": "x", "method": "l2kd", "settings": kd}]
+    for changes in ({"student": {"model": student}, "tokenizer": None}, {}):
+        with pytest.raises(InputError, match="another tokenizer") as refused:
+            load(study_file(methods=methods, teacher={"model": teacher}, **changes))
+        assert refused.value.key.endswith(key)
+        assert fix in refused.value.fix
+
+
+def test_a_tokenizer_whose_tokens_do_not_spell_their_text_is_refused_for_uld(
+    study_file: Any, tmp_path: Path
+) -> None:
+    """WordPiece's `##` and capitals that it makes small."""
+    from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
+
+    teacher = Path(pretrained(tmp_path / "teacher"))
+    pieces = train_wordpiece(["a test of words and more"], 60)
+    pieces.eos_token = pieces.sep_token
+    pieces.save_pretrained(teacher)
+    arms = [arm("word", kd__divergence="uld")]
+    with pytest.raises(InputError, match="do not spell") as refused:
+        load(study_file(methods=arms, teacher={"model": str(teacher)}))
+    assert refused.value.key.endswith("teacher.model")
+
+
+def test_a_teacher_of_the_same_vocabulary_has_the_students_tokenizer(
+    tiny: Any, tmp_path: Path
+) -> None:
+    student = pretrained(tmp_path / "student")
     same = pretrained(tmp_path / "same", arch="llama")
-    load(study_file(student={"model": student}, teacher={"model": same}, tokenizer=None))
+    study = tiny(
+        methods=[arm("word")], student={"model": student}, teacher={"model": same}, tokenizer=None
+    )
+    stage = path(study, "word")[1]
+    assert stage.start.tokenizer == teacher_of(stage).start.tokenizer
+
+
+def test_a_teacher_of_another_tokenizer_teaches(tiny: Any, tmp_path: Path, store: Store) -> None:
+    """Live and from its hidden states alike, on the student's words, and by its answers alone.
+
+    Rows that its tokenizer makes too long for it are left out and counted.
+    """
+    teacher = pretrained(tmp_path / "teacher", "llama", text="other")
+    uld = {"kd__divergence": "uld", "kd__weight": 0.5}
+    forms: dict[str, dict[str, Any]] = {
+        "cached": {"kd__teacher": "cached"},
+        "live": {"kd__teacher": "online"},
+        "own": {"kd__policy": "student", "kd__sampling.max_new_tokens": 4},
+    }
+    arms = [{**arm("word", **uld, **own), "name": name} for name, own in forms.items()]
+    train = {**TINY["train"], "max_length": 40}
+    sure = {f"{name}_pdrop": 0.0 for name in ("attn", "embd", "resid")}
+    study = tiny(
+        methods=[*arms, arm("seq")],
+        teacher={"model": teacher},
+        student={**TINY["student"], **sure},
+        train=train,
+    )
+    made = {name: path(study, name)[1] for name in (*forms, "seq")}
+    assert made["cached"].start.tokenizer != teacher_of(made["cached"]).start.tokenizer
+    assert len({made[name].key for name in made}) == 4
+    scores = {name: obtain(stage, store) for name, stage in made.items()}
+    assert scores["cached"]["loss"] == pytest.approx(scores["live"]["loss"], rel=1e-3)
+    for name in forms:
+        assert 0 < scores[name]["teacher/aligned"] <= 100
+        assert 0 < scores[name]["teacher/too_long"] < 20  # of 96 tokens that the teacher reads
+    assert scores["own"]["sampled"] > 0
+    positions = store.manifest("annotate", made["cached"].teacher.key).scores["positions"]  # type: ignore[union-attr]
+    hidden = store.fetch("annotate", made["cached"].teacher.key) / "hidden-00000.safetensors"
+    assert load_file(hidden)["hidden"].shape == (positions, 16)
+    assert scores["seq"]["loss"] > 0
 
 
 @pytest.mark.parametrize("padded", [0, 50])

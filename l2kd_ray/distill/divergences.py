@@ -76,8 +76,26 @@ def tvd(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return 0.5 * temperature**2 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
+def uld(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """[C]: T^2 sum |sort(p) - sort(q)|, Universal Logit Distillation (Boizard et al. 2024).
+
+    It compares how sure two models are, not of what: 0 for any permutation of the vocabulary. The
+    vocabularies may differ (`groups` has the positions of two tokenizers).
+    """
+    p, q = (teacher / temperature).softmax(-1), (student / temperature).softmax(-1)
+    return temperature**2 * sorted_distance(p, q)
+
+
+def sorted_distance(p: Tensor, q: Tensor) -> Tensor:
+    """[C]: sum |sort(p) - sort(q)| of [C, V] and [C, V'], the shorter one padded with zeros."""
+    p, q = (one.sort(-1, descending=True).values for one in (p, q))
+    both = min(p.shape[-1], q.shape[-1])
+    shared = (p[:, :both] - q[:, :both]).abs().sum(-1)
+    return shared + p[:, both:].sum(-1) + q[:, both:].sum(-1)
+
+
 DIVERGENCES: Mapping[str, Callable[..., Tensor]] = {
-    one.__name__: one for one in (forward, reverse, jsd, skew_forward, skew_reverse, tvd)
+    one.__name__: one for one in (forward, reverse, jsd, skew_forward, skew_reverse, tvd, uld)
 }
 """The built-in divergences, by the names that `kd.divergence` takes."""
 FORMULAS: Mapping[str, str] = {
@@ -87,6 +105,7 @@ FORMULAS: Mapping[str, str] = {
     "skew_forward": "KL(p || skew p + (1 - skew) q)",
     "skew_reverse": "KL(q || (1 - skew) p + skew q)",
     "tvd": "1/2 sum |p - q|",
+    "uld": "sum |sort(p) - sort(q)|",
 }
 """Their formulas without the factor T^2; p is the teacher's distribution, q the student's."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.divergences import Divergence, forward, reverse
+from l2kd_ray.distill.groups import Groups
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.errors import InputError
 
@@ -48,8 +49,8 @@ def by_autograd(
     divergence: Divergence,
 ) -> tuple[Tensor, Tensor]:
     """As `gradient`, for any divergence."""
-    student = student.detach().requires_grad_()
-    with torch.enable_grad():  # the caller is a forward pass that records nothing
+
+    def weighted(student: Tensor) -> Tensor:
         if isinstance(teacher, MostLikely):
             own, other = teacher.classes(student, temperature)
         else:
@@ -65,9 +66,34 @@ def by_autograd(
                 fix="sum over the vocabulary (dim -1), not over the positions; detach the teacher "
                 "alone",
             )
-        loss = (each * weight).sum()
-    (grad,) = torch.autograd.grad(loss, student)
-    return grad, loss.detach()
+        return (each * weight).sum()
+
+    return _recorded(student, weighted)
+
+
+def of_groups(
+    student: Tensor,
+    teacher: Tensor,
+    weight: Tensor,
+    temperature: float,
+    groups: Groups,
+    target: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As `gradient`, of `Groups.distance` weighed at each group's first position."""
+    first = groups.own[:-1]
+    return _recorded(
+        student,
+        lambda own: (groups.distance(own, teacher, target, temperature) * weight[first]).sum(),
+    )
+
+
+def _recorded(student: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The gradient of a loss in the student's logits by autograd, and the loss."""
+    student = student.detach().requires_grad_()
+    with torch.enable_grad():  # the caller is a forward pass that records nothing
+        found = loss(student)
+    (grad,) = torch.autograd.grad(found, student)
+    return grad, found.detach()
 
 
 def _forward_kl(

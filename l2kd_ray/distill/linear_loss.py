@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from l2kd_ray.distill.divergences import Divergence, forward
-from l2kd_ray.distill.gradients import gradient
+from l2kd_ray.distill.gradients import gradient, of_groups
+from l2kd_ray.distill.groups import Groups
 from l2kd_ray.distill.top_k import MostLikely
 
 CHUNK_ELEMENTS = 2**24
@@ -46,10 +47,14 @@ class OutputLayer:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """A teacher's last hidden states [K, d] at K positions, and its output layer."""
+    """A teacher's last hidden states [K, d] at K positions, and its output layer.
+
+    `groups`: how positions of its own tokenizer meet the student's; None if they are the same.
+    """
 
     hidden: Tensor
     head: OutputLayer
+    groups: Groups | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def linear_loss(
     hidden [P, d], target [P], ce and kd [P]; `terms` share out the positions. The gradient flows to
     hidden, weight and bias, never to a teacher. In z_p it is, with T^2 KL(teacher_p || student_p)
     for D, ce_p (softmax(z_p) - onehot) + kd_p T (softmax(z_p / T) - softmax(z_teacher / T)).
+    Of a teacher with `groups`, D is `Groups.distance`, weighed at each group's first position.
     Raises: InputError where a divergence does not return a loss a position.
     """
     work = _Work(head.half, target, ce, kd, tuple(terms), temperature, divergence)
@@ -155,11 +161,20 @@ def _chunks(
     size = max(1, larger * CHUNK_ELEMENTS // student.weight.shape[0])
     for term in work.terms:
         teacher_logits = _logits_of(term.teacher, work.half)
-        for start in range(0, len(term.where), size):
-            part = slice(start, start + size)
+        for part, theirs, groups in _parts(term, size):
             where = term.where[part]
-            both = student.logits(hidden[where]), teacher_logits(part)
-            yield where, *_chunk(*both, where, work, term.labels)
+            both = student.logits(hidden[where]), teacher_logits(theirs)
+            yield where, *_chunk(*both, where, work, term.labels, groups)
+
+
+def _parts(term: Term, size: int) -> Iterator[tuple[slice, slice, Groups | None]]:
+    """The student's positions of each chunk, the teacher's, and the groups that they form."""
+    if isinstance(term.teacher, Knowledge) and term.teacher.groups is not None:
+        yield from term.teacher.groups.parts(size)
+        return
+    for start in range(0, len(term.where), size):
+        part = slice(start, start + size)
+        yield part, part, None
 
 
 def _logits_of(
@@ -175,7 +190,12 @@ def _logits_of(
 
 
 def _chunk(
-    logits: Tensor, teacher: Tensor | MostLikely | None, where: Tensor, work: _Work, labels: bool
+    logits: Tensor,
+    teacher: Tensor | MostLikely | None,
+    where: Tensor,
+    work: _Work,
+    labels: bool,
+    groups: Groups | None,
 ) -> tuple[Tensor, Tensor]:
     """The gradient in a chunk's logits [C, V], and its loss. Overwrites both logits."""
     ce, kd = work.ce[where], work.kd[where]
@@ -184,7 +204,10 @@ def _chunk(
     hard = None
     if labels:
         hard = _cross_entropy(logits.clone(), work.target[where], ce)
-    grad, loss = gradient(logits, teacher, kd, work.temperature, work.divergence)
+    if groups is not None and isinstance(teacher, Tensor):
+        grad, loss = of_groups(logits, teacher, kd, work.temperature, groups, work.target[where])
+    else:
+        grad, loss = gradient(logits, teacher, kd, work.temperature, work.divergence)
     return (grad, loss) if hard is None else (grad.add_(hard[0]), loss + hard[1])
 
 

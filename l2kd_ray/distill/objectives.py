@@ -31,7 +31,8 @@ class Positions:
 
     target [P]: the token to predict; row [P]: its row; is_answer [P]: the target is `<ans>`;
     teacher [P]: the number of the teacher that gives targets there, or `NO_TEACHER`; share [P]: the
-    weight w of its divergence, 0 without a teacher.
+    weight w of its divergence, 0 without a teacher; first [P]: 0 where the divergence of an earlier
+    position speaks for this one, too (`groups`), else 1; None if it is 1 everywhere.
     """
 
     target: Tensor
@@ -39,6 +40,7 @@ class Positions:
     is_answer: Tensor
     teacher: Tensor
     share: Tensor
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class SoftTargets:
 
         of_class = torch.where(positions.is_answer, self.answer_weight, 1.0)
         kd = positions.share * of_class if self.weigh_kd else positions.share
+        kd = kd if positions.first is None else kd * positions.first
         return kd, (1.0 - positions.share) * of_class
 
     def count(self, positions: Positions, rows: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,37 +67,11 @@ def load_tokenizer(source: Pretrained) -> Any:
     return tokenizer
 
 
-def check_tokenizers(
-    own: str | None, teacher: str | None, models: Mapping[str, Pretrained], where: str
-) -> None:
-    """Check that a pretrained teacher reads the student's vocabulary.
-
-    Word-KD compares distributions token by token. `own` and `teacher`: the names of the student's
-    model (or tokenizer) and of the teacher. Raises: InputError if their vocabularies differ.
-    """
-    if teacher is None or teacher == own:
-        return
-    fix = f"tokenizer.model={teacher} for a student from scratch, or a teacher of its family"
-    if own is None:
-        raise InputError(
-            "a pretrained teacher has a tokenizer, but the student's would be trained from scratch",
-            where=where,
-            key="teacher.model",
-            got=teacher,
-            expected="one tokenizer for teacher and student",
-            fix=fix,
-        )
-    vocabularies = [load_tokenizer(models[name]).get_vocab() for name in (teacher, own)]
-    if vocabularies[0] != vocabularies[1]:
-        different = len(set(vocabularies[0].items()) ^ set(vocabularies[1].items()))
-        raise InputError(
-            "teacher and student do not share a tokenizer",
-            where=where,
-            key="teacher.model",
-            got=f"{len(vocabularies[0])} and {len(vocabularies[1])} tokens; {different} differ",
-            expected="one tokenizer for teacher and student",
-            fix=fix,
-        )
+@cache
+def vocabulary_of(source: Pretrained) -> Mapping[str, int]:
+    """The tokens of a pretrained tokenizer. Raises: InputError if there is none."""
+    vocabulary: Mapping[str, int] = load_tokenizer(source).get_vocab()
+    return vocabulary
 
 
 def _no_tokenizer(source: Pretrained, got: str) -> InputError:

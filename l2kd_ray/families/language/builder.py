@@ -34,11 +34,10 @@ from l2kd_ray.families.language.stages.replay import (
     Replay,
 )
 from l2kd_ray.families.language.stages.retention import Drift, TextLoss
-from l2kd_ray.families.language.stages.start import Initial, Tokenizer
+from l2kd_ray.families.language.stages.start import Initial, Tokenizer, initial_of
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.method import Order
 from l2kd_ray.families.settings import Settings, TrainOverrides
-from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks import Task
 from l2kd_ray.tasks.registry import family as generated_family
@@ -83,16 +82,6 @@ class LanguageBuilder(Builder):
             )
 
     @classmethod
-    def check_models(cls, settings: Settings, models: Mapping[str, Pretrained], where: str) -> None:
-        from l2kd_ray.models.loading import check_tokenizers
-
-        super().check_models(settings, models, where)
-        sections: Any = settings.family
-        own = sections.student.model or sections.tokenizer.model
-        teacher = sections.teacher.model if sections.teacher else None
-        check_tokenizers(own, teacher, models, where)
-
-    @classmethod
     def corpus(
         cls, settings: Settings, tasks: Mapping[str, Task], find: Callable[[TaskSpec], Task]
     ) -> list[Task]:
@@ -132,11 +121,12 @@ class LanguageBuilder(Builder):
     def teacher(self, task: str, seed: Seed) -> Learn:
         """The teacher of a task: LAMOL's student after that task as its first (L2KD, section 3)."""
         spec, seed = self.settings.teacher or self.settings.student, self._teacher_seed(seed)
+        start = self._initial(spec, seed)
         return self._once(
             ("teacher", task, seed),
             lambda: Learn(
-                start=self._initial(spec, seed),
-                tasks=(self._tokens(self.teacher_examples(task, seed)),),
+                start=start,
+                tasks=(self._tokens(self.teacher_examples(task, seed), start.tokenizer),),
                 seed=seed.train,
                 **self._training(
                     lm=True,
@@ -375,6 +365,8 @@ class LanguageBuilder(Builder):
         found["sampling"] = sampling
         if teachers == "self":
             return found | {"own_teacher": self._own_teacher()}
+        if aim != "seq":
+            self._check_translated()
         if aim != "word":
             found["targets"] = self._tokens(self._targets(task, seed))
         answers = found.get("targets") or self._tokens(self.train_examples(task, seed))
@@ -383,6 +375,59 @@ class LanguageBuilder(Builder):
         elif aim != "seq":
             found["teacher"] = self._teacher_outputs(task, seed, answers)
         return found
+
+    @property
+    def _own_tokenizer(self) -> str:
+        """The model whose tokenizer the student has; "" for one that is trained."""
+        return self.settings.student.model or self.settings.tokenizer.model or ""
+
+    def _tokenizer_of(self, spec: ModelSpec) -> str:
+        """The model whose tokenizer a student or teacher has: the student's, but for a pretrained
+        model of another vocabulary, which has its own."""
+        from l2kd_ray.models.loading import vocabulary_of
+
+        own, models = self._own_tokenizer, self.resolved.models
+        if spec.model is None or spec.model == own:
+            return own
+        if own and vocabulary_of(models[own]) == vocabulary_of(models[spec.model]):
+            return own
+        return spec.model
+
+    def _check_translated(self) -> None:
+        """Raise InputError if the teacher has another tokenizer and cannot be compared with the
+        student token by token."""
+        spec, kd = self.settings.teacher, self.settings.kd
+        if spec is None or self._tokenizer_of(spec) == self._own_tokenizer:
+            return
+        one = "one tokenizer for teacher and student: tokenizer.model of a student from scratch"
+        from l2kd_ray.families.language.model.translation import PROBE, spells
+
+        for name in filter(None, (self._own_tokenizer, spec.model)):
+            if not spells(self.resolved.models[name]):
+                raise InputError(
+                    "the teacher has another tokenizer, and their tokens cannot be compared: those "
+                    "of one do not spell a text",
+                    key="teacher.model",
+                    got=f"{name}, {PROBE!r}",
+                    expected="tokenizers of bytes (GPT-2's kind) or of SentencePiece's kind",
+                    fix="set kd.objective: seq",
+                )
+        if kd.divergence != "uld":
+            raise InputError(
+                "the teacher has another tokenizer, and this compares probabilities token by token",
+                key="kd.divergence",
+                got=kd.divergence,
+                expected=f"uld, or {one}",
+                fix="set kd.divergence: uld, or kd.objective: seq",
+            )
+        if kd.top_k is not None:
+            raise InputError(
+                "the teacher has another tokenizer, and the student has no class of the others",
+                key="kd.top_k",
+                got=kd.top_k,
+                expected=one,
+                fix="drop kd.top_k",
+            )
 
     def _sampling(self, policy: Literal["data", "student", "mix"]) -> Sampling | None:
         """How the student writes the answers that it is taught on; None if it writes none."""
@@ -437,7 +482,7 @@ class LanguageBuilder(Builder):
             <= _CACHED_POSITIONS
         )
         same = train.max_length is not None or self.settings.teacher is None
-        top_k = kd.top_k
+        top_k, own = kd.top_k, answers.tokenizer
         # `same`: with one context length, teacher and student have the same supervised positions.
         if kd.teacher == "online" or (
             kd.teacher == "auto" and top_k is None and not (few and same)
@@ -452,6 +497,7 @@ class LanguageBuilder(Builder):
                 parts=parts,
                 precision=train.precision,
                 top_k=top_k,
+                tokenizer=None if own == initial_of(teacher).tokenizer else own,
             ),
         )
 
@@ -494,9 +540,16 @@ class LanguageBuilder(Builder):
 
     def _judges(self, former: Order, seed: Seed) -> dict[str, Judge]:
         """The judge of each former task; empty if `replay.agreement` is not set."""
-        least = self.settings.replay.agreement
+        least, spec = self.settings.replay.agreement, self.settings.teacher
         if least is None:
             return {}
+        if spec is not None and self._tokenizer_of(spec) != self._own_tokenizer:
+            raise InputError(
+                "the teacher has another tokenizer, and cannot read the student's samples",
+                key="replay.agreement",
+                got=least,
+                fix="remove it",
+            )
         tokens, tasks = self.settings.evaluate.max_new_tokens, self.resolved.tasks
         return {
             task: Judge(self.teacher(task, seed), tasks[task].metric, least, tokens)
@@ -522,22 +575,20 @@ class LanguageBuilder(Builder):
                 source=pretrained,
                 arch=spec.arch,
                 overrides=dict(sorted(spec.overrides.items())),
-                tokenizer=self._tokenizer(),
+                tokenizer=self._tokenizer(self._tokenizer_of(spec)),
                 seed=None if pretrained else seed.train,
                 shard=self.settings.train.sharding,
             ),
         )
 
-    def _tokenizer(self) -> Tokenizer:
-        """The tokenizer of student and teacher: the student's own, a named one, or a trained
-        one."""
-        name = self.settings.student.model or self.settings.tokenizer.model or ""
+    def _tokenizer(self, name: str) -> Tokenizer:
+        """The tokenizer of a pretrained model; of "", the one that is trained."""
         source = self.resolved.models.get(name)
         prompts = (
             tuple(sorted(self.resolved.tasks)) if self.settings.task_prompt == "token" else None
         )
         return self._once(
-            ("tokenizer",),
+            ("tokenizer", name),
             lambda: Tokenizer(
                 source=source,
                 corpus=() if source else tuple(map(self.examples, self.resolved.corpus)),
@@ -547,8 +598,10 @@ class LanguageBuilder(Builder):
             ),
         )
 
-    def _tokens(self, source: Examples | Decode) -> Tokens:
-        return self._once(("tokens", source), lambda: Tokens(self._tokenizer(), source))
+    def _tokens(self, source: Examples | Decode, tokenizer: Tokenizer | None = None) -> Tokens:
+        """A tokenized split; by default in the student's tokens."""
+        chosen = tokenizer or self._tokenizer(self._own_tokenizer)
+        return self._once(("tokens", source, chosen), lambda: Tokens(chosen, source))
 
     def _teacher_seed(self, seed: Seed) -> Seed:
         """The seed of teachers: `kd.teacher_seed` if set, else the replicate's."""

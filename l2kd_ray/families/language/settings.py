@@ -51,7 +51,8 @@ class DistilSettings(Section):
     divergence: str = "forward"
     """Divergence between the teacher's distribution p and the student's q, for `word` and
     `seq-soft`: `forward` is KL(p || q), `reverse` KL(q || p); `jsd`, `skew_forward`,
-    `skew_reverse`, `tvd`, or a plug-in (./file.py:name, package.module:name)."""
+    `skew_reverse`, `tvd`, or a plug-in (./file.py:name, package.module:name). `uld`, which compares
+    sorted probabilities, is for a teacher of another tokenizer."""
     beta: float = Field(0.5, ge=0, le=1)
     """Read by `jsd`: the teacher's share in the mixture; 0 is forward KL, 1 reverse KL (GKD)."""
     jsd_scale: Literal["unit", "raw"] = "unit"

@@ -57,7 +57,7 @@ class SequenceFormat:
         self.bos: TokenIds = [] if bos is None else [bos]
         self.eos: int = tokenizer.eos_token_id
         self.answer: int = tokenizer.convert_tokens_to_ids(ANSWER_TOKEN)
-        self._spaced = _is_byte_level(tokenizer)
+        self._spaced = is_byte_level(tokenizer)
 
     @classmethod
     def load(cls, folder: Path) -> SequenceFormat:
@@ -139,7 +139,7 @@ class SequenceFormat:
         return list(encoded["input_ids"])
 
 
-def _is_byte_level(tokenizer: Any) -> bool:
+def is_byte_level(tokenizer: Any) -> bool:
     """True for tokenizers of GPT-2's kind, which tell words from their ends by the space before."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
     return fast is not None and '"ByteLevel"' in json.dumps(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.families.language.stages.start import Initial
+from l2kd_ray.families.language.stages.start import Tokenizer, initial_of
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.settings import Precision
 
@@ -20,7 +19,9 @@ class Annotate(Stage):
 
     They serve every temperature, weight, order and epoch, and every student that shares the
     teacher: hidden states before the output layer give the whole distribution.
-    With `top_k` only the `top_k` most likely tokens are stored. Files: see `annotations`.
+    With `top_k` only the `top_k` most likely tokens are stored. `tokenizer`: the students', where
+    the teacher has another; then positions are those of the teacher's tokens, and its tokenizer and
+    config are kept, too. Files: see `annotations`.
     """
 
     kind = "annotate"
@@ -32,31 +33,28 @@ class Annotate(Stage):
     parts: tuple[LossPart, ...]
     precision: Precision
     top_k: int | None = None
+    tokenizer: Tokenizer | None = None
 
     @property
     def most_bytes(self) -> int | None:
         """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
-        width, rows = self.initial.width, self.tokens.rows * len(self.parts)
+        width, rows = initial_of(self.teacher).width, self.tokens.rows * len(self.parts)
         position = 6 * self.top_k + 4 if self.top_k else width and 2 * width
         return position and position * rows * (self.max_length or DEFAULT_SEQUENCE_LENGTH)
 
-    @property
-    def initial(self) -> Initial:
-        """The untrained model that the teacher's training started from."""
-        stage: Any = self.teacher
-        while not isinstance(stage, Initial):
-            stage = stage.start
-        return stage
-
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.corpus import Corpus, Encoded
+        from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.families.language.model.translation import Translation
         from l2kd_ray.families.language.stages.annotations import write
         from l2kd_ray.families.language.stages.curriculum import SequenceRow, sequence
         from l2kd_ray.families.language.stages.reading import opened
         from l2kd_ray.families.language.stages.teachers import Live
 
-        text, model = opened(self.teacher, context)
-        live = Live(model)
+        own, model = opened(self.teacher, context)
+        text, live = own, Live(model)
+        if self.tokenizer is not None:
+            text = SequenceFormat.load(context.files_of(self.tokenizer))
         if self.top_k is not None and self.top_k >= live.vocabulary:
             raise ValueError(f"kd.top_k={self.top_k}: the vocabulary has {live.vocabulary} tokens")
         longest = min(self.max_length or live.model.context, live.model.context)
@@ -67,5 +65,10 @@ class Annotate(Stage):
             for index, sample in enumerate(samples)
             for part in self.parts
         ]
+        if self.tokenizer is not None:
+            translation = Translation.load(text, context.files_of(self.teacher))
+            rows = [replace(row, shown=translation.of(row.sequence)[0]) for row in rows]
+            own.save(context.out)
+            live.model.lm.config.save_pretrained(context.out)
         half = self.precision == "bfloat16"
         return {"positions": write(rows, live, context, half=half, keep=self.top_k)}

@@ -110,7 +110,7 @@ class Cached:
         """The stored arrays of a row, from each shard that holds a part of it."""
         positions = self._positions(row)
         start, end = positions.start, positions.stop
-        supervised = len(row.sequence.tokens) - row.sequence.supervised
+        supervised = len(row.read.tokens) - row.read.supervised
         if end - start != supervised:
             raise ValueError(
                 f"the teacher annotated {end - start} positions, the student learns {supervised}: "
@@ -146,7 +146,7 @@ def write(
         probed = [row for row in rows if row.index < PROBED]
         exact = live.annotate(probed, context.device).hidden
         save_file({_HIDDEN: exact.half().cpu()}, context.out / _PROBE)
-    sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in rows]
+    sizes = [len(row.read.tokens) - row.read.supervised for row in rows]
     np.save(context.out / OFFSETS, np.cumsum([0, *sizes], dtype=np.int64))
     layer = {name: value.detach().cpu() for name, value in live.model.head.named_parameters()}
     save_file({name: value.clone() for name, value in layer.items()}, context.out / HEAD)

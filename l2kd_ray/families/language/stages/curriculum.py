@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from l2kd_ray.core.checkpoint import Stateful
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import Optimisation, Sharding
+from l2kd_ray.distill.groups import Groups
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
@@ -32,6 +33,7 @@ from l2kd_ray.families.language.model.sequences import (
     TokenIds,
     TrainingSequence,
 )
+from l2kd_ray.families.language.model.translation import Meetings, Translation
 from l2kd_ray.families.language.stages.on_policy import Demonstration
 from l2kd_ray.families.language.stages.tokens import LossPart
 from l2kd_ray.families.language.stages.writing import Question, Writer
@@ -77,6 +79,8 @@ class SampleSource:
     """True if answers that the student writes take the place of the samples'."""
     demonstration: Demonstration | None = None
     """How the samples' answers are shown to the teacher of QA rows."""
+    translation: Translation | None = None
+    """The samples in the tokens of a teacher that has another tokenizer."""
     skip: int = 0
     """Number of the first supervised tokens of a row that are not learned."""
 
@@ -95,6 +99,13 @@ class SequenceRow:
     share: float = 0.0
     shown: TrainingSequence | None = None
     """The sequence as the teacher reads it; None if it is the same."""
+    meetings: Meetings | None = None
+    """The groups of predicted tokens of `sequence` and of `shown`; None if they are the same."""
+
+    @property
+    def read(self) -> TrainingSequence:
+        """The sequence as the teacher reads it."""
+        return self.shown or self.sequence
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
@@ -246,6 +257,11 @@ class Curriculum:
     ) -> SequenceRow:
         written = self.writer.answer(step, index) if source.own and self.writer else None
         learned, shown = written_sequence(self.format, sample, part, written), None
+        meetings = None
+        if source.translation is not None:
+            shown, meetings = source.translation.of(learned)
+            # A text that the teacher's tokenizer leaves out has nothing to compare.
+            learned = learned if meetings else learned.without(len(learned.tokens))
         if source.demonstration is not None and part == "qa":
             shown = source.demonstration.shown(learned, sample.answer)
         if source.skip:
@@ -259,6 +275,7 @@ class Curriculum:
             numbers.get(id(source.teacher), NO_TEACHER),
             source.share,
             shown,
+            meetings,
         )
 
     def scale(self, rows: Sequence[SequenceRow]) -> Tensor:
@@ -297,6 +314,8 @@ class Curriculum:
                 taught = [row for row in rows if row.teacher == number]
                 asked = taught or (rows[:1] if teacher.is_sharded else [])
                 known = teacher.annotate(asked, device) if asked else None
+                if isinstance(known, Knowledge) and asked[0].meetings is not None:
+                    known = replace(known, groups=groups(asked, device))
                 knowledge.append(known if taught else None)
             hidden = network(*inputs(rows, device))
         head = OutputLayer.of(model.head, half)
@@ -347,9 +366,34 @@ def positions(rows: Sequence[SequenceRow], answer: int) -> Positions:
     row = torch.from_numpy(np.repeat(np.arange(len(rows)), lengths - supervised))
     target = [row.tokens[row.sequence.supervised :] for row in rows]
     tokens = torch.from_numpy(np.concatenate(target))
-    teacher = torch.tensor([row.teacher for row in rows])[row]
-    share = torch.tensor([row.share for row in rows])[row]
-    return Positions(tokens, row, tokens == answer, teacher, share)
+    teacher = torch.tensor([one.teacher for one in rows])[row]
+    share = torch.tensor([one.share for one in rows])[row]
+    first = None
+    if any(one.meetings is not None for one in rows):
+        counts = (lengths - supervised).tolist()
+        first = torch.cat([_first(one, n) for one, n in zip(rows, counts, strict=True)])
+    return Positions(tokens, row, tokens == answer, teacher, share, first)
+
+
+def _first(row: SequenceRow, count: int) -> Tensor:
+    """[count]: 1 at the first position of each group, else 0; 1 everywhere without groups."""
+    if row.meetings is None:
+        return torch.ones(count)
+    begun = {own for own, _ in row.meetings}
+    return torch.tensor([float(place in begun) for place in range(count)])
+
+
+def groups(rows: Sequence[SequenceRow], device: str) -> Groups:
+    """The groups of rows that a teacher of another tokenizer reads."""
+    own, theirs, here, there = list[int](), list[int](), 0, 0
+    for row in rows:
+        own += [here + a for a, _ in row.meetings or ()]
+        theirs += [there + b for _, b in row.meetings or ()]
+        here += len(row.sequence.tokens) - row.sequence.supervised
+        there += len(row.read.tokens) - row.read.supervised
+    tokens = [token for row in rows for token in row.read.tokens[row.read.supervised :]]
+    (target,) = to_device((torch.tensor(tokens, dtype=torch.long),), device)
+    return Groups([*own, here], [*theirs, there], target)
 
 
 def _lengths(rows: Sequence[SequenceRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -20,7 +20,7 @@ from l2kd_ray.families.language.stages.on_policy import (
     Sampling,
 )
 from l2kd_ray.families.language.stages.replay import read_samples
-from l2kd_ray.families.language.stages.start import Initial
+from l2kd_ray.families.language.stages.start import Initial, initial_of
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.settings import Precision
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
     from l2kd_ray.families.language.model.corpus import Corpus
     from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat
+    from l2kd_ray.families.language.model.translation import Translation
     from l2kd_ray.families.language.stages.curriculum import Curriculum, SampleSource, Teacher
 
 
@@ -123,8 +124,9 @@ class Learn(TrainingStage):
         return cut_scores(contexts, answers)
 
     def _teaching(self, model: CausalLM, curriculum: Curriculum, context: Context) -> Scores:
-        """How sharp the teacher of the new task is at the temperature, and with top-k outputs the
-        bias of the first gradient, both on the first samples; empty without such a teacher."""
+        """How sharp the teacher of the new task is at the temperature, with top-k outputs the bias
+        of the first gradient, both on the first samples; how another tokenizer's tokens meet the
+        student's; empty without such a teacher."""
         from l2kd_ray.distill.sharpness import sharpness
         from l2kd_ray.families.language.stages.annotations import PROBED, Cached
 
@@ -141,10 +143,36 @@ class Learn(TrainingStage):
         taught = [row for row in rows if row.teacher == number]
         found = sharpness(teacher.annotate(taught, device), self.objective.temperature)
         scores = {f"teacher/{name}": value for name, value in found.items()}
+        if source.translation is not None:
+            scores |= self._aligned(curriculum, number)
         if isinstance(teacher, Cached):
             biases = teacher.bias(model, taught, self.objective, device)
             scores |= {f"top_k/{name}": value for name, value in biases.items()}
         return scores
+
+    def _aligned(self, curriculum: Curriculum, teacher: int) -> Scores:
+        """Groups per 100 of the student's tokens, for a teacher of another tokenizer, and the
+        percentage of rows that are too long for it.
+
+        Raises: ValueError if all are.
+        """
+        tokens = groups = count = left_out = 0
+        for index in range(len(curriculum.new[0].samples)):
+            for row in curriculum.rows_of([index]):
+                if row.teacher == teacher:
+                    count += 1
+                    left_out += not row.meetings
+                    groups += len(row.meetings or ())
+                    tokens += len(row.sequence.tokens) - row.sequence.supervised
+        if left_out == count:
+            raise ValueError(
+                "the teacher's tokenizer needs more tokens than the teacher reads for each of the "
+                "samples: set a smaller train.max_length"
+            )
+        return {
+            "teacher/aligned": 100 * groups / tokens,
+            "teacher/too_long": 100 * left_out / count,
+        }
 
     def _curriculum(self, text: SequenceFormat, model: CausalLM, context: Context) -> Curriculum:
         from l2kd_ray.families.language.stages.curriculum import Curriculum
@@ -181,9 +209,11 @@ class Learn(TrainingStage):
         corpora = [self._samples(tokens, text, model, context) for tokens in self.tasks]
         gold = corpora[0] if len(corpora) == 1 else [s for corpus in corpora for s in corpus]
         teacher, weight = self._teacher(model, context), self.kd_weight or 0.0
+        translation = self._translation(text, context)
         share, whole = (1.0 if teacher else 0.0), self.own_teacher is None
         if self.targets is None and self.sampling is None and whole:
-            return (SampleSource(gold, teacher=teacher, share=weight if teacher else 0.0),)
+            share = weight if teacher else 0.0
+            return (SampleSource(gold, teacher=teacher, share=share, translation=translation),)
         if self.targets is None:
             taught: Sequence[Sample] = gold
         else:
@@ -197,6 +227,7 @@ class Learn(TrainingStage):
                 parts=self.parts if whole else ("qa",),
                 own=self.sampling is not None,
                 demonstration=self._demonstration(text, model),
+                translation=translation,
                 skip=self.own_teacher.skip_tokens if self.own_teacher else 0,
             ),
             SampleSource(gold, 1 - weight, parts=self.parts if whole else ("qa",)),
@@ -244,6 +275,20 @@ class Learn(TrainingStage):
         """Tokens that a training sequence of a task has for context, question and answer."""
         return text.room(tokens.task, min(self.max_length or model.context, model.context))
 
+    @property
+    def _is_foreign(self) -> bool:
+        """Whether the teacher of the new task has another tokenizer."""
+        model = self.teacher.teacher if isinstance(self.teacher, Annotate) else self.teacher
+        return model is not None and initial_of(model).tokenizer != self.tasks[0].tokenizer
+
+    def _translation(self, text: SequenceFormat, context: Context) -> Translation | None:
+        """The new samples in the tokens of a teacher that has another tokenizer."""
+        from l2kd_ray.families.language.model.translation import Translation
+
+        if self.teacher is None or not self._is_foreign:
+            return None
+        return Translation.load(text, context.files_of(self.teacher))
+
     def _teacher(self, model: CausalLM, context: Context) -> Teacher | None:
         """The teacher of the new task, live or read from its annotated outputs."""
         from l2kd_ray.families.language.model.causal_lm import CausalLM
@@ -264,7 +309,7 @@ class Learn(TrainingStage):
             teacher = Cached(folder, self.parts)
         else:
             teacher = Live(CausalLM.load(folder))
-        if teacher.vocabulary != model.vocabulary:
+        if teacher.vocabulary != model.vocabulary and not self._is_foreign:
             raise ValueError(
                 f"the teacher's vocabulary has {teacher.vocabulary} tokens, the student's "
                 f"{model.vocabulary}: word-KD needs one vocabulary; give both the same tokenizer"

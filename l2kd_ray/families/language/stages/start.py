@@ -101,3 +101,10 @@ class Initial(Stage):
         model.save(context.out)
         text.save(context.out)
         return {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+
+def initial_of(stage: Any) -> Initial:
+    """The untrained model that a model's training started from."""
+    while not isinstance(stage, Initial):
+        stage = stage.start
+    return stage

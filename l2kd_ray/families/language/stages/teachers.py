@@ -40,7 +40,7 @@ class Live:
         if input_ids.shape[1] > self.model.context:
             raise ValueError(
                 f"the teacher reads {self.model.context} tokens at most, but a new sample has "
-                f"{input_ids.shape[1]}: set train.max_length={self.model.context}"
+                f"{input_ids.shape[1]}: set train.max_length={self.model.context} or less"
             )
         return Knowledge(self.model(input_ids, positions), OutputLayer.of(self.model.head))
 
