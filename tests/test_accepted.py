@@ -43,6 +43,7 @@ LSTM = {"arch": "bilstm", "embedding": 8, "hidden": 4}
 PRETRAINED: dict[str, Any] = {"model": "encoder"}
 FIRST = {"model": "encoder", "layers": 1}
 GPT = {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96}
+T5 = {"arch": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 WORDS = {"word_size": 6, "character_size": 4, "arc_size": 4, "relation_size": 4, "span_size": 4}
 TAGGER = {"arch": "bilstm", "hidden": 4, **WORDS}
 TRANSFORMER = {"arch": "transformer", "hidden": 8, "attention_heads": 2, **WORDS}
@@ -83,7 +84,8 @@ FRAME: Factors = {
 FACTORS: Mapping[str, Factors] = {
     "language": {
         "method": [{"methods": name} for name in LANGUAGE_METHODS],
-        "teacher": each("teacher", None, {**GPT, "n_embd": 24}, GPT, PRETRAINED),
+        "student": [{}, {"student": T5, "train.max_length": 64}],
+        "teacher": each("teacher", None, {**GPT, "n_embd": 24}, GPT, T5, PRETRAINED),
         "objective": each("kd.objective", None, "word", "seq", "seq-soft"),
         "divergence": each("kd.divergence", None, "reverse", "jsd", "skew_reverse", "tvd"),
         "scale": each("kd.scale", None, "none"),

@@ -11,7 +11,7 @@ from l2kd_ray.section import Location, Section, by_name
 
 
 class ModelSpec(Section):
-    """A causal LM or a classifier's encoder: pretrained (`model`) or from scratch (`arch`).
+    """A language model or a classifier's encoder: pretrained (`model`) or from scratch (`arch`).
 
     `model` is a hub id or a folder; a text alone stands for it. `{arch: gpt2, n_layer: 2}`: every
     key but `arch` is a field of that architecture's transformers config. `arch: bilstm` (for

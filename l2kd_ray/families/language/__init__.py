@@ -1,4 +1,4 @@
-"""Lifelong language models: one causal LM learns a stream of tasks as text (L2KD and baselines)."""
+"""Lifelong language models: one model learns a stream of tasks as text (L2KD and baselines)."""
 
 from l2kd_ray.families.family import Family
 from l2kd_ray.families.language.builder import LanguageBuilder

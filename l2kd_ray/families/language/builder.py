@@ -44,11 +44,11 @@ from l2kd_ray.tasks.registry import family as generated_family
 from l2kd_ray.tasks.spec import Part, TaskSpec
 
 Student = Initial | Learn
-"""A causal LM, untrained or trained."""
+"""A language model, untrained or trained."""
 
 
 class LanguageBuilder(Builder):
-    """Stages of causal LMs that treat every task as text: L2KD and its baselines."""
+    """Stages of language models that treat every task as text: L2KD and its baselines."""
 
     references = ("multitask", "single", "multilm")
     retains = True

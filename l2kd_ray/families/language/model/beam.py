@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.causal_lm import CausalLM, EncoderDecoder
 from l2kd_ray.families.language.model.generation import DECODING_BATCH, by_length
 from l2kd_ray.families.language.model.sequences import TokenIds
 
@@ -54,6 +54,7 @@ def beam(
             attention_mask=torch.tensor(mask, device=device),
             generation_config=how,
         )
-        for row, tokens in zip(rows, written[:, width:].tolist(), strict=True):
+        read = 1 if isinstance(model, EncoderDecoder) else width
+        for row, tokens in zip(rows, written[:, read:].tolist(), strict=True):
             found[row] = tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
     return found

@@ -1,4 +1,4 @@
-"""Causal language models: loading, saving, and hidden states at selected positions."""
+"""Language models: loading, saving, and hidden states at selected positions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from l2kd_ray.core.shard import InStep, place_layers
 from l2kd_ray.core.stage import Sharding
+from l2kd_ray.distill.transfer import to_device
 from l2kd_ray.families.language.model.masks import ask_nothing
 from l2kd_ray.models.architecture import UNLIMITED, config_of, position_limit
-from l2kd_ray.models.loading import load_model
+from l2kd_ray.models.loading import load_config, load_model
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.vocabulary import vocabulary_size
 
@@ -35,29 +36,36 @@ class CausalLM(nn.Module):
         """Whether activations are computed again in the backward pass."""
         self._in_step: InStep | None = None
 
-    @classmethod
-    def load(cls, folder: Path, precision: str | None = None) -> CausalLM:
+    @staticmethod
+    def load(folder: Path, precision: str | None = None) -> CausalLM:
         """Load a model from a folder that `save` wrote; in float32, or in a `precision`."""
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig
 
-        lm = AutoModelForCausalLM.from_pretrained(
+        auto, own = _classes(AutoConfig.from_pretrained(folder, local_files_only=True))
+        lm = auto.from_pretrained(
             folder, dtype=precision or torch.float32, local_files_only=True, use_safetensors=True
         )
-        return cls(lm)
+        return own(lm)
 
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder: config.json, model.safetensors."""
         self.lm.save_pretrained(folder)
 
-    def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, positions: Tensor, sources: Sequence[int] | None = None
+    ) -> Tensor:
         """The last hidden states [P, d] at flat `positions` [P] of `input_ids` [R, n].
 
         Rows are padded on the right: under causal attention no real token sees the padding, so
-        no mask is needed.
+        no mask is needed. `sources`: how many tokens of each row are given (default: the first),
+        which are no others to a causal LM.
         """
         # A layer that is computed again in the backward pass would find another kernel there.
         with nullcontext() if self._again else _attention(input_ids):
-            states = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+            return self._states(input_ids, positions, sources or [1] * len(input_ids))
+
+    def _states(self, input_ids: Tensor, positions: Tensor, sources: Sequence[int]) -> Tensor:
+        states = self.lm.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
         hidden: Tensor = states.flatten(0, 1)[positions]
         return hidden
 
@@ -124,6 +132,67 @@ class CausalLM(nn.Module):
         self(zeros, zeros[0])
 
 
+class EncoderDecoder(CausalLM):
+    """An encoder-decoder such as T5: its encoder reads what is given of a row, and its decoder
+    predicts the rest.
+
+    So each token is predicted from all before it, as by a causal LM.
+    """
+
+    def _states(self, input_ids: Tensor, positions: Tensor, sources: Sequence[int]) -> Tensor:
+        width = input_ids.shape[1]
+        longest, steps = max(sources), width - min(sources) + 1
+        (given,) = to_device([torch.tensor(sources)], input_ids.device)
+        column = torch.arange(width, device=input_ids.device)
+        mask = column[:longest] < given[:, None]
+        # The decoder reads its start, then what is not given.
+        read = (given[:, None] - 1 + torch.arange(steps, device=input_ids.device)).clamp(
+            max=width - 1
+        )
+        tokens = input_ids.gather(1, read)
+        tokens[:, 0] = self.start
+        states = self.decoded(tokens, self.encoded(input_ids[:, :longest], mask), mask)
+        row = positions // width
+        step = positions % width - given[row] + 1
+        return states.flatten(0, 1)[row * steps + step]
+
+    @property
+    def start(self) -> int:
+        """The token that the decoder reads first."""
+        return int(self.lm.config.decoder_start_token_id)
+
+    def encoded(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """The encoder's states [R, m, d] of what is given [R, m]; `mask` is False at padding."""
+        states: Tensor = self.lm.get_encoder()(
+            input_ids=input_ids, attention_mask=mask
+        ).last_hidden_state
+        return states
+
+    def decoded(self, tokens: Tensor, encoded: Tensor, mask: Tensor, cache: Any = None) -> Tensor:
+        """The decoder's last hidden states [R, n, d], as the output layer reads them."""
+        output = self.lm.get_decoder()(
+            input_ids=tokens,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        states: Tensor = output.last_hidden_state
+        config = self.lm.config
+        # T5 with tied embeddings, but not its version 1.1.
+        scaled = getattr(config, "scale_decoder_outputs", False)
+        return states * config.d_model**-0.5 if scaled else states
+
+
+def _classes(config: Any) -> tuple[Any, type[CausalLM]]:
+    """The classes of a config's model: transformers' automatic one, and the one of this module."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM, EncoderDecoder
+    return AutoModelForCausalLM, CausalLM
+
+
 SHORT = 128
 """Row length in tokens up to which plain attention is faster than the fused kernel on CPUs."""
 
@@ -145,9 +214,8 @@ def build(arch: str, overrides: Mapping[str, Any], tokenizer: Any, seed: int) ->
     Raises: ValueError as `outline` does.
     """
     torch.manual_seed(seed)
-    eos = tokenizer.eos_token_id
-    ids = {"bos_token_id": eos, "eos_token_id": eos, "vocab_size": vocabulary_size(tokenizer)}
-    return CausalLM(_from_config(arch, {**overrides, **ids}))
+    size, eos = vocabulary_size(tokenizer), tokenizer.eos_token_id
+    return _from_config(arch, overrides, vocab_size=size, eos_token_id=eos)
 
 
 def outline(arch: str, overrides: Mapping[str, Any]) -> CausalLM:
@@ -157,22 +225,32 @@ def outline(arch: str, overrides: Mapping[str, Any]) -> CausalLM:
         do not fit together.
     """
     with torch.device("meta"):
-        return CausalLM(_from_config(arch, overrides))
+        return _from_config(arch, overrides, eos_token_id=0)
 
 
-def _from_config(arch: str, fields: Mapping[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as KNOWN
+def _from_config(
+    arch: str, fields: Mapping[str, Any], *, eos_token_id: int, **more: int
+) -> CausalLM:
+    from transformers.models.auto import modeling_auto as known
 
-    config = config_of(arch, fields, ("gpt2", "llama", "qwen2", *KNOWN), "causal LM")
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    names = (
+        *("gpt2", "llama", "qwen2", "t5"),
+        *known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        *known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+    config = config_of(arch, fields, names, "language model")
+    tokens = ["bos_token_id", "eos_token_id"]
+    if config.is_encoder_decoder:
+        tokens += ["pad_token_id", "decoder_start_token_id"]
+    config = type(config)(**{**fields, **more, **dict.fromkeys(tokens, eos_token_id)})
+    auto, own = _classes(config)
+    return own(auto.from_config(config, dtype=torch.float32))
 
 
 def load_pretrained(source: Pretrained) -> CausalLM:
     """Load a model from a hub id or folder. Raises: InputError as `load_model` does."""
-    from transformers import AutoModelForCausalLM
-
-    return CausalLM(load_model(AutoModelForCausalLM, source))
+    auto, own = _classes(load_config(source))
+    return own(load_model(auto, source))
 
 
 @torch.no_grad()

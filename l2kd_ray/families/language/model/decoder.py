@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 from l2kd_ray.distill.transfer import to_device
-from l2kd_ray.families.language.model.causal_lm import CausalLM
+from l2kd_ray.families.language.model.causal_lm import CausalLM, EncoderDecoder
 from l2kd_ray.families.language.model.sequences import TokenIds
 
 # A new name of the argument, which earlier versions of transformers do not know.
@@ -42,6 +42,10 @@ class Decoder:
     columns, then -inf.
     """
 
+    @staticmethod
+    def of(model: CausalLM, prompts: Sequence[TokenIds]) -> Decoder:
+        return (SourceDecoder if isinstance(model, EncoderDecoder) else Decoder)(model, prompts)
+
     def __init__(self, model: CausalLM, prompts: Sequence[TokenIds]) -> None:
         self.model = model
         self.device = model.device
@@ -59,9 +63,13 @@ class Decoder:
     def _read(self, prompts: Sequence[TokenIds]) -> tuple[list[GrowingLayer], Tensor]:
         """The cache of some prompts, and their last hidden states [b, d]."""
         layers = [GrowingLayer() for _ in range(self.model.lm.config.num_hidden_layers)]
+        return layers, self._hidden(*self._padded(prompts), layers)
+
+    def _padded(self, prompts: Sequence[TokenIds]) -> tuple[Tensor, Tensor]:
+        """The prompts [b, n], padded on the left, and their padding [b]."""
         padding = [max(map(len, prompts)) - len(prompt) for prompt in prompts]
         rows = [[0] * pad + prompt for pad, prompt in zip(padding, prompts, strict=True)]
-        return layers, self._hidden(self._tensor(rows), self._tensor(padding), layers)
+        return self._tensor(rows), self._tensor(padding)
 
     def _hidden(self, input_ids: Tensor, padding: Tensor, layers: Sequence[GrowingLayer]) -> Tensor:
         """The last hidden states [b, d] after reading the tokens [b, n]."""
@@ -92,6 +100,38 @@ class Decoder:
             layer.show(len(order), layer.length)
         self.padding = self.padding[order]
         return order
+
+
+class SourceDecoder(Decoder):
+    """The decoding state of an encoder-decoder, whose encoder reads the prompts.
+
+    Its `layers` are those of what is written, then those of the prompts.
+    """
+
+    model: EncoderDecoder
+
+    def _read(self, prompts: Sequence[TokenIds]) -> tuple[list[GrowingLayer], Tensor]:
+        tokens, padding = self._padded(prompts)
+        width, shift = tokens.shape[1], padding.unsqueeze(-1)
+        column = torch.arange(width, device=self.device)
+        mask, ahead, back = column >= shift, (column + shift) % width, (column - shift) % width
+        # The encoder counts positions from column 0 on, so it reads rows padded on the right.
+        encoded = self.model.encoded(tokens.take_along_dim(ahead, 1), mask.take_along_dim(ahead, 1))
+        encoded = encoded.take_along_dim(back.unsqueeze(-1), 1)
+        start = tokens.new_full((len(prompts), 1), self.model.start)
+        caches = [Cache(layer_class_to_replicate=GrowingLayer) for _ in range(2)]
+        states = self.model.decoded(start, encoded, mask, EncoderDecoderCache(*caches))
+        layers: list[Any] = [layer for cache in caches for layer in cache.layers]
+        return layers, states[:, -1]
+
+    def _hidden(self, input_ids: Tensor, padding: Tensor, layers: Sequence[GrowingLayer]) -> Tensor:
+        count = len(layers) // 2
+        written, given = Cache(layers=[*layers[:count]]), Cache(layers=[*layers[count:]])
+        mask = torch.arange(layers[count].length, device=self.device) >= padding.unsqueeze(-1)
+        # Only their shape is read: their keys and values are in the cache.
+        encoded = mask.unsqueeze(-1)
+        cache = EncoderDecoderCache(written, given)
+        return self.model.decoded(input_ids, encoded, mask, cache)[:, -1]
 
 
 def _logits(model: CausalLM, hidden: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def _continue(
     eos: int,
 ) -> list[tuple[int, TokenIds]]:
     """The prompts' numbers in `batch`, each with its continuation."""
-    decoder = Decoder(model, [prompts[row] for row in batch])
+    decoder = Decoder.of(model, [prompts[row] for row in batch])
     rows = torch.tensor(batch).to(decoder.device)
     every = 1 if decoder.device.type == "cpu" else LOOK
     going = [_Row(row, min(model.context - len(prompts[row]), max_new_tokens), []) for row in batch]

@@ -38,14 +38,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """The tokens of one training sequence; those from index `supervised` on are predicted."""
+    """The tokens of one training sequence: what is given, and from index `source` on an output.
+
+    The first `skipped` tokens of the output are not learned.
+    """
 
     tokens: TokenIds
-    supervised: int
+    source: int
+    skipped: int = 0
 
-    def without(self, skipped: int) -> TrainingSequence:
-        """The same tokens, of which the first `skipped` supervised ones are not predicted."""
-        return TrainingSequence(self.tokens, min(self.supervised + skipped, len(self.tokens)))
+    @property
+    def supervised(self) -> int:
+        """Index of the first token that is predicted."""
+        return min(self.source + self.skipped, len(self.tokens))
 
 
 class SequenceFormat:

@@ -265,7 +265,8 @@ class Curriculum:
         if source.demonstration is not None and part == "qa":
             shown = source.demonstration.shown(learned, sample.answer)
         if source.skip:
-            learned, shown = learned.without(source.skip), shown and shown.without(source.skip)
+            learned = replace(learned, skipped=source.skip)
+            shown = shown and replace(shown, skipped=source.skip)
         return SequenceRow(
             learned,
             part,
@@ -337,11 +338,12 @@ def written_sequence(
         return sequence(text, sample, part)
     ended = written[-1:] == [text.eos]
     whole = sequence(text, replace(sample, answer=written[:-1] if ended else written), part)
-    return whole if ended else TrainingSequence(whole.tokens[:-1], whole.supervised)
+    return whole if ended else TrainingSequence(whole.tokens[:-1], whole.source)
 
 
-def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
-    """Tokens [R, n], padded on the right; flat indices [P] of the supervised positions.
+def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor, list[int]]:
+    """Tokens [R, n], padded on the right; flat indices [P] of the supervised positions; the number
+    of tokens of each row that are given.
 
     The position before a token is the one that predicts it. Padding is on the right, so no
     real token attends to it.
@@ -357,7 +359,7 @@ def inputs(rows: Sequence[SequenceRow], device: str) -> tuple[Tensor, Tensor]:
     first = np.arange(len(rows)) * width + supervised - 1 - (np.cumsum(counts) - counts)
     flat = np.repeat(first, counts) + np.arange(counts.sum())
     ids, where = to_device((torch.from_numpy(input_ids), torch.from_numpy(flat)), device)
-    return ids, where
+    return ids, where, [row.sequence.source for row in rows]
 
 
 def positions(rows: Sequence[SequenceRow], answer: int) -> Positions:

@@ -82,7 +82,8 @@ class Importance(Stage):
         import torch
 
         positions = torch.arange(sequence.supervised - 1, len(sequence.tokens) - 1, device=device)
-        logits = model.head(model(torch.tensor([sequence.tokens], device=device), positions))
+        tokens = torch.tensor([sequence.tokens], device=device)
+        logits = model.head(model(tokens, positions, [sequence.source]))
         if self.measure == "sensitivity":
             norm: Tensor = logits.square().sum(-1).mean()
             return norm

@@ -70,6 +70,6 @@ class Demonstration:
         from l2kd_ray.families.language.model.sequences import TrainingSequence
 
         inserted = self.tokens(answer, len(sequence.tokens))
-        end = sequence.supervised - 1  # of the question; `<ans>` follows
+        end = sequence.source - 1  # of the question; `<ans>` follows
         tokens = [*sequence.tokens[:end], *inserted, *sequence.tokens[end:]]
-        return TrainingSequence(tokens, sequence.supervised + len(inserted))
+        return TrainingSequence(tokens, sequence.source + len(inserted))

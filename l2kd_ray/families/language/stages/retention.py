@@ -95,5 +95,6 @@ def log_probabilities(model: CausalLM, sequence: TrainingSequence, device: str) 
     with torch.inference_mode():
         ids = torch.tensor([sequence.tokens], device=device)
         places = torch.arange(sequence.supervised - 1, len(sequence.tokens) - 1, device=device)
-        log_p: Tensor = model.head(model(ids, places)).float().log_softmax(-1)
+        hidden = model(ids, places, [sequence.source])
+        log_p: Tensor = model.head(hidden).float().log_softmax(-1)
     return log_p

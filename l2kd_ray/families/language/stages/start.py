@@ -73,9 +73,8 @@ class Initial(Stage):
         file = Path(self.source.location if self.source else "", "config.json")
         if self.source is not None and file.is_file():
             settings = json.loads(file.read_text("utf-8"))
-        return next(
-            (settings[name] for name in ("n_embd", "hidden_size") if name in settings), None
-        )
+        names = ("n_embd", "hidden_size", "d_model")
+        return next((settings[name] for name in names if name in settings), None)
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.causal_lm import (

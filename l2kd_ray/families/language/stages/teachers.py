@@ -36,13 +36,13 @@ class Live:
     @torch.no_grad()  # not inference_mode, in which a shared model cannot be put together
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge:
         shown = [replace(row, sequence=row.shown) if row.shown else row for row in rows]
-        input_ids, positions = inputs(shown, device)
+        input_ids, *where = inputs(shown, device)
         if input_ids.shape[1] > self.model.context:
             raise ValueError(
                 f"the teacher reads {self.model.context} tokens at most, but a new sample has "
                 f"{input_ids.shape[1]}: set train.max_length={self.model.context} or less"
             )
-        return Knowledge(self.model(input_ids, positions), OutputLayer.of(self.model.head))
+        return Knowledge(self.model(input_ids, *where), OutputLayer.of(self.model.head))
 
 
 class Itself(Live):
