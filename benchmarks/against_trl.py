@@ -117,7 +117,7 @@ def own_step(student: Any, teacher: Any, qa: Any) -> Callable[[], float]:
     def step() -> float:
         rows = curriculum.rows(Batch(next(steps), range(len(samples))))
         optimizer.zero_grad()
-        loss = loop.accumulate(student, rows, curriculum, context)
+        loss, *_ = loop.accumulate(student, rows, curriculum, context)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         return float(loss)

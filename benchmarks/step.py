@@ -239,7 +239,7 @@ def our_step(
 
     def step() -> float:
         optimizer.zero_grad()
-        loss = loop.accumulate(student, rows, curriculum, context)
+        loss, *_ = loop.accumulate(student, rows, curriculum, context)
         nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         return float(loss)

@@ -127,14 +127,16 @@ def test_the_fused_loss_of_any_divergence_passes_gradcheck(
     objective, scale = SoftTargets(2.0, 5.0, divergence="other"), draw(3, seed=3).abs()
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return objective.loss(hidden, OutputLayer(weight, bias), knowledge, positions, scale)
+        head = OutputLayer(weight, bias)
+        return objective.loss(hidden, head, knowledge, positions, scale).total
 
     shapes = [(12, WIDTH), (V, WIDTH), (V,)]
     inputs = [draw(*shape, seed=n).requires_grad_() for n, shape in enumerate(shapes)]
     assert torch.autograd.gradcheck(loss, inputs)
     if divergence is plain_forward:
         usual = SoftTargets(2.0, 5.0)
-        wanted = usual.loss(inputs[0], OutputLayer(*inputs[1:]), knowledge, positions, scale)
+        head = OutputLayer(*inputs[1:])
+        wanted = usual.loss(inputs[0], head, knowledge, positions, scale).total
         torch.testing.assert_close(loss(*inputs), wanted)
 
 
@@ -154,7 +156,7 @@ def test_a_divergence_sees_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) 
     term = linear_loss.Term(where, said)
     linear_loss.linear_loss(
         hidden, OutputLayer(weight), where % V, 0 * ones, ones, [term], 2.0, watched
-    ).backward()  # type: ignore[no-untyped-call]
+    ).total.backward()  # type: ignore[no-untyped-call]
     assert sizes == [3, 3, 3, 1]
     assert said.head.weight.grad is None
 
@@ -327,7 +329,7 @@ def test_an_unscaled_loss_has_no_squared_temperature() -> None:
     hidden, head = draw(12, WIDTH, seed=0), OutputLayer(draw(V, WIDTH, seed=1))
     rows = torch.tensor([1.0, 0.0, 1.0]).double()  # none without a teacher
     usual, unscaled = (
-        SoftTargets(3.0, unscaled=flag).loss(hidden, head, knowledge, taught, rows)
+        SoftTargets(3.0, unscaled=flag).loss(hidden, head, knowledge, taught, rows).total
         for flag in (None, True)
     )
     torch.testing.assert_close(unscaled, usual / 9)

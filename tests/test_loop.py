@@ -97,6 +97,34 @@ def test_the_parts_have_a_mean_each_at_any_weight_of_theirs(tmp_path: Path) -> N
     assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("micro", [None, 2])
+@pytest.mark.parametrize("recall", [True, False])
+def test_the_curve_has_the_losses_terms(tmp_path: Path, recall: bool, micro: int | None) -> None:
+    """Each from its definition; of a half-weighted divergence the labels keep the other half."""
+    model, teacher = no_dropout().eval(), no_dropout(seed=9).eval()
+    how = replace(TRAINING, micro_batch=micro)
+    chosen = curriculum(how, replay_weight="separate", teacher=teacher, share=0.5)
+    previous = no_dropout(seed=4).eval()
+    if recall:
+        chosen = replace(chosen, replayed=SampleSource(OLD, 1.0, Live(previous), 0.5))
+    new, old = first_batch(chosen)
+
+    def mean(samples: list[Sample], of: CausalLM | None = None) -> Tensor:
+        qa, lm = ([form(s) for s in samples] for form in (FORMAT.qa, FORMAT.lm))
+        return naive_mean(model, qa, teacher=of) + 0.25 * naive_mean(model, lm, teacher=of)
+
+    curve, _ = trained(tmp_path, chosen, SoftTargets(2.0), model=no_dropout())
+    row, qa = curve[0], [FORMAT.qa(s) for s in new]
+    assert row["qa"] == pytest.approx(0.5 * naive_mean(model, qa).item(), rel=1e-5)
+    assert row["qa"] + row["lm"] == pytest.approx(0.5 * mean(new).item(), rel=1e-5)
+    assert row["kd"] == pytest.approx(0.5 * mean(new, teacher).item(), rel=1e-3)
+    wanted = 0.5 * (mean(old) + mean(old, previous)) if recall else mean(old)
+    assert row["replay"] == pytest.approx(wanted.item(), rel=1e-5)
+    terms = sum(row[name] for name in ("qa", "lm", "kd", "replay"))
+    assert row["loss"] == pytest.approx(terms, rel=1e-5)
+    assert row["grad_norm"] > 0
+
+
 def test_a_replayed_sample_counted_once_is_natural(tmp_path: Path) -> None:
     natural = trained(tmp_path / "a", curriculum(), SoftTargets(), model=no_dropout())
     once = trained(tmp_path / "b", curriculum(replay_weight=1.0), SoftTargets(), model=no_dropout())
@@ -354,13 +382,13 @@ def test_a_step_that_does_not_fit_is_done_again_in_halves(
     wanted, _ = trained(tmp_path / "whole", chosen, LABELS, model=no_dropout())
     steps, sizes, inner = iter(range(100)), list[int](), Curriculum.loss
 
-    def narrow(self: Any, model: Any, network: Any, rows: Any, *rest: Any) -> Tensor:
-        loss = inner(self, model, network, rows, *rest)
+    def narrow(self: Any, model: Any, network: Any, rows: Any, *rest: Any) -> Any:
+        found = inner(self, model, network, rows, *rest)
         if next(steps) >= fails_at and len(rows) > 2 * self.rows_per_example:
-            loss.backward()  # type: ignore[no-untyped-call]
+            found[0].backward()
             raise torch.OutOfMemoryError
         sizes.append(len(rows))
-        return loss
+        return found
 
     monkeypatch.setattr(Curriculum, "loss", narrow)
     monkeypatch.setattr(memory.Fitting, "_known", {})

@@ -104,7 +104,7 @@ def test_loss_gradients_and_count_are_those_of_the_naive_reference(
     wanted_grads = torch.autograd.grad(wanted, learnt)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(linear_loss, "CHUNK_ELEMENTS", chunk)
-        loss = objective.loss(hidden, head, knowledge, positions, scale)
+        loss = objective.loss(hidden, head, knowledge, positions, scale).total
     grads = torch.autograd.grad(loss, learnt)
 
     torch.testing.assert_close(loss, wanted)
@@ -118,7 +118,8 @@ def test_loss_gradients_and_count_are_those_of_the_naive_reference(
 def soft(hidden: Tensor, head: OutputLayer, said: Knowledge, T: float) -> Tensor:
     """The sum of KD over all positions."""
     positions = positions_of([0] * ROWS, 1.0)
-    return SoftTargets(T).loss(hidden, head, [said], positions, torch.ones(ROWS, **double))
+    scale = torch.ones(ROWS, **double)
+    return SoftTargets(T).loss(hidden, head, [said], positions, scale).total
 
 
 def test_the_mean_without_a_teacher_is_torchs_weighted_mean() -> None:
@@ -128,7 +129,7 @@ def test_the_mean_without_a_teacher_is_torchs_weighted_mean() -> None:
     class_weight[ANSWER] = 5.0
     objective = SoftTargets(answer_weight=5.0)
     scale = torch.ones(ROWS, **double) / objective.count(positions, ROWS).sum()
-    mean = objective.loss(hidden, head, [], positions, scale)
+    mean = objective.loss(hidden, head, [], positions, scale).total
     wanted = F.cross_entropy(logits_of(hidden, head), positions.target, class_weight)
     torch.testing.assert_close(mean, wanted)
 
@@ -169,7 +170,8 @@ def test_a_batch_of_replay_alone_is_finite_and_plain_cross_entropy() -> None:
     positions = positions_of([NO_TEACHER] * ROWS, 1.0)
     hidden, head = draw(ROWS * PER_ROW, WIDTH, seed=1), head_of(2)
     objective = SoftTargets(temperature=2.0)
-    loss = objective.loss(hidden, head, [None], positions, torch.ones(ROWS, **double))
+    scale = torch.ones(ROWS, **double)
+    loss = objective.loss(hidden, head, [None], positions, scale).total
     wanted = F.cross_entropy(logits_of(hidden, head), positions.target, reduction="sum")
     torch.testing.assert_close(loss, wanted)
     assert (objective.count(positions, ROWS) > 0).all()
@@ -181,7 +183,8 @@ def test_losses_pass_gradcheck() -> None:
     objective, head = SoftTargets(2.0, 5.0), head_of(2)
 
     def loss(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return objective.loss(hidden, OutputLayer(weight, bias), knowledge, positions, scale)
+        head = OutputLayer(weight, bias)
+        return objective.loss(hidden, head, knowledge, positions, scale).total
 
     inputs = (draw(ROWS * PER_ROW, WIDTH, seed=1).requires_grad_(), head.weight, head.bias)
     assert torch.autograd.gradcheck(loss, inputs)
@@ -215,9 +218,8 @@ def test_half_precision_products_stay_near() -> None:
     )
     results = []
     for half in (False, True):
-        loss = SoftTargets().loss(
-            hidden, OutputLayer(weight, None, half), [], positions, torch.ones(1) / P
-        )
+        head, scale = OutputLayer(weight, None, half), torch.ones(1) / P
+        loss = SoftTargets().loss(hidden, head, [], positions, scale).total
         results.append((float(loss.detach()), *torch.autograd.grad(loss, [hidden, weight])))
     (exact, *grads), (near, *others) = results
     assert near == pytest.approx(exact, rel=5e-3)
@@ -248,6 +250,6 @@ def test_no_whole_logits_stand_in_memory() -> None:
             torch.zeros(P),
             terms,
             1.0,
-        ).backward()  # type: ignore[no-untyped-call]
+        ).total.backward()  # type: ignore[no-untyped-call]
     assert max(sizes) == 64 * V
     assert sum(sizes) == P * V

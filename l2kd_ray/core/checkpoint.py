@@ -39,6 +39,7 @@ class Progress:
     """
 
     losses: list[Tensor] = field(default_factory=list)
+    """[1 + K + 1] of each step: the loss, its terms, the norm of the gradient."""
     rates: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
@@ -46,16 +47,17 @@ class Progress:
     def step(self) -> int:
         return len(self.losses)
 
-    def add(self, loss: Tensor, lr: float, tokens: int) -> None:
-        self.losses.append(loss)
+    def add(self, losses: Tensor, lr: float, tokens: int) -> None:
+        self.losses.append(losses)
         self.rates.append(lr)
         self.tokens.append(tokens)
 
-    def curve(self) -> list[dict[str, float]]:
+    def curve(self, names: Sequence[str]) -> list[dict[str, float]]:
+        """A row for each step; `names` are those of its losses."""
         losses = torch.stack(self.losses).tolist() if self.losses else []
         return [
-            {"step": step, "loss": loss, "lr": lr, "tokens": tokens}
-            for step, (loss, lr, tokens) in enumerate(
+            {"step": step, **dict(zip(names, row, strict=True)), "lr": lr, "tokens": tokens}
+            for step, (row, lr, tokens) in enumerate(
                 zip(losses, self.rates, self.tokens, strict=True), start=1
             )
         ]

@@ -78,6 +78,10 @@ class Lessons(Protocol):
     def rows_per_example(self) -> int: ...
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the K terms of the loss that the training curve shows beside it."""
+
+    @property
     def uses_all(self) -> bool:
         """False if a batch leaves parameters unused (DDP's find_unused_parameters)."""
 
@@ -102,8 +106,9 @@ class Lessons(Protocol):
 
     def loss(
         self, model: Any, network: nn.Module, rows: Sequence[Any], scale: Tensor, device: str
-    ) -> Tensor:
-        """The part of the global batch's loss that belongs to some of its rows.
+    ) -> tuple[Tensor, Tensor]:
+        """The part of the global batch's loss that belongs to some of its rows, and the values [K]
+        of its terms, without gradients and on the loss's device.
 
         `network` is `model`, or its DDP wrapper, which exchanges the gradients between workers.
         """
@@ -122,7 +127,8 @@ def fit(
 
     `stateful`: the parts of the lessons that change on the way.
 
-    Returns one row for each step: step, loss and tokens of the global batch, lr.
+    Returns one row for each step: step, loss (and its terms) and tokens of the global batch, norm
+    of the gradient before it is clipped, lr.
     Raises: FloatingPointError if the loss or its gradient is not finite.
     """
     how = lessons.optimisation
@@ -156,6 +162,7 @@ def _fit(
     rise = how.warmup * (lessons.steps_per_epoch if how.warmup_of_epoch else total)
     # A part of a training (`train.rungs`) ends at `until`, but follows the whole schedule.
     last = how.total_steps(lessons.steps_per_epoch, stage.until)
+    began, first = time.perf_counter(), progress.step
     saved = time.monotonic()
     for batch in lessons.batches(progress.step):
         # Checked before the step: the checkpoint of a part may hold its last step already.
@@ -174,12 +181,14 @@ def _fit(
             optimizer.zero_grad()
             return accumulate(network, rows, lessons, context, size)
 
-        loss = fitting.run(compute, progress.step, math.ceil(len(rows) / lessons.rows_per_example))
+        losses = fitting.run(
+            compute, progress.step, math.ceil(len(rows) / lessons.rows_per_example)
+        )
         if constraint is not None:
             constraint(model, progress.step)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), how.clip)
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), how.clip))
         optimizer.step()
-        progress.add(loss, lr, lessons.size(rows))
+        progress.add(torch.cat((losses, norm.reshape(1))), lr, lessons.size(rows))
         due = context.rank == 0 and (
             time.monotonic() - saved > context.checkpoint_seconds or context.leaving()
         )
@@ -192,7 +201,7 @@ def _fit(
             due = name is not None
         ended = progress.step % lessons.steps_per_epoch == 0 or progress.step == last
         if due or ended:
-            _check_finite(loss, norm, progress.step)
+            _check_finite(losses[0], norm, progress.step)
         if due:
             save(stage, model, optimizer, progress, context, stateful, name)
             saved = time.monotonic()
@@ -204,7 +213,13 @@ def _fit(
         watch.restore(model)
     if is_sharded(model):
         put_together(model, whole_model)
-    return progress.curve()
+    curve = progress.curve(("loss", *lessons.terms, "grad_norm"))
+    # The curve is made of what the device has finished. Its own rows hold no times: a resumed
+    # training has the same.
+    seconds = time.perf_counter() - began
+    if progress.step > first:
+        context.notes["tokens_per_second"] = round(sum(progress.tokens[first:]) / seconds, 1)
+    return curve
 
 
 @contextmanager
@@ -240,7 +255,6 @@ def _check_finite(loss: Tensor, norm: Tensor, step: int) -> None:
 
     Called at epoch ends and checkpoints only: reading the loss synchronises with the GPU.
     """
-    norm = whole(norm)
     if not (math.isfinite(float(loss)) and math.isfinite(float(norm))):
         raise FloatingPointError(
             f"the loss is {float(loss)} and its gradient's norm {float(norm)} after step {step}; "
@@ -257,7 +271,7 @@ def accumulate(
 ) -> Tensor:
     """Add the gradients of the global batch's loss, `size` examples at a time (None: all).
 
-    Returns the detached loss.
+    Returns the detached loss and its terms, [1 + K].
     """
     scale = lessons.scale(rows)
     mine = list(range(context.rank, len(rows), context.world_size))
@@ -266,19 +280,19 @@ def accumulate(
     most = math.ceil(len(rows) / context.world_size)
     parts = [mine[start : start + step] for start in range(0, most, step)]
     model = network.module if isinstance(network, DistributedDataParallel) else network
-    loss = torch.zeros((), device=context.device)
+    losses = torch.zeros(1 + len(lessons.terms), device=context.device)
     for number, part in enumerate(parts):
         with _exchange(network, last=number == len(parts) - 1):
             # One that has no rows left computes the first row with factor 0.
             chosen = [rows[index] for index in part or [0]]
             factors = scale[part] if part else torch.zeros(1)
-            partial = lessons.loss(model, network, chosen, factors, context.device)
+            partial, terms = lessons.loss(model, network, chosen, factors, context.device)
             # DDP averages over workers; the parts of the global batch are to be summed.
             (partial * context.world_size).backward()
-        loss += partial.detach()
+        losses += torch.cat((partial.detach().reshape(1), terms))
     if context.world_size > 1:
-        dist.all_reduce(loss)
-    return loss
+        dist.all_reduce(losses)
+    return losses
 
 
 def _optimizer(model: nn.Module, how: Optimisation) -> torch.optim.Optimizer:

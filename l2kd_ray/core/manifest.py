@@ -41,7 +41,8 @@ class Manifest:
     seconds: float
     host: str
     environment: Mapping[str, Any]
-    """Versions of packages, CPU type, threads, world size, device and its peak memory in bytes."""
+    """Versions of packages, CPU type, threads, world size, device and its peak memory in bytes; of
+    a training, its `tokens_per_second`."""
 
     def to_json(self) -> bytes:
         """The manifest as JSON with its own digest, by which an altered one is detected."""

@@ -70,6 +70,17 @@ class Term:
     labels: bool = True
 
 
+@dataclass(frozen=True)
+class Loss:
+    """A loss, and what it is the sum of; only the first has a gradient."""
+
+    total: Tensor
+    labels: Tensor
+    """[P]: the weighted cross-entropy at each position."""
+    teachers: Tensor
+    """The weighted divergence of each term."""
+
+
 def linear_loss(
     hidden: Tensor,
     head: OutputLayer,
@@ -79,7 +90,7 @@ def linear_loss(
     terms: Sequence[Term],
     temperature: float,
     divergence: Divergence = forward,
-) -> Tensor:
+) -> Loss:
     """sum_p ce_p CE_p + kd_p D(student_p, teacher_p; T), of logits z = hidden W^T + b.
 
     hidden [P, d], target [P], ce and kd [P]; `terms` share out the positions. The gradient flows to
@@ -89,10 +100,10 @@ def linear_loss(
     Raises: InputError where a divergence does not return a loss a position.
     """
     work = _Work(head.half, target, ce, kd, tuple(terms), temperature, divergence)
-    loss: Tensor = _LinearLoss.apply(  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor, Tensor] = _LinearLoss.apply(  # type: ignore[no-untyped-call]
         hidden, head.weight, head.bias, work
     )
-    return loss
+    return Loss(*found)
 
 
 @dataclass(frozen=True)
@@ -120,8 +131,11 @@ class _LinearLoss(torch.autograd.Function):
             trains_bias = bias is not None and ctx.needs_input_grad[2]
             grad_bias = torch.zeros_like(bias) if bias is not None and trains_bias else None
             loss = torch.zeros((), device=hidden.device, dtype=weight.dtype)
-            for where, grad, part in _chunks(hidden, student, work):
-                loss += part
+            labels, teachers = loss.new_zeros(len(work.target)), loss.new_zeros(len(work.terms))
+            for term, where, grad, hard, soft in _chunks(hidden, student, work):
+                labels[where] = hard.to(labels.dtype)
+                teachers[term] += soft
+                loss += soft + hard.sum()
                 if grad_bias is not None:
                     grad_bias += grad.sum(0)
                 grad = grad.to(student.weight.dtype)
@@ -132,11 +146,12 @@ class _LinearLoss(torch.autograd.Function):
                     else:
                         grad_weight += grad.T @ hidden[where].to(grad.dtype)
         ctx.grads = grad_hidden, grad_weight, grad_bias
-        return loss
+        ctx.mark_non_differentiable(labels, teachers)
+        return loss, labels, teachers
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (scale,) = grad_outputs
+        scale, *_ = grad_outputs
         grads = (None if grad is None else grad.mul_(scale) for grad in ctx.grads)
         return (*grads, None)
 
@@ -155,16 +170,17 @@ class _Layer:
 
 def _chunks(
     hidden: Tensor, student: _Layer, work: _Work
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Positions [C] of each chunk, their logits' gradient [C, V], their loss."""
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
+    """Yield the number of each chunk's term, its positions [C], their logits' gradient [C, V], their
+    cross-entropies [C], and their divergence."""
     larger = 1 if hidden.device.type == "cpu" else LARGER
     size = max(1, larger * CHUNK_ELEMENTS // student.weight.shape[0])
-    for term in work.terms:
+    for number, term in enumerate(work.terms):
         teacher_logits = _logits_of(term.teacher, work.half)
         for part, theirs, groups in _parts(term, size):
             where = term.where[part]
             both = student.logits(hidden[where]), teacher_logits(theirs)
-            yield where, *_chunk(*both, where, work, term.labels, groups)
+            yield number, where, *_chunk(*both, where, work, term.labels, groups)
 
 
 def _parts(term: Term, size: int) -> Iterator[tuple[slice, slice, Groups | None]]:
@@ -196,24 +212,29 @@ def _chunk(
     work: _Work,
     labels: bool,
     groups: Groups | None,
-) -> tuple[Tensor, Tensor]:
-    """The gradient in a chunk's logits [C, V], and its loss. Overwrites both logits."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient in a chunk's logits [C, V], its cross-entropies [C], and its divergence.
+
+    Overwrites both logits.
+    """
     ce, kd = work.ce[where], work.kd[where]
     if teacher is None:
-        return _cross_entropy(logits, work.target[where], ce)
+        return *_cross_entropy(logits, work.target[where], ce), logits.new_zeros(())
     hard = None
     if labels:
         hard = _cross_entropy(logits.clone(), work.target[where], ce)
     if groups is not None and isinstance(teacher, Tensor):
-        grad, loss = of_groups(logits, teacher, kd, work.temperature, groups, work.target[where])
+        grad, soft = of_groups(logits, teacher, kd, work.temperature, groups, work.target[where])
     else:
-        grad, loss = gradient(logits, teacher, kd, work.temperature, work.divergence)
-    return (grad, loss) if hard is None else (grad.add_(hard[0]), loss + hard[1])
+        grad, soft = gradient(logits, teacher, kd, work.temperature, work.divergence)
+    if hard is None:
+        return grad, logits.new_zeros(len(where)), soft
+    return grad.add_(hard[0]), hard[1], soft
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     log_p = torch.log_softmax(logits, -1, out=logits)
-    loss = -(log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1) * weight).sum()
+    loss = -(log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1) * weight)
     grad = log_p.exp_().mul_(weight.unsqueeze(-1))
     grad.scatter_add_(-1, target.unsqueeze(-1), -weight.unsqueeze(-1))
     return grad, loss

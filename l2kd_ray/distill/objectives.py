@@ -19,7 +19,7 @@ from l2kd_ray.door import Plugin
 if TYPE_CHECKING:  # a stage holds an objective, and a study's stages are made without torch
     from torch import Tensor
 
-    from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
+    from l2kd_ray.distill.linear_loss import Knowledge, Loss, OutputLayer
     from l2kd_ray.distill.top_k import MostLikely
 
 NO_TEACHER = -1
@@ -94,8 +94,10 @@ class SoftTargets:
         knowledge: Sequence[Knowledge | MostLikely | None],
         positions: Positions,
         scale: Tensor,
-    ) -> Tensor:
+    ) -> Loss:
         """The sum over rows of `scale` [R] times the row's loss sum.
+
+        Its `teachers` are 0 for positions without one, then those of `knowledge` that are not None.
 
         hidden [P, d]: the student's last hidden states; knowledge: by the teachers' numbers, on
         one device with it; `positions` and `scale` are on the CPU, where no question about them

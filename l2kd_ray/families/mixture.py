@@ -89,5 +89,9 @@ class Pooled:
         return 1
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        return ()  # the rows' losses are mixed before they are summed
+
+    @property
     def uses_all(self) -> bool:
         return False  # a batch trains one head

@@ -114,9 +114,12 @@ def points(trial: Trial, known: Mapping[str, Manifest], models: Models) -> Itera
                 return
             manifest, start = known[model.key], reached
             curve = (models.curve(manifest) if CURVE in manifest.files else None) or ()
+            speed = manifest.environment.get("tokens_per_second")
+            whole = {"tokens_per_second": speed} if speed is not None else {}
             for k, row in enumerate(curve):
                 reached = start + int(row["step"])
-                values = {f"train/{key}": value for key, value in row.items() if key != "step"}
+                shown = {**row, **whole}
+                values = {f"train/{key}": value for key, value in shown.items() if key != "step"}
                 yield Point(number + k, reached, {"stage": stage, **values})
             number += int(manifest.scores.get("steps", len(curve)))
             reached = start + int(manifest.scores.get("steps", reached - start))

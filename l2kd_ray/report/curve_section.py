@@ -23,9 +23,14 @@ def curve_section(
     words = "; ".join(f"{method_label(str(m))} {text(float(v), 2)}" for m, v in ends.items())
     caption = (
         f"Training loss along the order {first['order']} with seed {first['seed']}. Dashed: the "
-        "teacher of each task. Losses of different methods are of different terms: compare a "
-        "curve with itself."
+        "teacher of each task. Areas: the terms of the student's loss, on rows of question "
+        "answering (qa) and language modelling (lm), against the teacher (kd), and on replayed "
+        "samples. Losses of different methods are of different terms: compare a curve with itself."
     )
+    if "tokens_per_second" in curves:
+        speeds = curves.groupby("method", sort=False)["tokens_per_second"].mean().dropna()
+        each = "; ".join(f"{method_label(str(m))} {v:,.0f}" for m, v in speeds.items())
+        caption += f" Tokens a second: {each}." if each else ""
     picture = Picture(
         "training_curves",
         f"Training loss by method; at the end: {words}.",

@@ -16,7 +16,7 @@ import pandas as pd
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.report.blocks import NOTHING, signed, text
 from l2kd_ray.report.labels import interval_label, method_label, order_labels, row_labels, short
-from l2kd_ray.report.style import INK, LINE, MUTED, PAPER, RC, LineStyle
+from l2kd_ray.report.style import INK, LINE, MUTED, PAPER, RC, SERIES, LineStyle
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +26,9 @@ WIDTH = 5.2
 """Inches: 374 px, so that a phone shows a figure whole and its text no smaller than drawn."""
 MOST_NAMED_ORDERS = 24
 """Orders that a strip plot names one by one; above, they are ranked without names."""
+
+TERMS = dict(zip(("qa", "lm", "kd", "replay"), SERIES, strict=False))
+"""Terms of a training's loss, and their colours."""
 
 ROOM = 1.6
 """Longest axis of components, in lengths of the longest bar; intervals may end outside."""
@@ -236,8 +239,9 @@ def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
 
 @styled
 def training_curves(curves: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
-    """A panel a method: its loss along the stream, a dotted line where a task begins."""
-    methods = list(dict.fromkeys(curves["method"]))
+    """A panel a method: its loss along the stream, a dotted line where a task begins; below the
+    loss the terms that it is the sum of."""
+    methods, legend = list(dict.fromkeys(curves["method"])), dict[str, Any]()
     figure, grid = new_figure(0.4 + 1.15 * len(methods), nrows=len(methods), squeeze=False)
     for axes, method in zip(grid.flat, methods, strict=True):
         own, begin = curves[curves["method"] == method], 0.0
@@ -249,6 +253,12 @@ def training_curves(curves: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figu
             )  # fmt: skip
             taught = own[(own["role"] == "teacher") & (own["task"] == task)]
             axes.plot(begin + taught["step"], taught["loss"], color=MUTED, lw=1, ls=(0, (4, 2)))
+            shown = [name for name in TERMS if name in part and part[name].notna().any()]
+            areas = axes.stackplot(
+                begin + part["step"], *(part[name] for name in shown), alpha=0.35, lw=0,
+                colors=[TERMS[name] for name in shown],
+            )  # fmt: skip
+            legend |= dict(zip(shown, areas, strict=True))
             axes.plot(begin + part["step"], part["loss"], color=look[method].colour, lw=1.4)
             begin += float(part["step"].max())
         axes.set(title=method_label(method), ylabel="loss", xlim=(0, begin or 1))
@@ -256,6 +266,8 @@ def training_curves(curves: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figu
         axes.grid(True, axis="y")
         axes.grid(False, axis="x")
     grid[-1, 0].set_xlabel("step")
+    if legend:
+        figure.legend(legend.values(), legend, loc="outside upper right", ncols=4, fontsize=8)
     return figure
 
 

@@ -47,8 +47,9 @@ def curves_of(snapshot: Snapshot, trials: Iterable[Trial]) -> pd.DataFrame:
 
     Columns: method, setting, order, seed, trial, role (student or teacher), i (number of tasks
     learned with this training), task, key, step (within the training), and what its `curve.json`
-    holds: loss, lr, tokens. A point is the mean over the steps up to it. Dropped or damaged files
-    are left out.
+    holds: loss, its terms (of language models qa, lm, kd, replay), grad_norm, lr, tokens; and
+    tokens_per_second, of the whole training. A point is the mean over the steps up to it. Dropped
+    or damaged files are left out.
     """
     import pandas as pd
 
@@ -59,7 +60,10 @@ def curves_of(snapshot: Snapshot, trials: Iterable[Trial]) -> pd.DataFrame:
         if CURVE in manifest.files and snapshot.reader.has_files(manifest.key):
             with suppress(Damaged, OSError):  # a picture; the next sweep computes it again
                 points = json.loads(snapshot.reader.store.content(manifest, CURVE))
-                read[manifest.key] = smooth(pd.DataFrame(points), _POINTS)
+                speed = manifest.environment.get("tokens_per_second")
+                read[manifest.key] = smooth(pd.DataFrame(points), _POINTS).assign(
+                    tokens_per_second=speed
+                )
     frames = [
         read[stage.key].assign(
             method=trial.method,

@@ -88,7 +88,7 @@ class Classify(TrainingStage):
     """
 
     kind = "learn"
-    version = 2
+    version = 3
     start: Untrained | Classify
     tasks: tuple[Labelled, ...]
     precision: Precision = "float32"

@@ -119,8 +119,9 @@ class ClassifierLessons(Pooled):
 
     def loss(
         self, model: Any, network: nn.Module, rows: Sequence[ItemRow], scale: Tensor, device: str
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         half = self.precision == "bfloat16"
         with torch.autocast(device, torch.bfloat16, enabled=half):
             losses = self.objective.losses(model, network, rows, device)
-        return (scale.to(device) * losses).sum()
+        loss = (scale.to(device) * losses).sum()
+        return loss, loss.new_empty(0)

@@ -106,7 +106,7 @@ class MetaTeach(Classify):
     less, it is the mean of the weighted losses, as in the released code.
     """
 
-    version = 3
+    version = 4
     scores: Prototypes | None = None
     raw: bool = False
     corruption: float = 0.0
@@ -180,7 +180,7 @@ class MetaDistil(TrainingStage):
     """
 
     kind = "learn"
-    version = 2
+    version = 3
     start: Untrained | MetaDistil
     task: Labelled
     precision: Precision = "float32"

@@ -22,7 +22,7 @@ from l2kd_ray.core.checkpoint import Stateful
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import Optimisation, Sharding
 from l2kd_ray.distill.groups import Groups
-from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
+from l2kd_ray.distill.linear_loss import Knowledge, Loss, OutputLayer
 from l2kd_ray.distill.objectives import NO_TEACHER, Positions, SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.distill.transfer import to_device
@@ -164,6 +164,17 @@ class Curriculum:
         return len(self.parts)
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """Cross-entropy on QA and on LM rows of new samples, their teachers' divergence, and all of
+        the loss on replayed samples: their sum is the loss."""
+        kd = any(source.teacher for source in self.new)
+        return (
+            *self.parts,
+            *(("kd",) if kd else ()),
+            *(("replay",) if self.replayed.samples else ()),
+        )
+
+    @property
     def uses_all(self) -> bool:
         return True
 
@@ -261,11 +272,11 @@ class Curriculum:
         if source.translation is not None:
             shown, meetings = source.translation.of(learned)
             # A text that the teacher's tokenizer leaves out has nothing to compare.
-            learned = learned if meetings else learned.without(len(learned.tokens))
+            learned = learned if meetings else replace(learned, skipped=len(learned.tokens))
         if source.demonstration is not None and part == "qa":
             shown = source.demonstration.shown(learned, sample.answer)
         if source.skip:
-            learned = replace(learned, skipped=source.skip)
+            learned = replace(learned, skipped=max(learned.skipped, source.skip))
             shown = shown and replace(shown, skipped=source.skip)
         return SequenceRow(
             learned,
@@ -305,8 +316,8 @@ class Curriculum:
         rows: Sequence[SequenceRow],
         scale: Tensor,
         device: str,
-    ) -> Tensor:
-        """The part of the global batch's loss that belongs to `rows`."""
+    ) -> tuple[Tensor, Tensor]:
+        """The part of the global batch's loss that belongs to `rows`, and its `terms`."""
         half = self.precision == "bfloat16"
         supervised = positions(rows, self.format.answer)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
@@ -320,7 +331,23 @@ class Curriculum:
                 knowledge.append(known if taught else None)
             hidden = network(*inputs(rows, device))
         head = OutputLayer.of(model.head, half)
-        return self.objective.loss(hidden, head, knowledge, supervised, scale)
+        found = self.objective.loss(hidden, head, knowledge, supervised, scale)
+        return found.total, self._terms_of(found, rows, supervised.row, knowledge)
+
+    def _terms_of(
+        self, found: Loss, rows: Sequence[SequenceRow], row: Tensor, knowledge: Sequence[object]
+    ) -> Tensor:
+        """The values [K] of the terms; `row` [P] of each position."""
+        names = {name: number for number, name in enumerate(self.terms)}
+        labels = torch.tensor([names["replay" if r.is_replay else r.part] for r in rows])[row]
+        known = [self.teachers[n] for n, one in enumerate(knowledge) if one is not None]
+        of_replay = [teacher is self.replayed.teacher for teacher in known]
+        teachers = torch.tensor([0, *(names["replay" if one else "kd"] for one in of_replay)])
+        of_term, *_ = to_device((torch.cat((labels, teachers)),), found.total.device)
+        values = torch.cat((found.labels, found.teachers))
+        # Not `index_add`, whose sums on a GPU differ from run to run.
+        each = torch.arange(len(names), device=of_term.device).unsqueeze(-1) == of_term
+        return torch.where(each, values, 0).sum(-1)
 
 
 def sequence(text: SequenceFormat, sample: Sample, part: LossPart) -> TrainingSequence:

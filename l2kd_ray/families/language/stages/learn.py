@@ -45,7 +45,7 @@ class Learn(TrainingStage):
     """
 
     kind = "learn"
-    version = 2
+    version = 3
     start: Initial | Learn
     tasks: tuple[Tokens, ...]
     objective: SoftTargets

@@ -102,7 +102,7 @@ class LearnStructure(TrainingStage):
     """
 
     kind = "learn"
-    version = 4  # annealed step by step; a labelled temperature is P^(1/T)
+    version = 5
     start: UntrainedStructure | LearnStructure
     tasks: tuple[Labelled, ...]
     precision: Precision = "float32"

@@ -95,7 +95,7 @@ class StructuredLessons(Pooled):
         rows: Sequence[SentenceRow],
         scale: Tensor,
         device: str,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         task = rows[0].sentence.task
         distilled = self.distilled.get(task)
         chosen = [row.sentence for row in rows]
@@ -109,7 +109,8 @@ class StructuredLessons(Pooled):
         if distilled is not None and (rows[0].weight > 0 or not labelled.all()):
             kd = distilled.loss(structure, [sentence.index for sentence in chosen], device)
             losses = interpolate(kd, losses, rows[0].weight, labelled)
-        return (scale.to(device) * losses).sum()
+        loss = (scale.to(device) * losses).sum()
+        return loss, loss.new_empty(0)
 
 
 class Best:
