@@ -33,6 +33,10 @@ class Annotate(Stage):
     top_k: int | None = None
 
     @property
+    def amount(self) -> float:
+        return float(self.tokens.rows)
+
+    @property
     def most_bytes(self) -> int | None:
         """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
         width, rows = self.initial.width, self.tokens.rows * len(self.parts)

@@ -89,6 +89,10 @@ class Replay(Stage):
     judges: tuple[Judge, ...] = ()
     refill: bool = False
 
+    @property
+    def amount(self) -> float:
+        return float(sum(quota.count for quota in self.quotas))
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.causal_lm import CausalLM
         from l2kd_ray.families.language.model.sequences import SequenceFormat
@@ -208,6 +212,10 @@ class RealSamples(Stage):
     quotas: tuple[Quota, ...]
     max_length: int | None
     seed: int
+
+    @property
+    def amount(self) -> float:
+        return float(sum(quota.count for quota in self.quotas))
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.causal_lm import CausalLM
