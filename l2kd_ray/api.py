@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from l2kd_ray.analysis.foresight import Foresight
     from l2kd_ray.analysis.streams import Comparison
+    from l2kd_ray.core.manifest import Manifest
     from l2kd_ray.core.stage import Stage
     from l2kd_ray.forecast.forecast import Prospect
     from l2kd_ray.report.blocks import Picture
@@ -286,6 +287,26 @@ class Experiment:
             changes=changes_since(self._folder, self.study, planned.every),
             foresight=foresight,
         )
+
+    def measure(self) -> Iterator[Manifest]:
+        """Run a small stage of each kind of which the store has none of this study, and what it
+        reads, in this process; yields its manifest. A sweep uses these stages.
+
+        Raises: InputError for a model that cannot be used, and for a GPU where torch sees none.
+        """
+        from l2kd_ray.core.execute import obtain
+        from l2kd_ray.study import plan
+        from l2kd_ray.study.inline import inline_settings
+        from l2kd_ray.study.plan import to_measure
+
+        self.store.check_writable()
+        reader = StoreView(self.store)
+        planned = plan(self._most(reader), reader)
+        self._check_models(planned.missing)
+        for stage in to_measure(planned, reader.listing()):
+            obtain(stage, self.store, **inline_settings(self.study))
+            if (found := self.store.manifest(stage.kind, stage.key)) is not None:
+                yield found
 
     def _foresight(self, reader: StoreView, std: Sequence[str]) -> Foresight | None:
         """The expected precision of the study, from its finished trials where no std is given; None

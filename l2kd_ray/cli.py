@@ -129,10 +129,20 @@ def plan(
         Path | None,
         typer.Option(help="With --cluster: a price table of your own (a YAML file)."),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            help="First run a small stage of each kind that has none in the store, here, and keep "
+            "it: the estimate is then of this model."
+        ),
+    ] = False,
 ) -> None:
     """Count a study's stages (unshared, shared, stored, to do) and estimate time and disk; or
     simulate the sweep on a cluster."""
     experiment = _load(study, overrides)
+    if measure:
+        for one in experiment.measure():
+            print(f"Measured: {one.kind}, {one.seconds:.1f} s", file=sys.stderr, flush=True)
     if cluster is not None:
         prospect = experiment.forecast(
             cluster, deadline, budget, seconds or (), assume or (), prices
@@ -229,8 +239,8 @@ def _cost(planned: Plan) -> str:
         return "Everything is in the store."
     if planned.seconds is None or planned.bytes is None:
         return (
-            "Time and disk: not known before a first stage of each kind is in the store. A sweep "
-            "that is stopped after some minutes (Ctrl-C) measures them, and loses nothing."
+            "Time and disk: not known before a first stage of each kind is in the store. "
+            "`l2kd plan --measure` runs a small one of each, which the sweep then uses."
         )
     minutes, size = planned.seconds / 60, planned.bytes / 1e6
     words = f"To do: about {minutes:.1f} minutes on one worker, {size:.0f} MB of disk"
@@ -239,7 +249,7 @@ def _cost(planned: Plan) -> str:
         words += f", {most / 1e9:.1f} GB of memory in one process ({kind})"
     if planned.guessed:
         guessed = ", ".join(planned.guessed)
-        words += f": a guess for {guessed}, from stages of other studies, models or data"
+        words += f": a guess for {guessed}, from other studies, models or data (--measure runs own)"
     return f"{words}."
 
 

@@ -3,21 +3,28 @@ estimated from."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.finished import finish
+from helpers.finished import finish, publish
 from helpers.studies import planned
 
+from l2kd_ray.api import load_study
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.report.planning import change_words, trial_words
 from l2kd_ray.study import plan
 from l2kd_ray.study.changes import changes_since
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.loading import to_yaml
+from l2kd_ray.study.plan import seconds_of
 from l2kd_ray.study.trial import stages_of
+from l2kd_ray.testing.studies import tiny
 
 THREE = ("gen.rest", "gen.hotel", "gen.intent")
 GRID = {"kd.temperature": {"grid": [1, 2, 4, 8]}}
@@ -86,3 +93,56 @@ def test_an_estimate_is_of_the_studys_own_stages_or_a_guess(store: Store) -> Non
     finish(study, store, learned=1)
     own = plan(study.trials(), StoreView(store))
     assert "learn" not in own.guessed
+
+
+@dataclass(frozen=True, eq=False)
+class Reads(Stage):
+    """A stage that reads some examples."""
+
+    kind = "reads"
+    examples: int
+
+    @property
+    def amount(self) -> float:
+        return float(self.examples)
+
+
+def test_time_grows_with_the_amount_of_work_of_the_studys_own_stages(store: Store) -> None:
+    small, large = Reads(10), Reads(30)
+    publish(store, small, 0.0)  # in 2 seconds
+    done = [*store.manifests({small.key: small.kind}).values()]
+    assert seconds_of([Reads(20), large], done, {small.key: small}) == pytest.approx(10)
+    assert seconds_of([Reads(20), large], done, {}) == 4  # a guess
+
+
+def test_the_amount_of_a_training_is_its_examples_in_each_epoch() -> None:
+    def amounts(**train: Any) -> set[float]:
+        study = planned(methods=["lamol"], train={"batch_size": 8, "lr": 5e-3, **train})
+        stages = stages_of(study.trials())
+        return {s.amount for s in stages if s.kind in {"learn", "multitask"}}
+
+    alone, replayed, both = sorted(amounts(epochs=1))
+    assert (alone, both) == (16, 32)
+    assert replayed == 16 + 8  # half as many
+    assert amounts(epochs=3) == {3 * alone, 3 * replayed, 3 * both}
+    assert amounts(steps=5) == {40}
+    whole = next(s for s in stages_of(planned().trials()) if s.kind == "multitask")
+    assert isinstance(whole, TrainingStage)
+    part = replace(whole, optimisation=replace(whole.optimisation, epochs=3)).in_parts([1, 3])
+    assert (part.amount, part.at(1).amount) == (2 * both, both)
+
+
+def test_measuring_makes_an_estimate_of_the_studys_own_stages(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps(tiny(methods=["lamol"], storage=str(tmp_path / "s"))))
+    study = load_study(file)
+    assert study.plan().seconds is None
+    measured = [*study.measure()]
+    found = study.plan()
+    assert found.seconds
+    assert not found.guessed
+    assert {"learn", "multitask", "replay", "evaluate"} <= {one.kind for one in measured}
+    assert len(measured) == len({one.kind for one in measured})
+    assert {one.key for one in measured} <= {stage.key for stage in found.every}
+    assert found.stages["learn"].todo > 0
+    assert not [*study.measure()]

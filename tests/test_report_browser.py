@@ -111,6 +111,24 @@ def test_tables_are_sorted_by_number_and_by_keyboard(browser: Browser) -> None:
     assert said == "descending"
 
 
+def test_the_gap_table_is_whole_on_a_desktop_and_its_cut_edge_is_shaded(browser: Browser) -> None:
+    box = "document.querySelector('.scroll:has(table[aria-labelledby=table-gap])')"
+    browser.look(1200)
+    assert browser.ask(f"{box}.scrollWidth - {box}.clientWidth") == 0
+    browser.look(390)
+    assert browser.ask(f"{box}.scrollWidth - {box}.clientWidth") > 0
+    # A cover that scrolls along, and a shade below it that stays at the edge.
+    assert browser.ask(f"getComputedStyle({box}).backgroundAttachment") == "local, scroll"
+
+
+def test_what_is_folded_is_printed(browser: Browser) -> None:
+    shut = "[...document.querySelectorAll('details:not([open])')].length"
+    browser.ask("document.querySelectorAll('details').forEach(one => { one.open = false })")
+    assert browser.ask(shut) > 0
+    browser.call("Page.printToPDF")
+    assert browser.ask(shut) == 0
+
+
 def test_on_paper_nothing_is_cut(browser: Browser) -> None:
     browser.look(718, media="print")  # A4 less its margins
     assert browser.ask("getComputedStyle(document.querySelector('nav')).display") == "none"

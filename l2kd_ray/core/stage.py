@@ -100,6 +100,12 @@ class Stage:
         """
         raise NotImplementedError
 
+    @property
+    def amount(self) -> float:
+        """What its time grows with, for estimates: the examples that a model reads or writes, each
+        as often as it does; 1 where that is not known."""
+        return 1.0
+
     @cached_property
     def shard(self) -> Sharding | None:
         """How several workers share out the model that it reads; None if each has it whole."""
@@ -226,6 +232,17 @@ class TrainingStage(Stage):
     seed: int
     before: TrainingStage | None = None
     until: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of examples of an epoch."""
+        raise NotImplementedError
+
+    @property
+    def amount(self) -> float:
+        how, begin = self.optimisation, (self.before and self.before.until) or 0
+        length = (self.until or how.steps or how.epochs or 0) - begin
+        return float(length * (self.rows if how.steps is None else how.batch_size))
 
     def in_parts(self, rungs: Sequence[int]) -> Self:
         """Split the training at the epochs (or steps) `rungs`; returns the last part."""

@@ -39,6 +39,10 @@ class Evaluate(Stage):
         return self.examples.task
 
     @property
+    def amount(self) -> float:
+        return float(self.examples.rows)
+
+    @property
     def metric_name(self) -> str:
         return named(self.metric)
 

@@ -45,7 +45,7 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
             for section in document.sections
         ),
         sections="\n".join(_section(section, drawings) for section in document.sections),
-        script=_file("sort.js"),
+        script=_file("report.js"),
     )
 
 

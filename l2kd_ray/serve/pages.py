@@ -83,7 +83,7 @@ def script() -> str:
 
 def report_script() -> str:
     """The script of a report's page, as it stands between its tags."""
-    return "\n" + files("l2kd_ray.report").joinpath("sort.js").read_text(encoding="utf-8")
+    return "\n" + files("l2kd_ray.report").joinpath("report.js").read_text(encoding="utf-8")
 
 
 @cache

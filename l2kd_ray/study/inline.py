@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from l2kd_ray.core.device import device_of
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.reader import StoreView
@@ -13,12 +15,26 @@ from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import stages_of
 
 
+def inline_settings(study: Study) -> dict[str, Any]:
+    """The settings of `execute` for the stages of a study in this process.
+
+    Raises: InputError for a GPU where torch sees none.
+    """
+    scale = study.config.scale
+    return {
+        "threads": max(1, int(scale.cpus_per_worker)),
+        "device": device_of(scale.gpus_per_worker),
+        "gpus": scale.gpus_per_worker,
+        "checkpoint_seconds": scale.checkpoint_seconds,
+    }
+
+
 def sweep_inline(study: Study, reader: StoreView) -> None:
     """Run all missing stages of the study; the first failure ends the sweep with its error.
 
     Raises: InputError for an adaptive search, and for a GPU where torch sees none.
     """
-    tune, scale = study.config.tune, study.config.scale
+    tune, how = study.config.tune, inline_settings(study)
     if study.is_adaptive:
         raise InputError(
             "adaptive search needs Ray",
@@ -27,20 +43,12 @@ def sweep_inline(study: Study, reader: StoreView) -> None:
             got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
             fix="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
         )
-    device = device_of(scale.gpus_per_worker)
     folder = Folder(reader.store, study.config.name)
     for batch in batches(study, reader):
         folder.propose(stages_of(filter(study.is_proposed, batch.trials)))
         missing = missing_stages(batch.trials, reader.listing())
         for cell in (cell for trial in batch.trials for cell in trial.cells):
             if cell.stage in missing:
-                obtain(
-                    cell.stage,
-                    reader.store,
-                    threads=max(1, int(scale.cpus_per_worker)),
-                    device=device,
-                    gpus=scale.gpus_per_worker,
-                    checkpoint_seconds=scale.checkpoint_seconds,
-                )
+                obtain(cell.stage, reader.store, **how)
         if missing:
             reader.renew()

@@ -60,7 +60,8 @@ class Plan:
     missing: frozenset[Stage] = field(repr=False)
     """The stages that a sweep will run: not stored, and needed for a result that is not stored."""
     seconds: float | None
-    """Estimated run time on one worker, from stored stages of the same kinds; None if unknown."""
+    """Estimated run time on one worker, from stored stages of the same kinds, by the study's own as
+    long as their amounts of work say; None if unknown."""
     guessed: Sequence[str]
     """Kinds of which the storage holds stages of other studies alone, perhaps of other models and
     data, from which time and disk are then estimated."""
@@ -113,11 +114,15 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
         counts[role].stored += stage.key in stored.finished
         counts[role].todo += stage in missing
     work = Counter(stage.kind for stage in missing)
-    own = {stage.key for stage in roles}
+    own = {stage.key: stage for stage in roles}
     manifests = stored_examples(source, work, first=own)
     guessed = [kind for kind, few in manifests.items() if few and few[0].key not in own]
     known = all(manifests.get(kind) for kind in work)
-    seconds = [n * median(m.seconds for m in manifests[kind]) for kind, n in work.items() if known]
+    seconds = [
+        seconds_of([stage for stage in missing if stage.kind == kind], manifests[kind], own)
+        for kind in work
+        if known
+    ]
     sizes = [
         n * median(sum(file.size for file in m.files.values()) for m in manifests[kind])
         for kind, n in work.items()
@@ -136,8 +141,35 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     )
 
 
+def seconds_of(todo: Sequence[Stage], done: Sequence[Manifest], own: Mapping[str, Stage]) -> float:
+    """The time of stages of a kind: by amount of work from the study's own, which have its model;
+    of other models the amounts say nothing, so there it is the median."""
+    if done[0].key not in own:
+        return len(todo) * median(one.seconds for one in done)
+    rate = median(one.seconds / max(own[one.key].amount, 1.0) for one in done)
+    return rate * sum(max(stage.amount, 1.0) for stage in todo)
+
+
+def to_measure(planned: Plan, stored: Listing) -> list[Stage]:
+    """A small missing stage of each kind of which the study has none in the store, inputs first."""
+    known = {stage.kind for stage in planned.every if stage.key in stored.finished}
+    depth, few = _depths(planned.missing), dict[str, Stage]()
+    for stage in sorted(planned.missing, key=lambda one: (depth[one], one.amount, one.key)):
+        if stage.kind not in known:
+            few.setdefault(stage.kind, stage)
+    return list(few.values())
+
+
 def in_sequence(roles: Mapping[Stage, str]) -> list[str]:
     """The roles, sorted by the longest chain of inputs of one of their stages."""
+    chains, longest = _depths(roles), dict[str, int]()
+    for stage, role in roles.items():
+        longest[role] = max(longest.get(role, 0), chains[stage])
+    return sorted(longest, key=lambda role: (longest[role], role))
+
+
+def _depths(stages: Iterable[Stage]) -> dict[Stage, int]:
+    """The longest chain of inputs of each stage, itself included."""
     chains: dict[Stage, int] = {}
 
     def chain(stage: Stage) -> int:
@@ -145,10 +177,9 @@ def in_sequence(roles: Mapping[Stage, str]) -> list[str]:
             chains[stage] = 1 + max((chain(source) for _, source in stage.inputs()), default=0)
         return chains[stage]
 
-    longest: dict[str, int] = {}
-    for stage, role in roles.items():
-        longest[role] = max(longest.get(role, 0), chain(stage))
-    return sorted(longest, key=lambda role: (longest[role], role))
+    for stage in stages:
+        chain(stage)
+    return chains
 
 
 def intermediate(stages: Iterable[Stage]) -> set[Stage]:

@@ -101,6 +101,10 @@ class Classify(TrainingStage):
     """Unit of regressions' squared errors; None for the unit of their labels."""
 
     @property
+    def rows(self) -> int:
+        return sum(task.source.rows for task in self.tasks)
+
+    @property
     def stream(self) -> str:
         """The name of this training's random streams."""
         return "+".join(task.task for task in self.tasks)

@@ -199,6 +199,10 @@ class MetaDistil(TrainingStage):
     def tasks(self) -> tuple[Labelled, ...]:
         return (self.task,)
 
+    @property
+    def rows(self) -> int:
+        return self.task.source.rows
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.core.loop import fit
         from l2kd_ray.distill.intermediate import MetaDistillation

@@ -36,6 +36,10 @@ class Annotate(Stage):
     tokenizer: Tokenizer | None = None
 
     @property
+    def amount(self) -> float:
+        return float(self.tokens.rows)
+
+    @property
     def most_bytes(self) -> int | None:
         """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
         width, rows = initial_of(self.teacher).width, self.tokens.rows * len(self.parts)

@@ -37,6 +37,10 @@ class Decode(Stage):
         return self.source.rows
 
     @property
+    def amount(self) -> float:
+        return float(self.rows)
+
+    @property
     def file(self) -> str:
         return f"{self.task}_to_squad-distil-v2.0.json"
 

@@ -73,6 +73,11 @@ class Learn(TrainingStage):
         return ("qa", "lm") if self.lm_weight > 0 else ("qa",)
 
     @property
+    def rows(self) -> int:
+        replayed = 0 if self.replay is None else int(self.replay.amount)
+        return replayed + sum(tokens.rows for tokens in self.tasks)
+
+    @property
     def stream(self) -> str:
         """The name of its random streams."""
         return "+".join(tokens.task for tokens in self.tasks)

@@ -91,6 +91,10 @@ class Replay(Stage):
     precision: str | None = None
     """The type of the weights that write and judge; None: float32."""
 
+    @property
+    def amount(self) -> float:
+        return float(sum(quota.count for quota in self.quotas))
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.stages.reading import opened
 
@@ -208,6 +212,10 @@ class RealSamples(Stage):
     quotas: tuple[Quota, ...]
     max_length: int | None
     seed: int
+
+    @property
+    def amount(self) -> float:
+        return float(sum(quota.count for quota in self.quotas))
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.model.causal_lm import CausalLM

@@ -116,6 +116,10 @@ class LearnStructure(TrainingStage):
     dev: tuple[Dev, ...] = ()
 
     @property
+    def rows(self) -> int:
+        return sum(task.source.rows for task in self.tasks)
+
+    @property
     def stream(self) -> str:
         """The name of this training's random streams."""
         return "+".join(task.task for task in self.tasks)
