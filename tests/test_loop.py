@@ -395,7 +395,7 @@ def test_a_step_that_does_not_fit_is_done_again_in_halves(
     here = context(tmp_path / "halves")
     curve = fit(Dummy(), no_dropout(), replace(chosen, objective=LABELS), here)
     assert losses(curve) == pytest.approx(losses(wanted), rel=1e-4)
-    assert here.notes == {"micro_batch": 2}
+    assert here.notes["micro_batch"] == 2
     assert max(sizes[fails_at:]) <= 4
     # The next training of this process begins with what fits.
     sizes.clear()
