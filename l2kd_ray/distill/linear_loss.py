@@ -171,8 +171,8 @@ class _Layer:
 def _chunks(
     hidden: Tensor, student: _Layer, work: _Work
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
-    """Yield the number of each chunk's term, its positions [C], the gradient of their logits [C, V],
-    their cross-entropies [C], and their divergence."""
+    """Yield the number of each chunk's term, its positions [C], their logits' gradient
+    [C, V], their cross-entropies [C], and their divergence."""
     larger = 1 if hidden.device.type == "cpu" else LARGER
     size = max(1, larger * CHUNK_ELEMENTS // student.weight.shape[0])
     for number, term in enumerate(work.terms):
