@@ -195,7 +195,11 @@ def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path
         return json.loads((base / "settings.json").read_text())["finetune"]
 
     bound = json.loads(l2kd("plan", file, "--json", folder=tmp_path))["stages"]
-    l2kd("sweep", file, folder=tmp_path)
+    output = l2kd("sweep", file, folder=tmp_path)
+    assert re.search(
+        r"^finetune train\.lr=0\.00\d+: dev \d+\.\d\d after 2, best so far$", output, re.M
+    )
+    assert "A new study" not in output
     done = Store(str(tmp_path / "results")).listing().finished
     assert len(done) <= sum(count["unique"] for count in bound.values())
     first = tried()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +103,38 @@ def test_no_key_or_token_stands_in_a_file(name: str) -> None:
 
 
 # The fields of KubeRay's resources, from its ray-operator/apis/ray/v1/raycluster_types.go and
-# rayjob_types.go: name -> type, choices, or nested fields; a name with ! must be there. What
-# Kubernetes itself defines (pods, services) is any mapping or list here.
+# rayjob_types.go, and those of Kubernetes' pods that the manifests may use, from its core/v1: name
+# -> type, choices, or nested fields; a name with ! must be there.
 TEXTS = {"*": str}
+MOUNT = {"name!": str, "mountPath!": str, "readOnly": bool, "subPath": str}
+CONTAINER: dict[str, Any] = {
+    "name!": str, "image": str, "imagePullPolicy": ("Always", "IfNotPresent", "Never"),
+    "env": [{"name!": str, "value": str, "valueFrom": {"secretKeyRef": TEXTS}}],
+    "envFrom": [{"prefix": str, "secretRef": {"name!": str}, "configMapRef": {"name!": str}}],
+    "resources": {"requests": TEXTS, "limits": TEXTS}, "volumeMounts": [MOUNT],
+}  # fmt: skip
+POD: dict[str, Any] = {
+    "metadata": {"labels": TEXTS, "annotations": TEXTS},
+    "spec!": {
+        "containers!": [CONTAINER], "restartPolicy": ("Always", "OnFailure", "Never"),
+        "serviceAccountName": str, "imagePullSecrets": [{"name!": str}], "nodeSelector": TEXTS,
+        "terminationGracePeriodSeconds": int,
+        "tolerations": [{
+            "key": str, "operator": ("Exists", "Equal"), "value": str,
+            "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"), "tolerationSeconds": int,
+        }],
+        "volumes": [{"name!": str, "configMap": {"name!": str}, "emptyDir": {"sizeLimit": str},
+                     "persistentVolumeClaim": {"claimName!": str, "readOnly": bool}}],
+    },
+}  # fmt: skip
 GROUP: dict[str, Any] = {
     "groupName!": str, "minReplicas!": int, "maxReplicas!": int, "rayStartParams!": TEXTS,
-    "template!": dict, "replicas": int, "idleTimeoutSeconds": int, "numOfHosts": int,
+    "template!": POD, "replicas": int, "idleTimeoutSeconds": int, "numOfHosts": int,
     "scaleStrategy": {"workersToDelete": [str]}, "suspend": bool, "labels": TEXTS,
     "resources": TEXTS,
 }  # fmt: skip
 HEAD: dict[str, Any] = {
-    "rayStartParams!": TEXTS, "template!": dict, "headService": dict, "enableIngress": bool,
+    "rayStartParams!": TEXTS, "template!": POD, "headService": dict, "enableIngress": bool,
     "serviceType": ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"), "labels": TEXTS,
     "resources": TEXTS,
 }  # fmt: skip
@@ -168,6 +190,8 @@ def check(value: Any, form: Any, place: str) -> None:
         ("workerGroupSpecs.0.groupName", None),
         ("autoscalerOptions.upscalingMode", "Fast"),
         ("enableInTreeAutoscaling", "yes"),
+        ("workerGroupSpecs.1.template.spec.containers.0.envFrom", [{"secretRef": "l2kd"}]),
+        ("headGroupSpec.template.spec.imagePullSecret", []),
     ],
 )
 def test_a_wrong_field_of_kuberay_would_be_found(path: str, value: object) -> None:
@@ -189,9 +213,17 @@ def cluster_of(name: str) -> dict[str, Any]:
     return dict(spec.get("rayClusterSpec", spec))
 
 
+def with_options(name: str) -> dict[str, Any]:
+    """A manifest with the lines that are for those who need them."""
+    data: dict[str, Any] = yaml.safe_load((ROOT / name).read_text().replace("#+ ", ""))
+    return data
+
+
+@pytest.mark.parametrize("form", [read, with_options])
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_kuberays_structure_is_kept(name: str) -> None:
-    manifest = read(name)
+def test_kuberays_structure_is_kept(name: str, form: Callable[[str], dict[str, Any]]) -> None:
+    manifest = form(name)
+    assert ("envFrom" in json.dumps(manifest)) is (form is with_options)
     assert manifest["apiVersion"] == "ray.io/v1"
     check(manifest["spec"], {"RayCluster": CLUSTER, "RayJob": JOB}[manifest["kind"]], "spec")
 

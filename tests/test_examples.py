@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import pytest
@@ -79,3 +80,12 @@ def test_scores_of_a_metric_of_ones_own_are_those_of_its_definition(study_file: 
 @pytest.mark.parametrize(("plugin", "kind"), [(LATE, "methods"), (CHRF, "metrics")])
 def test_an_example_keeps_the_rules(plugin: str, kind: str) -> None:
     assert run_all(plugin, kind)
+
+
+def test_the_view_for_wandb_shows_what_its_runs_hold() -> None:
+    pytest.importorskip("wandb_workspaces")
+    view = run_path(str(EXAMPLES / "wandb_workspace.py"))["workspace"]("me", "l2kd", "mine")
+    gaps, _, training = (section.panels for section in view.sections)
+    shown = {name for panel in training for name in panel.y}
+    assert {"train/loss", "train/kd", "train/grad_norm", "train/tokens_per_second"} <= shown
+    assert gaps[0].metrics[0].name == "gap/abs"

@@ -347,6 +347,6 @@ def test_in_a_browser_a_page_renews_itself(browser: Browser, pages: str, storage
     live = {"pid": 1, "host": "elsewhere", "since": "2026-01-01 00:00:00"}
     note.write_text(json.dumps(live))
     try:
-        wait(browser, "document.body.textContent.includes('running')")
+        wait(browser, "document.body?.textContent.includes('running')")
     finally:
         note.unlink()

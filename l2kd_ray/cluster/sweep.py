@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -283,7 +284,13 @@ def _name(trial: Trial) -> dict[str, Any]:
 
 
 def _run(
-    study: Study, reader: StoreView, pool: Any, trials: Any, cpus: float, **tuning: Any
+    study: Study,
+    reader: StoreView,
+    pool: Any,
+    trials: Any,
+    cpus: float,
+    callbacks: Sequence[tune.Callback] = (),
+    **tuning: Any,
 ) -> Any:
     """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
@@ -302,6 +309,7 @@ def _run(
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
+                callbacks=list(callbacks),
                 failure_config=tune.FailureConfig(max_failures=3),
             ),
         )
@@ -388,8 +396,10 @@ def _search(
     mean dev score is reported back; with ASHA after each rung. Returns the settings that finished,
     and those that were stopped.
     """
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `SearchLog` says what it is told
     tried = {arm: list(settings) for arm, settings in known.items()}
     given_up = {arm: list(settings) for arm, settings in cut.items()}
     for name, left in _open_searches(study, known, cut).items():
@@ -433,6 +443,7 @@ def _search(
             cpus,
             search_alg=searcher,
             num_samples=left,
+            callbacks=[SearchLog(name, max(rewards.values(), default=-math.inf))],
             **_cutting(study),
         )
         for result in results:
@@ -442,6 +453,27 @@ def _search(
                 continue
             (former if ended == study.training_length else lost).append(setting)
     return tried, given_up
+
+
+class SearchLog(tune.Callback):
+    """Prints a line for each setting that a searcher is told the score of."""
+
+    def __init__(self, arm: str, best: float) -> None:
+        self._arm, self._best = arm, best
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        setting = trial.config["trial"]["setting"]
+        words = [self._arm, *(f"{key}={_short(value)}" for key, value in setting.items())]
+        score = trial.last_result.get(_OBJECTIVE, math.nan)
+        length = trial.last_result.get(_TRAINED)
+        told = f"dev {score:.2f}" + (f" after {length}" if length is not None else "")
+        if score > self._best:
+            self._best, told = score, f"{told}, best so far"
+        print(f"{' '.join(words)}: {told if score == score else 'failed'}", file=sys.stderr)
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _sampler(study: Study, seed: int) -> dict[str, Any]:
