@@ -171,7 +171,7 @@ def test_no_gradient_reaches_the_rows_of_old_tokens() -> None:
 def test_embeddings_are_not_to_be_adapted() -> None:
     """The loss reads the output layer's weight: an update beside it would not be seen."""
     for arch, target in (("llama", "lm_head"), ("llama", "embed_tokens"), ("gpt2", "wte")):
-        with pytest.raises(ValueError, match=r"train\.lora\.targets"):
+        with pytest.raises(ValueError, match=r"train\.lora\.target_modules"):
             attach(make_model(arch), LoraUpdate(8, 16, 0.0, (target,)), FORMAT.added, seed=1)
 
 
