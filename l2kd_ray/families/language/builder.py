@@ -570,13 +570,12 @@ _CACHED_POSITIONS = 2**21
 
 def _decoding(settings: DecodeSettings) -> Decoding:
     """The decoding with only the fields that its strategy reads, so that others change no key."""
-    half = _half(settings.precision)
+    found = Decoding("greedy")
     if settings.strategy == "beam":
-        return Decoding("beam", beams=settings.beams, precision=half)
-    if settings.strategy == "sample":
-        how = settings.top_k, settings.temperature
-        return Decoding("sample", None, *how, precision=half)
-    return Decoding("greedy", precision=half)
+        found = Decoding("beam", beams=settings.beams)
+    elif settings.strategy == "sample":
+        found = Decoding("sample", top_k=settings.top_k, temperature=settings.temperature)
+    return replace(found, precision=_half(settings.precision))
 
 
 def _half(precision: str) -> str | None:
