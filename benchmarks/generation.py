@@ -1,9 +1,11 @@
 """What generation costs beside transformers' `generate` and beside a loop with a cache an example.
 
     python benchmarks/generation.py [gpt2 stories15M lengths] [--rows 32 128] [--cases ...]
+        [--device cuda]
 
 One thread, medians of at least five, interleaved, all in one run. The time is that of the process
-on its CPU, which is the wall clock of a machine with nothing else to do. `stories15M` is looked
+on its CPU, which is the wall clock of a machine with nothing else to do; on a GPU, the wall clock,
+and without the loop with a cache an example, which is of CPUs. `stories15M` is looked
 for below L2KD_MODELS. Prompts have 8 to 48 tokens, answers 64 at most; they are `ragged`
 (geometric, mean 16: the longest is four times the mean, as in rnnlg.hotel) or `uniform` (16 to 64,
 about twice, as in E2E). Every variant is made to end a row at the same step.
@@ -75,7 +77,7 @@ class Case:
             drawn = stream.integers(LONGEST // 4, LONGEST + 1, size=self.rows)
         else:
             drawn = stream.geometric(1 / MEAN, size=self.rows).clip(1, LONGEST)
-        return torch.from_numpy(drawn)
+        return torch.from_numpy(drawn).to(self.model.device)
 
     @property
     def sampled(self) -> bool:
@@ -84,7 +86,8 @@ class Case:
 
 def ours(case: Case, half: bool = False) -> list[list[int]]:
     streams = [np.random.default_rng(row) for row in range(case.rows)]
-    chosen: Sampler = TopK.seeded(TOP_K, 1.0, streams, LONGEST) if case.sampled else greedy
+    how = TOP_K, 1.0, streams, LONGEST, case.model.device
+    chosen: Sampler = TopK.seeded(*how) if case.sampled else greedy
 
     def ending(logits: Tensor, rows: Tensor, step: int) -> Tensor:
         logits[:, EOS] = -torch.inf
@@ -115,10 +118,12 @@ def transformers_own(case: Case) -> list[list[int]]:
     width = max(map(len, case.prompts))
     padding = [width - len(prompt) for prompt in case.prompts]
     rows = [[EOS] * pad + prompt for pad, prompt in zip(padding, case.prompts, strict=True)]
-    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in padding])
+    mask = torch.tensor(
+        [[0] * pad + [1] * (width - pad) for pad in padding], device=case.model.device
+    )
     sampling = {"do_sample": True, "top_k": TOP_K, "top_p": 1.0, "temperature": 1.0}
     found = case.model.lm.generate(
-        torch.tensor(rows), attention_mask=mask, max_new_tokens=LONGEST,
+        torch.tensor(rows, device=mask.device), attention_mask=mask, max_new_tokens=LONGEST,
         eos_token_id=EOS, pad_token_id=EOS, logits_processor=[Ending(case.lengths, width)],
         **(sampling if case.sampled else {"do_sample": False}),
     )[:, width:].tolist()  # fmt: skip
@@ -187,11 +192,15 @@ VARIANTS: dict[str, Callable[[Case], list[list[int]]]] = {
 
 def compared(name: str, case: Case) -> Iterator[dict[str, Any]]:
     """Seconds of each variant on one case."""
-    found = {variant: work(case) for variant, work in VARIANTS.items()}
+    on_cpu, clock = clock_of(case.model)
+    works = {
+        name: work for name, work in VARIANTS.items() if on_cpu or work is not cache_an_example
+    }
+    found = {variant: work(case) for variant, work in works.items()}
     for variant, tokens in found.items():
         assert [len(row) for row in tokens] == case.lengths.tolist(), variant
-    times = interleaved({what: partial(work, case) for what, work in VARIANTS.items()})
-    for variant in VARIANTS:
+    times = interleaved({what: partial(work, case) for what, work in works.items()}, clock)
+    for variant in works:
         yield {
             "part": name,
             "what": f"{case.rows} rows, {case.answers} answers, {case.decoding}",
@@ -211,19 +220,28 @@ def lengths(model: CausalLM) -> Iterator[dict[str, Any]]:
     works = {
         new: partial(generate, model, prompts, greedy, max_new_tokens=new, eos=-1) for new in news
     }
-    for new, times in interleaved(works).items():
+    for new, times in interleaved(works, clock_of(model)[1]).items():
         steps = [seconds / new for seconds in times]
         what = {"part": "lengths", "what": f"16 rows, {new} tokens each: a step"}
         yield {**what, "variant": "ours", "tokens": 16, **summary(steps)}
 
 
-def interleaved(works: dict[Any, Callable[[], object]]) -> dict[Any, list[float]]:
+def clock_of(model: CausalLM) -> tuple[bool, Callable[[], float]]:
+    """Whether a model is on a CPU, and the clock to time it by: tokens are read, so a GPU has
+    ended when they are there."""
+    on_cpu = model.device.type == "cpu"
+    return on_cpu, time.process_time if on_cpu else time.perf_counter
+
+
+def interleaved(
+    works: dict[Any, Callable[[], object]], clock: Callable[[], float]
+) -> dict[Any, list[float]]:
     times: dict[Any, list[float]] = {name: [] for name in works}
     for _ in range(REPEATS):
         for name, work in works.items():
-            started = time.process_time()
+            started = clock()
             work()
-            times[name].append(time.process_time() - started)
+            times[name].append(clock() - started)
     return times
 
 
@@ -249,16 +267,19 @@ def stories15m() -> CausalLM:
 
 
 def rows(
-    parts: Iterable[str] = PARTS, sizes: Iterable[int] = SIZES, cases: Iterable[str] = CASES
+    parts: Iterable[str] = PARTS,
+    sizes: Iterable[int] = SIZES,
+    cases: Iterable[str] = CASES,
+    device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """All measurements; a model that is not there is left out."""
     torch.set_num_threads(1)
     found: list[dict[str, Any]] = []
     for part in parts:
         if part == "lengths":
-            found += lengths(gpt2())
+            found += lengths(gpt2().to(device))
         elif part == "gpt2" or "L2KD_MODELS" in os.environ:
-            model = gpt2() if part == "gpt2" else stories15m()
+            model = (gpt2() if part == "gpt2" else stories15m()).to(device)
             for size, case in itertools.product(sizes, cases):
                 found += compared(part, Case(model, size, *case.split()))
     return found
@@ -269,8 +290,10 @@ def main() -> None:
     arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
     arguments.add_argument("--rows", type=int, nargs="+", default=SIZES)
     arguments.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     given = arguments.parse_args()
-    save("generation", rows(given.parts or PARTS, given.rows, given.cases))
+    name = "generation" if given.device == "cpu" else f"generation_{given.device}"
+    save(name, rows(given.parts or PARTS, given.rows, given.cases, given.device))
 
 
 if __name__ == "__main__":

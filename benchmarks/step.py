@@ -1,6 +1,10 @@
 """The training step against the original's structure: time, arithmetic rate, memory.
 
     python benchmarks/step.py [--models small gpt2] [--variants "ours" "ours, bf16"] [--times 5]
+    python benchmarks/step.py --device cuda --models stories15M gpt2 1b --batches 8 32 128
+
+On a GPU the variants are compared with the first of them, since the original's step is of CPUs, and
+the arithmetic rate is a share of the card's own rate of bfloat16 products.
 
 Each variant runs in a process of its own (all five at GPT-2-small size: more than 24 GB), one
 thread; their steps are interleaved, round after round, with a large matrix product between them.
@@ -16,6 +20,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +29,19 @@ from table import save
 SIZES: Mapping[str, Mapping[str, int]] = {
     "small": {"n_layer": 4, "n_embd": 256, "n_head": 4},
     "gpt2": {"n_layer": 12, "n_embd": 768, "n_head": 12},
+    "stories15M": {
+        "num_hidden_layers": 6,
+        "hidden_size": 288,
+        "intermediate_size": 768,
+        "num_attention_heads": 6,
+    },
+    "1b": {
+        "num_hidden_layers": 16,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+    },
 }
 VOCABULARY, BATCH, CONTEXT = 50_257, 8, 128
 VARIANTS = ("original", "ours", "ours, cached teacher", "ours, bf16", "ours, bf16, cached teacher")
@@ -34,9 +52,19 @@ Prepared = tuple[Callable[[], Any], int, Callable[[], float]]
 Prepare = Callable[[str, bool, str], Prepared]
 
 
-def rows(size: str, variants: Sequence[str], times: int) -> list[dict[str, Any]]:
+def rows(
+    size: str, variants: Sequence[str], times: int, device: str, batch: int
+) -> list[dict[str, Any]]:
     """A row for each part of the step (QA alone, QA and LM) and variant."""
-    found = [(lm, row) for lm in (False, True) for row in compare(variants, size, lm, times)]
+    prepare = partial(step_of, device=device, batch=batch)
+    if device != "cpu":
+        both = [compare(variants, size, lm, times, prepare, device) for lm in (False, True)]
+        return [{"batch": batch, **row} for found in both for row in found]
+    found = [
+        (lm, {"batch": batch, **row})
+        for lm in (False, True)
+        for row in compare([VARIANTS[0], *variants], size, lm, times, prepare)
+    ]
     return [
         row | {"gradient error": _gradient_error(size, lm, row["variant"])}
         for lm, row in found  # the workers have ended: one pair of models is held at a time
@@ -44,20 +72,25 @@ def rows(size: str, variants: Sequence[str], times: int) -> list[dict[str, Any]]
 
 
 def compare(
-    variants: Sequence[str], size: str, lm: bool, times: int, prepare: Prepare | None = None
+    variants: Sequence[str],
+    size: str,
+    lm: bool,
+    times: int,
+    prepare: Prepare,
+    device: str = "cpu",
 ) -> Iterator[dict[str, Any]]:
     """A row a variant, against the first; `prepare` makes their steps."""
-    workers = {v: _Worker(prepare or step_of, size, lm, v) for v in variants}
+    workers = {v: _Worker(prepare, size, lm, v) for v in variants}
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
-    sgemm: list[float] = []
+    products: list[float] = []
     for _ in range(times + 1):  # the first round warms up
-        sgemm.append(_sgemm())
+        products.append(_products(device))
         for variant, worker in workers.items():
             seconds[variant].append(worker.ask("step"))
     facts = {variant: worker.ask("facts") for variant, worker in workers.items()}
     for worker in workers.values():
         worker.end()
-    limit = statistics.median(sgemm[1:])
+    limit = statistics.median(products[1:])
     flop = max(fact["gflop"] for fact in facts.values())
     base = seconds[variants[0]][1:]
     for variant in variants:
@@ -73,20 +106,22 @@ def compare(
             "speed-up": statistics.median(ratios),
             "from": min(ratios),
             "to": max(ratios),
-            "of sgemm": flop / median / limit,
+            "of sgemm" if device == "cpu" else "of bf16 products": flop / median / limit,
             "memory MB": facts[variant]["memory"],
             "n": times,
         }
 
 
-def _sgemm(size: int = 2048) -> float:
-    """GFLOP/s of a float32 matrix product on one thread."""
+def _products(device: str) -> float:
+    """GFLOP/s of a matrix product: in float32 on one thread of a CPU, in bfloat16 on a GPU."""
     import torch
 
     torch.set_num_threads(1)
-    a, b = torch.randn(size, size), torch.randn(size, size)
+    size, dtype = (2048, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    float((a @ b)[0, 0])
     start = time.perf_counter()
-    a @ b
+    float((a @ b)[0, 0])  # read, so that the product is waited for
     return 2 * size**3 / 1e9 / (time.perf_counter() - start)
 
 
@@ -131,26 +166,30 @@ def _serve(pipe: Any, prepare: Prepare, size: str, lm: bool, variant: str) -> No
 
 
 def _peak() -> float:
-    """MB that this process has held at most."""
+    """MB that this process has held at most: of a GPU's memory if it uses one."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def step_of(size: str, lm: bool, variant: str) -> Prepared:
+def step_of(size: str, lm: bool, variant: str, device: str = "cpu", batch: int = BATCH) -> Prepared:
     """Our step, or the original's."""
     from original import OriginalStep
 
-    student, teacher = model(size, seed=0), model(size, seed=1)
-    qa, language = _rows(lm)
+    student, teacher = (model(size, seed).to(device) for seed in (0, 1))
+    qa, language = _rows(lm, batch)
     tokens = sum(len(sequence.tokens) for sequence in [*qa, *language])
     if variant == "original":
         original = OriginalStep(student, teacher, 2.0, 0.25)
         return lambda: original(qa, language), tokens, float
-    step = our_step(student, teacher, qa, language, variant)
+    step = our_step(student, teacher, qa, language, variant, device=device)
     return step, tokens, lambda: counted(step)
 
 
-def _rows(lm: bool) -> tuple[list[Any], list[Any]]:
-    qa, language = sequences(seed=0)
+def _rows(lm: bool, batch: int = BATCH) -> tuple[list[Any], list[Any]]:
+    qa, language = sequences(0, batch)
     return qa, language if lm else []
 
 
@@ -183,7 +222,13 @@ def counted(step: Callable[[], Any]) -> float:
 
 
 def our_step(
-    student: Any, teacher: Any, qa: Any, language: Any, variant: str, temperature: float = 2.0
+    student: Any,
+    teacher: Any,
+    qa: Any,
+    language: Any,
+    variant: str,
+    temperature: float = 2.0,
+    device: str = "cpu",
 ) -> Callable[[], float]:
     """An optimizer step of the loop on these rows, all of them distilled; returns the loss."""
     from pathlib import Path
@@ -205,7 +250,7 @@ def our_step(
         """As `Cached`: hidden states of half precision, and an output layer."""
 
         def __init__(self, live: Live, rows: list[SequenceRow]) -> None:
-            self.hidden = live.annotate(rows, "cpu").hidden.half()
+            self.hidden = live.annotate(rows, device).hidden.half()
             self.head = OutputLayer(teacher.head.weight.detach())
 
         def to(self, device: str) -> None: ...
@@ -234,7 +279,7 @@ def our_step(
         parts=("qa", "lm") if language else ("qa",),
         precision="bfloat16" if "bf16" in variant else "float32",
     )
-    context = Context(Store("memory://bench"), Path())
+    context = Context(Store("memory://bench"), Path(), device=device)
     optimizer = loop._optimizer(student, how)
 
     def step() -> float:
@@ -249,13 +294,17 @@ def our_step(
 
 def model(size: str, seed: int) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM, GPT2Config
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
     from l2kd_ray.families.language.model.causal_lm import CausalLM
 
     torch.manual_seed(seed)
     off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-    config = GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, **SIZES[size], **off)
+    config: Any = (
+        GPT2Config(vocab_size=VOCABULARY, n_positions=CONTEXT, **SIZES[size], **off)
+        if "n_embd" in SIZES[size]
+        else LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, **SIZES[size])
+    )
     return CausalLM(AutoModelForCausalLM.from_config(config))
 
 
@@ -275,12 +324,16 @@ def sequences(seed: int, batch: int = BATCH) -> tuple[list[Any], list[Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--models", nargs="*", default=["small", "gpt2"], choices=list(SIZES))
+    parser.add_argument("--batches", nargs="*", type=int, default=[BATCH])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--variants", nargs="*", default=VARIANTS[1:], choices=VARIANTS[1:])
     parser.add_argument("--times", type=int, default=5)
     chosen = parser.parse_args()
     for size in chosen.models:
-        save(f"step_{size}", rows(size, [VARIANTS[0], *chosen.variants], chosen.times))
+        given = chosen.variants, chosen.times, chosen.device
+        found = [row for batch in chosen.batches for row in rows(size, *given, batch)]
+        save(f"step_{size}" if chosen.device == "cpu" else f"step_{size}_{chosen.device}", found)
 
 
 if __name__ == "__main__":

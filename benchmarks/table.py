@@ -21,12 +21,19 @@ def save(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     git = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs"
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPUs{_card()}"
     FOLDER.mkdir(exist_ok=True)
     found = {"commit": commit, "machine": machine, "rows": rows}
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (FOLDER / f"{name}.md").write_text(f"{name}: commit {commit}, {machine}\n\n{table}")
     print(table)
+
+
+def _card() -> str:
+    """The GPU that this process, or one that it started, used or could have used; "" for none."""
+    import torch
+
+    return f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
 
 
 def _cell(value: Any) -> str:

@@ -105,7 +105,7 @@ FACTORS: Mapping[str, Factors] = {
         "filters": each("replay.filters", None, ["ended", "label"]),
         "agreement": each("replay.agreement", None, 0.0),
         "lm": each("train.lm_weight", None, 0.0),
-        "lora": each("train.lora", None, {"rank": 2}),
+        "lora": each("train.lora", None, {"r": 2}),
         "average": each("train.average", None, 0.5),
         "prompt": each("task_prompt", None, "text"),
         "orders": each("orders", None, "williams", {"random": 1}, {"search": "worst", "budget": 4}),

@@ -39,7 +39,7 @@ from l2kd_ray.study import load
 
 ROOT = Path(__file__).parents[1]
 THREE = {"tasks": ["gen.intent", "gen.rest", "gen.tv"], "orders": ["gen.tv>gen.intent>gen.rest"]}
-LORA = {**TINY["train"], "lora": {"rank": 3, "alpha": 12}, "lr": 2e-2}
+LORA = {**TINY["train"], "lora": {"r": 3, "lora_alpha": 12}, "lr": 2e-2}
 
 
 def path(method: str | dict[str, Any], **changes: Any) -> list[Any]:

@@ -27,7 +27,7 @@ pytest.importorskip("peft")
 from l2kd_ray.families.language.model.lora import attach, merge
 
 RANK = 3
-LORA = {**TINY["train"], "lora": {"rank": RANK, "alpha": 12}, "weight_decay": 0.1, "lr": 2e-2}
+LORA = {**TINY["train"], "lora": {"r": RANK, "lora_alpha": 12}, "weight_decay": 0.1, "lr": 2e-2}
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "gpt2": {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96},
     "llama": {  # its output layer has a weight of its own
@@ -171,13 +171,13 @@ def test_no_gradient_reaches_the_rows_of_old_tokens() -> None:
 def test_embeddings_are_not_to_be_adapted() -> None:
     """The loss reads the output layer's weight: an update beside it would not be seen."""
     for arch, target in (("llama", "lm_head"), ("llama", "embed_tokens"), ("gpt2", "wte")):
-        with pytest.raises(ValueError, match=r"train\.lora\.targets"):
+        with pytest.raises(ValueError, match=r"train\.lora\.target_modules"):
             attach(make_model(arch), LoraUpdate(8, 16, 0.0, (target,)), FORMAT.added, seed=1)
 
 
 @pytest.mark.parametrize("targets", [("c_fc",), ("c_attn", "c_proj")])
 def test_the_layers_may_be_named(store: Store, targets: tuple[str, ...]) -> None:
-    start, stage = path(train={**LORA, "lora": {"rank": 1, "targets": list(targets)}})[:2]
+    start, stage = path(train={**LORA, "lora": {"r": 1, "target_modules": list(targets)}})[:2]
     before, after = weights(start, store), weights(stage, store)
     changed = {
         name.split(".")[-2]
@@ -188,14 +188,14 @@ def test_the_layers_may_be_named(store: Store, targets: tuple[str, ...]) -> None
 
 
 def test_training_is_deterministic(tmp_path: Path) -> None:
-    stage = path(train={**LORA, "lora": {"rank": RANK, "dropout": 0.3}})[1]
+    stage = path(train={**LORA, "lora": {"r": RANK, "lora_dropout": 0.3}})[1]
     one, other = (weights(stage, Store(str(tmp_path / name))) for name in ("a", "b"))
     for name, value in one.items():
         assert torch.equal(value, other[name])
 
 
 def test_workers_exchange_the_gradients_of_the_updates(tmp_path: Path, as_a_worker: Any) -> None:
-    stage = path(train={**LORA, "lora": {"rank": RANK, "dropout": 0.0}})[1]
+    stage = path(train={**LORA, "lora": {"r": RANK, "lora_dropout": 0.0}})[1]
     alone = weights(stage, Store(str(tmp_path / "alone")))
     with as_a_worker():
         found = weights(stage, Store(str(tmp_path / "wrapped")))
@@ -206,7 +206,7 @@ def test_workers_exchange_the_gradients_of_the_updates(tmp_path: Path, as_a_work
 def test_a_training_that_was_killed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    train = {**LORA, "lora": {"rank": RANK, "dropout": 0.1}}
+    train = {**LORA, "lora": {"r": RANK, "lora_dropout": 0.1}}
     stage = path(method=method, train=train, gem={"ratio": 1}, agem=AGEM)[2]
     one, other = Store(str(tmp_path / "one")), Store(str(tmp_path / "other"))
     whole = weights(stage, one)

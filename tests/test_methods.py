@@ -308,12 +308,12 @@ def test_an_unknown_method_is_refused_with_those_there_are(study_file: Any) -> N
 def test_elastic_methods_refuse_lora(study_file: Any, name: str) -> None:
     """They hold weights, and LoRA trains others."""
     with pytest.raises(InputError, match="lora"):
-        load(study_file(methods=[name], train={"lora": {"rank": 2}}))
-    own = {"name": "mine", "method": name, "settings": {"train.lora.rank": 2}}
+        load(study_file(methods=[name], train={"lora": {"r": 2}}))
+    own = {"name": "mine", "method": name, "settings": {"train.lora.r": 2}}
     with pytest.raises(InputError, match="lora"):
         load(study_file(methods=["lamol", own]))
     with pytest.raises(InputError, match="lora"):
-        load(study_file(methods=["lamol", name], search={"train.lora.rank": {"grid": [2, 4]}}))
+        load(study_file(methods=["lamol", name], search={"train.lora.r": {"grid": [2, 4]}}))
     load(study_file(methods=[name, {**own, "method": "gem"}]))
 
 

@@ -289,7 +289,7 @@ def test_its_own_teacher_has_nothing_to_say_without_a_demonstration(store: Store
 @pytest.mark.parametrize("weights", ["base", "ema", "live"])
 def test_low_rank_updates_have_their_own_teacher(store: Store, weights: str) -> None:
     own = sampling(self_teacher=weights)
-    train = {**TINY["train"], "lora": {"rank": 2}}
+    train = {**TINY["train"], "lora": {"r": 2}}
     assert len(losses_of(students("sdft", own, train=train)[0], store)) == 4
 
 

@@ -44,7 +44,7 @@ STUDIES: Mapping[str, Mapping[str, Any]] = {
 
 FOLDER, VECTORS, STARS = "encoder", "vectors.txt", "stars.jsonl"
 """A pretrained model, word vectors and a regression, below the working directory of each test."""
-LORA = {"train.lora": {"alpha": 8}}
+LORA = {"train.lora": {"lora_alpha": 8}}
 TEACHER = {"teacher": {"arch": "gpt2", "n_layer": 2}}
 PRETRAINED = {"teacher": {"model": FOLDER}, "tokenizer.model": FOLDER}
 COMPANIONS: Mapping[str, Mapping[str, Any]] = {
@@ -99,7 +99,7 @@ VALUES: Mapping[str, Any] = {
     "student.vectors": VECTORS,
     "teacher.vectors": VECTORS,
     "tokenizer.tasks": ["gen.rest"],
-    "train.lora.targets": ["c_attn"],
+    "train.lora.target_modules": ["c_attn"],
     "train.rungs": [1, 4],
     "replay.filters": ["ended"],
     "kd.demonstration": "as {answer} :",
@@ -604,14 +604,18 @@ def test_how_a_result_is_computed_is_in_no_key_and_not_searched(key: str, value:
         keys(data, {"search": {key: {"grid": [value]}}})
 
 
+CONSTRAINED = ("ewc", "mas", "gem", "agem", "o-lora")
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
         ({"scale": {"workers": 1}}, "all have one"),
         ({"scale": {"workers": 2, "gpus_per_worker": 0.5}}, "share its memory anyway"),
-        ({"methods": ["gem"]}, "the gradient of the whole model"),
-        ({"methods": ["ewc"]}, "the gradient of the whole model"),
-        ({"train.lora": {"rank": 2}}, "rows of the embeddings"),
+        *(({"methods": [name]}, "the gradient of the whole") for name in CONSTRAINED),
+        ({"methods": ["osf"]}, "takes whole matrices apart"),
+        ({"kd.policy": "student"}, "writes its answers by itself"),
+        ({"kd.teachers": "self", "kd.self_teacher": "ema"}, "teaches itself is read whole"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(settings: dict[str, Any], why: str) -> None:

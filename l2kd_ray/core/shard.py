@@ -38,7 +38,19 @@ def place(model: M, how: Sharding | None, device: str) -> M:
     # What is in no layer (the embeddings) stays whole from the forward pass to the end of the
     # backward pass: the fused loss reads the output layer's weight after the forward pass.
     _cut(sharded, reshard_after_forward=False, **options)
+    for whole_one, part in zip(model.parameters(), sharded.parameters(), strict=True):
+        _inherit(part, whole_one)
     return sharded
+
+
+def _inherit(part: Any, parameter: nn.Parameter) -> None:
+    """Give a chunk the attributes of its parameter; of `learned` rows alone it keeps gradients."""
+    vars(part).update(vars(parameter))
+    if (learned := getattr(parameter, "learned", None)) is not None:
+        rows = chunk_of(learned, part)
+        part.register_post_accumulate_grad_hook(
+            lambda one: chunk(one.grad).mul_(rows.to(chunk(one.grad)))
+        )
 
 
 def _cut(module: nn.Module, **options: Any) -> None:

@@ -71,9 +71,7 @@ class LanguageBuilder(Builder):
             )
 
     def check_peft(self, key: str) -> None:
-        """Raise InputError if what stands at `key` cannot be trained: peft is not installed, or the
-        model is shared out."""
-        self.check_whole("low-rank training keeps rows of the embeddings still")
+        """Raise InputError if what stands at `key` cannot be trained: peft is not installed."""
         if find_spec("peft") is None:
             raise InputError(
                 "low-rank training needs the package peft",
@@ -181,6 +179,8 @@ class LanguageBuilder(Builder):
         the training; `fields`: more of its fields (`constraint`, `adapter`, ...), in place of what
         the settings say.
         """
+        if fields.get("constraint") is not None:
+            self.check_whole("a constraint changes the gradient of the whole model")
         training = self._training(lm=lm, first=isinstance(start, Initial))
         if distil or own:
             training |= self._knowledge(task, seed, replay is not None, training["objective"], own)
@@ -336,7 +336,8 @@ class LanguageBuilder(Builder):
     @staticmethod
     def lora(settings: LoraSettings) -> LoraUpdate:
         """The low-rank updates of some settings."""
-        return LoraUpdate(**{name: getattr(settings, name) for name in _LORA})
+        alpha, dropout = settings.lora_alpha, settings.lora_dropout
+        return LoraUpdate(settings.r, alpha, dropout, settings.target_modules)
 
     def _knowledge(
         self, task: str, seed: Seed, replays: bool, objective: SoftTargets, own: bool
@@ -446,6 +447,8 @@ class LanguageBuilder(Builder):
 
     def _own_teacher(self) -> OwnTeacher:
         kd = self.settings.kd
+        if kd.self_teacher != "base":
+            self.check_whole("a student that teaches itself is read whole")
         rate = kd.ema_rate if kd.self_teacher == "ema" else None
         return OwnTeacher(kd.self_teacher, rate, kd.demonstration, kd.skip_tokens)
 
@@ -616,18 +619,16 @@ def _share(ratio: float, rows: int) -> int:
 
 # Positions whose hidden states `kd.teacher: auto` keeps for a task: 3 GB at a width of 768.
 _CACHED_POSITIONS = 2**21
-_LORA = ("rank", "alpha", "dropout", "targets")
 
 
 def _decoding(settings: DecodeSettings) -> Decoding:
     """The decoding with only the fields that its strategy reads, so that others change no key."""
-    half = _half(settings.precision)
+    found = Decoding("greedy")
     if settings.strategy == "beam":
-        return Decoding("beam", beams=settings.beams, precision=half)
-    if settings.strategy == "sample":
-        how = settings.top_k, settings.temperature
-        return Decoding("sample", None, *how, precision=half)
-    return Decoding("greedy", precision=half)
+        found = Decoding("beam", beams=settings.beams)
+    elif settings.strategy == "sample":
+        found = Decoding("sample", top_k=settings.top_k, temperature=settings.temperature)
+    return replace(found, precision=_half(settings.precision))
 
 
 def _half(precision: str) -> str | None:

@@ -177,12 +177,13 @@ class ReplaySettings(Section):
 
 
 class LoraSettings(Section):
-    """Low-rank adaptation (Hu et al. 2022). New tokens' embeddings are trained, too."""
+    """Low-rank adaptation (Hu et al. 2022), by peft's names. New tokens' embeddings are trained,
+    too."""
 
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] | None = None
+    r: int = Field(8, ge=1)
+    lora_alpha: int = Field(16, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Literal["all-linear"] | tuple[str, ...] | None = None
     """Names of the layers, or all but the output layer (default: peft's choice for the
     architecture)."""
 

@@ -80,7 +80,7 @@ class OLoraOptions(Section):
     options=OLoraOptions,
     key="o_lora",
     check=_peft,
-    published={"o_lora.orthogonal": 0.5, "train.lora.rank": 8, "train.lora.alpha": 32},
+    published={"o_lora.orthogonal": 0.5, "train.lora.r": 8, "train.lora.lora_alpha": 32},
 )
 def o_lora(
     build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed

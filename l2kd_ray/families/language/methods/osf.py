@@ -33,6 +33,7 @@ class OsfOptions(Section):
 def _alone(build: LanguageBuilder) -> None:
     """Raise InputError without peft, and with LoRA, whose place it takes."""
     build.check_peft("methods: osf")
+    build.check_whole("OSF takes whole matrices apart")
     if build.settings.train.lora is not None:
         raise InputError(
             "OSF trains each matrix in other directions, in place of LoRA",

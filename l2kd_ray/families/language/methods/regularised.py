@@ -28,14 +28,8 @@ class MemoryOptions(Section):
     """Margin of the projection."""
 
 
-def _each_worker_has_all(build: LanguageBuilder) -> None:
-    """Raise InputError for a model that is shared out."""
-    build.check_whole("a constraint changes the gradient of the whole model")
-
-
 def _whole_weights(build: LanguageBuilder) -> None:
     """Raise InputError with LoRA, which does not train the weights that the penalty holds."""
-    _each_worker_has_all(build)
     if build.settings.train.lora is not None:
         raise InputError(
             "a penalty by parameter importance acts on the model's weights, and with LoRA none of "
@@ -62,7 +56,7 @@ def mas(build: LanguageBuilder, previous: Student, former: Order, task: str, see
     return build.learn(previous, task, seed, lm=False, constraint=constraint)
 
 
-@method(options=MemoryOptions, check=_each_worker_has_all)
+@method(options=MemoryOptions)
 def gem(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """GEM (Lopez-Paz, Ranzato, NeurIPS 2017): no step may raise the loss on kept former samples."""
     constraint = build.memory(former, seed, build.options.ratio, build.options.margin)

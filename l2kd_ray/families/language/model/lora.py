@@ -36,7 +36,7 @@ def attach(model: CausalLM, settings: Any, trained_tokens: Sequence[int], seed: 
     )
     adapted = LoraModel(model.lm, config, _NAME)
     if _embeddings(model) != embeddings:  # the loss reads the output layer's weight itself
-        raise ValueError(f"train.lora.targets may not name embeddings: {settings.targets}")
+        raise ValueError(f"train.lora.target_modules may not name embeddings: {settings.targets}")
     train_tokens(model, trained_tokens)
     return adapted
 
@@ -97,9 +97,7 @@ def _train_rows(weight: Any, rows: Sequence[int]) -> None:
         return
     chosen = torch.zeros(len(weight), 1)
     chosen[list(rows)] = 1.0
-
-    def keep(grad: Tensor) -> Tensor:
-        return grad * chosen.to(grad)
-
-    weight.requires_grad_(True).register_hook(keep)
+    weight.requires_grad_(True).register_hook(lambda grad: grad * chosen.to(grad))
+    # For the chunks of a model that is shared out, which do not inherit the hook.
+    weight.learned = chosen
     weight.decays = False
