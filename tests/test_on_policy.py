@@ -25,6 +25,7 @@ from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.model.generation import generate, greedy
 from l2kd_ray.families.language.model.sequences import Sample
+from l2kd_ray.families.language.stages import writing
 from l2kd_ray.families.language.stages.curriculum import (
     Batch,
     Curriculum,
@@ -86,6 +87,35 @@ def test_a_share_of_the_samples_has_an_answer_by_the_student(tmp_path: Path) -> 
     one.write(question for step in range(100) for question in questions(step))
     found = [answer is not None for step in range(100) for answer in written(one, step)]
     assert sum(found) / len(found) == pytest.approx(0.3, abs=0.05)
+
+
+def test_an_adaptive_share_grows_where_the_loss_on_dev_has_risen(tmp_path: Path) -> None:
+    """DistiLLM's threshold: by 0.1 after a rise of 0.1 from one epoch's start to the next's."""
+    model = make_model()
+    one = Writer(replace(DRAWN, share=None), model, FORMAT, (1, "a"), context(tmp_path), 50, NEW)
+    losses = []
+    for sample in NEW:
+        sequence = FORMAT.qa(sample)
+        tokens, first = torch.tensor([sequence.tokens]), sequence.supervised
+        log_p = model.eval().lm(input_ids=tokens).logits[0].detach().log_softmax(-1)
+        losses += [-float(log_p[n - 1, sequence.tokens[n]]) for n in range(first, tokens.shape[1])]
+    one.observe()
+    assert (one.share, one._model.training) == (0.0, True)
+    assert one._dev_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    shares = []
+    for factor in (100.0, 1.0, 100.0):  # surer of what is wrong, the same, surer still
+        with torch.no_grad():
+            model.head.weight.mul_(factor)
+        one.observe()
+        shares.append(one.share)
+    assert shares == [0.1, 0.1, 0.2]
+    other = Writer(replace(DRAWN, share=None), model, FORMAT, (1, "a"), context(tmp_path), 50, NEW)
+    other.load(one.state())
+    assert (other.share, other._dev_loss) == (one.share, one._dev_loss)
+    one._growths = 10
+    one._dev_loss = 0.0
+    one.observe()
+    assert one.share == 1
 
 
 def test_an_answer_that_did_not_end_has_no_eos_and_keeps_to_its_room(tmp_path: Path) -> None:
@@ -247,6 +277,7 @@ CUT = {
     "follower": ("sdft", {"self_teacher": "ema", "ema_rate": 0.5, "sampling.renew_every": 3}),
     "mix": ("l2kd", {"policy": "mix", "sampling.renew_every": 2}),
     "base": ("sdft", {"skip_tokens": 1}),
+    "adaptive": ("l2kd", {"policy": "mix", "student_share": "adaptive"}),
 }
 
 
@@ -255,6 +286,8 @@ def test_a_student_that_was_killed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """What it wrote ahead and the average of its weights are in its checkpoint."""
+    monkeypatch.setattr(writing, "RISE", -100.0)  # an adaptive share grows after each epoch,
+    monkeypatch.setattr(writing, "GROWTHS", 1)  # to 1
     method, kd = CUT[name]
     own = sampling(**kd)
     if method == "l2kd":
@@ -264,7 +297,7 @@ def test_a_student_that_was_killed_ends_with_the_same_bits(
     whole = weights_of(last, one)
     for _, source in last.inputs():
         obtain(source, other)
-    with stopped(monkeypatch, after=2):
+    with stopped(monkeypatch, after=3 if name == "adaptive" else 2):
         obtain(last, other, checkpoint_seconds=0.0)
     resumed = weights_of(last, other)
     for tensor, value in whole.items():
@@ -340,6 +373,7 @@ def test_the_student_may_teach_itself_beside_replay(store: Store) -> None:
         ("l2kd", {"policy": "mix", "objective": "seq"}, "objective", "take the place"),
         ("l2kd", {"policy": "student", "objective": "seq-soft"}, "objective", "take the place"),
         ("l2kd", {"student_share": 0.3}, "student_share", "no effect"),
+        ("l2kd", {"student_share": "adaptive"}, "student_share", "no effect"),
         ("l2kd", {"sampling.renew_every": 3}, "sampling.renew_every", "no effect"),
         ("l2kd", {"self_teacher": "ema"}, "self_teacher", "no effect"),
         ("l2kd", {"teachers": "self", "objective": "seq"}, "objective", "no effect"),
@@ -357,6 +391,29 @@ def test_what_cannot_be_or_has_no_effect_is_refused(
     with pytest.raises(InputError, match=message) as caught:
         tiny(methods=arms, replay=None)
     assert caught.value.key.endswith(key)
+
+
+@pytest.mark.parametrize(
+    ("method", "kd"),
+    [
+        ("l2kd", {"policy": "student"}),
+        ("l2kd", {"policy": "mix"}),
+        ("l2kd", {"teachers": "self", "self_teacher": "ema"}),
+        ("l2kd", {"teachers": "self", "self_teacher": "live"}),
+        ("sdft", {}),
+    ],
+)
+def test_a_student_that_is_shared_out_neither_writes_nor_is_followed(
+    study_file: Any, method: str, kd: dict[str, Any]
+) -> None:
+    """Refused when the study is planned, before anything starts."""
+    arms = [{"name": "x", "method": method, "settings": {f"kd.{n}": v for n, v in kd.items()}}]
+    two = {"train": {**TINY["train"], "shard": "fsdp2"}, "scale": {"workers": 2}}
+    with pytest.raises(InputError, match="shared out") as caught:
+        load_study(study_file(methods=arms, replay=None, **two))
+    assert caught.value.key.endswith("train.shard")
+    own = [{"name": "x", "method": "l2kd", "settings": {"kd.teachers": "self"}}]
+    load_study(study_file(methods=own, **two))  # a frozen teacher on the given answers
 
 
 def test_a_greedy_student_draws_nothing() -> None:

@@ -364,6 +364,9 @@ class LanguageBuilder(Builder):
             return found
         sampling = None if aim == "seq" else self._sampling("student" if own else kd.policy)
         found["sampling"] = sampling
+        if sampling is not None and sampling.share is None:
+            dev = self.examples(self.resolved.tasks[task].splits["dev"])
+            found["dev"] = self._tokens(dev)
         if teachers == "self":
             return found | {"own_teacher": self._own_teacher()}
         if aim != "seq":
@@ -434,11 +437,11 @@ class LanguageBuilder(Builder):
         """How the student writes the answers that it is taught on; None if it writes none."""
         if policy == "data":
             return None
-        self.check_whole("a student writes its answers by itself")
+        self.check_whole("the student writes its answers on each worker by itself")
         kd = self.settings.kd
-        how = kd.sampling
+        how, share = kd.sampling, kd.student_share if policy == "mix" else 1.0
         return Sampling(
-            share=kd.student_share if policy == "mix" else 1.0,
+            share=None if share == "adaptive" else share,
             max_new_tokens=how.max_new_tokens,
             temperature=None if how.top_k == 1 else how.temperature,
             top_k=how.top_k,
@@ -448,7 +451,7 @@ class LanguageBuilder(Builder):
     def _own_teacher(self) -> OwnTeacher:
         kd = self.settings.kd
         if kd.self_teacher != "base":
-            self.check_whole("a student that teaches itself is read whole")
+            self.check_whole("a teacher that follows the student reads all of its weights")
         rate = kd.ema_rate if kd.self_teacher == "ema" else None
         return OwnTeacher(kd.self_teacher, rate, kd.demonstration, kd.skip_tokens)
 

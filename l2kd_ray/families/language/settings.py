@@ -78,8 +78,9 @@ class DistilSettings(Section):
     policy: Literal["data", "student", "mix"] = "data"
     """Answers that the teacher of the new samples is asked about: those of the `data` (and, for
     `seq-soft`, the teacher's), those that the `student` writes, or a `mix`."""
-    student_share: float = Field(0.5, gt=0, lt=1)
-    """Read by `policy: mix`: the chance that a sample has an answer by the student."""
+    student_share: Annotated[float, Field(gt=0, lt=1)] | Literal["adaptive"] = 0.5
+    """Read by `policy: mix`: the chance that a sample has an answer by the student. `adaptive`: 0
+    at first, and 0.1 more after each epoch in which the loss on dev grew by 0.1 (DistiLLM)."""
     sampling: SamplingSettings = SamplingSettings()
     """How the student writes its answers."""
     self_teacher: Literal["base", "ema", "live"] = "base"

@@ -232,6 +232,8 @@ class Curriculum:
         for teacher in self.teachers:
             if batch.step > 0 and isinstance(teacher, StudentFollower):
                 teacher.follow()
+        if self.writer is not None and batch.step % self.steps_per_epoch == 0:
+            self.writer.observe()
         if self.writer is not None and batch.step % self.writer.how.renew_every == 0:
             self.writer.write(self._questions(batch, self.writer.how.renew_every))
         return self.rows_of(batch.indices, batch.step)

@@ -66,6 +66,8 @@ class Learn(TrainingStage):
     constraint: Constraint | None = None
     own_teacher: OwnTeacher | None = None
     sampling: Sampling | None = None
+    dev: Tokens | None = None
+    """The task's dev split, where `sampling` has an adaptive share."""
 
     @property
     def parts(self) -> tuple[LossPart, ...]:
@@ -112,6 +114,8 @@ class Learn(TrainingStage):
             teaching |= self.constraint.scores(model, context)
         if curriculum.writer is not None:
             teaching |= {"sampled": curriculum.writer.sampled}
+        if self.dev is not None and curriculum.writer is not None:
+            teaching |= {"student_share": curriculum.writer.share}
         teaching |= self._cut_demonstrations(curriculum.new[0], text, model)
         if adapted is not None:
             teaching |= adapted()
@@ -188,7 +192,8 @@ class Learn(TrainingStage):
         if self.sampling is not None:
             (task,) = self.tasks
             stream, room = (self.seed, self.stream), self._room(task, text, model)
-            writer = Writer(self.sampling, model, text, stream, context, room)
+            dev = self._samples(self.dev, text, model, context) if self.dev else ()
+            writer = Writer(self.sampling, model, text, stream, context, room, dev)
         return Curriculum(
             new=self._new(text, model, context),
             replayed=self._replayed(context, float(self.replay_weight or 0) if numbered else 1.0),

@@ -19,12 +19,13 @@ ANSWER = "{answer}"
 class Sampling:
     """Answers that the student writes during its training, at the steps that learn from them.
 
-    `share` of the new samples have such an answer in place of the given one. Answers for
+    `share` of the new samples have such an answer in place of the given one; None: a share that
+    grows with the student's loss on dev (DistiLLM, Ko et al. 2024, arXiv 2402.03898). Answers for
     `renew_every` steps are written at once, by the student as it is before the first of them.
     `top_k` None draws from the whole vocabulary; at 1 `temperature` is None.
     """
 
-    share: float
+    share: float | None
     max_new_tokens: int
     temperature: float | None
     top_k: int | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -13,17 +14,22 @@ from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.generation import TopK, generate, greedy
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TokenIds
 from l2kd_ray.families.language.stages.on_policy import Sampling
+from l2kd_ray.families.language.stages.retention import log_probabilities
 
 Question = tuple[int, int, Sample]
 """The step that learns from the answer, the sample's index, and the sample."""
 _FIELDS = ("steps", "indices", "lengths", "tokens")
+RISE, GROWTHS = 0.1, 10
+"""Of an adaptive share: the rise of the loss on dev, in nats a token, after which it grows, and how
+often it grows until it is 1."""
 
 
 class Writer:
     """The student's answers to the questions of some steps, at most `room` tokens with a question.
 
     An answer depends on the student's weights, the seed, the step and the sample, and not on the
-    samples beside it. The answers that are still to be learned are kept in a checkpoint.
+    samples beside it. The answers that are still to be learned are kept in a checkpoint. `dev`:
+    what an adaptive share is measured on.
     """
 
     def __init__(
@@ -34,12 +40,41 @@ class Writer:
         stream: tuple[int, str],
         context: Context,
         room: int,
+        dev: Sequence[Sample] = (),
     ) -> None:
         self.how, self._model, self._text = how, model, text
         self._stream, self._context, self._room = stream, context, room
         self._answers: dict[tuple[int, int], TokenIds] = {}
         self.sampled = 0
         """Number of tokens written so far."""
+        self._dev, self._growths, self._dev_loss = dev, 0, math.inf
+
+    @property
+    def share(self) -> float:
+        """The share of the answers that the student writes now."""
+        return self._growths / GROWTHS if self.how.share is None else self.how.share
+
+    def observe(self) -> None:
+        """At the start of an epoch: let an adaptive share grow if the loss on dev has risen."""
+        if self.how.share is not None:
+            return
+        self._model.eval()
+        parts = self._context.shared_out(self._losses, self._dev)
+        self._model.train()
+        total, count = (sum(one) for one in zip(*parts, strict=True))
+        if total / count >= self._dev_loss + RISE:
+            self._growths = min(self._growths + 1, GROWTHS)
+        self._dev_loss = total / count
+
+    def _losses(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
+        """The cross-entropy of each given answer, and its number of tokens."""
+        found = []
+        for sample in samples:
+            sequence = self._text.qa(sample)
+            log_p = log_probabilities(self._model, sequence, str(self._model.device))
+            targets = torch.tensor(sequence.tokens[sequence.supervised :], device=log_p.device)
+            found.append((-float(log_p.gather(-1, targets[:, None]).sum()), len(targets)))
+        return found
 
     def write(self, questions: Iterable[Question]) -> None:
         """Write the answers of the next steps in place of those before."""
@@ -61,7 +96,7 @@ class Writer:
     def _is(self, step: int, index: int) -> bool:
         """Whether the student writes this answer."""
         seed, task = self._stream
-        share = self.how.share
+        share = self.share
         return share == 1 or generator(seed, "policy", task, step, index).random() < share
 
     def _generated(self, asked: Sequence[Question]) -> list[TokenIds]:
@@ -87,7 +122,8 @@ class Writer:
         tokens = [token for answer in self._answers.values() for token in answer]
         values = [*columns, tokens]
         state = {f"text.{n}": torch.tensor(v) for n, v in zip(_FIELDS, values, strict=True)}
-        return {**state, "text.sampled": torch.tensor(self.sampled)}
+        grown = torch.tensor([self._growths, self._dev_loss], dtype=torch.float64)
+        return {**state, "text.sampled": torch.tensor(self.sampled), "text.grown": grown}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         steps, indices, lengths, tokens = (state[f"text.{name}"] for name in _FIELDS)
@@ -98,3 +134,5 @@ class Writer:
             for (step, index), answer in zip(places, answers, strict=True)
         }
         self.sampled = int(state["text.sampled"])
+        growths, self._dev_loss = state["text.grown"].tolist()
+        self._growths = int(growths)
