@@ -208,8 +208,10 @@ ADAPTIVE: dict[str, Any] = {
 
 
 def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path) -> None:
-    """Optuna sees the mean dev score over the orders; a second run tries nothing."""
-    file = study_file(**ADAPTIVE)
+    """Optuna sees two objectives, means over the orders; a second run tries nothing."""
+    (tmp_path / "texts.txt").write_text("the moon serves thai food")
+    tune = {**ADAPTIVE["tune"], "objectives": ["new", "texts"]}
+    file = study_file(**{**ADAPTIVE, "tune": tune, "retention": {"texts": "texts.txt"}})
     bound = json.loads(l2kd("plan", file, "--json", folder=tmp_path))["stages"]
     l2kd("sweep", file, folder=tmp_path)
     base = tmp_path / "results/studies/tiny"
@@ -223,15 +225,22 @@ def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path
     }  # fmt: skip
     scores = pd.read_parquet(base / "scores.parquet")
     assert set(scores["split"]) == {"dev", "test"}
+    assert results["retention/texts/after"].notna().sum() == 2
+    report = (base / "report.md").read_text()
+    assert "In the Pareto set" in report
     before = result_bytes(tmp_path)
     l2kd("sweep", file, folder=tmp_path)  # all is tried: no Ray is started
     assert result_bytes(tmp_path) == before
 
 
 @pytest.mark.drill
-def test_adaptive_search_goes_on_where_it_was(study_file: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("objectives", [{}, {"objectives": ["new", "old"]}])
+def test_adaptive_search_goes_on_where_it_was(
+    study_file: Any, tmp_path: Path, objectives: dict[str, Any]
+) -> None:
     """Told results are told again."""
-    file, base = study_file(**ADAPTIVE), tmp_path / "results/studies/tiny"
+    file = study_file(**{**ADAPTIVE, "tune": {**ADAPTIVE["tune"], **objectives}})
+    base = tmp_path / "results/studies/tiny"
     l2kd("sweep", file, folder=tmp_path)
     tried = json.loads((base / "settings.json").read_text())["finetune"]
     l2kd("sweep", file, "tune.num_samples=2", folder=tmp_path)

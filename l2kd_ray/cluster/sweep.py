@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune
@@ -37,8 +37,9 @@ from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Wanted, batches, most
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
+from l2kd_ray.study.objectives import cells_of, value
 from l2kd_ray.study.plan import missing_stages
-from l2kd_ray.study.schema import Arm, Range
+from l2kd_ray.study.schema import Arm, Objective, Range
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import ArmSettings
 from l2kd_ray.study.trial import stages_of
@@ -331,17 +332,19 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
         folder.propose(stages_of(trials))
         if study.config.tune.scheduler == "asha":
             _climb(trials, study, pool)
-    finals = []
+    known, objectives = dict[str, float](), _objectives(study)
     for trial in trials:
-        taught = [pool.scores.remote(cell.stage) for cell in trial.teachers]
+        beside = [*trial.teachers, *trial.retention]
+        asked = [pool.scores.remote(cell.stage) for cell in beside]
         for number, step in enumerate(trial.steps):
             calls = [pool.scores.remote(cell.stage) for cell in step]
             last = number == len(trial.steps) - 1
             try:
-                found = ray.get([*calls, *(taught if last else ())])[: len(calls)]
+                every = ray.get([*calls, *(asked if last else ())])
             except StageFailed:
-                tune.report({"failed": True, _OBJECTIVE: float("nan")})
+                tune.report({"failed": True, **dict.fromkeys(objectives, float("nan"))})
                 return
+            found = every[: len(calls)]
             values = {
                 f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
                 for cell, scores in zip(step, found, strict=True)
@@ -349,9 +352,11 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
             dev = [value for name, value in values.items() if name.startswith("dev/")]
             if "order" in wanted:
                 tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
-        finals.append(mean(dev) if dev else 0.0)
+        for cell, scores in zip([*step, *beside], every, strict=True):
+            known[cell.stage.key] = scores[cell.stage.metric_name]
     if "order" not in wanted:
-        tune.report({_OBJECTIVE: mean(finals), _TRAINED: study.training_length})
+        reached = {metric: value(trials, name, known) for metric, name in objectives.items()}
+        tune.report({**reached, _TRAINED: study.training_length})
 
 
 def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
@@ -388,7 +393,17 @@ def _search(
     mean dev score is reported back; with ASHA after each rung. Returns the settings that finished,
     and those that were stopped.
     """
+    from optuna.trial import create_trial
     from ray.tune.search.optuna import OptunaSearch
+
+    class Search(OptunaSearch):
+        """Ray's, which tells Optuna of one value only of what was tried before."""
+
+        def add_evaluated_point(
+            self, parameters: dict[Any, Any], value: Any, *args: Any, **kwargs: Any
+        ) -> None:
+            study, space = cast(Any, self._ot_study), cast(Any, self._space)
+            study.add_trial(create_trial(values=value, params=parameters, distributions=space))
 
     tried = {arm: list(settings) for arm, settings in known.items()}
     given_up = {arm: list(settings) for arm, settings in cut.items()}
@@ -404,7 +419,7 @@ def _search(
         rewards = {
             number: reward
             for number, setting in enumerate(former)
-            if math.isfinite(reward := _reward(study, reader, arm, setting))
+            if all(map(math.isfinite, reward := _reward(study, reader, arm, setting)))
         }
         reported: dict[str, Any] = {
             "points_to_evaluate": [
@@ -418,10 +433,12 @@ def _search(
             for key, space in study.config.search.items()
             if isinstance(space, Range)
         }
-        searcher = OptunaSearch(
+        metrics = [*_objectives(study)]
+        several = len(metrics) > 1
+        searcher = Search(
             space=space,
-            metric=_OBJECTIVE,
-            mode="max",
+            metric=metrics if several else metrics[0],
+            mode=["max"] * len(metrics) if several else "max",
             **_sampler(study, seed),
             **(reported if rewards else {}),
         )
@@ -470,14 +487,23 @@ def _cutting(study: Study) -> dict[str, Any]:
     return {"scheduler": halving}
 
 
-def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> float:
-    """The mean dev score of a setting tried before; NaN if one of its scores is missing."""
-    finals = [trial.steps[-1] for trial in study.instances(arm, setting)]
-    stages = [cell.stage for step in finals for cell in step if cell.split == "dev"]
+def _objectives(study: Study) -> dict[str, Objective]:
+    """The objectives of an adaptive search, by the name that Tune is told."""
+    chosen = study.config.tune.objectives
+    return {_OBJECTIVE: "dev"} if chosen is None else {f"objective/{one}": one for one in chosen}
+
+
+def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> list[float]:
+    """The objectives of a setting tried before; NaN where a score is missing."""
+    trials, names = study.instances(arm, setting), _objectives(study).values()
+    stages = [cell.stage for trial in trials for name in names for cell in cells_of(trial, name)]
     found = reader.manifests({stage.key: stage.kind for stage in stages})
-    if not all(stage.key in found for stage in stages):
-        return float("nan")
-    return mean(found[stage.key].scores[stage.metric_name] for stage in stages)
+    known = {
+        stage.key: found[stage.key].scores[stage.metric_name]
+        for stage in stages
+        if stage.key in found
+    }
+    return [value(trials, name, known) for name in names]
 
 
 def _distribution(space: Range) -> Any:
