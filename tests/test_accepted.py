@@ -66,6 +66,7 @@ FRAME: Factors = {
         {},
         {"tune.num_samples": 2},
         {"tune.searcher": "optuna"},
+        {"tune.searcher": "optuna", "tune.objectives": ["new", "old"]},
         {"tune.searcher": "optuna", "tune.scheduler": "asha"},
         {"tune.scheduler": "asha"},
         {"tune.scheduler": "race"},

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers.language import FORMAT, NEW, context, curriculum, make_model
 from helpers.studies import TINY, planned
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.errors import InputError
+from l2kd_ray.families.language.methods import LANGUAGE_METHODS
 from l2kd_ray.families.language.methods.adapters import Orthogonality, overlap_gradient
 from l2kd_ray.families.language.methods.merge import merged, smallest_kept
 from l2kd_ray.families.language.methods.osf import OrthogonalSubspace
@@ -89,6 +91,18 @@ ON: Mapping[str, dict[str, Any]] = {
     "seq-lora": {"seq_lora": {"merge": False}},
     "o-lora": {"o_lora": {"orthogonal": 0.1}},
 }
+
+
+def test_the_published_settings_are_a_shipped_study() -> None:
+    shipped = yaml.safe_load((ROOT / "tune_configs/baselines_published.yaml").read_text())
+    arms = {arm["method"]: arm for arm in shipped["methods"] if isinstance(arm, dict)}
+    published = {name: one.published for name, one in LANGUAGE_METHODS.items() if one.published}
+    assert published.keys() <= arms.keys()
+    for name, settings in published.items():
+        own = arms[name]["settings"]
+        assert settings == {key: own[key] for key in settings}
+    for name, arm in arms.items():
+        assert len(path({**arm, "name": name})) == 4
 
 
 @pytest.mark.parametrize("method", ["lwf", "der++", "agem", "merge", "osf", "ssr", "replay"])

@@ -187,18 +187,25 @@ ADAPTIVE: dict[str, Any] = {
 
 
 @pytest.mark.drill
-def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path) -> None:
-    """Optuna sees the mean dev score over the orders, and is told again what was tried before."""
-    file, base = study_file(**ADAPTIVE), tmp_path / "results/studies/tiny"
+@pytest.mark.parametrize("objectives", [[], ["new", "old"], ["new", "texts"]], ids=str)
+def test_adaptive_search_tries_each_setting_once(
+    objectives: list[str], study_file: Any, tmp_path: Path
+) -> None:
+    """Optuna sees means over the orders, and is told again what was tried before."""
+    (tmp_path / "texts.txt").write_text("the moon serves thai food")
+    retention = {"retention": {"texts": "texts.txt"}} if "texts" in objectives else {}
+    tune = {**ADAPTIVE["tune"], **({"objectives": objectives} if objectives else {})}
+    file = study_file(**{**ADAPTIVE, "tune": tune, **retention})
+    base = tmp_path / "results/studies/tiny"
 
     def tried() -> list[Any]:
         return json.loads((base / "settings.json").read_text())["finetune"]
 
     bound = json.loads(l2kd("plan", file, "--json", folder=tmp_path))["stages"]
     output = l2kd("sweep", file, folder=tmp_path)
-    assert re.search(
-        r"^finetune train\.lr=0\.00\d+: dev \d+\.\d\d after 2, best so far$", output, re.M
-    )
+    told = ", ".join(rf"{name} -?\d+\.\d\d" for name in objectives or ["dev"])
+    best = "nothing is as good in both" if objectives else "best"
+    assert re.search(rf"^finetune train\.lr=0\.00\d+: {told}.*, {best} so far$", output, re.M)
     assert "A new study" not in output
     done = Store(str(tmp_path / "results")).listing().finished
     assert len(done) <= sum(count["unique"] for count in bound.values())
@@ -210,6 +217,9 @@ def test_adaptive_search_tries_each_setting_once(study_file: Any, tmp_path: Path
     }  # fmt: skip
     scores = pd.read_parquet(base / "scores.parquet")
     assert set(scores["split"]) == {"dev", "test"}
+    if retention:
+        assert results["retention/texts/after"].notna().sum() == 2
+    assert ("In the Pareto set" in (base / "report.md").read_text()) == bool(objectives)
     before = result_bytes(tmp_path)
     l2kd("sweep", file, folder=tmp_path)  # all is tried: no Ray is started
     assert result_bytes(tmp_path) == before

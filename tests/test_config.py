@@ -243,6 +243,14 @@ def test_every_setting_that_is_a_path_is_read_by_one_rule(data: dict[str, Any], 
             {"search": {"train.lr": {"grid": [1e-4]}}, "tune": {"select_on": {"seeds": "half"}}},
             "tune.select_on.seeds",
         ),
+        *(
+            ({"search": {"train.lr": {"uniform": [0.1, 0.2]}}, "tune": tune}, "tune.objectives")
+            for tune in (
+                {"objectives": ["new", "old"]},
+                {"objectives": ["new", "new"], "searcher": "optuna"},
+                {"objectives": ["dev", "texts"], "searcher": "optuna"},
+            )
+        ),
         ({"search": {"kd.weight": {"uniform": [1, 0]}}}, "search.kd.weight.uniform"),
         ({"search": {"kd.weight": {}}}, "search.kd.weight"),
         ({"kd": {"top_k": 5, "teacher": "online"}}, "kd.top_k"),

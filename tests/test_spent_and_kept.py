@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 import yaml
 from helpers.pages import check_whole
-from helpers.studies import tiny_data
+from helpers.studies import planned, tiny_data
 
+from l2kd_ray.analysis.retention import kept
 from l2kd_ray.analysis.tradeoff import tradeoff
 from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.api import load_study
 from l2kd_ray.forecast.machines import Prices, priced
+from l2kd_ray.study.objectives import cells_of, objectives, value
+from l2kd_ray.study.trial import Trial
 from l2kd_ray.study.work import hours_by_method
 
 
@@ -49,6 +52,43 @@ def test_a_tradeoff_without_common_instances_is_over_what_each_has() -> None:
 
 def test_equal_settings_are_both_on_the_front() -> None:
     assert tradeoff([scored("a", "x>y", 10, 60), scored("b", "x>y", 10, 60)])["front"].all()
+
+
+def test_a_tradeoff_of_what_came_before_is_over_what_was_measured() -> None:
+    """Points of a held-out task gained, and nats a token of general text: below 0 is lost."""
+    values = {"texts": (5.0, 5.5), "other": (20.0, 15.0), "kl": (0.1, 0.3)}
+    measured = pd.DataFrame(
+        [
+            {"trial": "ax>y", "i": i, "name": name, "value": value}
+            for name, pair in values.items()
+            for i, value in enumerate(pair, start=name == "kl")
+        ]
+    )
+    found = kept(measured)
+    assert {name: own.to_dict() for name, own in found.items()} == {
+        "other": {"ax>y": -5.0}, "texts": {"ax>y": -0.5}
+    }  # fmt: skip
+    trials = [scored("a", "x>y", 10, 60), scored("b", "x>y", 10, 60)]
+    table = tradeoff(trials, retained=found["texts"].to_dict())
+    assert table[["method", "learned", "kept"]].to_numpy().tolist() == [["a", 70.0, -0.5]]
+
+
+def test_objectives_are_means_over_instances_and_the_front_is_a_methods() -> None:
+    study = planned(methods=["finetune"], search={"train.lr": {"choice": [1e-3, 2e-3, 3e-3]}})
+    arm, names = study.config.arms[0], ("new", "old")
+    trials, known = list[Trial](), dict[str, float]()
+    for number, lr in enumerate((1e-3, 2e-3, 3e-3)):
+        own = study.instances(arm, {"train.lr": lr})
+        trials += own
+        for trial in own:
+            old, new = cells_of(trial, "dev")
+            known |= {old.stage.key: 10.0 * number, new.stage.key: 50.0 - 5 * (number // 2)}
+    found = objectives(trials, names, known)
+    assert found[["new", "old"]].to_numpy().tolist() == [[50, 0], [50, 10], [45, 20]]
+    assert found["front"].tolist() == [False, True, True]
+    assert value(trials[:2], "dev", known) == 25
+    del known[cells_of(trials[0], "old")[0].stage.key]
+    assert len(objectives(trials, names, known)) == 2
 
 
 def test_hours_are_priced_by_the_cheapest_machine_of_the_table() -> None:

@@ -302,6 +302,26 @@ def test_bleu_is_sacrebleus_corpus_bleu_with_any_number_of_references() -> None:
 # Dialogue states --------------------------------------------------------------------------------
 
 
+def test_sari_has_the_values_published_with_evaluates() -> None:
+    """Those of its card, with the operations' parts, and of two texts in its discussion."""
+    texts = {
+        "About 95 species are currently accepted.": "About 95 you now get in.",
+        "The cat perched on the mat.": "Cat on mat.",
+    }
+    references = [
+        ("About 95 species are currently known.", "About 95 species are now accepted.",
+         "95 species are now accepted."),
+        ("The cat sat on the mat.", "The cat is on the mat.", "The cat sat."),
+    ]  # fmt: skip
+    rows = [
+        Example(source, source, "", gold) for source, gold in zip(texts, references, strict=True)
+    ]
+    found, each = score("sari", [*texts.values()], rows)
+    assert each[0] == pytest.approx(26.953601953601954)
+    assert each[0] == pytest.approx((22.527472527472526 + 50 + 8.333333333333332) / 3)
+    assert found == pytest.approx(29.13266517433184)
+
+
 def test_state_is_read_as_decanlp_reads_it() -> None:
     assert parse_state("food: Thai, price range: cheap; phone, address") == {
         "food": "thai",

@@ -493,6 +493,7 @@ ELSEWHERE = {
     "on_event": "who is told",
     "tune.max_concurrent": "how many at once",
     "tune.searcher": "which setting is tried next",
+    "tune.objectives": "which setting is tried next",
     "tune.scheduler": "which setting is given up",
     "tune.reduction": "which setting is given up",
     "tune.stop": "when a sweep ends",
@@ -512,10 +513,17 @@ def test_the_frame_says_which_trials_there_are_or_where_they_run(key: str) -> No
 
 
 @pytest.mark.parametrize(
-    "key", ["num_samples", "searcher", "scheduler", "reduction", "seed", "select_on"]
+    "key",
+    ["num_samples", "searcher", "scheduler", "reduction", "seed", "select_on", "objectives"],
 )
 def test_how_to_search_is_refused_where_nothing_is_searched(key: str) -> None:
-    value = {"searcher": "optuna", "scheduler": "race", "select_on": {"seeds": "half"}}.get(key, 3)
+    values = {
+        "searcher": "optuna",
+        "scheduler": "race",
+        "select_on": {"seeds": "half"},
+        "objectives": ["new", "old"],
+    }
+    value = values.get(key, 3)
     assert f"tune.{key}" in refusal("language", {f"tune.{key}": value})
 
 

@@ -7,6 +7,17 @@ import pandas as pd
 _PREFIX = "retention/"
 
 
+def kept(measured: pd.DataFrame) -> dict[str, pd.Series]:
+    """By name of a measure, the change over the stream of each trial (the index), higher is better:
+    of a task's score, and of `texts` minus that of the cross-entropy."""
+    frame = retained(measured)
+    change = {
+        name: frame[f"{_PREFIX}{name}/after"] - frame[f"{_PREFIX}{name}/before"]
+        for name in sorted(set(measured["name"]) - {"kl"})
+    }
+    return {name: -own if name == "texts" else own for name, own in change.items()}
+
+
 def retained(measured: pd.DataFrame) -> pd.DataFrame:
     """Columns by trial (the index): `retention/<name>/before` and `/after` the stream, and
     `retention/kl`, the mean over its tasks.

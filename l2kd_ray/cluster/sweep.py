@@ -7,6 +7,7 @@ The machine's resources belong to the stages.
 from __future__ import annotations
 
 import math
+import operator
 import re
 import sys
 import time
@@ -16,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import tune
@@ -38,8 +39,9 @@ from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Wanted, batches, most
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
+from l2kd_ray.study.objectives import cells_of, value
 from l2kd_ray.study.plan import missing_stages
-from l2kd_ray.study.schema import Arm, Range
+from l2kd_ray.study.schema import Arm, Objective, Range
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import ArmSettings
 from l2kd_ray.study.trial import stages_of
@@ -339,17 +341,19 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
         folder.propose(stages_of(trials))
         if study.config.tune.scheduler == "asha":
             _climb(trials, study, pool)
-    finals = []
+    known, objectives = dict[str, float](), _objectives(study)
     for trial in trials:
-        taught = [pool.scores.remote(cell.stage) for cell in trial.teachers]
+        beside = [*trial.teachers, *trial.retention]
+        asked = [pool.scores.remote(cell.stage) for cell in beside]
         for number, step in enumerate(trial.steps):
             calls = [pool.scores.remote(cell.stage) for cell in step]
             last = number == len(trial.steps) - 1
             try:
-                found = ray.get([*calls, *(taught if last else ())])[: len(calls)]
+                every = ray.get([*calls, *(asked if last else ())])
             except StageFailed:
-                tune.report({"failed": True, _OBJECTIVE: float("nan")})
+                tune.report({"failed": True, **dict.fromkeys(objectives, float("nan"))})
                 return
+            found = every[: len(calls)]
             values = {
                 f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
                 for cell, scores in zip(step, found, strict=True)
@@ -357,9 +361,11 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
             dev = [value for name, value in values.items() if name.startswith("dev/")]
             if "order" in wanted:
                 tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
-        finals.append(mean(dev) if dev else 0.0)
+        for cell, scores in zip([*step, *beside], every, strict=True):
+            known[cell.stage.key] = scores[cell.stage.metric_name]
     if "order" not in wanted:
-        tune.report({_OBJECTIVE: mean(finals), _TRAINED: study.training_length})
+        reached = {metric: value(trials, name, known) for metric, name in objectives.items()}
+        tune.report({**reached, _TRAINED: study.training_length})
 
 
 def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
@@ -400,6 +406,17 @@ def _search(
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # `SearchLog` says what it is told
+
+    class Search(OptunaSearch):
+        """Ray's, which tells Optuna of one value only of what was tried before."""
+
+        def add_evaluated_point(
+            self, parameters: dict[Any, Any], value: Any, *args: Any, **kwargs: Any
+        ) -> None:
+            study, space = cast(Any, self._ot_study), cast(Any, self._space)
+            trial = optuna.trial.create_trial(values=value, params=parameters, distributions=space)
+            study.add_trial(trial)
+
     tried = {arm: list(settings) for arm, settings in known.items()}
     given_up = {arm: list(settings) for arm, settings in cut.items()}
     for name, left in _open_searches(study, known, cut).items():
@@ -414,7 +431,7 @@ def _search(
         rewards = {
             number: reward
             for number, setting in enumerate(former)
-            if math.isfinite(reward := _reward(study, reader, arm, setting))
+            if all(map(math.isfinite, reward := _reward(study, reader, arm, setting)))
         }
         reported: dict[str, Any] = {
             "points_to_evaluate": [
@@ -428,10 +445,12 @@ def _search(
             for key, space in study.config.search.items()
             if isinstance(space, Range)
         }
-        searcher = OptunaSearch(
+        metrics = [*_objectives(study)]
+        several = len(metrics) > 1
+        searcher = Search(
             space=space,
-            metric=_OBJECTIVE,
-            mode="max",
+            metric=metrics if several else metrics[0],
+            mode=["max"] * len(metrics) if several else "max",
             **_sampler(study, seed),
             **(reported if rewards else {}),
         )
@@ -443,7 +462,7 @@ def _search(
             cpus,
             search_alg=searcher,
             num_samples=left,
-            callbacks=[SearchLog(name, max(rewards.values(), default=-math.inf))],
+            callbacks=[SearchLog(name, _objectives(study), rewards.values())],
             **_cutting(study),
         )
         for result in results:
@@ -456,20 +475,28 @@ def _search(
 
 
 class SearchLog(tune.Callback):
-    """Prints a line for each setting that a searcher is told the score of."""
+    """Prints a line for each setting that a searcher is told the objectives of."""
 
-    def __init__(self, arm: str, best: float) -> None:
-        self._arm, self._best = arm, best
+    def __init__(
+        self, arm: str, objectives: Mapping[str, Objective], known: Iterable[Sequence[float]]
+    ) -> None:
+        self._arm, self._objectives, self._known = arm, objectives, list(known)
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        setting = trial.config["trial"]["setting"]
+        setting, told = trial.config["trial"]["setting"], trial.last_result
         words = [self._arm, *(f"{key}={_short(value)}" for key, value in setting.items())]
-        score = trial.last_result.get(_OBJECTIVE, math.nan)
-        length = trial.last_result.get(_TRAINED)
-        told = f"dev {score:.2f}" + (f" after {length}" if length is not None else "")
-        if score > self._best:
-            self._best, told = score, f"{told}, best so far"
-        print(f"{' '.join(words)}: {told if score == score else 'failed'}", file=sys.stderr)
+        reached = [told.get(metric, math.nan) for metric in self._objectives]
+        if not all(map(math.isfinite, reached)):
+            print(f"{' '.join(words)}: failed", file=sys.stderr)
+            return
+        named = zip(self._objectives.values(), reached, strict=True)
+        line = ", ".join(f"{name} {value:.2f}" for name, value in named)
+        if _TRAINED in told:
+            line += f" after {told[_TRAINED]}"
+        if all(any(map(operator.gt, reached, former)) for former in self._known):
+            line += ", best so far" if len(reached) == 1 else ", nothing is as good in both so far"
+        self._known.append(reached)
+        print(f"{' '.join(words)}: {line}", file=sys.stderr)
 
 
 def _short(value: object) -> str:
@@ -502,14 +529,23 @@ def _cutting(study: Study) -> dict[str, Any]:
     return {"scheduler": halving}
 
 
-def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> float:
-    """The mean dev score of a setting tried before; NaN if one of its scores is missing."""
-    finals = [trial.steps[-1] for trial in study.instances(arm, setting)]
-    stages = [cell.stage for step in finals for cell in step if cell.split == "dev"]
+def _objectives(study: Study) -> dict[str, Objective]:
+    """The objectives of an adaptive search, by the name that Tune is told."""
+    chosen = study.config.tune.objectives
+    return {_OBJECTIVE: "dev"} if chosen is None else {f"objective/{one}": one for one in chosen}
+
+
+def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> list[float]:
+    """The objectives of a setting tried before; NaN where a score is missing."""
+    trials, names = study.instances(arm, setting), _objectives(study).values()
+    stages = [cell.stage for trial in trials for name in names for cell in cells_of(trial, name)]
     found = reader.manifests({stage.key: stage.kind for stage in stages})
-    if not all(stage.key in found for stage in stages):
-        return float("nan")
-    return mean(found[stage.key].scores[stage.metric_name] for stage in stages)
+    known = {
+        stage.key: found[stage.key].scores[stage.metric_name]
+        for stage in stages
+        if stage.key in found
+    }
+    return [value(trials, name, known) for name in names]
 
 
 def _distribution(space: Range) -> Any:

@@ -102,8 +102,8 @@ class Stage:
 
     @property
     def amount(self) -> float:
-        """The number that its time grows with, for estimates: examples that a model reads or writes,
-        each as often as it does; 1 where that is not known."""
+        """The number that its time grows with, for estimates: examples that a model reads or
+        writes, each as often as it does; 1 where that is not known."""
         return 1.0
 
     @cached_property

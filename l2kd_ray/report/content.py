@@ -88,9 +88,9 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
             gap_section(found, look, inputs.over_examples),
             *comparison_section(found),
             *summary_section(found),
-            *_of_orders(found, look),
+            *_of_orders(found, look, inputs.retention),
             *search_section(inputs.order_search),
-            *setting_section(found, look),
+            *setting_section(found, look, inputs.objectives),
             *curve_section(inputs.curves, look),
             *answers_section(inputs.forgotten),
             *replay_section(inputs.replay, inputs.samples),
@@ -103,7 +103,9 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     )
 
 
-def _of_orders(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
+def _of_orders(
+    found: Findings, look: Mapping[str, LineStyle], retention: pd.DataFrame | None
+) -> list[ReportSection]:
     """The sections for tasks that are learned one after another."""
     if found.scope.design.orderless:
         return []
@@ -113,7 +115,7 @@ def _of_orders(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSec
         *precedence_section(found),
         *matrix_section(found),
         *forgetting_section(found, look),
-        *tradeoff_section(found, look),
+        *tradeoff_section(found, look, retention),
     ]
 
 

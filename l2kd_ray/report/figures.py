@@ -218,9 +218,9 @@ def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, LineStyle])
 
 
 @styled
-def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
-    """Kept against learned, a marker a setting, a line a method; `table` comes from
-    `analysis.tradeoff`."""
+def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle], kept: str) -> Figure:
+    """Kept (what it is: `kept`) against learned, a marker a setting, a line a method; `table` comes
+    from `analysis.tradeoff`."""
     figure, axes = new_figure(3.2)
     for method, own in table.groupby("method"):
         style, rows = look[str(method)], own.sort_values("learned")
@@ -231,7 +231,7 @@ def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figure:
     best = table[table["front"]]
     axes.plot(best["learned"], best["kept"], "o", ms=13, mfc="none", mec=INK, mew=1.1)
     axes.margins(0.08)
-    axes.set(xlabel="score on a task just learned", ylabel="final score on the earlier tasks")
+    axes.set(xlabel="score on a task just learned", ylabel=kept)
     axes.grid(True, axis="both")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
     return figure

@@ -61,6 +61,10 @@ class Inputs:
     """How far `kd.top_k` is off, a temperature each: temperature, mass, error, cosine."""
     looks: Sequence[Seen] = ()
     """The smaller plans that the study was read under before."""
+    retention: pd.DataFrame | None = None
+    """The measures of retention (`Study.retention`), where the study has any."""
+    objectives: pd.DataFrame | None = None
+    """The objectives of each setting on dev (`study.objectives`), where a search had two."""
     order_search: OrderSearch | None = None
     """The findings of a search over orders."""
     verdict: Verdict | None = None

@@ -41,8 +41,13 @@ def _searched(found: Findings) -> tuple[pd.DataFrame, list[str]]:
     return table, sorted({key for setting in table["setting"] for key in json.loads(setting)})
 
 
-def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
-    """A table of all settings, and how optimistic the selection was."""
+def setting_section(
+    found: Findings, look: Mapping[str, LineStyle], objectives: pd.DataFrame | None = None
+) -> list[ReportSection]:
+    """A table of all settings, and how optimistic the selection was.
+
+    `objectives`: `study.objectives`, where the search had two.
+    """
     table, keys = _searched(found)
     if not keys:
         return []
@@ -50,6 +55,17 @@ def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repo
     for key in keys:
         frame[key] = table[key]
     frame["Dev score"] = table["dev"].astype(float)
+    pareto, names = "", list[str]()
+    if objectives is not None:
+        own = table[["method", "setting"]].merge(objectives, "left", ["method", "setting"])
+        names = [name for name in objectives if name not in ("method", "setting", "front")]
+        for name in names:
+            frame[name] = own[name]
+        frame["Pareto set"] = ["yes" if one is True else "" for one in own["front"].tolist()]
+        pareto = (
+            f" The search had two objectives, {' and '.join(names)} (`tune.objectives`). In the "
+            "Pareto set: no other setting of the method is as good in both and better in one."
+        )
     if found.optimism:  # the others ran on the half that is not reported
         table.loc[~table["selected"], ["gap/abs", "gap/low", "gap/high"]] = np.nan
     frame["Gap (test)"] = measured(table, "gap/abs", "gap/low", "gap/high")
@@ -62,10 +78,15 @@ def setting_section(found: Findings, look: Mapping[str, LineStyle]) -> list[Repo
     blocks.append(
         Table(
             "settings",
-            "Every setting that ran. A method's setting is selected by its mean dev score."
+            f"Every setting that ran. A method's setting is selected by its mean dev score.{pareto}"
             + "".join(formulas(key, table[key]) for key in keys),
             frame,
-            digits={**dict.fromkeys(keys, SETTING), "Dev score": 2, "Gap (test)": 2},
+            digits={
+                **dict.fromkeys(keys, SETTING),
+                **dict.fromkeys(names, 2),
+                "Dev score": 2,
+                "Gap (test)": 2,
+            },
             strong=frozenset((int(k), name) for k in chosen_rows for name in frame.columns),
         )
     )

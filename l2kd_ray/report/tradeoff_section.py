@@ -1,10 +1,13 @@
-"""The section on learning against keeping."""
+"""The section on learning against keeping: earlier tasks, and what came before the stream."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pandas as pd
+
 from l2kd_ray.analysis.findings import Findings
+from l2kd_ray.analysis.retention import kept
 from l2kd_ray.analysis.tradeoff import tradeoff
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import Picture, ReportSection, text
@@ -12,32 +15,54 @@ from l2kd_ray.report.labels import row_labels
 from l2kd_ray.report.style import LineStyle
 
 
-def tradeoff_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
-    """A picture of all settings; none for a single task, or before a first trial is complete."""
-    table = tradeoff(found.trials, found.scope.orders)
+def tradeoff_section(
+    found: Findings, look: Mapping[str, LineStyle], retention: pd.DataFrame | None = None
+) -> list[ReportSection]:
+    """A picture of all settings for the earlier tasks, and one for each measure of `retention`.
+
+    None for a single task or setting, or before a first trial is complete.
+    """
+    trials, orders = found.trials, found.scope.orders
+    drawn = [
+        _picture(
+            "tradeoff",
+            tradeoff(trials, orders),
+            look,
+            "the final score on all tasks but the last",
+            "final score on the earlier tasks",
+        )
+    ]
+    for name, change in kept(retention).items() if retention is not None else ():
+        unit = "general text: nats a token gained" if name == "texts" else f"{name}: points gained"
+        drawn.append(
+            _picture(
+                f"tradeoff_{name.replace('.', '_')}",
+                tradeoff(trials, orders, change.to_dict()),
+                look,
+                f"what the stream changed of an ability from before it ({unit})",
+                unit,
+            )
+        )
+    pictures = tuple(one for one in drawn if one is not None)
+    return [ReportSection("Learning against keeping", pictures)] if pictures else []
+
+
+def _picture(
+    name: str, table: pd.DataFrame, look: Mapping[str, LineStyle], what: str, axis: str
+) -> Picture | None:
+    """Learned against kept; None for fewer than two settings."""
     if len(table) < 2:
-        return []
+        return None
     words = "; ".join(
-        f"{name} {text(learned)} and {text(kept)}"
-        for name, learned, kept in zip(
+        f"{label} {text(learned)} and {text(left)}"
+        for label, learned, left in zip(
             row_labels(table), table["learned"], table["kept"], strict=True
         )
     )
     caption = (
-        "Score on a task right after it was learned, against the final score on all tasks but the "
-        "last; up and to the right is better. A marker a setting, means over the orders and seeds "
-        "that all of them have complete. Ringed: none is better in both."
+        f"Score on a task right after it was learned, against {what}; up and to the right is "
+        "better. A marker a setting, means over the orders and seeds that all of them have "
+        "complete. Ringed: none is better in both."
     )
-    return [
-        ReportSection(
-            "Learning against keeping",
-            (
-                Picture(
-                    "tradeoff",
-                    f"New-task score and what is kept of earlier tasks: {words}.",
-                    caption,
-                    figures.tradeoff(table, look),
-                ),
-            ),
-        )
-    ]
+    figure = figures.tradeoff(table, look, axis)
+    return Picture(name, f"New-task score and what is kept: {words}.", caption, figure)

@@ -24,6 +24,7 @@ from l2kd_ray.study.agenda import halves_of
 from l2kd_ray.study.answers import answers
 from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
+from l2kd_ray.study.objectives import objectives
 from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.schema import SearchOrders
 from l2kd_ray.study.search import setting_id
@@ -76,6 +77,8 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "verdict": snapshot.wanted.verdict,
         "looks": smaller_plans(snapshot.looks, snapshot.seen),
         "order_search": order_findings(snapshot),
+        "objectives": _objectives(snapshot),
+        "retention": snapshot.retention if snapshot.study.config.retention else None,
         "published": {
             arm.name: snapshot.study.family.methods[arm.method].published
             for arm in snapshot.study.config.arms
@@ -83,6 +86,20 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
+
+
+def _objectives(snapshot: Snapshot) -> pd.DataFrame | None:
+    """The objectives of the settings that a search with two of them has finished."""
+    names = snapshot.study.config.tune.objectives
+    if names is None:
+        return None
+    cells = {c.stage.key: c.stage for t in snapshot.reported for c in t.cells}
+    known = {
+        key: found.scores[cells[key].metric_name]
+        for key, found in snapshot.manifests.items()
+        if key in cells
+    }
+    return objectives(snapshot.reported, names, known)
 
 
 def _one_instance(snapshot: Snapshot) -> dict[str, pd.DataFrame | None]:

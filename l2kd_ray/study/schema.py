@@ -131,6 +131,9 @@ ONE_ORDER_ALONE = (
 RACE = "`race` gives up settings, on common orders and seeds"
 
 
+Objective = Literal["dev", "new", "old", "texts"]
+
+
 class TuneSettings(Section):
     num_samples: int = Field(1, ge=1)
     """Number of settings drawn (with a grid: draws per grid point)."""
@@ -144,6 +147,10 @@ class TuneSettings(Section):
     stop: Stop = Stop()
     select_on: SelectOn | None = None
     """Selection on one half of the instances; may also be written as `search.select_on`."""
+    objectives: tuple[Objective, Objective] | None = None
+    """Two objectives of Optuna in place of the mean dev score: `dev` is that score, `new` the dev
+    score on the order's last task, `old` the mean on those before it, and `texts` minus the
+    cross-entropy of `retention.texts` after the stream."""
     seed: int = Field(0, ge=0)
     max_concurrent: int | None = Field(None, ge=1)
 
@@ -444,6 +451,7 @@ class StudyConfig(ArmsOnly):
         self._check_order_search()
         self._check_shards()
         self._check_stops()
+        self._check_objectives()
         self._check_mirrors()
         adaptive = self.tune.adaptive
         grids = [key for key, space in self.search.items() if isinstance(space, Grid)]
@@ -607,7 +615,7 @@ class StudyConfig(ArmsOnly):
             raise InputError(
                 "it has no effect without tune.stop.half_width", key=f"tune.stop.{min(lonely)}"
             )
-        searching = {"num_samples", "searcher", "scheduler", "select_on", "seed"}
+        searching = {"num_samples", "searcher", "scheduler", "select_on", "seed", "objectives"}
         unread = sorted(tune.model_fields_set & searching) if not self.search else []
         if unread:
             raise InputError(
@@ -622,6 +630,32 @@ class StudyConfig(ArmsOnly):
             )
         if "reduction" in tune.model_fields_set and tune.scheduler != "asha":
             raise InputError("it has no effect without scheduler: asha", key="tune.reduction")
+
+    def _check_objectives(self) -> None:
+        """Raise InputError for two objectives that the search or the study has not."""
+        tune, chosen = self.tune, self.tune.objectives
+        if chosen is None:
+            return
+        texts = self.retention is not None and self.retention.texts is not None
+        ordered = not any(self.family.methods[arm.method].orderless for arm in self.arms)
+        for wrong, problem, fix in (
+            (tune.searcher != "optuna", "they are Optuna's", "set tune.searcher: optuna"),
+            (tune.scheduler == "asha", "ASHA cuts by one objective", "remove tune.scheduler"),
+            (len({*chosen}) < 2, "they are one objective", "name two, or remove it"),
+            (
+                not ordered or len(self.tasks) < 2,
+                "they are of tasks that are learned one after another",
+                "remove it",
+            ),
+            (
+                "texts" in chosen and not texts,
+                "the study has no general text",
+                "set retention.texts",
+            ),
+        ):
+            if wrong:
+                key = "tune.objectives"
+                raise InputError(problem, key=key, got=", ".join(chosen), fix=fix)
 
     def _check_mirrors(self) -> None:
         """Raise InputError for settings of a mirror or of an event that the study has not."""

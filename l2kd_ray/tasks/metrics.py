@@ -6,6 +6,7 @@
 | nf1 | F of the bag of words, as SQuAD's: no case, punctuation or articles | best |
 | rouge, rouge_mean | mean F of ROUGE-1, -2 and -L, stemmed | best; their mean |
 | rouge_lsum, rouge_lsum_mean | the same with ROUGE-L of the summary level | best; their mean |
+| sari | kept, deleted and added n-grams, against the example's context | all |
 | bleu | sacreBLEU's sentence BLEU; the aggregate is corpus BLEU | all |
 | dsem | whether the dialogue's state up to this turn is right (joint goal accuracy) | first |
 | lfem | whether the SQL is right as (column, aggregate, set of conditions) | any |
@@ -39,6 +40,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import agreement, rouge, sql, tagging
 from l2kd_ray.tasks.examples import Example
 from l2kd_ray.tasks.labelled import number
+from l2kd_ray.tasks.sari import sari
 from l2kd_ray.tasks.slots import SlotErrors
 from l2kd_ray.tasks.spec import Metric
 from l2kd_ray.tasks.words import apart, folded
@@ -201,6 +203,16 @@ def _joint_goal(predictions: Sequence[str], examples: Sequence[Example]) -> Judg
     return _mean(scores)
 
 
+def _sari(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
+    """Each example's context is the text that is rewritten."""
+    return _mean(
+        [
+            100 * sari(example.context, prediction, example.answers)
+            for prediction, example in zip(predictions, examples, strict=True)
+        ]
+    )
+
+
 def _bleu(predictions: Sequence[str], examples: Sequence[Example]) -> Judged:
     import sacrebleu
 
@@ -306,6 +318,7 @@ METRICS: Mapping[str, MetricFunction] = {
     "rouge_mean": _mean_over(rouge.rouge_average, fmean),
     "rouge_lsum": _mean_over(partial(rouge.rouge_average, summary=True)),
     "rouge_lsum_mean": _mean_over(partial(rouge.rouge_average, summary=True), fmean),
+    "sari": _sari,
     "bleu": _bleu,
     "dsem": _joint_goal,
     "lfem": _mean_over(logical_form_match),
@@ -336,7 +349,7 @@ _NUMBER = _Comparable(lambda text: number(text) is not None, "a number")
 _COMPARABLE: Mapping[str, _Comparable] = {
     "nf1": _Comparable(_plain_words, "a word other than a, an and the"),
     **dict.fromkeys(("rouge", "rouge_l", "rouge_mean", "rouge_lsum", "rouge_lsum_mean"), _WORDS),
-    "bleu": _Comparable(str.split, "text"),
+    **dict.fromkeys(("bleu", "sari"), _Comparable(str.split, "text")),
     "dsem": _Comparable(
         lambda text: ";" in text or text.strip().lower() == "none", "`slot: value, ...; requests`"
     ),
