@@ -425,13 +425,15 @@ class Experiment:
         self, reader: StoreView, executor: Literal["ray", "inline"], address: str
     ) -> tuple[Sequence[FailureRecord], bool]:
         """Run the missing stages; returns the failures, and whether the time limit was reached."""
+        from l2kd_ray.report.live import LiveView
+
         if executor == "inline":
             from l2kd_ray.study.inline import sweep_inline
 
-            sweep_inline(self.study, reader)
+            with LiveView(self.look(), sys.stderr) as view:
+                sweep_inline(self.study, reader, view.watch)
             return [], False
         from l2kd_ray.cluster.sweep import sweep
-        from l2kd_ray.report.live import LiveView
 
         hours = self.study.config.tune.stop.budget_hours
         with LiveView(self.look(), sys.stderr) as view:
@@ -545,7 +547,7 @@ class Experiment:
         Returns:
             One row for each trial, training and point: method, setting (JSON), order, seed, trial,
             role (student or teacher), i (number of tasks learned with this training), task ("" for
-            all at once), key, step, loss, lr, tokens.
+            all at once), key, step, loss and its terms, grad_norm, lr, tokens, tokens_per_second.
 
         Raises:
             InputError: the study has no such method, order or seed.

@@ -237,12 +237,13 @@ def _print_notes(notes: Iterable[str]) -> None:
 def _cost(planned: Plan) -> str:
     if not planned.missing:
         return "Everything is in the store."
-    if planned.seconds is None or planned.bytes is None:
+    by_kind = planned.seconds_by_kind
+    if by_kind is None or planned.bytes is None:
         return (
             "Time and disk: not known before a first stage of each kind is in the store. "
             "`l2kd plan --measure` runs a small one of each, which the sweep then uses."
         )
-    minutes, size = planned.seconds / 60, planned.bytes / 1e6
+    minutes, size = sum(by_kind.values()) / 60, planned.bytes / 1e6
     words = f"To do: about {minutes:.1f} minutes on one worker, {size:.0f} MB of disk"
     if planned.peak_memory:
         kind, most = max(planned.peak_memory.items(), key=lambda one: one[1])
@@ -250,6 +251,8 @@ def _cost(planned: Plan) -> str:
     if planned.guessed:
         guessed = ", ".join(planned.guessed)
         words += f": a guess for {guessed}, from other studies, models or data (--measure runs own)"
+    if by_kind.get("evaluate", 0) > by_kind.get("learn", 0) + by_kind.get("multitask", 0) > 0:
+        words += ". Evaluating takes longer than training: max_test and max_dev cap the examples"
     return f"{words}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import threading
@@ -22,11 +23,12 @@ import l2kd_ray
 from l2kd_ray.api import Experiment
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.report import live
 from l2kd_ray.study.reading import parse_overrides
 
 
 def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(
-    study_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_file: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     rows = [{"context": f"say {k}", "question": "?", "answer": f"it is {k}"} for k in range(20)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -39,7 +41,9 @@ def test_a_study_with_files_beside_it_is_found_by_name_from_anywhere(
     }
     file = study_file(tasks=[mine], methods=["finetune"])
     study = l2kd_ray.load_study(file)
+    monkeypatch.setattr(live, "_FIRST_LINE_S", 0.0)
     assert study.sweep("inline").failures == []
+    assert re.search(r"^\[0:\d\d\] examples \d/\d, .*evaluate 0/", capsys.readouterr().err, re.M)
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "tiny").mkdir(parents=True)  # a folder of the study's name is not its file
     monkeypatch.chdir(elsewhere)

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
@@ -281,6 +282,24 @@ def test_a_dropped_model_leaves_a_gap_and_moves_no_point(tmp_path: Path) -> None
     left = list(runs.points(trial, known, Models(StoreView(study.store))))
     assert len(left) == len(whole) - STEPS
     assert [point for point in whole if point in left] == left
+
+
+def test_points_hold_all_of_a_curve_and_the_trainings_speed(tmp_path: Path) -> None:
+    study = Mirrored(tmp_path)
+    trial = next(t for t in study.study.trials() if t.method == "l2kd")
+    reader = StoreView(study.store)
+    known = {
+        key: replace(one, environment={"tokens_per_second": 9.5})
+        for key, one in Snapshot(study.study, reader).manifests.items()
+    }
+    models = Models(reader)
+    first = trial.steps[1][0].stage.model
+    curve = models.curve(known[first.key])
+    assert curve
+    point = next(p for p in runs.points(trial, known, models) if "train/loss" in p.values)
+    shown = {name for name in point.values if name.startswith("train/")}
+    assert shown == {f"train/{name}" for name in (*curve[0], "tokens_per_second")} - {"train/step"}
+    assert point.values["train/tokens_per_second"] == 9.5
 
 
 def finish_one(study: Mirrored, stage: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from helpers.finished import finish, publish
 from helpers.studies import planned
 
+from l2kd_ray import cli
 from l2kd_ray.api import load_study
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage, TrainingStage
@@ -93,6 +94,18 @@ def test_an_estimate_is_of_the_studys_own_stages_or_a_guess(store: Store) -> Non
     finish(study, store, learned=1)
     own = plan(study.trials(), StoreView(store))
     assert "learn" not in own.guessed
+
+
+def test_evaluating_that_takes_longer_than_training_is_said(store: Store) -> None:
+    study = planned(seeds=[1], methods=["finetune"])
+    finish(study, store, learned=1)
+    found = plan(study.trials(), StoreView(store))
+    assert found.seconds_by_kind is not None
+    said = "Evaluating takes longer than training"
+    assert set(found.seconds_by_kind) == {"learn", "evaluate"}
+    for learn, expected in ((1e6, False), (0.1, True)):
+        times = {**found.seconds_by_kind, "learn": learn}
+        assert (said in cli._cost(replace(found, seconds_by_kind=times))) is expected
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,6 +159,10 @@ def test_curves_are_drawn_for_each_trial_and_chosen_by_method(pages: str) -> Non
     assert every.count("<figure>") == 8  # two orders of three methods, and the references
     assert one.count("<figure>") == 2
     assert one.count('class="teacher"') > 2
+    _, _, kd = get(pages, "/study/swept/curves?measure=kd")
+    assert kd.count("<figure>") == 2  # those that have that term
+    names = ("loss", "qa", "lm", "kd", "replay", "grad_norm", "lr", "tokens_per_second")
+    assert all(f'<option value="{name}"' in kd for name in names)
 
 
 def test_the_tree_shows_what_is_done_and_shared(pages: str) -> None:

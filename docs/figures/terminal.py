@@ -23,9 +23,17 @@ TITLE = "l2kd sweep quickstart"
 def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as storage:
         tiny = {
-            **{"storage": storage, "search": None, "kd.temperature": 2, "kd.weight": 1},
-            **{"max_train": 24, "max_dev": 8, "max_test": 8, "train.epochs": 2},
-            **{"student.n_embd": 32, "evaluate.max_new_tokens": 8, "report_to": "none"},
+            "storage": storage,
+            "search": None,
+            "kd.temperature": 2,
+            "kd.weight": 1,
+            "max_train": 24,
+            "max_dev": 8,
+            "max_test": 8,
+            "train.epochs": 2,
+            "student.n_embd": 32,
+            "evaluate.max_new_tokens": 8,
+            "report_to": "none",
         }
         study = load_study("quickstart", tiny)
         threading.Thread(target=study.sweep, args=("inline",), daemon=True).start()

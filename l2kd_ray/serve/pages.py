@@ -168,7 +168,7 @@ def curves_page(study: StudyProgress, loaded: Loaded, query: Parameters) -> str:
         panels = [
             (_title(trial, loaded), curve_panel(own, measure.value, limits))
             for trial in begun[:_PANELS]
-            if len(own := curves[curves["trial"] == trial.id])
+            if (own := curves[curves["trial"] == trial.id])[measure.value].notna().any()
         ]
     return render(
         "curves.html",

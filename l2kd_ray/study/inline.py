@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from l2kd_ray.core.device import device_of
@@ -29,8 +30,10 @@ def inline_settings(study: Study) -> dict[str, Any]:
     }
 
 
-def sweep_inline(study: Study, reader: StoreView) -> None:
+def sweep_inline(study: Study, reader: StoreView, show: Callable[[], object]) -> None:
     """Run all missing stages of the study; the first failure ends the sweep with its error.
+
+    `show` is called before each evaluation and what it needs.
 
     Raises: InputError for an adaptive search, and for a GPU where torch sees none.
     """
@@ -49,6 +52,7 @@ def sweep_inline(study: Study, reader: StoreView) -> None:
         missing = missing_stages(batch.trials, reader.listing())
         for cell in (cell for trial in batch.trials for cell in trial.cells):
             if cell.stage in missing:
+                show()
                 obtain(cell.stage, reader.store, **how)
         if missing:
             reader.renew()

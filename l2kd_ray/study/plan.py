@@ -59,9 +59,9 @@ class Plan:
     """All stages of the trials, stored or not."""
     missing: frozenset[Stage] = field(repr=False)
     """The stages that a sweep will run: not stored, and needed for a result that is not stored."""
-    seconds: float | None
-    """Estimated run time on one worker, from stored stages of the same kinds, by the study's own as
-    long as their amounts of work say; None if unknown."""
+    seconds_by_kind: Mapping[str, float] | None
+    """Estimated run time of the missing stages on one worker, from stored ones of their kinds: from
+    the study's own by their amounts of work; None if one kind has none."""
     guessed: Sequence[str]
     """Kinds of which the storage holds stages of other studies alone, perhaps of other models and
     data, from which time and disk are then estimated."""
@@ -80,12 +80,20 @@ class Plan:
     """The expected precision of the whole study, of given variances, or of a pilot that is stored
     while work is missing."""
 
+    @property
+    def seconds(self) -> float | None:
+        """Estimated run time of all missing stages on one worker; None if unknown."""
+        return (
+            None if self.seconds_by_kind is None else round(sum(self.seconds_by_kind.values()), 1)
+        )
+
     def to_json(self) -> dict[str, Any]:
         stages = {role: asdict(count) for role, count in self.stages.items()}
         return {
             "trials": self.trials,
             "stages": stages,
             "seconds": self.seconds,
+            "seconds_by_kind": self.seconds_by_kind,
             "guessed": list(self.guessed),
             "bytes": self.bytes,
             "peak_memory": dict(self.peak_memory),
@@ -118,11 +126,11 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     manifests = stored_examples(source, work, first=own)
     guessed = [kind for kind, few in manifests.items() if few and few[0].key not in own]
     known = all(manifests.get(kind) for kind in work)
-    seconds = [
-        seconds_of([stage for stage in missing if stage.kind == kind], manifests[kind], own)
+    seconds = {
+        kind: seconds_of([one for one in missing if one.kind == kind], manifests[kind], own)
         for kind in work
         if known
-    ]
+    }
     sizes = [
         n * median(sum(file.size for file in m.files.values()) for m in manifests[kind])
         for kind, n in work.items()
@@ -133,7 +141,7 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
         counts,
         frozenset(roles),
         frozenset(missing),
-        round(sum(seconds), 1) if known else None,
+        seconds if known else None,
         sorted(guessed),
         int(sum(sizes)) if known else None,
         {kind: peak for kind, few in manifests.items() if (peak := peak_memory(few))},

@@ -44,10 +44,12 @@ def finish(
         if stage not in done:
             done.add(stage)
             waiting += [source for _, source in stage.inputs()]
-            publish(store, stage, scores.get(stage, 0.0), (where or {}).get(stage.kind, {}))
+            publish(store, stage, scores.get(stage, 0.0), (where or {}).get(stage.kind))
 
 
-def publish(store: Store, stage: Stage, value: float, environment: Mapping[str, Any]) -> None:
+def publish(
+    store: Store, stage: Stage, value: float, environment: Mapping[str, Any] | None = None
+) -> None:
     scores: dict[str, float] = {}
     if isinstance(stage, TrainingStage):
         scores = {"loss": 0.1, "steps": STEPS, "tokens": 8}
@@ -70,7 +72,7 @@ def publish(store: Store, stage: Stage, value: float, environment: Mapping[str, 
                 started="2026-01-01T00:00:00+00:00",
                 seconds=2.0,
                 host="here",
-                environment=environment,
+                environment=environment or {},
             ),
             Path(name),
         )
