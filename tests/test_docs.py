@@ -252,7 +252,7 @@ def schema() -> list[tuple[str, str, Any]]:
 
 def named_keys() -> set[str]:
     text = "\n".join(page.read_text() for page in KEY_PAGES)
-    return set(re.findall(r"`([a-z_]+(?:\.[a-z_]+)*)`", text))
+    return set(re.findall(r"`([a-z_]+(?:\.[a-z0-9_]+)*)`", text))
 
 
 def test_every_key_of_the_schema_is_named() -> None:

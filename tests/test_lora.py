@@ -18,10 +18,14 @@ from torch import Tensor, nn
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
+from l2kd_ray.errors import InputError
+from l2kd_ray.families.language import builder
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import SequenceFormat
 from l2kd_ray.families.language.stages.adapters import LoraUpdate
 from l2kd_ray.families.language.stages.learn import Learn
+from l2kd_ray.study import load
+from l2kd_ray.testing.executors import losses
 
 pytest.importorskip("peft")
 from l2kd_ray.families.language.model.lora import attach, merge
@@ -90,6 +94,48 @@ def test_only_low_rank_updates_and_the_rows_of_new_tokens_change(
             assert torch.equal(value, after[name])
     assert adapted == len(ADAPTED[arch])
     assert embeddings == (2 if arch == "llama" else 1)
+
+
+FOUR = {**LORA, "lora": {**LORA["lora"], "load_in_4bit": True}}
+
+
+@pytest.mark.parametrize("arch", SIZES)
+def test_weights_in_4_bits_get_updates_like_those_of_float32(store: Store, arch: str) -> None:
+    """And are merged as they were: an update of a layer has the updates' rank."""
+    pytest.importorskip("bitsandbytes")
+    start, stage = path(arch, train=FOUR)[:2]
+    before, after = weights(start, store), weights(stage, store)
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if any(f".{layer}.weight" in name for layer in ADAPTED[arch]):
+            singular = torch.linalg.svdvals((after[name] - value).double())
+            assert singular[0] > 1e-3
+            assert float(singular[RANK] / singular[0]) < 1e-4
+    plain = path(arch)[1]
+    obtain(plain, store)
+    assert stage.key != plain.key
+    assert losses(store, stage) != losses(store, plain)
+    assert losses(store, stage) == pytest.approx(losses(store, plain), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({}, "train.lora.load_in_4bit"),
+        ({"methods": ["seq-lora"]}, "train.lora.load_in_4bit"),
+        ({"methods": ["sdft"], "kd": {"self_teacher": "ema"}}, "kd.self_teacher"),
+    ],
+)
+def test_weights_in_4_bits_are_refused_where_they_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, study_file: Any, changes: dict[str, Any], key: str
+) -> None:
+    """Without bitsandbytes, with the way to install it; and with it, what cannot use them."""
+    there = {"peft", *(["bitsandbytes"] if changes else [])}
+    monkeypatch.setattr(builder, "find_spec", lambda name: name if name in there else None)
+    with pytest.raises(InputError) as refused:
+        load(study_file(train=FOUR, **changes)).trials()
+    assert str(refused.value.key).endswith(key)
+    assert changes or refused.value.fix == "pip install 'l2kd-ray[qlora]'"
 
 
 @pytest.mark.parametrize("arch", SIZES)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from l2kd_ray.core import loop
+from l2kd_ray.core import loop, shard
 from l2kd_ray.core.execute import execute, obtain
 from l2kd_ray.core.shard import chunk
 from l2kd_ray.core.stage import Sharding, Stage, TrainingStage
@@ -80,6 +80,10 @@ def steps_then(act: Callable[[Any, int], None]) -> Any:
     return watched
 
 
+def is_chunk(parameter: Tensor) -> bool:
+    return hasattr(parameter, "to_local")
+
+
 def measured(rank: int, meeting: Path, folder: Path, stage: Any) -> None:
     """Run the stage, and note the numbers that this worker keeps between two steps."""
     make, optimizers = loop._optimizer, list[Any]()
@@ -98,6 +102,15 @@ def measured(rank: int, meeting: Path, folder: Path, stage: Any) -> None:
             ]
             (folder / str(rank)).write_text(str(sum(sizes)))
 
+    cut = shard._cut
+
+    def freed(module: Any, **options: Any) -> None:
+        """Each layer is freed before the next one moves to the device."""
+        before = [parameter for parameter in module.parameters() if not is_chunk(parameter)]
+        cut(module, **options)
+        assert not any(parameter.numel() for parameter in before)
+
+    shard._cut = freed
     loop._optimizer, loop.accumulate = kept, steps_then(note)  # type: ignore[assignment]
     group(rank, 2, meeting, [(stage, str(folder / "shared"))])
 

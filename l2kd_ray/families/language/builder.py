@@ -57,8 +57,12 @@ class LanguageBuilder(Builder):
 
     def check_settings(self) -> None:
         super().check_settings()
-        if self.settings.train.lora is not None:
+        lora = self.settings.train.lora
+        if lora is not None:
             self.check_peft("train.lora")
+        if lora is not None and lora.load_in_4bit:
+            self.check_whole("weights in 4 bits are not cut")
+            self._check_installed("bitsandbytes", "qlora", "train.lora.load_in_4bit")
 
     def check_whole(self, what: str) -> None:
         """Raise InputError if the workers share the model out, but `what` needs a whole one."""
@@ -72,11 +76,13 @@ class LanguageBuilder(Builder):
 
     def check_peft(self, key: str) -> None:
         """Raise InputError if what stands at `key` cannot be trained: peft is not installed."""
-        if find_spec("peft") is None:
+        self._check_installed("peft", "lora", key)
+
+    @staticmethod
+    def _check_installed(package: str, extra: str, key: str) -> None:
+        if find_spec(package) is None:
             raise InputError(
-                "low-rank training needs the package peft",
-                key=key,
-                fix="pip install 'l2kd-ray[lora]'",
+                f"it needs the package {package}", key=key, fix=f"pip install 'l2kd-ray[{extra}]'"
             )
 
     @classmethod
@@ -337,7 +343,8 @@ class LanguageBuilder(Builder):
     def lora(settings: LoraSettings) -> LoraUpdate:
         """The low-rank updates of some settings."""
         alpha, dropout = settings.lora_alpha, settings.lora_dropout
-        return LoraUpdate(settings.r, alpha, dropout, settings.target_modules)
+        four = settings.load_in_4bit or None
+        return LoraUpdate(settings.r, alpha, dropout, settings.target_modules, load_in_4bit=four)
 
     def _knowledge(
         self, task: str, seed: Seed, replays: bool, objective: SoftTargets, own: bool
@@ -452,6 +459,14 @@ class LanguageBuilder(Builder):
         kd = self.settings.kd
         if kd.self_teacher != "base":
             self.check_whole("a teacher that follows the student reads all of its weights")
+        lora = self.settings.train.lora
+        if kd.self_teacher == "ema" and lora is not None and lora.load_in_4bit:
+            raise InputError(
+                "weights in 4 bits have no moving average",
+                key="kd.self_teacher",
+                got="ema",
+                expected="base or live",
+            )
         rate = kd.ema_rate if kd.self_teacher == "ema" else None
         return OwnTeacher(kd.self_teacher, rate, kd.demonstration, kd.skip_tokens)
 

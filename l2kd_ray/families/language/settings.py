@@ -187,6 +187,9 @@ class LoraSettings(Section):
     target_modules: Literal["all-linear"] | tuple[str, ...] | None = None
     """Names of the layers, or all but the output layer (default: peft's choice for the
     architecture)."""
+    load_in_4bit: bool = False
+    """Keep the layers' own weights in 4 bits (nf4) during the training (QLoRA, Dettmers et al.
+    2023; needs the extra `qlora`). The updates are merged into the weights as they were."""
 
 
 class FsdpSettings(Section):

@@ -33,6 +33,13 @@ def _peft(build: LanguageBuilder) -> None:
 def _no_average(build: LanguageBuilder) -> None:
     """Raise InputError where an adapter cannot be trained, or not trained further."""
     _peft(build)
+    if lora(build).load_in_4bit and not build.options.merge:
+        raise InputError(
+            "an adapter that is trained further has weights of two students beneath it",
+            key="train.lora.load_in_4bit",
+            got=True,
+            fix="set seq_lora.merge: true",
+        )
     if build.settings.train.average > 0 and not build.options.merge:
         raise InputError(
             "averaged weights do not fit to the adapter that is trained further",

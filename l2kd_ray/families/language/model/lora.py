@@ -6,6 +6,7 @@ A stage therefore begins and ends with a plain model, and its readers need no `p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,6 +72,28 @@ def resume(model: CausalLM, base: CausalLM, known: Mapping[str, Tensor]) -> None
         layer.base_layer.weight.copy_(base.get_submodule(name).weight)
     for name, weight in factors(model).items():
         weight.copy_(known[name])
+
+
+def quantize(model: CausalLM, folder: Path) -> None:
+    """Load the model of a folder again, with its layers' weights in 4 bits (needs bitsandbytes)."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    how = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+    )
+    model.lm = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=how, local_files_only=True
+    )
+
+
+@torch.no_grad()
+def take_over(model: CausalLM, trained: CausalLM) -> None:
+    """Set the updates and the embeddings of an adapted model to those of a trained one."""
+    known = factors(trained)
+    for name, weight in factors(model).items():
+        weight.copy_(known[name])
+    for layer, other in zip(_embeddings(model), _embeddings(trained), strict=True):
+        layer.weight.copy_(other.weight)
 
 
 @torch.no_grad()

@@ -42,6 +42,8 @@ class LoraUpdate:
     base: Stage | None = None
     """The model whose weights are W, if the updates of the training's start are trained further;
     None if new updates are added to the weights of the start."""
+    load_in_4bit: bool | None = None
+    """True if W is kept in 4 bits during the training."""
 
     def attach(
         self, model: CausalLM, text: SequenceFormat, seed: int, start: Path, context: Context
@@ -51,6 +53,8 @@ class LoraUpdate:
         from l2kd_ray.families.language.model import lora
         from l2kd_ray.families.language.model.causal_lm import CausalLM
 
+        if self.load_in_4bit:
+            lora.quantize(model, start)
         adapted = lora.attach(model, self, text.added, seed)
         if self.base is not None:
             base = CausalLM.load(context.files_of(self.base))
@@ -61,8 +65,14 @@ class LoraUpdate:
                 factors = lora.factors(model).items()
                 saved = {name: value.detach().cpu().contiguous() for name, value in factors}
                 save_file(saved, context.out / ADAPTER)
-            norm = lora.norm(model)
-            lora.merge(model, adapted)
+            merged, updates = model, adapted
+            if self.load_in_4bit:
+                merged = CausalLM.load(start)
+                updates = lora.attach(merged, self, text.added, seed)
+                lora.take_over(merged, model)
+            norm = lora.norm(merged)
+            lora.merge(merged, updates)
+            model.lm = merged.lm
             return {"adapter/norm": norm}
 
         return finish

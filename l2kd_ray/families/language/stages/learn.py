@@ -92,11 +92,11 @@ class Learn(TrainingStage):
         folder = context.files_of(self.start)
         text, model = SequenceFormat.load(folder), CausalLM.load(folder)
         curriculum = self._curriculum(text, model, context)
-        if self.optimisation.gradient_checkpointing:
-            model.checkpoint_activations()
         adapted = None
         if self.adapter is not None:
             adapted = self.adapter.attach(model, text, self.seed, folder, context)
+        if self.optimisation.gradient_checkpointing:
+            model.checkpoint_activations()
         reads_student = curriculum.stateful or (
             self.own_teacher is not None and self.own_teacher.weights == "live"
         )
