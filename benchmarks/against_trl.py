@@ -270,7 +270,7 @@ def _tokenizer() -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--models", nargs="*", default=["small", "gpt2"], choices=list(SIZES))
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--own", action="store_true")
     chosen = parser.parse_args()

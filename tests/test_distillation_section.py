@@ -12,8 +12,12 @@ from helpers.synthetic_study import study
 
 from l2kd_ray.analysis import compare_methods
 from l2kd_ray.analysis.findings import Findings, find
+from l2kd_ray.report.blocks import Picture, Prose
 from l2kd_ray.report.distillation_section import distillation_section, gain_sentences
+from l2kd_ray.report.gap_section import gap_section
+from l2kd_ray.report.labels import distilled_by
 from l2kd_ray.report.style import looks
+from l2kd_ray.study.evidence import _divergences
 
 GRID = [{"kd.temperature": t, "kd.weight": w} for t in (1.0, 2.0) for w in (0.5, 1.0)]
 PAPER = {"l2kd": {"kd.temperature": 2.0, "kd.weight": 1.0}}
@@ -94,3 +98,27 @@ def test_one_seed_is_said_to_have_no_interval() -> None:
     (sentence,) = gain_sentences(found(made[made["seed"] == SEEDS[0]]).gains)
     assert "one seed" in sentence
     assert "interval 0" not in sentence
+
+
+def test_each_direction_is_a_formula_wherever_a_study_distils() -> None:
+    """In the words on distillation and in the captions of figures, searched or not."""
+    by_method = {"l2kd": ("forward", "reverse"), "l2kd-jsd": ("jsd",), "sdft": ("forward",)}
+    legend = distilled_by(by_method)
+    assert "forward (l2kd, sdft): KL(p || q); reverse (l2kd): KL(q || p); jsd (l2kd-jsd)" in legend
+    assert distilled_by({}) == ""
+    seen = found(scores())
+    look = looks(["finetune", "lamol", "l2kd"])
+    (section,) = distillation_section(seen, look, legend)
+    assert legend.strip() in [block.words for block in section.blocks if isinstance(block, Prose)]
+    gap = gap_section(seen, look, distilled=legend)
+    assert [b.caption.endswith(legend) for b in gap.blocks if isinstance(b, Picture)] == [True]
+
+
+def test_the_divergences_of_a_study_are_those_of_its_students(tiny: Any) -> None:
+    arms = [
+        "lamol",
+        {"name": "seq", "method": "l2kd", "settings": {"kd.objective": "seq"}},
+        {"name": "limit", "method": "l2kd", "settings": {"kd.divergence": "jsd", "kd.beta": 1}},
+        {"name": "sdft", "settings": {"kd.divergence": "tvd"}},
+    ]
+    assert _divergences(tiny(methods=arms).trials()) == {"limit": ("reverse",), "sdft": ("tvd",)}

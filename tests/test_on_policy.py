@@ -437,8 +437,11 @@ def test_the_loop_keeps_what_lessons_remember(tmp_path: Path) -> None:
 
 
 @pytest.mark.drill
-def test_the_study_of_divergences_runs_and_counts_what_students_wrote(tmp_path: Path) -> None:
-    """The shipped study, on two generated tasks and a tiny student."""
+@pytest.mark.parametrize("name", ["divergences", "divergences_confirm"])
+def test_the_study_of_divergences_runs_and_counts_what_students_wrote(
+    tmp_path: Path, name: str
+) -> None:
+    """The shipped studies, on two generated tasks and a tiny student."""
     overrides = {
         "tasks": ["gen.rest", "gen.intent"],
         "orders": [["gen.rest", "gen.intent"]],
@@ -451,15 +454,18 @@ def test_the_study_of_divergences_runs_and_counts_what_students_wrote(tmp_path: 
         "max_test": 4,
         "kd.sampling.max_new_tokens": 4,
         "evaluate.max_new_tokens": 4,
-        "search": {"kd.divergence": {"grid": ["reverse"]}},
         "storage": str(tmp_path),
         "wandb": {"mode": "disabled"},
     }
-    shipped = Path(__file__).parents[1] / "tune_configs" / "divergences.yaml"
+    if name == "divergences":
+        grids = {"kd.divergence": ["forward", "reverse"], "kd.policy": ["data", "mix"]}
+        overrides["search"] = {key: {"grid": values} for key, values in grids.items()}
+    shipped = Path(__file__).parents[1] / "tune_configs" / f"{name}.yaml"
     study = load_study(shipped, overrides)
     assert study.sweep("inline").failures == []
     written = {Path(path).name: Path(path) for path in study.report()}
     page = written["report.md"].read_text()
-    assert "reverse: KL(q || p)" in page.replace("\\", "")
+    who = "l2kd" if name == "divergences" else "l2kd-reverse"
+    assert f"reverse ({who}): KL(q || p)" in page.replace("\\", "")
     costs = [line for line in page.splitlines() if line.startswith("| Method | Gap | Steps")]
     assert any("Sampled" in line for line in costs)

@@ -250,7 +250,7 @@ def test_the_fused_loss_of_groups_is_its_definition_and_passes_gradcheck(
     objective, scale = SoftTargets(T, divergence="uld"), torch.tensor([1.5, 0.5]).double()
 
     def loss(hidden: Tensor, weight: Tensor) -> Tensor:
-        return objective.loss(hidden, OutputLayer(weight), [known], positions, scale)
+        return objective.loss(hidden, OutputLayer(weight), [known], positions, scale).total
 
     inputs = [draw(7, WIDTH, seed=1).requires_grad_(), draw(V, WIDTH, seed=2).requires_grad_()]
     assert torch.autograd.gradcheck(loss, inputs)
@@ -331,7 +331,7 @@ def test_a_translation_into_the_same_tokens_changes_nothing(tmp_path: Path) -> N
         (source,) = there.new
         usual = replace(there, new=(replace(source, translation=None),))
         found = [
-            float(summed(student, one.rows_of([0, 3, 5, 7]), one, context(tmp_path)))
+            float(summed(student, one.rows_of([0, 3, 5, 7]), one, context(tmp_path))[0])
             for one in (usual, there)
         ]
         assert found[0] == pytest.approx(found[1], rel=1e-5)
@@ -341,7 +341,7 @@ def test_a_translation_into_the_same_tokens_changes_nothing(tmp_path: Path) -> N
 def test_a_teacher_that_is_the_student_has_nothing_to_say(tmp_path: Path) -> None:
     student = no_dropout()
     one = translated(no_dropout(), FORMAT, tmp_path)
-    assert float(summed(student, one.rows_of([0, 3]), one, context(tmp_path))) < 1e-5
+    assert float(summed(student, one.rows_of([0, 3]), one, context(tmp_path))[0]) < 1e-5
 
 
 def test_a_batch_of_another_tokenizer_has_one_mean_over_its_groups(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_a_batch_of_another_tokenizer_has_one_mean_over_its_groups(tmp_path: Pat
     student = no_dropout()
     chosen = translated(teacher, OTHER, tmp_path)
     rows: list[SequenceRow] = chosen.rows_of([0, 1, 3])
-    found = float(summed(student, rows, chosen, context(tmp_path)))
+    found = float(summed(student, rows, chosen, context(tmp_path))[0])
     wanted = {"qa": list[float](), "lm": list[float]()}
     for row in rows:
         assert row.shown is not None

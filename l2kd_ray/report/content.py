@@ -19,7 +19,7 @@ from l2kd_ray.report.driver_section import driver_section
 from l2kd_ray.report.gap_section import gap_section
 from l2kd_ray.report.headline import best_row, headline
 from l2kd_ray.report.inputs import Inputs
-from l2kd_ray.report.labels import count, method_label, row_labels
+from l2kd_ray.report.labels import count, distilled_by, method_label, row_labels
 from l2kd_ray.report.order_section import order_section
 from l2kd_ray.report.precedence_section import precedence_section
 from l2kd_ray.report.provenance import (
@@ -69,6 +69,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
         words = "No evaluation has finished yet, so there is no gap to report."
         notices = (*first, *failed)
         return Document(title, "", words, (), notices, (*data, *ends, reproduce))
+    distilled = distilled_by(inputs.divergences)
     look = looks(found.gap["method"].tolist())
     methods = count(found.arms["method"].nunique(), "method")
     return Document(
@@ -84,14 +85,14 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
         facts=_facts(found),
         notices=(*first, *_caveats(found, undone), *failed),
         sections=(
-            *distillation_section(found, look),
-            gap_section(found, look, inputs.over_examples),
+            *distillation_section(found, look, distilled),
+            gap_section(found, look, inputs.over_examples, distilled),
             *comparison_section(found),
             *summary_section(found),
             *_of_orders(found, look, inputs.retention),
             *search_section(inputs.order_search),
             *setting_section(found, look, inputs.objectives),
-            *curve_section(inputs.curves, look),
+            *curve_section(inputs.curves, look, distilled),
             *answers_section(inputs.forgotten),
             *replay_section(inputs.replay, inputs.samples),
             *data,

@@ -13,9 +13,10 @@ from l2kd_ray.report.style import LineStyle
 
 
 def curve_section(
-    curves: pd.DataFrame | None, look: Mapping[str, LineStyle]
+    curves: pd.DataFrame | None, look: Mapping[str, LineStyle], distilled: str = ""
 ) -> list[ReportSection]:
-    """`curves`: rows of `study.curves.curves_of`, one trial a method, on one instance."""
+    """`curves`: rows of `study.curves.curves_of`, one trial a method, on one instance; `distilled`:
+    the legend of what students are distilled by (`distilled_by`)."""
     if curves is None or curves.empty:
         return []
     first = curves.iloc[0]
@@ -26,6 +27,7 @@ def curve_section(
         "teacher of each task. Areas: the terms of the student's loss, on rows of question "
         "answering (qa) and language modelling (lm), against the teacher (kd), and on replayed "
         "samples. Losses of different methods are of different terms: compare a curve with itself."
+        f"{distilled}"
     )
     if "tokens_per_second" in curves:
         speeds = curves.groupby("method", sort=False)["tokens_per_second"].mean().dropna()

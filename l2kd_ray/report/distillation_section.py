@@ -23,12 +23,17 @@ from l2kd_ray.report.setting_section import surfaces
 from l2kd_ray.report.style import LineStyle
 
 
-def distillation_section(found: Findings, look: Mapping[str, LineStyle]) -> list[ReportSection]:
-    """The gain of teachers, the gap against the searched settings, and the teachers themselves."""
+def distillation_section(
+    found: Findings, look: Mapping[str, LineStyle], distilled: str = ""
+) -> list[ReportSection]:
+    """The gain of teachers, the gap against the searched settings, and the teachers themselves.
+
+    `distilled`: the legend of what students are distilled by (`distilled_by`).
+    """
     if found.teachers.empty:
         return []
-    gained = [Prose(sentence) for sentence in gain_sentences(found.gains)]
-    blocks: list[Block] = [*gained, *surfaces(found, look), *_teacher_table(found)]
+    said = filter(None, (*gain_sentences(found.gains), distilled.strip()))
+    blocks: list[Block] = [*map(Prose, said), *surfaces(found, look), *_teacher_table(found)]
     return [ReportSection("What distillation gains", tuple(blocks))] if blocks else []
 
 

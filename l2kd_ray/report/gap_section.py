@@ -38,8 +38,12 @@ def each_by_itself(found: Findings, low: pd.Series[float]) -> str:
 
 
 def gap_section(
-    found: Findings, look: Mapping[str, LineStyle], examples: pd.DataFrame | None = None
+    found: Findings,
+    look: Mapping[str, LineStyle],
+    examples: pd.DataFrame | None = None,
+    distilled: str = "",
 ) -> ReportSection:
+    """`distilled`: the legend of what students are distilled by (`distilled_by`)."""
     arms = found.arms
     blocks: list[Block] = []
     with_gap = arms[arms["gap/abs"].notna()]
@@ -60,7 +64,7 @@ def gap_section(
                 "gap_by_method",
                 f"Mean gap to multi-task in points, by method: {words}.",
                 "How far below multi-task each method ends. Marker: mean over orders and seeds."
-                f"{bar} Thin ticks: single orders.",
+                f"{bar} Thin ticks: single orders.{distilled}",
                 figures.gap_by_method(with_gap, done, look),
             )
         )

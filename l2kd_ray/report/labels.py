@@ -33,10 +33,23 @@ def formulas(setting_key: str, values: Iterable[object]) -> str:
 
     Papers and code swap the names of the directions, so that a name alone says too little.
     """
-    known = [str(value) for value in dict.fromkeys(values) if value in FORMULAS]
-    if setting_key != "kd.divergence" or not known:
+    known = {str(value): str(value) for value in values if value in FORMULAS}
+    return _legend(known) if setting_key == "kd.divergence" else ""
+
+
+def distilled_by(divergences: Mapping[str, Sequence[str]]) -> str:
+    """The same for the divergences of each method; "" where no student is distilled."""
+    users: dict[str, list[str]] = {}
+    for method, names in divergences.items():
+        for name in names:
+            users.setdefault(name, []).append(method_label(method))
+    return _legend({name: f"{name} ({', '.join(own)})" for name, own in users.items()})
+
+
+def _legend(labels: Mapping[str, str]) -> str:
+    if not labels:
         return ""
-    each = "; ".join(f"{name}: {FORMULAS[name]}" for name in known)
+    each = "; ".join(f"{label}: {FORMULAS[name]}" for name, label in labels.items())
     return f" With the teacher's distribution p and the student's q, {each}."
 
 

@@ -83,6 +83,7 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
             arm.name: snapshot.study.family.methods[arm.method].published
             for arm in snapshot.study.config.arms
         },
+        "divergences": _divergences(snapshot.reported),
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
@@ -100,6 +101,16 @@ def _objectives(snapshot: Snapshot) -> pd.DataFrame | None:
         if key in cells
     }
     return objectives(snapshot.reported, names, known)
+
+
+def _divergences(trials: Iterable[Trial]) -> dict[str, tuple[str, ...]]:
+    """By method, the built-in divergences that its students are distilled by."""
+    found: dict[str, dict[str, None]] = {}
+    for trial in trials:
+        name = getattr(trial.steps[-1][0].stage.model, "divergence", None)
+        if name is not None:
+            found.setdefault(trial.method, {})[name] = None
+    return {method: tuple(names) for method, names in found.items()}
 
 
 def _one_instance(snapshot: Snapshot) -> dict[str, pd.DataFrame | None]:

@@ -50,9 +50,11 @@ class DistilSettings(Section):
     decoded; `seq-soft`: its distributions over those."""
     divergence: str = "forward"
     """Divergence between the teacher's distribution p and the student's q, for `word` and
-    `seq-soft`: `forward` is KL(p || q), `reverse` KL(q || p); `jsd`, `skew_forward`,
-    `skew_reverse`, `tvd`, or a plug-in (./file.py:name, package.module:name). `uld`, which compares
-    sorted probabilities, is for a teacher of another tokenizer."""
+    `seq-soft`: `forward` is KL(p || q), `reverse` KL(q || p), `jsd` beta KL(p || m) + (1 - beta)
+    KL(q || m) with m = beta p + (1 - beta) q, `skew_forward` KL(p || skew p + (1 - skew) q),
+    `skew_reverse` KL(q || (1 - skew) p + skew q), `tvd` 1/2 sum |p - q|; `uld`, sum |sort(p) -
+    sort(q)|, for a teacher of another tokenizer; or a plug-in (./file.py:name,
+    package.module:name)."""
     beta: float = Field(0.5, ge=0, le=1)
     """Read by `jsd`: the teacher's share in the mixture; 0 is forward KL, 1 reverse KL (GKD)."""
     jsd_scale: Literal["unit", "raw"] = "unit"

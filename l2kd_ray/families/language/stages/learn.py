@@ -84,6 +84,13 @@ class Learn(TrainingStage):
         """The name of its random streams."""
         return "+".join(tokens.task for tokens in self.tasks)
 
+    @property
+    def divergence(self) -> str | None:
+        """The built-in divergence that it is distilled by; None if there is none."""
+        distils = self.teacher is not None or self.own_teacher is not None or self.recall
+        named = self.objective.divergence if distils else None
+        return named if isinstance(named, str) else None
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.core.loop import fit, write_curve
         from l2kd_ray.families.language.model.causal_lm import CausalLM

@@ -20,8 +20,8 @@ Question = tuple[int, int, Sample]
 """The step that learns from the answer, the sample's index, and the sample."""
 _FIELDS = ("steps", "indices", "lengths", "tokens")
 RISE, GROWTHS = 0.1, 10
-"""Of an adaptive share: the rise of the loss on dev, in nats a token, after which it grows, and how
-often it grows until it is 1."""
+"""The rise of the loss on dev, in nats a token, after which an adaptive share grows, and how often
+it grows until it is 1."""
 
 
 class Writer:
