@@ -121,17 +121,24 @@ settings that all share.
 CE is the cross-entropy of the given answers. The stages are those of one order of three tasks; a
 stage is computed once for all orders, seeds and settings that share it. Published settings are
 those of the paper, where it has one setting: the learning rate and the number of epochs are the
-study's, since they depend on the model.
+study's, since they depend on the model. `tune_configs/baselines_published.yaml` is a study of them.
+
+Lines are those of the method's step, with its options and stages, in its file. A method needs
+nothing else: a test loads each from a copy of its file by the door for plug-ins, and gets the same
+stages. What several share came with the first of them: further fields of `build.learn`, the
+adapter, the constraint, and the scores of both.
 
 """
 
 
 def page() -> str:
     methods = LANGUAGE_METHODS.values()
-    rows = ["| method | source | loss or step | stages |", "|---|---|---|---|"]
+    rows = ["| method | source | loss or step | stages | lines |", "|---|---|---|---|---:|"]
     for one in methods:
         formula, _, _ = FACTS[one.name]
-        rows.append(f"| `{one.name}` | {_about(one)} | {formula} | {_stages(one)} |")
+        rows.append(
+            f"| `{one.name}` | {_about(one)} | {formula} | {_stages(one)} | {_lines(one)} |"
+        )
     options = ["| key | default | published | meaning |", "|---|---|---|---|"]
     options += [row for one in methods for row in _options(one)]
     verified = ["| method | verified | by |", "|---|---|---|"]
@@ -176,6 +183,31 @@ def _stages(one: Method) -> str:
     kinds = Counter(role for stage, role in roles if not stage.prepares and role != "evaluate")
     kinds.pop("examples", None)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _lines(one: Method) -> int:
+    """The lines of its step and of all in its file that the step needs; imports are not counted."""
+    module = ast.parse(Path(inspect.getfile(one.step)).read_text("utf-8"))
+    named = {name: node for node in module.body for name in _defined(node)}
+    needed, waiting = set[ast.stmt](), [one.step.__name__]
+    while waiting:
+        node = named.get(waiting.pop())
+        if node is not None and node not in needed:
+            needed.add(node)
+            waiting += [each.id for each in ast.walk(node) if isinstance(each, ast.Name)]
+    return sum(_length(node) for node in needed)
+
+
+def _defined(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [name.id for one in targets for name in ast.walk(one) if isinstance(name, ast.Name)]
+
+
+def _length(node: ast.stmt) -> int:
+    above = node.decorator_list if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+    return (node.end_lineno or 0) - min(each.lineno for each in (node, *above)) + 1
 
 
 def _options(one: Method) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,51 @@ def test_retention_moves_no_students_key(tmp_path: Path) -> None:
 def test_a_resolved_study_has_absolute_paths(tmp_path: Path) -> None:
     made = study(tmp_path)
     assert f"texts: {tmp_path}/texts.txt" in to_yaml(made)
+
+
+HARNESS = """
+def simple_evaluate(model, model_args, tasks, **how):
+    assert model == "hf" and how["limit"] == 3 and how["num_fewshot"] is None
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    lm = AutoModelForCausalLM.from_pretrained(model_args["pretrained"])
+    AutoTokenizer.from_pretrained(model_args["pretrained"])
+    size = float(sum(weight.abs().sum() for weight in lm.parameters()))
+    (task,) = tasks
+    return {
+        "results": {task: {"alias": task, "acc,none": size, "acc_err,none": "N/A", "loss,none": 1}},
+        "higher_is_better": {task: {"acc": True, "loss": False}},
+    }
+"""
+"""A stand-in of lm-eval: its interface, and a score that depends on the model."""
+
+
+def test_tasks_of_lm_eval_are_stages_of_their_own(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = {"lm_eval": {"tasks": {"piqa": "acc"}, "limit": 3}}
+    data = tiny(methods=["finetune"], orders=["gen.rest>gen.intent"], retention=kept)
+    data["scale"] = {"lm_eval": {"cpus_per_worker": 2}}
+    with pytest.raises(InputError, match="lm-eval") as refused:
+        resolve_study(parse_study(data), "my.yaml").trials()
+    assert "pip install" in refused.value.fix
+    (tmp_path / "lm_eval.py").write_text(HARNESS)
+    (tmp_path / "lm_eval-1.0.dist-info").mkdir()
+    (tmp_path / "lm_eval-1.0.dist-info/METADATA").write_text("Name: lm_eval\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = resolve_study(parse_study(data), "my.yaml")
+    trial = next(one for one in made.trials() if one.method == "finetune")
+    cells = [cell for cell in trial.retention if "lm_eval" in cell.task]
+    assert [(cell.i, cell.task) for cell in cells] == [
+        (i, "retention/lm_eval.piqa") for i in range(3)
+    ]
+    stage: Any = cells[0].stage
+    assert made.config.scale.of(stage).cpus_per_worker == 2
+    assert stage.release == "1.0"
+    scores = [obtain(cell.stage, store)["acc"] for cell in cells]
+    assert len({*scores}) == 3
+    for metric, match in (("f1", "has no metric f1, but acc, loss"), ("loss", "less is better")):
+        with pytest.raises(ValueError, match=match):
+            obtain(replace(stage, metric=metric), store)
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from l2kd_ray import door
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.evaluate import Evaluate, Measure
 from l2kd_ray.families.examples import Examples, Labelled
 from l2kd_ray.families.method import Method, Order
 from l2kd_ray.families.settings import Settings
@@ -33,6 +33,8 @@ class Resolved:
     """Tasks that are only evaluated (`retention.tasks`)."""
     texts: TaskData | None = None
     """General text (`retention.texts`)."""
+    lm_eval: Any = None
+    """The section `retention.lm_eval`."""
 
 
 class Builder:
@@ -126,7 +128,7 @@ class Builder:
         """The stage that evaluates a model on a split of a task."""
         raise NotImplementedError
 
-    def retained(self, model: Any, learned: str | None, seed: Seed) -> Mapping[str, Evaluate]:
+    def retained(self, model: Any, learned: str | None, seed: Seed) -> Mapping[str, Measure]:
         """The measures of what a model has kept (`retention`), by name.
 
         `learned`: the task that it has just learned.

@@ -21,13 +21,27 @@ _LEAK_FREE = "leak_free"
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluate(Stage):
+class Measure(Stage):
+    """What a model is worth: the score `metric_name` of the stage's scores."""
+
+    default_seconds = 30.0
+    model: Stage
+
+    @property
+    def task(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def metric_name(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluate(Measure):
     """The model's answers on a split, with their scores by the task's metric and the extras."""
 
     kind = "evaluate"
     version = 2
-    default_seconds = 30.0
-    model: Stage
     examples: Examples
     metric: Metric
     extras: tuple[Metric, ...] = ()

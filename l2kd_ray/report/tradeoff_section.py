@@ -33,7 +33,7 @@ def tradeoff_section(
         )
     ]
     for name, change in kept(retention).items() if retention is not None else ():
-        unit = "general text: nats a token gained" if name == "texts" else f"{name}: points gained"
+        unit = "general text: nats a token gained" if name == "texts" else f"{name}: gained"
         drawn.append(
             _picture(
                 f"tradeoff_{name.replace('.', '_')}",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from l2kd_ray.families.evaluate import PREDICTIONS
+from l2kd_ray.families.evaluate import PREDICTIONS, Evaluate
 from l2kd_ray.families.examples import EXAMPLES, parse_examples
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.search import setting_id
@@ -39,23 +39,24 @@ def answers(
 
     known, kept = snapshot.manifests, None if tasks is None else {*tasks}
     cells = [
-        (trial, cell)
+        (trial, cell, cell.stage.examples.key)
         for trial in trials
         for step in trial.steps
         for cell in step
         if cell.split == "test"
+        and isinstance(cell.stage, Evaluate)
         and (kept is None or cell.task in kept)
         and cell.stage.key in known
         and cell.stage.examples.key in known
     ]
-    evaluations = {cell.stage.key: known[cell.stage.key] for _, cell in cells}
-    sources = {cell.stage.examples.key: known[cell.stage.examples.key] for _, cell in cells}
+    evaluations = {cell.stage.key: known[cell.stage.key] for _, cell, _ in cells}
+    sources = {source: known[source] for _, _, source in cells}
     lines = snapshot.reader.each(evaluations.values(), PREDICTIONS, _lines)
     examples = snapshot.reader.each(sources.values(), EXAMPLES, parse_examples)
     rows: list[tuple[Any, ...]] = []
-    for trial, cell in cells:
+    for trial, cell, source in cells:
         names = _identity(trial, cell)
-        pairs = zip(examples[cell.stage.examples.key], lines[cell.stage.key], strict=True)
+        pairs = zip(examples[source], lines[cell.stage.key], strict=True)
         for example, line in pairs:
             asked = "\n".join(part for part in (example.context, example.question) if part)
             answered = (example.answers[0], line["prediction"], float(line["score"]))

@@ -94,7 +94,8 @@ def resolve_study(config: StudyConfig, path: str | Path) -> Study:
         held_out = {spec.name: find(spec) for spec in kept.tasks} if kept else {}
         texts = general_text(kept.texts, base) if kept and kept.texts else None
     train = tuple(task.splits["train"] for task in corpus)
-    study = Study(config, Resolved(tasks, models, train, held_out, texts))
+    harness = kept and kept.lm_eval
+    study = Study(config, Resolved(tasks, models, train, held_out, texts, harness))
     try:
         _check_arms(study, where)
         refuse_unread(study, reads, where)

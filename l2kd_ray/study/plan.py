@@ -13,6 +13,7 @@ from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.core.stage import Stage, kinds
 from l2kd_ray.core.store import Listing
+from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.families.language.stages.annotate import Annotate
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.study.data import SplitData
@@ -192,7 +193,7 @@ def _depths(stages: Iterable[Stage]) -> dict[Stage, int]:
 
 def intermediate(stages: Iterable[Stage]) -> set[Stage]:
     """The models among `stages` from which other models are trained: all but the leaves."""
-    readers = [stage for stage in stages if stage.kind != "evaluate"]
+    readers = [stage for stage in stages if not isinstance(stage, Measure)]
     return {source for r in readers for _, source in r.inputs() if source.kind == "learn"}
 
 

@@ -206,6 +206,7 @@ class Scale(Workers):
     evaluate: Workers | None = None
     """`replay`, `decode` and `evaluate` divide their generation among workers; one worker by
     default."""
+    lm_eval: Workers | None = None
     checkpoint_seconds: float = Field(60.0, gt=0)
     """Seconds between checkpoints of a training stage."""
 
@@ -283,6 +284,17 @@ class EventSettings(Section):
     """A planned look of `tune.stop.half_width` or `scheduler: race` has been reached."""
 
 
+class HarnessSettings(Section):
+    """Tasks of lm-eval, the Language Model Evaluation Harness (the extra `lm-eval`)."""
+
+    tasks: Mapping[str, str] = Field(min_length=1)
+    """The metric of each task, such as `{hellaswag: acc_norm}`; higher must be better."""
+    limit: int | None = Field(None, ge=1)
+    """Number of examples of each task (default: all)."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Number of examples that are shown before each (default: the task's)."""
+
+
 class Retention(Section):
     """Measures, before and after each task, of what a model could do before the stream."""
 
@@ -290,6 +302,8 @@ class Retention(Section):
     """General text, one text a line: the cross-entropy on it is measured."""
     tasks: tuple[TaskSpec, ...] = ()
     """Tasks that are evaluated and never learned."""
+    lm_eval: HarnessSettings | None = None
+    """Tasks of lm-eval; each is a stage with the resources of `scale.lm_eval`."""
 
     @field_validator("tasks", mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from itertools import chain
 
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.orders import order_id
@@ -27,7 +27,7 @@ class Cell:
     j: int
     task: str
     split: Split
-    stage: Evaluate
+    stage: Measure
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Trial
 
@@ -32,7 +32,7 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
 
     rows = []
     for trial in trials:
-        stages = [s for s in trial.stages() if not s.prepares and not isinstance(s, Evaluate)]
+        stages = [s for s in trial.stages() if not s.prepares and not isinstance(s, Measure)]
         done = [manifests[stage.key] for stage in stages if stage.key in manifests]
         if len(done) == len(stages):
             setting = setting_id(trial.setting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from l2kd_ray.distill.divergences import DIVERGENCES
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.builder import Builder
-from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings, LoraSettings
 from l2kd_ray.families.language.stages.adapters import LoraUpdate
@@ -33,7 +34,7 @@ from l2kd_ray.families.language.stages.replay import (
     RealSamples,
     Replay,
 )
-from l2kd_ray.families.language.stages.retention import Drift, TextLoss
+from l2kd_ray.families.language.stages.retention import Drift, Harness, TextLoss
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer, initial_of
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.method import Order
@@ -288,15 +289,23 @@ class LanguageBuilder(Builder):
 
         return self._once(("evaluate", model, task, split, seed), make)
 
-    def retained(self, model: Any, learned: str | None, seed: Seed) -> Mapping[str, Evaluate]:
+    def retained(self, model: Any, learned: str | None, seed: Seed) -> Mapping[str, Measure]:
         longest = self.settings.train.max_length
-        found: dict[str, Evaluate] = {
+        found: dict[str, Measure] = {
             name: self.evaluate(model, name, "test", seed) for name in self.resolved.held_out
         }
         if (texts := self.resolved.texts) is not None:
             found["texts"] = TextLoss(
                 model, self.examples(texts), "cross_entropy", max_length=longest
             )
+        if (harness := self.resolved.lm_eval) is not None:
+            more = {"limit": harness.limit, "num_fewshot": harness.num_fewshot}
+            found |= {
+                f"lm_eval.{name}": Harness(
+                    model, name=name, metric=metric, release=_harness(), **more
+                )
+                for name, metric in harness.tasks.items()
+            }
         if learned is not None:
             found["kl"] = Drift(
                 model,
@@ -628,6 +637,18 @@ class LanguageBuilder(Builder):
         """The seed of teachers: `kd.teacher_seed` if set, else the replicate's."""
         one = self.settings.kd.teacher_seed
         return seed if one is None else Seed.of(one)
+
+
+def _harness() -> str:
+    """The version of lm-eval. Raises: InputError if it is not installed."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        raise InputError(
+            "these tasks need the package lm-eval",
+            key="retention.lm_eval",
+            fix="pip install 'l2kd-ray[lm-eval]'",
+        ) from None
 
 
 def _share(ratio: float, rows: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.families.evaluate import Evaluate
+from l2kd_ray.families.evaluate import Evaluate, Measure
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,6 +86,56 @@ class Drift(Evaluate):
             total += float((before.exp() * (before - after)).sum())
             count += len(before)
         return {"kl": total / count, "tokens": count}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Harness(Measure):
+    """A task of the Language Model Evaluation Harness (Gao et al., lm-eval), by its own metric.
+
+    Scores are in lm-eval's unit. Its seeds are its defaults; its data are those of its task.
+    """
+
+    kind = "lm_eval"
+    default_seconds = 600.0
+    name: str
+    metric: str
+    limit: int | None
+    num_fewshot: int | None
+    release: str
+    """The version of lm-eval."""
+
+    @property
+    def task(self) -> str:
+        return self.name
+
+    @property
+    def metric_name(self) -> str:
+        return self.metric
+
+    def run(self, context: Context) -> Scores:
+        import lm_eval
+
+        found = lm_eval.simple_evaluate(
+            model="hf",
+            model_args={"pretrained": str(context.files_of(self.model))},
+            tasks=[self.name],
+            num_fewshot=self.num_fewshot,
+            limit=self.limit,
+            device=context.device,
+            batch_size=8,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        # Of a task's results, those of the first filter: "acc,none".
+        scores: dict[str, float] = {}
+        for name, value in found["results"][self.name].items():
+            if isinstance(value, int | float):
+                scores.setdefault(name.partition(",")[0], float(value))
+        if self.metric not in scores:
+            raise ValueError(f"{self.name} has no metric {self.metric}, but {', '.join(scores)}")
+        if not found["higher_is_better"][self.name].get(self.metric, True):
+            raise ValueError(f"of {self.metric} less is better: name another metric")
+        return scores
 
 
 def log_probabilities(model: CausalLM, sequence: TrainingSequence, device: str) -> Tensor:
