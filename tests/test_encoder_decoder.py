@@ -80,7 +80,8 @@ def own_loss(model: EncoderDecoder, sequences: list[TrainingSequence]) -> Tensor
 def test_its_loss_and_gradient_are_transformers_own(name: str) -> None:
     model, lessons = make(name), curriculum()
     rows = lessons.rows_of(range(len(NEW)))
-    lessons.loss(model, model, rows, lessons.scale(rows).double(), "cpu").backward()
+    loss, _ = lessons.loss(model, model, rows, lessons.scale(rows).double(), "cpu")
+    loss.backward()
     found = {name: weight.grad for name, weight in model.named_parameters()}
     other = make(name)
     qa, lm = ([build(sample) for sample in NEW] for build in (FORMAT.qa, FORMAT.lm))
@@ -99,7 +100,7 @@ def test_a_teacher_of_either_kind_is_compared_position_by_position(teacher: str)
     lessons = curriculum(teacher=guide)
     lessons = replace(lessons, parts=("qa",), objective=replace(lessons.objective, temperature=2.0))
     rows = lessons.rows_of(range(3))
-    found = lessons.loss(model, model, rows, lessons.scale(rows).double(), "cpu")
+    found, _ = lessons.loss(model, model, rows, lessons.scale(rows).double(), "cpu")
     total, count = torch.zeros((), dtype=torch.float64), 0
     for sequence in (row.sequence for row in rows):
         wanted, own = (logits(one, sequence) for one in (guide.eval(), model))
@@ -126,7 +127,7 @@ def test_what_is_not_learned_of_an_answer_stays_in_the_decoder() -> None:
     long = [replace(sample, answer=[20, 30, 31]) for sample in NEW[:2]]
     skipping = replace(lessons, new=(SampleSource(long, skip=2),), parts=("qa",))
     rows = skipping.rows_of(range(2))
-    found = skipping.loss(model, model, rows, skipping.scale(rows).double(), "cpu")
+    found, _ = skipping.loss(model, model, rows, skipping.scale(rows).double(), "cpu")
     each = []
     for sample in long:
         targets = torch.tensor([31, FORMAT.eos])

@@ -41,7 +41,7 @@ from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.objectives import cells_of, value
 from l2kd_ray.study.plan import missing_stages
-from l2kd_ray.study.schema import Arm, Objective, Range
+from l2kd_ray.study.schema import Arm, Range, SearchObjective
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.study import ArmSettings
 from l2kd_ray.study.trial import stages_of
@@ -478,7 +478,7 @@ class SearchLog(tune.Callback):
     """Prints a line for each setting that a searcher is told the objectives of."""
 
     def __init__(
-        self, arm: str, objectives: Mapping[str, Objective], known: Iterable[Sequence[float]]
+        self, arm: str, objectives: Mapping[str, SearchObjective], known: Iterable[Sequence[float]]
     ) -> None:
         self._arm, self._objectives, self._known = arm, objectives, list(known)
 
@@ -529,7 +529,7 @@ def _cutting(study: Study) -> dict[str, Any]:
     return {"scheduler": halving}
 
 
-def _objectives(study: Study) -> dict[str, Objective]:
+def _objectives(study: Study) -> dict[str, SearchObjective]:
     """The objectives of an adaptive search, by the name that Tune is told."""
     chosen = study.config.tune.objectives
     return {_OBJECTIVE: "dev"} if chosen is None else {f"objective/{one}": one for one in chosen}

@@ -22,7 +22,7 @@ _LEAK_FREE = "leak_free"
 
 @dataclass(frozen=True, eq=False)
 class Measure(Stage):
-    """What a model is worth: the score `metric_name` of the stage's scores."""
+    """A measurement of a model: the score `metric_name` among the stage's scores."""
 
     default_seconds = 30.0
     model: Stage

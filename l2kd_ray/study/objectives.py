@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from l2kd_ray.study.schema import Objective
+from l2kd_ray.study.schema import SearchObjective
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Cell, Trial
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def cells_of(trial: Trial, objective: Objective) -> Sequence[Cell]:
+def cells_of(trial: Trial, objective: SearchObjective) -> Sequence[Cell]:
     """The evaluations whose mean an objective is."""
     if objective == "texts":
         last = len(trial.steps) - 1
@@ -23,7 +23,9 @@ def cells_of(trial: Trial, objective: Objective) -> Sequence[Cell]:
     return {"dev": dev, "new": dev[-1:], "old": dev[:-1]}[objective]
 
 
-def value(trials: Iterable[Trial], objective: Objective, scores: Mapping[str, float]) -> float:
+def value(
+    trials: Iterable[Trial], objective: SearchObjective, scores: Mapping[str, float]
+) -> float:
     """The mean of an objective over instances, higher is better; `scores`: by key of the stage.
 
     NaN where a score is missing.
@@ -36,7 +38,7 @@ def value(trials: Iterable[Trial], objective: Objective, scores: Mapping[str, fl
 
 
 def objectives(
-    trials: Iterable[Trial], names: Sequence[Objective], scores: Mapping[str, float]
+    trials: Iterable[Trial], names: Sequence[SearchObjective], scores: Mapping[str, float]
 ) -> pd.DataFrame:
     """A row for each method and setting whose objectives are known: method, setting, the
     objectives, and whether no other setting of the method is at least as good in all and better in

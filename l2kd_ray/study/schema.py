@@ -131,7 +131,7 @@ ONE_ORDER_ALONE = (
 RACE = "`race` gives up settings, on common orders and seeds"
 
 
-Objective = Literal["dev", "new", "old", "texts"]
+SearchObjective = Literal["dev", "new", "old", "texts"]
 
 
 class TuneSettings(Section):
@@ -147,7 +147,7 @@ class TuneSettings(Section):
     stop: Stop = Stop()
     select_on: SelectOn | None = None
     """Selection on one half of the instances; may also be written as `search.select_on`."""
-    objectives: tuple[Objective, Objective] | None = None
+    objectives: tuple[SearchObjective, SearchObjective] | None = None
     """Two objectives of Optuna in place of the mean dev score: `dev` is that score, `new` the dev
     score on the order's last task, `old` the mean on those before it, and `texts` minus the
     cross-entropy of `retention.texts` after the stream."""

@@ -27,7 +27,7 @@ def sari(source: str, prediction: str, references: Sequence[str]) -> float:
 def _operations(
     source: list[str], prediction: list[str], references: list[list[str]], n: int
 ) -> tuple[float, float, float]:
-    """Of n-grams: F of the kept, precision of the deleted, F of the added."""
+    """The F of the kept n-grams, the precision of the deleted, and the F of the added."""
     given, told = _grams(source, n), _grams(prediction, n)
     wanted: Grams = sum((_grams(one, n) for one in references), Counter())
     # Counts of source and prediction stand against those of all references together.
