@@ -115,6 +115,7 @@ VALUES: Mapping[str, Any] = {
 REFUSED = {
     "revision": "a folder has no revisions",
     "train.lora": "LoRA",
+    "train.lora.load_in_4bit": "needs the package bitsandbytes",
     "train.average": "averaged weights do not fit",
     "kd.top_k": "cached teacher",
     "kd.teacher": "no cached teacher",

@@ -35,7 +35,7 @@ def _no_average(build: LanguageBuilder) -> None:
     _peft(build)
     if lora(build).load_in_4bit and not build.options.merge:
         raise InputError(
-            "an adapter that is trained further has weights of two students beneath it",
+            "a LoRA adapter that is trained further has weights of two students beneath it",
             key="train.lora.load_in_4bit",
             got=True,
             fix="set seq_lora.merge: true",
