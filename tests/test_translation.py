@@ -69,6 +69,8 @@ def test_where_the_bytes_differ_there_is_one_group() -> None:
     """A tokenizer that writes some characters in another way says so until they have passed."""
     own, other = [b"x", b"\xef\xac\x81", b"t", b"s"], [b"x", b"f", b"i", b"t", b"s"]
     assert meetings(own, other) == [(0, 0), (2, 3), (3, 4)]
+    as_long = [b"x", b"f i", b"t", b"s"]
+    assert meetings(own, as_long) == [(0, 0), (2, 2), (3, 3)]
 
 
 def pieces() -> SequenceFormat:
