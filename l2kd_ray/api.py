@@ -24,6 +24,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.study import yaml12
 from l2kd_ray.study.folder import FailureRecord, Folder
 from l2kd_ray.study.pins import Revisions
+from l2kd_ray.study.plan import html_table
 from l2kd_ray.study.reading import parse_study, read_study
 from l2kd_ray.study.schema import StudyConfig
 
@@ -47,39 +48,49 @@ DEFAULT_STORAGE: str = StudyConfig.model_fields["storage"].default
 
 
 def load_study(
-    path: str | Path, overrides: Mapping[str, Any] | None = None, /, **more: Any
+    study: str | Path | Mapping[str, Any],
+    overrides: Mapping[str, Any] | None = None,
+    /,
+    **more: Any,
 ) -> Experiment:
-    """Load a study by its file, or by the name of one that was swept before.
+    """Load a study by its file, by the name of one that was swept before, or as a mapping.
 
     Overrides are dotted keys: `load_study(path, {"kd.temperature": 2})`; keys without a dot may be
-    keyword arguments: `load_study(path, seeds=[1, 2])`.
+    keyword arguments: `load_study(path, seeds=[1, 2])`. Files that a mapping names are looked up
+    from the working folder.
 
     Raises: InputError for anything in it that cannot be used. Nothing is started.
     """
-    from l2kd_ray.study import resolve_study
-
     changes = {**(overrides or {}), **more}
-    with _found(path, changes) as file:
-        config = read_study(file, changes)
-        store = Store(config.storage)
-        store.check_reachable()
-        former = Folder(store, config.name).resolved
-        if former is not None:  # hub names keep the commits of the last sweep
-            try:
-                config = Revisions.of(parse_study(yaml12.load(former))).pin(config)
-            except InputError as error:  # such as a former file of another version
-                print(
-                    f"the study's former file cannot be read, so the commits of hub names are "
-                    f"looked up anew: {str(error).splitlines()[0]}",
-                    file=sys.stderr,
-                )
-        study = resolve_study(config, file)
+    if isinstance(study, Mapping):
+        config = parse_study(study, changes, base=Path())
+        return _experiment(config, Path("study"), [config.name, f"storage={config.storage}"])
     words = [
         f"{key}={json.dumps(value, default=str, ensure_ascii=False)}"
         for key, value in changes.items()
     ]
-    command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", str(path), *words])
-    return Experiment(study, store, command)
+    with _found(study, changes) as file:
+        return _experiment(read_study(file, changes), file, [str(study), *words])
+
+
+def _experiment(config: StudyConfig, file: Path, words: Sequence[str]) -> Experiment:
+    """A study of a file as an experiment; `words`: how a command line names it."""
+    from l2kd_ray.study import resolve_study
+
+    store = Store(config.storage)
+    store.check_reachable()
+    former = Folder(store, config.name).resolved
+    if former is not None:  # hub names keep the commits of the last sweep
+        try:
+            config = Revisions.of(parse_study(yaml12.load(former))).pin(config)
+        except InputError as error:  # such as a former file of another version
+            print(
+                f"the study's former file cannot be read, so the commits of hub names are "
+                f"looked up anew: {str(error).splitlines()[0]}",
+                file=sys.stderr,
+            )
+    command = " ".join(shlex.quote(word) for word in ["l2kd", "sweep", *words])
+    return Experiment(resolve_study(config, file), store, command)
 
 
 def compare_studies(
@@ -188,6 +199,11 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        return html_table(
+            ("stages", "done", "of"), ((role, *counts) for role, counts in self.stages.items())
+        )
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -229,16 +245,12 @@ class Experiment:
     def _repr_html_(self) -> str:
         """The study in a notebook: its tasks and methods, and how far it is."""
         state = self.status()
-        rows = "".join(
-            f"<tr><th>{escape(role)}</th><td>{done:,} of {every:,}</td></tr>"
-            for role, (done, every) in state.stages.items()
-        )
         arms = ", ".join(arm.name for arm in self.study.config.arms)
         tasks = ", ".join(self.study.tasks)
         return (
             f"<p><b>{escape(self.name)}</b>: {escape(arms)} on {escape(tasks)}; "
             f"{state.trials_done:,} of {state.trials:,} trials are finished</p>"
-            f"<table><tr><th>stages</th><th>done</th></tr>{rows}</table>"
+            f"{state._repr_html_()}"
         )
 
     @property

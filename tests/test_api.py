@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from helpers.pages import Page
 from helpers.studies import tiny_data
 
 import l2kd_ray
@@ -107,6 +108,16 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "study.yaml").write_text(yaml.safe_dump(data))
     l2kd_ray.load_study(folder / "study.yaml").sweep("inline")
     return folder
+
+
+def test_a_mapping_is_a_study(swept: Path) -> None:
+    """Its command finds it by name; in a notebook its plan and its status are tables."""
+    study = l2kd_ray.load_study(yaml.safe_load((swept / "study.yaml").read_text()))
+    name, *words = shlex.split(study.command)[2:]
+    assert study.plan() == l2kd_ray.load_study(name, parse_overrides(words)).plan()
+    assert study.plan().missing == frozenset()
+    for shown in (study.plan(), study.status()):
+        assert "evaluate" in Page(shown._repr_html_()).words
 
 
 @pytest.mark.parametrize("verb", VERBS)

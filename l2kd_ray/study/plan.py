@@ -104,6 +104,21 @@ class Plan:
             "foresight": asdict(self.foresight) if self.foresight else None,
         }
 
+    def _repr_html_(self) -> str:
+        rows = ((role, *vars(count).values()) for role, count in self.stages.items())
+        columns = ("stages", "unshared", "shared", "stored", "to do")
+        return f"<p>{self.trials:,} trials</p>{html_table(columns, rows)}"
+
+
+def html_table(columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> str:
+    """A table of names and counts, as a notebook shows it."""
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    body = "".join(
+        f"<tr><th>{name}</th>" + "".join(f"<td>{count:,}</td>" for count in counts) + "</tr>"
+        for name, *counts in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
 
 def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     """Count the stages of `trials`; reads the store's listing and a few manifests."""
