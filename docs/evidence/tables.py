@@ -20,6 +20,7 @@ import pandas as pd
 
 from l2kd_ray.analysis import Design
 from l2kd_ray.analysis.findings import Findings, find
+from l2kd_ray.names import MULTITASK, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, text
 from l2kd_ray.report.labels import interval_label, method_label, setting_label, task_labels
 
@@ -83,11 +84,15 @@ def pairs(found: Findings) -> pd.DataFrame:
 
 
 def means(*studies: Findings) -> pd.DataFrame:
-    """The mean gaps of several studies, a column each, in the sequence of the first."""
-    columns = {", ".join(task_labels(one.tasks).values()): gaps(one) for one in studies}
-    return pd.concat(
-        {name: table.set_index("method")["mean gap"] for name, table in columns.items()}, axis=1
-    ).reset_index()
+    """The mean gaps of several studies, a column each, in the sequence of the first; and how far
+    each task alone is below all together."""
+    columns = {}
+    for one in studies:
+        column = gaps(one).set_index("method")["mean gap"]
+        scores = one.references.set_index("method")["cl/avg"]
+        column[method_label(SINGLE)] = text(float(scores[MULTITASK] - scores[SINGLE]))
+        columns[", ".join(task_labels(one.tasks).values())] = column
+    return pd.concat(columns, axis=1).reset_index()
 
 
 def _names(rows: pd.DataFrame) -> list[str]:

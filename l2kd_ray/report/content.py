@@ -134,7 +134,7 @@ def _facts(found: Findings) -> tuple[tuple[str, str], ...]:
             share = f"{text(100 * float(best['closed/value']), 0)} %"
             facts.append((share, "of LAMOL's gap closed"))
     done = int(found.gap[~found.gap["reference"]]["n_complete"].sum())
-    facts.append((text(done), "complete trials"))
+    facts.append((text(done), "complete trials of the methods"))
     return tuple(facts)
 
 
