@@ -51,10 +51,18 @@ DESIGN = Design("all", ALL, SEEDS)
 CROSSED = ("1r7", "1r8", "2r7", "2r8", "3r7", "3r8")
 
 
+@pytest.fixture
+def drawings() -> None:
+    """For a test that reads what the figures show."""
+
+
 @pytest.fixture(autouse=True)
-def _no_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figures are drawn as SVG, which the page holds; test_report.py reads the others."""
+def _few_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is half of a report's time: test_report.py reads the figures, here few tests do."""
     monkeypatch.setattr("l2kd_ray.report.style.png", lambda _: b"PNG")
+    if "drawings" not in request.fixturenames:
+        blank = b'<svg viewBox="0 0 1 1"></svg>'
+        monkeypatch.setattr("l2kd_ray.report.style.svg", lambda figure, name: blank)
 
 
 def report(folder: Path, scores: pd.DataFrame, **given: Any) -> Page:
@@ -176,7 +184,7 @@ def test_crossed_seeds_tell_training_from_replay(tmp_path: Path) -> None:
     assert "More seeds: every order of the study has run" in page.words
 
 
-def test_precedence_is_of_each_task(tmp_path: Path) -> None:
+def test_precedence_is_of_each_task(tmp_path: Path, drawings: None) -> None:
     scores = study(seeds=SEEDS, methods=("lamol",))
     report(tmp_path, scores, design=DESIGN)
     rows = results(scores)
@@ -247,7 +255,7 @@ def test_places_and_tasks(tmp_path: Path) -> None:
 # --- half-way, failures and designs -------------------------------------------------------------
 
 
-def test_half_way_reads_the_orders_that_all_have_finished(tmp_path: Path) -> None:
+def test_half_way_reads_the_orders_that_all_have_finished(tmp_path: Path, drawings: None) -> None:
     behind = Instance("lamol", "{}", DRAWN[17], "533")
     scores = without(study(FIVE, seeds=SEEDS, run=DRAWN[:20]), behind)
     page = report(tmp_path, scores, design=Design("all", DRAWN, SEEDS))

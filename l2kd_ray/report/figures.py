@@ -254,11 +254,12 @@ def training_curves(curves: pd.DataFrame, look: Mapping[str, LineStyle]) -> Figu
             taught = own[(own["role"] == "teacher") & (own["task"] == task)]
             axes.plot(begin + taught["step"], taught["loss"], color=MUTED, lw=1, ls=(0, (4, 2)))
             shown = [name for name in TERMS if name in part and part[name].notna().any()]
-            areas = axes.stackplot(
-                begin + part["step"], *(part[name] for name in shown), alpha=0.35, lw=0,
-                colors=[TERMS[name] for name in shown],
-            )  # fmt: skip
-            legend |= dict(zip(shown, areas, strict=True))
+            if shown:
+                areas = axes.stackplot(
+                    begin + part["step"], *(part[name] for name in shown), alpha=0.35, lw=0,
+                    colors=[TERMS[name] for name in shown],
+                )  # fmt: skip
+                legend |= dict(zip(shown, areas, strict=True))
             axes.plot(begin + part["step"], part["loss"], color=look[method].colour, lw=1.4)
             begin += float(part["step"].max())
         axes.set(title=method_label(method), ylabel="loss", xlim=(0, begin or 1))

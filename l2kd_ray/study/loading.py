@@ -144,6 +144,18 @@ def _check_arms(study: Study, where: str) -> None:
             got="asha",
             fix=RACE,
         )
+    if config.tune.scheduler == "asha" and config.rungs:
+        for arm in filter(study.reads_search, config.arms):
+            first = study.trial(arm.name, {}, study.orders[0], str(config.replicates[0]))
+            model: Any = first.steps[-1][-1].stage.model
+            if model.at(config.rungs[0]) is model:
+                raise InputError(
+                    "asha has nothing to cut: the last training of this method has no such part",
+                    where=where,
+                    key=f"methods: {arm.name}",
+                    got=f"train.rungs {list(config.rungs)}",
+                    fix=RACE,
+                )
 
 
 def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: str) -> None:

@@ -82,7 +82,11 @@ def quantize(model: CausalLM, folder: Path) -> None:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     )
     model.lm = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, quantization_config=how, local_files_only=True
+        folder,
+        dtype=torch.float32,
+        quantization_config=how,
+        local_files_only=True,
+        use_safetensors=True,
     )
 
 
