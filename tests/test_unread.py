@@ -21,11 +21,12 @@ from safetensors.numpy import save_file
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family
-from l2kd_ray.section import Section
+from l2kd_ray.section import Section, reading
+from l2kd_ray.study import loading
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.study.schema import StudyConfig
-from l2kd_ray.tasks import Source
+from l2kd_ray.tasks import Task, resolve
 from l2kd_ray.tasks.spec import TaskSpec
 
 CAPS = {"max_train": 16, "max_dev": 4, "max_test": 4}
@@ -143,7 +144,7 @@ WHOLE: Mapping[str, Mapping[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _named_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the studies name; and generated tasks are generated once."""
+    """What the studies name; and each task is resolved once."""
     (tmp_path / FOLDER).mkdir()
     (tmp_path / FOLDER / "config.json").write_text('{"model_type": "bert"}')
     save_file({"weight": np.zeros(1)}, tmp_path / FOLDER / "model.safetensors")
@@ -151,10 +152,24 @@ def _named_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / STARS).write_text(
         "".join(f'{{"text": "a {n}", "label": {n}}}\n' for n in range(40))
     )
-    monkeypatch.setattr(Source, "read", _read)
+    monkeypatch.setattr(loading, "resolve", resolved)
 
 
-_read = cache(Source.read)
+_tasks: dict[tuple[object, ...], tuple[Task, list[str]]] = {}
+
+
+def resolved(spec: TaskSpec, **given: Any) -> Task:
+    """A task of a study, and the fields of its section that are read to make it."""
+    chosen = tuple(repr(value) for name, value in given.items() if name != "plugin")
+    key = (spec.model_dump_json(exclude_unset=True), *chosen)
+    if key not in _tasks:
+        with reading() as reads:
+            task = resolve(spec, **given)
+        _tasks[key] = task, [field for owner, field in reads if owner == id(spec)]
+    task, fields = _tasks[key]
+    for field in fields:
+        getattr(spec, field)
+    return task
 
 
 def section_of(annotation: Any) -> type[Section] | None:
