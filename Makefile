@@ -11,7 +11,7 @@ demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, noth
 	$(BIN)/l2kd sweep tune_configs/quickstart.yaml
 
 test: $(INSTALLED)  ## the tests, some 17 minutes on 2 cores
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check l2kd_ray tests benchmarks examples

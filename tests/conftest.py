@@ -25,6 +25,17 @@ hypothesis.settings.register_profile("shared cores", deadline=None)  # speed is 
 hypothesis.settings.load_profile("shared cores")
 
 
+LONGEST = (
+    *("test_unread", "test_cli", "test_cluster", "test_mirror", "test_wiring"),
+    *("test_report_sections", "test_accepted", "test_docs", "test_report"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files come first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A test writes below its own folder, and the hub is not asked."""

@@ -22,6 +22,12 @@ from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import collect, find_garbage
 
 
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here reads a report, which takes most of the time of a sweep so small."""
+    monkeypatch.setattr(Experiment, "_write_report", lambda *_: None)
+
+
 def swept(study: Study, store: Store) -> Experiment:
     experiment = Experiment(study, store, "l2kd sweep")
     assert experiment.sweep("inline").failures == []

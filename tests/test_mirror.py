@@ -212,6 +212,7 @@ def test_students_are_kept_on_request_by_the_runs_that_made_them(tmp_path: Path)
     assert Path(files["curve.json"]).read_bytes().startswith(b"[{")
 
 
+@pytest.mark.drill
 def test_a_second_mirror_replaces_our_offline_runs_and_no_other(tmp_path: Path) -> None:
     study = Mirrored(tmp_path, learned=1, wandb={"mode": "offline"})
     foreign = study.folder / "wandb" / "offline-run-20260101_000000-theirs"
@@ -230,6 +231,7 @@ def test_a_second_mirror_replaces_our_offline_runs_and_no_other(tmp_path: Path) 
     assert steps == list(range(1, 2 * STEPS + 1))
 
 
+@pytest.mark.drill
 def test_what_was_synced_is_not_written_again(tmp_path: Path) -> None:
     """W&B appends what is synced under one id: nothing may be there twice."""
     study = Mirrored(tmp_path, learned=1, wandb={"mode": "offline"})

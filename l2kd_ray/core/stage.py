@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -141,8 +141,8 @@ class Stage:
         """The inputs, collected once: a plan walks each stage in every trial that contains it."""
         return tuple(
             source
-            for one in _identifying(self)
-            for source in _stages_in(one.name, getattr(self, one.name))
+            for name in _identifying(self.__class__)  # type: ignore[arg-type]  # a class is hashable
+            for source in _stages_in(name, getattr(self, name))
         )
 
     def __eq__(self, other: object) -> bool:
@@ -266,16 +266,17 @@ def _stages_in(name: str, value: object) -> Iterator[tuple[str, Stage]]:
         for number, item in enumerate(value):
             yield from _stages_in(f"{name}.{number}", item)
     elif is_dataclass(value) and not isinstance(value, type):
-        for one in _identifying(value):
-            yield from _stages_in(f"{name}.{one.name}", getattr(value, one.name))
+        for field in _identifying(value.__class__):
+            yield from _stages_in(f"{name}.{field}", getattr(value, field))
 
 
-def _identifying(value: Any) -> Iterator[Any]:
-    return (one for one in fields(value) if one.metadata.get("identity", True))
+@cache
+def _identifying(kind: Any) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(kind) if one.metadata.get("identity", True))
 
 
 def _fields(value: Any) -> dict[str, Any]:
-    values = {one.name: getattr(value, one.name) for one in _identifying(value)}
+    values = {name: getattr(value, name) for name in _identifying(value.__class__)}
     return {name: item for name, item in values.items() if item is not None}
 
 
@@ -284,6 +285,8 @@ def identity(value: object) -> Any:
 
     Raises: TypeError for values that have no fixed JSON form.
     """
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
     if isinstance(value, Stage):
         return value.key
     if is_dataclass(value) and not isinstance(value, type):
@@ -295,6 +298,4 @@ def identity(value: object) -> Any:
         return {str(name): identity(item) for name, item in value.items()}
     if isinstance(value, tuple | list):
         return [identity(item) for item in value]
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
     raise TypeError(f"{type(value).__name__} cannot be part of a stage's key: {value!r}")
