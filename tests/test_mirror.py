@@ -586,6 +586,7 @@ def test_a_call_has_a_time_limit() -> None:
 # --- TensorBoard, MLflow, trackio -------------------------------------------------------------
 
 
+@pytest.mark.drill
 def test_tensorboard_files_are_appended_to(tmp_path: Path) -> None:
     from l2kd_ray.mirrors.tensorboard import events
 

@@ -376,8 +376,15 @@ def test_a_setting_moves_a_key_or_is_refused(method: str, key: str, off: str) ->
         assert f"({method})" in said
 
 
+SHORT = ("finetune", "l2kd", "mkd", "structkd")
+"""Methods that are tried each time; the others share their families' sections."""
+
+
 @pytest.mark.parametrize("place", ["search", "arm"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[] if m in SHORT else pytest.mark.drill) for m in METHODS],
+)
 def test_a_searched_setting_or_an_arms_own_moves_the_arm_or_is_refused(
     method: str, place: str
 ) -> None:
