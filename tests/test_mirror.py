@@ -424,6 +424,7 @@ def test_online_without_a_key_falls_back(tmp_path: Path, caplog: pytest.LogCaptu
 # --- online -----------------------------------------------------------------------------------
 
 
+@pytest.mark.drill
 def test_online_runs_are_continued_and_never_doubled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
