@@ -1,9 +1,11 @@
 """Whether a commit is slower than another: a step, a generation and a study, in turns in one run.
 
-    python benchmarks/two_commits.py 02a9783 [HEAD] [--parts step generation study] [--times 9]
+    python benchmarks/two_commits.py 02a9783 [HEAD] [--parts step generation study] [--pairs 5]
 
 Each commit is checked out into a temporary folder and has a process of its own, on one thread. The
-time is that of the process on its CPU. A ratio above 1 says that the second commit is slower.
+time is that of the process on its CPU. A ratio above 1 says that the second commit is slower. Two
+processes of the same code differ by some per cent, so there are several pairs of them: a commit
+beside itself (`HEAD HEAD~0`) shows by how much.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +101,27 @@ class Side:
         self._process.communicate()
 
 
-def compared(folders: Mapping[str, Path], part: str, times: int) -> dict[str, Any]:
-    """The seconds of both commits, and the ratio of the second to the first, round by round."""
-    sides = {commit: Side(folder, part) for commit, folder in folders.items()}
-    rounds = [[side.once() for side in sides.values()] for _ in range(times + 1)][1:]  # warm
-    for side in sides.values():
-        side.end()
-    ratios = [second / first for first, second in rounds]
-    medians = {f"s, {commit}": statistics.median(r[n] for r in rounds)
-               for n, commit in enumerate(folders)}  # fmt: skip
+def compared(folders: Mapping[str, Path], part: str, pairs: int, times: int) -> dict[str, Any]:
+    """The median seconds of both commits, and the ratio of the second to the first: the median,
+    the least and the most of the pairs of processes."""
+    found = [_pair(folders.values(), part, times) for _ in range(pairs)]
+    ratios = [second / first for first, second in found]
+    medians = {
+        f"s, {commit}": statistics.median(pair[n] for pair in found)
+        for n, commit in enumerate(folders)
+    }
     low, high = min(ratios), max(ratios)
     ratio = {"ratio": statistics.median(ratios), "from": low, "to": high}
-    return {"part": part, **medians, **ratio, "n": times}
+    return {"part": part, **medians, **ratio, "n": pairs}
+
+
+def _pair(folders: Iterable[Path], part: str, times: int) -> list[float]:
+    """The median seconds of a process of each folder, which take turns."""
+    sides = [Side(folder, part) for folder in folders]
+    rounds = [[side.once() for side in sides] for _ in range(times + 1)][1:]  # the first warms up
+    for side in sides:
+        side.end()
+    return [statistics.median(taken) for taken in zip(*rounds, strict=True)]
 
 
 def checked_out(commits: list[str], below: Path) -> Iterator[tuple[str, Path]]:
@@ -128,11 +139,13 @@ def main() -> None:
     arguments.add_argument("first", help="the commit that is compared with")
     arguments.add_argument("second", nargs="?", default="HEAD")
     arguments.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    arguments.add_argument("--times", type=int, default=9)
+    arguments.add_argument("--pairs", type=int, default=5)
+    arguments.add_argument("--times", type=int, default=5, help="times that each process works")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as below:
         folders = dict(checked_out([given.first, given.second], Path(below)))
-        save("two_commits", [compared(folders, part, given.times) for part in given.parts])
+        rows = [compared(folders, part, given.pairs, given.times) for part in given.parts]
+        save("two_commits", rows)
 
 
 if __name__ == "__main__":

@@ -184,8 +184,13 @@ def _entry_points(kind: PluginKind) -> Mapping[str, str]:
     return {point.name: point.value for point in metadata.entry_points(group=f"l2kd_ray.{kind}")}
 
 
+@cache  # it looks at the files of every package
+def _packages() -> Mapping[str, list[str]]:
+    return metadata.packages_distributions()
+
+
 def _is_installed(module: str) -> bool:
-    return module.partition(".")[0] in metadata.packages_distributions()
+    return module.partition(".")[0] in _packages()
 
 
 def _read(module: str) -> str:
@@ -240,7 +245,7 @@ def _code(module: ModuleType) -> str:
     if module.__name__.startswith(_OWN):
         return module.__name__.removeprefix(_OWN)
     digest = hashlib.sha256(Path(module.__file__ or "").read_bytes()).hexdigest()[:16]
-    owners = metadata.packages_distributions().get(module.__name__.partition(".")[0], [])
+    owners = _packages().get(module.__name__.partition(".")[0], [])
     return " ".join(
         [*(f"{owner} {metadata.version(owner)}" for owner in sorted(set(owners))), digest]
     )

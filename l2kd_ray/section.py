@@ -169,7 +169,7 @@ class Section(BaseModel):
         value = super().__getattribute__(name)
         reads = _reads.get()
         if reads is not None and not name.startswith("_"):
-            if name in type(self).model_fields:
+            if name in type(self).__pydantic_fields__:
                 reads.add((id(self), name))  # by identity: equal sections may stand under two keys
             elif name == "model_extra":
                 reads.update((id(self), extra) for extra in value or ())

@@ -536,7 +536,7 @@ def test_a_class_of_ones_own_is_told_while_the_study_runs_and_at_its_end(
     assert lines.count("stage multitask") == 1
 
 
-@pytest.mark.parametrize("name", ["Broken", "Hanging"])
+@pytest.mark.parametrize("name", ["Hanging", pytest.param("Broken", marks=pytest.mark.drill)])
 def test_a_bad_mirror_costs_a_warning_and_a_bounded_time(
     name: str, tmp_path: Path, mine: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -730,7 +730,14 @@ def test_a_look_is_an_event_once(tmp_path: Path) -> None:
     assert (tmp_path / "looks").read_text() == "look\n"
 
 
-@pytest.mark.parametrize("target", ["{url}/bad", "exit 3", "http://127.0.0.1:9/secret"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.1:9/secret",
+        pytest.param("{url}/bad", marks=pytest.mark.drill),
+        pytest.param("exit 3", marks=pytest.mark.drill),
+    ],
+)
 def test_an_event_that_fails_is_one_line(
     target: str, tmp_path: Path, hook: tuple[str, list[Any]]
 ) -> None:

@@ -124,9 +124,11 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     (info / "top_level.txt").write_text("brought\n")
     (info / "entry_points.txt").write_text("[l2kd_ray.methods]\nbrought = brought:short_memory\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    door._entry_points.cache_clear()
+    for cached in (door._entry_points, door._packages):
+        cached.cache_clear()
     yield
-    door._entry_points.cache_clear()
+    for cached in (door._entry_points, door._packages):
+        cached.cache_clear()
     sys.modules.pop("brought", None)
 
 

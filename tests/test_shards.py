@@ -188,10 +188,8 @@ READERS: list[tuple[str, dict[str, Any], set[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("method", "settings", "kinds"),
-    [READERS[0], *(pytest.param(*one, marks=pytest.mark.drill) for one in READERS[1:])],
-)
+@pytest.mark.drill
+@pytest.mark.parametrize(("method", "settings", "kinds"), READERS)
 def test_two_workers_read_a_model_that_they_share_out_as_one_reads_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, settings: Any, kinds: set[str]
 ) -> None:

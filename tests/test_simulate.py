@@ -34,10 +34,16 @@ from l2kd_ray.study.plan import missing_stages
 AT_ONCE = Assumptions(boot_s=0, idle_s=1e9, preempted_per_hour=0, start_s=0)
 
 
+def some(kind: type[Stage]) -> Stage:
+    """A stage of which only its class matters."""
+    stage: Stage = object.__new__(kind)
+    return stage
+
+
 def trie(*inputs: tuple[int, ...], kind: type[Stage] = Learn) -> Trie:
     made = Trie()
     for sources in inputs:
-        made.add(kind, sources)
+        made.add(some(kind), sources)
     made.trials = [np.arange(len(made))]
     made.names = [("a>b", "1")]
     return made
@@ -135,7 +141,7 @@ def works(draw: st.DrawFn) -> tuple[Trie, list[float], list[int]]:
     made = Trie()
     for number in range(count):
         sources = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
-        made.add(draw(st.sampled_from([Learn, Evaluate])), sources)
+        made.add(some(draw(st.sampled_from([Learn, Evaluate]))), sources)
     made.trials, made.names = [np.arange(count)], [("a", "1")]
     seconds = draw(st.lists(st.integers(1, 4000), min_size=count, max_size=count))
     widths = draw(st.lists(st.sampled_from([1, 1, 2]), min_size=count, max_size=count))
@@ -257,7 +263,7 @@ def test_the_way_to_the_end_is_the_longest_one() -> None:
 
 def test_what_is_known_of_a_kind_goes_before_what_is_assumed() -> None:
     work = trie((), (0,))
-    work.add(Replay, (0,))
+    work.add(some(Replay), (0,))
     known = {"learn": 7.0}
     assert work.seconds(known) == {"learn": 7.0, "replay": Replay.default_seconds}
     assert work.bytes(known) == {"learn": 7.0, "replay": Replay.default_bytes}
@@ -269,6 +275,13 @@ def test_a_stage_starts_with_the_fewest_workers_it_may_have(tiny: Any, tmp_path:
     work = trie_of(study, Store(str(tmp_path / "none")), study.trials())
     needs = dict(zip(work.kinds, widths(work, study.config.scale), strict=True))
     assert (needs["learn"], needs["replay"], needs["evaluate"]) == (2, 3, 1)
+
+
+def test_a_stage_that_reads_a_model_shared_out_needs_its_workers(tiny: Any, tmp_path: Path) -> None:
+    study = tiny(methods=["lamol"], scale={"workers": 2}, train={"shard": "fsdp2"})
+    work = trie_of(study, Store(str(tmp_path / "none")), study.trials())
+    needs = dict(zip(work.kinds, widths(work, study.config.scale), strict=True))
+    assert (needs["learn"], needs["evaluate"], needs["examples"]) == (2, 2, 1)
 
 
 def test_replicates_are_what_one_by_one_they_would_be(

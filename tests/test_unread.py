@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, METHODS, Family
 from l2kd_ray.section import Section, reading
-from l2kd_ray.study import loading
+from l2kd_ray.study import loading, unread
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.study.schema import StudyConfig
@@ -142,17 +142,25 @@ WHOLE: Mapping[str, Mapping[str, Any]] = {
 """Values that take the place of a whole section: a model is pretrained or from scratch."""
 
 
+@pytest.fixture(scope="module")
+def named_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the studies name."""
+    here = tmp_path_factory.mktemp("named")
+    (here / FOLDER).mkdir()
+    (here / FOLDER / "config.json").write_text('{"model_type": "bert"}')
+    save_file({"weight": np.zeros(1)}, here / FOLDER / "model.safetensors")
+    (here / VECTORS).write_text("a 1 2\n")
+    (here / STARS).write_text("".join(f'{{"text": "a {n}", "label": {n}}}\n' for n in range(40)))
+    return here
+
+
 @pytest.fixture(autouse=True)
-def _named_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the studies name; and each task is resolved once."""
-    (tmp_path / FOLDER).mkdir()
-    (tmp_path / FOLDER / "config.json").write_text('{"model_type": "bert"}')
-    save_file({"weight": np.zeros(1)}, tmp_path / FOLDER / "model.safetensors")
-    (tmp_path / VECTORS).write_text("a 1 2\n")
-    (tmp_path / STARS).write_text(
-        "".join(f'{{"text": "a {n}", "label": {n}}}\n' for n in range(40))
-    )
+def _there(named_files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one folder for all tests, for which each task is resolved once; a refusal does not say
+    who would read the setting, which takes as long as the rest."""
+    monkeypatch.chdir(named_files)
     monkeypatch.setattr(loading, "resolve", resolved)
+    monkeypatch.setattr(unread, "_readers", lambda study, key: [])
 
 
 _tasks: dict[tuple[object, ...], tuple[Task, list[str]]] = {}
@@ -376,6 +384,16 @@ def test_a_setting_moves_a_key_or_is_refused(method: str, key: str, off: str) ->
         assert f"({method})" in said
 
 
+_readers = unread._readers
+
+
+def test_a_refusal_names_the_methods_that_would_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unread, "_readers", _readers)
+    with pytest.raises(InputError, match=r"it is read by .*l2kd") as refused:
+        keys(base("finetune"), {"kd.temperature": 2.0})
+    assert "lamol" not in str(refused.value).partition("it is read by")[2].partition("\n")[0]
+
+
 SHORT = ("finetune", "l2kd", "mkd", "structkd")
 """Methods that are tried each time; the others share their families' sections."""
 
@@ -597,13 +615,14 @@ def test_every_field_of_a_task_is_listed() -> None:
 @pytest.mark.parametrize("own", [{"name": "gen.rest"}, {"name": "mine", **FILES}], ids=str)
 @pytest.mark.parametrize("key", OF_A_TASK)
 def test_a_tasks_field_moves_a_key_or_is_refused(
-    own: Mapping[str, Any], key: str, tmp_path: Path
+    own: Mapping[str, Any], key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Most are of files alone, or of a set of the hub; language models read a task's kind where
     they check replayed labels."""
     row = {"question": "q", "answer": "x", "b": "y"}
     rows = [json.dumps({**row, "context": f"a{n}"}) + "\n" for n in range(20)]
     Path(tmp_path, "t.jsonl").write_text("".join(rows))
+    monkeypatch.chdir(tmp_path)
     study = {**base("lamol"), "orders": "all", "replay": {"filters": ["label"]}, **RANGE}
     before = keys({**study, "tasks": [own, "gen.intent"]}, {})
     try:

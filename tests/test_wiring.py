@@ -215,9 +215,16 @@ def left(stage: Stage, store: Store) -> dict[str, Any]:
 
 
 WHOLE = ("finetune", "l2kd", "mkd", "metakd", "structkd")
-"""Methods of which every field is tried each time; of the others those that few methods share."""
+"""Methods of which every field is tried each time; of the others those that few methods share, but
+of sdft, of which each trial writes text."""
 CASES = [
-    *(pytest.param(*one, False, id=f"{one[1]}-own") for one in METHODS if one[1] not in WHOLE),
+    *(
+        pytest.param(
+            *one, False, id=f"{one[1]}-own", marks=pytest.mark.drill if one[1] == "sdft" else []
+        )
+        for one in METHODS
+        if one[1] not in WHOLE
+    ),
     *(
         pytest.param(*one, True, id=one[1], marks=[] if one[1] in WHOLE else pytest.mark.drill)
         for one in METHODS

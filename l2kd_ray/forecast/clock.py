@@ -61,7 +61,7 @@ class Clock:
         self.trie, self.cluster, self.seconds = trie, cluster, seconds
         self.slots, self.widths, self.rank, self.how = slots, widths, rank, assumed
         self.random = np.random.default_rng(assumed.seed)
-        saves = {kind: issubclass(one, TrainingStage) for kind, one in trie.classes.items()}
+        saves = {kind: isinstance(one, TrainingStage) for kind, one in trie.first.items()}
         self.saves = [saves[kind] for kind in trie.kinds]  # whose loop keeps checkpoints
         self.waits_for = [len(inputs) for inputs in trie.inputs]
         self.readers = readers_of(trie)

@@ -115,7 +115,7 @@ def forecast(
     Raises: InputError if a stage does not fit the cluster.
     """
     trie = trie_of(study, source)
-    known_s, known_bytes = measured(source, trie.classes)
+    known_s, known_bytes = measured(source, trie.first)
     given = dict(seconds or {})
     by_kind = trie.seconds({**known_s, **given})
     origin = {k: "given" if k in given else "store" if k in known_s else "assumed" for k in by_kind}
@@ -181,7 +181,7 @@ def _course(
 
 def _slots(study: Study, cluster: Cluster, trie: Trie) -> list[int]:
     """Workers that a machine of each group holds: of the largest that any kind asks for."""
-    requests = [study.config.scale.of(stage) for stage in trie.classes.values()]
+    requests = [study.config.scale.of(stage) for stage in trie.first.values()]
     cpus = max((workers.cpus_per_worker for workers in requests), default=1)
     gpus = max((workers.gpus_per_worker for workers in requests), default=0)
     slots = [group.machine.slots(cpus, gpus) for group in cluster.groups]

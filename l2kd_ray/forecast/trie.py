@@ -36,27 +36,27 @@ class Trie:
     """The missing evaluations of each trial, in the order of the design."""
     names: list[tuple[str, str]] = field(default_factory=list)
     """(order, seed) of each trial."""
-    classes: dict[str, type[Stage]] = field(default_factory=dict)
-    """The first class of each kind: it says what is assumed of the kind."""
+    first: dict[str, Stage] = field(default_factory=dict)
+    """The first stage of each kind: it says what is assumed of the kind."""
     assumed: str = ""
     """An assumption that replaced looking at the store; empty if everything was looked at."""
 
     def __len__(self) -> int:
         return len(self.kinds)
 
-    def add(self, stage: type[Stage], inputs: Iterable[int] = ()) -> int:
+    def add(self, stage: Stage, inputs: Iterable[int] = ()) -> int:
         self.kinds.append(stage.kind)
-        self.classes.setdefault(stage.kind, stage)
+        self.first.setdefault(stage.kind, stage)
         self.inputs.append(tuple(sorted(set(inputs))))
         return len(self.kinds) - 1
 
     def seconds(self, known: Mapping[str, float]) -> dict[str, float]:
-        """Seconds of a stage, by kind: what is known of it, or what its class assumes."""
-        return {kind: known.get(kind, one.default_seconds) for kind, one in self.classes.items()}
+        """Seconds of a stage, by kind: what is known of it, or what its kind assumes."""
+        return {kind: known.get(kind, one.default_seconds) for kind, one in self.first.items()}
 
     def bytes(self, known: Mapping[str, float]) -> dict[str, float]:
         """Bytes of a stage's files, likewise."""
-        return {kind: known.get(kind, one.default_bytes) for kind, one in self.classes.items()}
+        return {kind: known.get(kind, one.default_bytes) for kind, one in self.first.items()}
 
     def values(self, by_kind: Mapping[str, float]) -> NDArray[np.float64]:
         """[stages]: what each stage's kind says."""
@@ -94,7 +94,7 @@ class Trie:
         """
         own = np.cumsum(~shared) - 1
         many = Trie(
-            list(self.kinds), list(self.inputs), list(self.trials), list(self.names), self.classes
+            list(self.kinds), list(self.inputs), list(self.trials), list(self.names), self.first
         )
         for number in range(1, times):
             base = len(self) + (number - 1) * int((~shared).sum())
@@ -180,7 +180,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return numbers[key]
         if key in listing.finished and (stage.kind == "evaluate" or key not in listing.dropped):
             return None
-        numbers[key] = trie.add(type(stage), inputs_of(stage))
+        numbers[key] = trie.add(stage, inputs_of(stage))
         return numbers[key]
 
     def evaluation(cell: Cell) -> int | None:
@@ -190,7 +190,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
             return visit(cell.stage)
         address = model.key, cell.task, cell.split
         if address not in cells_of:
-            cells_of[address] = trie.add(type(cell.stage), inputs_of(cell.stage))
+            cells_of[address] = trie.add(cell.stage, inputs_of(cell.stage))
         return cells_of[address]
 
     for trial in trials:
@@ -218,7 +218,7 @@ def measured(source: AnyStore, kinds: Iterable[str]) -> tuple[dict[str, float], 
 def widths(trie: Trie, scale: Scale) -> list[int]:
     """[stages]: the fewest workers that a stage can start with."""
     needs = {}
-    for kind, stage in trie.classes.items():
+    for kind, stage in trie.first.items():
         workers = scale.of(stage).workers
         needs[kind] = workers if isinstance(workers, int) else workers[0]
     return [needs[kind] for kind in trie.kinds]

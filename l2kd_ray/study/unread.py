@@ -143,13 +143,9 @@ def _value(settings: Settings, key: str) -> object:
 
 
 def _refused(study: Study, key: str, got: object, shown: str, where: str) -> InputError:
-    """The error for a setting that nothing reads; it names the methods that would read it."""
+    """The error for a setting that nothing reads."""
     arms = ", ".join(arm.name for arm in study.config.arms)
-    readers = [
-        method.name
-        for method in FAMILIES[study.family.name].methods.values()
-        if _has(_read_by_method(study, method, {}), key)
-    ]
+    readers = _readers(study, key)
     return InputError(
         f"it has no effect: none of the study's methods ({arms}) reads it as it stands",
         where=where,
@@ -158,3 +154,12 @@ def _refused(study: Study, key: str, got: object, shown: str, where: str) -> Inp
         expected=f"it is read by {', '.join(readers)}" if readers else "",
         fix=f"remove it (on the command line: {key}=), or name a method or an option that reads it",
     )
+
+
+def _readers(study: Study, key: str) -> list[str]:
+    """The names of the methods that would read a setting."""
+    return [
+        method.name
+        for method in FAMILIES[study.family.name].methods.values()
+        if _has(_read_by_method(study, method, {}), key)
+    ]
