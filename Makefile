@@ -10,7 +10,7 @@ demo: $(INSTALLED)  ## the main job on generated tasks: minutes on 2 cores, noth
 	$(BIN)/l2kd plan tune_configs/quickstart.yaml
 	$(BIN)/l2kd sweep tune_configs/quickstart.yaml
 
-test: $(INSTALLED)  ## the tests, some 11 minutes on 2 cores
+test: $(INSTALLED)  ## the tests, some 9 minutes on 2 cores
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)

@@ -1,6 +1,7 @@
 """A distillation step against TRL's trainers: the same models, batch and tokens.
 
     pip install trl && python benchmarks/against_trl.py [--models small gpt2] [--times 5] [--own]
+        [--device cuda]
 
 All learn the answers of one batch (QA rows, no sampling by the student) from the same live teacher,
 forward KL at T = 1 over the whole vocabulary, AdamW, clipping at 1, one thread. `GKDTrainer`
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from threading import Semaphore, Thread
 from typing import Any
@@ -43,16 +45,16 @@ NEW = 32
 TOLERANCE = {"": 1e-3, ", bf16": 2e-2}
 
 
-def step_of(size: str, lm: bool, variant: str) -> Prepared:
+def step_of(size: str, lm: bool, variant: str, device: str = "cpu") -> Prepared:
     """The step of ours or of a trainer of TRL's; its first loss is checked against ours."""
     qa, _ = sequences(seed=0)
     half = ", bf16" if "bf16" in variant else ""
-    wanted = our_step(model(size, 0), model(size, 1), qa, [], half, temperature=1.0)()
-    student, teacher = model(size, 0), model(size, 1)
+    wanted = our_step(*_models(size, device), qa, [], half, temperature=1.0, device=device)()
+    student, teacher = _models(size, device)
     if variant.startswith("TRL"):
-        step = trl_step(student.lm, teacher.lm, qa, variant)
+        step = trl_step(student.lm, teacher.lm, qa, variant, device)
     else:
-        step = our_step(student, teacher, qa, [], variant, temperature=1.0)
+        step = our_step(student, teacher, qa, [], variant, temperature=1.0, device=device)
     loss = step()
     if abs(loss - wanted) > TOLERANCE[half] * wanted:
         raise SystemExit(f"{variant}: the first loss is {loss}, ours {wanted}")
@@ -60,17 +62,22 @@ def step_of(size: str, lm: bool, variant: str) -> Prepared:
     return step, sum(len(s.tokens) for s in qa), lambda: counted(step) if ours else 0.0
 
 
-def own_step_of(size: str, lm: bool, variant: str) -> Prepared:
+def _models(size: str, device: str) -> tuple[Any, Any]:
+    """A student and its teacher."""
+    return model(size, 0).to(device), model(size, 1).to(device)
+
+
+def own_step_of(size: str, lm: bool, variant: str, device: str = "cpu") -> Prepared:
     """A step in which the student writes the answers first; both write as many tokens."""
     qa, _ = sequences(seed=0)
-    student, teacher = model(size, 0), model(size, 1)
+    student, teacher = _models(size, device)
     tokens = sum(s.supervised + NEW for s in qa)
     if variant.startswith("TRL"):
-        return trl_step(student.lm, teacher.lm, qa, variant), tokens, lambda: 0.0
-    return own_step(student, teacher, qa), tokens, lambda: 0.0
+        return trl_step(student.lm, teacher.lm, qa, variant, device), tokens, lambda: 0.0
+    return own_step(student, teacher, qa, device), tokens, lambda: 0.0
 
 
-def own_step(student: Any, teacher: Any, qa: Any) -> Callable[[], float]:
+def own_step(student: Any, teacher: Any, qa: Any, device: str) -> Callable[[], float]:
     """Our step on the student's own answers, as the stages take it."""
     from pathlib import Path
 
@@ -96,7 +103,7 @@ def own_step(student: Any, teacher: Any, qa: Any) -> Callable[[], float]:
     student.train()
     text: Any = Format()
     how = Optimisation(epochs=9, batch_size=BATCH, lr=1e-4, adam_eps=1e-4)
-    context = Context(Store("memory://bench"), Path())
+    context = Context(Store("memory://bench"), Path(), device=device)
     sampling = Sampling(share=1.0, max_new_tokens=NEW, temperature=1.0, top_k=None, renew_every=1)
     samples = [Sample("", row.tokens[: row.supervised], []) for row in qa]
     curriculum = Curriculum(
@@ -148,7 +155,7 @@ def compare_losses() -> None:
                 raise SystemExit(f"{name} at beta {beta} is not TRL's loss")
 
 
-def trl_step(student: Any, teacher: Any, qa: Any, variant: str) -> Callable[[], float]:
+def trl_step(student: Any, teacher: Any, qa: Any, variant: str, device: str) -> Callable[[], float]:
     """One step of a trainer's `train()` a call; returns its loss."""
     import torch
     from transformers import PrinterCallback, TrainerCallback
@@ -161,10 +168,11 @@ def trl_step(student: Any, teacher: Any, qa: Any, variant: str) -> Callable[[], 
             done.release()
             asked.acquire()
 
+    settings = {**SETTINGS, "bf16": "bf16" in variant, "use_cpu": device == "cpu"}
     if "GKD" in variant:
-        trainer = _gkd(student, teacher, qa, "bf16" in variant, own="own" in variant)
+        trainer = _gkd(student, teacher, qa, settings, own="own" in variant)
     else:
-        trainer = _distillation(student, teacher, qa, "bf16" in variant)
+        trainer = _distillation(student, teacher, qa, settings)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(OneStep())
 
@@ -183,28 +191,25 @@ def trl_step(student: Any, teacher: Any, qa: Any, variant: str) -> Callable[[], 
     return step
 
 
-def _settings(half: bool) -> dict[str, Any]:
-    return {
-        "output_dir": tempfile.mkdtemp(),
-        "use_cpu": True,
-        "bf16": half,
-        "per_device_train_batch_size": BATCH,
-        "max_steps": 10_000,
-        "beta": 0.0,
-        "temperature": 1.0,
-        "learning_rate": 1e-4,
-        "max_grad_norm": 1.0,
-        "gradient_checkpointing": False,
-        "disable_dropout": False,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "report_to": "none",
-        "save_strategy": "no",
-        "disable_tqdm": True,
-    }
+SETTINGS: Mapping[str, Any] = {
+    "output_dir": tempfile.mkdtemp(),
+    "per_device_train_batch_size": BATCH,
+    "max_steps": 10_000,
+    "beta": 0.0,
+    "temperature": 1.0,
+    "learning_rate": 1e-4,
+    "max_grad_norm": 1.0,
+    "gradient_checkpointing": False,
+    "disable_dropout": False,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
 
 
-def _gkd(student: Any, teacher: Any, qa: Any, half: bool, own: bool) -> Any:
+def _gkd(student: Any, teacher: Any, qa: Any, settings: Mapping[str, Any], own: bool) -> Any:
     import torch
     from datasets import Dataset
     from torch.nn.utils.rnn import pad_sequence
@@ -229,14 +234,14 @@ def _gkd(student: Any, teacher: Any, qa: Any, half: bool, own: bool) -> Any:
     return GKDTrainer(
         model=student,
         teacher_model=teacher,
-        args=GKDConfig(lmbda=float(own), max_new_tokens=NEW, **_settings(half)),
+        args=GKDConfig(lmbda=float(own), max_new_tokens=NEW, **settings),
         data_collator=collate,
         train_dataset=Dataset.from_list([{"row": row} for row in range(len(qa))]),
         processing_class=_tokenizer(),
     )
 
 
-def _distillation(student: Any, teacher: Any, qa: Any, half: bool) -> Any:
+def _distillation(student: Any, teacher: Any, qa: Any, settings: Mapping[str, Any]) -> Any:
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
 
@@ -251,7 +256,7 @@ def _distillation(student: Any, teacher: Any, qa: Any, half: bool) -> Any:
     return Given(
         model=student,
         teacher_model=teacher,
-        args=DistillationConfig(**_settings(half)),
+        args=DistillationConfig(**settings),
         train_dataset=Dataset.from_list([{"prompt": str(row)} for row in range(len(qa))]),
         processing_class=_tokenizer(),
     )
@@ -273,12 +278,20 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["small", "gpt2"], choices=list(SIZES))
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--own", action="store_true")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     chosen = parser.parse_args()
+    device = chosen.device
+    suffix = "" if device == "cpu" else f"_{device}"
+
+    def rows_of(size: str, names: Sequence[str], prepare: Any) -> Iterator[dict[str, Any]]:
+        how = partial(prepare, device=device)
+        yield from compare(names, size, False, chosen.times, how, device)
+
     if chosen.own:
         compare_losses()
         own = ("TRL GKDTrainer, own text", "ours, own text")
-        found = [compare(own, size, False, chosen.times, own_step_of) for size in chosen.models]
-        save("against_trl_own", [row for size in found for row in size])
+        found = [row for size in chosen.models for row in rows_of(size, own, own_step_of)]
+        save(f"against_trl_own{suffix}", found)
         return
     names = (*TRAINERS, "ours")
     unknown = "memory MB"  # the check of the first loss is in its peak
@@ -286,9 +299,9 @@ def main() -> None:
         {name: value for name, value in row.items() if name != unknown}
         for size in chosen.models
         for half in TOLERANCE
-        for row in compare([name + half for name in names], size, False, chosen.times, step_of)
+        for row in rows_of(size, [name + half for name in names], step_of)
     ]
-    save("against_trl", rows)
+    save(f"against_trl{suffix}", rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the machine around the stages costs, as ratios and per stage; prints and saves a table.
 
-    python benchmarks/measure.py [overhead planning growth]
+    python benchmarks/measure.py [overhead planning growth] [--device cuda]
 
 Medians of at least five, interleaved where two things are compared, all in one run.
 """
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def planning() -> Iterator[dict[str, Any]]:
             yield row("planning", f"per 10,000 shared stages, n={n}", times, 1e4 / sizes[1], "s")
 
 
-def growth() -> Iterator[dict[str, Any]]:
+def growth(device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Seconds of a training step per 1,000 tokens, as its batch grows."""
     from step import model, our_step, sequences
 
@@ -108,8 +109,9 @@ def growth() -> Iterator[dict[str, Any]]:
     sizes = (4, 8, 16, 32)
     steps, tokens = [], []
     for size in sizes:
+        models = (model("small", seed).to(device) for seed in (0, 1))
         qa, lm = sequences(0, size)
-        steps.append(our_step(model("small", 0), model("small", 1), qa, lm, "ours"))
+        steps.append(our_step(*models, qa, lm, "ours", device=device))
         tokens.append(sum(len(sequence.tokens) for sequence in qa + lm) / 1000)
         steps[-1]()
     rounds = [[timed(step) for step in steps] for _ in range(5)]
@@ -151,8 +153,10 @@ PARTS = {"overhead": overhead, "planning": planning, "growth": growth}
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("parts", nargs="*", help=", ".join(PARTS))
+    arguments.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of growth")
     given = arguments.parse_args()
-    save("measure", [found for part in given.parts or PARTS for found in PARTS[part]()])
+    parts = {**PARTS, "growth": partial(growth, given.device)}
+    save("measure", [found for part in given.parts or parts for found in parts[part]()])
 
 
 if __name__ == "__main__":
