@@ -4,12 +4,14 @@
 
 Every sweep starts from an empty storage. `--seconds`: about what a training takes. `dead`: W&B
 online with a server that does not answer.
-A ratio is over the sweep without mirrors of the same round.
+A ratio is over the sweep without mirrors of the same round: of the wall clock, and of the CPU
+seconds of the whole machine (from /proc/stat), in which a mirror's work is seen where it waits.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ OFF = "none"
 def mirrors(names: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
     """Wall clock with each mirror, and its ratio to none."""
     times: dict[str, list[float]] = {name: [] for name in (OFF, *names)}
+    cpu: dict[str, list[float]] = {name: [] for name in times}
     stages = 0
     for number in range(rounds):
         # Each round in another sequence, so that a slow drift of the machine hits all alike.
@@ -43,18 +46,24 @@ def mirrors(names: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
                     report_to="wandb" if online else name,
                     wandb={"mode": "online"} if online else {},
                 )
+                before = _busy()
                 times[name].append(_sweep(file, **(DEAD if online else {})))
+                cpu[name].append(_busy() - before)
                 stages = len(_manifests(file))
-    for name, taken in times.items():
-        ratios = [one / off for one, off in zip(taken, times[OFF], strict=True)]
-        yield {
-            "mirror": name,
-            "stages": stages,
-            "wall clock, s": statistics.median(taken),
-            "times none": statistics.median(ratios),
-            "least": min(ratios),
-            "most": max(ratios),
-        }
+    for name in times:
+        row: Row = {"mirror": name, "stages": stages}
+        for what, taken in (("wall clock, s", times), ("CPU, s", cpu)):
+            ratios = [one / off for one, off in zip(taken[name], taken[OFF], strict=True)]
+            row[what] = statistics.median(taken[name])
+            row[f"{what}: times none"] = statistics.median(ratios)
+            row[f"{what}: range"] = f"{min(ratios):.3f} to {max(ratios):.3f}"
+        yield row
+
+
+def _busy() -> float:
+    """CPU seconds that all processes of the machine have used."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
