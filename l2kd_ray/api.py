@@ -407,6 +407,7 @@ class Experiment:
         ):
             with self._folder.live():
                 failures, late = self._run(before.reader, executor, address)
+            ending.stages_have_ended()
             self._folder.keep_failures(failures)
             after = self._snapshot(before.reader, failures)
             if failures or late:

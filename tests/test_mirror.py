@@ -528,6 +528,8 @@ def test_a_class_of_ones_own_is_told_while_the_study_runs_and_at_its_end(
     with mirrored(study.study, study.store, study.folder, live=True) as ending:
         wait_until(lambda: told.exists() and "trial lamol 6 False" in told.read_text())
         study.learn(2)
+        ending.stages_have_ended()  # a look at once, not when the next one is due
+        wait_until(lambda: told.read_text().count("trial lamol 11 True") == 2)
     lines = told.read_text().splitlines()
     assert ending.lines == ["mine: seen"]
     assert lines[0] == "study running 2"  # the references
@@ -562,13 +564,14 @@ def test_an_interrupt_ends_mirrors_at_once(tmp_path: Path, mine: Path) -> None:
 
 @pytest.mark.drill
 @pytest.mark.usefixtures("no_server")
-def test_a_dead_server_is_made_good_at_the_end(
+def test_a_dead_server_is_made_good(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The warning comes while the study runs; all of it is written offline once it has ended."""
+    """The warning comes while the study runs, and it is written offline from then on."""
     study = Mirrored(tmp_path, learned=1)
     with mirrored(study.study, study.store, study.folder, live=True) as ending:
         wait_until(lambda: bool(caplog.records))
+        wait_until(lambda: any((study.folder / "wandb").glob("offline-run-*")))
         study.learn(2)
         begun = time.monotonic()
     assert time.monotonic() - begun < 60

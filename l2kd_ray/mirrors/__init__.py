@@ -118,7 +118,7 @@ class Mirror:
 
     @classmethod
     def ways(cls, config: StudyConfig) -> Sequence[str]:
-        """The ways to try in turn: the second at the end of the study, if the first has failed."""
+        """The ways to try in turn; the same one again is tried at the end of the study."""
         return "", ""
 
     def __init__(self, study: MirroredStudy) -> None:

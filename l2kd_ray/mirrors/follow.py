@@ -17,6 +17,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +97,16 @@ def _study(scratch: Path) -> Study:
     return load(scratch / STUDY_FILE)
 
 
-def _told_to_end(seconds: float) -> Mapping[str, Any] | None:
-    """How the study has ended; None if it has not after some seconds."""
-    if not select.select([sys.stdin], [], [], seconds)[0]:
+def _told_to_end(parent: FileIO, seconds: float) -> Mapping[str, Any] | None:
+    """How the study has ended; None if another look is due: after some seconds, or when the parent
+    asks for it by an empty line."""
+    if not select.select([parent], [], [], seconds)[0]:
+        return None
+    line = parent.readline()
+    if line == b"\n":
         return None
     # The parent's death closes the pipe.
-    told: Mapping[str, Any] = json.loads(sys.stdin.read() or '{"state": "failed"}')
+    told: Mapping[str, Any] = json.loads(line or '{"state": "failed"}')
     return told
 
 
@@ -113,10 +118,11 @@ def _follow(scratch: Path) -> str:
     mirror = kind(MirroredStudy(study.config, folder, request["way"], options))
     follower = Follower(study, Store(request["store"]), mirror, folder)
     seconds = 0.0
-    while (end := _told_to_end(seconds)) is None:
-        begun = time.process_time()
-        follower.look()
-        seconds = max(EVERY_S, (time.process_time() - begun) / SHARE)
+    with FileIO(0, closefd=False) as parent:
+        while (end := _told_to_end(parent, seconds)) is None:
+            begun = time.process_time()
+            follower.look()
+            seconds = max(EVERY_S, (time.process_time() - begun) / SHARE)
     follower.look(end["state"], end.get("failures", ()))
     with within(mirror.study.limit):
         return mirror.close()

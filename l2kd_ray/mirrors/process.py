@@ -53,6 +53,12 @@ class Ending:
     failures: Sequence[str] = ()
     lines: list[str] = field(default_factory=list)
     """A line a mirror, which says where it is; there once the context has ended."""
+    children: Sequence[_Child] = ()
+
+    def stages_have_ended(self) -> None:
+        """Let mirrors show at once what there is, while the results are still to be written."""
+        for child in self.children:
+            child.hurry()
 
 
 def mirror_class(name: str) -> type[Mirror]:
@@ -70,16 +76,16 @@ def mirrored(
 ) -> Iterator[Ending]:
     """Mirror a study: while this context runs, if `live`, and once more at its end.
 
-    A mirror's failure is one warning; at the end the next of its `ways` is tried. An interrupt
-    ends mirrors at once. `folder`: the folder of the result files; `time_limit`: seconds after
-    which the end has come for all mirrors.
+    A mirror's failure is one warning, and the next of its `ways` is tried. An interrupt ends
+    mirrors at once. `folder`: the folder of the result files; `time_limit`: seconds after which
+    the end has come for all mirrors.
     """
     names = [*study.config.report_to, *([EVENTS] if live and study.config.on_event else [])]
     children = [_Child(name, study, store, folder) for name in names]
     if live:
         for child in children:
             child.start()
-    ending = Ending()
+    ending = Ending(children=children)
     try:
         yield ending
     except Exception as error:  # of Ray, or of the machine: mirrors are told
@@ -109,6 +115,7 @@ class _Child(Thread):
         self._mirror, self._study, self._store, self._folder = name, study, store, folder
         self._class = mirror_class(name)
         self._over = Event()
+        self._process: subprocess.Popen[bytes] | None = None
         self._message: Mapping[str, Any] | None = None
         self._deadline = 0.0
         self.line = ""
@@ -120,6 +127,13 @@ class _Child(Thread):
         if self.ident is None:
             self.start()
 
+    def hurry(self) -> None:
+        """Ask for a look now, however long the last one took."""
+        if (process := self._process) is not None and process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+
     def kill(self) -> None:
         """End the process at once."""
         self._over.set()
@@ -128,18 +142,19 @@ class _Child(Thread):
 
     def run(self) -> None:
         title, ways = self._class.title or self._mirror, self._class.ways(self._study.config)
-        for left, way in reversed(list(enumerate(reversed(ways)))):
+        for way, then in zip(ways, [*ways[1:], None], strict=False):
             try:
-                self.line = self._follow(way, last=left == 0)
+                self.line = self._follow(way, last=then is None)
                 return
             except Exception as error:  # whatever it is: a failing mirror must not fail a sweep
                 how = f" ({way})" if way else ""
                 log.warning(
                     "%s: could not mirror %s%s: %s", title, self._study.config.name, how, error
                 )
-            self._over.wait()
-            if self._message is None:
-                return
+            if then == way:  # what failed now may do at the end
+                self._over.wait()
+            if self._over.is_set() and self._message is None:
+                return  # killed
         self.line = f"{title}: disabled"
         if ways:
             self.line = (
@@ -164,6 +179,7 @@ class _Child(Thread):
                     env=_environment(scratch),
                     start_new_session=True,
                 )
+            self._process = child
             try:
                 while child.poll() is None and not self._over.wait(1.0):
                     pass
