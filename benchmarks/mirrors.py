@@ -40,7 +40,6 @@ def mirrors(names: Sequence[str], rounds: int, seconds: float) -> Iterator[Row]:
                     tasks=GENERATED[:3],
                     methods=["finetune"],
                     seeds=[1, 2, 3],
-                    max_train=80,
                     max_test=4,
                     train=_training(seconds),
                     report_to="wandb" if online else name,

@@ -134,5 +134,6 @@ class Mirror:
         """The study has come further; the last call has another state than `running`."""
 
     def close(self) -> str:
-        """The last call; returns where the study is shown, for the terminal."""
+        """The last call; returns where the study is shown, for the terminal. All must have been
+        written or sent by then: what the process leaves to its exit may be cut short."""
         return ""

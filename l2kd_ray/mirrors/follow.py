@@ -135,7 +135,8 @@ def _main(scratch: Path) -> None:
         traceback.print_exc()
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
         os._exit(1)  # a mirror's exit hooks could wait for the server that just failed
-    (scratch / DONE).write_text(line, encoding="utf-8")
+    (scratch / "line").write_text(line, encoding="utf-8")
+    (scratch / "line").rename(scratch / DONE)  # the parent sees it whole
 
 
 if __name__ == "__main__":
