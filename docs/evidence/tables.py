@@ -6,7 +6,8 @@
 In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`; the file
 NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
 method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed), and
-`means` (mean gaps of several studies, NAME+NAME).
+`means` (mean gaps of several studies, NAME+NAME). `predicted` is of NAME.parquet, first students
+of streams and of the screen: what their teachers' certainty said of them.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from scipy.optimize import curve_fit
 
 from l2kd_ray.analysis import Design
 from l2kd_ray.analysis.findings import Findings, find
@@ -95,6 +99,35 @@ def means(*studies: Findings) -> pd.DataFrame:
     return pd.concat(columns, axis=1).reset_index()
 
 
+def predicted(name: str) -> pd.DataFrame:
+    """A student's score as a share of that without a teacher: found, and predicted from the mean
+    probability p of its teacher's most likely token at T, as 1 / (1 + exp(-a - b log p)), a and b
+    fitted on the screen for each weight."""
+    rows = pd.read_parquet(HERE / f"{name}.parquet")
+    rows = rows.sort_values(["weight", "temperature", "task"]).reset_index(drop=True)
+    screened = rows["study"].str.startswith("screen")
+    bases = rows.groupby(["study", "task"])["without"].transform("mean")
+    rows["found"] = rows["score"] / rows["without"].where(~screened, bases)
+    rows["log p"] = np.log(rows["best"])
+    for _, some in rows.groupby("weight"):
+        fitted = some[screened[some.index]]
+
+        def share(log_p: Any, a: float, b: float) -> Any:
+            return 1 / (1 + np.exp(-a - b * log_p))
+
+        how, _ = curve_fit(share, fitted["log p"], fitted["found"], p0=(2, 1))
+        rows.loc[some.index, "predicted"] = share(some["log p"], *how)
+    rows["error"] = (rows["found"] - rows["predicted"]).abs()
+    rows["seen by the fit"] = np.where(screened, "yes", "no")
+    by = ["study", "seen by the fit", "task", "weight", "temperature"]
+    columns = {"p": "best", "predicted": "predicted", "found": "found", "mean error": "error"}
+    shown = rows.groupby(by).mean(numeric_only=True).reset_index()
+    shown = shown.sort_values(["seen by the fit", "study"], ascending=False, kind="stable")
+    keys = shown[by[1:]].rename(columns={"weight": "w", "temperature": "T"})
+    numbers = {name: [f"{value:.2f}" for value in shown[c]] for name, c in columns.items()}
+    return keys.map(lambda one: one if isinstance(one, str) else f"{one:g}").assign(**numbers)
+
+
 def _names(rows: pd.DataFrame) -> list[str]:
     labels = zip(
         map(method_label, rows["method"]), map(setting_label, rows["setting"]), strict=True
@@ -123,7 +156,11 @@ def renewed(page: str) -> str:
 
     def table(match: re.Match[str]) -> str:
         begin, names, kind, end = match.groups()
-        return f"{begin}\n\n{markdown(kinds[kind](*map(findings, names.split('+'))))}\n{end}"
+        if kind == "predicted":
+            rows = predicted(names)
+        else:
+            rows = kinds[kind](*map(findings, names.split("+")))
+        return f"{begin}\n\n{markdown(rows)}\n{end}"
 
     return _BLOCK.sub(table, page)
 
