@@ -564,9 +564,7 @@ def test_an_interrupt_ends_mirrors_at_once(tmp_path: Path, mine: Path) -> None:
 
 @pytest.mark.drill
 @pytest.mark.usefixtures("no_server")
-def test_a_dead_server_is_made_good(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_dead_server_is_made_good(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The warning comes while the study runs, and it is written offline from then on."""
     study = Mirrored(tmp_path, learned=1)
     with mirrored(study.study, study.store, study.folder, live=True) as ending:
