@@ -17,14 +17,13 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.mirrors import Mirror, MirroredStudy
-from l2kd_ray.mirrors.process import DONE, REQUEST, STUDY, STUDY_FILE, mirror_class
+from l2kd_ray.mirrors.process import DONE, ENDED, REQUEST, STUDY, STUDY_FILE, mirror_class, put
 from l2kd_ray.mirrors.runs import Models, own_stages, study_state, trial_run
 from l2kd_ray.study import Study
 from l2kd_ray.study.folder import Folder
@@ -97,17 +96,16 @@ def _study(scratch: Path) -> Study:
     return load(scratch / STUDY_FILE)
 
 
-def _told_to_end(parent: FileIO, seconds: float) -> Mapping[str, Any] | None:
+def _told_to_end(scratch: Path, seconds: float) -> Mapping[str, Any] | None:
     """How the study has ended; None if another look is due: after some seconds, or when the parent
-    asks for it by an empty line."""
-    if not select.select([parent], [], [], seconds)[0]:
+    asks for it."""
+    if not select.select([0], [], [], seconds)[0]:
         return None
-    line = parent.readline()
-    if line == b"\n":
-        return None
-    # The parent's death closes the pipe.
-    told: Mapping[str, Any] = json.loads(line or '{"state": "failed"}')
-    return told
+    alive = os.read(0, 1)  # the parent's death closes the pipe
+    if (scratch / ENDED).exists():
+        told: Mapping[str, Any] = json.loads((scratch / ENDED).read_text(encoding="utf-8"))
+        return told
+    return None if alive else {"state": "failed"}
 
 
 def _follow(scratch: Path) -> str:
@@ -118,11 +116,10 @@ def _follow(scratch: Path) -> str:
     mirror = kind(MirroredStudy(study.config, folder, request["way"], options))
     follower = Follower(study, Store(request["store"]), mirror, folder)
     seconds = 0.0
-    with FileIO(0, closefd=False) as parent:
-        while (end := _told_to_end(parent, seconds)) is None:
-            begun = time.process_time()
-            follower.look()
-            seconds = max(EVERY_S, (time.process_time() - begun) / SHARE)
+    while (end := _told_to_end(scratch, seconds)) is None:
+        begun = time.process_time()
+        follower.look()
+        seconds = max(EVERY_S, (time.process_time() - begun) / SHARE)
     follower.look(end["state"], end.get("failures", ()))
     with within(mirror.study.limit):
         return mirror.close()
@@ -135,8 +132,7 @@ def _main(scratch: Path) -> None:
         traceback.print_exc()
         print(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
         os._exit(1)  # a mirror's exit hooks could wait for the server that just failed
-    (scratch / "line").write_text(line, encoding="utf-8")
-    (scratch / "line").rename(scratch / DONE)  # the parent sees it whole
+    put(scratch / DONE, line)
 
 
 if __name__ == "__main__":

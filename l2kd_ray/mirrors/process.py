@@ -41,8 +41,9 @@ _CLASSES = {
     "trackio": "Trackio",
     EVENTS: "Events",
 }
-REQUEST, STUDY, STUDY_FILE, DONE = "request.json", "study.pickle", "study.yaml", "done"
-"""Files by which parent and child speak, beside the child's standard input."""
+REQUEST, STUDY, STUDY_FILE = "request.json", "study.pickle", "study.yaml"
+ENDED, DONE = "ended.json", "done"
+"""Files by which parent and child speak; a byte on the child's standard input asks for a look."""
 
 
 @dataclass
@@ -59,6 +60,13 @@ class Ending:
         """Let mirrors show at once what there is, while the results are still to be written."""
         for child in self.children:
             child.hurry()
+
+
+def put(file: Path, text: str) -> None:
+    """Write a file that another process may look for: it is there whole, or not at all."""
+    begun = file.with_suffix(".begun")
+    begun.write_text(text, encoding="utf-8")
+    begun.rename(file)
 
 
 def mirror_class(name: str) -> type[Mirror]:
@@ -130,14 +138,9 @@ class _Child(Thread):
     def hurry(self) -> None:
         """Ask for a look now, however long the last one took."""
         if self._process is not None:
-            self._say(self._process, b"")
-
-    @staticmethod
-    def _say(process: subprocess.Popen[bytes], line: bytes) -> None:
-        assert process.stdin is not None
-        with suppress(OSError):  # it has ended
-            process.stdin.write(line + b"\n")
-            process.stdin.flush()
+            assert self._process.stdin is not None
+            with suppress(OSError):  # it has ended
+                self._process.stdin.write(b"\n")
 
     def kill(self) -> None:
         """End the process at once."""
@@ -179,6 +182,7 @@ class _Child(Thread):
                     # -P: the working folder is the user's and may hold a queue.py of theirs.
                     [*nice, sys.executable, "-P", "-m", "l2kd_ray.mirrors.follow", scratch],
                     stdin=subprocess.PIPE,
+                    bufsize=0,
                     stdout=output,
                     stderr=output,
                     env=_environment(scratch),
@@ -191,7 +195,8 @@ class _Child(Thread):
                 if self._message is not None:
                     # A first attempt leaves a third of the time to the second one.
                     limit = (self._deadline - time.monotonic()) * (1 if last else 2 / 3)
-                    self._say(child, json.dumps(self._message).encode())
+                    put(scratch / ENDED, json.dumps(self._message))
+                    self.hurry()
                     until = time.monotonic() + limit
                     while child.poll() is None and not (scratch / DONE).exists():
                         if time.monotonic() > until:

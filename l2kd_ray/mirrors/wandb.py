@@ -1,8 +1,7 @@
 """The W&B mirror: a run per trial and one of the aggregate, grouped by the study.
 
-Online where a key is set, else offline below the study's folder; a failure online is made good
-offline at the end. Offline runs cannot be resumed, so they are written anew, without what has been
-uploaded meanwhile.
+Online where a key is set, else offline below the study's folder, as after a failure online. Offline
+runs cannot be resumed, so they are written anew, without what has been uploaded meanwhile.
 """
 
 from __future__ import annotations
