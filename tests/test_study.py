@@ -331,6 +331,13 @@ def test_shipped_studies_plan(path: Path, tmp_path: Path) -> None:
     assert plan(load(path, overrides).trials(), Store("memory://empty")).missing
 
 
+def test_what_the_best_study_runs_has_been_confirmed(tmp_path: Path) -> None:
+    tasks = yaml.safe_load((SHIPPED / "best.yaml").read_text())["tasks"]
+    own = {"tasks": [stand_in(task, tmp_path) for task in tasks]}
+    best, confirmed = (load(SHIPPED / f"{name}.yaml", own) for name in ("best", "l2kd_confirm"))
+    assert keys_of(best) < keys_of(confirmed)
+
+
 def stand_in(task: Any, folder: Path) -> Any:
     """A named task of files as one of our own, of the same kind."""
     name = task["name"] if isinstance(task, dict) else task

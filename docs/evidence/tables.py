@@ -6,14 +6,16 @@
 In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`; the file
 NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
 method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed), and
-`means` (mean gaps of several studies, NAME+NAME). `predicted` is of NAME.parquet, first students
-of streams and of the screen: what their teachers' certainty said of them.
+`means` (mean gaps of several studies, NAME+NAME). Two are of NAME.parquet, first students of
+streams and of the screen: `ranked` (what their scores rise with) and `predicted` (what their
+teachers' certainty said of them).
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -99,15 +101,26 @@ def means(*studies: Findings) -> pd.DataFrame:
     return pd.concat(columns, axis=1).reset_index()
 
 
+def ranked(name: str) -> pd.DataFrame:
+    """Spearman's correlation of the screened students' shares (as `predicted` has them) with what
+    is known of their teachers, for each weight."""
+    rows, screened = _first_students(name)
+    columns = {"best": "p", "added": "entropy added by T", "teacher_score": "teacher's score"}
+    table = {}
+    for weight, some in rows[screened].groupby("weight"):
+        found = some[list(columns)].corrwith(some["found"], method="spearman")
+        table[f"{weight:g}"] = {
+            "students": str(len(some)),
+            **found.map(lambda one: text(float(one), 2)),
+        }
+    return pd.DataFrame(table).T.rename(columns=columns).rename_axis("w").reset_index()
+
+
 def predicted(name: str) -> pd.DataFrame:
     """A student's score as a share of that without a teacher: found, and predicted from the mean
     probability p of its teacher's most likely token at T, as 1 / (1 + exp(-a - b log p)), a and b
     fitted on the screen for each weight."""
-    rows = pd.read_parquet(HERE / f"{name}.parquet")
-    rows = rows.sort_values(["weight", "temperature", "task"]).reset_index(drop=True)
-    screened = rows["study"].str.startswith("screen")
-    bases = rows.groupby(["study", "task"])["without"].transform("mean")
-    rows["found"] = rows["score"] / rows["without"].where(~screened, bases)
+    rows, screened = _first_students(name)
     rows["log p"] = np.log(rows["best"])
     for _, some in rows.groupby("weight"):
         fitted = some[screened[some.index]]
@@ -126,6 +139,17 @@ def predicted(name: str) -> pd.DataFrame:
     keys = shown[by[1:]].rename(columns={"weight": "w", "temperature": "T"})
     numbers = {name: [f"{value:.2f}" for value in shown[c]] for name, c in columns.items()}
     return keys.map(lambda one: one if isinstance(one, str) else f"{one:g}").assign(**numbers)
+
+
+def _first_students(name: str) -> tuple[pd.DataFrame, pd.Series[bool]]:
+    """The rows of NAME.parquet with `found`, their share; and which are of the screen, where the
+    base is a mean over the seeds."""
+    rows = pd.read_parquet(HERE / f"{name}.parquet")
+    rows = rows.sort_values(["weight", "temperature", "task"]).reset_index(drop=True)
+    screened = rows["study"].str.startswith("screen")
+    bases = rows.groupby(["study", "task"])["without"].transform("mean")
+    rows["found"] = rows["score"] / rows["without"].where(~screened, bases)
+    return rows, screened
 
 
 def _names(rows: pd.DataFrame) -> list[str]:
@@ -152,14 +176,20 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def renewed(page: str) -> str:
     """The page with every table recomputed."""
-    kinds = {"gaps": gaps, "scores": scores, "pairs": pairs, "means": means}
+    of_scores: dict[str, Callable[..., pd.DataFrame]] = {
+        "gaps": gaps,
+        "scores": scores,
+        "pairs": pairs,
+        "means": means,
+    }
+    of_students = {"ranked": ranked, "predicted": predicted}
 
     def table(match: re.Match[str]) -> str:
         begin, names, kind, end = match.groups()
-        if kind == "predicted":
-            rows = predicted(names)
+        if kind in of_students:
+            rows = of_students[kind](names)
         else:
-            rows = kinds[kind](*map(findings, names.split("+")))
+            rows = of_scores[kind](*map(findings, names.split("+")))
         return f"{begin}\n\n{markdown(rows)}\n{end}"
 
     return _BLOCK.sub(table, page)
