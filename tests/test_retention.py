@@ -10,11 +10,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from l2kd_ray.analysis.findings import find
+from l2kd_ray.analysis.retention import retained
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.sequences import SequenceFormat
+from l2kd_ray.report.blocks import SETTING, Table, text
+from l2kd_ray.report.tradeoff_section import tradeoff_section
 from l2kd_ray.study.loading import resolve_study, to_yaml
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.testing.studies import tiny
@@ -43,8 +47,6 @@ def test_it_is_measured_before_and_after_each_task(tmp_path: Path, store: Store)
     frame = made.retention(store, [trial])
     assert not frame["value"].isna().any()
     assert "gen.tv" not in set(made.scores(store, [trial])["task"])
-    from l2kd_ray.analysis.retention import retained
-
     row = retained(frame).loc[trial.id]
     assert sorted(row.index) == [
         "retention/gen.tv/after", "retention/gen.tv/before", "retention/kl",
@@ -55,6 +57,12 @@ def test_it_is_measured_before_and_after_each_task(tmp_path: Path, store: Store)
     assert row["retention/kl"] == pytest.approx((value[1, "kl"] + value[2, "kl"]) / 2)
     assert row["retention/kl"] > 0
     text_loss(trial, store, value[2, "texts"])
+    (section,) = tradeoff_section(find(made.scores(store, [trial])), {}, frame)
+    (table,) = section.blocks
+    assert isinstance(table, Table)
+    assert text(table.frame["texts after"][0], table.digits_of("texts after")) == text(
+        float(row["retention/texts/after"]), SETTING
+    )
 
 
 def text_loss(trial: Any, store: Store, found: float) -> None:

@@ -12,7 +12,7 @@ import yaml
 from helpers.pages import check_whole
 from helpers.studies import planned, tiny_data
 
-from l2kd_ray.analysis.retention import kept
+from l2kd_ray.analysis.retention import kept, retained_by_setting
 from l2kd_ray.analysis.tradeoff import tradeoff
 from l2kd_ray.analysis.trials import ScoredTrial
 from l2kd_ray.api import load_study
@@ -71,6 +71,9 @@ def test_a_tradeoff_of_what_came_before_is_over_what_was_measured() -> None:
     trials = [scored("a", "x>y", 10, 60), scored("b", "x>y", 10, 60)]
     table = tradeoff(trials, retained=found["texts"].to_dict())
     assert table[["method", "learned", "kept"]].to_numpy().tolist() == [["a", 70.0, -0.5]]
+    (row,) = retained_by_setting(trials, measured).to_dict("records")
+    assert row == {"method": "a", "setting": "{}", "kl": 0.2, "other/before": 20, "other/after": 15,
+                   "texts/before": 5, "texts/after": 5.5}  # fmt: skip
 
 
 def test_objectives_are_means_over_instances_and_the_front_is_a_methods() -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
+
+from l2kd_ray.analysis.trials import ScoredTrial
 
 _PREFIX = "retention/"
 
@@ -16,6 +20,18 @@ def kept(measured: pd.DataFrame) -> dict[str, pd.Series]:
         for name in sorted(set(measured["name"]) - {"kl"})
     }
     return {name: -own if name == "texts" else own for name, own in change.items()}
+
+
+def retained_by_setting(trials: Iterable[ScoredTrial], measured: pd.DataFrame) -> pd.DataFrame:
+    """One row for each method and setting: the columns of `retained` without their prefix, means
+    over the trials that have all of them."""
+    frame = retained(measured).dropna()
+    names = {trial.trial: (trial.method, trial.setting) for trial in trials if trial.order}
+    frame = frame[frame.index.isin(names)].rename(columns=lambda name: name.removeprefix(_PREFIX))
+    groups = pd.MultiIndex.from_tuples(
+        [names[trial] for trial in frame.index], names=["method", "setting"]
+    )
+    return frame.groupby([groups.get_level_values(n) for n in groups.names]).mean().reset_index()
 
 
 def retained(measured: pd.DataFrame) -> pd.DataFrame:

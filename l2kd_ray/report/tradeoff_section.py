@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from l2kd_ray.analysis.findings import Findings
-from l2kd_ray.analysis.retention import kept
+from l2kd_ray.analysis.retention import kept, retained_by_setting
 from l2kd_ray.analysis.tradeoff import tradeoff
 from l2kd_ray.report import figures
-from l2kd_ray.report.blocks import Picture, ReportSection, text
+from l2kd_ray.report.blocks import SETTING, Picture, ReportSection, Table, text
 from l2kd_ray.report.labels import row_labels
 from l2kd_ray.report.style import LineStyle
 
@@ -18,9 +18,10 @@ from l2kd_ray.report.style import LineStyle
 def tradeoff_section(
     found: Findings, look: Mapping[str, LineStyle], retention: pd.DataFrame | None = None
 ) -> list[ReportSection]:
-    """A picture of all settings for the earlier tasks, and one for each measure of `retention`.
+    """A picture of all settings for the earlier tasks; one for each measure of `retention`, and a
+    table of their values.
 
-    None for a single task or setting, or before a first trial is complete.
+    No picture for a single task or setting, or before a first trial is complete.
     """
     trials, orders = found.trials, found.scope.orders
     drawn = [
@@ -41,20 +42,43 @@ def tradeoff_section(
                 look,
                 f"what the stream changed of an ability from before it ({unit})",
                 unit,
+                SETTING,
             )
         )
-    pictures = tuple(one for one in drawn if one is not None)
-    return [ReportSection("Learning against keeping", pictures)] if pictures else []
+    blocks: list[Picture | Table] = [one for one in drawn if one is not None]
+    if retention is not None:
+        blocks += _values(retained_by_setting(trials, retention))
+    return [ReportSection("Learning against keeping", tuple(blocks))] if blocks else []
+
+
+def _values(rows: pd.DataFrame) -> list[Table]:
+    if rows.empty:
+        return []
+    values = rows.drop(columns=["method", "setting"])
+    values.columns = [name.replace("/", " ") for name in values]
+    frame = pd.concat([pd.Series(row_labels(rows), name="Method"), values], axis=1)
+    caption = (
+        "Before and after the stream: cross-entropy on general text (texts), in nats a token, "
+        "where lower is better; scores on tasks that the stream does not hold (lm_eval: in "
+        "lm-eval's unit). kl: KL(untrained model, student) on each task right after it was "
+        "learned, in nats a token. Means over the trials."
+    )
+    return [Table("retention", caption, frame, digits=dict.fromkeys(values, SETTING))]
 
 
 def _picture(
-    name: str, table: pd.DataFrame, look: Mapping[str, LineStyle], what: str, axis: str
+    name: str,
+    table: pd.DataFrame,
+    look: Mapping[str, LineStyle],
+    what: str,
+    axis: str,
+    digits: int = 1,
 ) -> Picture | None:
     """Learned against kept; None for fewer than two settings."""
     if len(table) < 2:
         return None
     words = "; ".join(
-        f"{label} {text(learned)} and {text(left)}"
+        f"{label} {text(learned)} and {text(left, digits)}"
         for label, learned, left in zip(
             row_labels(table), table["learned"], table["kept"], strict=True
         )
