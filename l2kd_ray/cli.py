@@ -27,11 +27,9 @@ import typer
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import yaml12
 from l2kd_ray.study.reading import parse_overrides
-from l2kd_ray.study.schema import SearchOrders
 
 if TYPE_CHECKING:
     from l2kd_ray.api import Experiment
-    from l2kd_ray.study.plan import Plan
     from l2kd_ray.study.snapshot import Snapshot
 
 _BROKEN, _BAD_INPUT, _BUDGET, _FAILED, _INTERRUPTED = 1, 2, 3, 4, 130
@@ -153,40 +151,16 @@ def plan(
     if as_json:
         print(_json(planned.to_json()))
         return
-    from rich.table import Table
-
     from l2kd_ray.report.console import print_table
     from l2kd_ray.report.data_section import data_notes, rows_line
-    from l2kd_ray.report.planning import change_words, trial_words
-    from l2kd_ray.report.sentences import foresight_words
+    from l2kd_ray.report.planning import plan_words, stage_table, trial_words
 
     print(trial_words(experiment.study))
-    trials = f"{'at most ' if experiment.study.is_adaptive else ''}{planned.trials} trials"
-    table = Table(box=None, title=trials, title_justify="left")
-    for column in ("stages", "unshared", "shared", "stored", "to do"):
-        table.add_column(column, justify="left" if column == "stages" else "right")
-    for role, count in planned.stages.items():
-        if count.unique:
-            numbers = (count.naive, count.unique, count.stored, count.todo)
-            table.add_row(role, *map(str, numbers))
-    counts = planned.stages.values()
-    totals = [sum(column) for column in zip(*(vars(c).values() for c in counts), strict=True)]
-    table.add_row("all", *map(str, totals), style="bold")
-    print_table(table)
+    print_table(stage_table(experiment.study, planned))
     _print_search(experiment)
     print(f"Examples (train / dev / test): {rows_line(planned.data)}. More: l2kd data {study}")
     _print_notes(data_notes(planned.data))
-    if planned.changes is not None:
-        print("\n".join(change_words(planned.changes)))
-    print(_cost(planned))
-    if planned.foresight is not None:
-        print(foresight_words(planned.foresight))
-    if (kept := planned.outputs) is not None:
-        size = "" if kept.bytes is None else f" (at most {kept.bytes / 1e6:.0f} MB)"
-        print(
-            f"Teacher outputs kept: {kept.stages}{size}; they save {kept.passes_saved} forward "
-            "passes over a task (above 0 they pay)."
-        )
+    print("\n".join(plan_words(planned)))
 
 
 @app.command()
@@ -218,42 +192,15 @@ def _json(data: object) -> str:
 
 
 def _print_search(experiment: Experiment) -> None:
-    """Say that orders are searched, and how many of them are drawn."""
-    setting, tasks = experiment.study.config.orders, len(experiment.study.tasks)
-    if isinstance(setting, SearchOrders):
-        drawn = setting.drawn(tasks)
-        print(
-            f"A search for the {setting.search} order of {experiment.study.config.orders_arm}: "
-            f"{drawn} orders drawn at random, then up to {setting.budget - drawn} proposed, "
-            f"{tasks} at once."
-        )
+    from l2kd_ray.report.planning import order_search_words
+
+    if (words := order_search_words(experiment.study)) is not None:
+        print(words)
 
 
 def _print_notes(notes: Iterable[str]) -> None:
     for note in notes:
         print(note.replace("**", ""))
-
-
-def _cost(planned: Plan) -> str:
-    if not planned.missing:
-        return "Everything is in the store."
-    by_kind = planned.seconds_by_kind
-    if by_kind is None or planned.bytes is None:
-        return (
-            "Time and disk: not known before a first stage of each kind is in the store. "
-            "`l2kd plan --measure` runs a small one of each, which the sweep then uses."
-        )
-    minutes, size = sum(by_kind.values()) / 60, planned.bytes / 1e6
-    words = f"To do: about {minutes:.1f} minutes on one worker, {size:.0f} MB of disk"
-    if planned.peak_memory:
-        kind, most = max(planned.peak_memory.items(), key=lambda one: one[1])
-        words += f", {most / 1e9:.1f} GB of memory in one process ({kind})"
-    if planned.guessed:
-        guessed = ", ".join(planned.guessed)
-        words += f": a guess for {guessed}, from other studies, models or data (--measure runs own)"
-    if by_kind.get("evaluate", 0) > by_kind.get("learn", 0) + by_kind.get("multitask", 0) > 0:
-        words += ". Evaluating takes longer than training: max_test and max_dev cap the examples"
-    return f"{words}."
 
 
 @app.command()

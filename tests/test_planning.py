@@ -13,12 +13,11 @@ import pytest
 from helpers.finished import finish, publish
 from helpers.studies import planned
 
-from l2kd_ray import cli
 from l2kd_ray.api import load_study
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
-from l2kd_ray.report.planning import change_words, trial_words
+from l2kd_ray.report.planning import change_words, cost_words, trial_words
 from l2kd_ray.study import plan
 from l2kd_ray.study.changes import changes_since
 from l2kd_ray.study.folder import Folder
@@ -105,7 +104,7 @@ def test_evaluating_that_takes_longer_than_training_is_said(store: Store) -> Non
     assert set(found.seconds_by_kind) == {"learn", "evaluate"}
     for learn, expected in ((1e6, False), (0.1, True)):
         times = {**found.seconds_by_kind, "learn": learn}
-        assert (said in cli._cost(replace(found, seconds_by_kind=times))) is expected
+        assert (said in cost_words(replace(found, seconds_by_kind=times))) is expected
 
 
 @dataclass(frozen=True, eq=False)

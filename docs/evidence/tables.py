@@ -6,13 +6,15 @@
 In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`; the file
 NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
 method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed), and
-`means` (mean gaps of several studies, NAME+NAME). Two are of NAME.parquet, first students of
+`means` (mean gaps of several studies, NAME+NAME); `controlled` (scores of several studies, and how
+far above the student without a teacher). Two are of NAME.parquet, first students of
 streams and of the screen: `ranked` (what their scores rise with) and `predicted` (what their
 teachers' certainty said of them).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -25,9 +27,11 @@ import pandas as pd
 from scipy.optimize import curve_fit
 
 from l2kd_ray.analysis import Design
+from l2kd_ray.analysis.design import ArmId
 from l2kd_ray.analysis.findings import Findings, find
+from l2kd_ray.analysis.paired import compare_methods
 from l2kd_ray.names import MULTITASK, SINGLE
-from l2kd_ray.report.blocks import PROBABILITY, text
+from l2kd_ray.report.blocks import PROBABILITY, signed, text
 from l2kd_ray.report.labels import interval_label, method_label, setting_label, task_labels
 
 HERE = Path(__file__).parent
@@ -99,6 +103,40 @@ def means(*studies: Findings) -> pd.DataFrame:
         column[method_label(SINGLE)] = text(float(scores[MULTITASK] - scores[SINGLE]))
         columns[", ".join(task_labels(one.tasks).values())] = column
     return pd.concat(columns, axis=1).reset_index()
+
+
+def controlled(*names: str) -> pd.DataFrame:
+    """Mean scores of several studies, a column each; in brackets, points above the control: the
+    student of the same setting without a teacher (`kd.weight: 0`). The interval is of that
+    difference by itself, paired by order and seed."""
+    columns = {}
+    for name in names:
+        found = findings(name)
+        rows = found.gap[~found.gap["reference"]].reset_index(drop=True)
+        teachers = rows["teacher/avg"].dropna().unique()
+        arms = list(zip(rows["method"], rows["setting"], strict=True))
+        free = rows["teacher/avg"].isna()
+        controls = {_apart_from_weight(arms[i][1]): arms[i] for i in rows.index[free]}
+        cells = dict(zip(_names(rows), _points(rows["cl/avg"]), strict=True))
+        for label, arm, taught in zip(cells, arms, ~free, strict=True):
+            control = controls.get(_apart_from_weight(arm[1]))
+            if taught and control:
+                cells[label] += f" ({_above(found, arm, control)})"
+        if len(teachers) == 1:
+            cells["its teachers"] = text(float(teachers[0]))
+        columns[name.replace("_", "-")] = pd.Series(cells)
+    return pd.concat(columns, axis=1).fillna("").rename_axis("method").reset_index()
+
+
+def _apart_from_weight(setting: str) -> str:
+    return json.dumps({k: v for k, v in json.loads(setting).items() if k != "kd.weight"})
+
+
+def _above(found: Findings, arm: ArmId, control: ArmId) -> str:
+    scope = found.scope
+    pair = compare_methods(scope.results, [arm, control], scope.design, pairs=[(arm, control)])
+    difference, low, high = -pair[["difference", "high", "low"]].iloc[0].astype(float)
+    return f"{signed(difference)}: {interval_label(low, high)}"
 
 
 def ranked(name: str) -> pd.DataFrame:
@@ -182,12 +220,12 @@ def renewed(page: str) -> str:
         "pairs": pairs,
         "means": means,
     }
-    of_students = {"ranked": ranked, "predicted": predicted}
+    of_files = {"controlled": controlled, "ranked": ranked, "predicted": predicted}
 
     def table(match: re.Match[str]) -> str:
         begin, names, kind, end = match.groups()
-        if kind in of_students:
-            rows = of_students[kind](names)
+        if kind in of_files:
+            rows = of_files[kind](*names.split("+"))
         else:
             rows = of_scores[kind](*map(findings, names.split("+")))
         return f"{begin}\n\n{markdown(rows)}\n{end}"
