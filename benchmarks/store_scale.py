@@ -25,10 +25,10 @@ import numpy as np
 import yaml
 from table import save
 
-from l2kd_ray.api import Experiment
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.study import load
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.loading import to_yaml

@@ -5,7 +5,8 @@ study = l2kd_ray.load_study("tune_configs/quickstart.yaml")
 study.plan(); study.sweep(); study.report(); study.results()
 """
 
-from l2kd_ray.api import Experiment, compare_studies, load_study
+from l2kd_ray.api import compare_studies, load_study
 from l2kd_ray.errors import InputError
+from l2kd_ray.experiment import Experiment
 
 __all__ = ["Experiment", "InputError", "compare_studies", "load_study"]

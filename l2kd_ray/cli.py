@@ -29,7 +29,7 @@ from l2kd_ray.study import yaml12
 from l2kd_ray.study.reading import parse_overrides
 
 if TYPE_CHECKING:
-    from l2kd_ray.api import Experiment
+    from l2kd_ray.experiment import Experiment
     from l2kd_ray.study.snapshot import Snapshot
 
 _BROKEN, _BAD_INPUT, _BUDGET, _FAILED, _INTERRUPTED = 1, 2, 3, 4, 130

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from allpairspy import AllPairs
 
-from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.families.classifiers.model.encoders import build_encoder
 from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
 from l2kd_ray.families.language.methods import LANGUAGE_METHODS

@@ -21,9 +21,9 @@ from helpers.pages import Page
 from helpers.studies import tiny_data
 
 import l2kd_ray
-from l2kd_ray.api import Experiment
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.report import live
 from l2kd_ray.study.reading import parse_overrides
 

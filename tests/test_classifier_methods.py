@@ -15,13 +15,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.loop import accumulate
 from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill.intermediate import MetaDistillation
 from l2kd_ray.errors import InputError
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.classifiers.model.encoders import build_encoder
 from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from helpers.studies import age, keys
 
-from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.study import Study, intermediate, plan
 from l2kd_ray.study.explain import differences, find
 from l2kd_ray.study.folder import Folder

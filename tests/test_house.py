@@ -30,6 +30,7 @@ ROOMS = [
     {"study"},
     {"cluster"},
     {"forecast", "mirrors", "report", "testing"},
+    {"experiment"},
     {"api"},
     {"__init__"},
     {"doctor", "serve"},

@@ -19,13 +19,13 @@ import yaml
 from helpers.studies import TINY
 
 import l2kd_ray
-from l2kd_ray.api import Experiment
 from l2kd_ray.cli import app
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import CURVE, Stage
 from l2kd_ray.core.store import MANIFEST, Damaged, Listing, Store
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.study import garbage
 from l2kd_ray.study.agenda import Wanted
 from l2kd_ray.study.curves import curves_of

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from l2kd_ray.api import Experiment
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import CURVE, Context, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.families.structures.model.structured import StructuredModel
 from l2kd_ray.families.structures.stages.learn import tag
 from l2kd_ray.families.structures.stages.lessons import Best, StructuredLessons

@@ -10,8 +10,9 @@ import pandas as pd
 
 from l2kd_ray.analysis import compare, results
 from l2kd_ray.analysis.design import ArmId
-from l2kd_ray.api import Experiment, load_study
+from l2kd_ray.api import load_study
 from l2kd_ray.core.store import Listing
+from l2kd_ray.experiment import Experiment
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.report.labels import row_labels
 from l2kd_ray.serve.fresh import Fresh
