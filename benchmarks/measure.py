@@ -58,7 +58,7 @@ def overhead() -> Iterator[dict[str, Any]]:
     import ray
 
     from l2kd_ray.cluster.pool import StagePool
-    from l2kd_ray.study.schema import Scale
+    from l2kd_ray.study.sections import Scale
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)

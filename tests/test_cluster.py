@@ -31,7 +31,7 @@ from l2kd_ray.families.language.methods.merge import Merge
 from l2kd_ray.families.language.stages.learn import Learn, Multitask
 from l2kd_ray.families.language.stages.replay import SAMPLES, RealSamples, Replay
 from l2kd_ray.families.language.stages.start import Initial
-from l2kd_ray.study.schema import Scale, Workers
+from l2kd_ray.study.sections import Scale, Workers
 from l2kd_ray.testing.executors import ExecutorSuite, Fails, Run
 
 # No dropout: then one worker and two differ by rounding alone.

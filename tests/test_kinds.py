@@ -11,7 +11,7 @@ from l2kd_ray.forecast.clock import Assumptions, Clock
 from l2kd_ray.forecast.machines import Cluster
 from l2kd_ray.forecast.trie import trie_of, widths
 from l2kd_ray.study import Trial, plan
-from l2kd_ray.study.schema import Scale
+from l2kd_ray.study.sections import Scale
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -30,7 +30,7 @@ from l2kd_ray.study import Study, inline
 from l2kd_ray.study.agenda import batches, design_of, most, wanted
 from l2kd_ray.study.garbage import find_garbage
 from l2kd_ray.study.orders import candidates, orders_of
-from l2kd_ray.study.schema import SearchOrders
+from l2kd_ray.study.sections import SearchOrders
 from l2kd_ray.study.snapshot import Snapshot
 
 THREE = ["gen.rest", "gen.intent", "gen.tv"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.orders import WINDOW, orders_of, spread, williams
-from l2kd_ray.study.schema import RandomOrders
+from l2kd_ray.study.sections import RandomOrders
 
 sizes = st.integers(1, 6)
 

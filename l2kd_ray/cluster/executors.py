@@ -20,7 +20,7 @@ from l2kd_ray.core.execute import execute
 from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
-from l2kd_ray.study.schema import Scale, Workers
+from l2kd_ray.study.sections import Scale, Workers
 
 DRIVER = "driver"  # a resource of the head node only; a cursor holds one, and no CPU
 

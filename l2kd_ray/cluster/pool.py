@@ -26,7 +26,7 @@ from l2kd_ray.cluster.executors import Job, submit
 from l2kd_ray.core.execute import ATTEMPTS
 from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
-from l2kd_ray.study.schema import Scale
+from l2kd_ray.study.sections import Scale
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,8 @@ from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import droppable
 from l2kd_ray.study.objectives import cells_of, value
 from l2kd_ray.study.plan import missing_stages
-from l2kd_ray.study.schema import Arm, Range, SearchObjective
 from l2kd_ray.study.search import Setting
+from l2kd_ray.study.sections import Arm, Range, SearchObjective
 from l2kd_ray.study.study import ArmSettings
 from l2kd_ray.study.trial import stages_of
 

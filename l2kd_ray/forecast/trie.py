@@ -18,7 +18,7 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Listing
 from l2kd_ray.study.agenda import most
 from l2kd_ray.study.plan import stored_examples
-from l2kd_ray.study.schema import Scale
+from l2kd_ray.study.sections import Scale
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Cell, Trial
 

@@ -28,7 +28,7 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.mirrors import Mirror
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import to_yaml
-from l2kd_ray.study.schema import MIRRORS
+from l2kd_ray.study.sections import MIRRORS
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from l2kd_ray.report.sentences import foresight_words
 from l2kd_ray.study import Study
 from l2kd_ray.study.changes import Changes
 from l2kd_ray.study.plan import Plan
-from l2kd_ray.study.schema import SearchOrders
+from l2kd_ray.study.sections import SearchOrders
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,8 +17,8 @@ import numpy as np
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.study.orders import candidates, neighbours, order_id
-from l2kd_ray.study.schema import Arm, RandomOrders, SearchOrders
 from l2kd_ray.study.search import setting_id, settings_of
+from l2kd_ray.study.sections import Arm, RandomOrders, SearchOrders
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Cell, Trial
 

@@ -26,8 +26,8 @@ from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.objectives import objectives
 from l2kd_ray.study.replays import replay_quality
-from l2kd_ray.study.schema import SearchOrders
 from l2kd_ray.study.search import setting_id
+from l2kd_ray.study.sections import SearchOrders
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.study.work import devices, hours_by_method, peak_memory, work_by_method

@@ -15,7 +15,8 @@ from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import reading
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import read_study
-from l2kd_ray.study.schema import ONE_ORDER_ALONE, RACE, StudyConfig
+from l2kd_ray.study.schema import StudyConfig
+from l2kd_ray.study.sections import ONE_ORDER_ALONE, RACE
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.unread import refuse_unread, refuse_unread_seeds
 from l2kd_ray.study.yaml12 import dump

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from l2kd_ray.study.schema import SearchObjective
 from l2kd_ray.study.search import setting_id
+from l2kd_ray.study.sections import SearchObjective
 from l2kd_ray.study.trial import Cell, Trial
 
 if TYPE_CHECKING:

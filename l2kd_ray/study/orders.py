@@ -11,7 +11,7 @@ import numpy as np
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import SEPARATOR
-from l2kd_ray.study.schema import OrdersSetting, RandomOrders, SearchOrders
+from l2kd_ray.study.sections import OrdersSetting, RandomOrders, SearchOrders
 
 
 def order_id(order: Sequence[str]) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from l2kd_ray.study.schema import Grid, Range, StudyConfig
+from l2kd_ray.study.schema import StudyConfig
+from l2kd_ray.study.sections import Grid, Range
 
 Setting = Mapping[str, Any]
 

@@ -15,8 +15,9 @@ from l2kd_ray.families import Builder, Resolved
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES, SCORE_COLUMNS
 from l2kd_ray.study.orders import order_id, orders_of, spread
-from l2kd_ray.study.schema import Arm, StudyConfig
+from l2kd_ray.study.schema import StudyConfig
 from l2kd_ray.study.search import Setting, setting_id, settings_of, without
+from l2kd_ray.study.sections import Arm
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.tasks.spec import Split
 

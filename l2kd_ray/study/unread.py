@@ -13,7 +13,7 @@ from l2kd_ray.core.randomness import Seed
 from l2kd_ray.errors import InputError
 from l2kd_ray.families import FAMILIES, Builder, Method, Settings
 from l2kd_ray.section import reading
-from l2kd_ray.study.schema import Arm, CrossedSeeds
+from l2kd_ray.study.sections import Arm, CrossedSeeds
 from l2kd_ray.study.study import Study
 
 Reads = set[tuple[int, str]]
