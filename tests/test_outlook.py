@@ -6,6 +6,7 @@ import heapq
 import io
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -161,6 +162,14 @@ def test_the_picture_and_the_line_say_the_same(half: tuple[Study, Store]) -> Non
             assert word in text
     assert "3 of 12" in shown(None)
     assert live.one_line("1:05", ROWS, 0, None) == "[1:05] learn 3/12, evaluate 5"
+
+
+def test_of_one_order_a_gap_is_over_seeds(half: tuple[Study, Store]) -> None:
+    found = seen(*half)
+    arm = replace(found.arms[0], done=3, wanted=5, gap=1.5, orders=0)
+    for orders, words in ((0, "(3 of 5 seeds)"), (1, "(3 of 5 seeds)"), (6, "(0 of 6 orders)")):
+        now = replace(found, arms=[replace(arm, orders_wanted=orders)])
+        assert f"1.5 {words}" in live.one_line("1:05", ROWS, 0, now)
 
 
 def test_a_log_gets_a_line_a_minute_at_most(

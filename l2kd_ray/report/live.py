@@ -123,7 +123,7 @@ def one_line(elapsed: str, rows: StageRows, failures: int, found: Outlook | None
     ]
     if found is not None:
         gaps = [
-            f"{_arm(arm)} {text(arm.gap)} ({_of(arm.orders, arm.orders_wanted)} orders)"
+            f"{_arm(arm)} {text(arm.gap)} ({_finished(arm)})"
             for arm in found.arms[:_MOST_ARMS]
             if arm.gap == arm.gap
         ]
@@ -137,6 +137,13 @@ def _failed(failures: int) -> list[str]:
 
 def _of(done: int, total: int) -> str:
     return f"{done} of {total}" if total else str(done)
+
+
+def _finished(arm: ArmProgress) -> str:
+    """What a gap so far is of: whole orders, or seeds where the order is one or does not matter."""
+    if arm.orders_wanted > 1:
+        return f"{_of(arm.orders, arm.orders_wanted)} orders"
+    return f"{_of(arm.done, arm.wanted)} seeds"
 
 
 def _arm(arm: ArmProgress) -> str:
