@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.store import Store
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.experiment import Experiment
 from l2kd_ray.study import yaml12
 from l2kd_ray.study.folder import Folder
@@ -155,11 +155,15 @@ def _found(path: str | Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
         yield shipped[str(path)]
         return
     if named is None:
+        swept = [one.name for one in list_studies(storage)]
+        files = [file.name for file in Path().glob("*.yaml")]
+        question = did_you_mean(path, [*files, *swept, *shipped])
         raise InputError(
             "no such study",
             where=str(path),
-            expected=f"a YAML file, or the name of a study in {storage} or of a shipped one",
-            fix="`l2kd list` names them",
+            expected="a YAML file, or the name of a shipped study or of one that was swept in "
+            f"{store.root}",
+            fix=" ".join(filter(None, [question, "`l2kd list` names them"])),
         )
     with Scratch("study") as folder:
         file = Path(folder, f"{path}.yaml")

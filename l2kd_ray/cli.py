@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.study import yaml12
 from l2kd_ray.study.reading import parse_overrides
 
@@ -191,6 +191,16 @@ def _json(data: object) -> str:
     return json.dumps(known(data))
 
 
+def _say_if_changed(experiment: Experiment) -> None:
+    """Say that a study is shown which is not the one that was swept last under its name."""
+    if (words := experiment.unlike_the_last_sweep()) is not None:
+        print(
+            f"Not as it was swept last ({words}). As it was swept: give its name, "
+            f"{experiment.name}, in place of its file.",
+            file=sys.stderr,
+        )
+
+
 def _print_search(experiment: Experiment) -> None:
     from l2kd_ray.report.planning import order_search_words
 
@@ -286,13 +296,14 @@ def submit(
 def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show how much of a study is done, whether or not a sweep is running."""
     experiment = _load(study, overrides)
+    _say_if_changed(experiment)
     state = experiment.status()
     if as_json:
         print(_json(state.to_json()))
         return
     print(f"A sweep is running: {state.live}" if state.live else "No sweep is running.")
     _print_search(experiment)
-    print(f"{state.trials_done} of {state.trials} trials are finished.")
+    print(f"{state.trials_done} of {state.trials} trials are finished in {experiment.folder}.")
     for role, (done, wanted) in state.stages.items():
         print(f"  {role:<10} {done} of {wanted}")
     for failure in state.failures:
@@ -312,7 +323,9 @@ def watch(
 
     from l2kd_ray.report.live import LiveView, picture, rows_of
 
-    look = _load(study, overrides).look()
+    experiment = _load(study, overrides)
+    _say_if_changed(experiment)
+    look = experiment.look()
     with LiveView(look, sys.stdout) as view, suppress(KeyboardInterrupt):
         while not once and not view.watch():
             time.sleep(1.0)
@@ -364,8 +377,10 @@ def init(
     """Write a commented study file to begin with, for the data files of a folder."""
     from l2kd_ray.study.template import new_study
 
-    file = new_study(folder)
-    print(f"Wrote {file}. What it will run: {shlex.join(['l2kd', 'plan', str(file)])}")
+    file, own = new_study(folder)
+    tasks = f"of {', '.join(own)}" if own else "of generated tasks, as no data files are there"
+    again = shlex.join(["l2kd", "plan", str(file)])
+    print(f"Wrote {file}, a study {tasks}. What it will run: {again}")
 
 
 @app.command()
@@ -374,6 +389,7 @@ def demo(overrides: Overrides = None) -> None:
     print("This is `l2kd sweep quickstart`; `l2kd plan quickstart` says what it runs.", flush=True)
     sweep("quickstart", overrides)
     print("To look at it in a browser, now or while it runs: l2kd serve")
+    print("Your own data: l2kd init FOLDER, which writes a study of the files there.")
 
 
 @app.command("list")
@@ -420,6 +436,7 @@ def answers(
     from l2kd_ray.study.answers import most_forgotten
 
     experiment = _load(study, overrides)
+    _say_if_changed(experiment)
     found = experiment.answers(
         task, method, order or experiment.first_order, seed or experiment.first_seed
     )
@@ -559,7 +576,9 @@ def export(
     ] = None,
 ) -> None:
     """Copy a trial's final student to a folder that Hugging Face transformers can load."""
-    print(f"Exported to {_load(study, overrides).export(trial, folder)}")
+    experiment = _load(study, overrides)
+    _say_if_changed(experiment)
+    print(f"Exported to {experiment.export(trial, folder)}")
 
 
 @app.command()
@@ -597,7 +616,13 @@ def check_plugin(
     from l2kd_ray.testing.plugins import CHECKS, run_all
 
     if kind not in CHECKS:
-        raise InputError("no such kind", key="--kind", got=kind, expected=", ".join(CHECKS))
+        raise InputError(
+            "no such kind",
+            key="--kind",
+            got=kind,
+            expected=", ".join(CHECKS),
+            fix=did_you_mean(kind, CHECKS),
+        )
     if not run_all(plugin, kind):
         raise typer.Exit(_BROKEN)
 

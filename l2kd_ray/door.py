@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.section import Section, expanded
 
 PluginKind = Literal["methods", "divergences", "metrics", "readers", "filters", "mirrors"]
@@ -78,13 +78,14 @@ def find(
     """
     path = name if PATH.match(name) else _entry_points(kind).get(name)
     if path is None:
-        more = sorted(_entry_points(kind))
+        names = [*known, *sorted(_entry_points(kind))]
         raise InputError(
             f"there is no such {kind.removesuffix('s')}",
             where=where,
             key=key,
             got=name,
-            expected=", ".join([*known, *more]) + "; or one of your own: ./file.py:name",
+            expected=", ".join(names) + "; or one of your own: ./file.py:name",
+            fix=did_you_mean(name, names),
         )
     module_path, attribute = _parts(path)
     if attribute in known:

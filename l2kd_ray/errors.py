@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 # Names that end like a secret's: api_key, hfToken, X-Amz-Signature, AWSAccessKeyId; not tokenizer.
 _SECRET = r"(?i:key|token|passw(?:or)?d|secret|credential|signature|sig)s?(?![a-z])"
@@ -78,6 +80,13 @@ class InputError(ValueError):
             expected=self.expected,
             fix=self.fix,
         )
+
+
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """A question with the name that is nearest to a wrong one; "" where none is near."""
+    known = {one.lower(): one for one in names}
+    near = get_close_matches(str(name).lower(), known, n=1)
+    return f"did you mean {known[near[0]]}?" if near else ""
 
 
 def _short(value: object, limit: int = 200) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from l2kd_ray.core.filetree import FileTree
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.study.folder import FailureRecord, Folder
 from l2kd_ray.study.plan import html_table
 
@@ -242,6 +242,12 @@ class Experiment:
 
         started = time.monotonic()
         self.store.check_writable()
+        if (other := self._folder.who_is_live()) is not None:
+            print(
+                f"A sweep of {self.name} is running already ({other}). What both do at the same "
+                "time is done twice; `l2kd watch` shows how far it is.",
+                file=sys.stderr,
+            )
         before = self.snapshot()
         finished, known = before.reader.listing().finished, before.manifests
         if any(stage.key in finished and stage.key not in known for stage in before.plan.every):
@@ -396,8 +402,7 @@ class Experiment:
         now = self.snapshot()
         own = self._chosen(now.trials, method=method, order=order, seed=seed)
         if task is not None and task not in self.study.tasks:
-            expected = ", ".join(self.study.tasks)
-            raise InputError("no such task", where=self.name, got=task, expected=expected)
+            raise self._no_such("task", task, self.study.tasks)
         return answers(now, own, None if task is None else [task])
 
     def curves(
@@ -435,20 +440,37 @@ class Experiment:
             ]
             chosen = [one for one, its in zip(chosen, have, strict=True) if its == str(value)]
             if not chosen:
-                expected = ", ".join(sorted(set(have)))
-                raise InputError(f"no such {name}", where=self.name, got=value, expected=expected)
+                raise self._no_such(name, value, sorted(set(have) - {""}))
         return chosen
+
+    def _no_such(self, what: str, got: object, names: Collection[str]) -> InputError:
+        return InputError(
+            f"no such {what}",
+            where=self.name,
+            got=got,
+            expected=", ".join(names) or "a finished evaluation",
+            fix=did_you_mean(got, names),
+        )
 
     def report(self, snapshot: Snapshot | None = None, *, mirror: bool = True) -> list[str]:
         """Write the result files and the report from the store or from a snapshot, and show them
         in the mirrors of `report_to`.
 
         Returns the paths or URIs of the report's files. Raises: InputError if nothing is finished
-        yet.
+        yet, or if another study was swept under this name.
         """
         from l2kd_ray.mirrors.process import mirrored
 
         now = snapshot or self.snapshot()
+        if (words := self.unlike_the_last_sweep(now)) is not None:
+            raise InputError(
+                "it is not the study that was swept last under this name, whose report it would "
+                "replace",
+                where=self.name,
+                got=words,
+                fix=f"what was swept: l2kd report {self.name}; to sweep this one: {self.command}, "
+                "with name=... to keep the other's report",
+            )
         with self._folder.local() as files:
             written = self._write_report(now, files)
             if mirror and len(now.scores):
@@ -456,6 +478,18 @@ class Experiment:
                     ending.state = "failed" if now.failures else "finished"
                 _print(ending.lines)
         return written
+
+    def unlike_the_last_sweep(self, snapshot: Snapshot | None = None) -> str | None:
+        """The settings by which this study has stages that the last sweep under its name had not;
+        None where it has none."""
+        from l2kd_ray.report.planning import setting_words
+        from l2kd_ray.study.changes import changes_since
+
+        every = (snapshot or self.snapshot()).plan.every
+        changes = changes_since(self._folder, self.study, every)
+        if changes is None or changes.used == len(every):
+            return None
+        return setting_words(changes)
 
     def figure(self, name: str) -> Picture:
         """A figure of the report, such as `gap_by_method`: a notebook shows it, and
@@ -469,8 +503,7 @@ class Experiment:
         found = {one.name: one for one in pictures(now.selectable, **self._inputs(now))}
         self.remember(now)
         if name not in found:
-            expected = ", ".join(found) or "a finished evaluation"
-            raise InputError("no such figure", where=self.name, got=name, expected=expected)
+            raise self._no_such("figure", name, found)
         return found[name]
 
     def _inputs(self, now: Snapshot) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from l2kd_ray.analysis.smooth import smooth
 from l2kd_ray.api import list_studies, load_study, shipped_studies
 from l2kd_ray.errors import InputError
 from l2kd_ray.report import write_report
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.overview import headline_of
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +67,77 @@ def test_init_names_the_data_files_that_it_finds(tmp_path: Path) -> None:
     assert study.study.tasks == ["faq", "no"]  # `half` has no test, and `no` is a text
     assert study.study.config.tasks[1].dev is not None
     assert {one.split for one in study.data()} == {"train", "dev", "test"}
+
+
+def test_init_takes_the_split_first_and_refuses_files_that_are_no_pair(tmp_path: Path) -> None:
+    for name in ("train_news.csv", "test_news.csv"):
+        (tmp_path / name).write_text("text,label\n" + 8 * "a,b\n")
+    assert "a study of news." in run("init")
+    assert load_study("study.yaml").study.tasks == ["news"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/reviews.csv").write_text("text,label\n" + 8 * "a,b\n")
+    with pytest.raises(InputError, match="no two of its tables") as refused:
+        run("init", "other")
+    assert "reviews.csv" in str(refused.value)
+    assert not (tmp_path / "other/study.yaml").exists()
+    assert "generated tasks" in run("init", "new")
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(
+    storage: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.train.csv").write_text("text,label\n" + 8 * "a,b\n")
+    file = {"name": "a", "train": "a.trian.csv", "test": "a.train.csv"}
+    for changes, name in (
+        ({"methods": ["l2dk"]}, "l2kd"),
+        ({"kd.temprature": 2}, "temperature"),
+        ({"tasks": [{"name": "gen.rest", "metric": "rogue"}]}, "rouge"),
+        ({"tasks": ["gen.resst"]}, "gen.rest"),
+        ({"trian": {}}, "train"),
+        ({"tune.stop": {"half_width": 1, "method": "lmaol"}}, "lamol"),
+        ({"stream": "standard_cl", "tasks": None}, "standard-cl"),
+        ({"tasks": [file]}, "a.train.csv"),
+    ):
+        with pytest.raises(InputError) as refused:
+            load_study(tiny_data(), changes)
+        assert f"did you mean {name}?" in refused.value.fix, refused.value
+    (tmp_path / "mine.yaml").write_text("")
+    study = load_study("tiny", storage=str(storage))
+    for call, name in (
+        (lambda: load_study("quickstrat"), "quickstart"),
+        (lambda: load_study("mine"), "mine.yaml"),
+        (lambda: load_study("tinny", storage=str(storage)), "tiny"),
+        (lambda: study.answers(task="gen.resst"), "gen.rest"),
+        (lambda: study.curves(method="lmaol"), "lamol"),
+        (lambda: study.figure("gap_by_methods"), "gap_by_method"),
+    ):
+        with pytest.raises(InputError) as refused:
+            call()
+        assert f"did you mean {name}?" in refused.value.fix, refused.value
+
+
+def test_another_study_under_the_name_is_not_reported_over_the_one_that_was_swept(
+    storage: Path,
+) -> None:
+    before = (storage / "studies/tiny/report.md").read_text()
+    words = ("tiny", f"storage={storage}", "train.epochs=7")
+    with pytest.raises(InputError, match="not the study that was swept last") as refused:
+        run("report", *words)
+    assert "train.epochs" in str(refused.value)
+    assert "Not as it was swept last (train.epochs" in run("status", *words)
+    assert (storage / "studies/tiny/report.md").read_text() == before
+    for same in (("keep=leaves",), ("seeds=[531]",), ()):  # no stage of its own
+        assert "Not as it was" not in run("status", "tiny", f"storage={storage}", *same)
+        run("report", "tiny", f"storage={storage}", *same)
+
+
+def test_a_second_sweep_says_that_one_is_running(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load_study("tiny", storage=str(storage))
+    with Folder(study.store, "tiny").live():
+        study.sweep("inline")
+    assert "running already (process" in capsys.readouterr().err
 
 
 def test_a_shipped_study_is_known_by_its_name(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def answer_lines(answers: pd.DataFrame) -> Iterator[str]:
     arms = answers[["method", "setting"]].drop_duplicates()
     names = dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
     by = ["task", "order", "seed", "example"]
+    yield "A row an answer: tasks learned (* right after this one), score, answer."
+    yield ""
     for (task, order, seed, example), own in answers.groupby(by, sort=False):
         where = ", ".join(filter(None, [str(task), str(order), f"seed {seed}"]))
         yield f"{where}: example {example}"

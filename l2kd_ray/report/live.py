@@ -140,7 +140,7 @@ def _of(done: int, total: int) -> str:
 
 
 def _finished(arm: ArmProgress) -> str:
-    """What a gap so far is of: whole orders, or seeds where the order is one or does not matter."""
+    """The part of an arm that a gap so far is of: orders, or seeds where there is one or none."""
     if arm.orders_wanted > 1:
         return f"{_of(arm.orders, arm.orders_wanted)} orders"
     return f"{_of(arm.done, arm.wanted)} seeds"

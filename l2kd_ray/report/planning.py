@@ -113,10 +113,7 @@ def cost_words(planned: Plan) -> str:
 
 def change_words(found: Changes) -> list[str]:
     """The changes since the last sweep in words, and how much of it can be used."""
-    shown = list(found.settings.items())[:_MOST_SHOWN]
-    listed = "; ".join(f"{key}: {before} -> {now}" for key, (before, now) in shown)
-    more = len(found.settings) - len(shown)
-    lines = [f"Changed since the last sweep: {listed}" + (f"; and {more} more." if more else ".")]
+    lines = [f"Changed since the last sweep: {setting_words(found)}."]
     used = f"Of its {found.former} stages this study needs {found.used}."
     if found.first:
         used += f" Its {found.first} stages are all new, and so is all that is made from them."
@@ -126,6 +123,14 @@ def change_words(found: Changes) -> list[str]:
             "tokenizer.model."
         )
     return [*lines, used]
+
+
+def setting_words(found: Changes) -> str:
+    """The changed settings, the first of them by name: `train.epochs: 25 -> 5; and 3 more`."""
+    shown = list(found.settings.items())[:_MOST_SHOWN]
+    listed = "; ".join(f"{key}: {before} -> {now}" for key, (before, now) in shown)
+    more = len(found.settings) - len(shown)
+    return listed + (f"; and {more} more" if more else "")
 
 
 def _counted(number: int, name: str) -> str:

@@ -249,9 +249,9 @@ def selected_words(selected_of: Mapping[str, int]) -> str:
     if not each:
         return ""
     return (
-        f"{each}. The models of the dev scores have the test scores too, so that such a gap is "
-        "understated and its interval holds less often than it says; search.select_on reports "
-        "other instances"
+        f"{each}, chosen by the dev scores of the very models whose test scores stand here. So the "
+        "gap is smaller than with new seeds, and its interval is too narrow; search.select_on "
+        "chooses on one half of the instances and reports the other"
     )
 
 

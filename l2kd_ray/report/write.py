@@ -61,7 +61,7 @@ def write_report(
         raise InputError(
             "no scores yet, so there is nothing to report",
             where=str(shown.study.get("name") or folder),
-            expected="at least one finished evaluation",
+            expected=f"at least one finished evaluation in {shown.study.get('storage') or folder}",
             fix="run `l2kd sweep` with this study first",
         )
     found, report = _document(

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study.sections import ONE_ORDER_ALONE, RACE, Grid, RandomOrders, SearchOrders
 
@@ -197,6 +197,7 @@ def _stop(study: StudyConfig) -> None:
             key="tune.stop.method",
             got=tune.stop.method,
             expected=" or ".join(names),
+            fix=did_you_mean(tune.stop.method, names),
         )
     if tune.stop.half_width is not None and study.search:
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from l2kd_ray import door
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.families import FAMILIES, METHODS, Family, Method, Settings
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.section import Section
@@ -194,9 +194,14 @@ def _unknown(found: InputError, family: Family, options: list[str]) -> InputErro
         )
     if "." in found.key:
         return found
-    expected = "one of " + ", ".join((*sorted(_FRAME), *family.settings.model_fields, *options))
+    keys = (*sorted(_FRAME), *family.settings.model_fields, *options)
     return InputError(
-        found.problem, where=found.where, key=found.key, got=found.got, expected=expected
+        found.problem,
+        where=found.where,
+        key=found.key,
+        got=found.got,
+        expected=f"one of {', '.join(keys)}",
+        fix=did_you_mean(found.key, keys),
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.section import in_quotes
 
 UNKNOWN_KEY = "unknown key"
@@ -48,12 +48,14 @@ def refusal(
             fix=cause.fix,
         )
     if first["type"] == "extra_forbidden":
+        keys = known_keys(model, location)
         return InputError(
             UNKNOWN_KEY,
             where=where,
             key=dotted,
             got=first["input"],
-            expected=known_keys(model, location),
+            expected=f"one of {', '.join(keys)}" if keys else "",
+            fix=did_you_mean(location[-1], keys),
         )
     if first["type"] == "missing":
         return InputError("a key is missing", where=where, key=dotted)
@@ -87,14 +89,13 @@ def _plain(message: str) -> str:
     return message.replace("a valid tuple", "a list")
 
 
-def known_keys(model: type[BaseModel], location: Sequence[object]) -> str:
+def known_keys(model: type[BaseModel], location: Sequence[object]) -> list[str]:
     """The valid keys in place of an unknown one."""
     found = [model]
     for part in location[:-1]:
         fields = [one.model_fields[str(part)] for one in found if str(part) in one.model_fields]
         found = [below for field in fields for below in sections_of(field)] if fields else found
-    keys = [name for one in found for name in one.model_fields]
-    return f"one of {', '.join(keys)}" if keys else ""
+    return [name for one in found for name in one.model_fields]
 
 
 def sections_of(field: FieldInfo) -> list[type[BaseModel]]:

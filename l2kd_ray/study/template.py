@@ -12,22 +12,38 @@ from textwrap import indent
 from l2kd_ray.errors import InputError
 from l2kd_ray.study import yaml12
 
-_DATA = re.compile(
-    r"(?P<task>\w[\w-]*)[._-](?P<split>train|dev|valid|validation|test)\.(jsonl|csv|tsv)"
+_SPLITS = "train|dev|valid|validation|test"
+_TABLES = "jsonl|csv|tsv"
+_DATA = (
+    re.compile(rf"(?P<task>\w[\w-]*)[._-](?P<split>{_SPLITS})\.({_TABLES})"),
+    re.compile(rf"(?P<split>{_SPLITS})[._-](?P<task>\w[\w-]*)\.({_TABLES})"),
 )
 _STAND_IN = ("gen.rest", "gen.hotel", "gen.tv")
 """Generated tasks, for a folder without data."""
 
 
-def new_study(folder: Path) -> Path:
+def new_study(folder: Path) -> tuple[Path, list[str]]:
     """Write `study.yaml` into a folder, with a task for each pair of files in it such as
-    `faq.train.jsonl` and `faq.test.jsonl`; returns its path.
+    `faq.train.jsonl` and `faq.test.jsonl`; with generated tasks if it holds no tables.
 
-    Raises: InputError if there is one already.
+    Returns its path, and the tasks of the folder.
+
+    Raises: InputError if there is a study already, or if the folder has tables and no such pair.
     """
     path = folder / "study.yaml"
     folder.mkdir(parents=True, exist_ok=True)
     found = _tasks(folder)
+    tables = [one.name for one in folder.iterdir() if re.search(rf"\.({_TABLES})$", one.name)]
+    if tables and not found:
+        raise InputError(
+            "no two of its tables are the training and the test file of a task",
+            where=str(folder),
+            got=sorted(tables),
+            expected="pairs such as faq.train.csv and faq.test.csv (or _ or - for the dot; also "
+            ".tsv and .jsonl)",
+            fix="rename them, or name them in a study file: tasks: [{name: faq, train: ..., "
+            "test: ...}]",
+        )
     if found:
         lines = [indent(yaml12.dump(found), "  ").rstrip()]
     else:
@@ -45,14 +61,15 @@ def new_study(folder: Path) -> Path:
         raise InputError(
             "there is a study already", where=str(path), fix="name another folder: l2kd init DIR"
         ) from None
-    return path
+    return path, [one["name"] for one in found]
 
 
 def _tasks(folder: Path) -> list[Mapping[str, str]]:
     """The tasks whose training and test files lie in the folder."""
     splits: dict[str, dict[str, str]] = {}
     for file in sorted(folder.iterdir()):
-        if found := _DATA.fullmatch(file.name):
+        matches = (pattern.fullmatch(file.name) for pattern in _DATA)
+        if found := next(filter(None, matches), None):
             split = "dev" if found["split"].startswith("valid") else found["split"]
             splits.setdefault(found["task"], {}).setdefault(split, file.name)
     return [

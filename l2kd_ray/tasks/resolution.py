@@ -7,12 +7,11 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
 from l2kd_ray.door import Plugin, PluginKind, find
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.tasks import distil, labelled, tagging
 from l2kd_ray.tasks.data import Source, Task, TaskData
 from l2kd_ray.tasks.examples import Example
@@ -312,14 +311,14 @@ def _sources(
     if spec.hub:
         return _hub(spec, entry, spec.hub, where)
     if entry is None:
-        close = get_close_matches(spec.name, entries(), n=1)
+        question = did_you_mean(spec.name, entries())
         raise InputError(
             "no such task",
             where=where,
             key="tasks",
             got=spec.name,
             expected=f"one of {', '.join(entries())}",
-            fix=(f"did you mean {close[0]}? " if close else "")
+            fix=f"{question} " * bool(question)
             + "a task of your own needs files: {name: mine, train: a.jsonl, test: b.jsonl}",
         )
     if entry.generator:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 
 _RACY_NS = 2 * 10**9
 """Age below which a file's time is not trusted: with coarse clocks it may change unnoticed."""
@@ -132,12 +132,21 @@ def digest(path: str | Path) -> str:
             f"cannot read the file: {error.strerror}",
             where=str(path),
             expected="a file",
-            fix="on a cluster, data files must have the same path on every machine",
+            fix=_instead_of(Path(path)),
         ) from None
     if time.time_ns() - stat.st_mtime_ns < _RACY_NS:
         return _hash(path)
     # Size and time only serve as the cache's key.
     return _remembered(str(path), stat.st_size, stat.st_mtime_ns)
+
+
+def _instead_of(path: Path) -> str:
+    """The file that may be meant, or what else can be the reason."""
+    siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    return (
+        did_you_mean(path.name, siblings)
+        or "on a cluster, data files must have the same path on every machine"
+    )
 
 
 def _hash(path: str | Path) -> str:

@@ -217,9 +217,18 @@ def _no_column(name: str, cells: Mapping[str, Any], where: str) -> InputError:
         where=where,
         got=list(cells),
         expected=f"a column {name}",
-        fix="name the columns of the task: columns: "
-        + ("{label: ...}" if "text" in cells else "{context: ..., question: ..., answer: ...}"),
+        fix=_columns_to_name(list(cells)),
     )
+
+
+def _columns_to_name(have: Sequence[str]) -> str:
+    if len(have) == 1 and ";" in have[0]:
+        return "its cells are apart by semicolons: write it with commas, or as .tsv with tabs"
+    if "text" in have or "label" in have:
+        columns = "{text: ...}" if "label" in have else "{label: ...}"
+    else:
+        columns = "{text: ..., label: ...}, or {context: ..., question: ..., answer: ...}"
+    return f"name the columns of the task: columns: {columns}"
 
 
 def _question(cells: Mapping[str, Any], role: str, options: Mapping[str, str], where: str) -> str:

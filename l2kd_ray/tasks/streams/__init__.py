@@ -16,7 +16,7 @@ import yaml
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from l2kd_ray.errors import InputError
+from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.tasks.registry import by_split
 
 
@@ -55,7 +55,11 @@ def stream(name: str) -> NamedStream:
     """A stream by its name. Raises: InputError if there is none."""
     if name not in STREAMS:
         raise InputError(
-            "there is no such stream", key="stream", got=name, expected=" or ".join(STREAMS)
+            "there is no such stream",
+            key="stream",
+            got=name,
+            expected=" or ".join(STREAMS),
+            fix=did_you_mean(name, STREAMS),
         )
     text = files("l2kd_ray.tasks.streams").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     return NamedStream(**yaml.safe_load(text))
