@@ -70,8 +70,9 @@ def test_init_names_the_data_files_that_it_finds(tmp_path: Path) -> None:
 
 
 def test_init_takes_the_split_first_and_refuses_files_that_are_no_pair(tmp_path: Path) -> None:
+    rows = "".join(f"a{k},b{k % 2}\n" for k in range(8))
     for name in ("train_news.csv", "test_news.csv"):
-        (tmp_path / name).write_text("text,label\n" + 8 * "a,b\n")
+        (tmp_path / name).write_text(f"text,label\n{rows}")
     assert "a study of news." in run("init")
     assert load_study("study.yaml").study.tasks == ["news"]
     (tmp_path / "other").mkdir()
