@@ -41,6 +41,7 @@ class LiveView:
     def __enter__(self) -> LiveView:
         if self._console.is_terminal:
             self._live.start()
+            self._live.update(Text("starting"), refresh=True)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -53,7 +53,10 @@ def new_study(folder: Path) -> tuple[Path, list[str]]:
         ]
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-") or "study"
     template = files("l2kd_ray.study").joinpath("template.yaml").read_text(encoding="utf-8")
-    text = Template(template).substitute(name=name, file=path.name, tasks="\n".join(lines))
+    replay = "# With a second task:\n# " if len(found) == 1 else ""
+    text = Template(template).substitute(
+        name=name, file=path.name, tasks="\n".join(lines), replay=replay
+    )
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
