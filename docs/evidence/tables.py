@@ -203,7 +203,10 @@ def _points(values: pd.Series[float]) -> list[str]:
 
 def _with_interval(rows: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
     numbers = zip(_points(rows[value]), rows[low], rows[high], strict=True)
-    return [f"{number} ({interval_label(low, high)})" for number, low, high in numbers]
+    return [
+        number if pd.isna(low) else f"{number} ({interval_label(low, high)})"
+        for number, low, high in numbers
+    ]
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -220,7 +223,11 @@ def renewed(page: str) -> str:
         "pairs": pairs,
         "means": means,
     }
-    of_files = {"controlled": controlled, "ranked": ranked, "predicted": predicted}
+    of_files: dict[str, Callable[..., pd.DataFrame]] = {
+        "controlled": controlled,
+        "ranked": ranked,
+        "predicted": predicted,
+    }
 
     def table(match: re.Match[str]) -> str:
         begin, names, kind, end = match.groups()
