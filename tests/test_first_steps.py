@@ -187,6 +187,12 @@ def test_the_headline_of_a_list_is_that_of_the_report(storage: Path) -> None:
     assert headline_of("# a\n\nb\n\n> n\n\nThe one.\n\n> m\n\n## Gap\n\nnot this\n") == "The one."
 
 
+def test_a_report_says_what_its_methods_are(storage: Path) -> None:
+    report = (storage / "studies/tiny/report.md").read_text()
+    assert "**lamol**: LAMOL (Sun, Ho, Lee, ICLR 2020): training beside pseudo-samples" in report
+    assert "**multi-task**: one model of all tasks" in report
+
+
 def test_a_report_without_scores_has_a_headline_too(tmp_path: Path) -> None:
     failure = {"kind": "learn", "key": "ab" * 16, "error": "e", "traceback": "t"}
     write_report(tmp_path, pd.DataFrame(), study={"name": "x"}, failures=[failure])

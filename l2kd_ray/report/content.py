@@ -86,7 +86,7 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
         notices=(*first, *_caveats(found, undone), *failed),
         sections=(
             *distillation_section(found, look, distilled),
-            gap_section(found, look, inputs.over_examples, distilled),
+            gap_section(found, look, inputs.over_examples, distilled, inputs.methods),
             *comparison_section(found),
             *summary_section(found),
             *_of_orders(found, look, inputs.retention),

@@ -9,6 +9,7 @@ import pandas as pd
 from l2kd_ray.analysis.examples import over_examples
 from l2kd_ray.analysis.findings import Findings
 from l2kd_ray.analysis.shares import BASELINE
+from l2kd_ray.names import MULTITASK, SINGLE
 from l2kd_ray.report import figures
 from l2kd_ray.report.blocks import (
     Block,
@@ -30,6 +31,11 @@ from l2kd_ray.report.labels import (
 from l2kd_ray.report.sentences import note_words
 from l2kd_ray.report.style import LineStyle
 
+_REFERENCES = {
+    MULTITASK: "one model of all tasks at once, which the gaps are measured from.",
+    SINGLE: "a model for each task, which has seen no other.",
+}
+
 
 def each_by_itself(found: Findings, low: pd.Series[float]) -> str:
     """The end of a caption of a table with intervals of these lower ends below its numbers."""
@@ -42,8 +48,10 @@ def gap_section(
     look: Mapping[str, LineStyle],
     examples: pd.DataFrame | None = None,
     distilled: str = "",
+    methods: Mapping[str, str] | None = None,
 ) -> ReportSection:
-    """`distilled`: the legend of what students are distilled by (`distilled_by`)."""
+    """`distilled`: the legend of what students are distilled by (`distilled_by`); `methods`: what
+    each of them is."""
     arms = found.arms
     blocks: list[Block] = []
     with_gap = arms[arms["gap/abs"].notna()]
@@ -75,6 +83,10 @@ def gap_section(
     else:
         blocks.append(Prose("No lifelong method has a score yet."))
     blocks.append(_score_table(pd.concat([found.references, arms], ignore_index=True)))
+    if methods:
+        told = {**methods, **_REFERENCES}
+        lines = tuple(Prose(f"**{method_label(name)}**: {what}") for name, what in told.items())
+        blocks.append(Fold("What the methods are", lines))
     return ReportSection("Gap to multi-task", tuple(blocks))
 
 

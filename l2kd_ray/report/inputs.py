@@ -57,6 +57,8 @@ class Inputs:
     """The data of each task and split."""
     published: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By arm, the settings of the paper that its method comes from, by dotted name."""
+    methods: Mapping[str, str] = field(default_factory=dict)
+    """By arm, what its method is, in a sentence."""
     divergences: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By method, the built-in divergences that its students are distilled by."""
     top_k: Sequence[Mapping[str, float]] = ()

@@ -5,6 +5,7 @@ These are costs, replay and its samples, and per-example test scores.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import SearchOrders
 from l2kd_ray.study.snapshot import Snapshot
+from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Cell, Trial
 from l2kd_ray.study.work import devices, hours_by_method, peak_memory, work_by_method
 
@@ -83,10 +85,20 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
             arm.name: snapshot.study.family.methods[arm.method].published
             for arm in snapshot.study.config.arms
         },
+        "methods": _in_words(snapshot.study),
         "divergences": _divergences(snapshot.reported),
         "top_k": top_k_bias(snapshot.manifests.values()),
         **inference(snapshot),
     }
+
+
+def _in_words(study: Study) -> dict[str, str]:
+    """The first paragraph of what the code of each arm's method says of it."""
+    said = {
+        arm.name: inspect.getdoc(study.family.methods[arm.method].step) or ""
+        for arm in study.config.arms
+    }
+    return {name: " ".join(doc.split("\n\n")[0].split()) for name, doc in said.items() if doc}
 
 
 def _objectives(snapshot: Snapshot) -> pd.DataFrame | None:
