@@ -78,12 +78,12 @@ def _teacher_table(found: Findings) -> list[Block]:
     rows = found.teachers
     if rows["teacher/avg"].isna().all():
         return []
-    frame = pd.DataFrame({"Method": row_labels(rows), "Teachers": rows["group"]})
+    frame = pd.DataFrame({"Method": row_labels(rows)})
+    words = "Teachers, each on the task that it taught, in points."
+    if len(rows) > 1:
+        frame["Group"] = rows["group"]
+        words += " Arms of one group share their teachers."
     frame["Their score"] = rows["teacher/avg"].astype(float)
-    words = (
-        "Teachers, each on the task that it taught, in points. Arms with one number share their "
-        "teachers."
-    )
     if rows["gap/teacher_first"].notna().any():
         frame["Below, just learned"] = measured(
             rows, "gap/teacher_first", "teacher_first/low", "teacher_first/high"
