@@ -191,14 +191,16 @@ def _json(data: object) -> str:
     return json.dumps(known(data))
 
 
-def _say_if_changed(experiment: Experiment) -> None:
-    """Say that a study is shown which is not the one that was swept last under its name."""
-    if (words := experiment.unlike_the_last_sweep()) is not None:
+def _snapshot(experiment: Experiment) -> Snapshot:
+    """The study as it is now; says if it is not the one that was swept last under its name."""
+    now = experiment.snapshot()
+    if (words := experiment.unlike_the_last_sweep(now)) is not None:
         print(
             f"Not as it was swept last ({words}). As it was swept: give its name, "
             f"{experiment.name}, in place of its file.",
             file=sys.stderr,
         )
+    return now
 
 
 def _print_search(experiment: Experiment) -> None:
@@ -296,8 +298,7 @@ def submit(
 def status(study: StudyFile, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show how much of a study is done, whether or not a sweep is running."""
     experiment = _load(study, overrides)
-    _say_if_changed(experiment)
-    state = experiment.status()
+    state = experiment.status(_snapshot(experiment))
     if as_json:
         print(_json(state.to_json()))
         return
@@ -323,9 +324,7 @@ def watch(
 
     from l2kd_ray.report.live import LiveView, picture, rows_of
 
-    experiment = _load(study, overrides)
-    _say_if_changed(experiment)
-    look = experiment.look()
+    look = _load(study, overrides).look()
     with LiveView(look, sys.stdout) as view, suppress(KeyboardInterrupt):
         while not once and not view.watch():
             time.sleep(1.0)
@@ -436,9 +435,12 @@ def answers(
     from l2kd_ray.study.answers import most_forgotten
 
     experiment = _load(study, overrides)
-    _say_if_changed(experiment)
     found = experiment.answers(
-        task, method, order or experiment.first_order, seed or experiment.first_seed
+        task,
+        method,
+        order or experiment.first_order,
+        seed or experiment.first_seed,
+        snapshot=_snapshot(experiment),
     )
     found = most_forgotten(found, most) if example is None else found[found["example"] == example]
     if found.empty:
@@ -577,8 +579,7 @@ def export(
 ) -> None:
     """Copy a trial's final student to a folder that Hugging Face transformers can load."""
     experiment = _load(study, overrides)
-    _say_if_changed(experiment)
-    print(f"Exported to {experiment.export(trial, folder)}")
+    print(f"Exported to {experiment.export(trial, folder, _snapshot(experiment))}")
 
 
 @app.command()

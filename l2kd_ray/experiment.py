@@ -334,9 +334,9 @@ class Experiment:
 
         return now
 
-    def status(self) -> Status:
+    def status(self, snapshot: Snapshot | None = None) -> Status:
         """The progress of the study, whether or not a sweep of it is running."""
-        now = self.snapshot()
+        now = snapshot or self.snapshot()
         stages = {
             role: (count.unique - count.todo, count.unique)
             for role, count in now.plan.stages.items()
@@ -383,6 +383,8 @@ class Experiment:
         method: str | None = None,
         order: str | None = None,
         seed: str | int | None = None,
+        *,
+        snapshot: Snapshot | None = None,
     ) -> pd.DataFrame:
         """The students' answers to the test examples, after each task of their stream.
 
@@ -399,7 +401,7 @@ class Experiment:
         """
         from l2kd_ray.study.answers import answers
 
-        now = self.snapshot()
+        now = snapshot or self.snapshot()
         own = self._chosen(now.trials, method=method, order=order, seed=seed)
         if task is not None and task not in self.study.tasks:
             raise self._no_such("task", task, self.study.tasks)
@@ -479,13 +481,13 @@ class Experiment:
                 _print(ending.lines)
         return written
 
-    def unlike_the_last_sweep(self, snapshot: Snapshot | None = None) -> str | None:
+    def unlike_the_last_sweep(self, snapshot: Snapshot) -> str | None:
         """The settings by which this study has stages that the last sweep under its name had not;
         None where it has none."""
         from l2kd_ray.report.planning import setting_words
         from l2kd_ray.study.changes import changes_since
 
-        every = (snapshot or self.snapshot()).plan.every
+        every = snapshot.plan.every
         changes = changes_since(self._folder, self.study, every)
         if changes is None or changes.used == len(every):
             return None
@@ -537,13 +539,13 @@ class Experiment:
         if is_read(shown):
             self._folder.keep_look(shown.seen)
 
-    def export(self, trial: str, folder: str | Path) -> Path:
+    def export(self, trial: str, folder: str | Path, snapshot: Snapshot | None = None) -> Path:
         """Copy a trial's final student to `folder`, a Hugging Face model folder.
 
         `trial` is a trial's id (or the start of one), as the result files have it.
         Raises: InputError if there is no such trial, or its student is not finished.
         """
-        now = self.snapshot()
+        now = snapshot or self.snapshot()
         chosen = [one for one in now.trials if one.id.startswith(trial)]
         if len(chosen) != 1:
             raise InputError(

@@ -778,7 +778,7 @@ def test_a_mirror_that_is_not_there_is_refused(changes: Mapping[str, Any], key: 
 
 
 def test_a_package_that_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("l2kd_ray.study.schema.find_spec", lambda name: None)
+    monkeypatch.setattr("l2kd_ray.study.sections.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"l2kd-ray\[mlflow\]"):
         planned(wandb={}, report_to="mlflow")
 
