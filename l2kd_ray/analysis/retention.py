@@ -28,10 +28,9 @@ def retained_by_setting(trials: Iterable[ScoredTrial], measured: pd.DataFrame) -
     frame = retained(measured).dropna()
     names = {trial.trial: (trial.method, trial.setting) for trial in trials if trial.order}
     frame = frame[frame.index.isin(names)].rename(columns=lambda name: name.removeprefix(_PREFIX))
-    groups = pd.MultiIndex.from_tuples(
-        [names[trial] for trial in frame.index], names=["method", "setting"]
-    )
-    return frame.groupby([groups.get_level_values(n) for n in groups.names]).mean().reset_index()
+    by = ["method", "setting"]
+    arms = pd.DataFrame([names[trial] for trial in frame.index], frame.index, by)
+    return arms.join(frame).groupby(by).mean().reset_index()
 
 
 def retained(measured: pd.DataFrame) -> pd.DataFrame:
