@@ -84,6 +84,7 @@ LANGUAGE = [
     *(pytest.param("l2kd", settings, marks=pytest.mark.drill) for settings in SETTINGS[1:]),
     ("ewc", {}),
     ("gem", {}),
+    ("ssr", {"ssr.shots": 1}),
 ]
 
 

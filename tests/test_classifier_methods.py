@@ -391,7 +391,7 @@ def test_a_weight_between_adds_the_loss_of_labels(store: Store) -> None:
     for weight in (0.0, 0.25, 1.0):
         loss = DistilLoss(weight, objective, classifier, SHARED, None)
         rows = [ItemRow(Item(("bada dodo",), SHARED, 1.0, expertise=e), 0) for e in (1.0, 3.0)]
-        wrapped = MetaStudent.of(classifier.eval(), classifier, None, objective.wanted, 0)
+        wrapped = MetaStudent(classifier.eval(), classifier, None, objective.wanted, 0)
         losses.append(loss.losses(wrapped, wrapped, rows, "cpu"))
     assert losses[0][0] == losses[0][1]  # a label is not weighed by the teacher's expertise
     torch.testing.assert_close(losses[2][1], 3 * losses[2][0])

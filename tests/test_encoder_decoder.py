@@ -176,7 +176,7 @@ def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
     model = make()
 
     def sampled(rows: list[int], batch: int) -> list[list[int]]:
-        sampler = TopK.seeded(5, 1.0, [np.random.default_rng(row) for row in rows], 9)
+        sampler = TopK.seeded(5, 1.0, [np.random.default_rng(row) for row in rows], 9, "cpu")
         chosen = [PROMPTS[row] for row in rows]
         return generate(model, chosen, sampler, max_new_tokens=9, eos=FORMAT.eos, batch=batch)
 

@@ -159,7 +159,8 @@ def test_sampling_has_the_distribution_of_the_top_k(vocab: int) -> None:
     with torch.no_grad():
         logits = model.lm(input_ids=torch.tensor([prompt])).logits[0, -1]
     kept, tokens = logits.topk(k)
-    sampler = TopK.seeded(k, temperature, [np.random.default_rng(row) for row in range(count)], 1)
+    streams = [np.random.default_rng(row) for row in range(count)]
+    sampler = TopK.seeded(k, temperature, streams, 1, "cpu")
     drawn = sampler(logits.expand(count, -1), torch.arange(count), 0)
     counts = [int((drawn == token).sum()) for token in tokens]
     assert sum(counts) == count
@@ -179,7 +180,7 @@ def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
     model, prompts = make_model(), ragged([1, 4, 2, 9, 30, 1])
 
     def sampled(rows: list[int], batch: int) -> list[TokenIds]:
-        sampler = TopK.seeded(20, 1.0, [np.random.default_rng(row) for row in rows], 40)
+        sampler = TopK.seeded(20, 1.0, [np.random.default_rng(row) for row in rows], 40, "cpu")
         chosen = [prompts[row] for row in rows]
         return generate(model, chosen, sampler, max_new_tokens=40, eos=EOS, batch=batch)
 

@@ -161,10 +161,10 @@ def test_quotas_are_those_of_lamol(rows: list[int], ratio: str) -> None:
 @settings(max_examples=30)
 def test_a_memory_is_a_share_of_each_former_task(rows: int, ratio: str) -> None:
     build = sized([rows, 3, 5], 1, "equal")
-    memory = build.memory(tuple(TASKS[:2]), SEED, float(ratio), margin=0.5)
-    assert memory is not None
+    kept = build.kept(tuple(TASKS[:2]), SEED, float(ratio))
+    assert kept is not None
     share = Fraction(ratio)
-    assert counts(memory.memory) == dict(
+    assert counts(kept) == dict(
         zip(TASKS, [math.ceil(share * rows), math.ceil(share * 3)], strict=False)
     )
 

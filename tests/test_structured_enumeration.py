@@ -14,7 +14,7 @@ from helpers.enumeration import (
     trees,
 )
 
-from l2kd_ray.distill.structured.bioes import constraints, tag_names
+from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, tag_names
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.spans import Spans
 
@@ -25,6 +25,22 @@ def test_tree_counts_are_cayleys() -> None:
         assert len(trees(n, single_root=False)) == (n + 1) ** (n - 1)
     projective = [len(trees(n, projective=True)) for n in range(1, 6)]
     assert projective == [1, 2, 7, 30, 143]  # OEIS A006013
+
+
+def constraints(types: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(transitions [L, L], start [L], end [L]): 0 where BIOES allows it, -inf elsewhere."""
+    tag = torch.arange(4 * types + 1) - 1
+    outside = tag < 0
+    kind, part = tag.div(4, rounding_mode="floor"), tag.remainder(4)
+    opens = ~outside & ((part == BEGIN) | (part == INSIDE))  # the span goes on after this tag
+    continues = ~outside & ((part == INSIDE) | (part == END))  # it began before this tag
+    same = opens[:, None] & continues & (kind[:, None] == kind)
+    legal = same | (~opens[:, None] & ~continues)
+    return _log(legal), _log(~continues), _log(~opens)
+
+
+def _log(legal: torch.Tensor) -> torch.Tensor:
+    return torch.where(legal, 0.0, -torch.inf)
 
 
 @pytest.mark.parametrize(("n", "types"), [(1, 2), (2, 2), (3, 2), (4, 2), (5, 1)])

@@ -363,9 +363,7 @@ def test_one_substructure_a_position_is_word_kd(seed: int, lengths: list[int], T
     close(as_chain.loss(flat, as_chain.targets(teacher)), loss)
 
 
-def test_local_temperature_is_refused_without_the_clamp() -> None:
-    with pytest.raises(ValueError, match="clamp"):
-        StructuralKD(chain_to_chain, 2.0, scope="local")
+def test_a_temperature_below_0_and_an_unknown_scope_are_refused() -> None:
     with pytest.raises(ValueError, match="-1"):
         StructuralKD(chain_to_chain, -1.0)
     with pytest.raises(ValueError, match="locale"):
@@ -375,7 +373,7 @@ def test_local_temperature_is_refused_without_the_clamp() -> None:
 def test_local_temperature_has_no_minimum_for_a_chain_and_a_clamp_at_0() -> None:
     length = torch.tensor([5, 3])
     teacher, T = chain(2, length).temper(1 / 3), 4.0
-    objective = StructuralKD(chain_to_chain, T, scope="local", clamp=True)
+    objective = StructuralKD(chain_to_chain, T, scope="local")
     targets = objective.targets(teacher)
     student, inputs = with_leaves(chain(8, length))
     descent = torch.optim.Adam(inputs, lr=1.0)
@@ -390,7 +388,7 @@ def test_local_temperature_has_no_minimum_for_a_chain_and_a_clamp_at_0() -> None
     softened = tokens(3, length)
     scopes = (
         StructuralKD(unchanged, T),
-        StructuralKD(unchanged, T, scope="local", clamp=True),
+        StructuralKD(unchanged, T, scope="local"),
     )
     close(*(scope.targets(softened) for scope in scopes))  # one substructure a position: the same
 
@@ -400,14 +398,14 @@ def test_local_temperature_softens_the_marginals_at_each_place(name: str) -> Non
     case, length = CASES[name], torch.tensor([2, 1])
     teacher = case.teacher(4, length)
     plain = case.project(teacher)[0]
-    found = StructuralKD(case.project, 3.0, scope="local", clamp=True).targets(teacher)[0]
+    found = StructuralKD(case.project, 3.0, scope="local").targets(teacher)[0]
     powers = plain[:, 0] ** (1 / 3)
     close(found[1, 0], powers[1] / powers[1].sum())
     if name != "1a":
         close(found[0, 0], powers[0] / powers[0].sum())
     else:
         pairs = teacher.pair_marginals().pairs[0, 0] ** (1 / 3)
-        targets = StructuralKD(case.project, 3.0, scope="local", clamp=True).targets(teacher)
+        targets = StructuralKD(case.project, 3.0, scope="local").targets(teacher)
         close(targets.transitions[0], pairs / pairs.sum())
     assert (found[1, 1:] == 0).all()
 

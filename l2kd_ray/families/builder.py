@@ -12,7 +12,7 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.families.evaluate import Evaluate, Measure
 from l2kd_ray.families.examples import Examples, Labelled
 from l2kd_ray.families.method import Method, Order
-from l2kd_ray.families.settings import Settings
+from l2kd_ray.families.settings import Settings, TrainOverrides
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks import Task, TaskData
@@ -221,6 +221,21 @@ class LabelBuilder(Builder):
         """
         pairs = zip(self.labelled(tasks, seed), self.of_teacher(tasks, seed), strict=True)
         return tuple(max(pair, key=lambda one: one.source.rows) for pair in pairs)
+
+    def training(
+        self, seed: Seed, overrides: TrainOverrides | None = None, train: Any = None
+    ) -> dict[str, Any]:
+        """The fields that configure a training stage, by default a student's."""
+        train = train or self.settings.train
+        return {
+            "optimisation": train.optimisation(overrides),
+            "precision": train.precision,
+            "seed": seed.train,
+        }
+
+    def teaching(self, seed: Seed) -> dict[str, Any]:
+        """The fields that configure a teacher's training stage."""
+        return self.training(seed, self.settings.teaching, self._settings.teacher_train)
 
     def _labelled(self, tasks: Sequence[str], sources: Sequence[Examples]) -> tuple[Labelled, ...]:
         known = self.resolved.tasks

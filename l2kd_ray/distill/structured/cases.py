@@ -74,7 +74,7 @@ def distillation(
     labels: RelativeLabels | None = None,
     k: int = 10,
     scope: Literal["global", "local"] = "global",
-) -> StructuralKD[Any]:
+) -> StructuralKD:
     """The loss of a case with one of its objectives.
 
     Args:
@@ -94,8 +94,7 @@ def distillation(
         if labels is None:
             raise ValueError(f"case {case} has a student of relative labels: pass them as `labels`")
         project = partial(to_labels, labels=labels)
-    # Scope local has no minimum without the clamp of the released code.
-    loss = partial(StructuralKD[Any], scope=scope, clamp=scope == "local")
+    loss = partial(StructuralKD, scope=scope)
     if objective == "structural":
         return loss(project, temperature)
     if objective == "posterior":

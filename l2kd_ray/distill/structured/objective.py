@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,36 +20,26 @@ from l2kd_ray.distill.cross_entropy import structural_cross_entropy
 from l2kd_ray.distill.structured.structure import Parts, Structure
 
 
-class Temperable(Protocol):
-    """A distribution that a case starts from, which can be tempered."""
-
-    def temper(self, temperature: float) -> Self: ...
-
-
-T = TypeVar("T", bound=Temperable)
-
-
 def negative_log_likelihood(student: Structure, gold: Tensor) -> Tensor:
     """[B]: -log P_s(gold); gold is encoded as `argmax` does."""
     return student.log_partition() - student.score(gold)
 
 
 @dataclass(frozen=True)
-class StructuralKD(Generic[T]):
+class StructuralKD:
     """T^2 H(P_t, P_s), both tempered: the gradient keeps its size as T grows (Hinton et al. 2015).
 
     `project` is the case (`projections`), and does the teacher's inference. Scope `global`
     tempers teacher and student before inference: exact at every temperature.
     Scope `local`, the released code's, tempers the teacher's marginals after inference, and a
     view of the student's marginals, too. They then belong to no distribution over structures, and
-    for a chain or tree student (1) is unbounded below; it is there to reproduce, and only with the
-    released code's clamp at 0.
+    for a chain or tree student (1) is unbounded below; it is there to reproduce, with the released
+    code's clamp at 0.
     """
 
-    project: Callable[[T, float], Parts]
+    project: Callable[[Any, float], Parts]
     temperature: float = 1.0
     scope: Literal["global", "local"] = "global"
-    clamp: bool = False
     view: Callable[[Any], Structure] | None = None
     """The view of the student that is compared, instead of the student itself (`baselines`)."""
 
@@ -58,14 +48,9 @@ class StructuralKD(Generic[T]):
             raise ValueError(f"temperature is {self.temperature}, and must be above 0")
         if self.scope not in ("global", "local"):
             raise ValueError(f"scope is {self.scope!r}, and must be 'global' or 'local'")
-        if self.scope == "local" and not self.clamp:
-            raise ValueError(
-                "scope 'local' without clamp has no minimum: use scope 'global', or clamp=True "
-                "to reproduce the released code"
-            )
 
     @torch.no_grad()
-    def targets(self, teacher: T) -> Parts:
+    def targets(self, teacher: Any) -> Parts:
         """The teacher's marginals of the student's substructures, at the temperature."""
         if self.scope == "local":
             return self.project(teacher, self.temperature)
@@ -80,7 +65,7 @@ class StructuralKD(Generic[T]):
             tempered = view(student.temper(self.temperature))
         scores, log_z = tempered.potentials(), tempered.log_partition()
         loss = self.temperature**2 * structural_cross_entropy(targets, scores, log_z)
-        return loss.clamp(min=0.0) if self.clamp else loss
+        return loss.clamp(min=0.0) if self.scope == "local" else loss
 
 
 def annealed_weight(epoch: float, rate: float) -> float:

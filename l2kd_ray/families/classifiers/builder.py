@@ -16,7 +16,7 @@ from l2kd_ray.families.classifiers.stages.learn import SHARED, Classify, Classif
 from l2kd_ray.families.classifiers.stages.start import DEFAULT_LENGTH, Head, Untrained
 from l2kd_ray.families.examples import Labelled
 from l2kd_ray.families.method import Order
-from l2kd_ray.families.settings import Settings, TrainOverrides
+from l2kd_ray.families.settings import Settings
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks.spec import Part, TaskKind
 
@@ -133,21 +133,6 @@ class ClassifierBuilder(LabelBuilder):
     def untrained_teacher(self, seed: Seed) -> Untrained:
         """An untrained teacher with one head for all domains."""
         return self._untrained(self.teacher_spec, self._shared(seed), seed)
-
-    def training(
-        self, seed: Seed, overrides: TrainOverrides | None = None, train: Any = None
-    ) -> dict[str, Any]:
-        """The fields that configure a training stage, by default a student's."""
-        train = train or self.settings.train
-        return {
-            "optimisation": train.optimisation(overrides),
-            "precision": train.precision,
-            "seed": seed.train,
-        }
-
-    def teaching(self, seed: Seed) -> dict[str, Any]:
-        """The fields that configure a teacher's training stage."""
-        return self.training(seed, self.settings.teaching, self._settings.teacher_train)
 
     def logits(self, teacher: Classify, examples: Labelled) -> Logits:
         """The teacher's logits for the examples of a task."""

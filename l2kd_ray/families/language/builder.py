@@ -21,7 +21,7 @@ from l2kd_ray.families.language.settings import DecodeSettings, LanguageSettings
 from l2kd_ray.families.language.stages.adapters import LoraUpdate
 from l2kd_ray.families.language.stages.annotate import DEFAULT_SEQUENCE_LENGTH, Annotate
 from l2kd_ray.families.language.stages.answers import Decoding
-from l2kd_ray.families.language.stages.constraints import Penalty, Projection
+from l2kd_ray.families.language.stages.constraints import Penalty
 from l2kd_ray.families.language.stages.decode import Decode
 from l2kd_ray.families.language.stages.evaluate import EvaluateLM
 from l2kd_ray.families.language.stages.importance import Importance
@@ -208,8 +208,9 @@ class LanguageBuilder(Builder):
             return None
         filters = tuple(self.plugin("filters", name, FILTERS) for name in sorted(settings.filters))
         if "label" in filters:
+            kinds = {name: task.kind for name, task in self.resolved.tasks.items()}
             quotas = tuple(
-                replace(quota, labelled=self._is_classification(quota.task)) for quota in quotas
+                replace(quota, labelled=kinds[quota.task] == "classify") for quota in quotas
             )
         judges, draws = self._judges(former, seed), settings.top_k > 1
         return Replay(
@@ -228,11 +229,6 @@ class LanguageBuilder(Builder):
     def real_replay(self, former: Order, task: str, seed: Seed) -> RealSamples | None:
         """Real samples of the former tasks, as many as `replay` would generate."""
         return self._real(self._quotas(former, task, seed), seed)
-
-    def memory(self, former: Order, seed: Seed, ratio: float, margin: float) -> Projection | None:
-        """GEM's constraint from a memory of `ratio` of each former task's samples."""
-        samples = self.kept(former, seed, ratio)
-        return None if samples is None else Projection(samples, margin)
 
     def kept(self, former: Order, seed: Seed, ratio: float) -> RealSamples | None:
         """The share `ratio` of each former task's training examples; None if that is nothing."""
@@ -564,9 +560,6 @@ class LanguageBuilder(Builder):
         return tuple(
             Quota(one, count) for one, count in zip(data, counts, strict=True) if count > 0
         )
-
-    def _is_classification(self, task: str) -> bool:
-        return self.resolved.tasks[task].kind == "classify"
 
     def _judges(self, former: Order, seed: Seed) -> dict[str, Judge]:
         """The judge of each former task; empty if `replay.agreement` is not set."""

@@ -59,10 +59,12 @@ class StructureBuilder(LabelBuilder):
                 )
 
     def check(self, spec: ModelSpec) -> None:
-        from l2kd_ray.families.structures.model.structured import Architecture
+        from l2kd_ray.families.structures.model.structured import Architecture, check_architecture
 
         self._check_pretrained(spec)
-        Architecture(body=_body(spec), **spec.overrides)
+        check_architecture(
+            Architecture(head=self.case.student, body=_body(spec), **spec.overrides)
+        )
 
     def initial(self, seed: Seed) -> UntrainedStructure:
         return self._untrained(self.settings.student, self.case.student, seed)
@@ -73,19 +75,18 @@ class StructureBuilder(LabelBuilder):
         return LearnStructures(
             start=self.initial(seed),
             tasks=self.labelled(self.tasks, seed),
-            dev=self._dev(self.tasks),
-            **self._training(seed, self.settings.multitask),
+            **self._training(self.tasks, seed, self.settings.multitask),
         )
 
     def teacher(self, task: str, seed: Seed) -> LearnStructure:
         """The teacher of a task, trained on its gold structures."""
+        taught_by = self._settings.teacher_train
         return self._once(
             ("teacher", task, seed),
             lambda: LearnStructure(
                 start=self._untrained(self.teacher_spec, self.case.teacher, seed),
                 tasks=self.of_teacher((task,), seed),
-                dev=self._dev((task,)),
-                **self._training(seed, self.settings.teaching, self._settings.teacher_train),
+                **self._training((task,), seed, self.settings.teaching, taught_by),
             ),
         )
 
@@ -101,8 +102,7 @@ class StructureBuilder(LabelBuilder):
         return LearnStructure(
             start=start,
             tasks=self.labelled((task,), seed),
-            dev=self._dev((task,)),
-            **self._training(seed),
+            **self._training((task,), seed),
             **(self._knowledge(task, seed) if distil else {}),
         )
 
@@ -110,16 +110,16 @@ class StructureBuilder(LabelBuilder):
         return EvaluateStructured(**self._evaluation(model, task, split))
 
     def _training(
-        self, seed: Seed, overrides: TrainOverrides | None = None, train: Any = None
+        self, tasks: Order, seed: Seed, overrides: TrainOverrides | None = None, train: Any = None
     ) -> dict[str, Any]:
-        """The fields that configure a training stage, by default a student's."""
+        """The fields that configure a training stage, by default a student's; the dev sets are
+        those that early stopping scores."""
         train = train or self.settings.train
         return {
-            "optimisation": train.optimisation(overrides),
-            "precision": train.precision,
+            **self.training(seed, overrides, train),
             "max_length": train.max_length,
             "patience": train.patience,
-            "seed": seed.train,
+            "dev": () if train.patience is None else self._dev(tasks),
         }
 
     def _knowledge(self, task: str, seed: Seed) -> dict[str, Any]:
@@ -156,9 +156,6 @@ class StructureBuilder(LabelBuilder):
         return (self.examples(replace(data, cap=count, skip=data.cap, rows=count)),)
 
     def _dev(self, tasks: Order) -> tuple[Dev, ...]:
-        """The dev sets that early stopping scores; empty without `train.patience`."""
-        if self.settings.train.patience is None:
-            return ()
         known = [self.resolved.tasks[task] for task in tasks]
         return tuple(
             Dev(Labelled(self.examples(task.splits["dev"]), task.kind), task.metric)

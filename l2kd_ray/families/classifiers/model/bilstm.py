@@ -74,12 +74,12 @@ class BiLSTM(nn.Module):
     ) -> BiLSTM:
         """Draw the weights from `seed`; embeddings come from a GloVe file where it has the word.
 
-        Raises: ValueError as `read_vectors` does.
+        Raises: InputError as `read_vectors` does.
         """
         torch.manual_seed(seed)
         model = cls(words, **settings)
         if vectors is not None:
-            vectors_found = read_vectors(vectors, words, model.embed.embedding_dim)
+            vectors_found = read_vectors(vectors, words.ids, model.embed.embedding_dim)
             model.embed.weight.data = with_vectors(model.embed.weight.data, vectors_found)
         return model
 

@@ -102,12 +102,12 @@ class Encoder(nn.Module):
     def excess(self, texts: Texts) -> list[int]:
         """The tokens by which each text (or pair) is longer than `max_length`; negative if not."""
         columns = [list(column) for column in zip(*texts, strict=True)]
-        whole = self.tokenizer(*columns, verbose=False)["input_ids"]
+        whole = self.tokenizer(*columns, split_special_tokens=True, verbose=False)["input_ids"]
         return [len(tokens) - self.max_length for tokens in whole]
 
     def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
-        """Texts of `length` unknown tokens, for measuring time."""
-        ids = torch.full((batch, length), int(self.tokenizer.unk_token_id or 0))
+        """Texts of `length` unknown tokens (at most `max_length`), for measuring time."""
+        ids = torch.full((batch, min(length, self.max_length)), int(self.tokenizer.unk_token_id or 0))
         types = {"token_type_ids": torch.zeros_like(ids)}
         return self._inputs(ids, torch.ones_like(ids), types)
 

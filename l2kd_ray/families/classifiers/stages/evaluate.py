@@ -20,12 +20,12 @@ class EvaluateClassifier(Evaluate):
     task_kind: TaskKind = "classify"
 
     def answers(self, context: Context, examples: Sequence[Example]) -> tuple[list[str], Scores]:
-        from l2kd_ray.families.classifiers.stages.learn import head_of, logits
+        from l2kd_ray.families.classifiers.stages.learn import head_of, outputs
         from l2kd_ray.families.classifiers.stages.start import load_classifier
 
         model, labels = load_classifier(context.files_of(self.model))
         model.to(context.device).freeze()
         labelled = Labelled(self.examples, self.task_kind)
-        outputs = logits(model, labelled, examples, context.device)
+        logits = outputs(model, labelled, examples, context.device)
         excess = model.body.excess([labelled.texts(example) for example in examples])
-        return labels.answers(head_of(model, self.task), outputs), cut_scores(excess)
+        return labels.answers(head_of(model, self.task), logits), cut_scores(excess)

@@ -45,7 +45,7 @@ class Logits(Stage):
         model, _ = load_classifier(context.files_of(self.teacher))
         model.to(context.device).freeze()
         found = {
-            task.task: logits(model, task, task.load(context), context.device)
+            task.task: outputs(model, task, task.load(context), context.device)
             for task in self.tasks
         }
         save_file(found, context.out / _LOGITS)
@@ -57,16 +57,22 @@ class Logits(Stage):
         return load_file(context.files_of(self) / _LOGITS)
 
 
-def logits(model: Classifier, task: Labelled, examples: Sequence[Example], device: str) -> Tensor:
-    """A classifier's logits [N, C] for a task's examples, in their order, in float32."""
+def outputs(
+    model: Classifier,
+    task: Labelled,
+    examples: Sequence[Example],
+    device: str,
+    name: Literal["logits", "feature"] = "logits",
+) -> Tensor:
+    """A classifier's logits [N, C], or features [N, d], for a task's examples, in float32."""
     import torch
 
-    head = head_of(model, task.task)
-    parts = []
+    head, wanted, parts = head_of(model, task.task), frozenset({name}) - {"logits"}, []
     with torch.inference_mode():
         for start in range(0, len(examples), FORWARD_BATCH):
             texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
-            parts.append(model(model.prepare(texts).to(device), head).logits.float().cpu())
+            found = model(model.prepare(texts).to(device), head, wanted=wanted)
+            parts.append(getattr(found, name).float().cpu())
     return torch.cat(parts).clone()
 
 

@@ -24,15 +24,12 @@ _FEATURE = frozenset({"feature"})
 class MetaTeacher(nn.Module):
     """A classifier whose features are also trained to predict a (corrupted) domain."""
 
-    def __init__(self, classifier: Classifier, corruption: DomainCorruption) -> None:
-        super().__init__()
-        self.classifier, self.corruption = classifier, corruption
-
-    @classmethod
-    def of(cls, classifier: Classifier, domains: int, seed: int) -> MetaTeacher:
+    def __init__(self, classifier: Classifier, domains: int, seed: int) -> None:
         """Add a corruption layer to `classifier`, with weights drawn from `seed`."""
+        super().__init__()
         _start(seed, "corruption")
-        return cls(classifier, DomainCorruption(domains, classifier.body.state_width))
+        self.classifier = classifier
+        self.corruption = DomainCorruption(domains, classifier.body.state_width)
 
     def forward(self, inputs: TokenizedTexts, head: str, domain: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the logits [B, C] and the domain logits [B, K]."""
@@ -75,32 +72,23 @@ class MetaStudent(nn.Module):
     def __init__(
         self,
         classifier: Classifier,
-        wanted: frozenset[str],
-        corruption: DomainCorruption | None,
-        widths: tuple[int, int],
-    ) -> None:
-        super().__init__()
-        self.classifier, self.wanted, self.corruption = classifier, wanted, corruption
-        self.fit = _map(widths, "hidden" in wanted)
-        self.transfer_fit = _map(widths, corruption is not None)
-
-    @classmethod
-    def of(
-        cls,
-        classifier: Classifier,
         teacher: Classifier,
         corruption: DomainCorruption | None,
         wanted: frozenset[str],
         seed: int,
-    ) -> MetaStudent:
+    ) -> None:
         """Add the maps to `classifier`, with weights drawn from `seed`; `corruption` is the
         teacher's."""
+        super().__init__()
         _start(seed, "maps")
         widths = classifier.body.state_width, teacher.body.state_width
-        own = None
+        self.classifier, self.wanted = classifier, wanted
+        self.corruption: DomainCorruption | None = None
         if corruption is not None:
-            own = DomainCorruption(corruption.embedding.num_embeddings, widths[0])
-        return cls(classifier, wanted, own, widths)
+            domains = corruption.embedding.num_embeddings
+            self.corruption = DomainCorruption(domains, widths[0])
+        self.fit = _map(widths, "hidden" in wanted)
+        self.transfer_fit = _map(widths, corruption is not None)
 
     def forward(
         self, inputs: TokenizedTexts, head: str, domain: Tensor

@@ -54,7 +54,8 @@ class Prototypes(Stage):
 
         model, labels = load_classifier(context.files_of(self.model))
         model.to(context.device).freeze()
-        found = [_features(model, task, context) for task in self.tasks]
+        found = [outputs(model, task, task.load(context), context.device, "feature")
+                 for task in self.tasks]
         sizes = [len(features) for features in found]
         domain = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(sizes))
         answers = [
@@ -70,31 +71,19 @@ class Prototypes(Stage):
         save_file({name: part.clone() for name, part in parts.items()}, context.out / _PROTOTYPES)
         return {"below_zero": typicality(scores)[1], "mean": float(scores.mean())}
 
-    def load(self, context: Context) -> dict[str, Tensor]:
+    def of(self, task: Labelled, context: Context) -> Tensor:
+        """[N]: the scores of a task's examples, which may be a part of those that were scored."""
+        import torch
         from safetensors.torch import load_file
 
-        return load_file(context.files_of(self) / _PROTOTYPES)
+        (whole,) = [one for one in self.tasks if one.task == task.task]
+        index = {example.id: n for n, example in enumerate(whole.load(context))}
+        chosen = [index[example.id] for example in task.load(context)]
+        return load_file(context.files_of(self) / _PROTOTYPES)[task.task][torch.tensor(chosen)]
 
 
 def _names(tasks: tuple[Labelled, ...]) -> list[str]:
     return [task.task for task in tasks]
-
-
-def _features(model: Classifier, task: Labelled, context: Context) -> Tensor:
-    """The features h [N, d] of a task's examples, on the CPU."""
-    import torch
-
-    examples, parts = task.load(context), []
-    with torch.no_grad():
-        for start in range(0, len(examples), FORWARD_BATCH):
-            texts = [task.texts(example) for example in examples[start : start + FORWARD_BATCH]]
-            outputs = model(
-                model.prepare(texts).to(context.device),
-                head_of(model, task.task),
-                wanted=frozenset({"feature"}),
-            )
-            parts.append(outputs.feature.float().cpu())
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,7 +108,7 @@ class MetaTeach(Classify):
         from l2kd_ray.families.classifiers.stages.meta_objectives import MetaTeacher, TeachLoss
 
         classifier, labels = load_classifier(context.files_of(self.start))
-        model = MetaTeacher.of(classifier, len(self.tasks), self.seed)
+        model = MetaTeacher(classifier, len(self.tasks), self.seed)
         pool = [one for own in self.items(labels, classifier, {}, context).values() for one in own]
         if self.scores is not None:
             pool = self._weighed(pool, context)
@@ -143,8 +132,7 @@ class MetaTeach(Classify):
         from l2kd_ray.distill.prototypes import typicality
 
         assert self.scores is not None
-        known = self.scores.load(context)
-        scores = torch.cat([known[name] for name in _names(self.tasks)])
+        scores = torch.cat([self.scores.of(task, context) for task in self.tasks])
         weights = typicality(scores, raw=self.raw)[0].tolist()
         return [replace(one, weight=weight) for one, weight in zip(pool, weights, strict=True)]
 
@@ -216,15 +204,9 @@ class MetaDistil(TrainingStage):
         if self.losses.transfer > 0:
             domains = len(self.teacher.tasks)
             corruption = load_corruption(folder, domains, teacher.body.state_width)
-        parts = {"temperature": self.losses.temperature or 1.0}
-        objective = MetaDistillation(
-            hidden=self.losses.hidden,
-            attention=self.losses.attention,
-            transfer=self.losses.transfer,
-            prediction=self.losses.prediction,
-            **parts,
-        )
-        model = MetaStudent.of(classifier, teacher, corruption, objective.wanted, self.seed)
+        temperature = self.losses.temperature or 1.0
+        objective = MetaDistillation(**{**vars(self.losses), "temperature": temperature})
+        model = MetaStudent(classifier, teacher, corruption, objective.wanted, self.seed)
         lessons = ClassifierLessons(
             pools={self.stream: self._items(labels, classifier, context)},
             objective=DistilLoss(
@@ -267,18 +249,6 @@ class MetaDistil(TrainingStage):
         logits = self.expertise.load(context)[self.stream]
         target = torch.tensor([item.target for item in items]).long()
         probability = logits.softmax(-1).gather(1, target[:, None]).squeeze(1)
-        scores = torch.zeros(len(items))
-        if self.scores is not None:
-            scores = self._scores(self.scores.load(context), context)
+        scores = self.scores.of(self.task, context) if self.scores else torch.zeros(len(items))
         weights: list[float] = expertise(scores, probability).tolist()
         return weights
-
-    def _scores(self, known: Mapping[str, Tensor], context: Context) -> Tensor:
-        """The prototype scores of the student's examples, which may be a part of its domain's."""
-        import torch
-
-        assert self.scores is not None
-        (whole,) = [task for task in self.scores.tasks if task.task == self.stream]
-        index = {example.id: n for n, example in enumerate(whole.load(context))}
-        chosen = [index[example.id] for example in self.task.load(context)]
-        return known[self.stream][torch.tensor(chosen)]

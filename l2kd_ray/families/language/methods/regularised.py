@@ -5,6 +5,7 @@ from pydantic import Field
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.builder import LanguageBuilder, Student
+from l2kd_ray.families.language.stages.constraints import Projection
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.method import Order, method
 from l2kd_ray.section import Section
@@ -59,5 +60,6 @@ def mas(build: LanguageBuilder, previous: Student, former: Order, task: str, see
 @method(options=MemoryOptions)
 def gem(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """GEM (Lopez-Paz, Ranzato, NeurIPS 2017): no step may raise the loss on kept former samples."""
-    constraint = build.memory(former, seed, build.options.ratio, build.options.margin)
+    kept = build.kept(former, seed, build.options.ratio)
+    constraint = None if kept is None else Projection(kept, build.options.margin)
     return build.learn(previous, task, seed, lm=False, constraint=constraint)

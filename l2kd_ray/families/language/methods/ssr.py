@@ -96,7 +96,7 @@ class SelfWritten(Stage):
         written: list[Written] = []
         for quota in self.quotas:
             questions = self._questions(writer, text, quota, quota.examples.load(context), longest)
-            written += self._answered(student, text, quota, questions, longest)
+            written += self._answered(student, text, quota, questions, longest, context)
         write_samples(context.out, written, text)
         kept = [one for one in written if not one.faults]
         valid = sum(one.faults in ([], [_FAR]) for one in written)
@@ -129,7 +129,7 @@ class SelfWritten(Stage):
             lines = [_LINE.format(_question(examples[index])) for index in shown.tolist()]
             (tokens,) = text.encode(["".join(lines) + _LINE.format("").rstrip()])
             prompts.append([*text.bos, *tokens[-(longest - room - len(text.bos)) :]])
-        sampler = TopK.seeded(self.top_k, self.temperature, streams, room)
+        sampler = TopK.seeded(self.top_k, self.temperature, streams, room, writer.device)
         found = generate(writer, prompts, sampler, max_new_tokens=room, eos=text.eos)
         return [(text.decode(tokens).splitlines() or [""])[0].strip() for tokens in found]
 
@@ -140,13 +140,15 @@ class SelfWritten(Stage):
         quota: Quota,
         questions: Sequence[str],
         longest: int,
+        context: Context,
     ) -> list[Written]:
         """Each candidate with the student's answer, and what is wrong with it."""
         from l2kd_ray.families.language.model.corpus import Corpus
 
         asked = [Example(str(n), question, "", ("",)) for n, question in enumerate(questions)]
-        task, greedy = quota.task, Decoding("greedy")
-        told = answers(student, text, asked, greedy, self.max_new_tokens, (self.seed, "ssr", task))
+        task, stream = quota.task, (self.seed, "ssr", quota.task)
+        how = Decoding("greedy"), self.max_new_tokens, stream
+        told = answers(student, text, asked, *how, context)
         examples = [
             Example(one.id, one.context, "", (answer,))
             for one, answer in zip(asked, told, strict=True)

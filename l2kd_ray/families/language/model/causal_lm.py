@@ -37,15 +37,17 @@ class CausalLM(nn.Module):
         self._in_step: InStep | None = None
 
     @staticmethod
-    def load(folder: Path, precision: str | None = None) -> CausalLM:
-        """Load a model from a folder that `save` wrote; in float32, or in a `precision`."""
+    def load(folder: Path, precision: str | None = None, **more: Any) -> CausalLM:
+        """Load a model from a folder that `save` wrote; in float32, or in a `precision`.
+
+        `more`: arguments of `from_pretrained`.
+        """
         from transformers import AutoConfig
 
         auto, own = _classes(AutoConfig.from_pretrained(folder, local_files_only=True))
-        lm = auto.from_pretrained(
-            folder, dtype=precision or torch.float32, local_files_only=True, use_safetensors=True
-        )
-        return own(lm)
+        dtype = precision or torch.float32
+        more |= {"dtype": dtype, "local_files_only": True, "use_safetensors": True}
+        return own(auto.from_pretrained(folder, **more))
 
     def save(self, folder: Path) -> None:
         """Write a Hugging Face folder: config.json, model.safetensors."""

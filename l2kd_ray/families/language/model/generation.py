@@ -58,7 +58,7 @@ class TopK:
         temperature: float,
         streams: Sequence[np.random.Generator],
         steps: int,
-        device: torch.device | str = "cpu",
+        device: torch.device | str,
     ) -> TopK:
         draws = [stream.random(steps) for stream in streams]
         return cls(k, temperature, torch.from_numpy(np.stack(draws)).to(device))

@@ -76,18 +76,12 @@ def resume(model: CausalLM, base: CausalLM, known: Mapping[str, Tensor]) -> None
 
 def quantize(model: CausalLM, folder: Path) -> None:
     """Load the model of a folder again, with its layers' weights in 4 bits (needs bitsandbytes)."""
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     how = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
     )
-    model.lm = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        quantization_config=how,
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    model.lm = CausalLM.load(folder, quantization_config=how).lm
 
 
 @torch.no_grad()

@@ -50,10 +50,8 @@ class Decode(Stage):
         text, model = opened(self.teacher, context, self.decoding.precision)
         examples = self.source.load(context)
         stream = (self.seed or 0, "decode", self.task)
-        how = (self.decoding, self.max_new_tokens, stream)
-        decoded = context.shared_out(
-            lambda share: answers(model, text, share, *how), examples, model.go_along
-        )
+        how = self.decoding, self.max_new_tokens, stream
+        decoded = answers(model, text, examples, *how, context)
         targets = [
             replace(example, answers=(answer or example.answers[0],))
             for example, answer in zip(examples, decoded, strict=True)

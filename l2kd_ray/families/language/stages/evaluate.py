@@ -29,10 +29,8 @@ class EvaluateLM(Evaluate):
 
         text, model = opened(self.model, context, self.decoding.precision)
         stream = (self.seed or 0, "evaluate", self.task)
-        how = (self.decoding, self.max_new_tokens, stream)
-        decoded = context.shared_out(
-            lambda share: answers(model, text, share, *how), examples, model.go_along
-        )
+        how = self.decoding, self.max_new_tokens, stream
+        decoded = answers(model, text, examples, *how, context)
         prompt, answer = rooms(model, self.max_new_tokens)
         lengths = Encoded.of(examples, text).lengths
         excess = lengths[:, :2].sum(axis=1) - text.test_room(prompt), lengths[:, 2] - answer

@@ -104,14 +104,6 @@ class Learn(TrainingStage):
             adapted = self.adapter.attach(model, text, self.seed, folder, context)
         if self.optimisation.gradient_checkpointing:
             model.checkpoint_activations()
-        reads_student = curriculum.stateful or (
-            self.own_teacher is not None and self.own_teacher.weights == "live"
-        )
-        if self.optimisation.shard is not None and reads_student:
-            raise ValueError(
-                "a student that writes answers or teaches itself is read whole during "
-                "its training: do not shard it"
-            )
         constraint = None
         if self.constraint is not None:
             constraint = self.constraint.prepare(model, curriculum, context)

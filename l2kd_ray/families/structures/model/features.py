@@ -7,8 +7,7 @@ padding.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,10 +15,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from l2kd_ray.errors import InputError
 from l2kd_ray.models.architecture import UNLIMITED, position_limit
-from l2kd_ray.models.loading import load_encoder
-from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.vectors import read_vectors
 
 WordSequence = Sequence[str]
 """The words of a sentence."""
@@ -36,16 +33,6 @@ class SentenceBatch:
     def to(self, device: torch.device | str) -> SentenceBatch:
         moved = {name: tensor.to(device) for name, tensor in self.tensors.items()}
         return SentenceBatch(self.lengths.to(device), moved)
-
-
-def vocabulary(sentences: Iterable[WordSequence], min_count: int = 2) -> tuple[str, ...]:
-    """The words that occur at least `min_count` times, sorted.
-
-    So the vocabulary depends on no order of sentences or tasks. With a count above 1, the rare
-    words of training train the vector of the unknown word.
-    """
-    counts = Counter(word for sentence in sentences for word in sentence)
-    return tuple(sorted(word for word, count in counts.items() if count >= min_count))
 
 
 class WordFeatures(nn.Module):
@@ -97,34 +84,14 @@ class WordFeatures(nn.Module):
         return torch.cat([self.embedding(words), maps.amax(-1).view(*words.shape, -1)], -1)
 
     @torch.no_grad()
-    def read_glove(self, path: Path) -> int:
-        """Set the vectors of known words from a file in GloVe's format; returns their number.
-
-        Raises: InputError: the vectors are of another size.
-        """
-        size, read = self.embedding.embedding_dim, 0
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                word, *values = line.rstrip("\n").split(" ")
-                if len(values) != size:
-                    raise InputError(
-                        "the vector's size differs from the model's",
-                        where=f"{path}:{number}",
-                        got=len(values),
-                        expected=f"{size} numbers",
-                    )
-                if word in self.ids:
-                    self.embedding.weight[self.ids[word]] = torch.tensor([*map(float, values)])
-                    read += 1
-        return read
+    def read_glove(self, path: Path) -> None:
+        """Set the vectors of known words from a file. Raises: InputError as `read_vectors` does."""
+        found = read_vectors(path, self.ids, self.embedding.embedding_dim)
+        self.embedding.weight[list(found)] = torch.tensor([*found.values()]).view(len(found), -1)
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """The vocabulary, which `load` needs beside the weights (the model saves those)."""
+        """The vocabulary, which a model needs beside its weights (the model saves those)."""
         return {"words": self.words}
-
-    @classmethod
-    def load(cls, folder: Path, saved: Mapping[str, Any], size: int, characters: int) -> Self:
-        return cls(saved["words"], size, characters)
 
 
 class PretrainedFeatures(nn.Module):
@@ -137,11 +104,6 @@ class PretrainedFeatures(nn.Module):
         super().__init__()
         self.encoder, self.tokenizer = encoder, tokenizer
         self.width = int(encoder.config.hidden_size)
-
-    @classmethod
-    def of(cls, source: Pretrained) -> Self:
-        """Load a pretrained encoder with its fast tokenizer. Raises: as `load_encoder` does."""
-        return cls(*load_encoder(source))
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""

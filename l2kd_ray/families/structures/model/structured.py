@@ -1,6 +1,6 @@
 """Taggers and parsers with one interface: features, a body over the sentence, a head per task.
 
-    model = build(architecture, {"ner": labels}, words=vocabulary(sentences), seed=0)
+    model = build(architecture, {"ner": labels}, words=words, seed=0)
     structure = model(model.prepare(sentences), "ner")        # of `distill.structured`
     loss = negative_log_likelihood(structure, model.encode_gold(gold, "ner"))
     labels = model.decode(structure, "ner")
@@ -39,6 +39,7 @@ from l2kd_ray.families.structures.model.parser import (
     SecondOrderHead,
 )
 from l2kd_ray.families.structures.model.tagger import ChainHead, LabelRows, SpanHead, TokenHead
+from l2kd_ray.models.loading import load_encoder
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.tasks.spec import TaskKind
 from l2kd_ray.tasks.tagging import words as split
@@ -151,7 +152,7 @@ class StructuredModel(nn.Module):
         features: WordFeatures | PretrainedFeatures
         if saved:
             sizes = architecture.word_size, architecture.character_size
-            features = WordFeatures.load(folder, saved, *sizes)
+            features = WordFeatures(saved["words"], *sizes)
         else:
             features = PretrainedFeatures.load(folder)
         model = cls(architecture, document["labels"], features)
@@ -179,7 +180,7 @@ def build(
     Raises: InputError: the vectors are of another size; as `load_encoder` does.
     """
     if encoder is not None:
-        return StructuredModel(architecture, labels, PretrainedFeatures.of(encoder), seed)
+        return StructuredModel(architecture, labels, PretrainedFeatures(*load_encoder(encoder)), seed)
     with torch.random.fork_rng(devices=[]):
         _seed(seed, "features")
         features = WordFeatures(words, architecture.word_size, architecture.character_size)
@@ -204,7 +205,15 @@ def _body(architecture: Architecture, width: int) -> BiLSTMEncoder | Transformer
             architecture.attention_heads,
             architecture.dropout,
         )
-    return Unchanged(width)
+    if architecture.body == "none":
+        return Unchanged(width)
+    raise ValueError(f"no such arch: {architecture.body}; it is bilstm or transformer")
+
+
+def check_architecture(architecture: Architecture) -> None:
+    """Build the body without its weights. Raises: ValueError: there is none of that name or size."""
+    with torch.device("meta"):
+        _body(architecture, architecture.word_size + architecture.character_size)
 
 
 def _head(architecture: Architecture, width: int, labels: Sequence[str]) -> nn.Module:

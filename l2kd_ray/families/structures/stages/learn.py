@@ -145,10 +145,8 @@ class LearnStructure(TrainingStage):
         curve = fit(self, model, lessons, context, watch=watch)
         if context.rank == 0:
             model.save(context.out)
-        left_out = sum(task.source.rows for task in self.tasks) + sum(
-            source.rows for source in self.unlabelled
-        )
-        left_out -= sum(map(len, lessons.pools.values()))
+        rows = self.rows + sum(source.rows for source in self.unlabelled)
+        left_out = rows - sum(map(len, lessons.pools.values()))
         return {**write_curve(curve, context), f"{PREFIX}left_out": left_out}
 
     def _pools(self, context: Context) -> dict[str, list[Sentence]]:
@@ -195,7 +193,7 @@ class LearnStructure(TrainingStage):
             for task, own in packs.items()
         }
 
-    def _objective(self, model: StructuredModel, task: str) -> StructuralKD[Any]:
+    def _objective(self, model: StructuredModel, task: str) -> StructuralKD:
         from l2kd_ray.distill.structured.cases import distillation
         from l2kd_ray.distill.structured.labelled import RelativeLabels
 

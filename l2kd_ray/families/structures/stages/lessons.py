@@ -43,7 +43,7 @@ class SentenceRow:
 class Distilled:
     """A teacher's scores of a task's sentences, and the distillation loss against them."""
 
-    objective: StructuralKD[Any]
+    objective: StructuralKD
     weight: float
     packed: Mapping[str, Tensor]
 
