@@ -440,7 +440,7 @@ def searches(repeats: int) -> Iterator[dict[str, Any]]:
     for n, drawn, budget in ((4, 4, 12), (5, 10, 20), (5, 15, 30), (6, 24, 48)):
         trie = Trie.of(n)
         possible = len(trie.orders)
-        beyond = orders_beyond_worst(drawn, possible)
+        beyond = orders_beyond_worst(drawn, n)
         for world in WORLDS:
             for seeds in (3, 10):
                 found, held, fewer, bounded = [], [], [], []

@@ -115,13 +115,12 @@ class Experiment:
     def snapshot(self) -> Snapshot:
         """The current state of the study in its storage; each verb takes one and reads nothing
         else."""
-        return self._snapshot(StoreView(self.store), self._folder.failures())
+        return self._snapshot(StoreView(self.store))
 
-    def _snapshot(self, reader: StoreView, failures: Sequence[FailureRecord]) -> Snapshot:
+    def _snapshot(self, reader: StoreView) -> Snapshot:
         from l2kd_ray.study.snapshot import Snapshot
 
-        tried = self._folder.tried() if self.study.is_adaptive else None
-        return Snapshot(self.study, reader, failures, self._folder.looks(), tried)
+        return Snapshot.of(self.study, reader, self._folder)
 
     def plan(self, std: Sequence[str] = ()) -> Plan:
         """The counts of the study's stages, stored and to do, with estimates of time and disk.
@@ -180,7 +179,7 @@ class Experiment:
         if std:
             stds = parse_numbers("--std", std, GIVEN)
             return foresee_given(stds, len(self.study.config.arms), design_of(self.study))
-        now = self._snapshot(reader, self._folder.failures())
+        now = self._snapshot(reader)
         if self.study.config.search or now.scores.empty:
             return None
         arms = [(arm.name, NO_SETTING) for arm in self.study.config.arms]
@@ -263,7 +262,7 @@ class Experiment:
                 failures, late = self._run(before.reader, executor, address)
             ending.stages_have_ended()
             self._folder.keep_failures(failures)
-            after = self._snapshot(before.reader, failures)
+            after = self._snapshot(before.reader)
             if failures or late:
                 ending.state = "failed" if failures else "late"
                 ending.failures = [
@@ -330,7 +329,7 @@ class Experiment:
         def now() -> Outlook:
             reader.update()
             live, since = self._folder.who_is_live(), self._folder.live_since()
-            return outlook(self._snapshot(reader, self._folder.failures()), since, live)
+            return outlook(self._snapshot(reader), since, live)
 
         return now
 

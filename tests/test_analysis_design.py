@@ -225,7 +225,11 @@ def test_the_gap_table_tells_of_failures_and_leaves_their_orders_out(scores: pd.
     assert row["n_orders"] == 5
     assert row["gap/note"] == Note(reach=Reach(OrderPopulation.UNFAILED, 5, 6), left_out=1)
     assert row["failed/n"] == 1
-    assert row["failed/gap"] > row["gap/abs"] + 1
+    every = results(scores)
+    bounds = every[every["method"] == "multitask"].set_index("seed")["cl/avg"]
+    own = every[every["method"] == "lamol"].set_index(["order", "seed"])["gap/abs"]
+    own[DRAWN[0], "532"] = bounds["532"]
+    assert row["failed/gap"] == pytest.approx(own.mean())  # the order's other seeds stay in it
     kept = test[(test["method"] == "lamol") & test["order"].isin(DRAWN[1:])]
     assert row["gap/abs"] == pytest.approx(kept["gap/abs"].mean())
     per_task = row[[f"gap/{task}" for task in TASKS]].mean()
@@ -375,30 +379,26 @@ def test_tasks_and_places_by_hand(scores: pd.DataFrame, rows: pd.DataFrame) -> N
 
     own = frame[frame["method"] == "l2kd"]
     mean = rows[rows["method"] == "l2kd"]["gap/abs"].mean()
-    by_task = mean_by(own, ["task"], design(), DRAWN)
-    by_place = mean_by(own, ["place"], design(), DRAWN)
-    both = mean_by(own, ["task", "place"], design(), DRAWN)
-    for table in (by_task, by_place, both):
+    by_task = mean_by(own, "task", design(), DRAWN)
+    by_place = mean_by(own, "place", design(), DRAWN)
+    for table in (by_task, by_place):
         assert table["gap"].mean() == pytest.approx(mean)
         assert (table["gap/low"] < table["gap"]).all()
     assert by_task["n_orders"].tolist() == [6, 6, 6]
-    assert both["n_orders"].tolist() == [2] * 9
-    at_first = own[(own["task"] == TASKS[0]) & (own["place"] == 1)]
-    cell = both.set_index(["task", "place"]).loc[(TASKS[0], 1)]
-    seeds = at_first.groupby("seed")["gap"].mean()  # both orders that begin with it ran
-    half = 4.30265273 * seeds.std(ddof=1) / np.sqrt(3)
-    assert cell["gap/high"] - cell["gap"] == pytest.approx(half)
     column = rows[rows["method"] == "l2kd"][f"gap/{TASKS[0]}"].mean()
     assert by_task.set_index("task").loc[TASKS[0], "gap"] == pytest.approx(column)
-    first = own[(own["task"] == TASKS[1]) & (own["place"] == 1)]["gap"].mean()
-    assert both.set_index(["task", "place"]).loc[(TASKS[1], 1), "gap"] == pytest.approx(first)
+    at_first = own[own["place"] == 1]
+    cell = by_place.set_index("place").loc[1]
+    seeds = at_first.groupby("seed")["gap"].mean()  # all six orders ran
+    half = 4.30265273 * seeds.std(ddof=1) / np.sqrt(3)
+    assert cell["gap/high"] - cell["gap"] == pytest.approx(half)
 
 
 def test_a_sample_of_orders_makes_places_less_sure(scores: pd.DataFrame) -> None:
     own = task_rows(trials(scores), results(scores))
     own = own[own["method"] == "l2kd"]
-    drawn = mean_by(own, ["place"], design("random", DRAWN[:4]), DRAWN[:4])
-    these = mean_by(own, ["place"], design("list", DRAWN[:4]), DRAWN[:4])
+    drawn = mean_by(own, "place", design("random", DRAWN[:4]), DRAWN[:4])
+    these = mean_by(own, "place", design("list", DRAWN[:4]), DRAWN[:4])
     width = drawn["gap/high"] - drawn["gap/low"]
     assert (width >= these["gap/high"] - these["gap/low"]).all()
 
@@ -488,7 +488,7 @@ def test_half_way_every_interval_is_read_at_the_looks_level(half_way: Findings) 
     rows = task_rows(half_way.trials, half_way.results)
     rows = rows[rows["method"] == "l2kd"]
     by_task = half_way.places[half_way.places["place"].isna()]
-    same(own(by_task), mean_by(rows, ["task"], scope.design, names, level))
+    same(own(by_task), mean_by(rows, "task", scope.design, names, level))
     every = own(half_way.by_order).set_index("order")
     half = moments(table[:1], 1).half_width(level)
     assert every.loc[names[0], "high"] - every.loc[names[0], "gap"] == pytest.approx(float(half))
@@ -500,7 +500,7 @@ def test_half_way_robustness_is_of_the_whole_orders_of_the_look(half_way: Findin
         means = half_way.scope.cells((row["method"], row["setting"])).by_seed.mean(axis=1)
         assert (row["n_orders"], row["n_seeds"]) == (12, 3)
         assert (row["worst"], row["std"]) == pytest.approx((means.max(), means.std(ddof=1)))
-        assert row["beyond"] == orders_beyond_worst(12, 24, half_way.scope.level) / 24
+        assert row["beyond"] == orders_beyond_worst(12, 4, half_way.scope.level) / 24
 
 
 def test_the_seeds_and_orders_said_are_those_of_the_gaps_in_the_mean(scores: pd.DataFrame) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations, permutations, product
-from math import ceil, sqrt
+from math import sqrt
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ from l2kd_ray.analysis import (
 from l2kd_ray.analysis.estimate import Moments
 from l2kd_ray.analysis.examples import with_examples
 from l2kd_ray.analysis.paired import flip_seeds, hedges
+from l2kd_ray.study.orders import candidates
 
 ORDERS = ("a>b", "b>a")
 SEEDS = ("1", "2", "3")
@@ -228,32 +230,62 @@ def test_the_detectable_difference_is_found_as_often_as_it_says() -> None:
 # --- the worst orders --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("population", "drawn"), [(6, 2), (6, 5), (8, 3), (10, 6)])
-def test_the_bounds_on_the_worst_hold_over_every_sample(population: int, drawn: int) -> None:
-    samples = [np.array(kept) for kept in combinations(range(population), drawn)]
-    for level in (0.5, 0.8, 0.95):
-        at_most = orders_beyond_worst(drawn, population, level)
-        beyond = [population - 1 - kept.max() for kept in samples]  # values are their own ranks
-        assert np.mean([number <= at_most for number in beyond]) >= level
-        if at_most > 0:  # and the bound is the smallest such
-            assert np.mean([number <= at_most - 1 for number in beyond]) < level
-        for share in (0.2, 0.5):
-            begins = population - ceil(share * population)
-            held = [
-                quantile_bound(kept.astype(float), population, share, level) for kept in samples
-            ]
-            assert np.mean([bound >= begins for bound in held]) >= level
+Ranks = dict[tuple[str, ...], float]
+
+
+def _additive(seed: int) -> Ranks:
+    rng = np.random.default_rng(seed)
+    effect = {pair: rng.normal() for pair in permutations("abcd", 2)}
+    return {o: sum(effect[p] for p in combinations(o, 2)) for o in permutations("abcd")}
+
+
+def _by_ends(pairs: str) -> Ranks:
+    """The worst orders are those without one of these pairs of a first and a last task."""
+    good = {*pairs.split()}
+    return {order: order[0] + order[-1] not in good for order in permutations("abcd")}
+
+
+def _four_pairs(_: int) -> Ranks:
+    """Four worst orders, of four pairs of a first and a last task."""
+    bad = {"abcd", "bcda", "cdab", "dabc"}
+    return {order: "".join(order) in bad for order in permutations("abcd")}
+
+
+@pytest.mark.parametrize(
+    "world", [_additive, lambda _: _by_ends("ab ba cd dc bc da"), _four_pairs]
+)
+@pytest.mark.parametrize("drawn", [1, 4, 8, 12, 18, 23])
+def test_the_bounds_on_the_worst_hold_for_orders_as_they_are_drawn(
+    world: Callable[[int], Ranks], drawn: int
+) -> None:
+    """Whatever makes orders bad, for any level, in blocks that are no simple random sample."""
+    held: dict[float, list[bool]] = {level: [] for level in (0.5, 0.8, 0.95)}
+    of_three = []
+    for seed in range(400):
+        value = world(seed)
+        ran = np.array([value[order] for order in candidates(list("abcd"), 24, seed)[:drawn]])
+        every = np.sort([*value.values()])[::-1]
+        for level, found in held.items():
+            found.append((every > ran.max()).sum() <= orders_beyond_worst(drawn, 4, level))
+            found.append(quantile_bound(ran.astype(float), 4, 0.2, level) >= every[4])
+        of_three.append((every > ran.max()).sum() <= 3)
+    for level, found in held.items():
+        assert np.mean(found[::2]) >= level - 0.03
+        assert np.mean(found[1::2]) >= level - 0.03
+    if world is _four_pairs and drawn == 12:
+        assert np.mean(of_three) < 0.955  # what a simple random sample would allow
 
 
 def test_of_all_orders_nothing_is_worse_than_the_worst() -> None:
-    assert orders_beyond_worst(24, 24) == 0
-    values = np.arange(10.0)
-    assert quantile_bound(values, 10) == 8  # the second largest of ten begins the worst fifth
-    assert orders_beyond_worst(1, 120) == 113  # 114 / 120 = 95 %
-    assert quantile_bound(np.array([1.0]), 120) == np.inf
+    assert orders_beyond_worst(24, 4) == 0
+    values = np.arange(24.0)
+    assert quantile_bound(values, 4) == 19  # the fifth largest of 24 begins the worst fifth
+    assert orders_beyond_worst(1, 5) == 113  # 114 / 120 = 95 %
+    assert orders_beyond_worst(20, 5) == 16  # (1 - 17 / 120)^20 = 4.7 %
+    assert quantile_bound(np.array([1.0]), 5) == np.inf
     assert quantile_bound(np.array([5.0]), 1) == 5
     with pytest.raises(ValueError, match="7 orders drawn of 6"):
-        orders_beyond_worst(7, 6)
+        orders_beyond_worst(7, 3)
 
 
 # --- halves ------------------------------------------------------------------------------------

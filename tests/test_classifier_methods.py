@@ -162,6 +162,18 @@ def test_a_teacher_of_more_data_has_the_labels_that_its_student_has(
     assert all(len(labels) > 1 for labels in known[0])
 
 
+def test_a_teacher_may_see_less_than_its_student(store: Store) -> None:
+    """Prototype scores are of the larger sample, and each reads those of its own examples."""
+    model = student(study(methods=["metakd"], teaching={"epochs": 1, "max_train": 8}), "metakd")
+    obtain(model, store)
+    assert model.teacher.tasks[0].source.rows == 8 < model.task.source.rows
+    context = Context(store, Path())
+    every, (task, _) = model.scores.of(model.task, context), model.teacher.tasks
+    ids = [example.id for example in model.task.load(context)]
+    chosen = [ids.index(example.id) for example in task.load(context)]
+    assert torch.equal(model.scores.of(task, context), every[torch.tensor(chosen)])
+
+
 def test_a_batch_trains_the_body_and_its_own_head_alone(tmp_path: Path) -> None:
     found = study(methods=["mkd"])
     start = student(found, "mkd").start

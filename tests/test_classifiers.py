@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from l2kd_ray.distill.corruption import DomainCorruption
 from l2kd_ray.distill.intermediate import MetaDistillation
+from l2kd_ray.errors import InputError
 from l2kd_ray.families.classifiers.model import words
 from l2kd_ray.families.classifiers.model.bilstm import BiLSTM, check_bilstm
 from l2kd_ray.families.classifiers.model.classifier import Classifier
@@ -27,6 +28,7 @@ from l2kd_ray.families.classifiers.model.states import Texts, TokenizedTexts
 from l2kd_ray.families.classifiers.model.wordpiece import train_wordpiece
 from l2kd_ray.models.loading import load_encoder
 from l2kd_ray.models.pretrained import Pretrained
+from l2kd_ray.models.vectors import read_vectors
 
 TEXTS = ["the blue moon serves thai food .", "it is cheap", "", "two words", "moon moon moon !"]
 PAIRS = list(zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True))
@@ -269,8 +271,25 @@ def test_embeddings_come_from_a_file_where_it_has_the_word(tmp_path: Path) -> No
     rest = vocabulary.encode("blue", 1)[0]
     torch.testing.assert_close(loaded[rest] / loaded[rest].norm(), drawn[rest] / drawn[rest].norm())
     assert loaded[0].abs().max() == 0
-    with pytest.raises(ValueError, match=r"glove.txt:1: a vector of 6 numbers"):
-        BiLSTM.build(vocabulary, 0, {**LSTM, "embedding": 7}, file)
+    for width in (5, 7):
+        with pytest.raises(InputError, match=rf"glove\.txt:1.*\n.*got: +6\n.*{width} numbers"):
+            BiLSTM.build(vocabulary, 0, {**LSTM, "embedding": width}, file)
+
+
+def test_vectors_of_words_with_spaces_and_a_header_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "vectors.txt"
+    file.write_text("4 2\nthe 1 2\na 3 4\n. . . 5 6\nat x@y.z 7 8 \n")
+    ids = {word: n for n, word in enumerate(["a", ". . .", "at x@y.z", "."])}
+    assert read_vectors(file, ids, 2) == {0: [3, 4], 1: [5, 6], 2: [7, 8]}
+
+
+def test_a_text_that_spells_a_special_token_is_as_long_as_it_is_read() -> None:
+    encoder = make("bert").body
+    texts = [("[SEP] the [CLS] moon",)]
+    read = encoder.prepare(texts).tensors["input_ids"]
+    assert encoder.excess(texts) == [read.shape[1] - encoder.max_length]
+    most = encoder.max_length
+    assert encoder.blank(2, most + 9, pair=False).tensors["input_ids"].shape == (2, most)
 
 
 def test_a_vocabulary_is_the_most_frequent_words_in_a_stable_order() -> None:

@@ -60,7 +60,7 @@ def test_every_training_reads_its_own_seeds_draw(name: str) -> None:
         assert found
         for stage in found:
             drawn = stage.data.cap_seed == trial.seed.data
-            assert drawn or stage.data.split == "dev", (trial.name, stage.data)
+            assert drawn or stage.data.split == "dev", (trial.id, stage.data)
 
 
 def test_a_seed_draws_for_itself_by_default(name: str) -> None:

@@ -16,10 +16,11 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.experiment import Experiment
-from l2kd_ray.study import Study, intermediate, plan
+from l2kd_ray.study import Study, plan
 from l2kd_ray.study.explain import differences, find
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.garbage import collect, find_garbage
+from l2kd_ray.study.plan import intermediate
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +42,7 @@ def test_what_a_study_lists_stays_and_the_rest_goes(tiny: Any, store: Store) -> 
     swept(second, store)
     assert find_garbage(store) == []
     assert find_garbage(store, ["first"]) == []  # nothing young goes
+    store.write("studies/README", b"whose these are")
     age(store)
     assert find_garbage(store) == []
     garbage = find_garbage(store, ["first"])

@@ -283,6 +283,13 @@ def test_multilm_is_a_reference() -> None:
     assert not trials_of(planned(methods=["finetune"]), "multilm")
 
 
+@pytest.mark.parametrize("methods", [[], "multilm", ["multilm"]])
+def test_a_study_compares_at_least_one_method(methods: Any) -> None:
+    with pytest.raises(InputError, match="at least one method") as refused:
+        parse_study({**TINY, "methods": methods})
+    assert refused.value.key == "methods"
+
+
 @pytest.mark.parametrize(
     "method",
     [

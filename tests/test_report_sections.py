@@ -8,7 +8,7 @@ import time
 from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -243,8 +243,12 @@ def test_places_and_tasks(tmp_path: Path) -> None:
     scores = study(seeds=SEEDS, methods=("l2kd",))
     page = report(tmp_path, scores, design=DESIGN)
     found, rows = csv(tmp_path, "places"), task_rows(trials(scores), results(scores))
-    for by, own in (("place", found["task"] == ""), ("task", found["task"] != "")):
-        expected = mean_by(rows[rows["method"] == "l2kd"], [by], DESIGN, ALL)
+    parts: dict[Literal["task", "place"], pd.Series] = {
+        "place": found["task"] == "",
+        "task": found["task"] != "",
+    }
+    for by, own in parts.items():
+        expected = mean_by(rows[rows["method"] == "l2kd"], by, DESIGN, ALL)
         np.testing.assert_allclose(found.loc[own, "gap"], expected["gap"])
         np.testing.assert_allclose(found.loc[own, "gap/low"], expected["gap/low"])
         for row in expected.to_dict("records"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from l2kd_ray.api import load_study
 from l2kd_ray.forecast.machines import Prices, priced
 from l2kd_ray.study.objectives import cells_of, objectives, value
 from l2kd_ray.study.trial import Trial
-from l2kd_ray.study.work import hours_by_method
+from l2kd_ray.study.work import hours, hours_by_method
 
 
 def scored(method: str, order: str, final: float, learned: float, **changes: Any) -> ScoredTrial:
@@ -127,6 +128,15 @@ def test_an_arm_pays_for_a_shared_stage_once(swept: Any) -> None:
     )
     assert found.loc["l2kd", "core_hours"] == pytest.approx(seconds / 3600)
     assert not found["gpu_hours"].any()
+
+
+def test_a_gpu_stage_pays_for_the_part_of_the_card_that_it_held(swept: Any) -> None:
+    first = next(iter(swept.snapshot().manifests.values()))
+    held = {"device": "cuda", "gpus": 0.25, "world_size": 2, "threads": 8}
+    on_gpu = replace(first, seconds=3600.0, environment={**first.environment, **held})
+    assert hours(on_gpu) == (0.0, 0.5)
+    on_cpu = replace(on_gpu, environment={"device": "cpu", "world_size": 2, "threads": 8})
+    assert hours(on_cpu) == (16.0, 0.0)
 
 
 def test_a_report_has_curves_answers_the_tradeoff_and_costs(swept: Any) -> None:

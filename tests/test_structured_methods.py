@@ -238,6 +238,30 @@ def test_the_best_sequences_are_not_tempered() -> None:
         assert refused.value.key == "kd.temperature"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"arch": "bilstn"}, "bilstn"),
+        ({"arch": "bilstm", "head": "chain"}, "head"),
+        ({"arch": "transformer", "hidden": 9}, "9"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused_before_anything_runs(
+    changes: dict[str, Any], named: str, store: Store
+) -> None:
+    with pytest.raises(InputError, match=named) as refused:
+        Experiment(study(student=changes), store, "l2kd sweep").plan()
+    assert refused.value.key == "student"
+
+
+def test_an_arms_early_stopping_is_not_its_teachers() -> None:
+    found = study(search={"train.patience": {"grid": [1, 2]}})
+    trials = [trial for trial in found.trials() if trial.teachers]
+    teachers = {cell.stage.model for trial in trials for cell in trial.teachers}
+    assert {trial.steps[-1][-1].stage.model.patience for trial in trials} == {1, 2}  # type: ignore[attr-defined]
+    assert [(teacher.patience, teacher.dev) for teacher in teachers] == [(None, ())]  # type: ignore[attr-defined]
+
+
 def test_a_look_is_at_dev_and_at_all_tasks_that_are_learnt() -> None:
     found = study(tasks=["made.tags.a", "made.tags.b"], train={**TAGS["train"], "patience": 3})  # type: ignore[dict-item]
     stages = [student(found), found.builder.reference("multitask", "", found.config.replicates[0])]

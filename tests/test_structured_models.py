@@ -66,7 +66,9 @@ def make(head: HeadKind, seed: int = 0, **changes: Any) -> StructuredModel:
     sentences, labels = data(kind)
     known = label_set(kind, [" ".join(row) for row in labels])
     architecture = replace(SMALL, head=head, **changes)
-    return build(architecture, {"t": known}, words=sorted({word for s in sentences for word in s}), seed=seed)
+    return build(
+        architecture, {"t": known}, words=sorted({word for s in sentences for word in s}), seed=seed
+    )
 
 
 def fit(

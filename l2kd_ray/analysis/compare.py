@@ -173,6 +173,17 @@ class _Table:
             **self._estimates(arm, scope),
         }
 
+    def _with_failures(self, arm: ArmId, scope: _Scope, failed: Collection[Instance]) -> float:
+        """The mean gap where a failed trial scores 0, of all seeds of the orders that were run."""
+        group = self.groups.get(arm, self.test.iloc[:0])
+        rows = scored_zero(
+            group[group["complete"] & group[GAP].notna()], self.test, failed, GAP
+        )
+        if self.design is not None and scope.orders:
+            own = rows["order"].isin(scope.orders) & rows["seed"].isin(self.design.seeds)
+            rows = rows[own]
+        return float(seed_means(rows, [GAP])[GAP].mean())
+
     def _choice(self, arm: ArmId) -> pd.DataFrame:
         method, setting = self.chosen["method"] == arm[0], self.chosen["setting"] == arm[1]
         return self.chosen[method & setting]
@@ -191,9 +202,7 @@ class _Table:
             joint = self._mean(scope, GAP, simultaneous(scope.reading.level, self.shown))
             zero = gap.value
             if failed:
-                rows = scored_zero(scope.rows, self.test, failed, GAP)
-                kept = rows[rows["order"].isin(scope.orders)] if scope.orders else rows
-                zero = float(seed_means(kept, [GAP])[GAP].mean())
+                zero = self._with_failures(arm, scope, failed)
         return {
             "gap/abs": gap.value,
             "gap/rel": rel.value,

@@ -52,9 +52,13 @@ class Design:
         return self.orders == ("",)
 
     @property
+    def tasks(self) -> int:
+        return self.orders[0].count(SEPARATOR) + 1 if self.orders else 0
+
+    @property
     def possible(self) -> int:
         """n!, of n tasks."""
-        return factorial(self.orders[0].count(SEPARATOR) + 1) if self.orders else 0
+        return factorial(self.tasks) if self.orders else 0
 
     @property
     def sampled(self) -> bool:

@@ -27,8 +27,6 @@ class Estimate:
     low: float = np.nan
     high: float = np.nan
     note: Note = NO_NOTE
-    df: float = np.nan
-    """Degrees of freedom of Student's t that give this interval."""
 
     @property
     def bounded(self) -> bool:
@@ -86,12 +84,8 @@ class Moments:
         found: FloatArray = np.sqrt(self.order + self.seed)
         return found
 
-    @property
-    def df(self) -> float:
-        """Degrees of freedom of the Student's t that has this quantile at `LEVEL`."""
-        return self._df(LEVEL)
-
     def _df(self, level: float) -> float:
+        """Degrees of freedom of the Student's t that has this quantile."""
         if float(self.order) == 0:
             return float(self.seed_df)
         return float(stdtridf((1 + level) / 2, float(self.quantile(level))))
@@ -127,4 +121,4 @@ class Moments:
             alike = self.seed_df >= 1 and bool(np.isnan(self.seed)) and not np.isnan(value)
             why = NoInterval.SEEDS_ALIKE if alike else note.no_interval
             return Estimate(value, note=replace(note, no_interval=why))
-        return Estimate(value, value - half, value + half, note, self.df)
+        return Estimate(value, value - half, value + half, note)

@@ -118,7 +118,7 @@ def order_search(
     first = np.argsort(-sign * means, kind="stable")
     beyond = None
     if drawn.sum() == len(design.orders):
-        beyond = orders_beyond_worst(int(drawn.sum()), possible)
+        beyond = orders_beyond_worst(int(drawn.sum()), design.tasks)
         beyond = min(beyond, possible - len(tried))
     return OrderSearch(
         goal,

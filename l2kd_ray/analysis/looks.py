@@ -43,12 +43,12 @@ def planned_looks(orders: int) -> tuple[int, ...]:
     return tuple(looks)
 
 
-def alphas(looks: Sequence[int], level: float = LEVEL) -> tuple[float, ...]:
-    """The alpha of each look: its share of the orders times 1 - level minus a reserve.
+def alphas(looks: Sequence[int]) -> tuple[float, ...]:
+    """The alpha of each look: its share of the orders times 0.05 minus a reserve.
 
     An only look has all of it, as there is nothing to share it with.
     """
-    before, whole = (0, *looks[:-1]), (1 - RESERVE * (len(looks) > 1)) * (1 - level)
+    before, whole = (0, *looks[:-1]), (1 - RESERVE * (len(looks) > 1)) * (1 - LEVEL)
     return tuple(whole * (k - b) / looks[-1] for b, k in zip(before, looks, strict=True))
 
 
@@ -143,9 +143,7 @@ class Look:
     estimate: Estimate
 
 
-def at_looks(
-    table: FloatArray, planned: int, population: int, *, level: float = LEVEL
-) -> list[Look]:
+def at_looks(table: FloatArray, planned: int, population: int) -> list[Look]:
     """The looks that a table `[finished orders, seeds]` has reached, of `planned` orders.
 
     Rows are in the drawn sequence. One with a missing cell, as a trial has failed there, counts as
@@ -153,7 +151,7 @@ def at_looks(
     """
     looks = planned_looks(planned)
     found = []
-    for k, alpha in zip(looks, alphas(looks, level), strict=True):
+    for k, alpha in zip(looks, alphas(looks), strict=True):
         if k > len(table):
             break
         whole = table[:k][~np.isnan(table[:k]).any(axis=1)]
@@ -223,7 +221,6 @@ def stop_rule(
     *,
     method: str,
     metric: str = "gap/abs",
-    level: float = LEVEL,
 ) -> Verdict:
     """`tune.stop: {half_width: eps}` for a table `[finished orders, seeds]`.
 
@@ -236,12 +233,12 @@ def stop_rule(
     early = Verdict(Outcome.EARLY, method, metric, eps, finished, planned, seeds)
     if seeds < 2:
         return replace(early, outcome=Outcome.ONE_SEED)
-    looks = at_looks(table, planned, population, level=level)
+    looks = at_looks(table, planned, population)
     if not looks:
         return early
     reached = next((look for look in looks if look.estimate.half_width <= eps), None)
     last = reached or looks[-1]
-    final, least, needed = _forecast(table[: last.orders], planned, population, eps, level)
+    final, least, needed = _forecast(table[: last.orders], planned, population, eps)
     if reached:
         outcome = Outcome.REACHED
     elif last.orders == planned:
@@ -259,7 +256,7 @@ def stop_rule(
 
 
 def _forecast(
-    table: FloatArray, planned: int, population: int, eps: float, level: float
+    table: FloatArray, planned: int, population: int, eps: float
 ) -> tuple[float, float, int | None]:
     """Expected half-width with all planned orders, a lower bound of it, and seeds to reach eps.
 
@@ -274,7 +271,7 @@ def _forecast(
     shrink = 0.0
     if k < population:
         shrink = (k / planned) * (1 - planned / population) / (1 - k / population)
-    alpha = alphas(planned_looks(planned), level)[-1]
+    alpha = alphas(planned_looks(planned))[-1]
     end = Moments(
         found.mean,
         found.order * shrink,

@@ -112,9 +112,11 @@ def _spread(
         spread[:] = np.nan
     values = gaps.to_numpy(dtype=float)
     beyond, bound = np.nan, np.nan
-    if design is not None and design.sampled and len(values):
-        beyond = orders_beyond_worst(len(values), design.possible, level) / design.possible
-        bound = quantile_bound(values, design.possible, level=level)
+    # Without an order that failed, what is left is no such sample.
+    drawn = design is not None and set(by_order.index) == {*design.orders[: len(by_order)]}
+    if design is not None and design.sampled and drawn and len(values):
+        beyond = orders_beyond_worst(len(values), design.tasks, level) / design.possible
+        bound = quantile_bound(values, design.tasks, level=level)
     return {
         "n_orders": len(by_order),
         "n_seeds": rows["seed"].map(train_seed).nunique(),

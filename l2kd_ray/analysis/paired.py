@@ -160,12 +160,12 @@ def compare_methods(
     return pd.DataFrame(rows).reindex(columns=[*_COLUMNS, *(f"{BY_SEED}{seed}" for seed in seeds)])
 
 
-def flip_seeds(tests: int, level: float = LEVEL) -> int:
-    """The fewest seeds with which one of so many sign-flip tests can be below 1 - level.
+def flip_seeds(tests: int) -> int:
+    """The fewest seeds with which one of so many sign-flip tests can be below 0.05.
 
     The least p over S seeds is 2^(1 - S), and Bonferroni's correction multiplies it by `tests`.
     """
-    return 1 + ceil(log2(tests / (1 - level)))
+    return 1 + ceil(log2(tests / (1 - LEVEL)))
 
 
 def _numbers(

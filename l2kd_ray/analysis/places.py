@@ -1,8 +1,9 @@
-"""Gap and forgetting by task, by position in the order, and by both."""
+"""Gap and forgetting by task, and by position in the order."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import pandas as pd
 
@@ -12,7 +13,6 @@ from l2kd_ray.analysis.estimate import LEVEL, Estimate
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.trials import ScoredTrial
-from l2kd_ray.names import SEPARATOR
 
 _NUMBERS = ("gap", "score", "learned", "forgetting")
 
@@ -43,32 +43,28 @@ def task_rows(trials: Iterable[ScoredTrial], results: pd.DataFrame) -> pd.DataFr
 
 def mean_by(
     rows: pd.DataFrame,
-    by: Sequence[str],
+    by: Literal["task", "place"],
     design: Design,
     orders: Sequence[str],
     level: float = LEVEL,
 ) -> pd.DataFrame:
-    """Means of `task_rows` of one method and setting, for each value of `by`.
+    """Means of `task_rows` of one method and setting, for each task or place.
 
-    `by` is "task", "place" or both. With both, a mean is over the (n - 1)! orders that have the
-    task at that position, of which those that ran are a sample. Intervals as for the mean gap
-    (`mean`), over seeds and, where orders are a sample, orders.
+    Intervals as for the mean gap (`mean`), over seeds and, where orders are a sample, orders.
 
     Returns:
-        The columns of `by`, `gap`, `gap/low`, `gap/high`, `score`, `learned`, `forgetting`,
+        The column `by`, `gap`, `gap/low`, `gap/high`, `score`, `learned`, `forgetting`,
         `forgetting/low`, `forgetting/high`, n_orders.
     """
     used = rows[rows["order"].isin(orders) & rows["complete"]]
-    tasks = max(design.orders[0].count(SEPARATOR) + 1, 1)
-    cut = tasks if len(by) > 1 else 1
     found = []
-    for value, group in used.groupby(list(by), sort=True):
+    for value, group in used.groupby(by, sort=True):
         ran = set(group["order"])
         own = [order for order in orders if order in ran]
-        population = len(own) if design.kind == "list" else design.possible // cut
+        population = len(own) if design.kind == "list" else design.possible
         tables = {name: cells(group, name, own, design.seeds).whole.by_seed for name in _NUMBERS}
         estimates = {name: _mean(table, population, level) for name, table in tables.items()}
-        row: dict[str, object] = dict(zip(by, value, strict=True))
+        row: dict[str, object] = {by: value}
         for name, estimate in estimates.items():
             row[name] = estimate.value
             if name in ("gap", "forgetting"):

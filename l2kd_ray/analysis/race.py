@@ -16,7 +16,6 @@ from math import sqrt
 import numpy as np
 from scipy.special import stdtrit
 
-from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.looks import alphas, planned_looks
 from l2kd_ray.analysis.matrix import FloatArray
 
@@ -33,14 +32,14 @@ class Race:
     """The kept setting of the best mean at the last look; None before the first."""
 
 
-def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
+def race(scores: FloatArray, blocks: int) -> Race:
     """Decide which settings to drop, given dev scores `[settings, blocks so far]` (higher: better).
 
     At each planned look (`looks.planned_looks`) a setting is dropped where its paired difference to
     the leader is below 0 by Student's t for a mean of a sample drawn without replacement,
     d < -t sqrt((1 - f) s_d^2 / k), at the look's alpha over the number of rivals. So the setting
-    that is best over all blocks is dropped at any look with at most 1 - level (Bonferroni over
-    looks and rivals; t on k - 1 degrees). After the last block only the leader is left.
+    that is best over all blocks is dropped at any look with probability at most 0.05 (Bonferroni
+    over looks and rivals; t on k - 1 degrees). After the last block only the leader is left.
 
     Args:
         scores: NaN where a setting has not run; what is dropped need not run on. A look is taken
@@ -54,7 +53,7 @@ def race(scores: FloatArray, blocks: int, level: float = LEVEL) -> Race:
         )
     kept, dropped, leader = list(range(settings)), dict[int, int](), None
     looks = planned_looks(blocks)
-    for k, alpha in zip(looks, alphas(looks, level), strict=True):
+    for k, alpha in zip(looks, alphas(looks), strict=True):
         if k > scores.shape[1] or np.isnan(scores[kept, :k]).any():
             return Race(tuple(kept), dropped, leader)
         means = scores[kept, :k].mean(axis=1)

@@ -24,12 +24,13 @@ from l2kd_ray.analysis.places import mean_by, task_rows
 from l2kd_ray.analysis.precedence import enough_orders, precedence_map
 from l2kd_ray.analysis.shares import GAP
 from l2kd_ray.analysis.trials import ScoredTrial, train_seed
-from l2kd_ray.names import SEPARATOR
 
 _PLACES = [
     *("task", "place", "gap", "gap/low", "gap/high", "score", "learned"),
     *("forgetting", "forgetting/low", "forgetting/high", "n_orders"),
 ]
+_CLAIMS = ("low", "high", "p", "p_holm")
+"""Last parts of the names of columns that claim something with a level."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,12 @@ class Scope:
         return cells(self.rows(arm), column, self.orders, self.design.seeds).whole
 
     def each(self, frame: Callable[[ArmId], pd.DataFrame]) -> pd.DataFrame:
-        """The frames of all arms as one."""
+        """The frames of all arms as one; without intervals and p before the first planned look."""
         found = []
         for arm in self.arms:
             own = frame(arm)
+            if self.reading.level is None:
+                own[[name for name in own if name.rpartition("/")[2] in _CLAIMS]] = np.nan
             own.insert(0, "method", arm[0])
             own.insert(1, "setting", arm[1])
             found.append(own)
@@ -165,11 +168,9 @@ def assisted_means(scope: Scope) -> pd.DataFrame:
         found = scope.cells(arm)
         k, possible = len(found.orders), scope.design.possible
         estimate = [np.nan] * 3
-        tasks = len(scope.design.orders[0].split(SEPARATOR)) if scope.design.orders else 0
-        if scope.design.sampled and enough_orders(k, tasks, possible):
+        if scope.design.sampled and enough_orders(k, scope.design.tasks, possible):
             known = assisted(found.by_seed, found.orders, possible).estimate(level=scope.level)
-            bounds = [known.low, known.high] if scope.reading.level else [np.nan, np.nan]
-            estimate = [known.value, *bounds]
+            estimate = [known.value, known.low, known.high]
         return pd.DataFrame([estimate], columns=["value", "low", "high"])
 
     return scope.each(of)
@@ -200,10 +201,7 @@ def over_table(
 
 
 def places(scope: Scope, trials: Iterable[ScoredTrial]) -> pd.DataFrame:
-    """`mean_by` task, and by position, of every method; `place` is NA, or `task` "", over all.
-
-    Without intervals before the first planned look.
-    """
+    """`mean_by` task, and by position, of every method; `place` is NA, or `task` "", over all."""
     if not scope.orders:
         return pd.DataFrame()
     shown = [trial for trial in trials if (trial.method, trial.setting) in scope.arms]
@@ -213,12 +211,9 @@ def places(scope: Scope, trials: Iterable[ScoredTrial]) -> pd.DataFrame:
     def of(arm: ArmId) -> pd.DataFrame:
         own = rows[(rows["method"] == arm[0]) & (rows["setting"] == arm[1])]
         where = scope.design, scope.orders, scope.level
-        parts = [mean_by(own, [by], *where) for by in ("task", "place")]
+        parts = [mean_by(own, "task", *where), mean_by(own, "place", *where)]
         found = pd.concat(parts, ignore_index=True).reindex(columns=_PLACES)
         found["place"] = found["place"].astype("Int64")
         return found.assign(task=found["task"].fillna(""))
 
-    found = scope.each(of)
-    if scope.reading.level is None:
-        found[[name for name in _PLACES if name.endswith(("/low", "/high"))]] = np.nan
-    return found
+    return scope.each(of)

@@ -155,8 +155,8 @@ def results(
     """One row for each trial: its identity, its final scores and its metrics (`docs/metrics.md`).
 
     Columns: method, setting (JSON), one for each searched setting (dotted), order, seed, trial,
-    `score/<task>/<metric>`, the names in `METRICS`, `gap/<task>`, complete. What is undefined is
-    NaN. Rows are sorted, and the frame is a function of the set of rows of `scores`.
+    `score/<task>/<metric>`, the names in `RESULT_METRICS`, `gap/<task>`, complete. What is
+    undefined is NaN. Rows are sorted, and the frame is a function of the set of rows of `scores`.
 
     Args:
         scores: the long form of R.

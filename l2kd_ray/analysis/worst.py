@@ -1,14 +1,15 @@
 """Bounds on the worst orders from a sample of orders.
 
 The largest gap of a sample grows with the sample and is no bound for the orders that did not run. A
-bound on a quantile is: it holds for any gaps, as orders are drawn without replacement.
+bound on a quantile is: it holds for any gaps, for orders drawn in blocks as `study.orders` does.
 """
 
 from __future__ import annotations
 
-from math import ceil, comb
+from math import ceil, factorial
 
 import numpy as np
+from scipy.special import bdtr
 
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.matrix import FloatArray
@@ -31,47 +32,50 @@ def cvar(values: FloatArray, share: float = _WORST_SHARE) -> float:
     return float(np.average(worst_first[:counted], weights=weights)) if counted else np.nan
 
 
-def orders_beyond_worst(orders: int, population: int, level: float = LEVEL) -> int:
-    """Upper bound on how many of the N orders are worse than the worst of k drawn ones.
+def orders_beyond_worst(orders: int, tasks: int, level: float = LEVEL) -> int:
+    """Upper bound on how many of the N = n! orders are worse than the worst of k drawn ones.
 
-    The sample misses the D worst orders with probability C(N - D, k) / C(N, k) (hypergeometric), so
-    D or more are missed with at most 1 - level from the smallest such D on; the bound is D - 1.
+    A draw misses the D worst orders with probability (1 - D / N)^m at most, m = `_draws`, so D or
+    more are missed with at most 1 - level from the smallest such D on; the bound is D - 1.
     """
-    _check(orders, population)
-    missed = 0
-    while comb(population - missed - 1, orders) > _allowed(orders, population, level):
-        missed += 1
-    return missed
+    population, draws = _population(orders, tasks), _draws(orders, tasks)
+    most = ceil(population * (1 - (1 - level) ** (1 / draws)) - 1e-9) - 1
+    return min(most, population - orders)
 
 
 def quantile_bound(
-    values: FloatArray, population: int, share: float = _WORST_SHARE, level: float = LEVEL
+    values: FloatArray, tasks: int, share: float = _WORST_SHARE, level: float = LEVEL
 ) -> float:
-    """An upper bound of the value that the worst `share` of the N orders begins at.
+    """An upper bound of the value that the worst `share` of the N = n! orders begins at.
 
     With D = ceil(share N), it is the D-th largest of all N values that is bounded. The j-th largest
-    of the k drawn is below it only if fewer than j of the D worst were drawn, with probability
-    sum_{i<j} C(D, i) C(N - D, k - i) / C(N, k). The bound is the smallest of the drawn values (the
-    largest j) of which that probability is at most 1 - level; infinite where even the largest drawn
-    has a higher one.
+    of those drawn is below it only if fewer than j of the D worst were drawn, with a probability of
+    at most sum_{i<j} C(m, i) (D / N)^i (1 - D / N)^(m - i), m = `_draws`. The bound is the smallest
+    of the drawn values (the largest j) of which that is at most 1 - level; infinite where even the
+    largest drawn has a higher one.
     """
-    drawn = len(values)
-    _check(drawn, population)
+    population, draws = _population(len(values), tasks), _draws(len(values), tasks)
     worst = ceil(share * population - 1e-9)
-    missed, allowed = 0, 0
-    for j in range(1, drawn + 1):
-        missed += comb(worst, j - 1) * comb(population - worst, drawn - j + 1)
-        if missed > _allowed(drawn, population, level):
-            break
-        allowed = j
+    chances = bdtr(np.arange(draws), draws, worst / population)
+    allowed = int((chances <= (1 - level) * (1 + 1e-12)).sum())
+    if len(values) == population:
+        allowed = worst
     return float(np.sort(values)[::-1][allowed - 1]) if allowed else np.inf
 
 
-def _allowed(drawn: int, population: int, level: float) -> float:
-    """Number of samples, of all there are, that a bound may miss; with a margin for rounding."""
-    return (1 - level) * comb(population, drawn) * (1 + 1e-12)
+def _draws(orders: int, tasks: int) -> int:
+    """How many draws with replacement so many orders of `study.orders` are worth at least.
+
+    Of whole rounds of n (n - 1) orders each pair of a first and a last task has as many as any
+    other. The number of bad ones among them is a sum of independent events, and a sum far below its
+    mean is likeliest where all have the same chance (Hoeffding 1956): the binomial. Of fewer, only
+    those count that begin with the task that most bad orders begin with: one in each block of n.
+    """
+    whole = orders - orders % max(tasks * (tasks - 1), 1)
+    return max(whole, orders // max(tasks, 1), 1)
 
 
-def _check(orders: int, population: int) -> None:
-    if not 0 < orders <= population:
-        raise ValueError(f"{orders} orders drawn of {population}; expected 1 to {population}")
+def _population(orders: int, tasks: int) -> int:
+    if not 0 < orders <= factorial(tasks):
+        raise ValueError(f"{orders} orders drawn of {factorial(tasks)}")
+    return factorial(tasks)

@@ -109,10 +109,6 @@ def _task(job: Job, store: Store) -> Scores:
 
 @ray.remote
 def _drive(job: Job, store: Store) -> Scores:
-    return run_train(job, store)
-
-
-def run_train(job: Job, store: Store) -> Scores:
     """Run the stage by Ray Train's TorchTrainer (DDP, or FSDP2) and wait for it.
 
     Raises: RuntimeError with the workers' error if the training failed.

@@ -16,7 +16,6 @@ import traceback
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -26,17 +25,8 @@ from l2kd_ray.cluster.executors import Job, submit
 from l2kd_ray.core.execute import ATTEMPTS
 from l2kd_ray.core.stage import Scores, Stage
 from l2kd_ray.core.store import Damaged, Store
+from l2kd_ray.study.folder import Failure
 from l2kd_ray.study.sections import Scale
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A failed stage. The trials that need it fail too; all others go on."""
-
-    kind: str
-    key: str
-    error: str
-    traceback: str
 
 
 class StageFailed(RuntimeError):

@@ -28,7 +28,7 @@ from ray.tune.execution import class_cache
 from l2kd_ray import door
 from l2kd_ray.cluster.executors import DRIVER, Job
 from l2kd_ray.cluster.guard import kept_messages
-from l2kd_ray.cluster.pool import Failure, StageFailed, StagePool
+from l2kd_ray.cluster.pool import StageFailed, StagePool
 from l2kd_ray.cluster.progress import PATIENCE_S, Show, SweepProgress
 from l2kd_ray.cluster.session import LOCAL, RayFailed, joined, started
 from l2kd_ray.core.reader import StoreView
@@ -37,9 +37,9 @@ from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.core.store import Store
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import Wanted, batches, most
-from l2kd_ray.study.folder import Folder
+from l2kd_ray.study.folder import Failure, Folder
 from l2kd_ray.study.garbage import droppable
-from l2kd_ray.study.objectives import cells_of, value
+from l2kd_ray.study.objectives import cells_of, known_scores, value
 from l2kd_ray.study.plan import missing_stages
 from l2kd_ray.study.search import Setting
 from l2kd_ray.study.sections import Arm, Range, SearchObjective
@@ -538,13 +538,8 @@ def _objectives(study: Study) -> dict[str, SearchObjective]:
 def _reward(study: Study, reader: StoreView, arm: Arm, setting: Setting) -> list[float]:
     """The objectives of a setting tried before; NaN where a score is missing."""
     trials, names = study.instances(arm, setting), _objectives(study).values()
-    stages = [cell.stage for trial in trials for name in names for cell in cells_of(trial, name)]
-    found = reader.manifests({stage.key: stage.kind for stage in stages})
-    known = {
-        stage.key: found[stage.key].scores[stage.metric_name]
-        for stage in stages
-        if stage.key in found
-    }
+    cells = (cell for trial in trials for name in names for cell in cells_of(trial, name))
+    known = known_scores(reader, cells)
     return [value(trials, name, known) for name in names]
 
 

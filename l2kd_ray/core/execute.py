@@ -90,6 +90,7 @@ def execute(
                 **environment(),
                 "threads": threads,
                 "world_size": world_size,
+                **({"gpus": gpus} if device != "cpu" else {}),
                 **describe(device),
                 "peak_memory": peak(device),
                 **context.notes,

@@ -110,14 +110,14 @@ class Store(FileTree):
         """All finished stages, from one listing of the storage."""
         finished, dropped, begun = dict[str, str](), set[str](), dict[str, FileEntry]()
         for entry in self.files("stages"):
-            _, kind, *middle, key, name = entry.path.split("/")
-            if len(middle) == 1 and name == MANIFEST:
-                finished[key] = kind
-            elif len(middle) == 1 and name == DROPPED:
-                dropped.add(key)
-            elif len(middle) == 2 and key == "starts":
-                last = begun.setdefault(middle[1], entry)
-                begun[middle[1]] = max(last, entry, key=lambda one: one.modified)
+            match entry.path.split("/"):
+                case [_, kind, _, key, name] if name == MANIFEST:
+                    finished[key] = kind
+                case [_, _, _, key, name] if name == DROPPED:
+                    dropped.add(key)
+                case [_, _, _, key, "starts", _]:
+                    last = begun.setdefault(key, entry)
+                    begun[key] = max(last, entry, key=lambda one: one.modified)
         left = {key: note for key, note in begun.items() if key not in finished}
         return Listing(finished, frozenset(dropped), left)
 

@@ -47,10 +47,7 @@ class Follower:
         """Tell what is new; with a state other than `running`, that the study has ended."""
         if not self._reader.update() and state == "running" and self._stages:
             return
-        tried = self._notes.tried() if self._study.is_adaptive else None
-        now = Snapshot(
-            self._study, self._reader, self._notes.failures(), self._notes.looks(), tried
-        )
+        now = Snapshot.of(self._study, self._reader, self._notes)
         # The aggregate first: it is the more useful part if the mirror is cut short.
         with within(self._limit):
             self._mirror.on_study(study_state(now, self._folder, state, failures))

@@ -7,6 +7,7 @@ database in the working folder.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ class MLflow(Mirror):
         run = self._run(trial.id, trial.name, tags, trial.config)
         first = int(run.data.tags.get(_NEXT, 0))
         metrics = [
-            (point.number, Metric(key, value, point.number, point.step))
+            (point.number, Metric(_name(key), value, point.number, point.step))
             for point in trial.points
             if point.number >= first
             for key, value in point.values.items()
@@ -104,4 +105,4 @@ class MLflow(Mirror):
 
 def _name(key: str) -> str:
     """A metric's name as MLflow accepts it."""
-    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in key)
+    return re.sub(r"[^\w\-. /]", "_", key)

@@ -144,16 +144,16 @@ class Document:
     """Reasons to doubt the headline, which stand above it."""
 
     def pictures(self) -> list[Picture]:
-        return [block for section in self.sections for block in _walk(section.blocks, Picture)]
+        return [block for section in self.sections for block in _pictures(section.blocks)]
 
 
-def _walk(blocks: tuple[Block, ...], kind: type[Picture]) -> list[Picture]:
+def _pictures(blocks: tuple[Block, ...]) -> list[Picture]:
     found = []
     for block in blocks:
-        if isinstance(block, kind):
+        if isinstance(block, Picture):
             found.append(block)
         elif isinstance(block, Fold):
-            found += _walk(block.blocks, kind)
+            found += _pictures(block.blocks)
     return found
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import Doubt, Verdict
+from l2kd_ray.analysis import Design, Doubt, Halves, Instance, Verdict
 from l2kd_ray.analysis.extreme import OrderSearch
 from l2kd_ray.analysis.looks import Seen
 from l2kd_ray.study.data import SplitData
@@ -16,10 +16,18 @@ from l2kd_ray.study.data import SplitData
 
 @dataclass(frozen=True)
 class Inputs:
-    """The keyword arguments of `write_report` that it passes on to the sections."""
+    """The keyword arguments of `write_report`."""
 
     study: Mapping[str, Any]
     """The resolved study file."""
+    design: Design | None = None
+    """The orders and seeds of the study; without it intervals hold for what has run."""
+    failed: Collection[Instance] = ()
+    """Trials that will never finish."""
+    stopping: bool = False
+    """True if a stop rule could end, or has ended, the study before its last order."""
+    split: Halves | None = None
+    """Both halves where settings were selected on one; the other one is the design."""
     planned: Mapping[str, int] = field(default_factory=dict)
     """Progress of the study: trials, trials_done, stages, stages_done; all optional."""
     failures: Sequence[Mapping[str, Any]] = ()
@@ -29,7 +37,8 @@ class Inputs:
     memory of a process, and `unshared`: how many stages the trials would take without sharing."""
     work: pd.DataFrame | None = None
     """One row for each method and setting: method, setting, and steps, tokens, tokens sampled by
-    students and seconds of a trial without sharing."""
+    students and seconds of a trial without sharing; where known, its student's parameters and
+    latency."""
     spent: pd.DataFrame | None = None
     """One row for each method and setting: method, setting, core_hours, gpu_hours, usd, of all its
     stages, each once; and `prices`, the words that say where the prices are from."""

@@ -13,7 +13,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from l2kd_ray.names import NO_SETTING
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.labels import method_label, setting_label
 from l2kd_ray.report.sentences import device_words
@@ -148,8 +147,7 @@ def _finished(arm: ArmProgress) -> str:
 
 
 def _arm(arm: ArmProgress) -> str:
-    setting = setting_label(arm.setting) if arm.setting != NO_SETTING else ""
-    return " ".join(filter(None, (method_label(arm.method), setting)))
+    return " ".join(filter(None, (method_label(arm.method), setting_label(arm.setting))))
 
 
 def _sentences(found: Outlook) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from l2kd_ray.report.labels import method_label
+from l2kd_ray.report.labels import count, method_label
 from l2kd_ray.report.sentences import foresight_words
 from l2kd_ray.study import Study
 from l2kd_ray.study.changes import Changes
@@ -24,19 +24,19 @@ def trial_words(study: Study) -> str:
     orders = [order for order in study.orders if order]
     most = math.factorial(len(study.tasks))
     instances = f"{len(orders)} of {most:,} orders x " if orders else ""
-    instances += _counted(len(config.replicates), "seed")
+    instances += count(len(config.replicates), "seed")
     arms, trials = [], 0
     for arm in config.arms:
         searched = study.reads_search(arm)
         settings = len(study.settings(arm)) if not study.is_adaptive or not searched else 0
         settings = settings or config.tune.num_samples
         trials += settings * len(study.orders) * len(config.replicates)
-        words = f" ({_counted(settings, 'setting')})" if searched else ""
+        words = f" ({count(settings, 'setting')})" if searched else ""
         arms.append(method_label(arm.name) + words)
     beside = " and ".join(map(method_label, study.references))
     at_most = "at most " if study.is_adaptive or isinstance(config.orders, SearchOrders) else ""
     return (
-        f"{instances} of {', '.join(arms)}: {at_most}{_counted(trials, 'trial')}; "
+        f"{instances} of {', '.join(arms)}: {at_most}{count(trials, 'trial')}; "
         f"beside them {beside}, once a seed."
     )
 
@@ -62,8 +62,8 @@ def stage_table(study: Study, planned: Plan) -> Table:
     for column in ("stages", "unshared", "shared", "stored", "to do"):
         table.add_column(column, justify="left" if column == "stages" else "right")
     rows = {
-        role: (count.naive, count.unique, count.stored, count.todo)
-        for role, count in planned.stages.items()
+        role: (found.naive, found.unique, found.stored, found.todo)
+        for role, found in planned.stages.items()
     }
     for role, numbers in rows.items():
         if planned.stages[role].unique:
@@ -131,7 +131,3 @@ def setting_words(found: Changes) -> str:
     listed = "; ".join(f"{key}: {before} -> {now}" for key, (before, now) in shown)
     more = len(found.settings) - len(shown)
     return listed + (f"; and {more} more" if more else "")
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number:,} {name}" + ("" if number == 1 else "s")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis import Design, Halves, Instance
 from l2kd_ray.analysis.findings import Findings, find
 from l2kd_ray.core.filetree import FileTree, side_by_side
 from l2kd_ray.errors import InputError
@@ -26,16 +24,7 @@ _TABLES = (
 """The frames of `Findings` that are written as tables."""
 
 
-def write_report(
-    folder: str | Path,
-    scores: pd.DataFrame,
-    *,
-    design: Design | None = None,
-    failed: Collection[Instance] = (),
-    stopping: bool = False,
-    split: Halves | None = None,
-    **inputs: Any,
-) -> list[Path]:
+def write_report(folder: str | Path, scores: pd.DataFrame, **inputs: Any) -> list[Path]:
     """Write report.html, report.md, figures/ and tables/ below `folder` from the scores so far.
 
     Each file appears whole or not at all, and the same input gives the same pages.
@@ -43,10 +32,6 @@ def write_report(
     Args:
         folder: made where it is missing.
         scores: the long form of R, finished or half-way (`scores.parquet`).
-        design: the orders and seeds of the study; without it intervals hold for what has run.
-        failed: trials that will never finish.
-        stopping: whether a stop rule could end, or has ended, the study before its last order.
-        split: both halves where settings were selected on one half; the other one is the design.
         inputs: the fields of `Inputs`, of which `study` is required.
 
     Returns:
@@ -64,9 +49,7 @@ def write_report(
             expected=f"at least one finished evaluation in {shown.study.get('storage') or folder}",
             fix="run `l2kd sweep` with this study first",
         )
-    found, report = _document(
-        scores, design=design, failed=failed, stopping=stopping, split=split, shown=shown
-    )
+    found, report = _document(scores, shown)
     shown_pictures = report.pictures()
     drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in shown_pictures}
     files = {
@@ -88,33 +71,22 @@ def write_report(
     return [folder / name for name in files]
 
 
-def pictures(scores: pd.DataFrame, **given: Any) -> list[Picture]:
+def pictures(scores: pd.DataFrame, **inputs: Any) -> list[Picture]:
     """The pictures of a report; the arguments are those of `write_report`."""
-    own = ("design", "failed", "stopping", "split")
-    inputs = {name: value for name, value in given.items() if name not in own}
-    others = {name: given[name] for name in own if name in given}
-    return _document(scores, shown=Inputs(**inputs), **others)[1].pictures()
+    return _document(scores, Inputs(**inputs))[1].pictures()
 
 
-def _document(
-    scores: pd.DataFrame,
-    *,
-    shown: Inputs,
-    design: Design | None = None,
-    failed: Collection[Instance] = (),
-    stopping: bool = False,
-    split: Halves | None = None,
-) -> tuple[Findings | None, Document]:
+def _document(scores: pd.DataFrame, shown: Inputs) -> tuple[Findings | None, Document]:
     """The findings in the scores (None without any), and the report of them."""
     found = None
     if len(scores):
         found = find(
             scores,
             list(shown.study.get("search") or {}),
-            design,
-            failed,
-            stopping=stopping,
-            split=split,
+            shown.design,
+            shown.failed,
+            stopping=shown.stopping,
+            split=shown.split,
             published=shown.published,
         )
     return found, document(found, shown)

@@ -55,7 +55,7 @@ class Choice:
     value: str
 
     @property
-    def is_one(self) -> bool:
+    def has_options(self) -> bool:
         """True if there is something to choose."""
         return len(self.options) > 1
 

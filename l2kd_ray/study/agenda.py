@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import AnyStore
+from l2kd_ray.study.objectives import cells_of, known_scores, value
 from l2kd_ray.study.orders import candidates, neighbours, order_id
 from l2kd_ray.study.search import setting_id, settings_of
 from l2kd_ray.study.sections import Arm, RandomOrders, SearchOrders
 from l2kd_ray.study.study import Study
-from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,8 +81,7 @@ def wanted(study: Study, source: AnyStore, failed: Collection[str] = ()) -> Want
     for batch in batches(study, source, failed):
         known += batch.trials
         ended = all(
-            all(cell.stage.key in done for cell in trial.cells)
-            or (failed and any(stage.key in failed for stage in trial.stages()))
+            all(cell.stage.key in done for cell in trial.cells) or trial.cannot_finish(failed)
             for trial in batch.trials
         )
         found = replace(batch, trials=known, complete=ended)
@@ -125,12 +124,10 @@ def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[I
     """The instances of trials that cannot finish because one of their stages failed."""
     from l2kd_ray.analysis import Instance
 
-    if not failed:
-        return []
     return [
         Instance(trial.method, setting_id(trial.setting), order_id(trial.order), str(trial.seed))
         for trial in trials
-        if not trial.is_reference and any(stage.key in failed for stage in trial.stages())
+        if not trial.is_reference and trial.cannot_finish(failed)
     ]
 
 
@@ -195,7 +192,7 @@ def _given_up(
     ]
     scores = _dev_means(source, trials).reshape(len(settings), len(orders))
     found = race(scores, len(design.orders))
-    return {setting_id(settings[row]): at for row, at in found.dropped.items() if at <= done}
+    return {setting_id(settings[row]): at for row, at in found.dropped.items()}
 
 
 def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
@@ -268,22 +265,11 @@ def _searched(study: Study) -> list[Arm]:
     return [arm for arm in study.config.arms if study.reads_search(arm)]
 
 
-def _dev_cells(trial: Trial) -> list[Cell]:
-    return [cell for cell in trial.steps[-1] if cell.split == "dev"]
-
-
 def _dev_means(source: AnyStore, groups: Sequence[Sequence[Trial]]) -> FloatArray:
     """The mean dev score of each group of trials; NaN if one of its trials is not finished."""
-    finals = [cell.stage for group in groups for trial in group for cell in _dev_cells(trial)]
-    known = source.manifests({stage.key: stage.kind for stage in finals})
-    return np.array([np.mean([_dev(trial, known) for trial in group]) for group in groups])
-
-
-def _dev(trial: Trial, known: Mapping[str, Manifest]) -> float:
-    """The mean dev score of a trial's student; NaN if it is not finished."""
-    stages = [cell.stage for cell in _dev_cells(trial)]
-    scores = [known[s.key].scores[s.metric_name] if s.key in known else np.nan for s in stages]
-    return float(np.mean(scores))
+    cells = (cell for group in groups for trial in group for cell in cells_of(trial, "dev"))
+    known = known_scores(source, cells)
+    return np.array([value(group, "dev", known) for group in groups])
 
 
 def design_of(study: Study) -> Design:

@@ -84,7 +84,7 @@ def _size(study: StudyConfig) -> None:
 
 def _order_count(study: StudyConfig) -> int:
     """The number of orders, of which none is made; one if no method depends on the order."""
-    if all(study.family.methods[arm.method].orderless for arm in study.arms):
+    if study.orderless:
         return 1
     if isinstance(study.orders, RandomOrders):
         return study.orders.random
@@ -239,13 +239,12 @@ def _objectives(study: StudyConfig) -> None:
     if chosen is None:
         return
     texts = study.retention is not None and study.retention.texts is not None
-    ordered = not any(study.family.methods[arm.method].orderless for arm in study.arms)
     for wrong, problem, fix in (
         (tune.searcher != "optuna", "they are Optuna's", "set tune.searcher: optuna"),
         (tune.scheduler == "asha", "ASHA cuts by one objective", "remove tune.scheduler"),
         (len({*chosen}) < 2, "they are one objective", "name two, or remove it"),
         (
-            not ordered or len(study.tasks) < 2,
+            study.orderless or len(study.tasks) < 2,
             "they are of tasks that are learned one after another",
             "remove it",
         ),

@@ -25,7 +25,7 @@ from l2kd_ray.study.agenda import halves_of
 from l2kd_ray.study.answers import answers
 from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
-from l2kd_ray.study.objectives import objectives
+from l2kd_ray.study.objectives import known_scores, objectives
 from l2kd_ray.study.replays import replay_quality
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import SearchOrders
@@ -106,13 +106,8 @@ def _objectives(snapshot: Snapshot) -> pd.DataFrame | None:
     names = snapshot.study.config.tune.objectives
     if names is None:
         return None
-    cells = {c.stage.key: c.stage for t in snapshot.reported for c in t.cells}
-    known = {
-        key: found.scores[cells[key].metric_name]
-        for key, found in snapshot.manifests.items()
-        if key in cells
-    }
-    return objectives(snapshot.reported, names, known)
+    cells = (cell for trial in snapshot.reported for cell in trial.cells)
+    return objectives(snapshot.reported, names, known_scores(snapshot.reader, cells))
 
 
 def _divergences(trials: Iterable[Trial]) -> dict[str, tuple[str, ...]]:

@@ -37,8 +37,8 @@ KEYS, FORMER_KEYS = "keys", "keys-until-"
 
 
 @dataclass(frozen=True)
-class _Failed:
-    """A record of failures.json."""
+class Failure:
+    """A failed stage, as in failures.json. The trials that need it fail too; all others go on."""
 
     kind: str
     key: str
@@ -85,7 +85,7 @@ class Folder:
 
     def failures(self) -> Sequence[FailureRecord]:
         """The stages that failed in the last sweep."""
-        failed: list[_Failed] = self._read("failures.json", _json(list[_Failed]), [])
+        failed: list[Failure] = self._read("failures.json", _json(list[Failure]), [])
         return [asdict(one) for one in failed]
 
     def tried(self) -> Tried:
@@ -119,8 +119,12 @@ class Folder:
 
     def needed(self) -> set[str]:
         """The stages that the study needs, as lines "kind key"."""
+        return self._keys(self._lists())
+
+    def _lists(self) -> list[str]:
+        """The names of the lists of stages that hold now."""
         names = (entry.path.rpartition("/")[2] for entry in self.files())
-        return self._keys(n for n in names if is_key_list(n) and not n.startswith(FORMER_KEYS))
+        return [n for n in names if is_key_list(n) and not n.startswith(FORMER_KEYS)]
 
     def files(self) -> list[FileEntry]:
         """The files directly in the folder."""
@@ -141,11 +145,7 @@ class Folder:
 
     def settle_keys(self, stages: Iterable[Stage]) -> None:
         """Replace the stages that the study needs: it is complete, or needs none any more."""
-        needed, names = _lines(stages), []
-        for entry in self.files():
-            name = entry.path.removeprefix(f"{self._base}/")
-            if is_key_list(name) and not name.startswith(FORMER_KEYS):
-                names.append(name)
+        needed, names = _lines(stages), self._lists()
         if former := self._keys(names) - needed:
             self._write_keys(f"{FORMER_KEYS}{uuid.uuid4().hex}", former)
         self._write_keys(KEYS, needed)

@@ -52,13 +52,17 @@ def roots(
     """
     lists: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
-        _, name, file, *deeper = entry.path.split("/")
-        if not deeper and (file == _STUDY or is_key_list(file)) and not _is_past(entry):
-            lists[name].append(file)
+        match entry.path.split("/"):
+            case [_, name, file] if _lists_stages(file) and not _is_past(entry):
+                lists[name].append(file)
     return {
         name: frozenset() if name in drop else _needed(store, name, files)
         for name, files in lists.items()
     }
+
+
+def _lists_stages(file: str) -> bool:
+    return file == _STUDY or is_key_list(file)
 
 
 def _is_past(entry: FileEntry) -> bool:

@@ -135,9 +135,7 @@ def _check_arms(study: Study, where: str) -> None:
             build.check_settings()
         except InputError as error:
             raise error.at(where, key) from None
-    if config.tune.scheduler == "asha" and not all(
-        config.family.methods[arm.method].orderless for arm in config.arms
-    ):
+    if config.tune.scheduler == "asha" and not config.orderless:
         raise InputError(
             ONE_ORDER_ALONE,
             where=where,

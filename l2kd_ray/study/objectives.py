@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import SearchObjective
 from l2kd_ray.study.trial import Cell, Trial
@@ -21,6 +22,13 @@ def cells_of(trial: Trial, objective: SearchObjective) -> Sequence[Cell]:
         return [one for one in trial.retention if (one.i, one.task) == (last, "retention/texts")]
     dev = [cell for cell in trial.steps[-1] if cell.split == "dev"]
     return {"dev": dev, "new": dev[-1:], "old": dev[:-1]}[objective]
+
+
+def known_scores(source: AnyStore, cells: Iterable[Cell]) -> dict[str, float]:
+    """The scores of the finished ones among some evaluations, by key of the stage."""
+    stages = {cell.stage.key: cell.stage for cell in cells}
+    found = source.manifests({key: stage.kind for key, stage in stages.items()})
+    return {key: one.scores[stages[key].metric_name] for key, one in found.items()}
 
 
 def value(

@@ -19,7 +19,7 @@ from l2kd_ray.study.plan import in_sequence
 from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Trial
-from l2kd_ray.study.work import devices
+from l2kd_ray.study.work import devices, hours
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,7 @@ def outlook(snapshot: Snapshot, since: float | None, live: str | None = None) ->
     kinds = {stage: stage.kind for stage in planned.every}
     wanted = Counter(kinds.values())
     left = Counter(stage.kind for stage in planned.missing)
-    cores = [m.seconds * _workers(m) * m.environment.get("threads", 1) for m in known.values()]
-    gpus = [
-        m.seconds * _workers(m) for m in known.values() if m.environment.get("device") == "cuda"
-    ]
+    spent = [hours(manifest) for manifest in known.values()]
     return Outlook(
         {kind: (wanted[kind] - left[kind], wanted[kind]) for kind in in_sequence(kinds)},
         len(snapshot.trials),
@@ -108,16 +105,12 @@ def outlook(snapshot: Snapshot, since: float | None, live: str | None = None) ->
         _arms(snapshot),
         _running(snapshot, since) if since is not None else (),
         _remaining(planned.missing, known, since) if since is not None else None,
-        sum(cores) / 3600,
-        sum(gpus) / 3600,
+        sum(cores for cores, _ in spent),
+        sum(gpus for _, gpus in spent),
         live,
         len(snapshot.failures),
         devices(planned.every, known),
     )
-
-
-def _workers(manifest: Manifest) -> int:
-    return int(manifest.environment.get("world_size", 1))
 
 
 def _arms(snapshot: Snapshot) -> list[ArmProgress]:
@@ -133,7 +126,7 @@ def _arms(snapshot: Snapshot) -> list[ArmProgress]:
             setting,
             sum(trial.id in done for trial in trials),
             len(trials),
-            sum(any(stage.key in failed for stage in t.stages()) for t in trials) if failed else 0,
+            sum(trial.cannot_finish(failed) for trial in trials),
             *_orders(trials, done),
             _mean(gaps[trial.id] for trial in trials if trial.id in done and trial.id in gaps)
             if not trials[0].is_reference

@@ -118,7 +118,7 @@ def _family(methods: object, where: str) -> Family:
     except ValidationError as error:
         raise refusal(error, ArmsOnly, where) from None
     chosen = {arm.method: _method(arm.method, where) for arm in arms}
-    families = {method.family for method in chosen.values()} or {"language"}
+    families = {method.family for method in chosen.values()}
     orderless = {method.orderless for method in chosen.values()}
     if len(families) > 1 or len(orderless) > 1:
         raise InputError(

@@ -60,6 +60,8 @@ class ArmsOnly(Section):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
+        if not self.arms:
+            raise InputError("a study compares at least one method", key="methods")
         for arm in self.methods:
             if arm.name in (MULTITASK, SINGLE):
                 raise InputError(
@@ -129,11 +131,16 @@ class StudyConfig(ArmsOnly):
         return self
 
     @property
+    def orderless(self) -> bool:
+        """True if no method depends on the order; a study has no methods of both kinds."""
+        return all(self.family.methods[arm.method].orderless for arm in self.arms)
+
+    @property
     def orders_arm(self) -> str | None:
         """The arm whose orders are searched; None where none are."""
         if not isinstance(self.orders, SearchOrders):
             return None
-        return self.orders.method or next((arm.name for arm in self.arms), "")
+        return self.orders.method or self.arms[0].name
 
     @property
     def rungs(self) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from l2kd_ray.core.reader import StoreView
 from l2kd_ray.study import agenda
 from l2kd_ray.study.agenda import Wanted
 from l2kd_ray.study.doubts import doubts
-from l2kd_ray.study.folder import FailureRecord
+from l2kd_ray.study.folder import FailureRecord, Folder
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.plan import Plan, plan
 from l2kd_ray.study.study import ArmSettings, Study
@@ -43,6 +43,12 @@ class Snapshot:
     tried: ArmSettings | None = None
     """The settings that an adaptive search has finished; None if the search is not adaptive."""
 
+    @classmethod
+    def of(cls, study: Study, reader: StoreView, folder: Folder) -> Snapshot:
+        """The state of a study by what `reader` sees of its store, and by its folder."""
+        tried = folder.tried() if study.is_adaptive else None
+        return cls(study, reader, folder.failures(), folder.looks(), tried)
+
     @cached_property
     def wanted(self) -> Wanted:
         """The trials known to be wanted.
@@ -69,7 +75,7 @@ class Snapshot:
         proposed = [trial for trial in self.trials if self.study.is_proposed(trial)]
         return self.study.scores(self.reader, proposed)
 
-    @property
+    @cached_property
     def failed(self) -> set[str]:
         """The keys of the stages that failed."""
         return {failure["key"] for failure in self.failures}
@@ -130,11 +136,8 @@ class Snapshot:
         """The size of the study now, in orders that every wanted trial has finished."""
         from l2kd_ray.analysis.looks import Seen
 
-        ended = {trial.id for trial in self.done} | {
-            trial.id
-            for trial in self.trials
-            if any(stage.key in self.failed for stage in trial.stages())
-        }
+        ended = {trial.id for trial in self.done}
+        ended |= {trial.id for trial in self.trials if trial.cannot_finish(self.failed)}
         waiting = {order_id(trial.order) for trial in self.trials if trial.id not in ended}
         known = {order_id(trial.order) for trial in self.trials} - waiting
         if any(trial.is_reference and trial.id not in ended for trial in self.trials):
@@ -147,7 +150,7 @@ class Snapshot:
         """The reasons to doubt the scores."""
         return doubts(self.scores, self.reported, self.manifests, self.study.resolved.tasks)
 
-    @property
+    @cached_property
     def done(self) -> list[Trial]:
         """The wanted trials whose evaluations are all finished."""
         missing = self.plan.missing

@@ -35,8 +35,9 @@ class Study:
     def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
         self.config, self.resolved, self.family = config, resolved, config.family
         self._builders: dict[tuple[str, str], Builder] = {}
-        orderless = all(self.family.methods[arm.method].orderless for arm in config.arms)
-        self.orders = [()] if orderless and config.arms else self._orders()
+        self.orders: list[Order] = [()]
+        if not config.orderless:
+            self.orders = orders_of(self.tasks, config.orders, config.data_seed)
         """The orders in the sequence in which they are run, so that an unfinished study has a
         prefix of it. One empty order if no method depends on the order."""
 
@@ -68,15 +69,12 @@ class Study:
 
     @property
     def _first_method(self) -> str:
-        return self.config.arms[0].method if self.config.arms else next(iter(self.family.methods))
+        return self.config.arms[0].method
 
     def fresh_builder(self) -> Builder:
         """A new builder of the references, which has made no stage yet."""
         method = self.family.methods[self._first_method]
         return self.family.builder(self.config.settings, self.resolved, method)
-
-    def _orders(self) -> list[Order]:
-        return orders_of(self.tasks, self.config.orders, self.config.data_seed)
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -14,7 +14,6 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES
-from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.search import Setting
 from l2kd_ray.tasks.spec import Split
 
@@ -59,13 +58,6 @@ class Trial:
         return self.method in REFERENCES
 
     @property
-    def name(self) -> str:
-        """A readable name: `l2kd a>b>c seed 531 kd.weight=1`."""
-        setting = [f"{key}={value}" for key, value in self.setting.items()]
-        order = [order_id(self.order)] if self.order else []
-        return " ".join([self.method, *order, f"seed {self.seed}", *setting])
-
-    @property
     def cells(self) -> Iterator[Cell]:
         return chain(*self.steps, self.teachers, self.retention)
 
@@ -81,6 +73,10 @@ class Trial:
             if roles.get(stage) != "teacher":
                 roles[stage] = role
         return roles
+
+    def cannot_finish(self, failed: Collection[str]) -> bool:
+        """True if one of its stages is among those that failed (keys)."""
+        return bool(failed) and any(stage.key in failed for stage in self.stages())
 
     def _role(self, field: str, stage: Stage) -> str:
         """The role of a stage that is read through a field.

@@ -1,4 +1,4 @@
-"""The cost of one trial of each method, without any sharing between trials."""
+"""The cost of a study: steps and seconds of a trial without sharing, hours, devices, memory."""
 
 from __future__ import annotations
 
@@ -69,11 +69,20 @@ def peak_memory(manifests: Iterable[Manifest]) -> int:
     return max((int(m.environment.get("peak_memory", 0)) for m in manifests), default=0)
 
 
+def hours(manifest: Manifest) -> tuple[float, float]:
+    """Core-hours and GPU-hours of a stage, of all its workers; one that ran on GPUs counts by these
+    alone."""
+    where = manifest.environment
+    spent = manifest.seconds / 3600 * int(where.get("world_size", 1))
+    if str(where.get("device", "cpu")).startswith("cpu"):
+        return spent * int(where.get("threads", 1)), 0.0
+    return 0.0, spent * float(where.get("gpus", 1))
+
+
 def hours_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -> pd.DataFrame:
     """One row per method and setting: core_hours and gpu_hours of all its finished stages.
 
-    Each stage counts once for a method, however many of its trials share it. A stage that ran on
-    GPUs counts by these alone, another one by its threads; both times its workers.
+    Each stage counts once for a method, however many of its trials share it.
     """
     import pandas as pd
 
@@ -83,11 +92,6 @@ def hours_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) 
         own.update(stage.key for stage in trial.stages() if stage.key in manifests)
     rows = []
     for arm, used in sorted(keys.items()):
-        hours = {True: 0.0, False: 0.0}
-        for manifest in (manifests[key] for key in sorted(used)):
-            where = manifest.environment
-            on_gpu = not str(where.get("device", "cpu")).startswith("cpu")
-            each = 1 if on_gpu else int(where.get("threads", 1))
-            hours[on_gpu] += manifest.seconds / 3600 * each * int(where.get("world_size", 1))
-        rows.append((*arm, hours[False], hours[True]))
+        spent = [hours(manifests[key]) for key in sorted(used)] or [(0.0, 0.0)]
+        rows.append((*arm, *map(sum, zip(*spent, strict=True))))
     return pd.DataFrame(rows, columns=["method", "setting", "core_hours", "gpu_hours"])

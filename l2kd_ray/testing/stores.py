@@ -89,6 +89,17 @@ class StoreSuite:
         assert store.listing().finished == {_KEY: "learn"}
         assert store.manifests({_KEY: "learn", _OTHER: "learn"}) == {_KEY: published}
 
+    def test_files_of_no_stage_are_passed_over(self, store: Store, tmp_path: Path) -> None:
+        publish(store, tmp_path / "out")
+        for path in (
+            ".DS_Store",
+            "learn/notes.txt",
+            "learn/ab/x",
+            f"learn/a/{_KEY}/b/c/d",
+        ):
+            store.write(f"stages/{path}", b"")
+        assert store.listing().finished == {_KEY: "learn"}
+
     def test_the_manifest_is_written_after_the_files_that_it_names(
         self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

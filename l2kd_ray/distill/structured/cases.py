@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 from l2kd_ray.distill.structured import baselines, projections
 from l2kd_ray.distill.structured.case_table import CASES, Case, Objective

@@ -62,9 +62,7 @@ class StructureBuilder(LabelBuilder):
         from l2kd_ray.families.structures.model.structured import Architecture, check_architecture
 
         self._check_pretrained(spec)
-        check_architecture(
-            Architecture(head=self.case.student, body=_body(spec), **spec.overrides)
-        )
+        check_architecture(Architecture(head=self.case.student, body=_body(spec), **spec.overrides))
 
     def initial(self, seed: Seed) -> UntrainedStructure:
         return self._untrained(self.settings.student, self.case.student, seed)

@@ -107,7 +107,9 @@ class Encoder(nn.Module):
 
     def blank(self, batch: int, length: int, pair: bool) -> TokenizedTexts:
         """Texts of `length` unknown tokens (at most `max_length`), for measuring time."""
-        ids = torch.full((batch, min(length, self.max_length)), int(self.tokenizer.unk_token_id or 0))
+        ids = torch.full(
+            (batch, min(length, self.max_length)), int(self.tokenizer.unk_token_id or 0)
+        )
         types = {"token_type_ids": torch.zeros_like(ids)}
         return self._inputs(ids, torch.ones_like(ids), types)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.families.classifiers.stages.learn import (
-    FORWARD_BATCH,
     SHARED,
     Classify,
     Logits,
     head_of,
     leave,
+    outputs,
 )
 from l2kd_ray.families.classifiers.stages.start import Labels, Untrained, load_classifier
 from l2kd_ray.families.examples import Labelled
@@ -54,8 +53,10 @@ class Prototypes(Stage):
 
         model, labels = load_classifier(context.files_of(self.model))
         model.to(context.device).freeze()
-        found = [outputs(model, task, task.load(context), context.device, "feature")
-                 for task in self.tasks]
+        found = [
+            outputs(model, task, task.load(context), context.device, "feature")
+            for task in self.tasks
+        ]
         sizes = [len(features) for features in found]
         domain = torch.repeat_interleave(torch.arange(len(found)), torch.tensor(sizes))
         answers = [

@@ -180,7 +180,9 @@ def build(
     Raises: InputError: the vectors are of another size; as `load_encoder` does.
     """
     if encoder is not None:
-        return StructuredModel(architecture, labels, PretrainedFeatures(*load_encoder(encoder)), seed)
+        return StructuredModel(
+            architecture, labels, PretrainedFeatures(*load_encoder(encoder)), seed
+        )
     with torch.random.fork_rng(devices=[]):
         _seed(seed, "features")
         features = WordFeatures(words, architecture.word_size, architecture.character_size)
@@ -211,7 +213,7 @@ def _body(architecture: Architecture, width: int) -> BiLSTMEncoder | Transformer
 
 
 def check_architecture(architecture: Architecture) -> None:
-    """Build the body without its weights. Raises: ValueError: there is none of that name or size."""
+    """Build the body without its weights. Raises: ValueError: no such body, or no such size."""
     with torch.device("meta"):
         _body(architecture, architecture.word_size + architecture.character_size)
 
