@@ -220,7 +220,10 @@ def _module(path: str, source: str | None) -> ModuleType:
     Its name contains the digest of the source, so that a changed file is a new module.
     """
     if source is None:
-        return importlib.import_module(path)
+        installed = importlib.import_module(path)
+        if path.partition(".")[0] != "l2kd_ray":
+            _mark(installed)
+        return installed
     name = _OWN + hashlib.sha256(source.encode()).hexdigest()[:16]
     if name not in sys.modules:
         module = ModuleType(name)

@@ -29,7 +29,7 @@ def noise(trial: Trial) -> float:
 @pytest.fixture
 def four(tiny: Any) -> Callable[..., Study]:
     def make(**changes: Any) -> Study:
-        return tiny(tasks=FOUR, methods=["lamol"], seeds=[1, 2, 3], **changes)  # type: ignore[no-any-return]
+        return tiny(**{"tasks": FOUR, "methods": ["lamol"], "seeds": [1, 2, 3], **changes})  # type: ignore[no-any-return]
 
     return make
 
@@ -84,6 +84,20 @@ def test_a_race_gives_up_settings_that_cannot_win(four: Any) -> None:
     best = chosen.loc[chosen["selected"] & (chosen["method"] == "lamol"), "setting"]
     assert best.tolist() == ['{"replay.ratio": 0.6}']
     assert set(found.selectable(scores)["setting"]) == set(scores["setting"])  # test scores stay
+
+
+def test_a_race_is_between_the_settings_that_a_method_reads(four: Any) -> None:
+    """LAMOL reads no temperature: its settings are two, and the worse one is given up."""
+    search = {"replay.ratio": {"grid": [0.1, 0.6]}, "kd.temperature": {"grid": [1, 2]}}
+    study = four(search=search, tune={"scheduler": "race"}, methods=["lamol", "l2kd"])
+
+    def small_is_bad(trial: Trial, split: str) -> float:
+        return {0.1: 10.0, 0.6: 60.0}[trial.setting.get("replay.ratio", 0.6)] + noise(trial)
+
+    done, found, _ = run(study, small_is_bad)
+    assert found.dropped["lamol"] == {'{"replay.ratio": 0.1}': 12}
+    left = [t for t in done[1] if t.method == "lamol"]
+    assert {t.setting["replay.ratio"] for t in left} == {0.6}
 
 
 RATIOS = (0.1, 0.5, 0.6)

@@ -251,9 +251,7 @@ def _four_pairs(_: int) -> Ranks:
     return {order: "".join(order) in bad for order in permutations("abcd")}
 
 
-@pytest.mark.parametrize(
-    "world", [_additive, lambda _: _by_ends("ab ba cd dc bc da"), _four_pairs]
-)
+@pytest.mark.parametrize("world", [_additive, lambda _: _by_ends("ab ba cd dc bc da"), _four_pairs])
 @pytest.mark.parametrize("drawn", [1, 4, 8, 12, 18, 23])
 def test_the_bounds_on_the_worst_hold_for_orders_as_they_are_drawn(
     world: Callable[[int], Ranks], drawn: int

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.studies import source_of
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -338,7 +339,7 @@ def test_meta_distillation_between_models_reads_no_padding() -> None:
 def real() -> Pretrained:
     if "L2KD_ENCODER" not in os.environ:
         pytest.skip("L2KD_ENCODER names no folder of an encoder")
-    return Pretrained("x", os.environ["L2KD_ENCODER"])
+    return source_of(Path(os.environ["L2KD_ENCODER"]))
 
 
 @torch.no_grad()

@@ -218,6 +218,20 @@ def test_the_importance_of_a_path() -> None:
             former = penalty.importance
 
 
+def test_a_small_task_shrinks_no_other_tasks_sample(tiny: Any) -> None:
+    """In every order a task's importance is measured on as many of its own examples."""
+    small = {"name": "gen.rest", "max_train": 3}
+    study = tiny(tasks=["gen.intent", small, "gen.tv"], methods=["ewc"])
+    found = {
+        (stage.examples.task, stage.samples)
+        for trial in study.trials()
+        for stage in trial.stages()
+        if isinstance(stage, Importance)
+    }
+    assert len(found) == 3
+    assert ("gen.rest", 3) in found
+
+
 # The penalty -------------------------------------------------------------------------------------
 
 

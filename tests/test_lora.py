@@ -312,6 +312,19 @@ def test_students_go_on_from_task_to_task(store: Store) -> None:
     assert changes == 2  # c_attn and the embedding
 
 
+def test_each_task_draws_updates_of_its_own(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else adapters that are to be orthogonal (O-LoRA) would begin in parallel."""
+    seen, attach_own = [], LoraUpdate.attach
+
+    def noted(self: LoraUpdate, model: Any, text: Any, seed: int, *rest: Any) -> Any:
+        seen.append(seed)
+        return attach_own(self, model, text, seed, *rest)
+
+    monkeypatch.setattr(LoraUpdate, "attach", noted)
+    weights(path()[-1], store)
+    assert len(set(seen)) == len(seen) == 2
+
+
 def test_the_seed_draws_the_updates(store: Store) -> None:
     model, other = make_model(), make_model()
     attach(model, LoraUpdate(RANK, 16, 0.0, None), FORMAT.added, seed=1)

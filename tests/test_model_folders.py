@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.language import TEXTS
-from helpers.studies import TINY
+from helpers.studies import TINY, source_of
 from safetensors.torch import load_file, save_file
+from transformers import AutoModel
 
 from l2kd_ray.api import load_study
 from l2kd_ray.errors import InputError
@@ -20,9 +22,8 @@ from l2kd_ray.families.language.model.causal_lm import build
 from l2kd_ray.families.language.model.checks import check_arch, check_model
 from l2kd_ray.families.language.model.vocabulary import train
 from l2kd_ray.models.files import check_names
-from l2kd_ray.models.loading import load_encoder
-from l2kd_ray.models.pretrained import Pretrained, resolve_model
-from l2kd_ray.models.spec import ModelSpec
+from l2kd_ray.models.loading import load_config, load_encoder, load_model, load_tokenizer
+from l2kd_ray.models.pretrained import resolve_vectors
 
 SIZES = {"n_layer": 2, "n_embd": 16, "n_head": 2, "n_positions": 96}
 Change = Callable[[Path], object]
@@ -180,9 +181,7 @@ def test_the_names_of_a_repository_tell(names: list[str], problem: str) -> None:
 @pytest.mark.parametrize("name", ["merges.bpe", "deep/code.py", "deep/model-1.safetensors", "x"])
 def test_the_digest_of_a_folder_covers_every_file_that_may_be_read(name: str, copy: Path) -> None:
     def digest() -> str:
-        found = resolve_model(ModelSpec(model=str(copy)), where="study")
-        assert found is not None
-        return found.digest
+        return source_of(copy).digest
 
     before, path = digest(), copy / name
     for unread in ("README.md", "LICENSE", ".git/config", "pytorch_model.bin"):
@@ -194,6 +193,23 @@ def test_the_digest_of_a_folder_covers_every_file_that_may_be_read(name: str, co
     one = digest()
     path.write_text("another")
     assert len({before, one, digest()}) == 3
+
+
+def test_a_model_that_has_changed_since_it_was_planned_is_refused(copy: Path) -> None:
+    source = source_of(copy)
+    load_config(source)
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "note": "another"}))
+    for read in (load_config, load_tokenizer, partial(load_model, AutoModel)):
+        with pytest.raises(InputError, match="has changed since the study was planned"):
+            read(source)
+    file = copy / "vectors.txt"
+    file.write_text("a 1 2")
+    vectors = resolve_vectors(str(file), where="study")
+    assert vectors.unchanged() == file
+    file.write_text("a 1 3")
+    with pytest.raises(InputError, match="has changed"):
+        vectors.unchanged()
 
 
 # --- architectures
@@ -263,4 +279,4 @@ def test_a_model_that_computes_no_numbers_says_so() -> None:
 
 def test_a_causal_lm_is_no_encoder(whole: Path) -> None:
     with pytest.raises(InputError, match="reads from left to right"):
-        load_encoder(Pretrained("", str(whole)))
+        load_encoder(source_of(whole))

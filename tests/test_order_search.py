@@ -16,7 +16,6 @@ from helpers.studies import age, keys
 
 from l2kd_ray.analysis.design import Design
 from l2kd_ray.analysis.extreme import OrderSearch, order_search, predict
-from l2kd_ray.analysis.worst import orders_beyond_worst
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError

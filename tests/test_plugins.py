@@ -137,6 +137,8 @@ def test_an_entry_point_is_named_by_its_own_name(tiny: Any, distribution: None) 
     code = study.family.methods["brought"].code
     assert code is not None
     assert code.startswith("brought 1.2 ")
+    own = [one for one in vars(sys.modules["brought"]).values() if isinstance(one, type)]
+    assert {one.source_code for one in own if one.__module__ == "brought"} == {code}  # type: ignore[attr-defined]
 
 
 UNSTEADY = """

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.studies import source_of
 
 from l2kd_ray.distill.structured.case_table import CASES, HeadKind
 from l2kd_ray.distill.structured.cases import distillation
@@ -282,7 +283,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
         attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
-    return Pretrained("", str(folder))
+    return source_of(folder)
 
 
 def pretrained(encoder: Pretrained, **changes: Any) -> StructuredModel:

@@ -93,10 +93,9 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
     in_order = sorted(rows, key=lambda row: (row.index, row.part != "qa"))
     folder = context(tmp_path).out
     annotations._write(in_order, live, context(tmp_path))
-    sizes = [len(row.sequence.tokens) - row.sequence.supervised for row in in_order]
-    import numpy as np
-
-    np.save(folder / annotations.OFFSETS, np.cumsum([0, *sizes]))
+    whole = np.array([len(row.sequence.tokens) for row in in_order])
+    sizes = np.stack([whole - [row.sequence.supervised for row in in_order], whole], axis=1)
+    np.save(folder / annotations.OFFSETS, np.cumsum([[0, 0], *sizes], axis=0))
     assert len(list(folder.glob("hidden-*"))) > 3
     save_head(teacher, folder)
     cached = Cached(folder, ("qa", "lm"))
@@ -115,17 +114,18 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
     assert losses(runs[0][0]) == pytest.approx(losses(runs[1][0]), rel=1e-3)
 
 
-def test_a_cached_teacher_of_other_positions_is_refused(tmp_path: Path) -> None:
-    import numpy as np
-
+@pytest.mark.parametrize("column", [0, 1])
+def test_a_cached_teacher_of_other_rows_is_refused(tmp_path: Path, column: int) -> None:
+    """Of other positions, or of as many in a row whose context was cut elsewhere."""
     live = Live(no_dropout(seed=9))
     rows = curriculum(replayed=[]).rows_of([0])
-    folder = context(tmp_path).out
-    annotations._write(rows, live, context(tmp_path))
-    np.save(folder / annotations.OFFSETS, np.array([0, 1, 2]))
-    save_head(live.model, folder)
+    annotations.write(rows, live, here := context(tmp_path))
+    Cached(here.out, ("qa", "lm")).annotate(rows, "cpu")
+    offsets = np.load(here.out / annotations.OFFSETS)
+    offsets[1:, column] -= 1
+    np.save(here.out / annotations.OFFSETS, offsets)
     with pytest.raises(ValueError, match="contexts differ"):
-        Cached(folder, ("qa", "lm")).annotate(rows, "cpu")
+        Cached(here.out, ("qa", "lm")).annotate(rows, "cpu")
 
 
 def save_head(model: CausalLM, folder: Path) -> None:

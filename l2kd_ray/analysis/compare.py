@@ -176,9 +176,7 @@ class _Table:
     def _with_failures(self, arm: ArmId, scope: _Scope, failed: Collection[Instance]) -> float:
         """The mean gap where a failed trial scores 0, of all seeds of the orders that were run."""
         group = self.groups.get(arm, self.test.iloc[:0])
-        rows = scored_zero(
-            group[group["complete"] & group[GAP].notna()], self.test, failed, GAP
-        )
+        rows = scored_zero(group[group["complete"] & group[GAP].notna()], self.test, failed, GAP)
         if self.design is not None and scope.orders:
             own = rows["order"].isin(scope.orders) & rows["seed"].isin(self.design.seeds)
             rows = rows[own]

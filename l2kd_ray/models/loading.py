@@ -32,9 +32,11 @@ def is_small(source: Pretrained) -> bool:
 
 
 def load_config(source: Pretrained) -> Any:
-    """A model's config. Raises: InputError if transformers does not know its type."""
+    """A model's config. Raises: InputError if transformers does not know its type, or the files
+    have changed since the study was planned."""
     from transformers import AutoConfig
 
+    source.unchanged()
     try:
         return AutoConfig.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
@@ -51,9 +53,10 @@ def load_config(source: Pretrained) -> Any:
 
 
 def load_tokenizer(source: Pretrained) -> Any:
-    """A pretrained tokenizer. Raises: InputError if there is none."""
+    """A pretrained tokenizer. Raises: InputError if there is none, or it has changed."""
     from transformers import AutoTokenizer
 
+    source.unchanged()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             source.location, revision=source.revision, trust_remote_code=False
@@ -110,8 +113,9 @@ def load_model(
         without: weights whose names hold this may be missing.
         cut: `config` asks for fewer layers than the weights have.
 
-    Raises: InputError if the weights do not fill the model, or are not finite.
+    Raises: InputError if the weights do not fill the model, are not finite, or have changed.
     """
+    source.unchanged()
     try:
         with quiet():
             model, info = auto.from_pretrained(

@@ -31,6 +31,24 @@ class Pretrained:
         elif self.names:
             files.check_names(self.names, self.location, where=where, key=key)
 
+    def unchanged(self) -> Path:
+        """Its folder or file (of a hub id no path), at the moment of reading.
+
+        Raises: InputError if a file is no longer what it was when the study was planned.
+        """
+        path, found = Path(self.location), self.digest
+        if path.exists():
+            found = _of_folder(path).digest if path.is_dir() else digest(path)
+        if found != self.digest:
+            raise InputError(
+                "the model has changed since the study was planned",
+                where=self.location,
+                got=f"sha256 {found[:12]}",
+                expected=f"sha256 {self.digest[:12]}",
+                fix="put the former files back, or start the study again with the new ones",
+            )
+        return path
+
 
 def resolve_model(spec: ModelSpec, *, where: str, base: Path | None = None) -> Pretrained | None:
     """Find the model that a study names (folder or hub id); None if it is trained from scratch.

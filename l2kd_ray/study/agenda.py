@@ -17,7 +17,7 @@ import numpy as np
 from l2kd_ray.core.reader import AnyStore
 from l2kd_ray.study.objectives import cells_of, known_scores, value
 from l2kd_ray.study.orders import candidates, neighbours, order_id
-from l2kd_ray.study.search import setting_id, settings_of
+from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import Arm, RandomOrders, SearchOrders
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.trial import Trial
@@ -106,8 +106,8 @@ def most(study: Study, source: AnyStore) -> list[Trial]:
     every = study.trials()
     if study.config.tune.select_on is None:
         return every
-    split, searched = halves_of(study), {arm.name for arm in _searched(study)}
-    any_setting = setting_id(settings_of(study.config)[0])
+    split = halves_of(study)
+    searched = {arm.name: setting_id(study.settings(arm)[0]) for arm in _searched(study)}
     return [
         trial
         for trial in every
@@ -115,7 +115,7 @@ def most(study: Study, source: AnyStore) -> list[Trial]:
         or (trial.method in searched and _is_in(trial, split.select))
         or (
             _is_in(trial, split.report)
-            and (trial.method not in searched or setting_id(trial.setting) == any_setting)
+            and searched.get(trial.method, setting_id(trial.setting)) == setting_id(trial.setting)
         )
     ]
 
@@ -184,7 +184,7 @@ def _given_up(
     """The settings of an arm that can no longer win after `done` orders."""
     from l2kd_ray.analysis import race
 
-    settings, orders = settings_of(study.config), study.orders[:done]
+    settings, orders = study.settings(arm), study.orders[:done]
     trials = [
         [study.trial(arm.name, setting, order, seed) for seed in design.seeds]
         for setting in settings

@@ -17,6 +17,7 @@ import numpy as np
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Damaged
 from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
@@ -225,7 +226,23 @@ def top_k_bias(manifests: Iterable[Manifest]) -> list[dict[str, float]]:
 def _notes(snapshot: Snapshot) -> list[str]:
     """Notes that a reader of the report needs first."""
     tasks = snapshot.study.resolved.tasks
-    return [f"**{name}:** {note}" for name in snapshot.study.tasks for note in tasks[name].notes]
+    notes = [f"**{name}:** {note}" for name in snapshot.study.tasks for note in tasks[name].notes]
+    if shared := _taught_alike(snapshot.reported):
+        notes.append(
+            f"**One teacher for all seeds** of {', '.join(shared)}: intervals and tests hold for "
+            "this teacher, and another one may move all seeds alike."
+        )
+    return notes
+
+
+def _taught_alike(trials: Iterable[Trial]) -> list[str]:
+    """The methods whose seeds share a task's teacher (`kd.teacher_seed`)."""
+    seeds: dict[tuple[str, str, Stage], set[str]] = {}
+    for trial in trials:
+        for cell in () if trial.is_reference else trial.teachers:
+            of_model = seeds.setdefault((trial.method, cell.task, cell.stage.model), set())
+            of_model.add(str(trial.seed.train))
+    return sorted({method for (method, *_), own in seeds.items() if len(own) > 1})
 
 
 def _costs(snapshot: Snapshot) -> pd.DataFrame:

@@ -12,6 +12,8 @@ from typing import Any
 
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.builder import Resolved
+from l2kd_ray.models.pretrained import Pretrained, resolve_model
+from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
@@ -54,6 +56,13 @@ def planned(**changes: Any) -> Study:
     """The tiny study with changes to what is neither a task nor a pretrained model."""
     data = {**TINY, **changes}
     return Study(parse_study(data), resolved(tuple(data["tasks"])))
+
+
+def source_of(folder: Path) -> Pretrained:
+    """A folder as the pretrained model that a study names."""
+    found = resolve_model(ModelSpec(model=str(folder)), where="study")
+    assert found is not None
+    return found
 
 
 def age(store: Store) -> None:

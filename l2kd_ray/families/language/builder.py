@@ -244,14 +244,13 @@ class LanguageBuilder(Builder):
         if not former:
             return None
         *before, last = former
-        samples = min(samples, self.train_examples(last, seed).rows)
         return self._once(
             ("importance", former, seed, measure, samples),
             lambda: Importance(
                 model=self.student(former, seed),
                 examples=self.train_examples(last, seed),
                 measure=measure,
-                samples=samples,
+                samples=min(samples, self.train_examples(last, seed).rows),
                 max_length=self.settings.train.max_length,
                 seed=seed.train,
                 former=self.importance(tuple(before), seed, measure, samples),

@@ -140,7 +140,7 @@ class Untrained(Stage):
             return Encoder(*load_encoder(self.source, self.layers), max_length=length)
         size = overrides.pop("vocab_size", None)
         if self.arch == "bilstm":
-            vectors = Path(self.vectors.location) if self.vectors else None
+            vectors = self.vectors.unchanged() if self.vectors else None
             settings = {**overrides, "max_length": length}
             return BiLSTM.build(Words.of(self._texts(context), size), self.seed, settings, vectors)
         tokenizer = train_wordpiece(self._texts(context), size or 4096)

@@ -19,7 +19,7 @@ ADAPTER = "adapter.safetensors"
 
 class Adapter(Protocol):
     """Parameters that are trained instead of the model's. A frozen dataclass: its fields are part
-    of the training's key."""
+    of the training's key. `seed` is of the task, too: two tasks draw other first weights."""
 
     def attach(
         self, model: CausalLM, text: SequenceFormat, seed: int, start: Path, context: Context
@@ -42,6 +42,8 @@ class LoraUpdate:
     base: Stage | None = None
     """The model whose weights are W, if the updates of the training's start are trained further;
     None if new updates are added to the weights of the start."""
+    version: int = 2
+    """Part of the training's key; 2: each task draws its own first A."""
     load_in_4bit: bool | None = None
     """True if W is kept in 4 bits during the training."""
 

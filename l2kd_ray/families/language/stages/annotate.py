@@ -25,6 +25,7 @@ class Annotate(Stage):
     """
 
     kind = "annotate"
+    version = 2  # it says how long its rows were
     distributable = True
     default_bytes = 2e8
     teacher: Stage

@@ -1,8 +1,8 @@
 """The files of a teacher's outputs: how `Annotate` writes them and how trainings read them.
 
-`offsets.npy` [rows + 1]: the first position of each row, the rows of sample 0 first, then those of
-sample 1; `head.safetensors`: the teacher's output layer; shards of `SHARD_POSITIONS`
-positions: hidden [positions, d], or with top-k the fields of `distill.top_k.MostLikely`, and then
+`offsets.npy` [rows + 1, 2]: the first position of each row, and its first token, the rows of sample
+0 first, then those of sample 1; `head.safetensors`: the teacher's output layer; shards of
+`SHARD_POSITIONS` positions: hidden [positions, d], or with top-k the fields of `distill.top_k.MostLikely`, and then
 `probe.safetensors` has the hidden states of the first `PROBED` samples.
 """
 
@@ -104,17 +104,18 @@ class Cached:
     def _positions(self, row: SequenceRow) -> range:
         """The indices of the row's positions among all annotated positions."""
         number = row.index * len(self._parts) + self._parts.index(row.part)
-        return range(*self._offsets[number : number + 2].tolist())
+        return range(*self._offsets[number : number + 2, 0].tolist())
 
     def _pieces(self, row: SequenceRow) -> Iterator[dict[str, NDArray[Any]]]:
         """The stored arrays of a row, from each shard that holds a part of it."""
-        positions = self._positions(row)
-        start, end = positions.start, positions.stop
-        supervised = len(row.read.tokens) - row.read.supervised
-        if end - start != supervised:
+        number = row.index * len(self._parts) + self._parts.index(row.part)
+        (start, before), (end, after) = self._offsets[number : number + 2].tolist()
+        whole = len(row.read.tokens)
+        # A context that is cut elsewhere leaves as many answer tokens, of another text.
+        if (end - start, after - before) != (whole - row.read.supervised, whole):
             raise ValueError(
-                f"the teacher annotated {end - start} positions, the student learns {supervised}: "
-                "their contexts differ; set train.max_length, or kd.teacher: online"
+                f"the teacher read {after - before} tokens of a row of {whole}: their contexts "
+                "differ; set train.max_length, or kd.teacher: online"
             )
         while start < end:
             shard, offset = divmod(start, SHARD_POSITIONS)
@@ -146,11 +147,11 @@ def write(
         probed = [row for row in rows if row.index < PROBED]
         exact = live.annotate(probed, context.device).hidden
         save_file({_HIDDEN: exact.half().cpu()}, context.out / _PROBE)
-    sizes = [len(row.read.tokens) - row.read.supervised for row in rows]
-    np.save(context.out / OFFSETS, np.cumsum([0, *sizes], dtype=np.int64))
+    sizes = [(len(row.read.tokens) - row.read.supervised, len(row.read.tokens)) for row in rows]
+    np.save(context.out / OFFSETS, np.cumsum([(0, 0), *sizes], axis=0, dtype=np.int64))
     layer = {name: value.detach().cpu() for name, value in live.model.head.named_parameters()}
     save_file({name: value.clone() for name, value in layer.items()}, context.out / HEAD)
-    return sum(sizes)
+    return sum(positions for positions, _ in sizes)
 
 
 def _write(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.cut import cut_scores
@@ -101,7 +102,8 @@ class Learn(TrainingStage):
         curriculum = self._curriculum(text, model, context)
         adapted = None
         if self.adapter is not None:
-            adapted = self.adapter.attach(model, text, self.seed, folder, context)
+            drawn = int(generator(self.seed, "adapter", self.stream).integers(2**63))
+            adapted = self.adapter.attach(model, text, drawn, folder, context)
         if self.optimisation.gradient_checkpointing:
             model.checkpoint_activations()
         constraint = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from l2kd_ray.core.stage import Context, Scores, Stage
@@ -47,7 +46,7 @@ class UntrainedStructure(Stage):
             labels,
             words=() if self.source else sorted(known),
             encoder=self.source,
-            glove=Path(self.vectors.location) if self.vectors else None,
+            glove=self.vectors.unchanged() if self.vectors else None,
             seed=self.seed,
         )
         model.save(context.out)
