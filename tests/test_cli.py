@@ -134,7 +134,7 @@ def test_data_are_shown_with_what_the_stages_counted(swept: Path) -> None:
 
 def test_doubts_stand_above_the_headline_and_in_the_results(swept: Path) -> None:
     """Two short epochs of a tiny model: it has learnt nothing, and every page says so first."""
-    said = "not told apart from the untrained model"
+    said = "from the untrained model"
     page = (swept / "results/studies/tiny/report.md").read_text()
     assert 0 < page.index(said) < page.index("**Doubtful**") < page.index("## ")
     printed = l2kd("report", "study.yaml", folder=swept)

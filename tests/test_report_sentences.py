@@ -185,8 +185,8 @@ def test_the_price_of_a_stop_rule_is_said() -> None:
 
 def test_a_comparison_without_a_decision_says_what_it_excludes() -> None:
     assert apart_words(2.1, 3.94) == (
-        "not told apart; a difference of 2.1 points would have been found with 80 % power, and one "
-        "of more than 3.9 either way is excluded"
+        "no difference is established; one of 2.1 points would have been found with 80 % power, "
+        "and one of more than 3.9 either way is excluded"
     )
     assert "11 seeds are the fewest" in flip_words(5, 28, 11)
     assert "orders that ran alone" in flip_words(8, 28, float("nan"))

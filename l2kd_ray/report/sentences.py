@@ -37,16 +37,16 @@ _DOUBTS: Mapping[Flaw, tuple[str, str]] = {
         "so a gap to it is not to an upper bound; train longer (train.epochs or train.steps)",
     ),
     Flaw.BOUND_AT_MAJORITY: (
-        "Multi-task is not told apart from always answering the majority label",
+        "Multi-task does not differ reliably from always answering the majority label",
         "so a gap to it says little; train longer (train.epochs or train.steps)",
     ),
     Flaw.BOUND_UNTRAINED: (
-        "Multi-task is not told apart from the untrained model",
+        "Multi-task does not differ reliably from the untrained model",
         "so a gap to it says little; train longer (train.epochs or train.steps)",
     ),
     Flaw.ONE_ANSWER: ("One answer to nearly all test examples", ""),
     Flaw.LEARNT_NOTHING: (
-        "Right after learning a task, not told apart from the untrained model",
+        "Right after learning a task, no reliable difference from the untrained model",
         "train longer (train.epochs or train.steps)",
     ),
     Flaw.REPLAY_INVALID: (
@@ -159,7 +159,7 @@ def advice_words(advice: Advice) -> str:
 def apart_words(detectable: float, at_most: float) -> str:
     """The difference that would have been found, and the one that is excluded, of no decision."""
     return (
-        f"not told apart; a difference of {text(detectable)} points would have been found with "
+        f"no difference is established; one of {text(detectable)} points would have been found with "
         f"80 % power, and one of more than {text(at_most)} either way is excluded"
     )
 

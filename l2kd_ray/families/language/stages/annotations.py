@@ -2,8 +2,9 @@
 
 `offsets.npy` [rows + 1, 2]: the first position of each row, and its first token, the rows of sample
 0 first, then those of sample 1; `head.safetensors`: the teacher's output layer; shards of
-`SHARD_POSITIONS` positions: hidden [positions, d], or with top-k the fields of `distill.top_k.MostLikely`, and then
-`probe.safetensors` has the hidden states of the first `PROBED` samples.
+`SHARD_POSITIONS` positions: hidden [positions, d], or with top-k the fields of
+`distill.top_k.MostLikely`, and then `probe.safetensors` has the hidden states of the first `PROBED`
+samples.
 """
 
 from __future__ import annotations
