@@ -159,8 +159,8 @@ def advice_words(advice: Advice) -> str:
 def apart_words(detectable: float, at_most: float) -> str:
     """The difference that would have been found, and the one that is excluded, of no decision."""
     return (
-        f"no difference is established; one of {text(detectable)} points would have been found with "
-        f"80 % power, and one of more than {text(at_most)} either way is excluded"
+        f"no difference is established; one of {text(detectable)} points would have been found "
+        f"with 80 % power, and one of more than {text(at_most)} either way is excluded"
     )
 
 

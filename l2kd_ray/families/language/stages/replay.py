@@ -218,13 +218,16 @@ class RealSamples(Stage):
         return float(sum(quota.count for quota in self.quotas))
 
     def run(self, context: Context) -> Scores:
-        from l2kd_ray.families.language.model.causal_lm import CausalLM
+        from transformers import AutoConfig
+
         from l2kd_ray.families.language.model.corpus import Corpus
         from l2kd_ray.families.language.model.sequences import SequenceFormat
+        from l2kd_ray.models.architecture import UNLIMITED, position_limit
 
         folder = context.files_of(self.initial)
-        text, context_length = SequenceFormat.load(folder), CausalLM.load(folder).context
-        longest = min(self.max_length or context_length, context_length)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text, limit = SequenceFormat.load(folder), position_limit(config) or UNLIMITED
+        longest = min(self.max_length or limit, limit)
         kept: list[Written] = []
         for quota in self.quotas:
             examples = quota.examples.load(context)
