@@ -39,7 +39,7 @@ def orders_beyond_worst(orders: int, tasks: int, level: float = LEVEL) -> int:
     more are missed with at most 1 - level from the smallest such D on; the bound is D - 1.
     """
     population, draws = _population(orders, tasks), _draws(orders, tasks)
-    most = ceil(population * (1 - (1 - level) ** (1 / draws)) - 1e-9) - 1
+    most = ceil(population * (1 - float((1 - level) ** (1 / draws))) - 1e-9) - 1
     return min(most, population - orders)
 
 

@@ -30,10 +30,10 @@ from l2kd_ray.families.classifiers.model.words import (
     PADDING,
     UNKNOWN,
     Words,
-    read_vectors,
     split,
     with_vectors,
 )
+from l2kd_ray.models.vectors import read_vectors
 
 _WEIGHTS, _WORDS = "model.safetensors", "words.json"
 _FIRST, _SECOND = "first", "second"
