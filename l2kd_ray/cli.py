@@ -359,7 +359,7 @@ def _show(experiment: Experiment, snapshot: Snapshot) -> None:
     if len(snapshot.scores):
         _print_notes(doubt_words(snapshot.doubts))
         _print_notes(data_notes(experiment.data(snapshot)))
-        print_table(terminal_table(snapshot.scores, **inference(snapshot)))
+        print_table(terminal_table(snapshot.selectable, **inference(snapshot)))
         for bias in top_k_bias(snapshot.manifests.values()):
             print(top_k_words(bias))
         if (found := order_findings(snapshot)) is not None:

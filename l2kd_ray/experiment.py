@@ -174,12 +174,11 @@ class Experiment:
         from l2kd_ray.analysis.foresight import GIVEN, foresee, foresee_given
         from l2kd_ray.forecast.forecast import parse_numbers
         from l2kd_ray.names import NO_SETTING
-        from l2kd_ray.study.agenda import design_of
 
+        now = self._snapshot(reader)
         if std:
             stds = parse_numbers("--std", std, GIVEN)
-            return foresee_given(stds, len(self.study.config.arms), design_of(self.study))
-        now = self._snapshot(reader)
+            return foresee_given(stds, len(self.study.config.arms), now.design)
         if self.study.config.search or now.scores.empty:
             return None
         arms = [(arm.name, NO_SETTING) for arm in self.study.config.arms]
@@ -192,7 +191,8 @@ class Experiment:
 
         if not self.study.is_adaptive:
             return most(self.study, reader)
-        tried, drawn = self._folder.tried(), settings_of(self.study.config)
+        tried = self.study.of_this_search(self._folder.tried())
+        drawn = settings_of(self.study.config)
         names = [arm.name for arm in self.study.config.arms]
         return self.study.trials(
             {name: [*tried.get(name, []), *drawn][: len(drawn)] for name in names}
@@ -306,14 +306,12 @@ class Experiment:
             outcome = sweep(
                 self.study,
                 reader,
-                known=self._folder.tried(),
-                cut=self._folder.cut(),
+                known=self.study.of_this_search(self._folder.tried()),
+                cut=self.study.of_this_search(self._folder.cut()),
                 address=address,
                 seconds=math.inf if hours is None else 3600 * hours,
                 show=view,
             )
-        if outcome.settings is not None:
-            self._folder.keep_settings(outcome.settings, outcome.cut)
         return [vars(failure) for failure in outcome.failures], outcome.late
 
     def look(self) -> Callable[[], Outlook]:

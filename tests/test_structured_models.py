@@ -26,6 +26,7 @@ from l2kd_ray.families.structures.model.structured import (
     build,
     label_set,
 )
+from l2kd_ray.models.loading import load_encoder
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.tasks.readers import READERS
 from l2kd_ray.tasks.spec import TaskKind
@@ -294,7 +295,7 @@ def pretrained(encoder: Pretrained, **changes: Any) -> StructuredModel:
 
 
 def test_a_words_vector_is_that_of_its_first_subword(encoder: Pretrained) -> None:
-    features = PretrainedFeatures.of(encoder).eval()
+    features = PretrainedFeatures(*load_encoder(encoder)).eval()
     sentence = ["dozu", "unheard-of", "fube"]
     model = pretrained(encoder, body="none").eval()
     vectors = model.features(model.prepare([sentence, ["dozu"] * 9]))[0]

@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -62,10 +62,6 @@ _SHORT_MEMORY = re.compile(
 class SweepOutcome:
     """The results of a sweep beside the stages in the store."""
 
-    settings: ArmSettings | None = None
-    """The settings that an adaptive search finished, by arm; None if the search is not adaptive."""
-    cut: ArmSettings = field(default_factory=dict)
-    """The settings that ASHA stopped, which have no final score."""
     failures: Sequence[Failure] = field(default_factory=tuple)
     late: bool = False
     """True if the time limit was reached before all trials had finished."""
@@ -92,7 +88,8 @@ def sweep(
         InputError: there is no such cluster, or a stage needs more than it has.
         RayFailed: Ray or the machine failed.
     """
-    store, known, cut = reader.store, known or {}, cut or {}
+    store = reader.store
+    known, cut = ({arm: list(own) for arm, own in (some or {}).items()} for some in (known, cut))
     every = study.trials(known) if study.is_adaptive else study.trials()
     if study.config.orders_arm:
         every = most(study, reader)
@@ -102,8 +99,7 @@ def sweep(
     for module in door.modules():  # a plug-in's file does not exist on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
-    settings, given_up = None, dict[str, list[Setting]]()
-    failed: set[str] = set()
+    failed, open_ = set[str](), study.is_adaptive
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
     folder = Folder(store, study.config.name)
     with _told(), _on_demand(study, store, address, every, missing) as start:
@@ -116,14 +112,14 @@ def sweep(
         if study.is_adaptive and time.monotonic() < deadline:
             pool, cpus = start()
             with SweepProgress(pool, (), show, open_ended=True):
-                settings, given_up = _search(study, reader, pool, known, cut, cpus)
+                open_ = _search(study, reader, pool, known, cut, cpus, deadline)
+            done = study.trials(known)
             reader.renew()
         begun = start.cache_info().currsize > 0
         failures = _failures(start()[0]) if begun else []
-    done = study.trials(settings) if settings is not None else done
     left = missing_stages(done, reader.listing())
-    late = time.monotonic() >= deadline and bool(left)
-    return SweepOutcome(settings, given_up, failures or ([] if late else _unfinished(left)), late)
+    late = time.monotonic() >= deadline and bool(left or open_)
+    return SweepOutcome(failures or ([] if late else _unfinished(left)), late)
 
 
 def _finish(
@@ -263,9 +259,10 @@ def _readers(
 ) -> dict[str, set[str]]:
     """For each model that may be dropped (`keep: leaves`), the missing stages that read it.
 
-    None in a search over orders, whose next proposals may read any: they are dropped at the end.
+    None in a search over orders, or an adaptive one, whose next proposals may read any: they are
+    dropped at the end.
     """
-    if study.config.keep == "all" or study.config.orders_arm:
+    if study.config.keep == "all" or study.config.orders_arm or study.is_adaptive:
         return {}
     readers = {model.key: set[str]() for model in droppable(study, store, stages_of(trials))}
     for stage in missing:
@@ -394,13 +391,20 @@ def _open_searches(study: Study, known: ArmSettings, cut: ArmSettings) -> dict[s
 
 
 def _search(
-    study: Study, reader: StoreView, pool: Any, known: ArmSettings, cut: ArmSettings, cpus: float
-) -> tuple[dict[str, list[Setting]], dict[str, list[Setting]]]:
+    study: Study,
+    reader: StoreView,
+    pool: Any,
+    tried: dict[str, list[Setting]],
+    given_up: dict[str, list[Setting]],
+    cpus: float,
+    deadline: float,
+) -> bool:
     """Run the adaptive searches, one arm after another.
 
     Optuna proposes settings (by its model, or at random), each is run on all (order, seed), and its
-    mean dev score is reported back; with ASHA after each rung. Returns the settings that finished,
-    and those that were stopped.
+    mean dev score is reported back; with ASHA after each rung. The settings that finish are added
+    to `tried`, those that ASHA stops to `given_up`, and both are stored at once, so that a sweep
+    that is killed goes on with them. Returns True if the deadline came before the last.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -417,14 +421,17 @@ def _search(
             trial = optuna.trial.create_trial(values=value, params=parameters, distributions=space)
             study.add_trial(trial)
 
-    tried = {arm: list(settings) for arm, settings in known.items()}
-    given_up = {arm: list(settings) for arm, settings in cut.items()}
-    for name, left in _open_searches(study, known, cut).items():
-        arm, former, lost = (
-            study.arm(name),
-            tried.setdefault(name, []),
-            given_up.setdefault(name, []),
-        )
+    folder = Folder(reader.store, study.config.name)
+    for name, left in _open_searches(study, tried, given_up).items():
+        arm, seconds = study.arm(name), deadline - time.monotonic()
+        former, lost = tried.setdefault(name, []), given_up.setdefault(name, [])
+        if seconds <= 0:
+            break
+
+        def note(setting: Setting, is_whole: bool, own: Any = (former, lost)) -> None:
+            own[0 if is_whole else 1].append(setting)
+            folder.keep_settings(tried, given_up)
+
         seed = (
             study.config.tune.seed + len(former) + len(lost)
         )  # otherwise it would repeat its proposals
@@ -443,7 +450,7 @@ def _search(
         space = {
             f"trial/setting/{key}": _distribution(space)
             for key, space in study.config.search.items()
-            if isinstance(space, Range)
+            if isinstance(space, Range) and key in study.searched(arm)
         }
         metrics = [*_objectives(study)]
         several = len(metrics) > 1
@@ -454,7 +461,7 @@ def _search(
             **_sampler(study, seed),
             **(reported if rewards else {}),
         )
-        results = _run(
+        _run(
             study,
             reader,
             pool,
@@ -462,28 +469,30 @@ def _search(
             cpus,
             search_alg=searcher,
             num_samples=left,
-            callbacks=[SearchLog(name, _objectives(study), rewards.values())],
+            callbacks=[SearchLog(study, name, rewards.values(), note)],
+            time_budget_s=None if math.isinf(seconds) else seconds,
             **_cutting(study),
         )
-        for result in results:
-            setting = result.config["trial"]["setting"]
-            ended = (result.metrics or {}).get(_TRAINED, study.training_length)
-            if result.error or setting in former or setting in lost:
-                continue
-            (former if ended == study.training_length else lost).append(setting)
-    return tried, given_up
+    return bool(_open_searches(study, tried, given_up))
 
 
 class SearchLog(tune.Callback):
-    """Prints a line for each setting that a searcher is told the objectives of."""
+    """Notes each setting that a searcher is told the objectives of, and prints a line."""
 
     def __init__(
-        self, arm: str, objectives: Mapping[str, SearchObjective], known: Iterable[Sequence[float]]
+        self,
+        study: Study,
+        arm: str,
+        known: Iterable[Sequence[float]],
+        note: Callable[[Setting, bool], None],
     ) -> None:
-        self._arm, self._objectives, self._known = arm, objectives, list(known)
+        self._arm, self._objectives, self._known = arm, _objectives(study), list(known)
+        self._length, self._note = study.training_length, note
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         setting, told = trial.config["trial"]["setting"], trial.last_result
+        if "failed" in told or _TRAINED in told:  # not cut short by the time limit
+            self._note(setting, "failed" in told or told[_TRAINED] == self._length)
         words = [self._arm, *(f"{key}={_short(value)}" for key, value in setting.items())]
         reached = [told.get(metric, math.nan) for metric in self._objectives]
         if not all(map(math.isfinite, reached)):

@@ -117,8 +117,9 @@ def _gap_table(found: Findings, wider: pd.DataFrame | None) -> Table:
             interval_label(*bounds) for bounds in zip(both["low"], both["high"], strict=True)
         ]
         words += (
-            " Other examples too: the 95 % interval of the mean gap if the test examples had been "
-            "others like these; all other intervals are for the test examples at hand."
+            f" Other examples too: the {level_label(found.scope.level)} interval of the mean gap "
+            "if the test examples had been others like these; all other intervals are for the test "
+            "examples at hand."
         )
     if arms["n_orders"].any():
         frame["Orders"] = arms["n_orders"].astype(int)

@@ -92,7 +92,10 @@ def _order_count(study: StudyConfig) -> int:
         return study.orders.budget
     if isinstance(study.orders, tuple):
         return len(study.orders)
-    return math.factorial(len(study.tasks)) if study.orders == "all" else 2 * len(study.tasks)
+    n = len(study.tasks)
+    if study.orders == "all":
+        return math.factorial(n)
+    return n if n % 2 == 0 or n == 1 else 2 * n  # Williams's square, and its mirror image
 
 
 def _order_search(study: StudyConfig) -> None:

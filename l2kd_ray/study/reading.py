@@ -83,12 +83,10 @@ def parse_study(
         InputError: it is not a valid study.
     """
     merged = _expand_aliases(dict(data), where)
+    _move_select_on(merged, where)
     for key, value in (overrides or {}).items():
-        _assign(merged, ALIASES.get(key, key), value, where)
-    search = merged.get("search")
-    if isinstance(search, Mapping) and "select_on" in search:
-        merged["search"] = {key: space for key, space in search.items() if key != "select_on"}
-        _assign(merged, "tune.select_on", search["select_on"], where)
+        _override(merged, ALIASES.get(key, key), value, where)
+    _move_select_on(merged, where)
     try:
         merged = _located(streams.expanded(merged, base), base)
     except InputError as error:
@@ -295,20 +293,34 @@ def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
                     key=alias,
                     fix=f"keep {key}",
                 )
-            _assign(data, key, data.pop(alias), where)
+            _set(data, key, data.pop(alias), where)
     return data
 
 
-def _assign(data: dict[str, Any], dotted: str, value: object, where: str) -> None:
+def _move_select_on(data: dict[str, Any], where: str) -> None:
+    """`search.select_on` is another place for `tune.select_on`."""
     search = data.get("search")
-    if isinstance(search, Mapping) and dotted in search:
-        data["search"] = {key: space for key, space in search.items() if key != dotted}
+    if isinstance(search, Mapping) and "select_on" in search:
+        data["search"] = {key: space for key, space in search.items() if key != "select_on"}
+        _set(data, "tune.select_on", search["select_on"], where)
+
+
+def _override(data: dict[str, Any], dotted: str, value: object, where: str) -> None:
+    """Set a key, which is then searched no more, nor is any below it."""
+    search = data.get("search")
+    if isinstance(search, Mapping):
+        fixed = [key for key in search if f"{key}.".startswith(f"{dotted}.")]
+        data["search"] = {key: space for key, space in search.items() if key not in fixed}
+    _set(data, dotted, value, where)
+
+
+def _set(data: dict[str, Any], dotted: str, value: object, where: str) -> None:
     *parents, last = dotted.split(".")
+    if parents and parents[0] == "search":  # search keys are themselves dotted
+        parents, last = ["search"], dotted.partition(".")[2]
     if value is None:
         _take_away(data, parents, last)
         return
-    if parents and parents[0] == "search":  # search keys are themselves dotted
-        parents, last = ["search"], dotted.partition(".")[2]
     for parent in parents:
         below = _mapping(data, parent)
         if below is not None and not isinstance(below, Mapping):

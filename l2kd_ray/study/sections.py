@@ -46,6 +46,9 @@ class Grid(Section):
         """Values that the searched setting must accept."""
         return self.grid
 
+    def holds(self, value: Any) -> bool:
+        return value in self.grid
+
 
 class Range(Section):
     """A continuous or integer range to draw from; exactly one of the fields."""
@@ -81,6 +84,15 @@ class Range(Section):
         if bounds is not None:  # also one in between, since a setting may accept only integers
             return (*bounds, bounds[0] + 0.37 * (bounds[1] - bounds[0]))
         return self.choice or ()
+
+    def holds(self, value: Any) -> bool:
+        """True if the value can be drawn."""
+        if self.choice is not None:
+            return value in self.choice
+        if self.randint is not None:
+            return value in range(*self.randint)
+        low, high = self.uniform or self.loguniform or (0.0, 0.0)
+        return bool(low <= value <= high)
 
 
 class Stop(Section):

@@ -46,7 +46,7 @@ class Snapshot:
     @classmethod
     def of(cls, study: Study, reader: StoreView, folder: Folder) -> Snapshot:
         """The state of a study by what `reader` sees of its store, and by its folder."""
-        tried = folder.tried() if study.is_adaptive else None
+        tried = study.of_this_search(folder.tried()) if study.is_adaptive else None
         return cls(study, reader, folder.failures(), folder.looks(), tried)
 
     @cached_property

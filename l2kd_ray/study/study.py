@@ -154,18 +154,23 @@ class Study:
 
     def reads_search(self, arm: Arm) -> bool:
         """True if a searched setting changes the arm's stages."""
-        return bool(self._searched[arm.name])
+        return bool(self.searched(arm))
+
+    def searched(self, arm: Arm) -> Collection[str]:
+        """The searched keys that change an arm's stages."""
+        return self._searched[arm.name]
 
     @cached_property
     def _searched(self) -> Mapping[str, Collection[str]]:
-        """By arm, the searched keys that change its stages on the first instance, in any
-        setting."""
-        order, seed = self.orders[0], self.config.replicates[0]
-        settings = settings_of(self.config)
+        """By arm, the searched keys that change its stages on the first orders, in any setting."""
+        orders, seed = self.orders[: len(self.tasks)], self.config.replicates[0]
+        # An adaptive search draws others than those of `settings_of`.
+        settings = self.config.search_pairs() if self.is_adaptive else settings_of(self.config)
 
-        def stages(arm: Arm, setting: Setting) -> tuple[Stage, ...]:
-            trial = self._student(arm, setting, order, seed)
-            return tuple(cell.stage for cell in trial.steps[-1])
+        def stages(arm: Arm, setting: Setting) -> list[Stage]:
+            build = self.builder_of(arm, setting)  # without an owner: its name has the setting
+            trials = (self._of_builder(build, arm, setting, order, seed) for order in orders)
+            return [cell.stage for trial in trials for cell in trial.steps[-1]]
 
         return {
             arm.name: [
@@ -238,11 +243,23 @@ class Study:
         """The settings of an arm, each with the searched keys that the arm reads alone."""
         if not self.reads_search(arm):
             return ({},)
-        if settings is not None:
-            return settings.get(arm.name, ())
-        unread = set(self.config.search).difference(self._searched[arm.name])
-        own = [without(setting, unread) for setting in settings_of(self.config)]
+        every = settings_of(self.config) if settings is None else settings.get(arm.name, ())
+        unread = set(self.config.search).difference(self.searched(arm))
+        own = [without(setting, unread) for setting in every]
         return list({setting_id(setting): setting for setting in own}.values())
+
+    def of_this_search(self, tried: ArmSettings) -> dict[str, list[Setting]]:
+        """Those of the settings that an earlier sweep tried which this search could propose."""
+        space = self.config.search
+        return {
+            arm.name: [
+                setting
+                for setting in tried.get(arm.name, ())
+                if setting.keys() == {*self.searched(arm)}
+                and all(space[key].holds(value) for key, value in setting.items())
+            ]
+            for arm in self.config.arms
+        }
 
     def _reference(self, name: str, seed: Seed) -> Trial:
         """The trial of a reference, which uses the study's own settings and none that is
@@ -263,6 +280,11 @@ class Study:
         build = self.builder_of(arm, setting)
         if not self.config.share:
             build = build.owned_by(f"{arm.name} {dict(setting)} {order} {seed}")
+        return self._of_builder(build, arm, setting, order, seed)
+
+    def _of_builder(
+        self, build: Builder, arm: Arm, setting: Setting, order: Order, seed: Seed
+    ) -> Trial:
         if build.method.orderless:
             models = {task: build.student((task,), seed) for task in self.tasks}
             beside = self._beside(build, models, seed)

@@ -34,14 +34,18 @@ def refuse_unread(study: Study, resolving: Reads, where: str) -> None:
                 raise _refused(study, key, arm.settings[key], f"methods: {arm.name}: {key}", where)
     # Resolving a model reads its keys; only a builder shows that the model is used.
     found = {key for key in _looked_at(config.settings, resolving) if not key.endswith(_NAMES)}
-    everyone = found.union(_read_by_references(study), *by_arm.values())
+    found |= _read_by_references(study)
     mirrors = {name.rpartition(":")[2] for name in config.report_to}  # each reads its own section
+
+    def by_free_arms(key: str) -> bool:
+        """True if an arm without a value of its own reads the key."""
+        return any(_has(by_arm[arm.name], key) for arm in config.arms if key not in arm.settings)
+
     for key in sorted(own):
-        if not _has(everyone, key) and key.partition(".")[0] not in mirrors:
+        if not (_has(found, key) or by_free_arms(key) or key.partition(".")[0] in mirrors):
             raise _refused(study, key, _value(config.settings, key), key, where)
     for key, space in config.search.items():
-        free = [by_arm[arm.name] for arm in config.arms if key not in arm.settings]
-        if not any(_has(reads, key) for reads in free):
+        if not by_free_arms(key):
             raise _refused(study, key, space.model_dump(exclude_unset=True), f"search.{key}", where)
 
 
