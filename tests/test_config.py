@@ -183,6 +183,39 @@ def test_an_overridden_key_is_searched_no_more() -> None:
     assert study.settings.family.kd.temperature == 3
 
 
+def test_an_override_ends_the_search_over_what_it_sets_and_below_it() -> None:
+    search = {"train.lora.r": {"grid": [2, 4]}, "kd.temperature": {"grid": [1, 2]}}
+    data = {**TINY, "train": {**TINY["train"], "lora": {"r": 2}}, "search": search}
+    assert list(parse_study(data, {"train.lora": None}).search) == ["kd.temperature"]
+    assert list(parse_study(data, {"search.kd.temperature": None}).search) == ["train.lora.r"]
+    assert list(parse_study(data, {"kd": {"temperature": 3}}).search) == ["train.lora.r"]
+
+
+def test_an_alias_in_the_file_fixes_no_searched_key() -> None:
+    search = {"search": {"kd.temperature": {"grid": [1, 2]}}}
+    assert list(parse_study({**TINY, "temperature_kd": 2, **search}).search) == ["kd.temperature"]
+
+
+def test_the_command_line_stands_against_select_on_of_the_file() -> None:
+    search = {"kd.temperature": {"grid": [1, 2]}, "select_on": {"orders": "half"}}
+    data = {**TINY, "seeds": [1, 2], "search": search}
+    assert parse_study(data).tune.select_on is not None
+    assert parse_study(data, {"tune.select_on": None}).tune.select_on is None
+    changed = parse_study(data, {"tune.select_on": {"seeds": "half"}}).tune.select_on
+    assert changed is not None
+    assert (changed.orders, changed.seeds) == (None, "half")
+
+
+@pytest.mark.parametrize("orders", [{"random": 1}, "williams"])
+def test_orders_of_methods_that_learn_in_none_are_refused(orders: Any) -> None:
+    student = {"arch": "bert"}
+    data = {"name": "x", "tasks": ["made.topics.a"], "methods": ["mkd"], "student": student}
+    parse_study(data)
+    with pytest.raises(InputError, match="learn in no order") as refused:
+        parse_study({**data, "orders": orders})
+    assert refused.value.key == "orders"
+
+
 def test_aliases_are_the_names_of_the_original() -> None:
     found = parse_study({**TINY, "replay": {}, "gen_lm_sample_percentage": 0.05, "lm_lambda": 0.5})
     sections: Any = found.settings.family

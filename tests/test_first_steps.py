@@ -23,6 +23,8 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.report import write_report
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.overview import headline_of
+from l2kd_ray.study.reading import read_study
+from l2kd_ray.study.template import new_study
 
 ROOT = Path(__file__).parents[1]
 
@@ -67,6 +69,14 @@ def test_init_names_the_data_files_that_it_finds(tmp_path: Path) -> None:
     assert study.study.tasks == ["faq", "no"]  # `half` has no test, and `no` is a text
     assert study.study.config.tasks[1].dev is not None
     assert {one.split for one in study.data()} == {"train", "dev", "test"}
+
+
+@pytest.mark.parametrize("name", ["2024", "007", "null", "true", "_data", "a" * 99, "Ä data"])
+def test_init_writes_a_study_that_can_be_read_in_a_folder_of_any_name(
+    tmp_path: Path, name: str
+) -> None:
+    path, _ = new_study(tmp_path / name)
+    assert read_study(path).name in (name, "data", "a" * 80)
 
 
 def test_init_takes_the_split_first_and_refuses_files_that_are_no_pair(tmp_path: Path) -> None:

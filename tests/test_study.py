@@ -361,6 +361,48 @@ def stand_in(task: Any, folder: Path) -> Any:
     return {**own, "train": str(file), "test": str(file), "max_test": 5}
 
 
+def test_what_an_arm_reads_is_told_from_stages_of_no_owner_and_several_orders(tiny: Any) -> None:
+    plain = tiny(methods=["finetune"], search={"train.lr": {"grid": [1e-3, 2e-3]}})
+    assert plain.reads_search(plain.config.arms[0])
+    alone = tiny(
+        share=False,
+        methods=["finetune", "l2kd"],
+        search={"kd.temperature": {"grid": [1, 3]}},
+    )
+    assert [alone.reads_search(arm) for arm in alone.config.arms] == [False, True]
+    small = {"name": "gen.tv", "max_train": 8}
+    unlike = tiny(
+        tasks=["gen.rest", "gen.intent", small],
+        orders=["gen.rest>gen.intent>gen.tv", "gen.tv>gen.rest>gen.intent"],
+        methods=["lamol"],
+        search={"replay.shares": {"grid": ["equal", "size"]}},
+    )
+    assert unlike.reads_search(unlike.config.arms[0])  # only the second order's quotas differ
+
+
+ADAPTIVE = {"searcher": "optuna", "num_samples": 1}
+
+
+def test_an_adaptive_searchs_settings_are_those_of_the_present_search(tiny: Any) -> None:
+    hot = {"name": "hot", "method": "l2kd", "settings": {"kd.temperature": 8.0}}
+    search = {"kd.temperature": {"uniform": [1, 4]}, "replay.ratio": {"uniform": [0.1, 0.5]}}
+    study = tiny(methods=["lamol", hot, "l2kd"], search=search, tune=ADAPTIVE)
+    tried = {"kd.temperature": 2.7, "replay.ratio": 0.2}
+    given = {arm.name: [tried] for arm in study.config.arms}
+    shown = {trial.method: trial.setting for trial in study.trials(given)}
+    assert shown["l2kd"] == tried
+    assert shown["hot"] == shown["lamol"] == {"replay.ratio": 0.2}
+    former = [tried, {"kd.temperature": 5.0, "replay.ratio": 0.2}, {"kd.temperature": 2.0}, {}]
+    assert study.of_this_search({"l2kd": former})["l2kd"] == [tried]
+
+
+def test_a_choice_that_a_draw_would_miss_is_searched(tiny: Any) -> None:
+    search = {"kd.objective": {"choice": ["word", "seq"]}}
+    for seed in range(4):
+        study = tiny(methods=["l2kd"], search=search, tune={**ADAPTIVE, "seed": seed})
+        assert study.reads_search(study.config.arms[0])
+
+
 def test_a_setting_holds_only_the_searched_keys_that_its_arm_reads(tiny: Any) -> None:
     """Values that change nothing in an arm are no settings of their own: it runs once for all."""
     study = tiny(

@@ -441,6 +441,15 @@ def test_what_every_arm_sets_itself_is_not_searched() -> None:
     assert refused.value.key == "search.kd.objective"
 
 
+def test_what_every_arm_sets_itself_is_not_set_for_all() -> None:
+    arms = [
+        {"name": f"at{t}", "method": "l2kd", "settings": {"kd.temperature": t}} for t in (1.0, 4.0)
+    ]
+    with pytest.raises(InputError, match="no effect") as refused:
+        keys({**base("l2kd"), "methods": arms}, {"kd": {"temperature": 2.0}})
+    assert refused.value.key == "kd.temperature"
+
+
 def test_an_arms_own_value_stands_against_a_searched_one() -> None:
     """An arm of decoded answers reads no temperature, whatever the others do."""
     own = {"kd.objective": "seq", "kd.temperature": 3.0}

@@ -121,7 +121,7 @@ def forecast(
     origin = {k: "given" if k in given else "store" if k in known_s else "assumed" for k in by_kind}
     how = replace(assumed or Assumptions(), checkpoint_s=study.config.scale.checkpoint_seconds)
     took, sizes = trie.values(by_kind), trie.values(trie.bytes(known_bytes))
-    slots = _slots(study, cluster, trie)
+    slots, wide = _slots(study, cluster, trie), widths(trie, study.config.scale)
     courses = []
     for policy in POLICIES:
         try:
@@ -130,7 +130,7 @@ def forecast(
                 cluster,
                 took,
                 slots=slots,
-                widths=widths(trie, study.config.scale),
+                widths=wide,
                 sizes=sizes,
                 drops=study.config.keep == "leaves",
                 policy=policy,
@@ -139,7 +139,8 @@ def forecast(
         except ValueError as error:
             raise InputError(str(error), key="--cluster", got=str(cluster)) from None
         courses.append(_course(policy, trie, found, deadline_s, budget_usd))
-    alone = sum(count * by_kind[kind] for kind, count in trie.unshared().items())
+    workers = dict(zip(trie.kinds, wide, strict=True))
+    alone = sum(n * by_kind[kind] * workers[kind] for kind, n in trie.unshared().items())
     return Prospect(
         cluster,
         dict(Counter(trie.kinds)),
@@ -151,7 +152,7 @@ def forecast(
         [f"Taken to be so: {trie.assumed}."] if trie.assumed else [],
         courses,
         alone / 3600,
-        float(took.sum()) / 3600,
+        float((took * wide).sum()) / 3600,
     )
 
 

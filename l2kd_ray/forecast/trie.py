@@ -119,7 +119,7 @@ def trie_of(study: Study, source: AnyStore, trials: Iterable[Trial] | None = Non
     """
     listing = source.listing()
     seeds = study.config.seeds
-    if trials is None and study.config.orders_arm:
+    if trials is None and (study.config.orders_arm or study.config.tune.select_on):
         trials = most(study, source)
     if trials is None and isinstance(seeds, tuple) and len(seeds) > 1:
         cells = len(study.orders) * (len(study.tasks) + 1) * len(study.tasks) * len(seeds)
@@ -188,7 +188,8 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
         model = cell.stage.model
         if model.key in listing.finished:
             return visit(cell.stage)
-        address = model.key, cell.task, cell.split
+        # Two arms may decode the answers of one model in two ways.
+        address = model.key, cell.task, cell.split, getattr(cell.stage, "decoding", None)
         if address not in cells_of:
             cells_of[address] = trie.add(cell.stage, inputs_of(cell.stage))
         return cells_of[address]

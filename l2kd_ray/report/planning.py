@@ -33,8 +33,14 @@ def trial_words(study: Study) -> str:
         trials += settings * len(study.orders) * len(config.replicates)
         words = f" ({count(settings, 'setting')})" if searched else ""
         arms.append(method_label(arm.name) + words)
+    if isinstance(config.orders, SearchOrders):
+        proposed = config.orders.budget - config.orders.drawn(len(study.tasks))
+        trials += proposed * len(config.replicates)
     beside = " and ".join(map(method_label, study.references))
-    at_most = "at most " if study.is_adaptive or isinstance(config.orders, SearchOrders) else ""
+    tune = config.tune
+    may_end = (tune.select_on, tune.stop.half_width, tune.scheduler == "race" or None)
+    ends = study.is_adaptive or isinstance(config.orders, SearchOrders)
+    at_most = "at most " if ends or any(one is not None for one in may_end) else ""
     return (
         f"{instances} of {', '.join(arms)}: {at_most}{count(trials, 'trial')}; "
         f"beside them {beside}, once a seed."

@@ -48,6 +48,10 @@ def _names(study: StudyConfig) -> None:
     _refuse_twice([*names, *(task.name for task in held_out)], "retention.tasks")
     _refuse_twice([arm.name for arm in study.methods], "methods")
     _refuse_twice([str(seed) for seed in study.replicates], "seeds")
+    if study.orderless and study.orders != "all":
+        raise InputError(
+            "it has no effect: these methods learn in no order", key="orders", fix="remove it"
+        )
     if isinstance(study.orders, tuple):
         _refuse_twice([SEPARATOR.join(order) for order in study.orders], "orders")
         for order in study.orders:

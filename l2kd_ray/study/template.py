@@ -14,9 +14,10 @@ from l2kd_ray.study import yaml12
 
 _SPLITS = "train|dev|valid|validation|test"
 _TABLES = "jsonl|csv|tsv"
+_TASK = "(?P<task>[A-Za-z0-9][A-Za-z0-9_-]*)"
 _DATA = (
-    re.compile(rf"(?P<task>\w[\w-]*)[._-](?P<split>{_SPLITS})\.({_TABLES})"),
-    re.compile(rf"(?P<split>{_SPLITS})[._-](?P<task>\w[\w-]*)\.({_TABLES})"),
+    re.compile(rf"{_TASK}[._-](?P<split>{_SPLITS})\.({_TABLES})"),
+    re.compile(rf"(?P<split>{_SPLITS})[._-]{_TASK}\.({_TABLES})"),
 )
 _STAND_IN = ("gen.rest", "gen.hotel", "gen.tv")
 """Generated tasks, for a folder without data."""
@@ -51,11 +52,14 @@ def new_study(folder: Path) -> tuple[Path, list[str]]:
             "  # - {name: faq, train: faq.train.jsonl, test: faq.test.jsonl, metric: em}",
             *(f"  - {name}   # generated, to try the study with" for name in _STAND_IN),
         ]
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name).strip("-") or "study"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.resolve().name)[:80].strip("-_") or "study"
     template = files("l2kd_ray.study").joinpath("template.yaml").read_text(encoding="utf-8")
     replay = "# With a second task:\n# " if len(found) == 1 else ""
     text = Template(template).substitute(
-        name=name, file=path.name, tasks="\n".join(lines), replay=replay
+        name=yaml12.dump({"name": name}).strip(),
+        file=path.name,
+        tasks="\n".join(lines),
+        replay=replay,
     )
     try:
         with path.open("x", encoding="utf-8") as file:
