@@ -1,6 +1,6 @@
 """Whole sweeps: against plain Ray Tune, what is not arithmetic, and growth with the trials.
 
-    python benchmarks/sweeps.py [ratios overhead growth mirror] [--seconds 10]
+    python benchmarks/sweeps.py [ratios overhead growth] [--seconds 10]
 
 `--seconds`: about what a training takes. Ratios: the same study by (a) plain Ray Tune, where a
 trial is a whole order with teachers of its own; (b) the same, the teachers trained once before;
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -137,49 +136,6 @@ def growth(seconds: float) -> Iterator[Row]:
         }
 
 
-def mirror(seconds: float) -> Iterator[Row]:
-    """What W&B adds to a sweep whose stages are all there: offline, and with a dead server."""
-    dead = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    modes: Mapping[str, Mapping[str, str]] = {"disabled": {}, "offline": {}, "online": dead}
-    with tempfile.TemporaryDirectory() as folder:
-        file = _study(Path(folder), tasks=GENERATED[:2], train=_training(0))
-        _sweep(file)
-        times: dict[str, list[float]] = {mode: [] for mode in modes}
-        for _ in range(5):
-            for mode, variables in modes.items():
-                times[mode].append(_sweep(file, f"wandb.mode={mode}", **variables))
-    for mode, taken in times.items():
-        added = [one - other for one, other in zip(taken, times["disabled"], strict=True)]
-        yield {
-            "W&B": mode + (", the server is dead" if modes[mode] else ""),
-            "wall clock, s": statistics.median(taken),
-            "added, s": statistics.median(added),
-            "at most, s": max(added),
-        }
-    yield _log_call()
-
-
-def _log_call() -> Row:
-    """A single call of `log`, offline, as the mirror's child makes it."""
-    import wandb
-
-    with tempfile.TemporaryDirectory() as folder:
-        run = wandb.init(mode="offline", dir=folder, settings=wandb.Settings(silent=True))
-        times = []
-        for step in range(2000):
-            begun = time.perf_counter()
-            run.log({"global_step": step, "loss": 1.0})
-            times.append(time.perf_counter() - begun)
-        run.finish()
-    median = statistics.median(times)
-    return {
-        "W&B": "a call of log",
-        "wall clock, s": median,
-        "added, s": median,
-        "at most, s": max(times),
-    }
-
-
 def _training(seconds: float) -> dict[str, Any]:
     return {**STUDY["train"], "epochs": max(1, round(seconds * EPOCHS_A_SECOND))}
 
@@ -287,7 +243,7 @@ def _peak(process: int | str) -> float:
     return next((int(ln.split()[1]) / 1024 for ln in lines if ln.startswith("VmHWM")), 0.0)
 
 
-PARTS = {"ratios": ratios, "overhead": overhead, "growth": growth, "mirror": mirror}
+PARTS = {"ratios": ratios, "overhead": overhead, "growth": growth}
 
 
 def main() -> None:

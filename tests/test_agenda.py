@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.scored import Scored, run
 
 from l2kd_ray.analysis import Outcome, results, select
+from l2kd_ray.cluster import sweep
+from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import SEPARATOR
 from l2kd_ray.study import Study, Trial
 from l2kd_ray.study.agenda import batches, design_of, halves_of, most, wanted
+from l2kd_ray.study.trial import stages_of
 
 FOUR = ["gen.hotel", "gen.intent", "gen.rest", "gen.tv"]  # 24 orders: looks at 12, 24
 
@@ -100,6 +104,7 @@ def test_a_race_is_between_the_settings_that_a_method_reads(four: Any) -> None:
     assert {t.setting["replay.ratio"] for t in left} == {0.6}
 
 
+OPTUNA = {"searcher": "optuna", "num_samples": 4}
 RATIOS = (0.1, 0.5, 0.6)
 GIVEN_UP = '{"replay.ratio": 0.1}'
 
@@ -241,3 +246,34 @@ def test_settings_are_selected_on_one_half_and_run_on_the_other(four: Any) -> No
 def test_rules_that_cannot_be_kept_are_refused(four: Any, changes: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
         four(**changes)
+
+
+# An adaptive search by Ray Tune ------------------------------------------------------------------
+
+
+def test_a_search_notes_each_setting_as_it_ends(four: Any, capsys: Any) -> None:
+    """So that a sweep that is killed goes on with what it has finished."""
+    study = four(search={"replay.ratio": {"uniform": [0.1, 0.6]}}, tune=OPTUNA)
+    noted = []
+    log = sweep.SearchLog(study, "lamol", [], lambda setting, whole: noted.append((setting, whole)))
+    whole = study.training_length
+    results = {0.1: {"trained": whole}, 0.2: {"trained": whole - 1}, 0.3: {"failed": True}, 0.4: {}}
+    for ratio, told in results.items():
+        score = {} if "failed" in told or not told else {sweep._OBJECTIVE: 100 * ratio}
+        named = {sweep._TRAINED if name == "trained" else name: v for name, v in told.items()}
+        config = {"trial": {"setting": {"replay.ratio": ratio}}}
+        trial = SimpleNamespace(config=config, last_result={**named, **score})
+        log.on_trial_complete(0, [], trial)
+    # The second was cut by ASHA, and the last by the time limit, so it is open again.
+    assert noted == [
+        ({"replay.ratio": 0.1}, True), ({"replay.ratio": 0.2}, False), ({"replay.ratio": 0.3}, True)
+    ]  # fmt: skip
+    assert "replay.ratio=0.1: dev 10.00" in capsys.readouterr().err
+
+
+def test_an_adaptive_search_drops_no_model_before_its_end(four: Any, store: Store) -> None:
+    """Its next proposals may read any."""
+    for changes, drops in ((OPTUNA, False), ({}, True)):
+        study = four(search={"replay.ratio": {"uniform": [0.1, 0.6]}}, tune=changes, keep="leaves")
+        trials = study.trials({"lamol": [{"replay.ratio": 0.2}]} if study.is_adaptive else None)
+        assert bool(sweep._readers(study, store, trials, stages_of(trials))) == drops
