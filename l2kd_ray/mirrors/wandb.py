@@ -6,19 +6,25 @@ runs cannot be resumed, so they are written anew, without what has been uploaded
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import pandas as pd
 
 from l2kd_ray.mirrors import AXIS, Mirror, MirroredStudy, StudyState, TrialRun
 from l2kd_ray.study.schema import StudyConfig
+
+log = logging.getLogger(__name__)
 
 # Variables that would tie our runs to a run, a sweep or a service of the calling process.
 _FOREIGN = ("SERVICE", "SWEEP_ID", "LAUNCH", "RUN_ID", "NOTES", "RESUME_FROM", "FORK_FROM", "MODE")
@@ -44,7 +50,11 @@ class Wandb(Mirror):
             "dryrun": ("offline",),  # W&B's former name of it
             "disabled": (),
         }
-        return known.get(mode, ("auto", "offline"))
+        ways = known.get(mode, ("auto", "offline"))
+        if len(ways) > 1 and (problem := _unreachable()):
+            log.warning("W&B: %s; what it shows is written offline", problem)
+            return ("offline",)
+        return ways
 
     def __init__(self, study: MirroredStudy) -> None:
         super().__init__(study)
@@ -177,6 +187,22 @@ class Wandb(Mirror):
 def _is_synced(run: Path) -> bool:
     """True if `wandb sync` has uploaded an offline run."""
     return any(run.glob("*.synced"))
+
+
+def _unreachable() -> str | None:
+    """Why there is no connection to the server that `WANDB_BASE_URL` names; None if there is one.
+
+    It saves the start of a process that W&B would find the same in. A proxy is not asked.
+    """
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", ""))
+    if url.hostname is None or getproxies():
+        return None
+    address = url.hostname, url.port or {"http": 80}.get(url.scheme, 443)
+    try:
+        socket.create_connection(address, timeout=3.0).close()
+    except OSError as error:
+        return f"no connection to {address[0]}:{address[1]} ({error})"
+    return None
 
 
 def _prepare(way: str) -> None:
