@@ -60,8 +60,6 @@ class ArmsOnly(Section):
 
     @model_validator(mode="after")
     def _references(self) -> Self:
-        if not self.arms:
-            raise InputError("a study compares at least one method", key="methods")
         for arm in self.methods:
             if arm.name in (MULTITASK, SINGLE):
                 raise InputError(
@@ -78,6 +76,8 @@ class ArmsOnly(Section):
                     key="methods",
                     got={"name": arm.name, "method": arm.method, "settings": dict(arm.settings)},
                 )
+        if not self.arms:
+            raise InputError("a study compares at least one method", key="methods")
         return self
 
     @property
