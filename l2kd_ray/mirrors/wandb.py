@@ -24,8 +24,6 @@ import pandas as pd
 from l2kd_ray.mirrors import AXIS, Mirror, MirroredStudy, StudyState, TrialRun
 from l2kd_ray.study.schema import StudyConfig
 
-log = logging.getLogger(__name__)
-
 # Variables that would tie our runs to a run, a sweep or a service of the calling process.
 _FOREIGN = ("SERVICE", "SWEEP_ID", "LAUNCH", "RUN_ID", "NOTES", "RESUME_FROM", "FORK_FROM", "MODE")
 _LONGEST_TAG, _LONGEST_NAME = 64, 128  # the server refuses longer ones
@@ -52,7 +50,8 @@ class Wandb(Mirror):
         }
         ways = known.get(mode, ("auto", "offline"))
         if len(ways) > 1 and (problem := _unreachable()):
-            log.warning("W&B: %s; what it shows is written offline", problem)
+            warning = "W&B: %s; what it shows is written offline"
+            logging.getLogger(__name__).warning(warning, problem)
             return ("offline",)
         return ways
 

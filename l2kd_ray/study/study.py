@@ -249,7 +249,7 @@ class Study:
         return list({setting_id(setting): setting for setting in own}.values())
 
     def of_this_search(self, tried: ArmSettings) -> dict[str, list[Setting]]:
-        """Those of the settings that an earlier sweep tried which this search could propose."""
+        """The settings that an earlier sweep tried and that this search could propose, by arm."""
         space = self.config.search
         return {
             arm.name: [
