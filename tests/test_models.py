@@ -198,10 +198,10 @@ def test_the_longest_sequence_of_positions_that_are_counted_from_the_padding() -
 
 
 def test_an_exported_student_keeps_its_rows_of_special_tokens(tmp_path: Path, store: Store) -> None:
-    model = make_model()
-    model.save(tmp_path)
-    FORMAT.save(tmp_path)
-    source = resolve_model(ModelSpec(model=str(tmp_path)), where="study")
+    model, folder = make_model(), tmp_path / "model"
+    model.save(folder)
+    FORMAT.save(folder)
+    source = source_of(folder)
     tokenizer = Tokenizer(source, (), None, ("a", "c"))  # `<task:c>` is new to it
     stage = Initial(source, None, {}, tokenizer, None)
     obtain(stage, store)
