@@ -186,7 +186,8 @@ def _fit(
         )
         if constraint is not None:
             constraint(model, progress.step)
-        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), how.clip))
+        # Gradients that are kept in the host's memory (`cpu_offload`) have their norm there.
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), how.clip)).to(losses.device)
         optimizer.step()
         progress.add(torch.cat((losses, norm.reshape(1))), lr, lessons.size(rows))
         due = context.rank == 0 and (
