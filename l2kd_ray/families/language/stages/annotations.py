@@ -71,6 +71,8 @@ class Cached:
 
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
         pieces = [piece for row in rows for piece in self._pieces(row)]
+        # Rows that are too long for a teacher of another tokenizer have no position.
+        pieces = pieces or [{name: array[:0] for name, array in self._shards[0].items()}]
         joined = [torch.from_numpy(np.concatenate([p[name] for p in pieces])) for name in pieces[0]]
         found = {
             # Converted there: half as many bytes travel.
