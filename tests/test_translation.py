@@ -427,3 +427,27 @@ class Unasked:
     is_sharded = False
 
     def to(self, device: str) -> None: ...
+
+
+def test_a_shared_out_teacher_never_reads_the_students_tokens(tmp_path: Path) -> None:
+    """It goes along where a part of a batch has replay alone, which it does not teach."""
+    one = translated(no_dropout(), FORMAT, tmp_path)
+    (source,) = one.new
+    asked = Small(no_dropout())
+    one = replace(one, new=(replace(source, teacher=asked),))
+    count = len(source.samples)
+    loss = float(summed(no_dropout(), one.rows_of([count, count + 1]), one, context(tmp_path))[0])
+    assert asked.read
+    assert loss > 0
+
+
+class Small(Live):
+    """A teacher that says it is shared out, and has few tokens."""
+
+    is_sharded = True
+    read = False
+
+    def annotate(self, rows: Any, device: str) -> Knowledge:
+        assert all(token < 5 for row in rows for token in row.read.tokens)
+        self.read = True
+        return super().annotate(rows, device)

@@ -113,6 +113,10 @@ class SequenceRow:
         return np.array(self.sequence.tokens, dtype=np.int64)
 
 
+_NOTHING = SequenceRow(TrainingSequence([0, 0], 1), "qa")
+"""What a shared-out teacher reads beside other workers: every tokenizer has its token."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """A global batch: its step, counted from 0, and the indices of its samples."""
@@ -326,7 +330,7 @@ class Curriculum:
             knowledge = []
             for number, teacher in enumerate(self.teachers):
                 taught = [row for row in rows if row.teacher == number]
-                asked = taught or (rows[:1] if teacher.is_sharded else [])
+                asked = taught or ([_NOTHING] if teacher.is_sharded else [])
                 known = teacher.annotate(asked, device) if asked else None
                 if isinstance(known, Knowledge) and asked[0].meetings is not None:
                     known = replace(known, groups=groups(asked, device))
