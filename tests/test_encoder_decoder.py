@@ -188,8 +188,8 @@ def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_beam_of_each_row_is_transformers_own(name: str) -> None:
     model, eos = make(name), frequent(make(name))
-    model.lm.generation_config.forced_eos_token_id = None  # BART's last token
     found = beam(model, PROMPTS[:5], 3, max_new_tokens=6, eos=eos)
+    model.lm.generation_config.forced_eos_token_id = None  # BART's last token
     for prompt, tokens in zip(PROMPTS[:5], found, strict=True):
         (own,) = model.lm.generate(
             torch.tensor([prompt]), max_new_tokens=6, do_sample=False, num_beams=3,

@@ -53,12 +53,18 @@ def beam(
             early_stopping=False,
             eos_token_id=eos,
             pad_token_id=eos,
+            decoder_start_token_id=model.start if isinstance(model, EncoderDecoder) else None,
         )
-        written = model.lm.generate(
-            torch.tensor(input_ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=how,
-        )
+        # A checkpoint's own (a penalty, a forced last token) would fill in what `how` leaves out.
+        own, model.lm.generation_config = model.lm.generation_config, how
+        try:
+            written = model.lm.generate(
+                torch.tensor(input_ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=how,
+            )
+        finally:
+            model.lm.generation_config = own
         read = 1 if encodes else width
         for row, tokens in zip(rows, written[:, read:].tolist(), strict=True):
             found[row] = tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
