@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,6 +35,7 @@ from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, Tra
 
 BETA2 = 0.999
 """AdamW's decay of the mean square of gradients."""
+T = TypeVar("T")
 Curve = list[dict[str, float]]
 GradientHook = Callable[[Any, int], None]
 """Changes the global batch's gradients of a model before the optimizer's step (counted from 0): a
@@ -198,7 +199,7 @@ def _fit(
         if is_sharded(model):
             # Rank 0 saves a whole model alone, at a moment of its own. Of a shared one each worker
             # has a part, so they must agree.
-            name = _told(context.store.checkpoint_name(progress.step) if due else None)
+            name = agreed(context.store.checkpoint_name(progress.step) if due else None)
             due = name is not None
         ended = progress.step % lessons.steps_per_epoch == 0 or progress.step == last
         if due or ended:
@@ -236,11 +237,13 @@ def _kernels(deterministic: bool, precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before[1])
 
 
-def _told(name: str | None) -> str | None:
-    """Send the name that rank 0 has to every worker, and return it."""
-    told = [name]
-    dist.broadcast_object_list(told)
-    return told[0]
+def agreed(value: T) -> T:
+    """What rank 0 has, on every worker."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def write_curve(curve: Curve, context: Context) -> Scores:

@@ -84,7 +84,7 @@ class Projection(Constraint):
         def constrain(model: CausalLM, step: int) -> None:
             new = flat_gradient(model)
             former = [gradient(model, lesson, range(len(lesson)), context) for lesson in lessons]
-            set_gradient(_project(new, former, self.margin), model)
+            set_gradient(_project(new, former, self.margin), model, context)
 
         return constrain
 
@@ -153,8 +153,15 @@ def flat_gradient(model: CausalLM) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def set_gradient(flat: Tensor, model: CausalLM) -> None:
-    """Write a vector as `flat_gradient` returns it back to the parameters."""
+def set_gradient(flat: Tensor, model: CausalLM, context: Context) -> None:
+    """Write a vector as `flat_gradient` returns it back to the parameters; that of rank 0.
+
+    Each worker has computed it for itself, and GPUs may round in another way.
+    """
+    import torch.distributed as dist
+
+    if context.world_size > 1:
+        dist.broadcast(flat, 0)
     start = 0
     for parameter in model.parameters():
         if parameter.grad is not None:
