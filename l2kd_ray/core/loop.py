@@ -228,13 +228,16 @@ def _fit(
 def _kernels(deterministic: bool, precision: str) -> Iterator[None]:
     """Choose torch's kernels for the time of a training."""
     before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn.allow_tf32  # recurrent layers and convolutions, True by default
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.set_float32_matmul_precision(before[1])
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
 def agreed(value: T) -> T:
