@@ -173,14 +173,19 @@ def _chunks(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the number of each chunk's term, its positions [C], their logits' gradient
     [C, V], their cross-entropies [C], and their divergence."""
-    larger = 1 if hidden.device.type == "cpu" else LARGER
-    size = max(1, larger * CHUNK_ELEMENTS // student.weight.shape[0])
+    size = chunk_size(student.weight)
     for number, term in enumerate(work.terms):
         teacher_logits = _logits_of(term.teacher, work.half)
         for part, theirs, groups in _parts(term, size):
             where = term.where[part]
             both = student.logits(hidden[where]), teacher_logits(theirs)
             yield number, where, *_chunk(*both, where, work, term.labels, groups)
+
+
+def chunk_size(weight: Tensor) -> int:
+    """The number of positions of a chunk, for an output layer of this weight [V, d]."""
+    larger = 1 if weight.device.type == "cpu" else LARGER
+    return max(1, larger * CHUNK_ELEMENTS // len(weight))
 
 
 def _parts(term: Term, size: int) -> Iterator[tuple[slice, slice, Groups | None]]:
