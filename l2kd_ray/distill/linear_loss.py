@@ -145,14 +145,19 @@ class _LinearLoss(torch.autograd.Function):
                         grad_weight.addmm_(grad.T, hidden[where])
                     else:
                         grad_weight += grad.T @ hidden[where].to(grad.dtype)
-        ctx.grads = grad_hidden, grad_weight, grad_bias
+        # Saved, not an attribute: torch lets go of them as the backward pass hands them out, so
+        # that the weight's becomes `weight.grad` and is not copied.
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(labels, teachers)
         return loss, labels, teachers
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         scale, *_ = grad_outputs
-        grads = (None if grad is None else grad.mul_(scale) for grad in ctx.grads)
+        grads = ctx.saved_tensors
+        for grad in grads:
+            if grad is not None:
+                grad.data.mul_(scale)  # in place; `data` also where the graph is retained
         return (*grads, None)
 
 
