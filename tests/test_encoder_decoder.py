@@ -261,6 +261,9 @@ def test_what_cannot_be_an_encoder_decoder_is_refused(study_file: Any) -> None:
     with pytest.raises(InputError, match="no largest length") as refused:
         load_study(study_file(student=STUDENT)).plan()
     assert "train.max_length" in str(refused.value)
+    with pytest.raises(InputError, match="whole layers at random") as refused:
+        check_arch("bart", {**BART, "decoder_layerdrop": 0.1}, 64)
+    assert "decoder_layerdrop" in str(refused.value)
     small = {"num_encoder_layers": 1, "num_decoder_layers": 1, "hidden_size": 16,
              "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2,
              "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 300}  # fmt: skip

@@ -3,7 +3,8 @@
 The global batch is a setting of the study: workers and accumulation steps share its R rows, and
 each row's loss is divided by a count over the *global* batch, which every worker knows before any
 forward pass. So partial losses only add up, and workers exchange no counts. For the same reason a
-step whose rows do not fit into memory is done again in smaller parts, with the same result.
+step whose rows do not fit into memory is done again in smaller parts, with the same result; but
+dropout draws other masks for smaller parts.
 """
 
 from __future__ import annotations
