@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.checkpoint import Stateful
 from l2kd_ray.core.randomness import generator
+from l2kd_ray.core.shard import is_sharded
 from l2kd_ray.core.stage import Optimisation, Sharding
 from l2kd_ray.distill.groups import Groups
 from l2kd_ray.distill.linear_loss import Knowledge, Loss, OutputLayer
@@ -326,7 +327,9 @@ class Curriculum:
         """The part of the global batch's loss that belongs to `rows`, and its `terms`."""
         half = self.precision == "bfloat16"
         supervised = positions(rows, self.format.answer)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        # Autocast keeps what it casts to the end of the pass: of a shared model, all layers whole.
+        kind, keeps = torch.device(device).type, not is_sharded(network)
+        with torch.autocast(kind, torch.bfloat16, enabled=half, cache_enabled=keeps):
             knowledge = []
             for number, teacher in enumerate(self.teachers):
                 taught = [row for row in rows if row.teacher == number]
