@@ -56,6 +56,18 @@ def test_a_training_step_waits_for_the_device_at_most_twice(
     assert max(steps) <= 2, notes.waits[counts[0] : counts[1]]
 
 
+def test_a_gradients_norm_may_stand_in_the_hosts_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: Notes
+) -> None:
+    """Where `cpu_offload` leaves it, while the losses are on the device."""
+    wanted, _ = trained(tmp_path / "cpu", curriculum(), SoftTargets(), model=no_dropout())
+    monkeypatch.setattr(loop, "whole", lambda tensor: tensor.cpu())
+    there, _ = trained(
+        tmp_path / "pret", curriculum(), SoftTargets(), model=no_dropout(), device=NAME
+    )
+    assert there[0]["grad_norm"] == pytest.approx(wanted[0]["grad_norm"], rel=1e-4)
+
+
 @pytest.mark.parametrize("sampled", [False, True])
 def test_decoding_waits_for_the_device_once_in_eight_tokens(notes: Notes, sampled: bool) -> None:
     prompts = [FORMAT.qa(sample).tokens for sample in NEW]

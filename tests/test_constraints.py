@@ -465,6 +465,32 @@ def test_a_step_is_projected_to_the_nearest_that_hurts_no_former_task(
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
 
 
+def test_a_memory_that_does_not_fit_is_read_in_halves(
+    learnt: CausalLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins with what fitted the training, and remembers what fitted itself."""
+    step, (made, here) = gradient(learnt, NEW), projection(tmp_path)
+    wanted = constrained(deepcopy(learnt), (made, here), step)
+    sizes, inner = list[int](), Curriculum.loss
+
+    def narrow(self: Any, model: Any, network: Any, rows: Any, *rest: Any) -> Any:
+        sizes.append(len(rows))
+        found = inner(self, model, network, rows, *rest)
+        if len(rows) > 2:
+            found[0].backward()
+            raise torch.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(Curriculum, "loss", narrow)
+    here.notes["micro_batch"] = 4
+    for first in (4, 2):
+        sizes.clear()
+        found = constrained(deepcopy(learnt), (made, here), step)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+        assert sizes[0] == max(sizes) == first
+    assert here.notes["micro_batch"] == 2
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.5])
 def test_a_step_that_hurts_nobody_is_left_as_it_is(
     learnt: CausalLM, tmp_path: Path, margin: float

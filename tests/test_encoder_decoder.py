@@ -185,9 +185,11 @@ def test_what_a_row_draws_does_not_depend_on_its_neighbours() -> None:
     assert sampled([4, 2, 5], 2) == [together[row] for row in (4, 2, 5)]
 
 
-def test_a_beam_of_each_row_is_transformers_own() -> None:
-    model, eos = make(), frequent(make())
+@pytest.mark.parametrize("name", MODELS)
+def test_a_beam_of_each_row_is_transformers_own(name: str) -> None:
+    model, eos = make(name), frequent(make(name))
     found = beam(model, PROMPTS[:5], 3, max_new_tokens=6, eos=eos)
+    model.lm.generation_config.forced_eos_token_id = None  # BART's last token
     for prompt, tokens in zip(PROMPTS[:5], found, strict=True):
         (own,) = model.lm.generate(
             torch.tensor([prompt]), max_new_tokens=6, do_sample=False, num_beams=3,
@@ -259,6 +261,9 @@ def test_what_cannot_be_an_encoder_decoder_is_refused(study_file: Any) -> None:
     with pytest.raises(InputError, match="no largest length") as refused:
         load_study(study_file(student=STUDENT)).plan()
     assert "train.max_length" in str(refused.value)
+    with pytest.raises(InputError, match="whole layers at random") as refused:
+        check_arch("bart", {**BART, "decoder_layerdrop": 0.1}, 64)
+    assert "decoder_layerdrop" in str(refused.value)
     small = {"num_encoder_layers": 1, "num_decoder_layers": 1, "hidden_size": 16,
              "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2,
              "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": 300}  # fmt: skip

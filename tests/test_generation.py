@@ -107,6 +107,16 @@ def test_a_beam_as_wide_as_the_space_finds_the_best_of_all(seed: int) -> None:
         assert tuple(tokens) == max(scores, key=scores.__getitem__)
 
 
+def test_a_beam_reads_nothing_of_a_checkpoints_own_settings() -> None:
+    """As greedy decoding and sampling."""
+    model, prompts = make_model(), ragged([3, 9, 1])
+    wanted = beam(model, prompts, 3, max_new_tokens=12, eos=EOS)
+    model.lm.generation_config.repetition_penalty = 5.0
+    assert transformers_own(model, prompts, num_beams=3, max_new_tokens=12) != wanted
+    assert beam(model, prompts, 3, max_new_tokens=12, eos=EOS) == wanted
+    assert model.lm.generation_config.repetition_penalty == 5.0
+
+
 def continuations(vocab: int, longest: int) -> set[tuple[int, ...]]:
     """All that end with eos or are as long as may be."""
     every = itertools.product(range(vocab), repeat=longest)

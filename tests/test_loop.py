@@ -338,6 +338,31 @@ def test_epsilon_before_the_bias_correction_is_the_originals_optimizer(decay: fl
     torch.testing.assert_close(here, there, rtol=1e-3 if decay else 1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_only_tf32_is_tf32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In matrix products, and in cuDNN's recurrent layers and convolutions."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # torch's default
+    before = torch.get_float32_matmul_precision()
+    with loop._kernels(False, precision):
+        assert torch.backends.cudnn.allow_tf32 is (precision == "tf32")
+        assert (torch.get_float32_matmul_precision() == "high") is (precision == "tf32")
+    assert torch.backends.cudnn.allow_tf32 is True
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_autocast_keeps_no_layers_of_a_model_that_is_shared_out(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their copies in bfloat16 would be a whole model on every worker."""
+    where = "l2kd_ray.families.language.stages.curriculum.is_sharded"
+    monkeypatch.setattr(where, lambda _: shared)
+    model, keeps = no_dropout(), set[bool]()
+    model.register_forward_pre_hook(lambda *_: keeps.add(torch.is_autocast_cache_enabled()))
+    trained(tmp_path, curriculum(precision="bfloat16"), LABELS, model=model)
+    assert keeps == {not shared}
+
+
 def test_the_originals_epsilon_makes_first_steps_small() -> None:
     """At the first step it is 1 / sqrt(1 - 0.999) times the setting, in the end the setting."""
     how = replace(TRAINING, adam_eps=1e-4, eps_first=True)

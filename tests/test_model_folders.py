@@ -117,6 +117,7 @@ FAULTS: dict[str, tuple[Change, str]] = {
         remove("tokenizer.json", "tokenizer_config.json"),
         "tokenizer cannot be loaded",
     ),
+    "layers left out": (edit("config.json", layerdrop=0.1), "whole layers at random"),
     "no eos": (edit("tokenizer_config.json", eos_token=None), "no end-of-text token"),
     "unknown type": (edit("config.json", model_type="mine"), "config cannot be read"),
     "own code": (

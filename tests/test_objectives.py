@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -253,3 +255,16 @@ def test_no_whole_logits_stand_in_memory() -> None:
         ).total.backward()  # type: ignore[no-untyped-call]
     assert max(sizes) == 64 * V
     assert sum(sizes) == P * V
+
+
+def test_the_output_layers_gradient_is_held_once() -> None:
+    """What the forward pass made is the weight's own gradient, while the loss is still there."""
+    hidden, weight = draw(ROWS, WIDTH, seed=1), draw(VOCABULARY, WIDTH, seed=2).requires_grad_()
+    where, ones = torch.arange(ROWS), torch.ones(ROWS, **double)
+    terms = [linear_loss.Term(where)]
+    layer = OutputLayer(weight)
+    loss: Any = linear_loss.linear_loss(hidden, layer, where, ones, ones, terms, 1.0).total
+    made = loss.grad_fn.saved_tensors[1].data_ptr()
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.data_ptr() == made

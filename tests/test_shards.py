@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,13 @@ def student(settings: dict[str, Any], **how: Any) -> Any:
 
 def group(rank: int, world: int, meeting: Path, stages: Sequence[tuple[Stage, str]]) -> None:
     """Run each stage into its store as one of `world` processes."""
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{meeting}",
+        rank=rank,
+        world_size=world,
+        timeout=timedelta(minutes=2),  # workers that are out of step wait for each other
+    )
     for stage, root in stages:
         execute(stage, Store(root), rank=rank, world_size=world)
         dist.barrier()
@@ -161,7 +168,7 @@ def whole_study(folder: Path, methods: list[str], **settings: Any) -> tuple[Any,
     model, which are missing in `folder`/shared."""
     texts = folder / "texts.txt"
     texts.write_text("a cat sat on the mat\n" * 3)
-    model = {**TINY["language"]["student"], "n_layer": 2}
+    model = settings.pop("student", {**TINY["language"]["student"], "n_layer": 2})
     data = tiny(methods=methods, student=model, orders=["gen.rest>gen.intent"], max_test=3)
     how = {"train.shard": "fsdp2", "scale.workers": 2, "train.epochs": 1}
     study = resolve_study(parse_study(data, {**how, **settings}), "shards")
@@ -199,9 +206,14 @@ def test_two_workers_read_a_model_that_they_share_out_as_one_reads_it(
     study, readers = whole_study(tmp_path, [method], **settings)
     assert {type(one).__name__ for one in readers} == kinds
     assert all(study.config.scale.of(one).workers == 2 for one in readers)
-    together(2, tmp_path / "meeting", [(one, str(tmp_path / "shared")) for one in readers])
+    assert_read_alike(readers, tmp_path)
+
+
+def assert_read_alike(readers: Sequence[Stage], folder: Path) -> None:
+    """Two workers have the scores and texts of one."""
+    together(2, folder / "meeting", [(one, str(folder / "shared")) for one in readers])
     for one in readers:
-        there, here = (Store(str(tmp_path / name)) for name in ("shared", "alone"))
+        there, here = (Store(str(folder / name)) for name in ("shared", "alone"))
         found, wanted = (store.manifest(one.kind, one.key) for store in (there, here))
         assert found is not None
         assert wanted is not None
@@ -211,6 +223,14 @@ def test_two_workers_read_a_model_that_they_share_out_as_one_reads_it(
         assert {name: found.files[name].sha256 for name in texts} == {
             name: file.sha256 for name, file in texts.items()
         }
+
+
+def test_a_worker_without_a_row_goes_along_with_an_encoder_decoder(tmp_path: Path) -> None:
+    """A decoded token does not run the encoder, so the workers share out the decoder alone."""
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    how = {"student": {"arch": "t5", **sizes}, "train.max_length": 64, "max_test": 1}
+    _, readers = whole_study(tmp_path, ["finetune"], **how)
+    assert_read_alike(readers[-1:], tmp_path)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

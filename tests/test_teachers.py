@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,7 @@ from safetensors.torch import save_file
 from l2kd_ray.analysis.findings import find
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
+from l2kd_ray.distill import linear_loss
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.distill.sharpness import sharpness
@@ -309,9 +311,13 @@ def test_a_teacher_that_was_annotated_may_be_dropped(tiny: Any, tmp_path: Path) 
     assert store.manifest("learn", last.teacher.teacher.key) == teacher  # not trained again
 
 
+@pytest.mark.parametrize("chunk", [4, 2**24])
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
-def test_a_teachers_sharpness_by_hand(temperature: float) -> None:
+def test_a_teachers_sharpness_by_hand(
+    temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A uniform teacher adds no entropy; one that is sure of 3 of 4 adds what the softmax does."""
+    monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", chunk)
     logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [math.log(27.0), 0.0, 0.0, 0.0]])
     found = sharpness(Knowledge(torch.eye(2), OutputLayer(logits.T)), temperature)
     p = np.array([27 ** (1 / temperature), 1, 1, 1])
@@ -322,6 +328,21 @@ def test_a_teachers_sharpness_by_hand(temperature: float) -> None:
     assert found["added"] == pytest.approx((entropy - sure) / 2, abs=1e-6)
     kept = sharpness(MostLikely.of(logits, 2), temperature)
     assert kept["best"] == pytest.approx(found["best"])
+
+
+def test_the_bias_of_top_k_is_the_same_in_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, here = curriculum(parts=("qa",)).rows_of(range(len(NEW))), context(tmp_path)
+    annotations.write(rows, Live(no_dropout(seed=9)), here, keep=5)
+    teacher = Cached(here.out, ("qa",))
+
+    def said() -> Mapping[str, float]:
+        return teacher.bias(no_dropout(), rows, SoftTargets(2.0), "cpu")
+
+    whole = said()
+    monkeypatch.setattr(linear_loss, "CHUNK_ELEMENTS", 3 * teacher.vocabulary)
+    assert said() == pytest.approx(whole, rel=1e-5)
 
 
 def test_a_student_says_how_sharp_its_teacher_was(tiny: Any, store: Store) -> None:

@@ -80,7 +80,7 @@ def test_all_tokens_but_one_are_the_whole_distribution(temperature: float) -> No
     kept = MostLikely.of(teacher, V - 1)
     exact = gradient(student.clone(), teacher.clone(), weight, temperature)
     torch.testing.assert_close(gradient(student.clone(), kept, weight, temperature), exact)
-    said = bias(student, teacher, kept, temperature)
+    said = bias([(student, teacher, kept)], temperature)
     assert said["error"] == pytest.approx(0, abs=1e-12)
     assert said["cosine"] == pytest.approx(1)
 
@@ -90,10 +90,15 @@ def test_the_error_is_that_of_the_gradient_in_its_own_norm() -> None:
     kept, ones = MostLikely.of(teacher, 2), torch.ones(P, dtype=torch.float64)
     exact, _ = gradient(student.clone(), teacher.clone(), ones, T)
     biased, _ = gradient(student.clone(), kept, ones, T)
-    said = bias(student, teacher, kept, T)
+    said = bias([(student, teacher, kept)], T)
     assert said["error"] == pytest.approx(float((biased - exact).norm() / exact.norm()))
     p = torch.softmax(teacher / T, -1).gather(-1, kept.tokens).sum(-1)
     assert said["mass"] == pytest.approx(float(p.mean()))
+    assert said["cosine"] == pytest.approx(
+        float(torch.cosine_similarity(exact.flatten(), biased.flatten(), dim=0))
+    )
+    parts = [(student[part], teacher[part], kept[part]) for part in (slice(2), slice(2, P))]
+    assert bias(parts, T) == pytest.approx(said)
 
 
 def test_a_student_that_is_sure_of_what_was_kept_has_a_finite_loss_and_gradient() -> None:
@@ -110,7 +115,7 @@ def test_a_student_that_is_sure_of_what_was_kept_has_a_finite_loss_and_gradient(
 def test_what_is_lost_grows_with_the_temperature() -> None:
     student, teacher = logits(3, scale=0.1), logits(4, scale=3.0)
     kept = MostLikely.of(teacher, 2)
-    cold, warm = (bias(student, teacher, kept, temperature) for temperature in (1.0, 4.0))
+    cold, warm = (bias([(student, teacher, kept)], temperature) for temperature in (1.0, 4.0))
     assert cold["mass"] > warm["mass"]
     assert cold["error"] < warm["error"]
 

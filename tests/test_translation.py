@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from itertools import accumulate, pairwise
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from l2kd_ray.distill.divergences import uld
 from l2kd_ray.distill.groups import Groups
 from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import Positions, SoftTargets
+from l2kd_ray.distill.sharpness import sharpness
+from l2kd_ray.families.language.model.causal_lm import build
 from l2kd_ray.families.language.model.corpus import Corpus
 from l2kd_ray.families.language.model.sequences import SequenceFormat
 from l2kd_ray.families.language.model.translation import Translation, meetings, spelling
 from l2kd_ray.families.language.model.vocabulary import train, with_tokens
+from l2kd_ray.families.language.stages import annotations
 from l2kd_ray.families.language.stages.curriculum import SampleSource, SequenceRow
+from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.language.stages.on_policy import Sampling
 from l2kd_ray.families.language.stages.teachers import Live
 from l2kd_ray.families.language.stages.writing import Writer
@@ -299,6 +304,7 @@ def test_uld_sees_how_sure_a_model_is_and_not_of_what() -> None:
 # The lessons
 
 
+SIZES = {"n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 160}
 SAMPLES = [
     *Corpus.of(
         [Example(str(n), "food=thai", "what is it ?", ("it is thai" * n,)) for n in range(1, 8)],
@@ -348,10 +354,7 @@ def test_a_teacher_that_is_the_student_has_nothing_to_say(tmp_path: Path) -> Non
 
 def test_a_batch_of_another_tokenizer_has_one_mean_over_its_groups(tmp_path: Path) -> None:
     """One row at a time, from the definition: full logits of both models, the groups' mean."""
-    from l2kd_ray.families.language.model.causal_lm import build
-
-    sizes = {"n_layer": 1, "n_embd": 8, "n_head": 2, "n_positions": 160}
-    teacher = build("gpt2", {**sizes, "n_layer": 1}, OTHER.tokenizer, seed=4).eval()
+    teacher = build("gpt2", SIZES, OTHER.tokenizer, seed=4).eval()
     student = no_dropout()
     chosen = translated(teacher, OTHER, tmp_path)
     rows: list[SequenceRow] = chosen.rows_of([0, 1, 3])
@@ -383,3 +386,68 @@ def test_the_teacher_is_asked_about_what_the_student_writes(tmp_path: Path) -> N
             assert row.sequence.tokens[row.sequence.supervised :] == written
         if row.meetings:
             assert bytes_of(PIECES, row.shown.tokens[2:])
+
+
+def test_a_cached_teacher_has_nothing_to_say_where_all_rows_are_too_long(tmp_path: Path) -> None:
+    """A part of a batch that has only such rows has the loss of a live teacher's: none."""
+    lengths = [len(TRANSLATIONS["same", "pieces"].of(FORMAT.qa(s))[0].tokens) for s in SAMPLES]
+    teacher, student = build("gpt2", SIZES, PIECES.tokenizer, seed=4), no_dropout()
+    live = translated(teacher, PIECES, tmp_path)
+    (source,) = live.new
+    short = replace(source, translation=Translation(FORMAT, PIECES, sorted(lengths)[3]))
+    live = replace(live, new=(short,), parts=("qa",))
+    rows, here = live.rows_of(range(len(SAMPLES))), context(tmp_path)
+    annotations.write(rows, Live(teacher), here)
+    known = annotations.Cached(here.out, ("qa",))
+    cached = replace(live, new=(replace(short, teacher=known),))
+    for chosen in ([5, 6], [0, 1, 6]):
+        found = [
+            float(summed(student, one.rows_of(chosen), one, here)[0]) for one in (live, cached)
+        ]
+        assert found[0] == pytest.approx(found[1], rel=1e-3)
+        assert (found[0] == 0) == (chosen == [5, 6])
+    nothing = known.annotate([row for row in rows if not row.meetings], "cpu")
+    assert nothing.hidden.shape == (0, 8)
+    assert isnan(sharpness(nothing, T)["best"])
+
+
+def test_a_teacher_for_which_all_rows_are_too_long_is_refused(tmp_path: Path) -> None:
+    """Before it is asked: its cached outputs would have no file."""
+    chosen = translated(no_dropout(), PIECES, tmp_path)
+    (source,) = chosen.new
+    none = replace(source, teacher=Unasked(), translation=Translation(FORMAT, PIECES, 1))
+    chosen = replace(chosen, new=(none,))
+    stage: Any = object.__new__(Learn)
+    object.__setattr__(stage, "optimisation", chosen.optimisation)
+    with pytest.raises(ValueError, match=r"smaller train\.max_length"):
+        stage._teaching(no_dropout(), chosen, context(tmp_path))
+
+
+class Unasked:
+    is_sharded = False
+
+    def to(self, device: str) -> None: ...
+
+
+def test_a_shared_out_teacher_never_reads_the_students_tokens(tmp_path: Path) -> None:
+    """It goes along where a part of a batch has replay alone, which it does not teach."""
+    one = translated(no_dropout(), FORMAT, tmp_path)
+    (source,) = one.new
+    asked = Small(no_dropout())
+    one = replace(one, new=(replace(source, teacher=asked),))
+    count = len(source.samples)
+    loss = float(summed(no_dropout(), one.rows_of([count, count + 1]), one, context(tmp_path))[0])
+    assert asked.read
+    assert loss > 0
+
+
+class Small(Live):
+    """A teacher that says it is shared out, and has few tokens."""
+
+    is_sharded = True
+    read = False
+
+    def annotate(self, rows: Any, device: str) -> Knowledge:
+        assert all(token < 5 for row in rows for token in row.read.tokens)
+        self.read = True
+        return super().annotate(rows, device)

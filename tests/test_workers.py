@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,13 @@ from helpers.workers import WORKERS, worker
 from safetensors.torch import load_file
 from torch import Tensor
 
+from l2kd_ray.core import loop
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
+from l2kd_ray.families.language.methods import rehearsal
+from l2kd_ray.families.language.stages import constraints
+from l2kd_ray.families.structures.stages.lessons import Best
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.testing.executors import losses
@@ -77,3 +83,41 @@ def test_two_workers_take_the_steps_of_one(
     torch.testing.assert_close(
         weights(together, stage), weights(alone, stage), rtol=1e-3, atol=1e-4
     )
+
+
+def at_odds(rank: int, stages: list[Stage], root: str, folder: Path) -> None:
+    """A worker whose memory's gradient, and whose look at dev data, are another's."""
+    gradients, looks, train = constraints.gradient, Best.__init__, loop.fit
+
+    def gradient(*given: Any) -> Tensor:
+        return (-1) ** rank * gradients(*given)
+
+    def look(self: Best, patience: int, _: Any) -> None:
+        rising = itertools.count()
+        looks(self, patience, lambda model: rank * float(next(rising)))
+
+    def fit(stage: Any, model: Any, *given: Any, **more: Any) -> Any:
+        curve = train(stage, model, *given, **more)
+        torch.save(model.state_dict(), folder / f"{stage.key}-{rank}")
+        return curve
+
+    constraints.gradient = rehearsal.gradient = gradient
+    Best.__init__, loop.fit = look, fit  # type: ignore[method-assign]
+    worker(rank, stages, root, folder / "meeting")
+
+
+def test_what_each_worker_computes_for_itself_is_that_of_the_first(tmp_path: Path) -> None:
+    """The projections of GEM and A-GEM, and the end of a training by early stopping."""
+    early = {"train": {"epochs": 4, "batch_size": 8, "patience": 1}}
+    named = {name: student("language", name) for name in ("gem", "agem")}
+    stages = [*named.values(), student("structures", "structkd", **early)]
+    store = Store(str(tmp_path / "store"))
+    for stage in stages:
+        for _, source in stage.inputs():
+            obtain(source, store)
+    torch.multiprocessing.spawn(at_odds, (stages, store.root, tmp_path), nprocs=WORKERS)
+    for stage in stages:
+        one, other = (torch.load(tmp_path / f"{stage.key}-{rank}") for rank in range(WORKERS))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    scores = obtain(stages[-1], store)
+    assert scores["steps"] == 2 * 2  # it waits one epoch for a better look than the first

@@ -44,6 +44,8 @@ def prepare(device: str, gpus: float) -> None:
     import torch
 
     torch.cuda.set_per_process_memory_fraction(OWN * gpus if 0 < gpus < 1 else 1.0)
+    # True by default: recurrent layers and convolutions would round as TF32 does.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def reset_peak(device: str) -> None:

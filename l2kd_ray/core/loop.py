@@ -3,7 +3,8 @@
 The global batch is a setting of the study: workers and accumulation steps share its R rows, and
 each row's loss is divided by a count over the *global* batch, which every worker knows before any
 forward pass. So partial losses only add up, and workers exchange no counts. For the same reason a
-step whose rows do not fit into memory is done again in smaller parts, with the same result.
+step whose rows do not fit into memory is done again in smaller parts, with the same result; but
+dropout draws other masks for smaller parts.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,7 @@ from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, Tra
 
 BETA2 = 0.999
 """AdamW's decay of the mean square of gradients."""
+T = TypeVar("T")
 Curve = list[dict[str, float]]
 GradientHook = Callable[[Any, int], None]
 """Changes the global batch's gradients of a model before the optimizer's step (counted from 0): a
@@ -186,7 +188,8 @@ def _fit(
         )
         if constraint is not None:
             constraint(model, progress.step)
-        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), how.clip))
+        # Gradients that are kept in the host's memory (`cpu_offload`) have their norm there.
+        norm = whole(nn.utils.clip_grad_norm_(model.parameters(), how.clip)).to(losses.device)
         optimizer.step()
         progress.add(torch.cat((losses, norm.reshape(1))), lr, lessons.size(rows))
         due = context.rank == 0 and (
@@ -197,7 +200,7 @@ def _fit(
         if is_sharded(model):
             # Rank 0 saves a whole model alone, at a moment of its own. Of a shared one each worker
             # has a part, so they must agree.
-            name = _told(context.store.checkpoint_name(progress.step) if due else None)
+            name = agreed(context.store.checkpoint_name(progress.step) if due else None)
             due = name is not None
         ended = progress.step % lessons.steps_per_epoch == 0 or progress.step == last
         if due or ended:
@@ -226,20 +229,25 @@ def _fit(
 def _kernels(deterministic: bool, precision: str) -> Iterator[None]:
     """Choose torch's kernels for the time of a training."""
     before = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn.allow_tf32  # recurrent layers and convolutions, True by default
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0])
         torch.set_float32_matmul_precision(before[1])
+        torch.backends.cudnn.allow_tf32 = cudnn
 
 
-def _told(name: str | None) -> str | None:
-    """Send the name that rank 0 has to every worker, and return it."""
-    told = [name]
-    dist.broadcast_object_list(told)
-    return told[0]
+def agreed(value: T) -> T:
+    """What rank 0 has, on every worker."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
 
 
 def write_curve(curve: Curve, context: Context) -> Scores:

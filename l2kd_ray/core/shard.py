@@ -66,15 +66,21 @@ def _cut(module: nn.Module, **options: Any) -> None:
 
 
 def place_layers(
-    model: nn.Module, how: Sharding | None, device: str, idle: Callable[[], object]
+    model: nn.Module,
+    part: nn.Module,
+    how: Sharding | None,
+    device: str,
+    idle: Callable[[], object],
 ) -> InStep | None:
     """Move a model to the device, to be run without gradients; with `how`, and several workers, a
-    chunk of each of its layers, and the rest whole.
+    chunk of each layer of a part of it, and the rest whole.
 
-    `idle`: a forward pass of the smallest size. Returns what keeps the workers in step; None
-    where each has the whole model.
+    `part`: what every forward pass runs. `idle`: a forward pass of the smallest size. Returns what
+    keeps the workers in step; None where each has the whole model.
     """
-    layers = [] if how is None or _alone() else _layers(model, how)
+    inside = set(part.modules())
+    every = [] if how is None or _alone() else _layers(model, how)
+    layers = [layer for layer in every if layer in inside]
     for layer in layers:
         _cut(layer, mesh=_mesh(device), reshard_after_forward=True)
     model.to(device)

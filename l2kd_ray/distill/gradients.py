@@ -8,7 +8,7 @@ Shapes: C positions of a chunk, k tokens kept of a teacher's, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -149,29 +149,33 @@ def _forward_kl_of_classes(
 
 
 def bias(
-    student: Tensor,
-    teacher: Tensor,
-    kept: MostLikely,
+    chunks: Iterable[tuple[Tensor, Tensor, MostLikely]],
     temperature: float,
     divergence: Divergence = forward,
 ) -> Mapping[str, float]:
-    """How teaching by the most likely tokens alone changes the gradient in the student's logits
-    [K, V].
+    """How teaching by the most likely tokens alone changes the gradient in the student's logits.
 
-    Returns: `mass`, the share of the teacher's probability at this temperature that is on the kept
-    tokens; `error`, the norm of the gradient's error over that of the exact gradient (of forward
-    KL: softmax of student / T less softmax of teacher / T); `cosine`, between the two.
+    chunks: the student's logits [C, V], the teacher's, and what is kept of them, some positions at
+    a time. Returns: `mass`, the share of the teacher's probability at this temperature that is on
+    the kept tokens; `error`, the norm of the gradient's error over that of the exact gradient (of
+    forward KL: softmax of student / T less softmax of teacher / T); `cosine`, between the two.
     """
-    p = torch.softmax(teacher / temperature, -1)
-    ones = student.new_full((len(student),), 1 / temperature)
-    if divergence is forward:
-        exact = torch.softmax(student / temperature, -1) - p
-    else:
-        exact, _ = by_autograd(student, teacher, ones, temperature, divergence)
-    biased, _ = gradient(student.clone(), kept, ones, temperature, divergence)
-    cosine = torch.cosine_similarity(exact.flatten(), biased.flatten(), dim=0)
+    count, sums = 0, torch.zeros(5, dtype=torch.double)
+    for student, teacher, kept in chunks:
+        p = torch.softmax(teacher / temperature, -1)
+        ones = student.new_full((len(student),), 1 / temperature)
+        if divergence is forward:
+            exact = torch.softmax(student / temperature, -1) - p
+        else:
+            exact, _ = by_autograd(student, teacher, ones, temperature, divergence)
+        biased, _ = gradient(student.clone(), kept, ones, temperature, divergence)
+        mass, error = p.gather(-1, kept.tokens).sum(), (biased - exact).square().sum()
+        products = (one.flatten() @ exact.flatten() for one in (exact, biased))
+        sums += torch.stack([mass, error, *products, biased.square().sum()]).cpu()
+        count += len(student)
+    mass, error, size, product, other = sums
     return {
-        "mass": float(p.gather(-1, kept.tokens).sum(-1).mean()),
-        "error": float((biased - exact).norm() / exact.norm()),
-        "cosine": float(cosine),
+        "mass": float(mass / count),
+        "error": float((error / size).sqrt()),
+        "cosine": float(product / (size * other).sqrt()),
     }

@@ -145,14 +145,19 @@ class _LinearLoss(torch.autograd.Function):
                         grad_weight.addmm_(grad.T, hidden[where])
                     else:
                         grad_weight += grad.T @ hidden[where].to(grad.dtype)
-        ctx.grads = grad_hidden, grad_weight, grad_bias
+        # Saved, not an attribute: torch lets go of them as the backward pass hands them out, so
+        # that the weight's becomes `weight.grad` and is not copied.
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.mark_non_differentiable(labels, teachers)
         return loss, labels, teachers
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         scale, *_ = grad_outputs
-        grads = (None if grad is None else grad.mul_(scale) for grad in ctx.grads)
+        grads = ctx.saved_tensors
+        for grad in grads:
+            if grad is not None:
+                grad.data.mul_(scale)  # in place; `data` also where the graph is retained
         return (*grads, None)
 
 
@@ -173,14 +178,19 @@ def _chunks(
 ) -> Iterator[tuple[int, Tensor, Tensor, Tensor, Tensor]]:
     """Yield the number of each chunk's term, its positions [C], their logits' gradient
     [C, V], their cross-entropies [C], and their divergence."""
-    larger = 1 if hidden.device.type == "cpu" else LARGER
-    size = max(1, larger * CHUNK_ELEMENTS // student.weight.shape[0])
+    size = chunk_size(student.weight)
     for number, term in enumerate(work.terms):
         teacher_logits = _logits_of(term.teacher, work.half)
         for part, theirs, groups in _parts(term, size):
             where = term.where[part]
             both = student.logits(hidden[where]), teacher_logits(theirs)
             yield number, where, *_chunk(*both, where, work, term.labels, groups)
+
+
+def chunk_size(weight: Tensor) -> int:
+    """The number of positions of a chunk, for an output layer of this weight [V, d]."""
+    larger = 1 if weight.device.type == "cpu" else LARGER
+    return max(1, larger * CHUNK_ELEMENTS // len(weight))
 
 
 def _parts(term: Term, size: int) -> Iterator[tuple[slice, slice, Groups | None]]:

@@ -103,7 +103,12 @@ class LanguageBuilder(Builder):
 
     def check(self, spec: ModelSpec) -> None:
         from l2kd_ray.families.language.model.causal_lm import load_pretrained
-        from l2kd_ray.families.language.model.checks import check_arch, check_limit, check_model
+        from l2kd_ray.families.language.model.checks import (
+            check_arch,
+            check_layers,
+            check_limit,
+            check_model,
+        )
         from l2kd_ray.families.language.model.vocabulary import load
         from l2kd_ray.models import loading
 
@@ -116,6 +121,7 @@ class LanguageBuilder(Builder):
         source = self.resolved.models[spec.model or ""]
         config = loading.load_config(source)
         check_limit(config, longest)
+        check_layers(config)
         loading.check_vocabulary(config, load(source)[0], source.location)
         if loading.is_small(source):
             check_model(load_pretrained(source))

@@ -241,7 +241,8 @@ class AverageProjection(Constraint):
             draws = generator(self.seed, "agem", curriculum.stream, step)
             chosen = draws.permutation(len(lesson))[: self.batch_size].tolist()
             new = flat_gradient(model)
-            set_gradient(projected(new, gradient(model, lesson, chosen, context)), model)
+            former = gradient(model, lesson, chosen, context, step)
+            set_gradient(projected(new, former), model, context)
 
         return constrain
 

@@ -29,7 +29,7 @@ def beam(
     from transformers import GenerationConfig
 
     model.eval()
-    device = model.device
+    device, encodes = model.device, isinstance(model, EncoderDecoder)
     found: list[TokenIds] = [[] for _ in prompts]
     order, size = by_length(prompts), max(1, batch // beams)
     for start in range(0, len(prompts), size) if max_new_tokens > 0 else ():
@@ -38,9 +38,14 @@ def beam(
         room = min(max_new_tokens, model.context - width)
         if room < 1:
             continue
-        padding = [[eos] * (width - len(prompts[row])) for row in rows]  # on the left
-        input_ids = [pad + prompts[row] for pad, row in zip(padding, rows, strict=True)]
+        # On the left, so that all prompts end in one column. An encoder counts its positions from
+        # column 0 on, and of some models (BART) whatever the mask says.
+        padding = [[eos] * (width - len(prompts[row])) for row in rows]
         mask = [[0] * len(pad) + [1] * (width - len(pad)) for pad in padding]
+        input_ids = [pad + prompts[row] for pad, row in zip(padding, rows, strict=True)]
+        if encodes:
+            mask = [row[::-1] for row in mask]
+            input_ids = [prompts[row] + pad for pad, row in zip(padding, rows, strict=True)]
         how = GenerationConfig(
             num_beams=beams,
             max_new_tokens=room,
@@ -48,13 +53,19 @@ def beam(
             early_stopping=False,
             eos_token_id=eos,
             pad_token_id=eos,
+            decoder_start_token_id=model.start if isinstance(model, EncoderDecoder) else None,
         )
-        written = model.lm.generate(
-            torch.tensor(input_ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            generation_config=how,
-        )
-        read = 1 if isinstance(model, EncoderDecoder) else width
+        # A checkpoint's own (a penalty, a forced last token) would fill in what `how` leaves out.
+        own, model.lm.generation_config = model.lm.generation_config, how
+        try:
+            written = model.lm.generate(
+                torch.tensor(input_ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=how,
+            )
+        finally:
+            model.lm.generation_config = own
+        read = 1 if encodes else width
         for row, tokens in zip(rows, written[:, read:].tolist(), strict=True):
             found[row] = tokens[: tokens.index(eos) + 1] if eos in tokens else tokens
     return found

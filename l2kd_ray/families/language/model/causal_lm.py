@@ -116,7 +116,12 @@ class CausalLM(nn.Module):
 
         Then all must make as many forward passes: one that has made its own calls `go_along`.
         """
-        self._in_step = place_layers(self, how, device, self._smallest_pass)
+        self._in_step = place_layers(self, self.shared_part, how, device, self._smallest_pass)
+
+    @property
+    def shared_part(self) -> nn.Module:
+        """The part that every forward pass runs: the layers that workers share out by `place`."""
+        return self
 
     @property
     def is_shared_out(self) -> bool:
@@ -157,6 +162,12 @@ class EncoderDecoder(CausalLM):
         row = positions // width
         step = positions % width - given[row] + 1
         return states.flatten(0, 1)[row * steps + step]
+
+    @property
+    def shared_part(self) -> nn.Module:
+        """The decoder: a decoded token does not run the encoder, which each worker has whole."""
+        decoder: nn.Module = self.lm.get_decoder()
+        return decoder
 
     @property
     def start(self) -> int:

@@ -30,6 +30,7 @@ def check_arch(arch: str, overrides: Mapping[str, Any], max_length: int | None) 
     """
     model = outline(arch, overrides)
     check_limit(model.lm.config, max_length)
+    check_layers(model.lm.config)
     if sum(4 * weight.numel() for weight in model.parameters()) <= LOADED_AT_THE_DOOR:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -49,6 +50,22 @@ def check_limit(config: Any, max_length: int | None) -> None:
             expected="train.max_length",
             fix="set train.max_length, such as train.max_length=512",
         )
+
+
+def check_layers(config: Any) -> None:
+    """Raise InputError if the model leaves out layers at random (LayerDrop).
+
+    Their parameters have no gradient in a step, but DDP waits for all, and GEM compares all.
+    """
+    for name, share in config.to_dict().items():
+        if name.endswith("layerdrop") and share:
+            raise InputError(
+                f"{config.name_or_path or config.model_type} leaves out whole layers at random in "
+                "training",
+                got=f"{name}: {share}",
+                expected=f"{name}: 0.0",
+                fix=f"set {name} to 0.0, for a pretrained model in the config.json of its folder",
+            )
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from l2kd_ray.core.memory import in_parts
 from l2kd_ray.core.stage import Context, Sharding
 from l2kd_ray.distill import gradients
-from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
+from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer, chunk_size
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.distill.top_k import MostLikely
 from l2kd_ray.distill.transfer import to_device
@@ -71,6 +71,8 @@ class Cached:
 
     def annotate(self, rows: Sequence[SequenceRow], device: str) -> Knowledge | MostLikely:
         pieces = [piece for row in rows for piece in self._pieces(row)]
+        # Rows that are too long for a teacher of another tokenizer have no position.
+        pieces = pieces or [{name: array[:0] for name, array in self._shards[0].items()}]
         joined = [torch.from_numpy(np.concatenate([p[name] for p in pieces])) for name in pieces[0]]
         found = {
             # Converted there: half as many bytes travel.
@@ -95,12 +97,20 @@ class Cached:
         positions = [position for row in rows for position in self._positions(row)]
         assert isinstance(kept, MostLikely)
         hidden = self._probe[positions].to(device, self._head.weight.dtype)
+        layer = self._head.weight, self._head.bias
         with torch.no_grad():
-            student: Tensor = model.head(model.eval()(*inputs(rows, device)))
-            exact = nn.functional.linear(hidden, self._head.weight, self._head.bias)
-            return gradients.bias(
-                student.float(), exact, kept, objective.temperature, objective.loaded_divergence
+            own, size = model.eval()(*inputs(rows, device)), chunk_size(self._head.weight)
+            parts = [slice(start, start + size) for start in range(0, len(own), size)]
+            # Logits are made chunk by chunk: of all positions they may not fit.
+            chunks = (
+                (
+                    model.head(own[part]).float(),
+                    nn.functional.linear(hidden[part], *layer),
+                    kept[part],
+                )
+                for part in parts
             )
+            return gradients.bias(chunks, objective.temperature, objective.loaded_divergence)
 
     def _positions(self, row: SequenceRow) -> range:
         """The indices of the row's positions among all annotated positions."""

@@ -83,8 +83,8 @@ class Projection(Constraint):
 
         def constrain(model: CausalLM, step: int) -> None:
             new = flat_gradient(model)
-            former = [gradient(model, lesson, range(len(lesson)), context) for lesson in lessons]
-            set_gradient(_project(new, former, self.margin), model)
+            former = [gradient(model, one, range(len(one)), context, step) for one in lessons]
+            set_gradient(_project(new, former, self.margin), model, context)
 
         return constrain
 
@@ -103,16 +103,23 @@ def recalled(samples: Sequence[Sample], curriculum: Curriculum) -> Curriculum:
 
 
 def gradient(
-    model: CausalLM, lesson: Curriculum, indices: Sequence[int], context: Context
+    model: CausalLM, lesson: Curriculum, indices: Sequence[int], context: Context, step: int
 ) -> Tensor:
     """[N]: the gradient of the loss on some samples, computed on all of them by every worker."""
     from l2kd_ray.core.loop import accumulate
+    from l2kd_ray.core.memory import Fitting
 
     how, alone = lesson.optimisation, replace(context, rank=0, world_size=1)
-    model.zero_grad()
+    rows, most = lesson.rows_of(indices), how.micro_batch or how.batch_size  # a memory may be large
+
+    def compute(size: int | None) -> None:
+        model.zero_grad()
+        accumulate(model, rows, lesson, alone, size)
+
     model.eval()  # with dropout, each worker would see a gradient of its own
-    size = how.micro_batch or how.batch_size  # a memory may be large
-    accumulate(model, lesson.rows_of(indices), lesson, alone, size)
+    # What fitted before, of the training or of a memory; its notes are the training's.
+    size = min(most, context.notes.get("micro_batch", most))
+    Fitting(size, alone, note="", alike=()).run(compute, step, len(indices))
     model.train()
     return flat_gradient(model)
 
@@ -153,8 +160,15 @@ def flat_gradient(model: CausalLM) -> Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def set_gradient(flat: Tensor, model: CausalLM) -> None:
-    """Write a vector as `flat_gradient` returns it back to the parameters."""
+def set_gradient(flat: Tensor, model: CausalLM, context: Context) -> None:
+    """Write a vector as `flat_gradient` returns it back to the parameters; that of rank 0.
+
+    Each worker has computed it for itself, and GPUs may round in another way.
+    """
+    import torch.distributed as dist
+
+    if context.world_size > 1:
+        dist.broadcast(flat, 0)
     start = 0
     for parameter in model.parameters():
         if parameter.grad is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from l2kd_ray.core.checkpoint import Stateful
 from l2kd_ray.core.randomness import generator
+from l2kd_ray.core.shard import is_sharded
 from l2kd_ray.core.stage import Optimisation, Sharding
 from l2kd_ray.distill.groups import Groups
 from l2kd_ray.distill.linear_loss import Knowledge, Loss, OutputLayer
@@ -111,6 +112,10 @@ class SequenceRow:
     def tokens(self) -> NDArray[np.int64]:
         """[n]: the tokens of its sequence."""
         return np.array(self.sequence.tokens, dtype=np.int64)
+
+
+_NOTHING = SequenceRow(TrainingSequence([0, 0], 1), "qa")
+"""What a shared-out teacher reads beside other workers: every tokenizer has its token."""
 
 
 @dataclass(frozen=True)
@@ -322,11 +327,13 @@ class Curriculum:
         """The part of the global batch's loss that belongs to `rows`, and its `terms`."""
         half = self.precision == "bfloat16"
         supervised = positions(rows, self.format.answer)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+        # Autocast keeps what it casts to the end of the pass: of a shared model, all layers whole.
+        kind, keeps = torch.device(device).type, not is_sharded(network)
+        with torch.autocast(kind, torch.bfloat16, enabled=half, cache_enabled=keeps):
             knowledge = []
             for number, teacher in enumerate(self.teachers):
                 taught = [row for row in rows if row.teacher == number]
-                asked = taught or (rows[:1] if teacher.is_sharded else [])
+                asked = taught or ([_NOTHING] if teacher.is_sharded else [])
                 known = teacher.annotate(asked, device) if asked else None
                 if isinstance(known, Knowledge) and asked[0].meetings is not None:
                     known = replace(known, groups=groups(asked, device))

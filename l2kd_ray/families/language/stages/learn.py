@@ -151,10 +151,10 @@ class Learn(TrainingStage):
         rows = curriculum.rows_of(range(min(PROBED, len(source.samples))))
         number = curriculum.teachers.index(teacher)
         taught = [row for row in rows if row.teacher == number]
+        # Before the teacher is asked: it refuses one that has nothing to say.
+        aligned = self._aligned(curriculum, number) if source.translation is not None else {}
         found = sharpness(teacher.annotate(taught, device), self.objective.temperature)
-        scores = {f"teacher/{name}": value for name, value in found.items()}
-        if source.translation is not None:
-            scores |= self._aligned(curriculum, number)
+        scores = {**{f"teacher/{name}": value for name, value in found.items()}, **aligned}
         if isinstance(teacher, Cached):
             biases = teacher.bias(model, taught, self.objective, device)
             scores |= {f"top_k/{name}": value for name, value in biases.items()}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from l2kd_ray.core.loop import agreed
 from l2kd_ray.distill.cross_entropy import interpolate
 from l2kd_ray.distill.structured.objective import (
     StructuralKD,
@@ -121,7 +122,8 @@ class Best:
         self.weights: dict[str, Tensor] = {}
 
     def ends(self, model: StructuredModel) -> bool:
-        score = self.look(model)
+        # Each worker looks for itself, and a GPU may round in another way.
+        score = agreed(self.look(model))
         self.waited += 1
         if score > self.score:
             self.score, self.waited = score, 0
