@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.workers import WORKERS, worker
+from helpers.workers import WORKERS, resume, worker
 from safetensors.torch import load_file
 from torch import Tensor
 
+from l2kd_ray.core.checkpoint import Progress, save
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
@@ -77,3 +80,17 @@ def test_two_workers_take_the_steps_of_one(
     torch.testing.assert_close(
         weights(together, stage), weights(alone, stage), rtol=1e-3, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("blind", [(), (1,)], ids=["both find it", "one does not"])
+def test_workers_resume_from_one_checkpoint_or_not_at_all(
+    blind: Sequence[int], tmp_path: Path
+) -> None:
+    """Else one would train from another step than the other, on the other's weights."""
+    stage, store, model = language_student(), Store(str(tmp_path / "store")), torch.nn.Linear(2, 1)
+    progress = Progress()
+    progress.add(torch.zeros(3), 0.1, 4)
+    context = Context(store, tmp_path / "out")
+    save(stage, model, torch.optim.AdamW(model.parameters()), progress, context)
+    group = stage, store.root, tmp_path, blind
+    torch.multiprocessing.spawn(resume, group, nprocs=WORKERS)

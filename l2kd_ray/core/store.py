@@ -264,8 +264,8 @@ class Store(FileTree):
                 files[:1] = [target]
                 for number, file in enumerate(files):
                     self.download(f"{path.removesuffix('.json')}.{number}.safetensors", file)
-            except (ValueError, TypeError, OSError, RecursionError):
-                continue
+            except (FileNotFoundError, ValueError, TypeError, RecursionError):
+                continue  # it is cut or damaged; an outage or a full disk is not passed over
             if records and [FileRecord.of(file) for file in files] == records:
                 return files
         return []
