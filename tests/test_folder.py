@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def folder(store: Store) -> Folder:
 def note(store: Store, **changes: Any) -> None:
     """Leave the note of a sweep."""
     known = {"pid": os.getpid(), "host": os.uname().nodename, "since": "2030-01-01 00:00:00"}
-    store.write("studies/mine/live.json", json.dumps({**known, **changes}).encode())
+    store.write("studies/mine/live-1.json", json.dumps({**known, **changes}).encode())
 
 
 def test_what_was_kept_is_read_back(folder: Folder) -> None:
@@ -98,7 +99,7 @@ RUBBISH = {
     "other fields": b'[{"kind": 1}]',
     "nested": b"[" * 100_000,
 }
-SMALL_FILES = ("failures.json", "live.json", "settings.json", "cut.json", "study.yaml", "keys")
+SMALL_FILES = ("failures.json", "live-1.json", "settings.json", "cut.json", "study.yaml", "keys")
 
 
 @pytest.mark.parametrize("harm", RUBBISH)
@@ -143,6 +144,43 @@ def test_a_process_that_is_gone_is_not_live_but_one_elsewhere_may_be(
     assert folder.who_is_live() is None
     note(store, pid=gone, host="elsewhere")
     assert "on elsewhere since 2030" in (folder.who_is_live() or "")
+
+
+def test_a_sweep_elsewhere_is_live_while_its_note_is_written_again(
+    folder: Folder, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine of a killed one may be gone: then nothing takes its note away but the next."""
+    monkeypatch.setattr("l2kd_ray.study.folder._BEAT_S", 0.01)
+    base = Path(store.base, "studies/mine")
+    note(store, host="elsewhere")
+    os.utime(base / "live-1.json", (0, 0))
+    assert folder.who_is_live() is None
+    with folder.live():
+        (own,) = base.iterdir()
+        os.utime(own, (0, 0))
+        until = time.monotonic() + 10
+        while folder.who_is_live() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert folder.who_is_live() is not None
+    assert list(base.iterdir()) == []
+
+
+def test_the_last_of_two_sweeps_settles_the_keys(folder: Folder, store: Store, tiny: Any) -> None:
+    first, second, third, *_ = tiny(methods=["finetune", "lamol"]).trials()[::-1]
+    one, other, proposed = (
+        {f"{stage.kind} {stage.key}" for stage in trial.stages()}
+        for trial in (first, second, third)
+    )
+    with folder.live():
+        folder.add_keys(first.stages())
+        folder.propose(third.stages())
+        with folder.live():
+            assert len((folder.who_is_live() or "").split("; ")) == 2
+        folder.settle_keys(second.stages())
+        assert keys(store) == one | other | proposed
+        assert folder.who_is_live() is not None
+    folder.settle_keys(first.stages())
+    assert folder.needed() == one
 
 
 def test_looks_are_kept_once_and_a_damaged_record_is_said(

@@ -263,7 +263,7 @@ def test_the_store_of_the_pages_is_never_written(storage: Path, pages: str) -> N
 
 
 def test_a_file_is_read_again_when_it_changes_and_is_gone_when_it_goes(tmp_path: Path) -> None:
-    store, file = ReadOnlyStore(str(tmp_path)), tmp_path / "studies/x/live.json"
+    store, file = ReadOnlyStore(str(tmp_path)), tmp_path / "studies/x/live-1.json"
     file.parent.mkdir(parents=True)
     file.write_text("one")
     reads = []
@@ -279,7 +279,7 @@ def test_a_file_is_read_again_when_it_changes_and_is_gone_when_it_goes(tmp_path:
 
     def look() -> bytes | None:
         store.files("studies/x", recursive=False)
-        return store.read("studies/x/live.json")
+        return store.read("studies/x/live-1.json")
 
     assert (look(), look(), len(reads)) == (b"one", b"one", 1)
     file.write_text("three")
@@ -347,7 +347,7 @@ def test_in_a_browser_a_list_needs_no_button(browser: Browser, pages: str) -> No
 
 def test_in_a_browser_a_page_renews_itself(browser: Browser, pages: str, storage: Path) -> None:
     browser.open(f"{pages}/")
-    note = storage / "studies/swept/live.json"
+    note = storage / "studies/swept/live-1.json"
     live = {"pid": 1, "host": "elsewhere", "since": "2026-01-01 00:00:00"}
     note.write_text(json.dumps(live))
     try:
