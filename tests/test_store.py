@@ -113,6 +113,24 @@ def test_a_manifest_that_is_no_file_is_said_and_replaced(
     assert again.attempt != published.attempt
 
 
+def test_folders_are_found_where_only_files_are_listed(store: Store) -> None:
+    """pyarrow's GcsFileSystem lists objects alone, and without recursion those of one level."""
+    for path in ("studies/b/keys", "studies/a/tensorboard/x/points", "studies/a/keys", "studies/c"):
+        store.write(path, b"")
+    inner = store.filesystem
+
+    class FilesOnly:
+        type_name = "gcs"
+
+        def get_file_info(self, selector: Any) -> Any:
+            return [info for info in inner.get_file_info(selector) if info.is_file]
+
+    assert store.folders("studies") == ["a", "b"]
+    store.filesystem = FilesOnly()
+    assert store.folders("studies") == ["a", "b"]
+    assert store.folders("none") == []
+
+
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

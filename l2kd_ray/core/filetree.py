@@ -173,6 +173,10 @@ class FileTree:
     @_patient
     def folders(self, path: str) -> list[str]:
         """The names of the folders directly in a folder, sorted."""
+        if self.filesystem.type_name == "gcs":  # pyarrow lists its objects, and no folders
+            start = len(f"{self.base}/{path}/")
+            below = (info.path[start:].split("/") for info in self._list(path, recursive=True))
+            return sorted({names[0] for names in below if len(names) > 1})
         found = self._list(path, recursive=False)
         return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
 
