@@ -139,6 +139,17 @@ def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Store("nonsense://bucket")
 
 
+@pytest.mark.parametrize("root", ["sftp://host/a", "simplecache::smb://host/a", "local:///a"])
+def test_a_storage_that_shows_half_a_file_is_refused(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-written manifest is taken for a damaged one, and withdrawn."""
+    with pytest.raises(InputError, match="half a file"):
+        Store(root)
+    monkeypatch.chdir(tmp_path)
+    assert Store("sftp").is_local  # a folder of this name
+
+
 def test_a_remote_storage_that_fails_now_and_then_is_asked_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
