@@ -233,6 +233,15 @@ def test_a_name_of_the_web_that_points_here_is_refused(pages: str) -> None:
     assert get(pages, "/", Host="localhost:8275")[0] == 200
 
 
+def test_an_empty_token_is_none(storage: Path) -> None:
+    """As of `--token "$UNSET"`."""
+    with pytest.raises(InputError, match="--token"):
+        application(str(storage), "0.0.0.0", "")
+    with listening(application(str(storage), token="")) as pages:
+        assert get(pages, "/", Host="evil.example")[0] == 403
+        assert get(pages, "/", Host="localhost")[0] == 200
+
+
 def test_a_token_is_asked_for_and_leaves_the_address(storage: Path) -> None:
     with listening(application(str(storage), "0.0.0.0", "a-long-secret")) as pages:
         for path in ("/", "/study/swept", "/style.css", "/nowhere"):
