@@ -678,15 +678,15 @@ def hook() -> Iterator[tuple[str, list[Any]]]:
     server.server_close()
 
 
+@pytest.mark.parametrize("variable", ["$HOOK", "${HOOK}"])
 def test_events_run_a_command_or_post_to_a_url(
-    tmp_path: Path, hook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+    variable: str, tmp_path: Path, hook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, posted = hook
     monkeypatch.setenv("HOOK", url)
-    command = f"cat > {tmp_path}/event.json; echo $L2KD_EVENT $L2KD_STUDY > {tmp_path}/words"
-    study = Mirrored(
-        tmp_path, wandb={}, report_to="none", on_event={"finished": "$HOOK/x", "failed": command}
-    )
+    command = f"cat > {tmp_path}/event.json; echo $L2KD_EVENT ${{L2KD_STUDY}} > {tmp_path}/words"
+    events = {"finished": f"{variable}/x", "failed": command}
+    study = Mirrored(tmp_path, wandb={}, report_to="none", on_event=events)
     assert study.mirror() == ""  # a report is no event
     assert study.mirror(live=True) == ""
     (event,) = posted
