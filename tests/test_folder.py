@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,33 @@ def test_a_damaged_file_is_named_once_and_taken_as_absent(
 def test_a_folder_in_the_place_of_a_file_is_taken_as_absent(folder: Folder, store: Store) -> None:
     Path(store.base, "studies/mine/failures.json").mkdir(parents=True)
     assert folder.failures() == []
+
+
+def test_what_mirrors_wrote_is_there_when_they_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a remote storage, too: and what they leave alone is not written again."""
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    for path in ("tensorboard/x/a", "tensorboard/x/b", "wandb/run/c", "tables/gap.csv", "keys"):
+        store.write(f"studies/mine/{path}", b"old")
+    written: list[str] = []
+    upload = store.upload
+
+    def noted(source: Path, path: str) -> None:
+        written.append(path.removeprefix("studies/mine/"))
+        upload(source, path)
+
+    monkeypatch.setattr(store, "upload", noted)
+    with Folder(store, "mine").local() as files:
+        found = {str(p.relative_to(files)) for p in files.rglob("*") if p.is_file()}
+        assert found == {"tensorboard/x/a", "tensorboard/x/b", "wandb/run/c"}
+        (files / "tensorboard/x/a").write_text("old and new")
+        (files / "wandb/run/c").unlink()
+        (files / "report.md").write_text("new")
+    assert sorted(written) == ["report.md", "tensorboard/x/a"]
+    left = {e.path.removeprefix("studies/mine/"): e.size for e in store.files("studies/mine")}
+    assert left == {
+        "keys": 3, "report.md": 3, "tables/gap.csv": 3,
+        "tensorboard/x/a": 11, "tensorboard/x/b": 3,
+    }  # fmt: skip
 
 
 def test_a_sweep_is_live_while_it_runs(folder: Folder) -> None:

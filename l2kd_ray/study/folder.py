@@ -40,6 +40,8 @@ _LIVE = "live-"
 """The beginning of the names of the notes of running sweeps."""
 _BEAT_S, _SILENCE = 300.0, timedelta(minutes=15)
 """How often a sweep writes its note again, and without it for how long it counts as dead."""
+_MIRRORS = ("tensorboard", "wandb")
+"""The folders that the built-in mirrors write, and read when they go on."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,10 @@ class Folder:
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """A local folder that is this folder, or is uploaded to it at the end."""
+        """A local folder that is this folder, or is uploaded to it at the end.
+
+        In the latter case it begins with what mirrors have written before, to which they add.
+        """
         if self.store.is_local:
             folder = Path(self.store.base, self._base)
             folder.mkdir(parents=True, exist_ok=True)
@@ -253,10 +258,21 @@ class Folder:
             return
         with Scratch("report") as name:
             folder = Path(name)
+            former = [e.path for kind in _MIRRORS for e in self.store.files(f"{self._base}/{kind}")]
+
+            def fetch(path: str) -> None:
+                with suppress(FileNotFoundError):  # another sweep has removed it
+                    self.store.download(path, folder / path.removeprefix(f"{self._base}/"))
+
+            side_by_side(fetch, former)
+            before = _stamps(folder)
             yield folder
-            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-            targets = [f"{self._base}/{path.relative_to(folder)}" for path in paths]
-            side_by_side(self.store.upload, paths, targets)
+            after = _stamps(folder)
+            changed = [path for path, stamp in after.items() if before.get(path) != stamp]
+            targets = [f"{self._base}/{path}" for path in changed]
+            side_by_side(self.store.upload, [folder / path for path in changed], targets)
+            gone = before.keys() - after.keys()
+            side_by_side(self.store.remove, [f"{self._base}/{path}" for path in gone])
 
     def _write_json(self, name: str, value: object) -> None:
         self.store.write(f"{self._base}/{name}", json.dumps(value, indent=1).encode())
@@ -270,6 +286,12 @@ class Folder:
             reason = str(error).partition("\n")[0]
             print(f"study: {self}/{name} is damaged and not used: {reason}", file=sys.stderr)
             return default
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """The time and size of each file below a folder, by its relative path."""
+    found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): (s.st_mtime_ns, s.st_size) for path, s in found.items()}
 
 
 def _json(of: type[T]) -> Callable[[bytes], T]:
