@@ -673,6 +673,13 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(_FAILED)
+    except RuntimeError as error:
+        from l2kd_ray.core.store import Damaged
+
+        if not isinstance(error, Damaged):
+            raise
+        print(f"error: {error}\n  the next sweep computes it again", file=sys.stderr)
+        sys.exit(_FAILED)
     finally:
         _flush()
 

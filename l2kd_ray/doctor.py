@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -84,7 +83,7 @@ def _cluster(address: str, storage: str) -> Iterator[Finding]:
             problems.append(f"promises GPUs, of which torch sees {node.gpus}: use a GPU image")
         if abs(node.clock_s) > _SKEW_S:
             problems.append(f"its clock is {node.clock_s:+.1f} s from ours: turn on NTP")
-        if Store(storage).is_local and node.host != socket.gethostname():
+        if Store(storage).is_local and not node.shares:
             problems.append(f"{storage} must be a folder that all nodes mount: or use s3://, gs://")
         if problems:
             yield Finding(False, "node", f"{node.host}: " + "; ".join(problems))

@@ -252,13 +252,14 @@ class Experiment:
         if any(stage.key in finished and stage.key not in known for stage in before.plan.every):
             before = self.snapshot()  # without the stages that have just been found damaged
         self._check_models(missing_stages(self._most(before.reader), before.reader.listing()))
-        self._folder.add_keys(stages_of(self.study.trials(before.tried)))
-        self._folder.keep_study(to_yaml(self.study))
         with (
             self._folder.local() as files,
             mirrored(self.study, self.store, files, live=True) as ending,
         ):
             with self._folder.live():
+                # In it: another sweep of this name that ends now leaves what is listed here.
+                self._folder.add_keys(stages_of(self.study.trials(before.tried)))
+                self._folder.keep_study(to_yaml(self.study))
                 failures, late = self._run(before.reader, executor, address)
             ending.stages_have_ended()
             self._folder.keep_failures(failures)

@@ -81,11 +81,13 @@ def _location(value: object) -> object:
     return expanded(value) if isinstance(value, str) else value
 
 
-_EXPANDS = BeforeValidator(_file), BeforeValidator(_location)
+_EXPANDS = BeforeValidator(_file), BeforeValidator(_location), "a command"
 FilePath = Annotated[Path, _EXPANDS[0]]
 """A path of the user's, relative to the working directory or to the study file."""
 Location = Annotated[str, _EXPANDS[1]]
 """A path or URL, or a name that stands for something else."""
+Command = Annotated[str, _EXPANDS[2]]
+"""A command or URL: its variables, which may be secrets, are put in place where it is run."""
 
 # Texts
 
@@ -123,8 +125,8 @@ _reads: ContextVar[set[tuple[int, str]] | None] = ContextVar("_reads", default=N
 class Section(BaseModel):
     """A frozen mapping of the study file.
 
-    It refuses unknown keys, infinite and undefined numbers, variables outside of paths, and true or
-    false where a number is expected (pydantic would read them as 1 and 0).
+    It refuses unknown keys, infinite and undefined numbers, variables outside of paths and
+    commands, and true or false where a number is expected (pydantic would read them as 1 and 0).
     """
 
     model_config = ConfigDict(
@@ -156,7 +158,7 @@ class Section(BaseModel):
                 expands = field and any(one in _EXPANDS for one in (*kinds, *field.metadata))
                 if not expands and _holds(item, _names_a_variable):
                     raise InputError(
-                        "variables are put in place in paths alone",
+                        "variables are put in place in paths and commands alone",
                         key=str(name),
                         got=item,
                         fix="write the value",

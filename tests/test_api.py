@@ -126,7 +126,7 @@ def test_no_verb_is_blocked_by_a_small_file(
     content: bytes, verb: str, swept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = swept / "results/studies/tiny"
-    names = ("failures.json", "live.json", "settings.json", "study.yaml", "keys")
+    names = ("failures.json", "live-1.json", "settings.json", "study.yaml", "keys")
     for name in names:
         (base / name).write_bytes(content)
     VERBS[verb](l2kd_ray.load_study(swept / "study.yaml"))

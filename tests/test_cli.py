@@ -118,6 +118,18 @@ def test_status_report_explain_and_export(swept: Path) -> None:
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(swept / "model"))
 
 
+@pytest.mark.parametrize("verb", ["answers", "export"])
+def test_a_damaged_file_is_said_and_no_bug(verb: str, swept: Path, tmp_path: Path) -> None:
+    shutil.copytree(swept, tmp_path / "copy", ignore=shutil.ignore_patterns("wandb"))
+    stages = tmp_path / "copy/results/stages"
+    for file in (*stages.rglob("predictions.jsonl"), *stages.rglob("model.safetensors")):
+        file.write_bytes(file.read_bytes()[:-1] + b"!")
+    results = pd.read_parquet(swept / "results/studies/tiny/results.parquet")
+    words = [results["trial"][0], "model", "--study"] if verb == "export" else []
+    said = l2kd(verb, *words, "study.yaml", folder=tmp_path / "copy", code=4)
+    assert re.search(r"error: .* is altered.*\n  the next sweep computes it again", said)
+
+
 def test_data_are_shown_with_what_the_stages_counted(swept: Path) -> None:
     found = json.loads(l2kd("data", "study.yaml", "--json", folder=swept))
     assert found == json.loads(l2kd("plan", "study.yaml", "--json", folder=swept))["data"]

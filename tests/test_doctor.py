@@ -21,6 +21,7 @@ HERE = NodeReport(
     versions={name: looked._version(name) for name in PACKAGES},
     storage_s=0.01,
     storage_error="",
+    shares=True,
     free_gb=100.0,
     gpus=0,
     clock_s=0.0,
@@ -46,18 +47,28 @@ def test_a_sound_machine_is_said_to_be_one(tmp_path: Path) -> None:
         ({"free_gb": 1.0}, "larger disk"),
         ({"resources": {"GPU": 1.0}}, "GPU image"),
         ({"clock_s": -60.0}, "-60.0 s from ours: turn on NTP"),
-        ({"host": "elsewhere"}, "all nodes mount"),
+        ({"host": "elsewhere", "shares": False}, "all nodes mount"),
     ],
 )
 def test_what_is_wrong_with_a_node_is_said_with_what_to_do(
     change: dict[str, Any], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nodes = [HERE, replace(HERE, **change)]
+    nodes = [replace(HERE, host="elsewhere"), replace(HERE, **change)]
     monkeypatch.setattr(looked, "survey", lambda address, storage: nodes)
     good, bad = of(examine(str(tmp_path), "auto"), "node")
     assert good.good
     assert not bad.good
     assert says in bad.text
+
+
+def test_a_node_shares_a_folder_whose_new_files_it_reads(tmp_path: Path) -> None:
+    """Whatever the node is called: a folder that all mount is a storage."""
+    with looked._written(str(tmp_path / "ours")) as (root, probe):
+        mounted = looked.look_here(root, probe)
+        own = looked.look_here(str(tmp_path / "own folder of this name"), probe)
+    assert (mounted["shares"], own["shares"]) == (True, False)
+    assert own["storage_s"] is not None  # that it can be written there proves nothing
+    assert not Store(str(tmp_path / "ours")).files("")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ def folder(store: Store) -> Folder:
 def note(store: Store, **changes: Any) -> None:
     """Leave the note of a sweep."""
     known = {"pid": os.getpid(), "host": os.uname().nodename, "since": "2030-01-01 00:00:00"}
-    store.write("studies/mine/live.json", json.dumps({**known, **changes}).encode())
+    store.write("studies/mine/live-1.json", json.dumps({**known, **changes}).encode())
 
 
 def test_what_was_kept_is_read_back(folder: Folder) -> None:
@@ -98,7 +100,7 @@ RUBBISH = {
     "other fields": b'[{"kind": 1}]',
     "nested": b"[" * 100_000,
 }
-SMALL_FILES = ("failures.json", "live.json", "settings.json", "cut.json", "study.yaml", "keys")
+SMALL_FILES = ("failures.json", "live-1.json", "settings.json", "cut.json", "study.yaml", "keys")
 
 
 @pytest.mark.parametrize("harm", RUBBISH)
@@ -124,6 +126,33 @@ def test_a_folder_in_the_place_of_a_file_is_taken_as_absent(folder: Folder, stor
     assert folder.failures() == []
 
 
+def test_what_mirrors_wrote_is_there_when_they_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a remote storage, too: and what they leave alone is not written again."""
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    for path in ("tensorboard/x/a", "tensorboard/x/b", "wandb/run/c", "tables/gap.csv", "keys"):
+        store.write(f"studies/mine/{path}", b"old")
+    written: list[str] = []
+    upload = store.upload
+
+    def noted(source: Path, path: str) -> None:
+        written.append(path.removeprefix("studies/mine/"))
+        upload(source, path)
+
+    monkeypatch.setattr(store, "upload", noted)
+    with Folder(store, "mine").local() as files:
+        found = {str(p.relative_to(files)) for p in files.rglob("*") if p.is_file()}
+        assert found == {"tensorboard/x/a", "tensorboard/x/b", "wandb/run/c"}
+        (files / "tensorboard/x/a").write_text("old and new")
+        (files / "wandb/run/c").unlink()
+        (files / "report.md").write_text("new")
+    assert sorted(written) == ["report.md", "tensorboard/x/a"]
+    left = {e.path.removeprefix("studies/mine/"): e.size for e in store.files("studies/mine")}
+    assert left == {
+        "keys": 3, "report.md": 3, "tables/gap.csv": 3,
+        "tensorboard/x/a": 11, "tensorboard/x/b": 3,
+    }  # fmt: skip
+
+
 def test_a_sweep_is_live_while_it_runs(folder: Folder) -> None:
     assert folder.who_is_live() is None
     with folder.live():
@@ -143,6 +172,43 @@ def test_a_process_that_is_gone_is_not_live_but_one_elsewhere_may_be(
     assert folder.who_is_live() is None
     note(store, pid=gone, host="elsewhere")
     assert "on elsewhere since 2030" in (folder.who_is_live() or "")
+
+
+def test_a_sweep_elsewhere_is_live_while_its_note_is_written_again(
+    folder: Folder, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine of a killed one may be gone: then nothing takes its note away but the next."""
+    monkeypatch.setattr("l2kd_ray.study.folder._BEAT_S", 0.01)
+    base = Path(store.base, "studies/mine")
+    note(store, host="elsewhere")
+    os.utime(base / "live-1.json", (0, 0))
+    assert folder.who_is_live() is None
+    with folder.live():
+        (own,) = base.iterdir()
+        os.utime(own, (0, 0))
+        until = time.monotonic() + 10
+        while folder.who_is_live() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert folder.who_is_live() is not None
+    assert list(base.iterdir()) == []
+
+
+def test_the_last_of_two_sweeps_settles_the_keys(folder: Folder, store: Store, tiny: Any) -> None:
+    first, second, third, *_ = tiny(methods=["finetune", "lamol"]).trials()[::-1]
+    one, other, proposed = (
+        {f"{stage.kind} {stage.key}" for stage in trial.stages()}
+        for trial in (first, second, third)
+    )
+    with folder.live():
+        folder.add_keys(first.stages())
+        folder.propose(third.stages())
+        with folder.live():
+            assert len((folder.who_is_live() or "").split("; ")) == 2
+        folder.settle_keys(second.stages())
+        assert keys(store) == one | other | proposed
+        assert folder.who_is_live() is not None
+    folder.settle_keys(first.stages())
+    assert folder.needed() == one
 
 
 def test_looks_are_kept_once_and_a_damaged_record_is_said(

@@ -169,6 +169,18 @@ def test_what_a_study_needed_until_now_is_kept_for_the_grace(tiny: Any, store: S
     assert find_garbage(store) == []
 
 
+def test_a_sweep_that_ends_leaves_what_another_of_its_name_needs(tiny: Any, store: Store) -> None:
+    both, one = tiny(methods=["finetune", "lamol"]), tiny(methods=["finetune"])
+    with Folder(store, "tiny").live():
+        swept(both, store)
+        swept(one, store)
+        age(store)
+        assert find_garbage(store) == []
+    swept(one, store)
+    age(store)
+    assert {item.reason for item in find_garbage(store)} == {"of no study", "of a former sweep"}
+
+
 def test_what_a_cut_off_write_left_goes(tiny: Any, store: Store) -> None:
     names = ("scores.parquet", "keys", f"keys-{'a' * 32}")
     for name in names:

@@ -9,6 +9,7 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,6 +29,7 @@ from l2kd_ray.mirrors import follow, runs
 from l2kd_ray.mirrors.process import mirrored
 from l2kd_ray.mirrors.runs import Models, flat, run_id
 from l2kd_ray.study import Study
+from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.snapshot import Snapshot
 
 import_module("wandb")  # its temporary folders are made now, not in a test's TMPDIR
@@ -607,6 +609,29 @@ def test_tensorboard_files_are_appended_to(tmp_path: Path) -> None:
     assert len(list((study.folder / "tensorboard").iterdir())) == TRIALS + 1
 
 
+def test_on_a_remote_storage_no_point_is_doubled(tmp_path: Path) -> None:
+    from l2kd_ray.mirrors import MirroredStudy
+    from l2kd_ray.mirrors.tensorboard import TensorBoard, events
+
+    study = planned(name=NAME, methods=["lamol"], wandb={}, report_to=["tensorboard"])
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    finish(study, store, 9)
+
+    def points(copy: Path) -> dict[str, list[int]]:
+        """The events that are in the storage after one more look."""
+        with Folder(store, NAME).local() as files:
+            mirror = TensorBoard(MirroredStudy(study.config, files))
+            follow.Follower(study, store, mirror, files).look("finished")
+        for entry in store.files(f"studies/{NAME}/tensorboard"):
+            store.download(entry.path, copy / Path(entry.path).parent.name / Path(entry.path).name)
+        return {one.name: list(events(one)) for one in copy.iterdir()}
+
+    once = points(tmp_path / "once")
+    assert all(once.values())
+    time.sleep(1.1)  # the names of event files have the second
+    assert points(tmp_path / "twice") == once
+
+
 @pytest.mark.drill
 def test_mlflow_runs_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
@@ -678,15 +703,15 @@ def hook() -> Iterator[tuple[str, list[Any]]]:
     server.server_close()
 
 
+@pytest.mark.parametrize("variable", ["$HOOK", "${HOOK}"])
 def test_events_run_a_command_or_post_to_a_url(
-    tmp_path: Path, hook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+    variable: str, tmp_path: Path, hook: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, posted = hook
     monkeypatch.setenv("HOOK", url)
-    command = f"cat > {tmp_path}/event.json; echo $L2KD_EVENT $L2KD_STUDY > {tmp_path}/words"
-    study = Mirrored(
-        tmp_path, wandb={}, report_to="none", on_event={"finished": "$HOOK/x", "failed": command}
-    )
+    command = f"cat > {tmp_path}/event.json; echo $L2KD_EVENT ${{L2KD_STUDY}} > {tmp_path}/words"
+    events = {"finished": f"{variable}/x", "failed": command}
+    study = Mirrored(tmp_path, wandb={}, report_to="none", on_event=events)
     assert study.mirror() == ""  # a report is no event
     assert study.mirror(live=True) == ""
     (event,) = posted

@@ -233,6 +233,15 @@ def test_a_name_of_the_web_that_points_here_is_refused(pages: str) -> None:
     assert get(pages, "/", Host="localhost:8275")[0] == 200
 
 
+def test_an_empty_token_is_none(storage: Path) -> None:
+    """As of `--token "$UNSET"`."""
+    with pytest.raises(InputError, match="--token"):
+        application(str(storage), "0.0.0.0", "")
+    with listening(application(str(storage), token="")) as pages:
+        assert get(pages, "/", Host="evil.example")[0] == 403
+        assert get(pages, "/", Host="localhost")[0] == 200
+
+
 def test_a_token_is_asked_for_and_leaves_the_address(storage: Path) -> None:
     with listening(application(str(storage), "0.0.0.0", "a-long-secret")) as pages:
         for path in ("/", "/study/swept", "/style.css", "/nowhere"):
@@ -263,7 +272,7 @@ def test_the_store_of_the_pages_is_never_written(storage: Path, pages: str) -> N
 
 
 def test_a_file_is_read_again_when_it_changes_and_is_gone_when_it_goes(tmp_path: Path) -> None:
-    store, file = ReadOnlyStore(str(tmp_path)), tmp_path / "studies/x/live.json"
+    store, file = ReadOnlyStore(str(tmp_path)), tmp_path / "studies/x/live-1.json"
     file.parent.mkdir(parents=True)
     file.write_text("one")
     reads = []
@@ -279,7 +288,7 @@ def test_a_file_is_read_again_when_it_changes_and_is_gone_when_it_goes(tmp_path:
 
     def look() -> bytes | None:
         store.files("studies/x", recursive=False)
-        return store.read("studies/x/live.json")
+        return store.read("studies/x/live-1.json")
 
     assert (look(), look(), len(reads)) == (b"one", b"one", 1)
     file.write_text("three")
@@ -347,7 +356,7 @@ def test_in_a_browser_a_list_needs_no_button(browser: Browser, pages: str) -> No
 
 def test_in_a_browser_a_page_renews_itself(browser: Browser, pages: str, storage: Path) -> None:
     browser.open(f"{pages}/")
-    note = storage / "studies/swept/live.json"
+    note = storage / "studies/swept/live-1.json"
     live = {"pid": 1, "host": "elsewhere", "since": "2026-01-01 00:00:00"}
     note.write_text(json.dumps(live))
     try:

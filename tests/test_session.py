@@ -16,10 +16,12 @@ import ray
 from helpers.studies import planned
 
 from l2kd_ray.cluster import progress, session, sweep
+from l2kd_ray.cluster.executors import Job
 from l2kd_ray.cluster.session import RayFailed
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
+from l2kd_ray.study.sections import Workers
 
 
 def test_a_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +31,20 @@ def test_a_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatc
         session.scratch()
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     assert session.scratch() == "/tmp"
+
+
+def test_labels_are_refused_where_ray_is_started_here(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No node that is started here has them, and Ray would wait for one."""
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    stage = next(iter(tiny().trials())).steps[-1][0].stage
+    asks = Workers(labels={"ray.io/market-type": "on-demand"})
+    with (
+        pytest.raises(InputError, match=rf"(?s)\({stage.kind}\)\.labels.*on-demand.*--address"),
+        session.started([Job(stage, asks, 60.0)]),
+    ):
+        pass
 
 
 def test_a_full_temporary_folder_is_said(

@@ -6,11 +6,15 @@ import errno
 import os
 import re
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from l2kd_ray.core.copies import COPIES
+from l2kd_ray.core.execute import execute
+from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.testing.stores import StoreSuite, publish
@@ -109,12 +113,41 @@ def test_a_manifest_that_is_no_file_is_said_and_replaced(
     assert again.attempt != published.attempt
 
 
+def test_folders_are_found_where_only_files_are_listed(store: Store) -> None:
+    """pyarrow's GcsFileSystem lists objects alone, and without recursion those of one level."""
+    for path in ("studies/b/keys", "studies/a/tensorboard/x/points", "studies/a/keys", "studies/c"):
+        store.write(path, b"")
+    inner = store.filesystem
+
+    class FilesOnly:
+        type_name = "gcs"
+
+        def get_file_info(self, selector: Any) -> Any:
+            return [info for info in inner.get_file_info(selector) if info.is_file]
+
+    assert store.folders("studies") == ["a", "b"]
+    store.filesystem = FilesOnly()
+    assert store.folders("studies") == ["a", "b"]
+    assert store.folders("none") == []
+
+
 def test_a_storage_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         Store(str(tmp_path / "file" / "below")).check_writable()
     with pytest.raises(InputError, match="no such storage"):
         Store("nonsense://bucket")
+
+
+@pytest.mark.parametrize("root", ["sftp://host/a", "simplecache::smb://host/a", "local:///a"])
+def test_a_storage_that_shows_half_a_file_is_refused(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A half-written manifest is taken for a damaged one, and withdrawn."""
+    with pytest.raises(InputError, match="half a file"):
+        Store(root)
+    monkeypatch.chdir(tmp_path)
+    assert Store("sftp").is_local  # a folder of this name
 
 
 def test_a_remote_storage_that_fails_now_and_then_is_asked_again(
@@ -157,3 +190,40 @@ def test_a_remote_storage_that_fails_now_and_then_is_asked_again(
     local.is_local = True
     with pytest.raises(OSError, match="SlowDown"):
         local.read("a")
+
+
+def _many(folder: Path) -> tuple[Store, list[str]]:
+    """A remote store with more stages than copies are kept of, and their keys."""
+    store = Store(f"memory://{uuid.uuid4().hex}")
+    keys = [f"{n:032x}" for n in range(COPIES.AT_MOST + 2)]
+    for key in keys:
+        publish(store, folder, key, key)
+    return store, keys
+
+
+def test_a_running_stage_keeps_what_it_has_fetched(tmp_path: Path) -> None:
+    """Such as all models that `merge` averages, or the data that a loop goes back to."""
+    store, keys = _many(tmp_path / "files")
+
+    @dataclass(frozen=True, eq=False)
+    class Reader(Stage):
+        kind = "reader"
+
+        def run(self, context: Context) -> Scores:
+            folders = [context.store.fetch("learn", key) for key in keys]
+            assert [(one / "model.bin").read_text() for one in folders] == keys
+            return {"folders": len(set(folders))}
+
+    manifest = execute(Reader(), store)
+    assert manifest is not None
+    assert manifest.scores == {"folders": len(keys)}
+
+
+def test_a_process_keeps_the_copies_that_were_used_last(tmp_path: Path) -> None:
+    store, keys = _many(tmp_path / "files")
+    first = store.fetch("learn", keys[0])
+    others = []
+    for key in keys[1:]:
+        others.append(store.fetch("learn", key))
+        assert store.fetch("learn", keys[0]) == first
+    assert [one.exists() for one in others] == [False, False] + [True] * (COPIES.AT_MOST - 1)

@@ -60,6 +60,13 @@ def started(jobs: Sequence[Job]) -> Iterator[float]:
                 expected=f"at most {cpus}: workers x cpus_per_worker",
                 fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
             )
+        if job.workers.labels:  # it would wait for such a node for ever
+            raise InputError(
+                "a stage asks for a node with labels, which this machine has not",
+                key=f"scale ({job.stage.kind}).labels",
+                got=dict(job.workers.labels),
+                fix="set labels to {} here, or name a cluster with --address",
+            )
     folder = scratch()
     _prepare()
     _keep_token()

@@ -6,7 +6,9 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -32,6 +34,8 @@ class NodeReport:
     storage_s: float | None
     """Seconds to write and remove a file; None if that failed."""
     storage_error: str
+    shares: bool
+    """True if it can read a file that this machine has just written to the storage."""
     free_gb: float
     gpus: int
     """Number of GPUs that torch sees there."""
@@ -42,9 +46,10 @@ class NodeReport:
 def survey(address: str, storage: str) -> list[NodeReport]:
     """Check every node that is up.
 
-    Raises: InputError if there is no such cluster, or a node does not answer within a minute.
+    Raises: InputError if there is no such cluster, a node does not answer within a minute, or the
+        storage cannot be written here.
     """
-    with joined(address):
+    with joined(address), _written(storage) as probe:
         nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         looks = [
             _look.options(
@@ -54,14 +59,14 @@ def survey(address: str, storage: str) -> list[NodeReport]:
             for node in nodes
         ]
         try:  # the first calls start the worker processes, the second ones read the clocks
-            ray.get([look.remote(storage) for look in looks], timeout=_WAIT_S)
+            ray.get([look.remote(*probe) for look in looks], timeout=_WAIT_S)
             reports = []
             for node, look in zip(nodes, looks, strict=True):
                 before = time.time()
                 answer = ray.get(look.remote(None), timeout=_WAIT_S)
                 # The node read its clock about half-way between the request and the answer.
                 middle = (before + time.time()) / 2
-                answers = ray.get(look.remote(storage), timeout=_WAIT_S)
+                answers = ray.get(look.remote(*probe), timeout=_WAIT_S)
                 skew = answer.pop("clock") - middle
                 reports.append(
                     NodeReport(**{**answers, "clock_s": skew, "resources": dict(node["Resources"])})
@@ -76,25 +81,42 @@ def survey(address: str, storage: str) -> list[NodeReport]:
     return reports
 
 
+@contextmanager
+def _written(storage: str) -> Iterator[tuple[str, str]]:
+    """The storage's address from any node, and a file that this machine has written there."""
+    store, name = Store(storage), f"probe-{uuid.uuid4().hex}"
+    store.check_writable()
+    store.write(name, b"")
+    try:
+        yield store.root, name
+    finally:
+        store.remove(name)
+
+
 @ray.remote
-def _look(storage: str | None) -> dict[str, Any]:
-    if storage is None:
-        return {"clock": time.time()}
+def _look(storage: str | None, probe: str = "") -> dict[str, Any]:
+    return {"clock": time.time()} if storage is None else look_here(storage, probe)
+
+
+def look_here(storage: str, probe: str) -> dict[str, Any]:
+    """What this node says of itself; `probe` is the name of a file in the storage."""
     import torch
 
-    seconds, error = None, ""
+    seconds, error, shares = None, "", False
     try:
         store = Store(storage)
         started = time.perf_counter()
         store.check_writable()
         seconds = time.perf_counter() - started
-    except InputError as problem:
+        shares = store.read(probe) is not None
+    except (InputError, OSError) as problem:
         error = str(problem)
     return {
         "host": socket.gethostname(),
         "versions": {name: _version(name) for name in PACKAGES},
         "storage_s": seconds,
         "storage_error": error,
+        "shares": shares,
         "free_gb": shutil.disk_usage(os.environ.get("TMPDIR", "/tmp")).free / 1e9,
         "gpus": torch.cuda.device_count(),
     }

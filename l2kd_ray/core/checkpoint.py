@@ -24,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from l2kd_ray.core.manifest import FileRecord
 from l2kd_ray.core.shard import chunk, chunk_of, whole
 from l2kd_ray.core.stage import Context, Stage
 
@@ -145,9 +146,18 @@ def restore(
     context: Context,
     stateful: Sequence[Stateful] = (),
 ) -> Progress | None:
-    """Load the newest complete checkpoint into model and optimizer; None if there is none."""
+    """Load the newest complete checkpoint into model and optimizer; None if there is none.
+
+    Raises: RuntimeError if the workers have found different ones, so that their group starts again.
+    """
     file = context.out.parent / "checkpoint"
     files = context.store.load_checkpoint(stage.kind, stage.key, file)
+    if context.world_size > 1:
+        found: list[Any] = [None] * context.world_size
+        # Each looks by itself. DDP sends rank 0's weights around, but neither moments nor steps.
+        dist.all_gather_object(found, [FileRecord.of(one) for one in files])
+        if any(one != found[0] for one in found):
+            raise RuntimeError("the workers of a training have found different checkpoints")
     if not files:
         return None
     progress = read(files, model, optimizer, context.device, stateful)

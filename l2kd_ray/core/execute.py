@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from l2kd_ray.core.copies import COPIES
 from l2kd_ray.core.device import describe, peak, prepare, reset_peak
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.scratch import Scratch, remove_abandoned
@@ -60,7 +61,7 @@ def execute(
         store.note_start(stage.kind, stage.key, attempt)
     reset_peak(device)
     started, clock = datetime.now(UTC), time.perf_counter()
-    with Scratch("stage") as folder:
+    with Scratch("stage") as folder, COPIES.holding():
         out = Path(folder, "out")
         out.mkdir()
         context = Context(store, out, rank, world_size, device, checkpoint_seconds, leaving)

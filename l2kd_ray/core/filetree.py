@@ -25,6 +25,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 _CHUNK = 1 << 20
 _OBJECT_STORES = ("s3", "gcs")  # they have no folders; creating one costs a request per level
+_AS_IT_GROWS = ("sftp", "ssh", "ftp", "smb", "webhdfs", "hdfs", "arrow_hdfs", "file", "local")
+"""Schemes of fsspec at which a file is seen while it is being written."""
 
 
 def side_by_side(function: Callable[..., R], *arguments: Iterable[Any]) -> list[R]:
@@ -173,6 +175,10 @@ class FileTree:
     @_patient
     def folders(self, path: str) -> list[str]:
         """The names of the folders directly in a folder, sorted."""
+        if self.filesystem.type_name == "gcs":  # pyarrow lists its objects, and no folders
+            start = len(f"{self.base}/{path}/")
+            below = (info.path[start:].split("/") for info in self._list(path, recursive=True))
+            return sorted({names[0] for names in below if len(names) > 1})
         found = self._list(path, recursive=False)
         return sorted(info.base_name for info in found if info.type == pafs.FileType.Directory)
 
@@ -219,6 +225,15 @@ def _open(root: str) -> tuple[pafs.FileSystem, str]:
         root = expanded(root)
     except InputError as error:
         raise error.at("", "storage") from None
+    scheme, mark, _ = root.partition("://")
+    if mark and scheme.rpartition("::")[2].lower() in _AS_IT_GROWS:
+        raise InputError(
+            "a reader would find half a file there",
+            key="storage",
+            got=root,
+            expected="a path, or a storage that shows whole files alone (s3://, gs://, abfs://)",
+            fix="mount it on each machine, and give its path",
+        )
     try:
         if "://" not in root:
             folder = Path(root).resolve()

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from l2kd_ray.core.copies import Copies
+from l2kd_ray.core.copies import COPIES
 from l2kd_ray.core.filetree import FileEntry, FileTree, NotAFile, side_by_side
 from l2kd_ray.core.manifest import FileRecord, Manifest
 
@@ -66,7 +66,7 @@ class Store(FileTree):
 
     def __init__(self, root: str) -> None:
         super().__init__(root)
-        self._verified: dict[tuple[str, str], Path] = {}
+        self._verified: dict[tuple[str, str], Path] = {}  # on a local disk; else see COPIES
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:
         return Store, (self.root,)
@@ -162,9 +162,10 @@ class Store(FileTree):
             raise Damaged(kind, key, "it is not in the store")
         if self._dropped(kind, key):
             raise Damaged(kind, key, "its files were dropped")
-        known = self._verified.get((key, manifest.attempt))
-        if known is None and not self.is_local:
-            known = _copies.get(self.root, key, manifest.attempt)
+        if self.is_local:
+            known = self._verified.get((key, manifest.attempt))
+        else:
+            known = COPIES.get(self.root, key, manifest.attempt)
         if known is not None and known.exists():
             return known
         remote = f"{_folder(kind, key)}/{manifest.attempt}"
@@ -180,9 +181,10 @@ class Store(FileTree):
             else:
                 continue
             raise self._withdrawn(manifest, problem)
-        self._verified[key, manifest.attempt] = folder
-        if not self.is_local:
-            _copies.keep(self.root, key, manifest.attempt, folder)
+        if self.is_local:
+            self._verified[key, manifest.attempt] = folder
+        else:
+            COPIES.keep(self.root, key, manifest.attempt, folder)
         return folder
 
     def publish(self, manifest: Manifest, folder: Path) -> Manifest:
@@ -264,8 +266,8 @@ class Store(FileTree):
                 files[:1] = [target]
                 for number, file in enumerate(files):
                     self.download(f"{path.removesuffix('.json')}.{number}.safetensors", file)
-            except (ValueError, TypeError, OSError, RecursionError):
-                continue
+            except (FileNotFoundError, ValueError, TypeError, RecursionError):
+                continue  # it is cut or damaged; an outage or a full disk is not passed over
             if records and [FileRecord.of(file) for file in files] == records:
                 return files
         return []
@@ -275,7 +277,7 @@ class Store(FileTree):
         return f"{_folder(kind, key)}/checkpoint/micro_batch"
 
     def _download(self, remote: str, manifest: Manifest) -> Path:
-        folder = _copies.scratch() / manifest.key / manifest.attempt
+        folder = COPIES.scratch() / manifest.key / manifest.attempt
         for name in manifest.files:
             with suppress(FileNotFoundError):  # found missing, and reported, by `fetch`
                 self.download(f"{remote}/{name}", folder / name)
@@ -284,6 +286,3 @@ class Store(FileTree):
 
 def _folder(kind: str, key: str) -> str:
     return f"stages/{kind}/{key[:2]}/{key}"
-
-
-_copies = Copies()

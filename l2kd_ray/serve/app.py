@@ -61,7 +61,8 @@ def application(root: str, host: str = "127.0.0.1", token: str | None = None) ->
     Raises: InputError where others could read the pages (`host` is not loopback) and there is no
     token, and for a storage that does not answer.
     """
-    if not _is_loopback(host) and not token:
+    token = token or None  # an empty one, such as `--token "$UNSET"`, would let everybody in
+    if not _is_loopback(host) and token is None:
         raise InputError(
             "other machines could read every study",
             key="--host",

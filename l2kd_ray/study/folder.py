@@ -11,9 +11,11 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter
@@ -34,6 +36,12 @@ Tried = dict[str, list[dict[str, Any]]]
 """Settings by arm, in JSON form."""
 KEYS, FORMER_KEYS = "keys", "keys-until-"
 """The list of stages that a study needs, and the beginning of the names of former lists."""
+_LIVE = "live-"
+"""The beginning of the names of the notes of running sweeps."""
+_BEAT_S, _SILENCE = 300.0, timedelta(minutes=15)
+"""How often a sweep writes its note again, and without it for how long it counts as dead."""
+_MIRRORS = ("tensorboard", "wandb")
+"""The folders that the built-in mirrors write, and read when they go on."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,8 @@ class Folder:
 
     The stages that a study needs, which `gc` must keep, are in `keys` and, while a search proposes
     settings, in a `keys-<id>` for each proposal. A sweep first adds to `keys` all that it could
-    reach. Only a complete one replaces the lists; what is no longer needed stays in a
-    `keys-until-<id>` for the grace of `gc`.
+    reach. Only a complete one replaces the lists, the last of those that run at the same time; what
+    is no longer needed stays in a `keys-until-<id>` for the grace of `gc`.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -144,8 +152,15 @@ class Folder:
             self._write_keys(f"{KEYS}-{uuid.uuid4().hex}", lines)
 
     def settle_keys(self, stages: Iterable[Stage]) -> None:
-        """Replace the stages that the study needs: it is complete, or needs none any more."""
-        needed, names = _lines(stages), self._lists()
+        """Replace the stages that the study needs: it is complete, or needs none any more.
+
+        Where another sweep of it runs, which may need others, they are added.
+        """
+        names = self._lists()
+        if self._running():  # asked after the lists were read: a list comes after its sweep's note
+            self.add_keys(stages)
+            return
+        needed = _lines(stages)
         if former := self._keys(names) - needed:
             self._write_keys(f"{FORMER_KEYS}{uuid.uuid4().hex}", former)
         self._write_keys(KEYS, needed)
@@ -178,35 +193,64 @@ class Folder:
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """A context in which a note of this running sweep exists, for `status`."""
+        """A context in which a note of this running sweep exists, for `status` and `settle_keys`.
+
+        It is written again and again: nothing else tells that a sweep on another machine has died.
+        """
+        name, ended = f"{_LIVE}{uuid.uuid4().hex}.json", Event()
         note = _Live(os.getpid(), socket.gethostname(), time.strftime("%F %T"), time.time())
-        self._write_json("live.json", asdict(note))
+
+        def beat() -> None:
+            while not ended.wait(_BEAT_S):
+                with suppress(OSError):  # the next beat may succeed
+                    self._write_json(name, asdict(note))
+
+        for other, its in self._notes().items():
+            if its is None:
+                self.store.remove(f"{self._base}/{other}")
+        self._write_json(name, asdict(note))
+        beating = Thread(target=beat, name="live", daemon=True)
+        beating.start()
         try:
             yield
         finally:
-            self.store.remove(f"{self._base}/live.json")
+            ended.set()
+            beating.join()
+            self.store.remove(f"{self._base}/{name}")
 
     def who_is_live(self) -> str | None:
-        """A description of the running sweep; None if none is running."""
-        note = self._note()
-        return f"process {note.pid} on {note.host} since {note.since}" if note else None
+        """A description of the running sweeps; None if none is running."""
+        notes = self._running()
+        return "; ".join(f"process {n.pid} on {n.host} since {n.since}" for n in notes) or None
 
     def live_since(self) -> float | None:
-        """When the running sweep began, in seconds since 1970; None if none is running."""
-        note = self._note()
-        return note.began if note else None
+        """When the first running sweep began, in seconds since 1970; None if none is running."""
+        return min((note.began for note in self._running()), default=None)
 
-    def _note(self) -> _Live | None:
-        note = self._read("live.json", _json(_Live), None)
-        if note is None or note.host != socket.gethostname():
-            return note
-        return note if Path(f"/proc/{note.pid}").exists() else None
+    def _running(self) -> list[_Live]:
+        return [note for note in self._notes().values() if note is not None]
+
+    def _notes(self) -> dict[str, _Live | None]:
+        """The notes of sweeps by their names; None for one that is damaged or of a dead sweep."""
+        files = {entry.path.rpartition("/")[2]: entry for entry in self.files()}
+        notes = {n: e for n, e in files.items() if n.startswith(_LIVE) and n.endswith(".json")}
+        return {name: self._note(name, entry.modified) for name, entry in notes.items()}
+
+    def _note(self, name: str, written: datetime) -> _Live | None:
+        note = self._read(name, _json(_Live), None)
+        if note is None or datetime.now(UTC) - written > _SILENCE:
+            return None
+        gone = note.host == socket.gethostname() and not Path(f"/proc/{note.pid}").exists()
+        return None if gone else note
 
     # Result files
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """A local folder that is this folder, or is uploaded to it at the end."""
+        """A local folder that is this folder, or is uploaded to it at the end.
+
+        In the latter case it begins with what mirrors have written before, to which they add.
+        """
         if self.store.is_local:
             folder = Path(self.store.base, self._base)
             folder.mkdir(parents=True, exist_ok=True)
@@ -214,10 +258,21 @@ class Folder:
             return
         with Scratch("report") as name:
             folder = Path(name)
+            former = [e.path for kind in _MIRRORS for e in self.store.files(f"{self._base}/{kind}")]
+
+            def fetch(path: str) -> None:
+                with suppress(FileNotFoundError):  # another sweep has removed it
+                    self.store.download(path, folder / path.removeprefix(f"{self._base}/"))
+
+            side_by_side(fetch, former)
+            before = _stamps(folder)
             yield folder
-            paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-            targets = [f"{self._base}/{path.relative_to(folder)}" for path in paths]
-            side_by_side(self.store.upload, paths, targets)
+            after = _stamps(folder)
+            changed = [path for path, stamp in after.items() if before.get(path) != stamp]
+            targets = [f"{self._base}/{path}" for path in changed]
+            side_by_side(self.store.upload, [folder / path for path in changed], targets)
+            gone = before.keys() - after.keys()
+            side_by_side(self.store.remove, [f"{self._base}/{path}" for path in gone])
 
     def _write_json(self, name: str, value: object) -> None:
         self.store.write(f"{self._base}/{name}", json.dumps(value, indent=1).encode())
@@ -231,6 +286,12 @@ class Folder:
             reason = str(error).partition("\n")[0]
             print(f"study: {self}/{name} is damaged and not used: {reason}", file=sys.stderr)
             return default
+
+
+def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
+    """The time and size of each file below a folder, by its relative path."""
+    found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {str(path.relative_to(folder)): (s.st_mtime_ns, s.st_size) for path, s in found.items()}
 
 
 def _json(of: type[T]) -> Callable[[bytes], T]:

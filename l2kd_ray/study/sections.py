@@ -17,7 +17,7 @@ from l2kd_ray import door
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import SEPARATOR
-from l2kd_ray.section import FilePath, Name, Section, by_name
+from l2kd_ray.section import Command, FilePath, Name, Section, by_name
 from l2kd_ray.tasks.spec import TaskSpec
 
 
@@ -274,9 +274,9 @@ class WandbSettings(Section):
 class EventSettings(Section):
     """A command or an http(s) URL for each event of a sweep."""
 
-    finished: str | None = Field(None, min_length=1)
-    failed: str | None = Field(None, min_length=1)
-    look: str | None = Field(None, min_length=1)
+    finished: Command | None = Field(None, min_length=1)
+    failed: Command | None = Field(None, min_length=1)
+    look: Command | None = Field(None, min_length=1)
     """A planned look of `tune.stop.half_width` or `scheduler: race` has been reached."""
 
 

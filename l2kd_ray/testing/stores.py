@@ -13,6 +13,7 @@ show values.
 
 from __future__ import annotations
 
+import errno
 import pickle
 import uuid
 from pathlib import Path
@@ -284,6 +285,19 @@ class StoreSuite:
             store.write(newest, b"state 11" if harm == "flip" else b"sta")
         assert store.load_checkpoint("learn", _KEY, tmp_path / "target")
         assert (tmp_path / "target").read_text() == "state 5"
+
+    def test_a_checkpoint_that_cannot_be_copied_is_not_passed_over(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full disk or an outage: the older one, or none, would be taken for the newest."""
+        _keep_both(store, tmp_path, monkeypatch)
+
+        def full(path: str, target: Path) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(store, "download", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.load_checkpoint("learn", _KEY, tmp_path / "target")
 
     def test_a_checkpoint_goes_when_its_stage_is_published(
         self, store: Store, tmp_path: Path
