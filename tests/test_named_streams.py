@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def stand_in(name: str, folder: Path) -> None:
 
 
 def study(name: str, folder: Path, **changes: Any) -> Any:
-    data = tiny(stream=name, data_dir=str(folder), tasks=None, methods=["finetune"], **changes)
-    return resolve_study(parse_study(data, where="my.yaml"), folder / "my.yaml")
+    changes = {"data_dir": str(folder), **changes}
+    data = tiny(stream=name, tasks=None, methods=["finetune"], **changes)
+    return resolve_study(parse_study(data, where="my.yaml", base=folder), folder / "my.yaml")
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -56,6 +58,27 @@ def test_a_stream_is_read_from_files_of_upstreams_shape(name: str, tmp_path: Pat
         assert metric in METRICS
         assert made.resolved.tasks[task["name"]].metric == metric
         assert sorted(made.resolved.tasks[task["name"]].splits) == ["dev", "test", "train"]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_dev_is_carved_where_upstreams_is_its_test_file(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """O-LoRA's and SAPT's dev files are their test files; settings are not chosen on test."""
+    monkeypatch.chdir("/")
+    stand_in(name, tmp_path)
+    for task in stream(name).tasks:
+        files = by_split(task["files"])
+        shutil.copy(tmp_path / files["test"], tmp_path / files["dev"])
+    for data in (str(tmp_path), "."):  # relative paths begin at the study
+        for task in study(name, tmp_path, data_dir=data).resolved.tasks.values():
+            assert task.splits["dev"].carve is not None
+            assert task.splits["test"].carve is None
+            dev, test = (
+                {row.context for row in task.splits[split].examples()} for split in ("dev", "test")
+            )
+            assert dev
+            assert not dev & test
 
 
 @pytest.mark.parametrize("name", STREAMS)
