@@ -18,6 +18,7 @@ from l2kd_ray.tasks.spec import TaskSpec
 
 PAGE = Path(__file__).parents[1] / "docs/data.md"
 LABELS = {"labels": ["neg", "pos"]}
+SUPERNI = {"format": "superni"}
 LEAVE_OUT = {"unanswered": "leave out"}
 
 
@@ -49,6 +50,11 @@ def squad(*answers: list[str]) -> str:
         for n, texts in enumerate(answers)
     ]
     return json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]})
+
+
+def superni(*outputs: Any) -> str:
+    rows = [{"input": f"i{n}", "output": output} for n, output in enumerate(outputs)]
+    return json.dumps({"Definition": ["Do it."], "Instances": rows})
 
 
 def word(number: str, form: str, head: str) -> str:
@@ -216,6 +222,13 @@ CASES = [
         refused=r"qas\[1\]: there is no answer(?s:.*)unanswered: leave out"),
     Odd("squad | a question without an answer, and `unanswered: leave out`", "a.json",
         squad(["x"], [], [" "]), LEAVE_OUT, read=[("c", "x")], counted={"no answer": 2}),
+    Odd("superni | no answer", "a.json", superni("x", ""), SUPERNI,
+        refused=r"Instances\[1\]: there is no answer(?s:.*)unanswered: leave out"),
+    Odd("superni | no answer, and `unanswered: leave out`", "a.json",
+        superni("x", [" "], []), {**SUPERNI, **LEAVE_OUT}, read=[("i0", "x")],
+        counted={"no answer": 2}),
+    Odd("superni | an empty reference beside others", "a.json", superni(["", "x"], "y"), SUPERNI,
+        read=[("i0", "x"), ("i1", "y")], counted={"empty reference": 1}),
     Odd("conll | U+00A0, U+3000 and the like in a word", "a.conll",
         "She PRP B-NP O\n\u00a0 NN B-NP O\nNew\u00a0York NNP I-NP B-LOC\n",
         read=[("She \u00a0 New\u00a0York", "O O S-LOC")]),
@@ -377,6 +390,21 @@ def test_training_and_test_data_may_not_be_the_same(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"mine\.test: the training and the test data are the"):
             resolved({**spec, "max_test": None})
     assert resolved({"train": path, "test": path, "max_test": 9}).splits["test"].rows == 9
+
+
+def test_dev_and_test_data_may_not_be_the_same(tmp_path: Path) -> None:
+    """Settings would be chosen on test."""
+    for name, rows in (("a", "xy" * 10), ("b", "xyxy"), ("copy", "xyxy")):
+        (tmp_path / f"{name}.jsonl").write_text(labelled(*rows))
+    train, dev, copy = (str(tmp_path / f"{name}.jsonl") for name in ("a", "b", "copy"))
+    for test in (dev, copy):
+        for caps in ({"max_test": None}, {"max_test": 3, "max_dev": 3}):
+            says = r"mine\.test: the dev and the test data are the(?s:.*)carved from train"
+            with pytest.raises(InputError, match=says):
+                resolved({"train": train, "dev": dev, "test": test, **caps})
+    spec = {"train": train, "test": dev}
+    assert resolved({**spec, "dev": dev, "max_test": 3}).splits["dev"].rows == 4
+    assert resolved({**spec, "max_test": None}).splits["dev"].carve is not None
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])

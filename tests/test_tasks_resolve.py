@@ -152,7 +152,8 @@ def test_a_changed_file_is_noticed_when_it_is_read(own: dict[str, Any]) -> None:
         ({"train": None}, "mine has no train split"),
         ({"test": "nowhere.jsonl"}, r"nowhere\.jsonl: cannot read the file"),
         ({"test": "data.parquet"}, r"does not tell its format(?s:.*)\.jsonl"),
-        ({"format": "squad"}, "not valid JSON"),
+        ({"format": "squad", "labels": None}, "not valid JSON"),
+        ({"format": "squad"}, r"mine\.labels: the format of the task.s data has no use for"),
         ({"columns": {"text": "sentence"}}, r"no column sentence(?s:.*)\['text', 'label'\]"),
         ({"labels": ["no"]}, "no such label"),
     ],
@@ -454,11 +455,40 @@ def test_no_other_split_of_a_hub_dataset_is_taken_for_test(a_hub: Any) -> None:
         get(HUB)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_hubs_split_that_a_study_names_for_another_is_not_dev(a_hub: Any, split: str) -> None:
+    task = get({**HUB, "splits": {split: "validation"}, "max_test": 3, "dev_fraction": 0.5})
+    assert dict(task.splits[split].source.options)["split"] == "validation"
+    assert task.splits["dev"].source == task.splits["train"].source
+    assert task.splits["dev"].carve is not None
+
+
 def test_named_tasks_come_from_the_hub_where_no_folder_is_given(a_hub: Any) -> None:
     for row in a_hub["train"]:
         row["text"] = row["sentence"]
     source = get("sst").splits["train"].source
     assert source.location == "SetFit/sst2"
+    assert dict(source.options)["label.1"] == "positive"
+
+
+def test_labels_of_the_registry_are_not_those_of_another_hub_dataset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`sst` counts from negative; this set counts from positive, and its ClassLabel says so."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["good", "bad"])}
+    )
+    rows = {"text": [f"t{n}" for n in range(20)], "label": [0, 1] * 10}
+    table = datasets.Dataset.from_dict(rows, features)
+    monkeypatch.setattr(hub, "commit", lambda hub_id, revision: "c" * 40)
+    monkeypatch.setattr(hub, "splits", lambda hub_id, config, revision: ["train", "test"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: table)
+    spec = {"name": "sst", "hub": "org/mine", "max_test": 9}
+    task = get(spec)
+    assert [row.answers for row in task.splits["test"].source.read()[:2]] == [("good",), ("bad",)]
+    named = get({**spec, "labels": ["x", "y"]}).splits["test"].source.read()
+    assert [row.answers for row in named[:2]] == [("x",), ("y",)]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from l2kd_ray.door import Plugin, PluginKind, find
+from l2kd_ray.door import Plugin, PluginKind, find, named
 from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.tasks import distil, labelled, tagging
 from l2kd_ray.tasks.data import Source, Task, TaskData
@@ -22,7 +22,7 @@ from l2kd_ray.tasks.metrics import (
     check_references,
     is_f1_of_class,
 )
-from l2kd_ray.tasks.readers import READERS, hub, squad, tables
+from l2kd_ray.tasks.readers import READERS, hub, reader_of, squad, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
 from l2kd_ray.tasks.spec import SPLITS, Format, Metric, Part, Split, TaskKind, TaskSpec
@@ -92,6 +92,7 @@ def resolve(
     """
     entry = entries().get(spec.name)
     sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
+    _check_keys(spec, sources, where)
     counted = {source: source.read_counted() for source in dict.fromkeys(sources.values())}
     read = {source: examples for source, (examples, _) in counted.items()}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
@@ -157,6 +158,24 @@ def resolve(
     )
 
 
+def _check_keys(spec: TaskSpec, sources: Sources, where: str) -> None:
+    """Refuse columns and labels that no reader of the task's data reads."""
+    readers = [reader_of(source.reader) for source in sources.values()]
+    roles = list(dict.fromkeys(role for reader in readers for role in reader.columns))
+    unread = [f"columns.{role}" for role in spec.columns if role not in roles]
+    if spec.labels and not any(reader.labels for reader in readers):
+        unread.append("labels")
+    if unread:
+        raise InputError(
+            "the format of the task's data has no use for this key",
+            where=where,
+            key=f"tasks.{spec.name}.{unread[0]}",
+            got=" and ".join(dict.fromkeys(named(source.reader) for source in sources.values())),
+            expected=f"no labels, columns of the roles: {', '.join(roles) or 'none'}",
+            fix="leave it out",
+        )
+
+
 def _check_labels(task: str, examples: Mapping[Split, list[Example]], where: str) -> None:
     """Refuse a split of which training has no label at all: the labels are spelled differently."""
     known = labelled.labels(examples["train"])
@@ -191,16 +210,21 @@ def _check_tags(task: str, samples: Iterable[Sequence[Example]], where: str) -> 
 def _check_sources(
     task: str, sources: Sources, limits: Mapping[Split, int | None], where: str
 ) -> None:
-    """Refuse test data that are the training data."""
-    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
-        raise InputError(
-            "the training and the test data are the same",
-            where=where,
-            key=f"tasks.{task}.test",
-            got=sources["test"].location,
-            expected="test data that are not trained on",
-            fix="name a test file; to test on training data on purpose, set another max_test",
-        )
+    """Refuse test data that are the training data, or the dev data that settings are chosen on."""
+    other: tuple[tuple[Split, str, str], ...] = (
+        ("train", "training", "name a test file"),
+        ("dev", "dev", "name another dev file, or none: dev is then carved from train"),
+    )
+    for split, name, way_out in other:
+        if sources.get(split) == sources["test"] and limits[split] == limits["test"]:
+            raise InputError(
+                f"the {name} and the test data are the same",
+                where=where,
+                key=f"tasks.{task}.test",
+                got=sources["test"].location,
+                expected="test data that nothing is trained or chosen on",
+                fix=f"{way_out}; to test on {name} data on purpose, set another max_test",
+            )
 
 
 def _numbered(source: Source, train: list[Example]) -> tuple[str, ...]:
@@ -414,38 +438,42 @@ def _candidates(data_dir: Path, name: str) -> list[Path]:
 
 def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry | None) -> Source:
     options: dict[str, str] = {}
+    labels = entry.labels if entry else ()
     if isinstance(reader, Plugin):
-        options = {"split": split, **_table_options(spec, entry, dict(spec.columns))}
+        options = {"split": split, **_table_options(spec, entry, spec.columns, labels)}
         return Source(reader, 0, digest(path), tuple(sorted(options.items())), str(path))
     if READERS[reader].per_split:
         options["split"] = split
     if reader in tables.ROWS or reader in ("conll", "conllu", "text"):
         known = dict(entry.file_columns) if entry else {}
-        options |= _table_options(spec, entry, known | dict(spec.columns))
+        options |= _table_options(spec, entry, known | dict(spec.columns), labels)
     if reader == "conll" and spec.scheme is not None:
         options["scheme"] = spec.scheme
     if reader == "csv" and spec.quoting is not None:
         options["quoting"] = spec.quoting
-    if reader in ("squad", *tables.ROWS) and spec.unanswered is not None:
+    if reader == "superni" and spec.question is not None:
+        options["question"] = spec.question
+    if reader in ("squad", "superni", *tables.ROWS) and spec.unanswered is not None:
         options["unanswered"] = spec.unanswered
     return _source(reader, digest(path), options, str(path))
 
 
 def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Sources:
-    """The hub's splits at one commit; the registry's columns only apply to its own hub id."""
+    """The hub's splits at one commit; the registry's columns and labels are its own hub id's."""
     registered_entry = entry if entry and entry.hub == hub_id else None
     config = spec.config or (registered_entry.config if registered_entry else None)
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    options = _table_options(
-        spec, entry, {**(registered_entry.columns if registered_entry else {}), **spec.columns}
-    )
+    columns = {**(registered_entry.columns if registered_entry else {}), **spec.columns}
+    labels = registered_entry.labels if registered_entry else ()
+    options = _table_options(spec, entry, columns, labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
     registered = registered_entry.splits if registered_entry else {}
     given: dict[Split, str] = {**registered, **spec.splits}
-    # GLUE's validation split is the test split here, so it must not become dev, too.
-    usual: Mapping[Split, tuple[str, ...]] = {"dev": ()} if registered else _HUB_SPLITS
+    # A split that serves as another one must not become dev, too: GLUE's validation is test here.
+    free = () if registered else [n for n in _HUB_SPLITS["dev"] if n not in given.values()]
+    usual: Mapping[Split, Sequence[str]] = {**_HUB_SPLITS, "dev": free}
     sources: Sources = {}
     for split in SPLITS:
         wanted = (given[split],) if split in given else usual[split]
@@ -470,11 +498,11 @@ def _generated(reader: str, task: str, data_seed: int) -> Sources:
 
 
 def _table_options(
-    spec: TaskSpec, entry: Entry | None, columns: Mapping[Any, str]
+    spec: TaskSpec, entry: Entry | None, columns: Mapping[Any, str], labels: Sequence[str]
 ) -> dict[str, str]:
+    """The options of a table's reader; `labels` are those of the registry."""
     options = {f"column.{role}": name for role, name in columns.items()}
-    labels = spec.labels or (entry.labels if entry else ())
-    options |= {f"label.{number}": text for number, text in enumerate(labels)}
+    options |= {f"label.{number}": text for number, text in enumerate(spec.labels or labels)}
     question = spec.question  # an empty one is one, too
     if question is None and entry:
         question = entry.question

@@ -17,6 +17,7 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from l2kd_ray.errors import InputError, did_you_mean
+from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import by_split
 
 
@@ -68,7 +69,8 @@ def stream(name: str) -> NamedStream:
 def expanded(data: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     """A study file with the tasks and the orders of its `stream`; other keys are as they are.
 
-    Raises: InputError if there is no such stream, it has tasks beside it, or files are missing.
+    Raises: InputError if there is no such stream, it has tasks beside it, or files are missing
+    or unreadable.
     """
     rest = dict(data)
     name = rest.pop("stream", None)
@@ -81,11 +83,13 @@ def expanded(data: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     tasks, missing = [], []
     for one in known.tasks:
         paths = {split: folder / file for split, file in by_split(one["files"]).items()}
-        found = {split: _exists(path, base) for split, path in paths.items()}
-        # A task without a dev split gets one from its training split.
-        missing += [str(paths[split]) for split in ("train", "test") if not found[split]]
+        digests = {split: _digest(path, base) for split, path in paths.items()}
+        missing += [str(paths[split]) for split in ("train", "test") if not digests[split]]
+        # Some upstreams ship their test file as dev, too. A task without dev gets one from train.
+        if digests["dev"] == digests["test"]:
+            digests["dev"] = None
         own = {name: value for name, value in one.items() if name != "files"}
-        splits = {split: str(path) for split, path in paths.items() if found[split]}
+        splits = {split: str(path) for split, path in paths.items() if digests[split]}
         tasks.append({**known.task, **own, **splits})
     if missing:
         raise InputError(
@@ -98,5 +102,7 @@ def expanded(data: Mapping[str, Any], base: Path | None) -> dict[str, Any]:
     return {"orders": [list(order) for order in known.orders], **rest, "tasks": tasks}
 
 
-def _exists(path: Path, base: Path | None) -> bool:
-    return path.exists() or (base is not None and (base / path).exists())
+def _digest(path: Path, base: Path | None) -> str | None:
+    """The digest of a file at `path`, or else below `base`; None if there is none."""
+    places = (path, base / path) if base else (path,)
+    return next((digest(place) for place in places if place.exists()), None)
