@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.language import FORMAT, make_format, make_model
+from helpers.studies import source_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import RobertaConfig, RobertaModel
@@ -24,8 +25,6 @@ from l2kd_ray.families.language.model.corpus import Corpus
 from l2kd_ray.families.language.model.sequences import Sample, cut
 from l2kd_ray.families.language.stages.start import Initial, Tokenizer
 from l2kd_ray.models.architecture import position_limit
-from l2kd_ray.models.pretrained import resolve_model
-from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.tasks import Example
 
 

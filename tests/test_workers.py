@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 import itertools
-=======
 from collections.abc import Sequence
->>>>>>> ec83a885c2f74bcee06b26c73cf6d840fb8004c6
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,8 @@ from helpers.workers import WORKERS, resume, worker
 from safetensors.torch import load_file
 from torch import Tensor
 
-<<<<<<< HEAD
 from l2kd_ray.core import loop
-=======
 from l2kd_ray.core.checkpoint import Progress, save
->>>>>>> ec83a885c2f74bcee06b26c73cf6d840fb8004c6
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import Context, Stage
 from l2kd_ray.core.store import Store
@@ -93,7 +87,6 @@ def test_two_workers_take_the_steps_of_one(
     )
 
 
-<<<<<<< HEAD
 def at_odds(rank: int, stages: list[Stage], root: str, folder: Path) -> None:
     """A worker whose memory's gradient, and whose look at dev data, are another's."""
     gradients, looks, train = constraints.gradient, Best.__init__, loop.fit
@@ -130,7 +123,8 @@ def test_what_each_worker_computes_for_itself_is_that_of_the_first(tmp_path: Pat
         assert all(torch.equal(value, other[name]) for name, value in one.items())
     scores = obtain(stages[-1], store)
     assert scores["steps"] == 2 * 2  # it waits one epoch for a better look than the first
-=======
+
+
 @pytest.mark.parametrize("blind", [(), (1,)], ids=["both find it", "one does not"])
 def test_workers_resume_from_one_checkpoint_or_not_at_all(
     blind: Sequence[int], tmp_path: Path
@@ -143,4 +137,3 @@ def test_workers_resume_from_one_checkpoint_or_not_at_all(
     save(stage, model, torch.optim.AdamW(model.parameters()), progress, context)
     group = stage, store.root, tmp_path, blind
     torch.multiprocessing.spawn(resume, group, nprocs=WORKERS)
->>>>>>> ec83a885c2f74bcee06b26c73cf6d840fb8004c6

@@ -160,7 +160,7 @@ def _exact(trials: Iterable[Trial], listing: Listing) -> tuple[Trie, dict[str, i
     # which share it find it here. `kept` holds the trials, so that no id is used twice.
     known: dict[int, int | None] = {}
     numbers: dict[str, int] = {}
-    cells_of: dict[tuple[str, str, str], int] = {}
+    cells_of: dict[tuple[object, ...], int] = {}
     kept: list[Trial] = []
 
     def inputs_of(stage: Stage) -> list[int]:

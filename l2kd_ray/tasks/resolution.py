@@ -464,7 +464,8 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     config = spec.config or (registered_entry.config if registered_entry else None)
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    columns = {**(registered_entry.columns if registered_entry else {}), **spec.columns}
+    known = registered_entry.columns if registered_entry else spec.columns
+    columns = {**known, **spec.columns}
     labels = registered_entry.labels if registered_entry else ()
     options = _table_options(spec, entry, columns, labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
