@@ -465,7 +465,7 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
     known = registered_entry.columns if registered_entry else spec.columns
-    columns = {**known, **spec.columns}
+    columns: dict[str, str] = {**known, **spec.columns}
     labels = registered_entry.labels if registered_entry else ()
     options = _table_options(spec, entry, columns, labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
