@@ -242,7 +242,7 @@ def _kernels(deterministic: bool, precision: str) -> Iterator[None]:
 
 
 def agreed(value: T) -> T:
-    """What rank 0 has, on every worker."""
+    """Rank 0's value, on every worker; all must ask."""
     if not dist.is_initialized():
         return value
     values = [value]

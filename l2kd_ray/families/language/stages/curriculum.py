@@ -115,7 +115,7 @@ class SequenceRow:
 
 
 _NOTHING = SequenceRow(TrainingSequence([0, 0], 1), "qa")
-"""What a shared-out teacher reads beside other workers: every tokenizer has its token."""
+"""A row that a shared-out teacher reads to stay in step: every tokenizer has its token."""
 
 
 @dataclass(frozen=True)
