@@ -454,6 +454,14 @@ def test_no_other_split_of_a_hub_dataset_is_taken_for_test(a_hub: Any) -> None:
         get(HUB)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_hubs_split_that_a_study_names_for_another_is_not_dev(a_hub: Any, split: Any) -> None:
+    task = get({**HUB, "splits": {split: "validation"}, "max_test": 3, "dev_fraction": 0.5})
+    assert dict(task.splits[split].source.options)["split"] == "validation"
+    assert task.splits["dev"].source == task.splits["train"].source
+    assert task.splits["dev"].carve is not None
+
+
 def test_named_tasks_come_from_the_hub_where_no_folder_is_given(a_hub: Any) -> None:
     for row in a_hub["train"]:
         row["text"] = row["sentence"]

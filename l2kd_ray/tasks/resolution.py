@@ -444,8 +444,9 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
     registered = registered_entry.splits if registered_entry else {}
     given: dict[Split, str] = {**registered, **spec.splits}
-    # GLUE's validation split is the test split here, so it must not become dev, too.
-    usual: Mapping[Split, tuple[str, ...]] = {"dev": ()} if registered else _HUB_SPLITS
+    # A split that serves as another one must not become dev, too: GLUE's validation is test here.
+    free = () if registered else [n for n in _HUB_SPLITS["dev"] if n not in given.values()]
+    usual: Mapping[Split, Sequence[str]] = {**_HUB_SPLITS, "dev": free}
     sources: Sources = {}
     for split in SPLITS:
         wanted = (given[split],) if split in given else usual[split]
