@@ -203,7 +203,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def file_of(name: str, suffix: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, **dict.fromkeys(("train", "dev", "test"), f"{name}.{suffix}"), **more}
+    files = dict.fromkeys(("train", "dev", "test"), f"{name}.{suffix}")
+    return {"name": name, **files, "max_dev": 3, **more}
 
 
 def task(name: str, case: str) -> list[Any]:

@@ -476,7 +476,8 @@ def stars(folder: Path, top: int) -> list[Any]:
     rows = [{"text": f"text {n} of {n % 3}", "label": top * (n % 3) / 2} for n in range(24)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"name": "stars", "kind": "regress", "metric": "pearson"}
-    return ["made.topics.a", {**task, **dict.fromkeys(("train", "dev", "test"), str(file))}]
+    files = dict.fromkeys(("train", "dev", "test"), str(file))
+    return ["made.topics.a", {**task, **files, "max_dev": 9}]
 
 
 @pytest.mark.parametrize(("unit", "squared"), [("std", 50 / 3), ("range", 100.0)])

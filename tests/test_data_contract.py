@@ -379,6 +379,21 @@ def test_training_and_test_data_may_not_be_the_same(tmp_path: Path) -> None:
     assert resolved({"train": path, "test": path, "max_test": 9}).splits["test"].rows == 9
 
 
+def test_dev_and_test_data_may_not_be_the_same(tmp_path: Path) -> None:
+    """Settings would be chosen on test."""
+    for name, rows in (("a", "xy" * 10), ("b", "xyxy"), ("copy", "xyxy")):
+        (tmp_path / f"{name}.jsonl").write_text(labelled(*rows))
+    train, dev, copy = (str(tmp_path / f"{name}.jsonl") for name in ("a", "b", "copy"))
+    for test in (dev, copy):
+        for caps in ({"max_test": None}, {"max_test": 3, "max_dev": 3}):
+            says = r"mine\.test: the dev and the test data are the(?s:.*)carved from train"
+            with pytest.raises(InputError, match=says):
+                resolved({"train": train, "dev": dev, "test": test, **caps})
+    spec = {"train": train, "test": dev}
+    assert resolved({**spec, "dev": dev, "max_test": 3}).splits["dev"].rows == 4
+    assert resolved({**spec, "max_test": None}).splits["dev"].carve is not None
+
+
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_a_split_of_which_training_has_no_label_is_refused(tmp_path: Path, split: str) -> None:
     (tmp_path / "a.jsonl").write_text(labelled(*[0, 1] * 10))

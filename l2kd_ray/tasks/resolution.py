@@ -191,16 +191,21 @@ def _check_tags(task: str, samples: Iterable[Sequence[Example]], where: str) -> 
 def _check_sources(
     task: str, sources: Sources, limits: Mapping[Split, int | None], where: str
 ) -> None:
-    """Refuse test data that are the training data."""
-    if sources["train"] == sources["test"] and limits["train"] == limits["test"]:
-        raise InputError(
-            "the training and the test data are the same",
-            where=where,
-            key=f"tasks.{task}.test",
-            got=sources["test"].location,
-            expected="test data that are not trained on",
-            fix="name a test file; to test on training data on purpose, set another max_test",
-        )
+    """Refuse test data that are the training data, or the dev data that settings are chosen on."""
+    other: tuple[tuple[Split, str, str], ...] = (
+        ("train", "training", "name a test file"),
+        ("dev", "dev", "name another dev file, or none: dev is then carved from train"),
+    )
+    for split, name, way_out in other:
+        if sources.get(split) == sources["test"] and limits[split] == limits["test"]:
+            raise InputError(
+                f"the {name} and the test data are the same",
+                where=where,
+                key=f"tasks.{task}.test",
+                got=sources["test"].location,
+                expected="test data that nothing is trained or chosen on",
+                fix=f"{way_out}; to test on {name} data on purpose, set another max_test",
+            )
 
 
 def _numbered(source: Source, train: list[Example]) -> tuple[str, ...]:
