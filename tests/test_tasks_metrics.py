@@ -95,6 +95,28 @@ def test_normalised_f1() -> None:
     assert one("nf1", "cat cat", "cat") == pytest.approx(100 * 2 / 3)
 
 
+@pytest.mark.parametrize(
+    ("prediction", "reference", "points"),
+    [
+        ("abcd", "abxd", 75),  # abd is common: 2 * 3 / (4 + 4)
+        ("AB", "ab", 0),
+        (" a = 1 ", "a = 1", 100),
+        ("x = <NUM_LIT>", "x = 0", 100),
+        ("x = <NUM_LIT:12>", "x = 10", 100 * 2 * 5 / 12),
+        ('f("<STR_LIT>")', 'f("")', 100),
+        ("'<STR_LIT:a\nb>' <CHAR_LIT:c>", "'a\nb' c", 100),
+        ("<STR_LIT>", "<CHAR_LIT>", 100),  # nothing is left of both
+        ("", "<STR_LIT:x>", 0),
+        ("<OTHER_LIT>", "<OTHER_LIT:x>", 100 * 2 * 11 / 24),
+    ],
+)
+def test_edit_similarity_reads_literals_as_codexglue_does(
+    prediction: str, reference: str, points: float
+) -> None:
+    assert one("edit_similarity", prediction, reference) == pytest.approx(points)
+    assert one("edit_similarity", reference, prediction) == pytest.approx(points)
+
+
 # Words in any script -----------------------------------------------------------------------------
 
 ASCII = st.text(st.characters(max_codepoint=127), max_size=60)

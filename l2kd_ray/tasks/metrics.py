@@ -48,6 +48,7 @@ from l2kd_ray.tasks.words import apart, folded
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _OF_CLASS = re.compile(r"f1\((.+)\)")
 _HEAD = re.compile(r"\d+(:.*)?")
+_LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.S)
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,14 @@ def rouge_l(prediction: str, reference: str) -> float:
 
 def edit_similarity(prediction: str, reference: str) -> float:
     """Twice the longest common subsequence of characters over both lengths (CodeXGLUE, Py150)."""
-    return rouge.rouge_l(prediction.strip(), reference.strip())
+    predicted, target = _code(prediction), _code(reference)
+    return 1.0 if predicted == target else rouge.rouge_l(predicted, target)
+
+
+def _code(text: str) -> str:
+    """The code of which Py150 has replaced literals: `<STR_LIT:x>` is x, `<NUM_LIT>` is 0."""
+    bare = text.strip().replace("<NUM_LIT>", "0").replace("<STR_LIT>", "").replace("<CHAR_LIT>", "")
+    return _LITERAL.sub(r"\1", bare)
 
 
 def normalised_f1(prediction: str, reference: str) -> float:
