@@ -158,6 +158,30 @@ def test_a_users_own_files(tmp_path: Path) -> None:
     assert task.splits["train"].examples()[0].answers == ("B-NP I-NP I-NP",)
 
 
+@pytest.mark.parametrize(
+    ("file", "spec", "key", "roles"),
+    [
+        ("a.conll", {"columns": {"context": "0"}}, "columns.context", "text, label"),
+        ("a.conll", {"columns": {"text": "1", "answer": "2"}}, "columns.answer", "text, label"),
+        ("a.conll", {"columns": {"group": "0"}}, "columns.group", "text, label"),
+        ("a.conll", {"labels": ["O", "B-x"]}, "labels", "text, label"),
+        ("a.conllu", {"columns": {"text": "2"}}, "columns.text", "none"),
+        ("a.conllu", {"labels": ["root"]}, "labels", "none"),
+        ("a.txt", {"columns": {"label": "1"}, "format": "text"}, "columns.label", "none"),
+        ("a.txt", {"labels": ["x"], "format": "text"}, "labels", "none"),
+    ],
+)
+def test_columns_and_labels_that_are_not_read_are_refused(
+    tmp_path: Path, file: str, spec: dict[str, Any], key: str, roles: str
+) -> None:
+    content = row("1", "a", "0", "root") if file == "a.conllu" else COLUMNS
+    path = write(tmp_path / file, content)
+    files = {"train": path, "dev": path, "test": path, "max_test": 1}
+    task = TaskSpec(name="mine", **files, **spec)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=rf"mine\.{key}: (?s:.*)roles: {roles}"):
+        resolve(task, data_dir=None, data_seed=0, caps={}, where="test")
+
+
 # The made-up tasks ------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from l2kd_ray.door import Plugin, PluginKind, find
+from l2kd_ray.door import Plugin, PluginKind, find, named
 from l2kd_ray.errors import InputError, did_you_mean
 from l2kd_ray.tasks import distil, labelled, tagging
 from l2kd_ray.tasks.data import Source, Task, TaskData
@@ -22,7 +22,7 @@ from l2kd_ray.tasks.metrics import (
     check_references,
     is_f1_of_class,
 )
-from l2kd_ray.tasks.readers import READERS, hub, squad, tables
+from l2kd_ray.tasks.readers import READERS, hub, reader_of, squad, tables
 from l2kd_ray.tasks.readers.files import digest
 from l2kd_ray.tasks.registry import Entry, entries
 from l2kd_ray.tasks.spec import SPLITS, Format, Metric, Part, Split, TaskKind, TaskSpec
@@ -92,6 +92,7 @@ def resolve(
     """
     entry = entries().get(spec.name)
     sources = _sources(spec, entry, data_dir, data_seed, where, base, plugin)
+    _check_keys(spec, sources, where)
     counted = {source: source.read_counted() for source in dict.fromkeys(sources.values())}
     read = {source: examples for source, (examples, _) in counted.items()}
     kind = spec.kind or (entry.kind if entry else _kind(sources["train"]))
@@ -155,6 +156,24 @@ def resolve(
         summaries=summaries,
         remarks=remarks,
     )
+
+
+def _check_keys(spec: TaskSpec, sources: Sources, where: str) -> None:
+    """Refuse columns and labels that no reader of the task's data reads."""
+    readers = [reader_of(source.reader) for source in sources.values()]
+    roles = list(dict.fromkeys(role for reader in readers for role in reader.columns))
+    unread = [f"columns.{role}" for role in spec.columns if role not in roles]
+    if spec.labels and not any(reader.labels for reader in readers):
+        unread.append("labels")
+    if unread:
+        raise InputError(
+            "the format of the task's data has no use for this key",
+            where=where,
+            key=f"tasks.{spec.name}.{unread[0]}",
+            got=" and ".join(dict.fromkeys(named(source.reader) for source in sources.values())),
+            expected=f"no labels, columns of the roles: {', '.join(roles) or 'none'}",
+            fix="leave it out",
+        )
 
 
 def _check_labels(task: str, examples: Mapping[Split, list[Example]], where: str) -> None:

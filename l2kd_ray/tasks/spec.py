@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -23,6 +23,9 @@ Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 Part = Split | Literal["distil"]
 """A split, or the training split with a teacher's answers."""
+Role = Literal["context", "question", "answer", "text", "label", "id", "group"]
+"""The part of an example that a column holds."""
+ROLES: tuple[Role, ...] = get_args(Role)
 Metric = str | Plugin
 """The scoring of answers: the name of a built-in metric, or a plug-in."""
 
@@ -58,9 +61,7 @@ class TaskSpec(Section):
     revision: str | None = None
     splits: Mapping[Split, str] = Field(default_factory=dict)
     """The hub's names of the splits, if they differ from train, dev (validation) and test."""
-    columns: Mapping[
-        Literal["context", "question", "answer", "text", "label", "id", "group"], str
-    ] = Field(default_factory=dict)
+    columns: Mapping[Role, str] = Field(default_factory=dict)
     labels: Annotated[tuple[TextOrNumber, ...], AfterValidator(_distinct)] = ()
     """Texts of integer labels, by number."""
     unanswered: Literal["leave out"] | None = None

@@ -13,7 +13,7 @@ from l2kd_ray.tasks import grammars, made, sentences
 from l2kd_ray.tasks.examples import Row
 from l2kd_ray.tasks.generated import reader as drawn
 from l2kd_ray.tasks.readers import conll, hub, nlg, squad, superni, tables, wikisql, woz
-from l2kd_ray.tasks.spec import Format
+from l2kd_ray.tasks.spec import ROLES, Format
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,10 @@ class Reader:
     """True if the location is a file."""
     per_split: bool = False
     """True if the reader needs the split (the option `split`)."""
+    columns: tuple[str, ...] = ()
+    """The roles of columns that a task may name."""
+    labels: bool = False
+    """True if a task may give texts of its labels."""
     note: str = ""
     """Remark on the format for readers of its scores."""
 
@@ -34,17 +38,17 @@ class Reader:
 READERS: Mapping[str, Reader] = {
     "squad": Reader(3, squad.read),
     "superni": Reader(1, superni.read),
-    "jsonl": Reader(2, tables.read_jsonl),
-    "csv": Reader(2, tables.read_csv),
+    "jsonl": Reader(2, tables.read_jsonl, columns=ROLES, labels=True),
+    "csv": Reader(2, tables.read_csv, columns=ROLES, labels=True),
     "rnnlg": Reader(1, nlg.read_rnnlg, per_split=True),
     "e2e": Reader(1, nlg.read_e2e, per_split=True),
     "woz": Reader(1, woz.read),
     "wikisql": Reader(1, wikisql.read, per_split=True, note=wikisql.NOTE),
-    "conll": Reader(2, conll.read_conll),
+    "conll": Reader(2, conll.read_conll, columns=("text", "label")),
     "conllu": Reader(2, conll.read_conllu),
     "text": Reader(2, conll.read_text_lines),
     "lines": Reader(1, tables.read_lines),
-    "hub": Reader(2, hub.read, of_file=False),
+    "hub": Reader(2, hub.read, of_file=False, columns=ROLES, labels=True),
     "generated": Reader(1, drawn(grammars.draw), of_file=False, per_split=True),
     "made": Reader(1, drawn(made.draw), of_file=False, per_split=True),
     "sentences": Reader(1, drawn(sentences.draw), of_file=False, per_split=True),
@@ -56,5 +60,7 @@ def reader_of(name: Format) -> Reader:
 
     Raises: InputError if the plug-in cannot be imported.
     """
+    if isinstance(name, str):
+        return READERS[name]
     # The version of a plug-in is always 0: its source digest is part of its identity.
-    return READERS[name] if isinstance(name, str) else Reader(0, name.load())
+    return Reader(0, name.load(), columns=ROLES, labels=True)
