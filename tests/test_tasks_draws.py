@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -57,6 +58,18 @@ def test_cap_keeps_dialogues_from_their_start() -> None:
     }
     assert sorted(len(turn) for turn in turns.values()) == [2, 4, 4]
     assert all(turn == [str(t) for t in range(len(turn))] for turn in turns.values())
+
+
+def test_draws_of_any_character_are_the_same_in_every_python() -> None:
+    """U+1FA77 is of Unicode 15, so that `repr` escapes it up to Python 3.11; U+0378 is nothing."""
+    texts = ("\U0001fa77", "\u0378", "\u00e9", "a", "'", "\n")
+    rows = [Example(str(n), f"{text} {n}", "?", ("x",)) for n, text in enumerate(texts * 2)]
+    dev = carve(rows, dev_fraction=0.4, side="dev", data_seed=0, task="t")
+    # Pinned, as of a Python of any version.
+    assert [row.id for row in dev] == ["1", "3", "5", "9", "11"]
+    grouped = [replace(row, group=row.context) for row in rows]
+    kept = cap(grouped, 4, data_seed=0, task="\U0001fa77")
+    assert [row.id for row in kept] == ["1", "2", "9", "10"]
 
 
 def test_draws_depend_on_seed_stream_and_task_and_on_nothing_else() -> None:

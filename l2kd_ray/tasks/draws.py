@@ -16,12 +16,20 @@ T = TypeVar("T")
 
 
 def shuffled(
-    items: Iterable[T], *, data_seed: int, stream: str, task: str, key: Callable[[T], object] = str
+    items: Iterable[T],
+    *,
+    data_seed: int,
+    stream: str,
+    task: str,
+    key: Callable[[T], object] = lambda item: item,
 ) -> list[T]:
-    """`items` in seeded order; `key` identifies an item (its `str` must be stable)."""
+    """`items` in seeded order; `key` identifies an item by a text, or by what `ascii` spells."""
 
     def rank(item: T) -> bytes:
-        return hashlib.sha256(repr((data_seed, stream, task, str(key(item)))).encode()).digest()
+        name = key(item)
+        # Not `repr`: the characters that it escapes differ between versions of Python.
+        text = name if isinstance(name, str) else ascii(name)
+        return hashlib.sha256(ascii((data_seed, stream, task, text)).encode()).digest()
 
     return sorted(items, key=rank)
 
