@@ -468,6 +468,27 @@ def test_named_tasks_come_from_the_hub_where_no_folder_is_given(a_hub: Any) -> N
         row["text"] = row["sentence"]
     source = get("sst").splits["train"].source
     assert source.location == "SetFit/sst2"
+    assert dict(source.options)["label.1"] == "positive"
+
+
+def test_labels_of_the_registry_are_not_those_of_another_hub_dataset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`sst` counts from negative; this set counts from positive, and its ClassLabel says so."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["good", "bad"])}
+    )
+    rows = {"text": [f"t{n}" for n in range(20)], "label": [0, 1] * 10}
+    table = datasets.Dataset.from_dict(rows, features)
+    monkeypatch.setattr(hub, "commit", lambda hub_id, revision: "c" * 40)
+    monkeypatch.setattr(hub, "splits", lambda hub_id, config, revision: ["train", "test"])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: table)
+    spec = {"name": "sst", "hub": "org/mine", "max_test": 9}
+    task = get(spec)
+    assert [row.answers for row in task.splits["test"].source.read()[:2]] == [("good",), ("bad",)]
+    named = get({**spec, "labels": ["x", "y"]}).splits["test"].source.read()
+    assert [row.answers for row in named[:2]] == [("x",), ("y",)]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -438,14 +438,15 @@ def _candidates(data_dir: Path, name: str) -> list[Path]:
 
 def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry | None) -> Source:
     options: dict[str, str] = {}
+    labels = entry.labels if entry else ()
     if isinstance(reader, Plugin):
-        options = {"split": split, **_table_options(spec, entry, dict(spec.columns))}
+        options = {"split": split, **_table_options(spec, entry, spec.columns, labels)}
         return Source(reader, 0, digest(path), tuple(sorted(options.items())), str(path))
     if READERS[reader].per_split:
         options["split"] = split
     if reader in tables.ROWS or reader in ("conll", "conllu", "text"):
         known = dict(entry.file_columns) if entry else {}
-        options |= _table_options(spec, entry, known | dict(spec.columns))
+        options |= _table_options(spec, entry, known | dict(spec.columns), labels)
     if reader == "conll" and spec.scheme is not None:
         options["scheme"] = spec.scheme
     if reader == "csv" and spec.quoting is not None:
@@ -456,14 +457,14 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
 
 
 def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Sources:
-    """The hub's splits at one commit; the registry's columns only apply to its own hub id."""
+    """The hub's splits at one commit; the registry's columns and labels are its own hub id's."""
     registered_entry = entry if entry and entry.hub == hub_id else None
     config = spec.config or (registered_entry.config if registered_entry else None)
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    options = _table_options(
-        spec, entry, {**(registered_entry.columns if registered_entry else {}), **spec.columns}
-    )
+    columns: Mapping[str, str] = registered_entry.columns if registered_entry else {}
+    labels = registered_entry.labels if registered_entry else ()
+    options = _table_options(spec, entry, {**columns, **spec.columns}, labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
     registered = registered_entry.splits if registered_entry else {}
@@ -495,11 +496,11 @@ def _generated(reader: str, task: str, data_seed: int) -> Sources:
 
 
 def _table_options(
-    spec: TaskSpec, entry: Entry | None, columns: Mapping[Any, str]
+    spec: TaskSpec, entry: Entry | None, columns: Mapping[Any, str], labels: Sequence[str]
 ) -> dict[str, str]:
+    """The options of a table's reader; `labels` are those of the registry."""
     options = {f"column.{role}": name for role, name in columns.items()}
-    labels = spec.labels or (entry.labels if entry else ())
-    options |= {f"label.{number}": text for number, text in enumerate(labels)}
+    options |= {f"label.{number}": text for number, text in enumerate(spec.labels or labels)}
     question = spec.question  # an empty one is one, too
     if question is None and entry:
         question = entry.question
