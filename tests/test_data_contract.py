@@ -18,6 +18,7 @@ from l2kd_ray.tasks.spec import TaskSpec
 
 PAGE = Path(__file__).parents[1] / "docs/data.md"
 LABELS = {"labels": ["neg", "pos"]}
+SUPERNI = {"format": "superni"}
 LEAVE_OUT = {"unanswered": "leave out"}
 
 
@@ -49,6 +50,11 @@ def squad(*answers: list[str]) -> str:
         for n, texts in enumerate(answers)
     ]
     return json.dumps({"data": [{"paragraphs": [{"context": "c", "qas": qas}]}]})
+
+
+def superni(*outputs: Any) -> str:
+    rows = [{"input": f"i{n}", "output": output} for n, output in enumerate(outputs)]
+    return json.dumps({"Definition": ["Do it."], "Instances": rows})
 
 
 def word(number: str, form: str, head: str) -> str:
@@ -216,6 +222,13 @@ CASES = [
         refused=r"qas\[1\]: there is no answer(?s:.*)unanswered: leave out"),
     Odd("squad | a question without an answer, and `unanswered: leave out`", "a.json",
         squad(["x"], [], [" "]), LEAVE_OUT, read=[("c", "x")], counted={"no answer": 2}),
+    Odd("superni | no answer", "a.json", superni("x", ""), SUPERNI,
+        refused=r"Instances\[1\]: there is no answer(?s:.*)unanswered: leave out"),
+    Odd("superni | no answer, and `unanswered: leave out`", "a.json",
+        superni("x", [" "], []), {**SUPERNI, **LEAVE_OUT}, read=[("i0", "x")],
+        counted={"no answer": 2}),
+    Odd("superni | an empty reference beside others", "a.json", superni(["", "x"], "y"), SUPERNI,
+        read=[("i0", "x"), ("i1", "y")], counted={"empty reference": 1}),
     Odd("conll | U+00A0, U+3000 and the like in a word", "a.conll",
         "She PRP B-NP O\n\u00a0 NN B-NP O\nNew\u00a0York NNP I-NP B-LOC\n",
         read=[("She \u00a0 New\u00a0York", "O O S-LOC")]),

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.reading import read
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
+from l2kd_ray.tasks import Task, resolve
 from l2kd_ray.tasks.metrics import METRICS
 from l2kd_ray.tasks.readers import superni
 from l2kd_ray.tasks.registry import by_split
+from l2kd_ray.tasks.spec import TaskSpec
 from l2kd_ray.tasks.streams import STREAMS, stream
 from l2kd_ray.testing.studies import tiny
 
@@ -122,7 +125,7 @@ def test_an_instance_may_have_several_references(tmp_path: Path) -> None:
     file = tmp_path / "task.json"
     rows = [{"id": "x", "input": "in", "output": ["a", "b"]}, {"input": "two", "output": "c"}]
     file.write_text(json.dumps({"Definition": ["Do", "it."], "Instances": rows}))
-    first, second = superni.read(str(file), {})
+    first, second = read(superni.read, str(file), {})
     assert (first.id, first.context, first.question, first.answers) == (
         "x",
         "in",
@@ -134,3 +137,31 @@ def test_an_instance_may_have_several_references(tmp_path: Path) -> None:
         file.write_text(json.dumps(content))
         with pytest.raises(InputError, match="SuperNI"):
             list(superni.read(str(file), {}))
+
+
+def test_a_task_of_superni_takes_a_question_and_leaves_out_what_has_no_answer(
+    tmp_path: Path,
+) -> None:
+    outputs: list[Any] = [["", "x"], "", [" "], ["y", "z", "\t"], [], "x"]
+    rows = [{"input": f"i{n}", "output": output} for n, output in enumerate(outputs)]
+    file = tmp_path / "task.json"
+    file.write_text(json.dumps({"Definition": ["Do it."], "Instances": rows}))
+    files = dict.fromkeys(("train", "dev", "test"), str(file))
+    spec = {"name": "mine", "format": "superni", "max_test": 1, **files}
+
+    def task(**more: Any) -> Task:
+        whole = TaskSpec.model_validate({**spec, **more})
+        return resolve(whole, data_dir=None, data_seed=0, caps={}, where="study.yaml")
+
+    with pytest.raises(InputError, match=r"Instances\[1\]: there is no answer(?s:.*)leave out"):
+        task()
+    left = task(unanswered="leave out")
+    examples = left.splits["train"].examples()
+    assert [row.answers for row in examples] == [("x",), ("y", "z"), ("x",)]
+    assert {row.question for row in examples} == {"Do it."}
+    counts = left.summaries["train"].rows
+    assert {what: tally.count for what, tally in counts.left_out.items()} == {"no answer": 3}
+    assert {what: tally.count for what, tally in counts.converted.items()} == {"empty reference": 2}
+    for question in ("What?", ""):
+        asked = task(unanswered="leave out", question=question).splits["train"].examples()
+        assert {row.question for row in asked} == {question}

@@ -451,7 +451,9 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
         options["scheme"] = spec.scheme
     if reader == "csv" and spec.quoting is not None:
         options["quoting"] = spec.quoting
-    if reader in ("squad", *tables.ROWS) and spec.unanswered is not None:
+    if reader == "superni" and spec.question is not None:
+        options["question"] = spec.question
+    if reader in ("squad", "superni", *tables.ROWS) and spec.unanswered is not None:
         options["unanswered"] = spec.unanswered
     return _source(reader, digest(path), options, str(path))
 

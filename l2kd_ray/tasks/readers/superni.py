@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from l2kd_ray.errors import InputError
-from l2kd_ray.tasks.examples import Example, Row
+from l2kd_ray.tasks.examples import Converted, Example, Row
 from l2kd_ray.tasks.readers.files import parse_json, read_text
 from l2kd_ray.tasks.readers.values import no_answer
 
@@ -26,16 +26,20 @@ def read(location: str, options: Mapping[str, str]) -> Iterator[Row]:
     given = " ".join(definition) if isinstance(definition, list) else str(definition)
     question = options.get("question", given)
     for number, instance in enumerate(document["Instances"]):
-        yield _row(instance, question, number, f"{location}: Instances[{number}]", options)
+        yield from _rows(instance, question, number, f"{location}: Instances[{number}]", options)
 
 
-def _row(instance: Any, question: str, number: int, where: str, options: Mapping[str, str]) -> Row:
+def _rows(
+    instance: Any, question: str, number: int, where: str, options: Mapping[str, str]
+) -> Iterator[Row]:
     fields = instance if isinstance(instance, dict) else {}
     text, output = fields.get("input"), fields.get("output")
     answers = tuple(output) if isinstance(output, list) else (output,)
     if not isinstance(text, str) or not all(isinstance(one, str) for one in answers):
         raise InputError("not an instance of SuperNI", where=where, got=instance, expected=_FORM)
-    if not any(one.strip() for one in answers):
-        return no_answer(where, output, options)
     kept = tuple(one for one in answers if one.strip())
-    return Example(str(fields.get("id", number)), text, question, kept)
+    if not kept:
+        yield no_answer(where, output, options)
+        return
+    yield from [Converted(where, "empty reference")] * (len(answers) - len(kept))
+    yield Example(str(fields.get("id", number)), text, question, kept)
