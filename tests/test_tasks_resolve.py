@@ -456,7 +456,7 @@ def test_no_other_split_of_a_hub_dataset_is_taken_for_test(a_hub: Any) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_hubs_split_that_a_study_names_for_another_is_not_dev(a_hub: Any, split: str) -> None:
+def test_a_hubs_split_that_a_study_names_for_another_is_not_dev(a_hub: Any, split: Any) -> None:
     task = get({**HUB, "splits": {split: "validation"}, "max_test": 3, "dev_fraction": 0.5})
     assert dict(task.splits[split].source.options)["split"] == "validation"
     assert task.splits["dev"].source == task.splits["train"].source

@@ -464,9 +464,9 @@ def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Source
     config = spec.config or (registered_entry.config if registered_entry else None)
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    known = dict(registered_entry.columns) if registered_entry else {}
+    columns: Mapping[str, str] = registered_entry.columns if registered_entry else {}
     labels = registered_entry.labels if registered_entry else ()
-    options = _table_options(spec, entry, known | dict(spec.columns), labels)
+    options = _table_options(spec, entry, {**columns, **spec.columns}, labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
     registered = registered_entry.splits if registered_entry else {}
