@@ -99,7 +99,7 @@ def _look(storage: str | None, probe: str = "") -> dict[str, Any]:
 
 
 def look_here(storage: str, probe: str) -> dict[str, Any]:
-    """What this node says of itself; `probe` is the name of a file in the storage."""
+    """Check the node that this runs on; `probe` is the name of a file in the storage."""
     import torch
 
     seconds, error, shares = None, "", False

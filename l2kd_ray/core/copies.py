@@ -10,7 +10,7 @@ from pathlib import Path
 
 from l2kd_ray.core.scratch import Scratch
 
-Name = tuple[str, str, str]
+_Copy = tuple[str, str, str]
 
 
 class Copies:
@@ -24,8 +24,8 @@ class Copies:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._folders: dict[Name, Path] = {}
-        self._held: set[Name] | None = None
+        self._folders: dict[_Copy, Path] = {}
+        self._held: set[_Copy] | None = None
         self._scratch: Scratch | None = None
 
     def scratch(self) -> Path:
@@ -57,7 +57,7 @@ class Copies:
                 if oldest not in held:
                     shutil.rmtree(self._folders.pop(oldest), ignore_errors=True)
 
-    def _use(self, name: Name, folder: Path) -> Path:
+    def _use(self, name: _Copy, folder: Path) -> Path:
         """Note the copy as the one that was used last."""
         self._folders.pop(name, None)
         self._folders[name] = folder
@@ -67,4 +67,4 @@ class Copies:
 
 
 COPIES = Copies()
-"""Those of this process."""
+"""The copies of this process."""
