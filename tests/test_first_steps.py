@@ -60,9 +60,9 @@ def test_init_writes_a_study_that_can_be_planned_as_it_is(tmp_path: Path) -> Non
 
 
 def test_init_names_the_data_files_that_it_finds(tmp_path: Path) -> None:
-    rows = [{"context": f"c{k}", "question": "q", "answer": f"a{k}"} for k in range(8)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
     for name in ("faq.train", "faq.test", "no.train", "no.dev", "no.test", "half.train", "x"):
+        rows = [{"context": f"{name} {k}", "question": "q", "answer": f"a{k}"} for k in range(8)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / f"{name}.jsonl").write_text(lines)
     run("init")
     study = load_study("study.yaml")
