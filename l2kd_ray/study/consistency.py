@@ -48,7 +48,8 @@ def _names(study: StudyConfig) -> None:
     _refuse_twice([*names, *(task.name for task in held_out)], "retention.tasks")
     _refuse_twice([arm.name for arm in study.methods], "methods")
     _refuse_twice([str(seed) for seed in study.replicates], "seeds")
-    if study.orderless and study.orders != "all":
+    searched = isinstance(study.orders, SearchOrders)  # which `_order_search` refuses
+    if study.orderless and study.orders != "all" and not searched:
         raise InputError(
             "it has no effect: these methods learn in no order", key="orders", fix="remove it"
         )
