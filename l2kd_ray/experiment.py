@@ -294,15 +294,15 @@ class Experiment:
         """Run the missing stages; returns the failures, and whether the time limit was reached."""
         from l2kd_ray.report.live import LiveView
 
+        hours = self.study.config.tune.stop.budget_hours
+        seconds = math.inf if hours is None else 3600 * hours
         if executor == "inline":
             from l2kd_ray.study.inline import sweep_inline
 
             with LiveView(self.look(), sys.stderr) as view:
-                sweep_inline(self.study, reader, view.watch)
-            return [], False
+                return [], sweep_inline(self.study, reader, view.watch, seconds)
         from l2kd_ray.cluster.sweep import sweep
 
-        hours = self.study.config.tune.stop.budget_hours
         with LiveView(self.look(), sys.stderr) as view:
             outcome = sweep(
                 self.study,
@@ -310,7 +310,7 @@ class Experiment:
                 known=self.study.of_this_search(self._folder.tried()),
                 cut=self.study.of_this_search(self._folder.cut()),
                 address=address,
-                seconds=math.inf if hours is None else 3600 * hours,
+                seconds=seconds,
                 show=view,
             )
         return [vars(failure) for failure in outcome.failures], outcome.late

@@ -103,6 +103,13 @@ def test_a_budget_ends_with_its_own_exit_code_and_loses_nothing(tmp_path: Path) 
     assert results(file)["complete"].all()
 
 
+def test_a_budget_ends_a_sweep_in_this_process_too(tmp_path: Path) -> None:
+    file = write(tmp_path, methods=["finetune"], tune={"stop": {"budget_hours": 1e-9}})
+    code, said = run(file, "sweep", "--inline")
+    assert code == 3, said
+    assert "tune.stop.budget_hours is over" in " ".join(said.split())
+
+
 def stages(file: Path) -> dict[str, int]:
     """The stages of the study that are in the store, and those to do."""
     counts = json.loads(run(file, "plan", "--json")[1])["stages"].values()

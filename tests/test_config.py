@@ -160,8 +160,8 @@ def test_both_ends_of_a_searched_range_must_be_values_of_the_setting() -> None:
 
 def test_workers_are_those_of_the_kind_of_stage() -> None:
     """Trainings take all there are; what generates takes one unless it is told."""
-    own = {"workers": 3}
-    scale = {"workers": [2, 4], "cpus_per_worker": 2, "gpus_per_worker": 1, "replay": own}
+    scale: dict[str, Any] = {"workers": [2, 4], "cpus_per_worker": 2, "gpus_per_worker": 1}
+    scale |= {"replay": {"workers": 3}, "decode": {"cpus_per_worker": 4}}
     found = parse_study({**TINY, "scale": scale}).scale
     asked = {
         one: (found.of(one).workers, found.of(one).cpus_per_worker, found.of(one).gpus_per_worker)
@@ -171,7 +171,7 @@ def test_workers_are_those_of_the_kind_of_stage() -> None:
         Learn: ((2, 4), 2, 1),
         Multitask: ((2, 4), 2, 1),
         Replay: (3, 2, 1),
-        Decode: (1, 2, 1),
+        Decode: (1, 4, 1),
         Examples: (1, 2, 0),  # it needs no GPU
     }
 

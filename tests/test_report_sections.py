@@ -39,9 +39,11 @@ from l2kd_ray.analysis import (
     trials,
     within,
 )
+from l2kd_ray.analysis.findings import find
 from l2kd_ray.analysis.looks import Seen
 from l2kd_ray.report import headline, terminal_table, write_report
-from l2kd_ray.report.blocks import signed, text
+from l2kd_ray.report.blocks import Fold, Table, signed, text
+from l2kd_ray.report.provenance import trace_section
 from l2kd_ray.report.sentences import doubt_words
 
 FIVE = [f"rnnlg.{letter}" for letter in "abcde"]
@@ -271,6 +273,18 @@ def test_half_way_reads_the_orders_that_all_have_finished(tmp_path: Path, drawin
     means = csv(tmp_path, "gap").query("not reference")["cl/forgetting_max"]
     drawing = (tmp_path / "figures/forgetting.svg").read_text()
     assert all(f">{text(mean)}<" in drawing for mean in means)  # of the same orders as the table
+
+
+def test_only_whole_trials_have_a_final_score_to_trace() -> None:
+    scores = study(seeds=SEEDS)
+    one = scores.loc[scores["order"] != "", "trial"].iloc[0]
+    last = (scores["trial"] == one) & (scores["i"] == scores["i"].max())
+    for given, is_there in ((scores, True), (scores[~last], False)):
+        blocks = trace_section(find(given, design=DESIGN)).blocks
+        opened = [block.blocks if isinstance(block, Fold) else (block,) for block in blocks]
+        inside = [block for own in opened for block in own]
+        (table,) = [block for block in inside if isinstance(block, Table)]
+        assert (one in set(table.frame["Trial"])) == is_there
 
 
 def test_before_an_order_is_finished_nothing_is_claimed(tmp_path: Path) -> None:

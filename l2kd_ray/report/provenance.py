@@ -44,7 +44,9 @@ _WORDS = (
 
 def trace_section(found: Findings) -> ReportSection:
     """The student and the evaluations behind every final score."""
-    scores = found.scores[found.scores["split"] == "test"]
+    whole = found.results.loc[found.results["complete"], "trial"]
+    # A trial half-way has a last score, and it is no final one.
+    scores = found.scores[found.scores["split"].eq("test") & found.scores["trial"].isin(whole)]
     final = scores[scores["i"] == scores.groupby("trial")["i"].transform("max")]
     keys = final.pivot(index="trial", columns="task", values="key")
     students = final.groupby("trial")["model"].first()

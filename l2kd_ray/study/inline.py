@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +32,13 @@ def inline_settings(study: Study) -> dict[str, Any]:
     }
 
 
-def sweep_inline(study: Study, reader: StoreView, show: Callable[[], object]) -> None:
+def sweep_inline(
+    study: Study, reader: StoreView, show: Callable[[], object], seconds: float = math.inf
+) -> bool:
     """Run all missing stages of the study; the first failure ends the sweep with its error.
 
-    `show` is called before each evaluation and what it needs.
+    `show` is called before each evaluation and what it needs. Returns True if the time limit was
+    reached before the last of them.
 
     Raises: InputError for an adaptive search, and for a GPU where torch sees none.
     """
@@ -46,13 +51,17 @@ def sweep_inline(study: Study, reader: StoreView, show: Callable[[], object]) ->
             got=f"searcher {tune.searcher}, scheduler {tune.scheduler}",
             fix="leave the executor at ray, or set tune.searcher=random tune.scheduler=none",
         )
-    folder = Folder(reader.store, study.config.name)
+    folder, deadline = Folder(reader.store, study.config.name), time.monotonic() + seconds
     for batch in batches(study, reader):
         folder.propose(stages_of(filter(study.is_proposed, batch.trials)))
         missing = missing_stages(batch.trials, reader.listing())
         for cell in (cell for trial in batch.trials for cell in trial.cells):
             if cell.stage in missing:
+                if time.monotonic() >= deadline:
+                    reader.renew()
+                    return True
                 show()
                 obtain(cell.stage, reader.store, **how)
         if missing:
             reader.renew()
+    return False

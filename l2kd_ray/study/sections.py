@@ -210,20 +210,16 @@ class Scale(Workers):
         """The workers of a stage; by default those of `scale` for trainings and for stages that
         read a model which is shared out, else one."""
         own = getattr(self, stage.kind, None)
-        no_gpu = {} if stage.needs_gpu and not stage.prepares else {"gpus_per_worker": 0}
-        if isinstance(own, Workers):
-            unset = {
-                name: getattr(self, name)
-                for name in Workers.model_fields
-                if name not in own.model_fields_set
-            }
-            return own.model_copy(update=unset | no_gpu)
-        plain = {name: getattr(self, name) for name in Workers.model_fields} | no_gpu
+        named = own.model_fields_set if isinstance(own, Workers) else frozenset[str]()
+        plain = {name: getattr(self, name) for name in Workers.model_fields}
         trains = issubclass(stage if isinstance(stage, type) else type(stage), TrainingStage)
         # A model that workers share out in its training may not fit on one of them.
         if not (trains or (isinstance(stage, Stage) and stage.distributable and stage.shard)):
             plain["workers"] = 1
-        return Workers(**plain)
+        found = Workers(**{**plain, **{name: getattr(own, name) for name in named}})
+        if stage.needs_gpu and not stage.prepares:
+            return found
+        return found.model_copy(update={"gpus_per_worker": 0})
 
 
 MIRRORS: Mapping[str, str] = {
