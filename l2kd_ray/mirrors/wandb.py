@@ -6,18 +6,14 @@ runs cannot be resumed, so they are written anew, without what has been uploaded
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import pandas as pd
 
@@ -48,12 +44,7 @@ class Wandb(Mirror):
             "dryrun": ("offline",),  # W&B's former name of it
             "disabled": (),
         }
-        ways = known.get(mode, ("auto", "offline"))
-        if len(ways) > 1 and (problem := _unreachable()):
-            warning = "W&B: %s; what it shows is written offline"
-            logging.getLogger(__name__).warning(warning, problem)
-            return ("offline",)
-        return ways
+        return known.get(mode, ("auto", "offline"))
 
     def __init__(self, study: MirroredStudy) -> None:
         super().__init__(study)
@@ -186,22 +177,6 @@ class Wandb(Mirror):
 def _is_synced(run: Path) -> bool:
     """True if `wandb sync` has uploaded an offline run."""
     return any(run.glob("*.synced"))
-
-
-def _unreachable() -> str | None:
-    """Why there is no connection to the server that `WANDB_BASE_URL` names; None if there is one.
-
-    It saves the start of a process that W&B would find the same in. A proxy is not asked.
-    """
-    url = urlsplit(os.environ.get("WANDB_BASE_URL", ""))
-    if url.hostname is None or getproxies():
-        return None
-    address = url.hostname, url.port or {"http": 80}.get(url.scheme, 443)
-    try:
-        socket.create_connection(address, timeout=3.0).close()
-    except OSError as error:
-        return f"no connection to {address[0]}:{address[1]} ({error})"
-    return None
 
 
 def _prepare(way: str) -> None:
