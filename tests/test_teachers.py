@@ -44,6 +44,7 @@ from l2kd_ray.families.language.stages.annotations import Cached
 from l2kd_ray.families.language.stages.curriculum import SampleSource
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.language.stages.teachers import Live
+from l2kd_ray.study.evidence import _taught_alike
 from l2kd_ray.tasks import Example
 
 WORDS = st.lists(st.sampled_from(["thai", "food", "in", "the", "north", "?"]), max_size=12)
@@ -262,6 +263,8 @@ def test_one_teacher_may_serve_every_seed(tiny: Any) -> None:
     assert len({outputs.teacher for outputs in teachers_of(shared)}) == 2
     assert len({outputs.teacher for outputs in teachers_of(own)}) == 6
     assert len(teachers_of(shared)) == 6  # its outputs on each seed's own sample
+    assert _taught_alike(shared.trials()) == ["l2kd"]  # which a report says
+    assert _taught_alike(own.trials()) == []
 
 
 @pytest.mark.parametrize(("precision", "near"), [("float32", 1e-5), ("bfloat16", 5e-3)])

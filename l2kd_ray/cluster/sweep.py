@@ -99,7 +99,7 @@ def sweep(
     for module in door.modules():  # a plug-in's file does not exist on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
-    failed, open_ = set[str](), study.is_adaptive
+    failed = set[str]()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
     folder = Folder(store, study.config.name)
     with _told(), _on_demand(study, store, address, every, missing) as start:
@@ -112,13 +112,14 @@ def sweep(
         if study.is_adaptive and time.monotonic() < deadline:
             pool, cpus = start()
             with SweepProgress(pool, (), show, open_ended=True):
-                open_ = _search(study, reader, pool, known, cut, cpus, deadline)
+                _search(study, reader, pool, known, cut, cpus, deadline)
             done = study.trials(known)
             reader.renew()
         begun = start.cache_info().currsize > 0
         failures = _failures(start()[0]) if begun else []
     left = missing_stages(done, reader.listing())
-    late = time.monotonic() >= deadline and bool(left or open_)
+    unfinished = left or (study.is_adaptive and _open_searches(study, known, cut))
+    late = time.monotonic() >= deadline and bool(unfinished)
     return SweepOutcome(failures or ([] if late else _unfinished(left)), late)
 
 
@@ -398,13 +399,13 @@ def _search(
     given_up: dict[str, list[Setting]],
     cpus: float,
     deadline: float,
-) -> bool:
-    """Run the adaptive searches, one arm after another.
+) -> None:
+    """Run the adaptive searches, one arm after another, until the deadline.
 
     Optuna proposes settings (by its model, or at random), each is run on all (order, seed), and its
     mean dev score is reported back; with ASHA after each rung. The settings that finish are added
     to `tried`, those that ASHA stops to `given_up`, and both are stored at once, so that a sweep
-    that is killed goes on with them. Returns True if the deadline came before the last.
+    that is killed goes on with them.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -473,7 +474,6 @@ def _search(
             time_budget_s=None if math.isinf(seconds) else seconds,
             **_cutting(study),
         )
-    return bool(_open_searches(study, tried, given_up))
 
 
 class SearchLog(tune.Callback):

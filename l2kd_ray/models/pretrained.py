@@ -9,7 +9,7 @@ from pathlib import Path
 from l2kd_ray.errors import InputError
 from l2kd_ray.models import files
 from l2kd_ray.models.spec import ModelSpec
-from l2kd_ray.tasks.readers.files import digest
+from l2kd_ray.tasks.readers.files import check_unchanged, digest
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,10 @@ class Pretrained:
 
         Raises: InputError if a file is no longer what it was when the study was planned.
         """
-        path, found = Path(self.location), self.digest
+        path = Path(self.location)
         if path.exists():
             found = _of_folder(path).digest if path.is_dir() else digest(path)
-        if found != self.digest:
-            raise InputError(
-                "the model has changed since the study was planned",
-                where=self.location,
-                got=f"sha256 {found[:12]}",
-                expected=f"sha256 {self.digest[:12]}",
-                fix="put the former files back, or start the study again with the new ones",
-            )
+            check_unchanged("model", self.location, found, self.digest)
         return path
 
 

@@ -37,10 +37,14 @@ def trial_words(study: Study) -> str:
         proposed = config.orders.budget - config.orders.drawn(len(study.tasks))
         trials += proposed * len(config.replicates)
     beside = " and ".join(map(method_label, study.references))
-    tune = config.tune
-    may_end = (tune.select_on, tune.stop.half_width, tune.scheduler == "race" or None)
-    ends = study.is_adaptive or isinstance(config.orders, SearchOrders)
-    at_most = "at most " if ends or any(one is not None for one in may_end) else ""
+    depends = (
+        study.is_adaptive,
+        isinstance(config.orders, SearchOrders),
+        config.tune.scheduler == "race",
+        config.tune.select_on is not None,
+        config.tune.stop.half_width is not None,
+    )
+    at_most = "at most " if any(depends) else ""
     return (
         f"{instances} of {', '.join(arms)}: {at_most}{count(trials, 'trial')}; "
         f"beside them {beside}, once a seed."

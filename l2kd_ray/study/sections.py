@@ -47,6 +47,7 @@ class Grid(Section):
         return self.grid
 
     def holds(self, value: Any) -> bool:
+        """True if the value is one of them."""
         return value in self.grid
 
 

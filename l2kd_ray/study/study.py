@@ -35,9 +35,9 @@ class Study:
     def __init__(self, config: StudyConfig, resolved: Resolved) -> None:
         self.config, self.resolved, self.family = config, resolved, config.family
         self._builders: dict[tuple[str, str], Builder] = {}
-        self.orders: list[Order] = [()]
-        if not config.orderless:
-            self.orders = orders_of(self.tasks, config.orders, config.data_seed)
+        self.orders: list[Order] = (
+            [()] if config.orderless else orders_of(self.tasks, config.orders, config.data_seed)
+        )
         """The orders in the sequence in which they are run, so that an unfinished study has a
         prefix of it. One empty order if no method depends on the order."""
 

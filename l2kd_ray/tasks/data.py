@@ -15,7 +15,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.tasks import draws
 from l2kd_ray.tasks.examples import Converted, Example, LeftOut, Row, RowCounts, Tally
 from l2kd_ray.tasks.readers import reader_of
-from l2kd_ray.tasks.readers.files import digest
+from l2kd_ray.tasks.readers.files import check_unchanged, digest
 from l2kd_ray.tasks.spec import Format, Metric, Part, Split, TaskKind
 from l2kd_ray.tasks.summary import SplitSummary
 
@@ -46,14 +46,8 @@ class Source:
             InputError: the data cannot be read, or are no longer those of `digest`.
         """
         reader = reader_of(self.reader)
-        if reader.of_file and (found := digest(self.location)) != self.digest:
-            raise InputError(
-                "the file has changed since the study was planned",
-                where=self.location,
-                got=f"sha256 {found[:12]}",
-                expected=f"sha256 {self.digest[:12]}",
-                fix="put the former file back, or start the study again with the new one",
-            )
+        if reader.of_file:
+            check_unchanged("file", self.location, digest(self.location), self.digest)
         return collect(reader.read(self.location, dict(self.options)), self.location)
 
 

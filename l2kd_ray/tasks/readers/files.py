@@ -140,6 +140,18 @@ def digest(path: str | Path) -> str:
     return _remembered(str(path), stat.st_size, stat.st_mtime_ns)
 
 
+def check_unchanged(what: str, where: str, found: str, planned: str) -> None:
+    """Raise InputError if a digest is not the one that the study was planned with."""
+    if found != planned:
+        raise InputError(
+            f"the {what} has changed since the study was planned",
+            where=where,
+            got=f"sha256 {found[:12]}",
+            expected=f"sha256 {planned[:12]}",
+            fix="put the former one back, or start the study again with the new one",
+        )
+
+
 def _instead_of(path: Path) -> str:
     """The file that may be meant, or what else can be the reason."""
     siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
