@@ -17,7 +17,7 @@ from l2kd_ray.report.distillation_section import distillation_section, gain_sent
 from l2kd_ray.report.gap_section import gap_section
 from l2kd_ray.report.labels import distilled_by
 from l2kd_ray.report.style import looks
-from l2kd_ray.study.evidence import _divergences
+from l2kd_ray.study.evidence import _divergences, _in_words
 
 GRID = [{"kd.temperature": t, "kd.weight": w} for t in (1.0, 2.0) for w in (0.5, 1.0)]
 PAPER = {"l2kd": {"kd.temperature": 2.0, "kd.weight": 1.0}}
@@ -122,3 +122,9 @@ def test_the_divergences_of_a_study_are_those_of_its_students(tiny: Any) -> None
         {"name": "sdft", "settings": {"kd.divergence": "tvd"}},
     ]
     assert _divergences(tiny(methods=arms).trials()) == {"limit": ("reverse",), "sdft": ("tvd",)}
+
+
+def test_what_the_methods_are_tells_arms_of_one_method_apart(tiny: Any) -> None:
+    arms = ["l2kd", {"name": "none", "method": "l2kd", "settings": {"kd.weight": 0}}]
+    said = _in_words(tiny(methods=arms))
+    assert said["none"] == f"{said['l2kd']} With kd.weight: 0."

@@ -94,12 +94,16 @@ def shown(snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _in_words(study: Study) -> dict[str, str]:
-    """The first paragraph of what the code of each arm's method says of it."""
-    said = {
-        arm.name: inspect.getdoc(study.family.methods[arm.method].step) or ""
-        for arm in study.config.arms
-    }
-    return {name: " ".join(doc.split("\n\n")[0].split()) for name, doc in said.items() if doc}
+    """The first paragraph of what the code of each arm's method says of it, and the settings in
+    which the arm differs from the study's."""
+    said = {}
+    for arm in study.config.arms:
+        doc = inspect.getdoc(study.family.methods[arm.method].step) or ""
+        own = ", ".join(f"{key}: {value}" for key, value in arm.settings.items())
+        parts = [*doc.split("\n\n")[0].split(), *([f"With {own}."] if own else [])]
+        if parts:
+            said[arm.name] = " ".join(parts)
+    return said
 
 
 def _objectives(snapshot: Snapshot) -> pd.DataFrame | None:
