@@ -124,6 +124,10 @@ class Remembered(Stage):
     samples: RealSamples
     task: str
 
+    @property
+    def amount(self) -> float:
+        return self.samples.amount
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.stages.annotations import write
         from l2kd_ray.families.language.stages.curriculum import SequenceRow

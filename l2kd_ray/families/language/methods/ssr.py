@@ -87,6 +87,10 @@ class SelfWritten(Stage):
     max_new_tokens: int
     seed: int
 
+    @property
+    def amount(self) -> float:
+        return float(sum(quota.count for quota in self.quotas))
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.stages.reading import opened
 

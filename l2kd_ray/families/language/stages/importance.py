@@ -37,6 +37,10 @@ class Importance(Stage):
     seed: int
     former: Importance | None
 
+    @property
+    def amount(self) -> float:
+        return float(self.samples)
+
     def run(self, context: Context) -> Scores:
         import torch
         from safetensors.torch import load_file, save_file
