@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from l2kd_ray.core.randomness import Seed
-from l2kd_ray.core.stage import Stage
 from l2kd_ray.distill.divergences import DIVERGENCES
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
@@ -29,6 +28,7 @@ from l2kd_ray.families.language.stages.learn import Learn, Multitask
 from l2kd_ray.families.language.stages.on_policy import OwnTeacher, Sampling
 from l2kd_ray.families.language.stages.replay import (
     FILTERS,
+    FormerSamples,
     Judge,
     Quota,
     RealSamples,
@@ -180,7 +180,7 @@ class LanguageBuilder(Builder):
         seed: Seed,
         *,
         lm: bool = True,
-        replay: Stage | None = None,
+        replay: FormerSamples | None = None,
         distil: bool = False,
         own: bool = False,
         stage: type[Learn] = Learn,

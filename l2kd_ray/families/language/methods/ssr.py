@@ -15,7 +15,12 @@ from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.families.language.builder import LanguageBuilder, Student
 from l2kd_ray.families.language.stages.answers import Decoding, answers
 from l2kd_ray.families.language.stages.learn import Learn
-from l2kd_ray.families.language.stages.replay import Quota, Written, write_samples
+from l2kd_ray.families.language.stages.replay import (
+    FormerSamples,
+    Quota,
+    Written,
+    write_samples,
+)
 from l2kd_ray.families.method import Order, method
 from l2kd_ray.section import Section
 from l2kd_ray.tasks import Example
@@ -65,19 +70,17 @@ def ssr(build: LanguageBuilder, previous: Student, former: Order, task: str, see
 
 
 @dataclass(frozen=True, eq=False)
-class SelfWritten(Stage):
+class SelfWritten(FormerSamples):
     """Pseudo-samples: questions by `writer` after some real ones, with `student`'s answers.
 
     A line of the prompt is a question, and the writer's next line is a new one. Kept are those
     whose mean hidden state is nearest to the centre of its cluster, cluster by cluster in turn.
     """
 
-    kind = "replay"
     distributable = True
     default_seconds = 120.0
     writer: Stage
     student: Stage
-    quotas: tuple[Quota, ...]
     candidates: int
     shots: int
     clusters: int
@@ -86,10 +89,6 @@ class SelfWritten(Stage):
     max_length: int | None
     max_new_tokens: int
     seed: int
-
-    @property
-    def amount(self) -> float:
-        return float(sum(quota.count for quota in self.quotas))
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.stages.reading import opened
@@ -105,7 +104,7 @@ class SelfWritten(Stage):
         kept = [one for one in written if not one.faults]
         valid = sum(one.faults in ([], [_FAR]) for one in written)
         return {
-            "wanted": sum(quota.count for quota in self.quotas),
+            "wanted": self.amount,
             "written": len(written),
             "valid": 100 * valid / len(written),
             "kept": len(kept),
