@@ -225,23 +225,23 @@ class Learn(TrainingStage):
         if self.targets is None and self.sampling is None and whole:
             share = weight if teacher else 0.0
             return (SampleSource(gold, teacher=teacher, share=share, translation=translation),)
-        if self.targets is None:
-            taught: Sequence[Sample] = gold
-        else:
+        taught: Sequence[Sample] = gold
+        if self.targets is not None:
             taught = self._samples(self.targets, text, model, context)
+        parts: tuple[LossPart, ...] = self.parts if whole else ("qa",)
         sources = [
             SampleSource(
                 taught,
                 weight,
                 teacher,
                 share,
-                parts=self.parts if whole else ("qa",),
+                parts=parts,
                 own=self.sampling is not None,
                 demonstration=self._demonstration(text, model),
                 translation=translation,
                 skip=self.own_teacher.skip_tokens if self.own_teacher else 0,
             ),
-            SampleSource(gold, 1 - weight, parts=self.parts if whole else ("qa",)),
+            SampleSource(gold, 1 - weight, parts=parts),
             # The student itself has nothing to teach about a task's questions.
             SampleSource(gold, parts=() if whole else ("lm",)),
         ]
