@@ -57,12 +57,12 @@ class Annotate(Stage):
         from l2kd_ray.families.language.stages.teachers import Live
 
         own, model = opened(self.teacher, context)
-        text, live = own, Live(model)
+        text = own
         if self.tokenizer is not None:
             text = SequenceFormat.load(context.files_of(self.tokenizer))
-        if self.top_k is not None and self.top_k >= live.vocabulary:
-            raise ValueError(f"kd.top_k={self.top_k}: the vocabulary has {live.vocabulary} tokens")
-        longest = min(self.max_length or live.model.context, live.model.context)
+        if self.top_k is not None and self.top_k >= model.vocabulary:
+            raise ValueError(f"kd.top_k={self.top_k}: the vocabulary has {model.vocabulary} tokens")
+        longest = min(self.max_length or model.context, model.context)
         encoded = Encoded.load(context.files_of(self.tokens))
         samples = Corpus(encoded, self.tokens.task, text.room(self.tokens.task, longest))
         rows = [
@@ -74,6 +74,6 @@ class Annotate(Stage):
             translation = Translation.load(text, context.files_of(self.teacher))
             rows = [replace(row, shown=translation.of(row.sequence)[0]) for row in rows]
             own.save(context.out)
-            live.model.lm.config.save_pretrained(context.out)
+            model.lm.config.save_pretrained(context.out)
         half = self.precision == "bfloat16"
-        return {"positions": write(rows, live, context, half=half, keep=self.top_k)}
+        return {"positions": write(rows, Live(model), context, half=half, keep=self.top_k)}

@@ -94,7 +94,7 @@ class Cached:
             return {}
         rows = [row for row in rows if row.index < PROBED]
         kept = self.annotate(rows, device)
-        positions = [position for row in rows for position in self._positions(row)]
+        positions = [p for row in rows for p in range(*self._bounds(row)[:, 0].tolist())]
         assert isinstance(kept, MostLikely)
         hidden = self._probe[positions].to(device, self._head.weight.dtype)
         layer = self._head.weight, self._head.bias
@@ -112,15 +112,15 @@ class Cached:
             )
             return gradients.bias(chunks, objective.temperature, objective.loaded_divergence)
 
-    def _positions(self, row: SequenceRow) -> range:
-        """The indices of the row's positions among all annotated positions."""
+    def _bounds(self, row: SequenceRow) -> NDArray[np.int64]:
+        """[2, 2]: the first position and the first token of the row, and of the one after it."""
         number = row.index * len(self._parts) + self._parts.index(row.part)
-        return range(*self._offsets[number : number + 2, 0].tolist())
+        bounds: NDArray[np.int64] = self._offsets[number : number + 2]
+        return bounds
 
     def _pieces(self, row: SequenceRow) -> Iterator[dict[str, NDArray[Any]]]:
         """The stored arrays of a row, from each shard that holds a part of it."""
-        number = row.index * len(self._parts) + self._parts.index(row.part)
-        (start, before), (end, after) = self._offsets[number : number + 2].tolist()
+        (start, before), (end, after) = self._bounds(row).tolist()
         whole = len(row.read.tokens)
         # A context that is cut elsewhere leaves as many answer tokens, of another text.
         if (end - start, after - before) != (whole - row.read.supervised, whole):
@@ -153,15 +153,15 @@ def write(
 
     `half`: compute in bfloat16, as its training did; `keep`: store this many most likely tokens.
     """
-    _write(rows, live, context, half=half, top_k=keep)
+    _write(rows, live, context, half, keep)
     if keep is not None:
         probed = [row for row in rows if row.index < PROBED]
         exact = live.annotate(probed, context.device).hidden
         save_file({_HIDDEN: exact.half().cpu()}, context.out / _PROBE)
     sizes = [(len(row.read.tokens) - row.read.supervised, len(row.read.tokens)) for row in rows]
     np.save(context.out / OFFSETS, np.cumsum([(0, 0), *sizes], axis=0, dtype=np.int64))
-    layer = {name: value.detach().cpu() for name, value in live.model.head.named_parameters()}
-    save_file({name: value.clone() for name, value in layer.items()}, context.out / HEAD)
+    layer = live.model.head.state_dict()
+    save_file({name: value.cpu().clone() for name, value in layer.items()}, context.out / HEAD)
     return sum(positions for positions, _ in sizes)
 
 
@@ -169,9 +169,8 @@ def _write(
     rows: Sequence[SequenceRow],
     live: Live,
     context: Context,
-    *,
-    half: bool = False,
-    top_k: int | None = None,
+    half: bool,
+    top_k: int | None,
 ) -> None:
     """Write the shards of the teacher's outputs at `rows`."""
 
