@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from l2kd_ray.tasks import Example
 
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
-    from l2kd_ray.families.language.model.sequences import SequenceFormat
+    from l2kd_ray.families.language.model.sequences import SequenceFormat, TokenIds
 
 Points = NDArray[np.float64]
 
@@ -153,8 +153,7 @@ class SelfWritten(FormerSamples):
         how = Decoding("greedy"), self.max_new_tokens, stream
         told = answers(student, text, asked, *how, context)
         examples = [
-            Example(one.id, one.context, "", (answer,))
-            for one, answer in zip(asked, told, strict=True)
+            replace(one, answers=(answer,)) for one, answer in zip(asked, told, strict=True)
         ]
         written = [
             Written(task, text.qa(sample).tokens, True, sample, [])
@@ -183,17 +182,16 @@ def _question(example: Example) -> str:
     return " ".join(f"{example.context} {example.question}".split())
 
 
-def _states(model: CausalLM, rows: Sequence[Sequence[int]]) -> Points:
+def _states(model: CausalLM, rows: Sequence[TokenIds]) -> Points:
     """[n, d]: the mean of each row's last hidden states."""
     import torch
 
-    device: Any = next(model.parameters()).device
     found = []
     with torch.inference_mode():
         for row in rows:
-            ids = torch.tensor([list(row)], device=device)
-            every = torch.arange(len(row), device=device)
-            found.append(model.eval()(ids, every).mean(0).double().cpu().numpy())
+            ids = torch.tensor([row], device=model.device)
+            every = torch.arange(len(row), device=model.device)
+            found.append(model(ids, every).mean(0).double().cpu().numpy())
     return np.array(found)
 
 
