@@ -9,7 +9,7 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,17 @@ def write(
 
     `half`: compute in bfloat16, as its training did; `keep`: store this many most likely tokens.
     """
-    _write(rows, live, context, half, keep)
+
+    def work(part: Sequence[SequenceRow]) -> dict[str, Tensor]:
+        with torch.autocast(torch.device(context.device).type, torch.bfloat16, enabled=half):
+            found = live.annotate(part, context.device)
+        return _best(found, keep) if keep else {_HIDDEN: found.hidden.half().cpu()}
+
+    alone = not live.model.is_shared_out
+    size = _BATCH if context.device == "cpu" or not alone else _LARGE_BATCH
+    for number, shard in enumerate(_shards(in_parts(work, rows, size, again=alone))):
+        if context.rank == 0:
+            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
     if keep is not None:
         probed = [row for row in rows if row.index < PROBED]
         exact = live.annotate(probed, context.device).hidden
@@ -165,42 +175,25 @@ def write(
     return sum(positions for positions, _ in sizes)
 
 
-def _write(
-    rows: Sequence[SequenceRow],
-    live: Live,
-    context: Context,
-    half: bool,
-    top_k: int | None,
-) -> None:
-    """Write the shards of the teacher's outputs at `rows`."""
-
-    def work(part: Sequence[SequenceRow]) -> dict[str, Tensor]:
-        with torch.autocast(torch.device(context.device).type, torch.bfloat16, enabled=half):
-            found = live.annotate(part, context.device)
-        return _best(found, top_k) if top_k else {_HIDDEN: found.hidden.half().cpu()}
-
+def _shards(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors of all parts one after another, cut anew: `SHARD_POSITIONS` at a time."""
     waiting: list[dict[str, Tensor]] = []
-    number = count = 0
-
-    def write_shard() -> None:
-        nonlocal waiting, number, count
-        joined = {name: torch.cat([one[name] for one in waiting]) for name in waiting[0]}
-        if context.rank == 0:
-            shard = {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
-            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
-        waiting = [{name: value[SHARD_POSITIONS:] for name, value in joined.items()}]
-        number, count = number + 1, max(0, count - SHARD_POSITIONS)
-
-    alone = not live.model.is_shared_out
-    size = _BATCH if context.device == "cpu" or not alone else _LARGE_BATCH
-    for kept in in_parts(work, rows, size, again=alone):
+    count = 0
+    for part in parts:
         # Joined once a shard: joining at every batch copies all that waits.
-        waiting.append(kept)
-        count += len(next(iter(kept.values())))
+        waiting.append(part)
+        count += len(next(iter(part.values())))
         while count >= SHARD_POSITIONS:
-            write_shard()
+            joined = _joined(waiting)
+            yield {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
+            waiting = [{name: value[SHARD_POSITIONS:] for name, value in joined.items()}]
+            count -= SHARD_POSITIONS
     if count:
-        write_shard()
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
 
 
 def _best(found: Knowledge, k: int) -> dict[str, Tensor]:
