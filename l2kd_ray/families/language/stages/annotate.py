@@ -42,7 +42,8 @@ class Annotate(Stage):
 
     @property
     def most_bytes(self) -> int | None:
-        """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
+        """Upper bound in bytes of the outputs, beside which the files hold the output layer; None
+        if the model's width is unknown."""
         width, rows = initial_of(self.teacher).width, self.tokens.rows * len(self.parts)
         position = 6 * self.top_k + 4 if self.top_k else width and 2 * width
         return position and position * rows * (self.max_length or DEFAULT_SEQUENCE_LENGTH)
