@@ -144,6 +144,23 @@ def test_the_amount_of_a_training_is_its_examples_in_each_epoch() -> None:
     assert (part.amount, part.at(1).amount) == (2 * both, both)
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "kind", "amount"),
+    [
+        ("ssr", {"ssr": {"keep": 6}}, "replay", 6),
+        ("ssr", {"ssr": {"keep": 6}}, "learn", 16 + 6),
+        ("replay", {"real_replay": {"ratio": 0.25}}, "learn", 16 + 4),
+        ("der++", {"der": {"ratio": 0.25}}, "annotate", 4),
+        ("ewc", {"ewc": {"samples": 5}}, "importance", 5),
+    ],
+)
+def test_the_amount_of_a_stage_is_known_by_each_method(
+    method: str, settings: dict[str, Any], kind: str, amount: float
+) -> None:
+    study = planned(methods=[method], train={"epochs": 1, "batch_size": 8, "lr": 5e-3}, **settings)
+    assert max(s.amount for s in stages_of(study.trials()) if s.kind == kind) == amount
+
+
 def test_measuring_makes_an_estimate_of_the_studys_own_stages(tmp_path: Path) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(json.dumps(tiny(methods=["lamol"], storage=str(tmp_path / "s"))))

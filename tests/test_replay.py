@@ -498,7 +498,7 @@ def test_the_task_model_is_naive_bayes(
 
 def test_real_samples_are_training_examples(world: World) -> None:
     quotas = world.quotas(intent=5, rest=3)
-    stage = RealSamples(world.students[0], quotas, 90, 7)
+    stage = RealSamples(quotas, world.students[0], 90, 7)
     assert obtain(stage, world.store) == {"wanted": 8, "kept": 8}
     samples = read_samples(world.store.fetch("replay", stage.key))
     assert Counter(sample.task for sample in samples) == {"gen.intent": 5, "gen.rest": 3}
@@ -519,7 +519,7 @@ def test_real_samples_are_training_examples(world: World) -> None:
 
 def test_real_samples_are_drawn_by_seed_and_task_alone(world: World, tmp_path: Path) -> None:
     def drawn(initial: Any, seed: int = 7, **counts_: int) -> dict[str, list[Any]]:
-        stage = RealSamples(initial, world.quotas(**counts_), 90, seed)
+        stage = RealSamples(world.quotas(**counts_), initial, 90, seed)
         store = Store(str(tmp_path / "other")) if initial is not world.students[0] else world.store
         obtain(stage, store)
         found = read_samples(store.fetch("replay", stage.key))
@@ -537,7 +537,7 @@ def test_real_samples_are_drawn_by_seed_and_task_alone(world: World, tmp_path: P
 
 
 def test_real_samples_are_cut_to_length(world: World) -> None:
-    stage = RealSamples(world.students[0], world.quotas(rest=4), 20, 7)
+    stage = RealSamples(world.quotas(rest=4), world.students[0], 20, 7)
     obtain(stage, world.store)
     text = world.text()
     samples = read_samples(world.store.fetch("replay", stage.key))

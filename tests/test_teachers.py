@@ -26,7 +26,6 @@ from helpers.language import (
 from helpers.studies import TINY
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from l2kd_ray.analysis.findings import find
 from l2kd_ray.core.execute import obtain
@@ -36,7 +35,6 @@ from l2kd_ray.distill.linear_loss import Knowledge, OutputLayer
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.distill.sharpness import sharpness
 from l2kd_ray.distill.top_k import MostLikely
-from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.corpus import Corpus, Encoded
 from l2kd_ray.families.language.stages import annotations
 from l2kd_ray.families.language.stages.annotate import Annotate
@@ -94,14 +92,9 @@ def test_hidden_states_from_files_teach_as_the_live_teacher_does(
     live = Live(teacher)
     rows = curriculum(replayed=[]).rows_of(range(len(NEW)))
     in_order = sorted(rows, key=lambda row: (row.index, row.part != "qa"))
-    folder = context(tmp_path).out
-    annotations._write(in_order, live, context(tmp_path))
-    whole = np.array([len(row.sequence.tokens) for row in in_order])
-    sizes = np.stack([whole - [row.sequence.supervised for row in in_order], whole], axis=1)
-    np.save(folder / annotations.OFFSETS, np.cumsum([[0, 0], *sizes], axis=0))
-    assert len(list(folder.glob("hidden-*"))) > 3
-    save_head(teacher, folder)
-    cached = Cached(folder, ("qa", "lm"))
+    annotations.write(in_order, live, here := context(tmp_path))
+    assert len(list(here.out.glob("hidden-*"))) > 3
+    cached = Cached(here.out, ("qa", "lm"))
 
     said = cached.annotate(rows, "cpu").hidden
     torch.testing.assert_close(said, live.annotate(rows, "cpu").hidden, rtol=1e-3, atol=1e-3)
@@ -129,11 +122,6 @@ def test_a_cached_teacher_of_other_rows_is_refused(tmp_path: Path, column: int) 
     np.save(here.out / annotations.OFFSETS, offsets)
     with pytest.raises(ValueError, match="contexts differ"):
         Cached(here.out, ("qa", "lm")).annotate(rows, "cpu")
-
-
-def save_head(model: CausalLM, folder: Path) -> None:
-    layer = {name: value.detach().clone() for name, value in model.head.named_parameters()}
-    save_file(layer, folder / annotations.HEAD)
 
 
 def teachers_of(study: Any) -> set[Any]:

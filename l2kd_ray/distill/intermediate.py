@@ -42,12 +42,7 @@ def hidden_loss(
     """
     layers, _ = layer_map(len(teacher) - 1, len(student) - 1)
     mapped = [state if fit is None else state @ fit for state in student]
-    return torch.stack(
-        [
-            _masked_mean((state - teacher[layer].detach()).square().mean(-1), mask)
-            for state, layer in zip(mapped, layers, strict=True)
-        ]
-    ).sum(0)
+    return _squared_errors(mapped, [teacher[layer] for layer in layers], -1, mask)
 
 
 def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
@@ -62,12 +57,7 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: T
             f"teacher of {teacher[0].shape[1]}: give it as many, or weigh attention by 0"
         )
     pairs = mask.unsqueeze(1) & mask.unsqueeze(2)
-    return torch.stack(
-        [
-            _masked_mean((states - teacher[layer].detach()).square().mean(1), pairs)
-            for states, layer in zip(student, layers, strict=True)
-        ]
-    ).sum(0)
+    return _squared_errors(student, [teacher[layer] for layer in layers], 1, pairs)
 
 
 def transfer_loss(student: Tensor, teacher: Tensor, fit: Tensor | None = None) -> Tensor:
@@ -79,10 +69,19 @@ def transfer_loss(student: Tensor, teacher: Tensor, fit: Tensor | None = None) -
     return (mapped - teacher.detach()).square().mean(-1)
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """[B]: of values [B, ...] where mask [B, ...] holds; whatever stands elsewhere is not read."""
-    kept = values.masked_fill(~mask, 0.0).flatten(1)
-    return kept.sum(1) / mask.flatten(1).sum(1).clamp(min=1)
+def _squared_errors(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], dim: int, mask: Tensor
+) -> Tensor:
+    """[B]: the squared errors of pairs of layers, summed over the pairs.
+
+    Of each pair it is the mean over `dim`, and over the places left where `mask` [B, ...] holds;
+    whatever stands elsewhere is not read.
+    """
+    each = []
+    for own, other in zip(student, teacher, strict=True):
+        errors = (own - other.detach()).square().mean(dim).masked_fill(~mask, 0.0)
+        each.append(errors.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1))
+    return torch.stack(each).sum(0)
 
 
 @dataclass(frozen=True)

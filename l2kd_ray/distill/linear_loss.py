@@ -127,8 +127,8 @@ class _LinearLoss(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             student = _Layer(weight, bias, work.half)
             grad_hidden = torch.zeros_like(hidden)
-            grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-            trains_bias = bias is not None and ctx.needs_input_grad[2]
+            _, trains_weight, trains_bias, _ = ctx.needs_input_grad
+            grad_weight = torch.zeros_like(weight) if trains_weight else None
             grad_bias = torch.zeros_like(bias) if bias is not None and trains_bias else None
             loss = torch.zeros((), device=hidden.device, dtype=weight.dtype)
             labels, teachers = loss.new_zeros(len(work.target)), loss.new_zeros(len(work.terms))
@@ -230,9 +230,7 @@ def _chunk(
     ce, kd = work.ce[where], work.kd[where]
     if teacher is None:
         return *_cross_entropy(logits, work.target[where], ce), logits.new_zeros(())
-    hard = None
-    if labels:
-        hard = _cross_entropy(logits.clone(), work.target[where], ce)
+    hard = _cross_entropy(logits.clone(), work.target[where], ce) if labels else None
     if groups is not None and isinstance(teacher, Tensor):
         grad, soft = of_groups(logits, teacher, kd, work.temperature, groups, work.target[where])
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,9 +22,7 @@ def to_device(tensors: Sequence[Tensor], device: str | torch.device) -> list[Ten
     if device.type == "cpu":
         return list(tensors)
     parts = [one.contiguous().flatten().view(torch.uint8) for one in tensors]
-    starts = [0]
-    for part in parts:
-        starts.append(starts[-1] + math.ceil(len(part) / _ALIGNED) * _ALIGNED)
+    starts = [0, *accumulate(math.ceil(len(part) / _ALIGNED) * _ALIGNED for part in parts)]
     buffer = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=device.type == "cuda")
     for start, part in zip(starts, parts, strict=False):
         buffer[start : start + len(part)] = part

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from l2kd_ray.core.randomness import Seed
-from l2kd_ray.core.stage import Stage
 from l2kd_ray.distill.divergences import DIVERGENCES
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.errors import InputError
@@ -29,6 +28,7 @@ from l2kd_ray.families.language.stages.learn import Learn, Multitask
 from l2kd_ray.families.language.stages.on_policy import OwnTeacher, Sampling
 from l2kd_ray.families.language.stages.replay import (
     FILTERS,
+    FormerSamples,
     Judge,
     Quota,
     RealSamples,
@@ -180,7 +180,7 @@ class LanguageBuilder(Builder):
         seed: Seed,
         *,
         lm: bool = True,
-        replay: Stage | None = None,
+        replay: FormerSamples | None = None,
         distil: bool = False,
         own: bool = False,
         stage: type[Learn] = Learn,
@@ -218,7 +218,7 @@ class LanguageBuilder(Builder):
             quotas = tuple(
                 replace(quota, labelled=kinds[quota.task] == "classify") for quota in quotas
             )
-        judges, draws = self._judges(former, seed), settings.top_k > 1
+        draws = settings.top_k > 1
         return Replay(
             model=model,
             quotas=quotas,
@@ -227,7 +227,7 @@ class LanguageBuilder(Builder):
             max_length=self.settings.train.max_length,
             seed=seed.replay if draws else None,
             filters=tuple(dict.fromkeys(filters)),
-            judges=tuple(judges[quota.task] for quota in quotas) if judges else (),
+            judges=self._judges(quotas, seed),
             refill=settings.refill,
             precision=_half(settings.precision),
         )
@@ -508,16 +508,13 @@ class LanguageBuilder(Builder):
         """The teacher, to be run live, or a stage with its outputs on `answers` (`kd.teacher`)."""
         teacher, kd, train = self.teacher(task, seed), self.settings.kd, self.settings.train
         parts: tuple[LossPart, ...] = ("qa", "lm") if train.lm_weight > 0 else ("qa",)
-        few = (
-            answers.rows * len(parts) * (train.max_length or DEFAULT_SEQUENCE_LENGTH)
-            <= _CACHED_POSITIONS
-        )
+        length = train.max_length or DEFAULT_SEQUENCE_LENGTH
+        few = answers.rows * len(parts) * length <= _CACHED_POSITIONS
+        # With one context length, teacher and student have the same supervised positions.
         same = train.max_length is not None or self.settings.teacher is None
         top_k, own = kd.top_k, answers.tokenizer
-        # `same`: with one context length, teacher and student have the same supervised positions.
-        if kd.teacher == "online" or (
-            kd.teacher == "auto" and top_k is None and not (few and same)
-        ):
+        uncached = kd.teacher == "auto" and top_k is None and not (few and same)
+        if uncached or kd.teacher == "online":
             return teacher
         return self._once(
             ("annotate", teacher, answers, top_k),
@@ -566,11 +563,11 @@ class LanguageBuilder(Builder):
             Quota(one, count) for one, count in zip(data, counts, strict=True) if count > 0
         )
 
-    def _judges(self, former: Order, seed: Seed) -> dict[str, Judge]:
-        """The judge of each former task; empty if `replay.agreement` is not set."""
+    def _judges(self, quotas: tuple[Quota, ...], seed: Seed) -> tuple[Judge, ...]:
+        """The judge of each quota's task; empty if `replay.agreement` is not set."""
         least, spec = self.settings.replay.agreement, self.settings.teacher
         if least is None:
-            return {}
+            return ()
         if spec is not None and self._tokenizer_of(spec) != self._own_tokenizer:
             raise InputError(
                 "the teacher has another tokenizer, and cannot read the student's samples",
@@ -579,10 +576,10 @@ class LanguageBuilder(Builder):
                 fix="remove it",
             )
         tokens, tasks = self.settings.evaluate.max_new_tokens, self.resolved.tasks
-        return {
-            task: Judge(self.teacher(task, seed), tasks[task].metric, least, tokens)
-            for task in former
-        }
+        return tuple(
+            Judge(self.teacher(task, seed), tasks[task].metric, least, tokens)
+            for task in (quota.task for quota in quotas)
+        )
 
     def _real(self, quotas: tuple[Quota, ...], seed: Seed) -> RealSamples | None:
         """Real samples, cut by the untrained model's tokenizer: the same for every method."""
@@ -612,9 +609,8 @@ class LanguageBuilder(Builder):
     def _tokenizer(self, name: str) -> Tokenizer:
         """The tokenizer of a pretrained model; of "", the one that is trained."""
         source = self.resolved.models.get(name)
-        prompts = (
-            tuple(sorted(self.resolved.tasks)) if self.settings.task_prompt == "token" else None
-        )
+        tasks = tuple(sorted(self.resolved.tasks))
+        prompts = tasks if self.settings.task_prompt == "token" else None
         return self._once(
             ("tokenizer", name),
             lambda: Tokenizer(

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from l2kd_ray.families.language.stages.curriculum import Curriculum
 
 
-def _peft(build: LanguageBuilder) -> None:
+def _check_peft(build: LanguageBuilder) -> None:
     build.check_peft(f"methods: {build.method.name}")
 
 
-def _no_average(build: LanguageBuilder) -> None:
+def _check_further(build: LanguageBuilder) -> None:
     """Raise InputError where an adapter cannot be trained, or not trained further."""
-    _peft(build)
+    _check_peft(build)
     if lora(build).load_in_4bit and not build.options.merge:
         raise InputError(
             "a LoRA adapter that is trained further has weights of two students beneath it",
@@ -61,7 +61,7 @@ class SeqLoraOptions(Section):
     """Merge the adapter after each task and start a new one: fine-tuning with `train.lora`."""
 
 
-@method("seq-lora", options=SeqLoraOptions, key="seq_lora", check=_no_average)
+@method("seq-lora", options=SeqLoraOptions, key="seq_lora", check=_check_further)
 def seq_lora(
     build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed
 ) -> Learn:
@@ -86,7 +86,7 @@ class OLoraOptions(Section):
     "o-lora",
     options=OLoraOptions,
     key="o_lora",
-    check=_peft,
+    check=_check_peft,
     published={"o_lora.orthogonal": 0.5, "train.lora.r": 8, "train.lora.lora_alpha": 32},
 )
 def o_lora(

@@ -80,12 +80,11 @@ class Merge(Stage):
 
         folder = context.files_of(self.base)
         model = CausalLM.load(folder)
-        loaded = [CausalLM.load(context.files_of(student)) for student in self.students]
-        others = [dict(one.named_parameters()) for one in loaded]
+        students = [CausalLM.load(context.files_of(student)) for student in self.students]
         with torch.no_grad():
             vectors = [
-                {name: one[name] - start for name, start in model.named_parameters()}
-                for one in others
+                {name: one.get_parameter(name) - start for name, start in model.named_parameters()}
+                for one in students
             ]
             least = [smallest_kept(vector.values(), self.density) for vector in vectors]
             for name, weights in model.named_parameters():

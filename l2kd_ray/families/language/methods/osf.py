@@ -99,27 +99,26 @@ def as_linear(model: CausalLM) -> list[str]:
     names = [name for name, one in model.named_modules() if isinstance(one, Conv1D)]
     for name in names:
         own: Any = model.get_submodule(name)
-        new = nn.Linear(own.nx, own.nf)
-        new.weight, new.bias = nn.Parameter(own.weight.detach().T.contiguous()), own.bias
-        _put(model, name, new)
+        _transpose(model, name, nn.Linear(own.nx, own.nf))
     return names
 
 
 def as_conv1d(model: CausalLM, names: list[str]) -> None:
     """The inverse of `as_linear`."""
-    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     for name in names:
         own: Any = model.get_submodule(name)
-        new = Conv1D(own.out_features, own.in_features)
-        new.weight, new.bias = nn.Parameter(own.weight.detach().T.contiguous()), own.bias
-        _put(model, name, new)
+        _transpose(model, name, Conv1D(own.out_features, own.in_features))
 
 
-def _put(model: CausalLM, name: str, layer: Any) -> None:
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, layer)
+def _transpose(model: CausalLM, name: str, new: Any) -> None:
+    """Put `new` in the place of a layer, with its bias and its transposed weight."""
+    from torch import nn
+
+    own: Any = model.get_submodule(name)
+    new.weight, new.bias = nn.Parameter(own.weight.detach().T.contiguous()), own.bias
+    model.set_submodule(name, new)
 
 
 def _layers(model: CausalLM) -> list[Any]:

@@ -124,6 +124,10 @@ class Remembered(Stage):
     samples: RealSamples
     task: str
 
+    @property
+    def amount(self) -> float:
+        return self.samples.amount
+
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.stages.annotations import write
         from l2kd_ray.families.language.stages.curriculum import SequenceRow
@@ -184,20 +188,18 @@ class Students:
             for task, row in zip(tasks, rows, strict=True)
         ]
         heads = [found[tasks.index(name)].head for name in names]
-        columns = [
-            torch.cat([f.hidden * (task == name) for task, f in zip(tasks, found, strict=True)])
-            for name in names
-        ]
-        own = [
-            torch.cat([f.hidden.new_full((len(f.hidden), 1), task == name) for task, f in
-                       zip(tasks, found, strict=True)])
-            for name in names
-        ]  # fmt: skip
-        biases = [head.bias for head in heads]
+
+        def columns(rows: list[Tensor]) -> list[Tensor]:
+            """The rows of each task, with 0 in those of the others, below one another."""
+            pairs = list(zip(tasks, rows, strict=True))
+            return [torch.cat([row * (task == name) for task, row in pairs]) for name in names]
+
+        states = columns([one.hidden for one in found])
         weights = [head.weight for head in heads]
-        if any(bias is not None for bias in biases):
-            columns, weights = [*columns, *own], [*weights, *(b[:, None] for b in biases)]
-        return Knowledge(torch.cat(columns, 1), OutputLayer(torch.cat(weights, 1)))
+        if heads[0].bias is not None:  # students of one architecture: all have one
+            states += columns([one.hidden.new_ones(len(one.hidden), 1) for one in found])
+            weights += [head.bias[:, None] for head in heads]
+        return Knowledge(torch.cat(states, 1), OutputLayer(torch.cat(weights, 1)))
 
 
 # A-GEM -------------------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,19 @@ from l2kd_ray.core.stage import Context, Scores, Stage
 from l2kd_ray.families.language.builder import LanguageBuilder, Student
 from l2kd_ray.families.language.stages.answers import Decoding, answers
 from l2kd_ray.families.language.stages.learn import Learn
-from l2kd_ray.families.language.stages.replay import Quota, Written, write_samples
+from l2kd_ray.families.language.stages.replay import (
+    FormerSamples,
+    Quota,
+    Written,
+    write_samples,
+)
 from l2kd_ray.families.method import Order, method
 from l2kd_ray.section import Section
 from l2kd_ray.tasks import Example
 
 if TYPE_CHECKING:
     from l2kd_ray.families.language.model.causal_lm import CausalLM
-    from l2kd_ray.families.language.model.sequences import SequenceFormat
+    from l2kd_ray.families.language.model.sequences import SequenceFormat, TokenIds
 
 Points = NDArray[np.float64]
 
@@ -65,19 +70,17 @@ def ssr(build: LanguageBuilder, previous: Student, former: Order, task: str, see
 
 
 @dataclass(frozen=True, eq=False)
-class SelfWritten(Stage):
+class SelfWritten(FormerSamples):
     """Pseudo-samples: questions by `writer` after some real ones, with `student`'s answers.
 
     A line of the prompt is a question, and the writer's next line is a new one. Kept are those
     whose mean hidden state is nearest to the centre of its cluster, cluster by cluster in turn.
     """
 
-    kind = "replay"
     distributable = True
     default_seconds = 120.0
     writer: Stage
     student: Stage
-    quotas: tuple[Quota, ...]
     candidates: int
     shots: int
     clusters: int
@@ -101,7 +104,7 @@ class SelfWritten(Stage):
         kept = [one for one in written if not one.faults]
         valid = sum(one.faults in ([], [_FAR]) for one in written)
         return {
-            "wanted": sum(quota.count for quota in self.quotas),
+            "wanted": self.amount,
             "written": len(written),
             "valid": 100 * valid / len(written),
             "kept": len(kept),
@@ -150,8 +153,7 @@ class SelfWritten(Stage):
         how = Decoding("greedy"), self.max_new_tokens, stream
         told = answers(student, text, asked, *how, context)
         examples = [
-            Example(one.id, one.context, "", (answer,))
-            for one, answer in zip(asked, told, strict=True)
+            replace(one, answers=(answer,)) for one, answer in zip(asked, told, strict=True)
         ]
         written = [
             Written(task, text.qa(sample).tokens, True, sample, [])
@@ -180,17 +182,16 @@ def _question(example: Example) -> str:
     return " ".join(f"{example.context} {example.question}".split())
 
 
-def _states(model: CausalLM, rows: Sequence[Sequence[int]]) -> Points:
+def _states(model: CausalLM, rows: Sequence[TokenIds]) -> Points:
     """[n, d]: the mean of each row's last hidden states."""
     import torch
 
-    device: Any = next(model.parameters()).device
     found = []
     with torch.inference_mode():
         for row in rows:
-            ids = torch.tensor([list(row)], device=device)
-            every = torch.arange(len(row), device=device)
-            found.append(model.eval()(ids, every).mean(0).double().cpu().numpy())
+            ids = torch.tensor([row], device=model.device)
+            every = torch.arange(len(row), device=model.device)
+            found.append(model(ids, every).mean(0).double().cpu().numpy())
     return np.array(found)
 
 

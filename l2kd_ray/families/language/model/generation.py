@@ -132,7 +132,7 @@ def by_length(prompts: Sequence[TokenIds]) -> list[int]:
     """
     if not all(prompts):
         raise ValueError(f"prompt {list(map(len, prompts)).index(0)} is empty")
-    return sorted(range(len(prompts)), key=lambda row: (len(prompts[row]), row))
+    return sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
 
 
 def _continue(
@@ -154,8 +154,9 @@ def _continue(
         waiting.append(tokens)
         # No row goes on beyond its room, where the model's context may end.
         if len(waiting) == min(every, max(1, min(row.room for row in going))):
-            goes = [row.take(new, eos) for row, new in zip(going, _read(waiting), strict=True)]
+            read = torch.stack(waiting, dim=1).tolist()  # waits for the device
             waiting.clear()
+            goes = [row.take(new, eos) for row, new in zip(going, read, strict=True)]
             if not any(goes):
                 break
             if not all(goes):
@@ -165,12 +166,6 @@ def _continue(
                 rows, tokens = rows[there], tokens[there]
         decoder.feed(tokens)
     return [(row.number, row.tokens) for row in every_row]
-
-
-def _read(waiting: Sequence[Tensor]) -> list[TokenIds]:
-    """The tokens of each row, of the steps [b] since the last look; waits for the device."""
-    found: list[TokenIds] = torch.stack([*waiting], dim=1).tolist()
-    return found
 
 
 @dataclass

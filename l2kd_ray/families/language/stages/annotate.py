@@ -42,7 +42,8 @@ class Annotate(Stage):
 
     @property
     def most_bytes(self) -> int | None:
-        """Upper bound in bytes of this stage's files; None if the model's width is unknown."""
+        """Upper bound in bytes of the outputs, beside which the files hold the output layer; None
+        if the model's width is unknown."""
         width, rows = initial_of(self.teacher).width, self.tokens.rows * len(self.parts)
         position = 6 * self.top_k + 4 if self.top_k else width and 2 * width
         return position and position * rows * (self.max_length or DEFAULT_SEQUENCE_LENGTH)
@@ -57,12 +58,12 @@ class Annotate(Stage):
         from l2kd_ray.families.language.stages.teachers import Live
 
         own, model = opened(self.teacher, context)
-        text, live = own, Live(model)
+        text = own
         if self.tokenizer is not None:
             text = SequenceFormat.load(context.files_of(self.tokenizer))
-        if self.top_k is not None and self.top_k >= live.vocabulary:
-            raise ValueError(f"kd.top_k={self.top_k}: the vocabulary has {live.vocabulary} tokens")
-        longest = min(self.max_length or live.model.context, live.model.context)
+        if self.top_k is not None and self.top_k >= model.vocabulary:
+            raise ValueError(f"kd.top_k={self.top_k}: the vocabulary has {model.vocabulary} tokens")
+        longest = min(self.max_length or model.context, model.context)
         encoded = Encoded.load(context.files_of(self.tokens))
         samples = Corpus(encoded, self.tokens.task, text.room(self.tokens.task, longest))
         rows = [
@@ -74,6 +75,6 @@ class Annotate(Stage):
             translation = Translation.load(text, context.files_of(self.teacher))
             rows = [replace(row, shown=translation.of(row.sequence)[0]) for row in rows]
             own.save(context.out)
-            live.model.lm.config.save_pretrained(context.out)
+            model.lm.config.save_pretrained(context.out)
         half = self.precision == "bfloat16"
-        return {"positions": write(rows, live, context, half=half, keep=self.top_k)}
+        return {"positions": write(rows, Live(model), context, half=half, keep=self.top_k)}

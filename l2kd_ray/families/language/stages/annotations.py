@@ -9,7 +9,7 @@ samples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class Cached:
             return {}
         rows = [row for row in rows if row.index < PROBED]
         kept = self.annotate(rows, device)
-        positions = [position for row in rows for position in self._positions(row)]
+        positions = [p for row in rows for p in range(*self._bounds(row)[:, 0].tolist())]
         assert isinstance(kept, MostLikely)
         hidden = self._probe[positions].to(device, self._head.weight.dtype)
         layer = self._head.weight, self._head.bias
@@ -112,15 +112,15 @@ class Cached:
             )
             return gradients.bias(chunks, objective.temperature, objective.loaded_divergence)
 
-    def _positions(self, row: SequenceRow) -> range:
-        """The indices of the row's positions among all annotated positions."""
+    def _bounds(self, row: SequenceRow) -> NDArray[np.int64]:
+        """[2, 2]: the first position and the first token of the row, and of the one after it."""
         number = row.index * len(self._parts) + self._parts.index(row.part)
-        return range(*self._offsets[number : number + 2, 0].tolist())
+        bounds: NDArray[np.int64] = self._offsets[number : number + 2]
+        return bounds
 
     def _pieces(self, row: SequenceRow) -> Iterator[dict[str, NDArray[Any]]]:
         """The stored arrays of a row, from each shard that holds a part of it."""
-        number = row.index * len(self._parts) + self._parts.index(row.part)
-        (start, before), (end, after) = self._offsets[number : number + 2].tolist()
+        (start, before), (end, after) = self._bounds(row).tolist()
         whole = len(row.read.tokens)
         # A context that is cut elsewhere leaves as many answer tokens, of another text.
         if (end - start, after - before) != (whole - row.read.supervised, whole):
@@ -153,55 +153,47 @@ def write(
 
     `half`: compute in bfloat16, as its training did; `keep`: store this many most likely tokens.
     """
-    _write(rows, live, context, half=half, top_k=keep)
+
+    def work(part: Sequence[SequenceRow]) -> dict[str, Tensor]:
+        with torch.autocast(torch.device(context.device).type, torch.bfloat16, enabled=half):
+            found = live.annotate(part, context.device)
+        return _best(found, keep) if keep else {_HIDDEN: found.hidden.half().cpu()}
+
+    alone = not live.model.is_shared_out
+    size = _BATCH if context.device == "cpu" or not alone else _LARGE_BATCH
+    for number, shard in enumerate(_shards(in_parts(work, rows, size, again=alone))):
+        if context.rank == 0:
+            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
     if keep is not None:
         probed = [row for row in rows if row.index < PROBED]
         exact = live.annotate(probed, context.device).hidden
         save_file({_HIDDEN: exact.half().cpu()}, context.out / _PROBE)
     sizes = [(len(row.read.tokens) - row.read.supervised, len(row.read.tokens)) for row in rows]
     np.save(context.out / OFFSETS, np.cumsum([(0, 0), *sizes], axis=0, dtype=np.int64))
-    layer = {name: value.detach().cpu() for name, value in live.model.head.named_parameters()}
-    save_file({name: value.clone() for name, value in layer.items()}, context.out / HEAD)
+    layer = live.model.head.state_dict()
+    save_file({name: value.cpu().clone() for name, value in layer.items()}, context.out / HEAD)
     return sum(positions for positions, _ in sizes)
 
 
-def _write(
-    rows: Sequence[SequenceRow],
-    live: Live,
-    context: Context,
-    *,
-    half: bool = False,
-    top_k: int | None = None,
-) -> None:
-    """Write the shards of the teacher's outputs at `rows`."""
-
-    def work(part: Sequence[SequenceRow]) -> dict[str, Tensor]:
-        with torch.autocast(torch.device(context.device).type, torch.bfloat16, enabled=half):
-            found = live.annotate(part, context.device)
-        return _best(found, top_k) if top_k else {_HIDDEN: found.hidden.half().cpu()}
-
+def _shards(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The tensors of all parts one after another, cut anew: `SHARD_POSITIONS` at a time."""
     waiting: list[dict[str, Tensor]] = []
-    number = count = 0
-
-    def write_shard() -> None:
-        nonlocal waiting, number, count
-        joined = {name: torch.cat([one[name] for one in waiting]) for name in waiting[0]}
-        if context.rank == 0:
-            shard = {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
-            save_file(shard, context.out / _SHARD.format(f"{number:05}"))
-        waiting = [{name: value[SHARD_POSITIONS:] for name, value in joined.items()}]
-        number, count = number + 1, max(0, count - SHARD_POSITIONS)
-
-    alone = not live.model.is_shared_out
-    size = _BATCH if context.device == "cpu" or not alone else _LARGE_BATCH
-    for kept in in_parts(work, rows, size, again=alone):
+    count = 0
+    for part in parts:
         # Joined once a shard: joining at every batch copies all that waits.
-        waiting.append(kept)
-        count += len(next(iter(kept.values())))
+        waiting.append(part)
+        count += len(next(iter(part.values())))
         while count >= SHARD_POSITIONS:
-            write_shard()
+            joined = _joined(waiting)
+            yield {name: value[:SHARD_POSITIONS].clone() for name, value in joined.items()}
+            waiting = [{name: value[SHARD_POSITIONS:] for name, value in joined.items()}]
+            count -= SHARD_POSITIONS
     if count:
-        write_shard()
+        yield _joined(waiting)
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([one[name] for one in parts]) for name in parts[0]}
 
 
 def _best(found: Knowledge, k: int) -> dict[str, Tensor]:

@@ -37,6 +37,10 @@ class Importance(Stage):
     seed: int
     former: Importance | None
 
+    @property
+    def amount(self) -> float:
+        return float(self.samples)
+
     def run(self, context: Context) -> Scores:
         import torch
         from safetensors.torch import load_file, save_file
@@ -64,7 +68,8 @@ class Importance(Stage):
             for name, former in load_file(context.files_of(self.former) / IMPORTANCE_FILE).items():
                 importance[name] += former
         save_file(importance, context.out / IMPORTANCE_FILE)
-        return {"mean": float(sum(v.sum() for v in importance.values()) / _size(importance))}
+        size = sum(value.numel() for value in importance.values())
+        return {"mean": float(sum(value.sum() for value in importance.values()) / size)}
 
     def _sequences(self, model: CausalLM, context: Context) -> list[TrainingSequence]:
         from l2kd_ray.families.language.model.corpus import Corpus
@@ -92,7 +97,3 @@ class Importance(Stage):
             logits=logits.detach(), validate_args=False
         ).sample()
         return torch.nn.functional.cross_entropy(logits, drawn, reduction="sum")
-
-
-def _size(tensors: dict[str, Tensor]) -> int:
-    return sum(value.numel() for value in tensors.values())

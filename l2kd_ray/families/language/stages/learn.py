@@ -8,7 +8,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from l2kd_ray.core.randomness import generator
-from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
+from l2kd_ray.core.stage import Context, Scores, TrainingStage
 from l2kd_ray.distill.objectives import SoftTargets
 from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.language.stages.adapters import Adapter
@@ -20,7 +20,7 @@ from l2kd_ray.families.language.stages.on_policy import (
     OwnTeacher,
     Sampling,
 )
-from l2kd_ray.families.language.stages.replay import read_samples
+from l2kd_ray.families.language.stages.replay import FormerSamples, read_samples
 from l2kd_ray.families.language.stages.start import Initial, initial_of
 from l2kd_ray.families.language.stages.tokens import LossPart, Tokens
 from l2kd_ray.families.settings import Precision
@@ -58,7 +58,7 @@ class Learn(TrainingStage):
     average: float = 0.0
     """Weight of `start` in the average with the trained weights."""
     adapter: Adapter | None = None
-    replay: Stage | None = None
+    replay: FormerSamples | None = None
     replay_weight: str | float | None = None
     teacher: Learn | Annotate | None = None
     targets: Tokens | None = None
@@ -225,23 +225,23 @@ class Learn(TrainingStage):
         if self.targets is None and self.sampling is None and whole:
             share = weight if teacher else 0.0
             return (SampleSource(gold, teacher=teacher, share=share, translation=translation),)
-        if self.targets is None:
-            taught: Sequence[Sample] = gold
-        else:
+        taught: Sequence[Sample] = gold
+        if self.targets is not None:
             taught = self._samples(self.targets, text, model, context)
+        parts: tuple[LossPart, ...] = self.parts if whole else ("qa",)
         sources = [
             SampleSource(
                 taught,
                 weight,
                 teacher,
                 share,
-                parts=self.parts if whole else ("qa",),
+                parts=parts,
                 own=self.sampling is not None,
                 demonstration=self._demonstration(text, model),
                 translation=translation,
                 skip=self.own_teacher.skip_tokens if self.own_teacher else 0,
             ),
-            SampleSource(gold, 1 - weight, parts=self.parts if whole else ("qa",)),
+            SampleSource(gold, 1 - weight, parts=parts),
             # The student itself has nothing to teach about a task's questions.
             SampleSource(gold, parts=() if whole else ("lm",)),
         ]

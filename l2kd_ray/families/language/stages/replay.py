@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,20 @@ class Written:
 
 
 @dataclass(frozen=True, eq=False)
-class Replay(Stage):
+class FormerSamples(Stage):
+    """Samples of former tasks, as many as the quotas want. Files: `samples.jsonl`."""
+
+    kind = "replay"
+    quotas: tuple[Quota, ...]
+
+    @property
+    def amount(self) -> float:
+        """The number of samples that are wanted."""
+        return float(sum(quota.count for quota in self.quotas))
+
+
+@dataclass(frozen=True, eq=False)
+class Replay(FormerSamples):
     """Pseudo-samples by top-k sampling from each task's prompt, at the model's temperature.
 
     They are kept if they hold `<ans>` exactly once and pass the `filters` and the `judges` (one per
@@ -75,12 +88,10 @@ class Replay(Stage):
     are read for the labels, and to measure the samples' quality.
     """
 
-    kind = "replay"
     version = 2
     distributable = True
     default_seconds = 120.0
     model: Stage
-    quotas: tuple[Quota, ...]
     top_k: int
     temperature: float | None
     max_length: int | None
@@ -90,10 +101,6 @@ class Replay(Stage):
     refill: bool = False
     precision: str | None = None
     """The type of the weights that write and judge; None: float32."""
-
-    @property
-    def amount(self) -> float:
-        return float(sum(quota.count for quota in self.quotas))
 
     def run(self, context: Context) -> Scores:
         from l2kd_ray.families.language.stages.reading import opened
@@ -127,9 +134,8 @@ class Replay(Stage):
 
         longest = min(self.max_length or model.context, model.context)
         prompts = [text.prompt(task) for task in tasks]
-        rooms = [
-            longest - len(prompt) - 1 for prompt in prompts
-        ]  # 1 for the eos appended to an unended one
+        # One token is left for the eos that is appended to a sample without one.
+        rooms = [longest - len(prompt) - 1 for prompt in prompts]
         numbers = {q.task: sum(one.task == q.task for one in before) for q in self.quotas}
         streams = []
         for task in tasks:
@@ -188,7 +194,7 @@ class Replay(Stage):
         copies = {(task, "".join(words)) for task, texts in real.items() for words in texts}
         pairs = list(zip((sample.task for sample in kept), words, strict=True))
         return {
-            "wanted": sum(quota.count for quota in self.quotas),
+            "wanted": self.amount,
             "written": len(written),
             "kept": len(kept),
             "valid": _percent(one.sample is not None for one in written),
@@ -202,20 +208,14 @@ class Replay(Stage):
 
 
 @dataclass(frozen=True, eq=False)
-class RealSamples(Stage):
+class RealSamples(FormerSamples):
     """Real examples of former tasks, drawn at random: LAMOL-real's replay, GEM's memory."""
 
-    kind = "replay"
     needs_gpu = False
     initial: Stage
     """The model by whose tokenizer and context length the samples are cut."""
-    quotas: tuple[Quota, ...]
     max_length: int | None
     seed: int
-
-    @property
-    def amount(self) -> float:
-        return float(sum(quota.count for quota in self.quotas))
 
     def run(self, context: Context) -> Scores:
         from transformers import AutoConfig
@@ -236,7 +236,7 @@ class RealSamples(Stage):
             for sample in Corpus.of(chosen, text, quota.task, longest):
                 kept.append(Written(quota.task, text.qa(sample).tokens, True, sample, []))
         write_samples(context.out, kept, text)
-        return {"wanted": sum(quota.count for quota in self.quotas), "kept": len(kept)}
+        return {"wanted": self.amount, "kept": len(kept)}
 
 
 def write_samples(folder: Path, written: Iterable[Written], text: SequenceFormat) -> None:
@@ -248,16 +248,11 @@ def write_samples(folder: Path, written: Iterable[Written], text: SequenceFormat
 
 def read_samples(folder: Path) -> list[Sample]:
     """The kept samples of a replay stage's files."""
-    return list(_kept(folder))
-
-
-def _kept(folder: Path) -> Iterator[Sample]:
     from l2kd_ray.families.language.model.sequences import Sample
 
     with (folder / SAMPLES).open(encoding="utf-8") as file:
-        for line in map(json.loads, file):
-            if not line["faults"]:
-                yield Sample(line["task"], line["question_tokens"], line["answer_tokens"])
+        kept = [line for line in map(json.loads, file) if not line["faults"]]
+    return [Sample(one["task"], one["question_tokens"], one["answer_tokens"]) for one in kept]
 
 
 def _compare(

@@ -27,17 +27,14 @@ class TextLoss(Evaluate):
     max_length: int | None
 
     def run(self, context: Context) -> Scores:
-        import torch
-
         from l2kd_ray.families.language.stages.reading import opened
 
         text, model = opened(self.model, context)
         total = count = 0.0
         for sequence in self._pieces(model, text, context):
-            log_p = log_probabilities(model, sequence, context.device)
-            targets = torch.tensor(sequence.tokens[sequence.supervised :], device=context.device)
-            total -= float(log_p.gather(-1, targets.unsqueeze(-1)).sum())
-            count += len(targets)
+            loss, tokens = cross_entropy(model, sequence)
+            total += loss
+            count += tokens
         return {"cross_entropy": total / count, "tokens": count}
 
     def _pieces(
@@ -81,8 +78,7 @@ class Drift(Evaluate):
         total = count = 0.0
         for sample in Corpus.of(self.examples.load(context), text, task, longest):
             sequence = text.qa(sample)
-            before = log_probabilities(initial, sequence, context.device)
-            after = log_probabilities(model, sequence, context.device)
+            before, after = (log_probabilities(one, sequence) for one in (initial, model))
             total += float((before.exp() * (before - after)).sum())
             count += len(before)
         return {"kl": total / count, "tokens": count}
@@ -138,10 +134,20 @@ class Harness(Measure):
         return scores
 
 
-def log_probabilities(model: CausalLM, sequence: TrainingSequence, device: str) -> Tensor:
+def cross_entropy(model: CausalLM, sequence: TrainingSequence) -> tuple[float, int]:
+    """The sum over a sequence's supervised tokens, in nats, and their number."""
+    import torch
+
+    log_p = log_probabilities(model, sequence)
+    targets = torch.tensor(sequence.tokens[sequence.supervised :], device=log_p.device)
+    return -float(log_p.gather(-1, targets.unsqueeze(-1)).sum()), len(targets)
+
+
+def log_probabilities(model: CausalLM, sequence: TrainingSequence) -> Tensor:
     """[supervised tokens, V]: the log-probabilities that predict a sequence's supervised tokens."""
     import torch
 
+    device = model.device
     with torch.inference_mode():
         ids = torch.tensor([sequence.tokens], device=device)
         places = torch.arange(sequence.supervised - 1, len(sequence.tokens) - 1, device=device)

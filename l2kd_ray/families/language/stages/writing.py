@@ -14,7 +14,7 @@ from l2kd_ray.families.language.model.causal_lm import CausalLM
 from l2kd_ray.families.language.model.generation import TopK, generate, greedy
 from l2kd_ray.families.language.model.sequences import Sample, SequenceFormat, TokenIds
 from l2kd_ray.families.language.stages.on_policy import Sampling
-from l2kd_ray.families.language.stages.retention import log_probabilities
+from l2kd_ray.families.language.stages.retention import cross_entropy
 
 Question = tuple[int, int, Sample]
 """The step that learns from the answer, the sample's index, and the sample."""
@@ -68,18 +68,12 @@ class Writer:
 
     def _losses(self, samples: Sequence[Sample]) -> list[tuple[float, int]]:
         """The cross-entropy of each given answer, and its number of tokens."""
-        found = []
-        for sample in samples:
-            sequence = self._text.qa(sample)
-            log_p = log_probabilities(self._model, sequence, str(self._model.device))
-            targets = torch.tensor(sequence.tokens[sequence.supervised :], device=log_p.device)
-            found.append((-float(log_p.gather(-1, targets[:, None]).sum()), len(targets)))
-        return found
+        return [cross_entropy(self._model, self._text.qa(sample)) for sample in samples]
 
     def write(self, questions: Iterable[Question]) -> None:
         """Write the answers of the next steps in place of those before."""
         asked = [
-            (step, index, sample) for step, index, sample in questions if self._is(step, index)
+            (step, index, sample) for step, index, sample in questions if self._writes(step, index)
         ]
         answers = self._context.shared_out(self._generated, asked)
         self._model.train()
@@ -93,7 +87,7 @@ class Writer:
         """The answer to a sample's question, with eos if it ended; None where the data has it."""
         return self._answers.get((step, index))
 
-    def _is(self, step: int, index: int) -> bool:
+    def _writes(self, step: int, index: int) -> bool:
         """Whether the student writes this answer."""
         seed, task = self._stream
         share = self.share
