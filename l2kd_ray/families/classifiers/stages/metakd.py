@@ -125,7 +125,7 @@ class MetaTeach(Classify):
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
             save_file(model.corruption.state_dict(), context.out / _CORRUPTION)
-        return leave(model.classifier, labels, curve, context)
+        return leave(model.classifier, labels, lessons, curve, context)
 
     def _weighed(self, pool: list[Item], context: Context) -> list[Item]:
         import torch
@@ -219,7 +219,7 @@ class MetaDistil(TrainingStage):
             stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
-        return leave(model.classifier, labels, curve, context)
+        return leave(model.classifier, labels, lessons, curve, context)
 
     def _items(self, labels: Labels, model: Classifier, context: Context) -> list[Item]:
         """The domain's training items with their weights.
