@@ -177,16 +177,15 @@ def span_sets_as_tags(teacher: Spans, student: IndependentTokens, b: int, n: int
     return scores.softmax(0), log_students
 
 
-def tree_models(single: bool, projective: bool) -> Callable[[Any, Any, int, int], Enumerated]:
+def tree_models(projective: bool) -> Callable[[Any, Any, int, int], Enumerated]:
     def enumerated(teacher: Any, student: Any, b: int, n: int) -> Enumerated:
-        y = trees(n, single, projective)
+        y = trees(n, projective=projective)
         scores = [arc_scores(model.scores[b], y) for model in (teacher, student)]
         return scores[0].softmax(0), scores[1].log_softmax(0)
 
     return enumerated
 
 
-multi_root = partial(NonProjective, single_root=False)
 CASES: dict[str, Case] = {
     "1a": Case(chain, chain, chain_to_chain, label_models(of_chain, of_chain)),
     "1b": Case(
@@ -206,25 +205,19 @@ CASES: dict[str, Case] = {
         partial(arcs, NonProjective),
         partial(arcs, NonProjective),
         unchanged,
-        tree_models(True, False),
+        tree_models(False),
     ),
     "heads => trees": Case(
         partial(arcs, Heads),
         partial(arcs, NonProjective),
         partial(heads_to_trees, trees=NonProjective),
-        tree_models(True, False),
-    ),
-    "heads => multi-root trees": Case(
-        partial(arcs, Heads),
-        partial(arcs, multi_root),
-        partial(heads_to_trees, trees=multi_root),
-        tree_models(False, False),
+        tree_models(False),
     ),
     "heads => projective trees": Case(
         partial(arcs, Heads),
         partial(arcs, Projective),
         partial(heads_to_trees, trees=Projective),
-        tree_models(True, True),
+        tree_models(True),
     ),
 }
 every_case = pytest.mark.parametrize("name", CASES)
