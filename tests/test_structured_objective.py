@@ -30,7 +30,7 @@ from l2kd_ray.distill.structured.baselines import path_marginals, top_k
 from l2kd_ray.distill.structured.cases import distillation
 from l2kd_ray.distill.structured.chain import Chain
 from l2kd_ray.distill.structured.eisner import Projective
-from l2kd_ray.distill.structured.labelled import LabelledArcs
+from l2kd_ray.distill.structured.labelled import LabelledArcs, RelativeLabels
 from l2kd_ray.distill.structured.objective import (
     StructuralKD,
     annealed_weight,
@@ -123,13 +123,9 @@ def parser(make: Callable[..., Any], seed: int, lengths: Tensor) -> LabelledArcs
 
 
 # Parsing as labelling: a label is a relative head (0 the root) and a relation.
-OFFSETS = torch.tensor([0, -1, 1, 1, 2])
-NAMED = torch.tensor([0, 1, 0, 1, 1])
-
-
-def as_labels(teacher: LabelledArcs, local: float = 1.0) -> Any:
-    heads = offset_heads(OFFSETS, teacher.lengths, N)
-    return arcs_to_labels(teacher, local, heads=heads, relations=NAMED)
+OFFSETS, NAMED = (0, -1, 1, 1, 2), (0, 1, 0, 1, 1)
+SPELLED = tuple(f"{offset}:{named}" for offset, named in zip(OFFSETS, NAMED, strict=True))
+as_labels = partial(arcs_to_labels, labels=RelativeLabels(SPELLED))
 
 
 def of_chain(batch: Chain, b: int, y: Tensor) -> Tensor:
@@ -421,8 +417,7 @@ def test_head_selection_has_no_finite_cross_entropy_with_trees_unless_conditione
 def test_words_whose_labels_name_no_head_get_the_uniform_distribution() -> None:
     length = torch.tensor([1])
     teacher = parser(partial(arcs, Heads), 1, length)
-    heads = offset_heads(torch.tensor([-1, 1]), length, N)
-    (labels,) = arcs_to_labels(teacher, heads=heads, relations=torch.tensor([0, 1]))
+    (labels,) = arcs_to_labels(teacher, labels=RelativeLabels(("-1:0", "1:1")))
     close(labels[0, 0], torch.tensor([0.5, 0.5]).double())
 
 
