@@ -102,8 +102,12 @@ def resolve(
         _check_labels(spec.name, {split: read[source] for split, source in sources.items()}, where)
     limits = {split: getattr(spec, f"max_{split}") or caps.get(split) for split in SPLITS}
     _check_sources(spec.name, sources, limits, where)
+
+    def rows_of(data: TaskData) -> list[Example]:
+        return data.select(read[data.source])
+
     whole = {split: _uncapped(spec, split, sources, data_seed) for split in SPLITS}
-    uncapped = {split: data.select(read[data.source]) for split, data in whole.items()}
+    uncapped = {split: rows_of(data) for split, data in whole.items()}
     splits: dict[Part, TaskData] = {
         split: _capped(data, len(uncapped[split]), limits[split], data_seed)
         for split, data in whole.items()
@@ -113,10 +117,10 @@ def resolve(
         remarks += _numbered(sources["train"], read[sources["train"]])
     drawn = [splits["train"].drawn(seed) for seed in dict.fromkeys(seeds or (data_seed,))]
     if splits["train"].cap is not None:
-        samples = {one.cap_seed or 0: one.select(read[one.source]) for one in drawn}
+        samples = {one.cap_seed or 0: rows_of(one) for one in drawn}
         remarks += _drawn(uncapped["train"], samples, kind)
     if kind == "tag":
-        _check_tags(spec.name, [one.select(read[one.source]) for one in drawn], where)
+        _check_tags(spec.name, map(rows_of, drawn), where)
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, drawn, read[sources["train"]])
@@ -124,13 +128,8 @@ def resolve(
     # The task's own metric is still shown if the study sets another.
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
-    counts: Mapping[Split, TaskData] = {
-        "train": drawn[0],
-        "dev": splits["dev"],
-        "test": splits["test"],
-    }
     chosen: dict[Split, list[Example]] = {
-        split: data.select(read[data.source]) for split, data in counts.items()
+        split: rows_of(drawn[0] if split == "train" else splits[split]) for split in SPLITS
     }
     for split, examples in chosen.items():
         for one in (metric, *extras):
