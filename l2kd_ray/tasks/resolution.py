@@ -53,6 +53,8 @@ _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "dev": ("validation", "dev", "valid"),
     "test": ("test",),
 }
+_UNKNOWN = Entry("text-to-text", "", "")
+"""Says nothing of a hub dataset that the registry does not have."""
 _FORMATS = {name: reader for name, reader in READERS.items() if reader.of_file}
 """The readers that a study may name."""
 Sources = dict[Split, Source]
@@ -459,19 +461,16 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
 
 def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Sources:
     """The hub's splits at one commit; the registry's columns and labels are its own hub id's."""
-    registered_entry = entry if entry and entry.hub == hub_id else None
-    config = spec.config or (registered_entry.config if registered_entry else None)
+    known = entry if entry and entry.hub == hub_id else _UNKNOWN
+    config = spec.config or known.config
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    columns: Mapping[str, str] = registered_entry.columns if registered_entry else {}
-    labels = registered_entry.labels if registered_entry else ()
-    options = _table_options(spec, entry, {**columns, **spec.columns}, labels)
+    options = _table_options(spec, entry, {**known.columns, **spec.columns}, known.labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
-    registered = registered_entry.splits if registered_entry else {}
-    given: dict[Split, str] = {**registered, **spec.splits}
+    given: dict[Split, str] = {**known.splits, **spec.splits}
     # A split that serves as another one must not become dev, too: GLUE's validation is test here.
-    free = () if registered else [n for n in _HUB_SPLITS["dev"] if n not in given.values()]
+    free = () if known.splits else [n for n in _HUB_SPLITS["dev"] if n not in given.values()]
     usual: Mapping[Split, Sequence[str]] = {**_HUB_SPLITS, "dev": free}
     sources: Sources = {}
     for split in SPLITS:
