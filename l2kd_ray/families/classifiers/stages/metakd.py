@@ -238,10 +238,10 @@ class MetaDistil(TrainingStage):
         ]
         if self.expertise is None:
             return items
-        weights = self._weights(labels, items, context)
+        weights = self._weights(items, context)
         return [replace(one, expertise=own) for one, own in zip(items, weights, strict=True)]
 
-    def _weights(self, labels: Labels, items: list[Item], context: Context) -> list[float]:
+    def _weights(self, items: list[Item], context: Context) -> list[float]:
         import torch
 
         from l2kd_ray.distill.prototypes import expertise
