@@ -108,9 +108,8 @@ def _pseudo_labels(
 ) -> Parts:
     """The label counts of the teacher's best sequences."""
     if not isinstance(teacher, Chain):  # words are labelled independently of each other
-        mu = (teacher.marginals() if isinstance(teacher, IndependentTokens) else project(teacher))[
-            0
-        ]
+        tokens = isinstance(teacher, IndependentTokens)
+        (mu,) = teacher.marginals() if tokens else project(teacher)
         teacher = IndependentTokens(mu.log(), teacher.lengths)
     parts = best(teacher)
     return parts if row.student == "chain" else (parts.tokens,)

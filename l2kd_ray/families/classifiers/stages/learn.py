@@ -122,10 +122,9 @@ class Classify(TrainingStage):
         model, labels = load_classifier(context.files_of(self.start))
         taught = {k: v for stage in self.taught for k, v in stage.load(context).items()}
         items = self.items(labels, model, taught, context)
+        shared = {SHARED: list(chain.from_iterable(items.values()))}
         lessons = ClassifierLessons(
-            pools={SHARED: [one for own in items.values() for one in own]}
-            if self.pooled
-            else items,
+            pools=shared if self.pooled else items,
             objective=LabelLoss(
                 self.weight or 0.0, self.over or "mean", self._scales(labels, items)
             ),
