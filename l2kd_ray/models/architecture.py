@@ -8,8 +8,6 @@ from typing import Any
 
 UNLIMITED = 2**20
 """Length in tokens of what an architecture without a limit reads."""
-
-
 _PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
 """Types of model whose positions are counted from the padding token's id + 1."""
 
