@@ -39,7 +39,9 @@ class StructureBuilder(LabelBuilder):
     @classmethod
     def kinds(cls, settings: Settings) -> Collection[TaskKind]:
         sections: Any = settings.family
-        return ("tag",) if CASES[sections.structkd.case].tags else ("parse",)
+        if CASES[sections.structkd.case].tags:
+            return ("tag",)
+        return ("parse",)
 
     def check_settings(self) -> None:
         super().check_settings()
