@@ -225,6 +225,19 @@ def test_a_meta_teacher_without_its_parts_is_a_teacher_of_all_domains(store: Sto
     assert same(weights(plain, store), weights(every, store))
 
 
+def test_every_training_counts_the_texts_that_it_cuts(store: Store) -> None:
+    found = study(methods=["metakd", "mkd"], train={**TOPICS["train"], "max_length": 8})
+    last = student(found, "metakd")
+    for stage in (last, last.teacher, student(found, "mkd"), student(found, "single")):
+        scores = obtain(stage, store)
+        model, _ = load_classifier(store.fetch(stage.kind, stage.key))
+        examples = [one for task in stage.tasks for one in task.source.data.examples()]
+        lost = [n for n in model.body.excess([(one.context,) for one in examples]) if n > 0]
+        assert lost
+        assert scores["cut/contexts"] == len(lost)
+        assert scores["cut/context_tokens"] == sum(lost)
+
+
 def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
     arms = [
         meta("whole"),

@@ -11,7 +11,7 @@ from helpers.language import FORMAT, make_format, make_model
 from helpers.studies import source_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import RobertaConfig, RobertaModel
+from transformers import AutoConfig, AutoModel
 
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.store import Store
@@ -184,12 +184,27 @@ def test_a_frozen_model_has_no_dropout_and_no_gradient() -> None:
     assert not any(weight.requires_grad for weight in frozen.parameters())
 
 
-def test_the_longest_sequence_of_positions_that_are_counted_from_the_padding() -> None:
-    config = RobertaConfig(
-        vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-        intermediate_size=8, max_position_embeddings=12, pad_token_id=1,
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize(
+    ("arch", "more"),
+    [
+        ("roberta", {}),
+        ("data2vec-text", {}),
+        ("ibert", {}),
+        ("luke", {"entity_vocab_size": 4, "entity_emb_size": 8}),
+        ("mpnet", {}),
+        ("roberta-prelayernorm", {}),
+        ("xmod", {"default_language": "en_XX"}),
+    ],
+)
+def test_the_longest_sequence_of_positions_that_are_counted_from_the_padding(
+    arch: str, more: dict[str, Any], padding: int
+) -> None:
+    config = AutoConfig.for_model(
+        arch, vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=8, max_position_embeddings=12, pad_token_id=padding, **more,
     )  # fmt: skip
-    model, limit = RobertaModel(config), position_limit(config)
+    model, limit = AutoModel.from_config(config), position_limit(config)
     assert limit is not None
     model(torch.full((1, limit), 5))
     with pytest.raises((IndexError, RuntimeError)):

@@ -100,9 +100,9 @@ def enumerate_heads(batch: Heads, b: int, n: int) -> Enumerated:
 
 
 def enumerate_trees(
-    batch: NonProjective | Projective, b: int, n: int, single: bool, projective: bool
+    batch: NonProjective | Projective, b: int, n: int, projective: bool = False
 ) -> Enumerated:
-    y = trees(n, single, projective)
+    y = trees(n, projective=projective)
     return y, arc_scores(batch.scores[b], y)
 
 
@@ -111,18 +111,8 @@ FACTORISATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Enumerated]]] 
     "chain": (chain, enumerate_chain),
     "spans": (spans, enumerate_spans),
     "heads": (partial(arcs, Heads), enumerate_heads),
-    "single-root": (
-        partial(arcs, NonProjective),
-        partial(enumerate_trees, single=True, projective=False),
-    ),
-    "multi-root": (
-        partial(arcs, partial(NonProjective, single_root=False)),
-        partial(enumerate_trees, single=False, projective=False),
-    ),
-    "projective": (
-        partial(arcs, Projective),
-        partial(enumerate_trees, single=True, projective=True),
-    ),
+    "trees": (partial(arcs, NonProjective), enumerate_trees),
+    "projective": (partial(arcs, Projective), partial(enumerate_trees, projective=True)),
 }
 every = pytest.mark.parametrize("name", FACTORISATIONS)
 
@@ -374,7 +364,7 @@ def test_forbidden_spans_and_arcs() -> None:
     tree = arcs(NonProjective, 2, [5, 3], 1.0)
     tree.scores[:, 1, 0], tree.scores[:, 0, 3] = -torch.inf, -torch.inf
     parser = Projective(tree.scores, tree.lengths)
-    for structure, name in ((batch, "spans"), (tree, "single-root"), (parser, "projective")):
+    for structure, name in ((batch, "spans"), (tree, "trees"), (parser, "projective")):
         leaf, inputs = with_leaves(structure)
         loss = leaf.log_partition() - inner(structure.marginals(), leaf.potentials())
         for part in torch.autograd.grad(loss.sum(), inputs):
@@ -404,40 +394,37 @@ def test_matrix_tree_and_eisner_survive_confident_roots() -> None:
         close(found, arc_scores(scores[0], mask).logsumexp(0))
 
 
-@pytest.mark.parametrize("single_root", [True, False])
-def test_words_that_prefer_each_other_as_heads_do_not_break_the_determinant(
-    single_root: bool,
-) -> None:
+def test_words_that_prefer_each_other_as_heads_do_not_break_the_determinant() -> None:
     scores = draw(3, 3, 5, 6, scale=3.0)
     scores[0, 1, 3] = scores[0, 2, 2] = 60.0  # to float64, words 2 and 3 are a closed cycle
     scores[1, :, 1:] += 800.0
     scores[2, 1, [0, 1, 4, 5]], scores[2, 2, 2] = -torch.inf, 50.0
-    batch, inputs = with_leaves(NonProjective(scores, torch.tensor([5, 4, 5]), single_root))
+    batch, inputs = with_leaves(NonProjective(scores, torch.tensor([5, 4, 5])))
     (marginals,), log_z = batch.marginals(), batch.log_partition()
     (gradient,) = torch.autograd.grad(log_z.sum(), inputs)
     for b, n in enumerate([5, 4, 5]):
-        y, all_scores = enumerate_trees(batch, b, n, single_root, False)
+        y, all_scores = enumerate_trees(batch, b, n)
         close(log_z[b], all_scores.logsumexp(0))
         close(marginals[b, :n], frequencies(y, all_scores.softmax(0), 6))
     close(gradient, marginals)
 
 
 @some
-@given(seed=st.integers(0, 10_000), n=st.integers(6, 9), single=st.booleans())
+@given(seed=st.integers(0, 10_000), n=st.integers(6, 9))
 def test_spanning_trees_of_longer_sentences_are_trees_no_single_change_improves(
-    seed: int, n: int, single: bool
+    seed: int, n: int
 ) -> None:
     scores = draw(seed, n, n + 1)
-    tree = maximum_spanning_tree(scores.numpy(), single)
+    tree = maximum_spanning_tree(scores.numpy())
     heads = torch.from_numpy(tree)
     assert is_tree(heads[None]).all()
-    assert not single or int((heads == 0).sum()) == 1
+    assert int((heads == 0).sum()) == 1
     best = scores[np.arange(n), heads].sum()
     for word in range(n):
         for head in range(n + 1):
             other = heads.clone()
             other[word] = head
-            if is_tree(other[None]).all() and (not single or int((other == 0).sum()) == 1):
+            if is_tree(other[None]).all() and int((other == 0).sum()) == 1:
                 assert scores[np.arange(n), other].sum() <= best + 1e-9
 
 

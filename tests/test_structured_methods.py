@@ -18,6 +18,7 @@ from l2kd_ray.core.store import Store
 from l2kd_ray.distill.structured.case_table import CASES, Objective
 from l2kd_ray.errors import InputError
 from l2kd_ray.experiment import Experiment
+from l2kd_ray.families.structures.model.features import WordFeatures
 from l2kd_ray.families.structures.model.structured import StructuredModel
 from l2kd_ray.families.structures.stages.learn import tag
 from l2kd_ray.families.structures.stages.lessons import Best, StructuredLessons
@@ -358,3 +359,20 @@ def test_training_sentences_beyond_max_length_are_left_out_and_counted(store: St
     assert obtain(plain, store)["cut/left_out"] == 0
     everything = student(study(train={**TAGS["train"], "max_length": lengths[-1]}))  # type: ignore[dict-item]
     assert same(weights(everything, store), weights(plain, store))
+
+
+def test_what_an_encoder_cuts_is_counted_in_training_and_in_evaluation(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def excess(self: WordFeatures, sentences: list[list[str]]) -> list[int]:
+        return [len(sentence) - 8 for sentence in sentences]
+
+    monkeypatch.setattr(WordFeatures, "excess", excess)
+    trial = next(t for t in study().trials() if t.method == "structkd")
+    evaluation = trial.steps[-1][-1].stage
+    (trained,) = evaluation.model.tasks
+    for stage, examples in ((evaluation.model, trained.source), (evaluation, evaluation.examples)):
+        lost = [len(one.context.split(" ")) - 8 for one in examples.data.examples()]
+        scores = obtain(stage, store)
+        assert scores["cut/contexts"] == sum(n > 0 for n in lost) > 0
+        assert scores["cut/context_tokens"] == sum(n for n in lost if n > 0)

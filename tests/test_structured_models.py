@@ -322,6 +322,16 @@ def test_a_pretrained_encoder_keeps_the_contract(encoder: Pretrained, tmp_path: 
     assert model.decode(model(model.prepare(sentences), "t"), "t") == labels
 
 
+def test_the_excess_of_a_sentence_is_that_of_its_subwords(encoder: Pretrained) -> None:
+    features, word = pretrained(encoder).features, "unheard-of"
+    (first,) = features.prepare([[word] * 40])["first"]
+    each = len(features.tokenizer(f" {word}")["input_ids"])
+    assert features.excess([["dozu"], [word] * 40])[1] == 40 * each - 64 > 0
+    assert (first > 0).sum() == -(-64 // each)  # so many words have a first subword
+    assert features.excess([["dozu"]])[0] <= 0
+    assert make("chain").features.excess([["dozu"], [word] * 40]) == [0, 0]
+
+
 def test_inputs_move_as_a_whole() -> None:
     model, (sentences, _) = make("chain"), data("tag")
     moved = model.prepare(sentences).to("meta")

@@ -208,11 +208,11 @@ class LabelBuilder(Builder):
 
     def labelled(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
         """The training examples of some tasks, in the order of `tasks`."""
-        return self._labelled(tasks, [self.train_examples(task, seed) for task in tasks])
+        return tuple(self._labelled(task, self.train_examples(task, seed)) for task in tasks)
 
     def of_teacher(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
         """The training examples of some tasks that their teachers see."""
-        return self._labelled(tasks, [self.teacher_examples(task, seed) for task in tasks])
+        return tuple(self._labelled(task, self.teacher_examples(task, seed)) for task in tasks)
 
     def of_any(self, tasks: Sequence[str], seed: Seed) -> tuple[Labelled, ...]:
         """The training examples that a task's student or its teacher sees: one set holds the other.
@@ -237,8 +237,5 @@ class LabelBuilder(Builder):
         """The fields that configure a teacher's training stage."""
         return self.training(seed, self.settings.teaching, self._settings.teacher_train)
 
-    def _labelled(self, tasks: Sequence[str], sources: Sequence[Examples]) -> tuple[Labelled, ...]:
-        known = self.resolved.tasks
-        return tuple(
-            Labelled(source, known[task].kind) for task, source in zip(tasks, sources, strict=True)
-        )
+    def _labelled(self, task: str, source: Examples) -> Labelled:
+        return Labelled(source, self.resolved.tasks[task].kind)

@@ -49,13 +49,8 @@ class Examples(Stage):
 
 
 def _line(example: Example) -> dict[str, Any]:
-    line = {
-        "id": example.id,
-        "context": example.context,
-        "question": example.question,
-        "answers": example.answers,
-    }
-    return line if example.group is None else {**line, "group": example.group}
+    """The example's fields; `group` only where there is one."""
+    return {name: value for name, value in vars(example).items() if value is not None}
 
 
 def parse_examples(file: bytes) -> list[Example]:

@@ -74,6 +74,10 @@ class Pooled:
     stream: str
     """Name of this training's random streams (see `core.loop.Lessons.stream`)."""
     precision: Precision = "float32"
+    # The rest is the same for all of them (see `core.loop.Lessons`).
+    rows_per_example = 1
+    terms = ()  # the rows' losses are mixed before they are summed
+    uses_all = False  # a batch trains one head
 
     @property
     def mixture(self) -> Mixture:
@@ -83,15 +87,3 @@ class Pooled:
     @property
     def steps_per_epoch(self) -> int:
         return self.mixture.steps_per_epoch
-
-    @property
-    def rows_per_example(self) -> int:
-        return 1
-
-    @property
-    def terms(self) -> tuple[str, ...]:
-        return ()  # the rows' losses are mixed before they are summed
-
-    @property
-    def uses_all(self) -> bool:
-        return False  # a batch trains one head

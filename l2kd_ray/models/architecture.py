@@ -8,9 +8,10 @@ from typing import Any
 
 UNLIMITED = 2**20
 """Length in tokens of what an architecture without a limit reads."""
-
-
-_PADDED_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer")
+_PADDED_POSITIONS = (
+    "roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "longformer", "data2vec-text", "ibert",
+    "luke", "roberta-prelayernorm", "xmod",
+)  # fmt: skip
 """Types of model whose positions are counted from the padding token's id + 1."""
 
 
@@ -22,6 +23,8 @@ def position_limit(config: Any) -> int | None:
     limit = next((limit for limit in limits if isinstance(limit, int) and limit > 0), None)
     if limit is not None and text.model_type in _PADDED_POSITIONS:
         limit -= text.pad_token_id + 1
+    if limit is not None and text.model_type == "mpnet":
+        limit -= 2  # counted from 2, whatever the padding token's id is
     return limit
 
 

@@ -79,9 +79,8 @@ def correlation(
     ours, theirs = numbers(predicted), numbers(given)
     if len(set(ours)) < 2 or len(set(theirs)) < 2:
         return 0.0
-    if kind == "pearson":
-        return 100 * float(stats.pearsonr(ours, theirs).statistic)
-    return 100 * float(stats.spearmanr(ours, theirs).statistic)
+    measure = stats.pearsonr if kind == "pearson" else stats.spearmanr
+    return 100 * float(measure(ours, theirs).statistic)
 
 
 def closeness(predicted: Sequence[str], given: Sequence[str]) -> list[float]:

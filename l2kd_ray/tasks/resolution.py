@@ -53,6 +53,8 @@ _HUB_SPLITS: Mapping[Split, tuple[str, ...]] = {
     "dev": ("validation", "dev", "valid"),
     "test": ("test",),
 }
+_UNKNOWN = Entry("text-to-text", "", "")
+"""Says nothing of a hub dataset that the registry does not have."""
 _FORMATS = {name: reader for name, reader in READERS.items() if reader.of_file}
 """The readers that a study may name."""
 Sources = dict[Split, Source]
@@ -102,8 +104,12 @@ def resolve(
         _check_labels(spec.name, {split: read[source] for split, source in sources.items()}, where)
     limits = {split: getattr(spec, f"max_{split}") or caps.get(split) for split in SPLITS}
     _check_sources(spec.name, sources, limits, where)
+
+    def rows_of(data: TaskData) -> list[Example]:
+        return data.select(read[data.source])
+
     whole = {split: _uncapped(spec, split, sources, data_seed) for split in SPLITS}
-    uncapped = {split: data.select(read[data.source]) for split, data in whole.items()}
+    uncapped = {split: rows_of(data) for split, data in whole.items()}
     splits: dict[Part, TaskData] = {
         split: _capped(data, len(uncapped[split]), limits[split], data_seed)
         for split, data in whole.items()
@@ -113,10 +119,10 @@ def resolve(
         remarks += _numbered(sources["train"], read[sources["train"]])
     drawn = [splits["train"].drawn(seed) for seed in dict.fromkeys(seeds or (data_seed,))]
     if splits["train"].cap is not None:
-        samples = {one.cap_seed or 0: one.select(read[one.source]) for one in drawn}
+        samples = {one.cap_seed or 0: rows_of(one) for one in drawn}
         remarks += _drawn(uncapped["train"], samples, kind)
     if kind == "tag":
-        _check_tags(spec.name, [one.select(read[one.source]) for one in drawn], where)
+        _check_tags(spec.name, map(rows_of, drawn), where)
     if spec.distil:
         file = _find(spec.distil, base)
         splits["distil"] = distil.find(file, drawn, read[sources["train"]])
@@ -124,13 +130,8 @@ def resolve(
     # The task's own metric is still shown if the study sets another.
     named = (entry.metric, *entry.extras) if entry else ()
     extras = tuple(extra for extra in named if extra != metric)
-    counts: Mapping[Split, TaskData] = {
-        "train": drawn[0],
-        "dev": splits["dev"],
-        "test": splits["test"],
-    }
     chosen: dict[Split, list[Example]] = {
-        split: data.select(read[data.source]) for split, data in counts.items()
+        split: rows_of(drawn[0] if split == "train" else splits[split]) for split in SPLITS
     }
     for split, examples in chosen.items():
         for one in (metric, *extras):
@@ -460,19 +461,16 @@ def _file(path: Path, reader: Format, split: Split, spec: TaskSpec, entry: Entry
 
 def _hub(spec: TaskSpec, entry: Entry | None, hub_id: str, where: str) -> Sources:
     """The hub's splits at one commit; the registry's columns and labels are its own hub id's."""
-    registered_entry = entry if entry and entry.hub == hub_id else None
-    config = spec.config or (registered_entry.config if registered_entry else None)
+    known = entry if entry and entry.hub == hub_id else _UNKNOWN
+    config = spec.config or known.config
     commit = hub.commit(hub_id, spec.revision)
     existing = hub.splits(hub_id, config, commit)
-    columns: Mapping[str, str] = registered_entry.columns if registered_entry else {}
-    labels = registered_entry.labels if registered_entry else ()
-    options = _table_options(spec, entry, {**columns, **spec.columns}, labels)
+    options = _table_options(spec, entry, {**known.columns, **spec.columns}, known.labels)
     options |= {"hub": hub_id, "commit": commit} | ({"config": config} if config else {})
     options |= {"unanswered": spec.unanswered} if spec.unanswered else {}
-    registered = registered_entry.splits if registered_entry else {}
-    given: dict[Split, str] = {**registered, **spec.splits}
+    given: dict[Split, str] = {**known.splits, **spec.splits}
     # A split that serves as another one must not become dev, too: GLUE's validation is test here.
-    free = () if registered else [n for n in _HUB_SPLITS["dev"] if n not in given.values()]
+    free = () if known.splits else [n for n in _HUB_SPLITS["dev"] if n not in given.values()]
     usual: Mapping[Split, Sequence[str]] = {**_HUB_SPLITS, "dev": free}
     sources: Sources = {}
     for split in SPLITS:

@@ -50,9 +50,8 @@ class SlotErrors:
             if _is_topic(slot, text):
                 self._topics.add(slot)
             for value in _values(slot, text):
-                if (
-                    slot != "name" or len(value) > 1
-                ):  # a restaurant is named `range`, which is also a common word
+                # A restaurant is named `range`, which is also a common word.
+                if slot != "name" or len(value) > 1:
                     self._slots.setdefault(value, set()).add(slot)
 
     def count(self, context: str, text: str) -> tuple[int, int]:

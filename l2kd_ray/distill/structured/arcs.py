@@ -66,10 +66,6 @@ class Heads(Arcs):
         """[B]: the sum of the words' log-normalisers (closed form)."""
         return self._clean.logsumexp(-1).masked_fill(~self.valid, 0.0).sum(1)
 
-    def log_probabilities(self) -> Tensor:
-        """[B, n, n+1]: log P(head of word), the scores of equation (2)."""
-        return self._clean.log_softmax(-1)
-
     def marginals(self) -> Parts:
         """(P(head of word) [B, n, n+1],), closed form, differentiable."""
         return (self._clean.softmax(-1) * self.valid[..., None],)

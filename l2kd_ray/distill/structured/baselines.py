@@ -16,7 +16,7 @@ from torch import Tensor
 
 from l2kd_ray.distill.structured.chain import Chain, ChainParts
 from l2kd_ray.distill.structured.projections import unchanged
-from l2kd_ray.distill.structured.structure import Parts, valid_positions
+from l2kd_ray.distill.structured.structure import Parts, at_end, valid_positions
 from l2kd_ray.distill.structured.token import IndependentTokens
 
 
@@ -60,5 +60,5 @@ def path_marginals(paths: Tensor, weights: Tensor, lengths: Tensor, labels: int)
     steps = (paths[..., :-1] * labels + paths[..., 1:]).flatten(1)
     counts = weights.new_zeros(B, labels * labels)
     counts.scatter_add_(1, steps, at[..., 1:].flatten(1))
-    last = tokens[torch.arange(B, device=paths.device), lengths - 1]
-    return ChainParts(tokens, counts.view(B, labels, labels), tokens[:, 0], last)
+    transitions = counts.view(B, labels, labels)
+    return ChainParts(tokens, transitions, tokens[:, 0], at_end(tokens, lengths))

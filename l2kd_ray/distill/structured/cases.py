@@ -27,14 +27,6 @@ from l2kd_ray.distill.structured.trees import NonProjective
 CaseProjection = Callable[..., Parts]
 
 
-def to_labels(teacher: LabelledArcs, local: float = 1.0, *, labels: RelativeLabels) -> Parts:
-    """Cases 1b and 2b: project arcs with relations to the student's relative labels."""
-    device, n = teacher.relations.device, teacher.relations.shape[1]
-    heads = projections.offset_heads(labels.offsets.to(device), teacher.lengths, n)
-    ids = labels.relation_ids.to(device)
-    return projections.arcs_to_labels(teacher, local, heads=heads, relations=ids)
-
-
 def to_trees(
     teacher: LabelledArcs, local: float = 1.0, *, trees: type[NonProjective] | type[Projective]
 ) -> Parts:
@@ -50,9 +42,9 @@ def to_trees(
 
 _PROJECTIONS: Mapping[str, CaseProjection] = {
     "1a": projections.chain_to_chain,
-    "1b": to_labels,
+    "1b": projections.arcs_to_labels,
     "2a": projections.chain_to_tokens,
-    "2b": to_labels,
+    "2b": projections.arcs_to_labels,
     "3": projections.tokens_to_chain,
     "4": projections.spans_to_tokens,
     "tree": partial(to_trees, trees=NonProjective),
@@ -93,7 +85,7 @@ def distillation(
     if row.relative:
         if labels is None:
             raise ValueError(f"case {case} has a student of relative labels: pass them as `labels`")
-        project = partial(to_labels, labels=labels)
+        project = partial(project, labels=labels)
     loss = partial(StructuralKD, scope=scope)
     if objective == "structural":
         return loss(project, temperature)
@@ -116,9 +108,8 @@ def _pseudo_labels(
 ) -> Parts:
     """The label counts of the teacher's best sequences."""
     if not isinstance(teacher, Chain):  # words are labelled independently of each other
-        mu = (teacher.marginals() if isinstance(teacher, IndependentTokens) else project(teacher))[
-            0
-        ]
+        tokens = isinstance(teacher, IndependentTokens)
+        (mu,) = teacher.marginals() if tokens else project(teacher)
         teacher = IndependentTokens(mu.log(), teacher.lengths)
     parts = best(teacher)
     return parts if row.student == "chain" else (parts.tokens,)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from l2kd_ray.distill.structured.structure import (
+    at_end,
     logsumexp,
     valid_positions,
     wants_gradient,
@@ -107,7 +108,7 @@ class Chain:
         messages = self._messages()
         tokens = self._token_marginals(messages)
         pairs = self._pairs(messages).to(tokens.dtype)
-        return PairMarginals(pairs, tokens[:, 0], self._at_end(tokens))
+        return PairMarginals(pairs, tokens[:, 0], at_end(tokens, self.lengths))
 
     def log_token_marginals(self) -> Tensor:
         """[B, n, L]: log P(y_t = label), differentiable, 0 on padding; what posterior KD fits."""
@@ -120,7 +121,7 @@ class Chain:
         gold = gold.clamp(min=0)
         steps = self.transitions[gold[:, :-1], gold[:, 1:]].masked_fill(~self.valid[:, 1:], 0.0)
         inside = self.emission_softmax().score(gold) + steps.sum(1)
-        return inside + self.start[gold[:, 0]] + self.end[self._at_end(gold)]
+        return inside + self.start[gold[:, 0]] + self.end[at_end(gold, self.lengths)]
 
     def argmax(self) -> Tensor:
         """[B, n]: the best labels (Viterbi), 0 on padding."""
@@ -158,10 +159,6 @@ class Chain:
             path.append(origin.flatten(1).gather(1, path[-1]))
         return torch.stack(path[::-1], -1) // k * valid[:, None], scores
 
-    def _at_end(self, values: Tensor) -> Tensor:
-        """values [B, n, ...] at each sentence's last token."""
-        return values[torch.arange(len(values), device=values.device), self.lengths - 1]
-
     def _messages(self, differentiable: bool = False) -> ChainMessages:
         valid = self.valid
         emissions = self.emissions.double().masked_fill(~valid[..., None], 0.0)
@@ -195,7 +192,7 @@ class Chain:
     def _collapsed(self, messages: ChainMessages) -> ChainParts:
         tokens = self._token_marginals(messages)
         counts = self._transition_counts(messages).to(tokens.dtype)
-        return ChainParts(tokens, counts, tokens[:, 0], self._at_end(tokens))
+        return ChainParts(tokens, counts, tokens[:, 0], at_end(tokens, self.lengths))
 
     def _transition_counts(self, messages: ChainMessages) -> Tensor:
         """[B, L, L]: sum_t P(y_t = i, y_t+1 = j) without ever holding the pairs."""

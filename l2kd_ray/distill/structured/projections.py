@@ -22,9 +22,9 @@ from torch import Tensor
 
 from l2kd_ray.distill.structured.bioes import BEGIN, END, INSIDE, SINGLE_WORD
 from l2kd_ray.distill.structured.chain import Chain, ChainParts, PairMarginals
-from l2kd_ray.distill.structured.labelled import LabelledArcs
+from l2kd_ray.distill.structured.labelled import LabelledArcs, RelativeLabels
 from l2kd_ray.distill.structured.spans import Spans
-from l2kd_ray.distill.structured.structure import Parts, Structure, valid_positions
+from l2kd_ray.distill.structured.structure import Parts, Structure, at_end, valid_positions
 from l2kd_ray.distill.structured.token import IndependentTokens
 
 
@@ -50,9 +50,8 @@ def chain_to_tokens(teacher: Chain, local: float = 1.0) -> Parts:
 def tokens_to_chain(teacher: IndependentTokens, local: float = 1.0) -> ChainParts:
     """Case 3: pair marginals are products of the neighbours', here summed over positions."""
     tokens = soften(teacher.marginals()[0], local)
-    last = tokens[torch.arange(len(tokens), device=tokens.device), teacher.lengths - 1]
     counts = tokens[:, :-1].transpose(1, 2) @ tokens[:, 1:]
-    return ChainParts(tokens, counts, tokens[:, 0], last)
+    return ChainParts(tokens, counts, tokens[:, 0], at_end(tokens, teacher.lengths))
 
 
 def spans_to_tokens(teacher: Spans, local: float = 1.0) -> Parts:
@@ -71,22 +70,22 @@ def spans_to_tokens(teacher: Spans, local: float = 1.0) -> Parts:
     return (soften(tags, local),)
 
 
-def arcs_to_labels(
-    teacher: LabelledArcs, local: float = 1.0, *, heads: Tensor, relations: Tensor
-) -> Parts:
+def arcs_to_labels(teacher: LabelledArcs, local: float = 1.0, *, labels: RelativeLabels) -> Parts:
     """Cases 1b and 2b: ([B, n, L],), P(head) * P(relation | arc), renormalised over L labels.
 
-    heads [B, n, L]: the head that a label names there (as in `Arcs`), -1 for none; relations
-    [L]: its relation. Words of which no label says anything likely get the uniform distribution.
+    The teacher has the labels' relations. Words of which no label says anything likely get the
+    uniform distribution.
     """
     (arcs,) = teacher.arcs.marginals()
     joint = (arcs[..., None] * teacher.relations.softmax(-1)).flatten(2)
+    heads = offset_heads(labels.offsets.to(arcs.device), teacher.lengths, arcs.shape[1])
+    relations = labels.relation_ids.to(arcs.device)
     named = heads.clamp(min=0) * teacher.relations.shape[-1] + relations
     mass = joint.gather(2, named).masked_fill(heads < 0, 0.0)
     total = mass.sum(-1, keepdim=True)
-    labels = torch.where(total > 0, mass / total, 1.0 / mass.shape[-1])
+    shares = torch.where(total > 0, mass / total, 1.0 / mass.shape[-1])
     valid = valid_positions(teacher.lengths, arcs.shape[1])
-    return (soften(labels * valid[..., None], local),)
+    return (soften(shares * valid[..., None], local),)
 
 
 def offset_heads(offsets: Tensor, lengths: Tensor, n: int) -> Tensor:

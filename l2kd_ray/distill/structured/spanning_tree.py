@@ -1,4 +1,4 @@
-"""Maximum spanning trees (Chu and Liu 1965, Edmonds 1967), optionally with a single root.
+"""Maximum spanning trees (Chu and Liu 1965, Edmonds 1967) with one arc from the root.
 
 The best head of every word is taken for the whole batch. Only sentences in which that is no tree
 are solved one by one in numpy: the contraction of cycles has no batched form.
@@ -15,19 +15,16 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def best_trees(scores: Tensor, lengths: Tensor, single_root: bool = True) -> Tensor:
+def best_trees(scores: Tensor, lengths: Tensor) -> Tensor:
     """[B, n] heads; scores [B, n, n+1] as (dependent, head), -inf where there is no arc."""
     heads = scores.argmax(-1)
     padding = torch.arange(heads.shape[1], device=heads.device) >= lengths[:, None]
     heads = heads.masked_fill(padding, 0)
-    wrong = ~is_tree(heads)
-    if single_root:
-        wrong |= ((heads == 0) & ~padding).sum(-1) != 1
+    wrong = ~is_tree(heads) | (((heads == 0) & ~padding).sum(-1) != 1)
     for sentence in wrong.nonzero().flatten().tolist():
         n = int(lengths[sentence])
         arcs = scores[sentence, :n, : n + 1].double().cpu().numpy()
-        tree = maximum_spanning_tree(arcs, single_root)
-        heads[sentence, :n] = torch.from_numpy(tree).to(heads)
+        heads[sentence, :n] = torch.from_numpy(maximum_spanning_tree(arcs)).to(heads)
     return heads
 
 
@@ -40,11 +37,11 @@ def is_tree(heads: Tensor) -> Tensor:
     return (ancestor == 0).all(1)
 
 
-def maximum_spanning_tree(scores: Floats, single_root: bool = True) -> Ints:
+def maximum_spanning_tree(scores: Floats) -> Ints:
     """[n] heads of one sentence; scores [n, n+1].
 
-    Arcs of -inf cost more than any tree, and so does, with `single_root`, every arc of the root:
-    as few of both are taken as there must be (Stanojevic and Cohen 2021).
+    Arcs of -inf cost more than any tree, and so does every arc of the root: as few of both are
+    taken as there must be (Stanojevic and Cohen 2021).
     """
     n = len(scores)
     finite = np.isfinite(scores)
@@ -52,8 +49,7 @@ def maximum_spanning_tree(scores: Floats, single_root: bool = True) -> Ints:
     penalty = (n + 1) * (high - low + 1.0)
     weights = np.full((n + 1, n + 1), -np.inf)
     weights[1:] = np.where(finite, scores, low - (n + 1) * penalty)
-    if single_root:
-        weights[1:, 0] -= penalty
+    weights[1:, 0] -= penalty
     np.fill_diagonal(weights, -np.inf)
     heads: Ints = _contract(weights)[1:]
     return heads

@@ -55,6 +55,11 @@ def valid_positions(lengths: Tensor, n: int) -> Tensor:
     return torch.arange(n, device=lengths.device) < lengths[:, None]
 
 
+def at_end(values: Tensor, lengths: Tensor) -> Tensor:
+    """values [B, n, ...] at each sentence's last token: [B, ...]."""
+    return values[torch.arange(len(values), device=values.device), lengths - 1]
+
+
 def logsumexp(values: Tensor, dim: int) -> Tensor:
     """torch.logsumexp whose gradient is 0, not NaN, where every value is -inf."""
     top = values.detach().amax(dim, keepdim=True).clamp(min=torch.finfo(values.dtype).min)

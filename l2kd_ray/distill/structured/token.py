@@ -38,10 +38,6 @@ class IndependentTokens:
         """[B]: the sum of the positions' log-normalisers (closed form)."""
         return self._clean.logsumexp(-1).masked_fill(~self.valid, 0.0).sum(1)
 
-    def log_probabilities(self) -> Tensor:
-        """[B, n, L]: log P(label at position), the scores of equation (2)."""
-        return self._clean.log_softmax(-1)
-
     def marginals(self) -> Parts:
         """(P(label at position) [B, n, L],), closed form, differentiable."""
         return (self._clean.softmax(-1) * self.valid[..., None],)

@@ -85,18 +85,17 @@ class ClassifierBuilder(LabelBuilder):
         heads = self._heads(seed)
         if same_labels:
             heads = tuple(Head(task, self.of_any(self.tasks, seed)) for task in self.tasks)
-        start = self._untrained(self.teacher_spec, heads, seed)
-        data = self._data(self.of_teacher(tasks, seed), self._settings.teacher_train)
-        return Classify(start=start, **data, **self.teaching(seed))
+        return self._teacher(self._untrained(self.teacher_spec, heads, seed), tasks, seed)
 
     def shared_teacher(self, tasks: Order, seed: Seed, *, pooled: bool = False) -> Classify:
         """A teacher with one head for all domains."""
-        return Classify(
-            start=self.untrained_teacher(seed),
-            **self._data(self.of_teacher(tasks, seed), self._settings.teacher_train),
-            pooled=pooled,
-            **self.teaching(seed),
-        )
+        return self._teacher(self.untrained_teacher(seed), tasks, seed, pooled)
+
+    def _teacher(
+        self, start: Untrained, tasks: Order, seed: Seed, pooled: bool = False
+    ) -> Classify:
+        data = self._data(self.of_teacher(tasks, seed), self._settings.teacher_train)
+        return Classify(start=start, **data, pooled=pooled, **self.teaching(seed))
 
     def learn(
         self,
@@ -111,8 +110,8 @@ class ClassifierBuilder(LabelBuilder):
         """Train `start` on tasks, one per mini-batch, from labels and from the teachers by task."""
         data, taught = self._data(self.labelled(tasks, seed)), dict[str, Any]()
         if teachers is not None and (weight := self.settings.kd.weight) > 0:
-            logits = (self.logits(teachers[each.task], each) for each in data["tasks"])
-            taught = {"taught": tuple(logits), "weight": weight, "over": over}
+            logits = tuple(Logits(teachers[each.task], (each,)) for each in data["tasks"])
+            taught = {"taught": logits, "weight": weight, "over": over}
         stage = Classify(start=start, **data, **self.training(seed), **taught)
         if epochs is not None:
             how = replace(stage.optimisation, epochs=epochs, steps=None)
@@ -133,10 +132,6 @@ class ClassifierBuilder(LabelBuilder):
     def untrained_teacher(self, seed: Seed) -> Untrained:
         """An untrained teacher with one head for all domains."""
         return self._untrained(self.teacher_spec, self._shared(seed), seed)
-
-    def logits(self, teacher: Classify, examples: Labelled) -> Logits:
-        """The teacher's logits for the examples of a task."""
-        return Logits(teacher=teacher, tasks=(examples,))
 
     def part(self, task: str, share: float, seed: Seed) -> Labelled:
         """A seeded random share of a task's training examples."""

@@ -39,9 +39,9 @@ class StructureBuilder(LabelBuilder):
     @classmethod
     def kinds(cls, settings: Settings) -> Collection[TaskKind]:
         sections: Any = settings.family
-        tags: TaskKind = "tag"
-        trees: TaskKind = "parse"
-        return (tags if CASES[sections.structkd.case].tags else trees,)
+        if CASES[sections.structkd.case].tags:
+            return ("tag",)
+        return ("parse",)
 
     def check_settings(self) -> None:
         super().check_settings()
@@ -129,7 +129,7 @@ class StructureBuilder(LabelBuilder):
         unlabelled = self._unlabelled(task, seed)
         sources = (self.train_examples(task, seed), *unlabelled)
         return {
-            "scores": tuple(self._scores(task, one, seed) for one in sources),
+            "scores": tuple(TeacherScores(self.teacher(task, seed), one) for one in sources),
             "unlabelled": unlabelled,
             "distilling": Distilling(
                 settings.case,
@@ -141,9 +141,6 @@ class StructureBuilder(LabelBuilder):
                 settings.k if best else None,
             ),
         }
-
-    def _scores(self, task: str, examples: Examples, seed: Seed) -> TeacherScores:
-        return TeacherScores(teacher=self.teacher(task, seed), examples=examples)
 
     def _unlabelled(self, task: str, seed: Seed) -> tuple[Examples, ...]:
         """Unlabelled sentences: those that follow the task's own in the seeded draw of

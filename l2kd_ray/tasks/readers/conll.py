@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import cast
 
 from l2kd_ray.errors import InputError
@@ -76,18 +77,15 @@ def _rows(
 
 def _blocks(location: str, comment: str | None = None) -> Iterator[list[ColumnRow]]:
     """The blocks of rows between lines that are empty, or hold blanks and tabs alone."""
-    rows: list[ColumnRow] = []
-    for number, line in lines(read_text(location)):
-        bare = line.strip(" \t")
-        if not bare:
-            if rows:
-                yield rows
-            rows = []
-        elif comment is None or not line.startswith(comment):
-            cells = line.split("\t") if "\t" in line else _BLANKS.split(bare)
-            rows.append((f"{location}:{number}", cells))
-    if rows:
-        yield rows
+    numbered = lines(read_text(location))
+    read = (pair for pair in numbered if comment is None or not pair[1].startswith(comment))
+    for blank, block in groupby(read, key=lambda pair: not pair[1].strip(" \t")):
+        if not blank:
+            yield [(f"{location}:{number}", _cells(line)) for number, line in block]
+
+
+def _cells(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else _BLANKS.split(line.strip(" \t"))
 
 
 def _check_separators(sentences: Sequence[Sequence[ColumnRow]]) -> None:

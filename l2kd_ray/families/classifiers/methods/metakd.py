@@ -9,7 +9,7 @@ from pydantic import Field
 from l2kd_ray.core.randomness import Seed
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.classifiers.builder import ClassifierBuilder
-from l2kd_ray.families.classifiers.stages.learn import Classify
+from l2kd_ray.families.classifiers.stages.learn import Classify, Logits
 from l2kd_ray.families.classifiers.stages.metakd import Losses, MetaDistil, MetaTeach, Prototypes
 from l2kd_ray.families.method import Order, method
 from l2kd_ray.section import Section
@@ -140,7 +140,7 @@ def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Clas
         last = Losses(0.0, 0.0, 0.0, options.prediction, temperature)
         parts = [(1.0, Losses(*layers, 0.0, None)), (weight, last)]
     weighed = options.teacher == "meta" and options.expertise
-    expertise = build.logits(domain_teacher, examples) if weighed else None
+    expertise = Logits(domain_teacher, (examples,)) if weighed else None
     for own, losses in parts:
         start = MetaDistil(
             start=start,

@@ -9,7 +9,7 @@ Shapes: B batch, n and m lengths, h LSTM size; X [B, n, 2h], pool [B, 8h], of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,19 +119,13 @@ class BiLSTM(nn.Module):
         Raises: ValueError as `check_texts` does.
         """
         names = (_FIRST, _SECOND) if check_texts(texts) else (_FIRST,)
-        return TokenizedTexts(
-            {
-                name: pad_sequence(
-                    [
-                        torch.tensor(self.words.encode(text, self.settings["max_length"]))
-                        for text in column
-                    ],
-                    batch_first=True,
-                    padding_value=PADDING,
-                )
-                for name, column in zip(names, zip(*texts, strict=True), strict=True)
-            }
-        )
+        columns = zip(names, zip(*texts, strict=True), strict=True)
+        return TokenizedTexts({name: self._padded(column) for name, column in columns})
+
+    def _padded(self, texts: Sequence[str]) -> Tensor:
+        longest = self.settings["max_length"]
+        ids = [torch.tensor(self.words.encode(text, longest)) for text in texts]
+        return pad_sequence(ids, batch_first=True, padding_value=PADDING)
 
     def excess(self, texts: Texts) -> list[int]:
         """The words by which each text (of a pair: both) is longer than `max_length`."""

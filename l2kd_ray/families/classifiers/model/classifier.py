@@ -70,7 +70,7 @@ class Classifier(nn.Module):
         (folder / _SETTINGS).write_text(json.dumps(settings, indent=1), "utf-8")
 
     def prepare(self, texts: Texts) -> TokenizedTexts:
-        """Encode texts on the CPU; see `Inputs.to`."""
+        """Encode texts on the CPU; see `TokenizedTexts.to`."""
         return self.body.prepare(texts)
 
     def forward(

@@ -7,7 +7,7 @@ from typing import Any
 
 from l2kd_ray.errors import InputError
 from l2kd_ray.models.architecture import config_of, position_limit
-from l2kd_ray.models.loading import load_config, load_tokenizer
+from l2kd_ray.models.loading import load_config, vocabulary_of
 from l2kd_ray.models.pretrained import Pretrained
 from l2kd_ray.models.spec import ModelSpec
 
@@ -82,4 +82,4 @@ def _same_tokens(student: ModelSpec, teacher: ModelSpec, models: Mapping[str, Pr
         sizes = [spec.overrides.get("vocab_size") for spec in (student, teacher)]
         return student.model == teacher.model and sizes[0] == sizes[1]
     own, other = models[student.model], models[teacher.model]
-    return own == other or load_tokenizer(own).get_vocab() == load_tokenizer(other).get_vocab()
+    return own == other or vocabulary_of(own) == vocabulary_of(other)

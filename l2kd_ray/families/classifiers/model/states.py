@@ -30,7 +30,7 @@ def check_wanted(wanted: frozenset[str], offered: frozenset[str] = _WANTED) -> N
 
 def check_texts(texts: Texts) -> bool:
     """True if the texts are pairs. Raises: ValueError for a mixture of pairs and single texts."""
-    (number,) = sizes if len(sizes := {len(parts) for parts in texts}) == 1 else (0,)
-    if number not in (1, 2):
+    sizes = {len(parts) for parts in texts}
+    if sizes not in ({1}, {2}):
         raise ValueError(f"a batch holds texts or pairs, not entries of {sorted(sizes)} texts")
-    return number == 2
+    return sizes == {2}

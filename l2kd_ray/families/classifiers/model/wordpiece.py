@@ -26,6 +26,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int) -> Any:
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=[*names.values(), *within], show_progress=False
     )
+    # Trained apart: pieces that are numbered before are special tokens there, found in any text.
     trained = Tokenizer(tokenizer.model)
     trained.normalizer, trained.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
     trained.train_from_iterator(known, trainer)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from l2kd_ray.core.loop import Curve
     from l2kd_ray.families.classifiers.model.classifier import Classifier
-    from l2kd_ray.families.classifiers.stages.lessons import Item
+    from l2kd_ray.families.classifiers.stages.lessons import ClassifierLessons, Item
 
 SHARED = "*"
 """The name of the head and of the pool that all domains share."""
@@ -122,10 +122,9 @@ class Classify(TrainingStage):
         model, labels = load_classifier(context.files_of(self.start))
         taught = {k: v for stage in self.taught for k, v in stage.load(context).items()}
         items = self.items(labels, model, taught, context)
+        shared = {SHARED: list(chain.from_iterable(items.values()))}
         lessons = ClassifierLessons(
-            pools={SHARED: [one for own in items.values() for one in own]}
-            if self.pooled
-            else items,
+            pools=shared if self.pooled else items,
             objective=LabelLoss(
                 self.weight or 0.0, self.over or "mean", self._scales(labels, items)
             ),
@@ -135,9 +134,7 @@ class Classify(TrainingStage):
             stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
-        excess = (model.body.excess([item.texts for item in own]) for own in items.values())
-        cut = cut_scores(chain.from_iterable(excess))
-        return {**leave(model, labels, curve, context), **cut}
+        return leave(model, labels, lessons, curve, context)
 
     def _scales(self, labels: Labels, items: Mapping[str, list[Item]]) -> dict[str, float]:
         """The factor 1 / unit^2 of the loss of each head that is a regression."""
@@ -178,11 +175,15 @@ class ClassifyAll(Classify):
     default_seconds = 3000.0
 
 
-def leave(model: Classifier, labels: Labels, curve: Curve, context: Context) -> Scores:
-    """Write the files of a trained classifier; returns the training's scores."""
+def leave(
+    model: Classifier, labels: Labels, lessons: ClassifierLessons, curve: Curve, context: Context
+) -> Scores:
+    """Write the files of a trained classifier; returns the training's scores, and what was cut."""
     from l2kd_ray.core.loop import write_curve
 
     if context.rank == 0:
         model.save(context.out)
         labels.save(context.out)
-    return write_curve(curve, context)
+    pools = lessons.pools.values()
+    excess = (model.body.excess([item.texts for item in pool]) for pool in pools)
+    return {**write_curve(curve, context), **cut_scores(chain.from_iterable(excess))}

@@ -47,7 +47,8 @@ class ExampleLoss(Protocol):
     """An objective: runs the models on rows of a batch and returns one loss per row."""
 
     def to(self, device: str) -> None:
-        """Move the objective's models to the training's device."""
+        """Move the objective's models, if it has any, to the training's device."""
+        return  # without it a type checker takes the method for abstract
 
     def losses(
         self, model: Any, network: nn.Module, rows: Sequence[ItemRow], device: str
@@ -56,16 +57,13 @@ class ExampleLoss(Protocol):
 
 
 @dataclass(frozen=True)
-class LabelLoss:
+class LabelLoss(ExampleLoss):
     """The loss w ||z_T - z_S||^2 + (1 - w) label loss (MKD: w = 1); w = 0 without a teacher."""
 
     weight: float = 0.0
     over: Literal["mean", "sum"] = "mean"
     scales: Mapping[str, float] = field(default_factory=dict)
     """Factors of the losses of some heads; of the others it is 1."""
-
-    def to(self, device: str) -> None:
-        """Do nothing: this objective holds no tensors."""
 
     def losses(
         self, model: Classifier, network: nn.Module, rows: Sequence[ItemRow], device: str

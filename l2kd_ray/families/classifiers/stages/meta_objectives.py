@@ -16,7 +16,7 @@ from l2kd_ray.distill.logits import label_loss
 from l2kd_ray.distill.states import Outputs
 from l2kd_ray.families.classifiers.model.classifier import Classifier
 from l2kd_ray.families.classifiers.model.states import TokenizedTexts
-from l2kd_ray.families.classifiers.stages.lessons import ItemRow, targets
+from l2kd_ray.families.classifiers.stages.lessons import ExampleLoss, ItemRow, targets
 
 _FEATURE = frozenset({"feature"})
 
@@ -39,14 +39,11 @@ class MetaTeacher(nn.Module):
 
 
 @dataclass(frozen=True)
-class TeachLoss:
+class TeachLoss(ExampleLoss):
     """The meta-teacher's loss CE_class + gamma1 CE_corrupt, both weighted by the example's
     weight."""
 
     corruption: float
-
-    def to(self, device: str) -> None:
-        """Do nothing: this objective holds no tensors."""
 
     def losses(
         self, model: MetaTeacher, network: nn.Module, rows: Sequence[ItemRow], device: str
@@ -102,7 +99,7 @@ class MetaStudent(nn.Module):
 
 
 @dataclass(frozen=True)
-class DistilLoss:
+class DistilLoss(ExampleLoss):
     """w expertise * meta-distillation + (1 - w) * label loss, against a live teacher.
 
     The teacher is frozen and without dropout.

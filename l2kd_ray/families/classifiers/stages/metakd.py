@@ -125,7 +125,7 @@ class MetaTeach(Classify):
         curve = fit(self, model, lessons, context)
         if context.rank == 0:
             save_file(model.corruption.state_dict(), context.out / _CORRUPTION)
-        return leave(model.classifier, labels, curve, context)
+        return leave(model.classifier, labels, lessons, curve, context)
 
     def _weighed(self, pool: list[Item], context: Context) -> list[Item]:
         import torch
@@ -219,7 +219,7 @@ class MetaDistil(TrainingStage):
             stream=self.stream,
         )
         curve = fit(self, model, lessons, context)
-        return leave(model.classifier, labels, curve, context)
+        return leave(model.classifier, labels, lessons, curve, context)
 
     def _items(self, labels: Labels, model: Classifier, context: Context) -> list[Item]:
         """The domain's training items with their weights.
@@ -238,10 +238,10 @@ class MetaDistil(TrainingStage):
         ]
         if self.expertise is None:
             return items
-        weights = self._weights(labels, items, context)
+        weights = self._weights(items, context)
         return [replace(one, expertise=own) for one, own in zip(items, weights, strict=True)]
 
-    def _weights(self, labels: Labels, items: list[Item], context: Context) -> list[float]:
+    def _weights(self, items: list[Item], context: Context) -> list[float]:
         import torch
 
         from l2kd_ray.distill.prototypes import expertise

@@ -1,8 +1,8 @@
 """Features of words: embeddings with a character CNN, or a pretrained encoder.
 
-Both are modules with `prepare`, from sentences to tensors on the CPU, and `forward`, from these to
-[B, n, width]. Sentences are padded on the right; the features of a word do not depend on the
-padding.
+Both are modules with `prepare`, from sentences to tensors on the CPU, `forward`, from these to
+[B, n, width], and `excess`, the subwords by which each sentence is too long (0 or less if it fits).
+Sentences are padded on the right; the features of a word do not depend on the padding.
 """
 
 from __future__ import annotations
@@ -72,6 +72,9 @@ class WordFeatures(nn.Module):
                 characters[b, t, : len(word)] = torch.tensor(word)
         return {"words": words, "characters": characters}
 
+    def excess(self, sentences: Sequence[WordSequence]) -> list[int]:
+        return [0] * len(sentences)
+
     def _id(self, word: str) -> int:
         return self.ids.get(word, self.ids.get(word.lower(), 1))
 
@@ -107,14 +110,7 @@ class PretrainedFeatures(nn.Module):
 
     def prepare(self, sentences: Sequence[WordSequence]) -> dict[str, Tensor]:
         """input_ids, attention_mask [B, m]; first [B, n]: 1 + each word's first subword's index."""
-        positions = position_limit(self.encoder.config) or UNLIMITED
-        encoded = self.tokenizer(
-            [list(sentence) for sentence in sentences],
-            is_split_into_words=True,
-            split_special_tokens=True,  # a word that spells one, such as [SEP], stays a word
-            truncation=True,
-            max_length=min(positions, self.tokenizer.model_max_length),
-        )
+        encoded = self._encoded(sentences, truncation=True, max_length=self._longest)
         B, n, m = len(sentences), max(map(len, sentences)), max(map(len, encoded["input_ids"]))
         first = torch.zeros(B, n, dtype=torch.long)
         ids = torch.zeros(B, m, dtype=torch.long)
@@ -126,6 +122,23 @@ class PretrainedFeatures(nn.Module):
                 if word is not None:
                     first[b, word] = index
         return {"input_ids": ids, "attention_mask": mask, "first": first}
+
+    def excess(self, sentences: Sequence[WordSequence]) -> list[int]:
+        whole = self._encoded(sentences, verbose=False)["input_ids"]
+        return [len(subwords) - self._longest for subwords in whole]
+
+    @property
+    def _longest(self) -> int:
+        positions = position_limit(self.encoder.config) or UNLIMITED
+        return min(positions, int(self.tokenizer.model_max_length))
+
+    def _encoded(self, sentences: Sequence[WordSequence], **how: Any) -> Any:
+        return self.tokenizer(
+            [list(sentence) for sentence in sentences],
+            is_split_into_words=True,
+            split_special_tokens=True,  # a word that spells one, such as [SEP], stays a word
+            **how,
+        )
 
     def forward(self, inputs: SentenceBatch) -> Tensor:
         ids, mask = inputs.tensors["input_ids"], inputs.tensors["attention_mask"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from l2kd_ray.core.stage import Context, Scores
+from l2kd_ray.families.cut import cut_scores
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.tasks import Example
 from l2kd_ray.tasks.tagging import words
@@ -20,4 +21,5 @@ class EvaluateStructured(Evaluate):
 
         model = load(self.model, context)
         sentences = [words(example.context) for example in examples]
-        return tag(model, sentences, self.task, context.device), {}
+        cut = cut_scores(model.features.excess(sentences))
+        return tag(model, sentences, self.task, context.device), cut

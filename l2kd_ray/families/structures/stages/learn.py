@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from l2kd_ray.core.stage import Context, Scores, Stage, TrainingStage
 from l2kd_ray.distill.structured.case_table import CASES, Objective
-from l2kd_ray.families.cut import PREFIX
+from l2kd_ray.families.cut import PREFIX, cut_scores
 from l2kd_ray.families.examples import Examples, Labelled
 from l2kd_ray.families.settings import Precision
 from l2kd_ray.families.structures.stages.start import UntrainedStructure
@@ -146,8 +146,9 @@ class LearnStructure(TrainingStage):
         if context.rank == 0:
             model.save(context.out)
         rows = self.rows + sum(source.rows for source in self.unlabelled)
-        left_out = rows - sum(map(len, lessons.pools.values()))
-        return {**write_curve(curve, context), f"{PREFIX}left_out": left_out}
+        kept = [sentence.words for pool in lessons.pools.values() for sentence in pool]
+        cut = cut_scores(model.features.excess(kept))
+        return {**write_curve(curve, context), **cut, f"{PREFIX}left_out": rows - len(kept)}
 
     def _pools(self, context: Context) -> dict[str, list[Sentence]]:
         """The sentences of each task: those with labels, then those without.
