@@ -19,6 +19,7 @@ from l2kd_ray.cluster import progress, session, sweep
 from l2kd_ray.cluster.executors import Job
 from l2kd_ray.cluster.session import RayFailed
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.sections import Workers
@@ -45,6 +46,21 @@ def test_labels_are_refused_where_ray_is_started_here(
         session.started([Job(stage, asks, 60.0)]),
     ):
         pass
+
+
+def test_what_a_search_will_propose_is_refused_before_anything_starts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that never fits would wait in the pool for ever; no other trial has its kind."""
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    study = planned(
+        methods=["lamol"],
+        search={"replay.ratio": {"uniform": [0.1, 0.6]}},
+        tune={"searcher": "optuna", "num_samples": 2},
+        scale={"replay": {"workers": len(os.sched_getaffinity(0)) + 1}},
+    )
+    with pytest.raises(InputError, match=r"scale \(replay\): a stage needs more CPUs"):
+        sweep.sweep(study, StoreView(store))
 
 
 def test_a_full_temporary_folder_is_said(

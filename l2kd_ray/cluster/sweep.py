@@ -94,7 +94,8 @@ def sweep(
     if study.config.orders_arm:
         every = most(study, reader)
     missing = missing_stages(every, reader.listing())
-    if not missing and not (study.is_adaptive and _open_searches(study, known, cut)):
+    searches = _open_searches(study, known, cut)
+    if not missing and not searches:
         return SweepOutcome()
     for module in door.modules():  # a plug-in's file does not exist on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
@@ -102,7 +103,8 @@ def sweep(
     failed = set[str]()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
     folder = Folder(store, study.config.name)
-    with _told(), _on_demand(study, store, address, every, missing) as start:
+    needed = missing | _searched_stages(study, searches)
+    with _told(), _on_demand(study, store, address, every, needed) as start:
         for part in parts:
             folder.propose(stages_of(filter(study.is_proposed, part.trials)))
             done += part.trials
@@ -118,8 +120,8 @@ def sweep(
         begun = start.cache_info().currsize > 0
         failures = _failures(start()[0]) if begun else []
     left = missing_stages(done, reader.listing())
-    unfinished = left or (study.is_adaptive and _open_searches(study, known, cut))
-    late = time.monotonic() >= deadline and bool(unfinished)
+    unfinished = bool(left or _open_searches(study, known, cut))
+    late = time.monotonic() >= deadline and unfinished
     return SweepOutcome(failures or ([] if late else _unfinished(left)), late)
 
 
@@ -384,11 +386,26 @@ def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
 
 
 def _open_searches(study: Study, known: ArmSettings, cut: ArmSettings) -> dict[str, int]:
-    """The number of settings left to try, by arm, for arms that have any left."""
+    """The number of settings that an adaptive search has left to try, by arm that has any left."""
+    if not study.is_adaptive:
+        return {}
     wanted = study.config.tune.num_samples
     names = [arm.name for arm in study.config.arms if study.reads_search(arm)]
     left = {name: wanted - len(known.get(name, ())) - len(cut.get(name, ())) for name in names}
     return {name: number for name, number in left.items() if number > 0}
+
+
+def _searched_stages(study: Study, arms: Iterable[str]) -> set[Stage]:
+    """Stages like those that the searches of some arms will propose, on one order and seed.
+
+    Whether this machine has the resources for them is checked before anything starts.
+    """
+    order, seed = study.orders[0], str(study.config.replicates[0])
+    return stages_of(
+        study.trial(name, setting, order, seed)
+        for name in arms
+        for setting in study.settings(study.arm(name))
+    )
 
 
 def _search(
