@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 import ray
+from helpers.finished import publish
 from helpers.studies import planned
 
 from l2kd_ray.cluster import progress, session, sweep
@@ -20,9 +23,11 @@ from l2kd_ray.cluster.executors import Job
 from l2kd_ray.cluster.session import RayFailed
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.sections import Workers
+from l2kd_ray.study.trial import stages_of
 
 
 def test_a_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +228,29 @@ def test_a_pool_that_does_not_stay_alive_is_given_up(monkeypatch: pytest.MonkeyP
     assert killed == [pool]
     with pytest.raises(RayFailed, match="does not stay alive"):
         sweep._failures(pool)
+
+
+def test_the_progress_counts_over_all_batches(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool does, and what it finished for the first batch is not of the second."""
+    study, wanted, totals = planned(methods=["finetune"]), set[Stage](), list[int]()
+
+    def shows(pool: object, stages: set[Stage], show: object) -> AbstractContextManager[None]:
+        totals.append(len(stages))
+        return nullcontext()
+
+    def run(*_: object, **tuning: object) -> None:
+        for stage in wanted:
+            publish(store, stage, 0.0)
+
+    monkeypatch.setattr(sweep, "SweepProgress", shows)
+    monkeypatch.setattr(sweep, "_run", run)
+    monkeypatch.setattr(sweep, "_failures", lambda pool: [])
+    trials, reader = study.trials(), StoreView(store)
+    for batch in (trials[:1], trials[1:]):
+        sweep._finish(study, reader, lambda: (None, 2.0), batch, wanted, math.inf, lambda *_: None)
+    assert totals == [len(stages_of(trials[:1])), len(stages_of(trials))]
 
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node

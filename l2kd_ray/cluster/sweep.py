@@ -100,7 +100,7 @@ def sweep(
     for module in door.modules():  # a plug-in's file does not exist on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
-    failed = set[str]()
+    failed, wanted = set[str](), set[Stage]()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
     folder = Folder(store, study.config.name)
     needed = missing | _searched_stages(study, searches)
@@ -108,7 +108,7 @@ def sweep(
         for part in parts:
             folder.propose(stages_of(filter(study.is_proposed, part.trials)))
             done += part.trials
-            failed.update(_finish(study, reader, start, part.trials, deadline, show))
+            failed.update(_finish(study, reader, start, part.trials, wanted, deadline, show))
             if time.monotonic() >= deadline:
                 break  # the next batch must not be decided from an incomplete one
         if study.is_adaptive and time.monotonic() < deadline:
@@ -130,10 +130,15 @@ def _finish(
     reader: StoreView,
     start: Any,
     trials: Sequence[Trial],
+    wanted: set[Stage],
     deadline: float,
     show: Show,
 ) -> set[str]:
-    """Run one batch of trials; returns the keys of the stages that have failed so far."""
+    """Run one batch of trials; returns the keys of the stages that have failed so far.
+
+    `wanted`: the stages that the batches before had to run, to which this one's are added; the
+    pool, too, counts over all batches.
+    """
     missing = missing_stages(trials, reader.listing())
     unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
     if not unfinished:
@@ -143,7 +148,8 @@ def _finish(
     if math.isinf(cpus):
         evaluations = (cell.stage for t in unfinished for cell in t.cells if cell.stage in missing)
         _show_demand(pool, list(dict.fromkeys(evaluations)))
-    with SweepProgress(pool, missing, show):
+    wanted |= missing
+    with SweepProgress(pool, wanted, show):
         names = tune.grid_search([_name(trial) for trial in unfinished])
         _run(study, reader, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
     reader.renew()
