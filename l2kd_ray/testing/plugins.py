@@ -15,7 +15,7 @@ from l2kd_ray import door
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.scratch import Scratch
 from l2kd_ray.core.stage import Stage, TrainingStage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import Store, stage_folder
 from l2kd_ray.families import METHODS, Method
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.study.loading import resolve_study
@@ -132,7 +132,7 @@ def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) ->
     """Kill the training at its second step, after a checkpoint, and run it again."""
     if not isinstance(stage, TrainingStage):
         return
-    store.remove(f"stages/{stage.kind}/{stage.key[:2]}/{stage.key}")
+    store.remove(stage_folder(stage.kind, stage.key))
     steps = iter([True])  # a preemption notice at the first step: the loop saves a checkpoint
 
     def leaving() -> bool:
