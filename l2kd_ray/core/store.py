@@ -137,11 +137,9 @@ class Store(FileTree):
 
     def content(self, manifest: Manifest, name: str) -> bytes:
         """The bytes of one file of a stage, checked against its digest. Raises: Damaged."""
-        data = None
+        data, folder = None, stage_folder(manifest.kind, manifest.key)
         with suppress(NotAFile):
-            data = self.read(
-                f"{stage_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}"
-            )
+            data = self.read(f"{folder}/{manifest.attempt}/{name}")
         if data is None:
             raise self._withdrawn(manifest, f"{name} is missing")
         if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
