@@ -24,6 +24,7 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune import TuneError
 from ray.tune.execution import class_cache
+from ray.tune.schedulers import ASHAScheduler
 
 from l2kd_ray import door
 from l2kd_ray.cluster.executors import DRIVER, Job
@@ -144,14 +145,13 @@ def _finish(
     if not unfinished:
         return set()
     pool, cpus = start()
-    left = deadline - time.monotonic()
     if math.isinf(cpus):
         evaluations = (cell.stage for t in unfinished for cell in t.cells if cell.stage in missing)
         _show_demand(pool, list(dict.fromkeys(evaluations)))
     wanted |= missing
     with SweepProgress(pool, wanted, show):
         names = tune.grid_search([_name(trial) for trial in unfinished])
-        _run(study, reader, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
+        _run(study, reader, pool, names, cpus, deadline)
     reader.renew()
     return {failure.key for failure in _failures(pool)}
 
@@ -297,10 +297,12 @@ def _run(
     pool: Any,
     trials: Any,
     cpus: float,
+    deadline: float,
     callbacks: Sequence[tune.Callback] = (),
     **tuning: Any,
-) -> Any:
+) -> None:
     """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
+    seconds = None if math.isinf(deadline) else deadline - time.monotonic()
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
     folder = Folder(reader.store, study.config.name)
     walker = tune.with_parameters(cursor, study=study, pool=pool, folder=folder)
@@ -313,7 +315,9 @@ def _run(
         tuner = tune.Tuner(
             tune.with_resources(walker, tune.PlacementGroupFactory([{DRIVER: 1}])),
             param_space={"trial": trials},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True, **tuning),
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=at_once, time_budget_s=seconds, reuse_actors=True, **tuning
+            ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
@@ -331,7 +335,6 @@ def _run(
                 "RAY_memory_usage_threshold"
                 f"{kept_messages()}"
             )
-    return results
 
 
 def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> None:
@@ -425,10 +428,45 @@ def _search(
 ) -> None:
     """Run the adaptive searches, one arm after another, until the deadline.
 
-    Optuna proposes settings (by its model, or at random), each is run on all (order, seed), and its
-    mean dev score is reported back; with ASHA after each rung. The settings that finish are added
-    to `tried`, those that ASHA stops to `given_up`, and both are stored at once, so that a sweep
-    that is killed goes on with them.
+    Each setting that Optuna proposes is run on all (order, seed), and its mean dev score is
+    reported back; with ASHA after each rung. The settings that finish are added to `tried`, those
+    that ASHA stops to `given_up`, and both are stored at once, so that a sweep that is killed goes
+    on with them.
+    """
+    folder = Folder(reader.store, study.config.name)
+    for name, left in _open_searches(study, tried, given_up).items():
+        if time.monotonic() >= deadline:
+            break
+        arm = study.arm(name)
+        former, lost = tried.setdefault(name, []), given_up.setdefault(name, [])
+
+        def note(setting: Setting, is_whole: bool, own: Any = (former, lost)) -> None:
+            own[0 if is_whole else 1].append(setting)
+            folder.keep_settings(tried, given_up)
+
+        rewards = [(setting, _reward(study, reader, arm, setting)) for setting in former]
+        known = [(one, reward) for one, reward in rewards if all(map(math.isfinite, reward))]
+        _run(
+            study,
+            reader,
+            pool,
+            {"method": name},
+            cpus,
+            deadline,
+            search_alg=_searcher(study, arm, known, len(former) + len(lost)),
+            num_samples=left,
+            callbacks=[SearchLog(study, name, [reward for _, reward in known], note)],
+            **_cutting(study),
+        )
+
+
+def _searcher(
+    study: Study, arm: Arm, known: Sequence[tuple[Setting, list[float]]], begun: int
+) -> Any:
+    """The searcher of an arm: proposals by Optuna's model, or at random.
+
+    `known`: the settings of earlier sweeps, with their objectives. `begun`: how many settings they
+    began; with the same seed their proposals would be repeated.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -445,58 +483,26 @@ def _search(
             trial = optuna.trial.create_trial(values=value, params=parameters, distributions=space)
             study.add_trial(trial)
 
-    folder = Folder(reader.store, study.config.name)
-    for name, left in _open_searches(study, tried, given_up).items():
-        arm, seconds = study.arm(name), deadline - time.monotonic()
-        former, lost = tried.setdefault(name, []), given_up.setdefault(name, [])
-        if seconds <= 0:
-            break
-
-        def note(setting: Setting, is_whole: bool, own: Any = (former, lost)) -> None:
-            own[0 if is_whole else 1].append(setting)
-            folder.keep_settings(tried, given_up)
-
-        seed = (
-            study.config.tune.seed + len(former) + len(lost)
-        )  # otherwise it would repeat its proposals
-        rewards = {
-            number: reward
-            for number, setting in enumerate(former)
-            if all(map(math.isfinite, reward := _reward(study, reader, arm, setting)))
-        }
-        reported: dict[str, Any] = {
-            "points_to_evaluate": [
-                {f"trial/setting/{key}": value for key, value in former[number].items()}
-                for number in rewards
-            ],
-            "evaluated_rewards": list(rewards.values()),
-        }
-        space = {
+    samplers = optuna.samplers
+    is_random = study.config.tune.searcher == "random"
+    sampler = samplers.RandomSampler if is_random else samplers.TPESampler
+    metrics = list(_objectives(study))
+    several = len(metrics) > 1
+    return Search(
+        space={
             f"trial/setting/{key}": _distribution(space)
             for key, space in study.config.search.items()
             if isinstance(space, Range) and key in study.searched(arm)
-        }
-        metrics = [*_objectives(study)]
-        several = len(metrics) > 1
-        searcher = Search(
-            space=space,
-            metric=metrics if several else metrics[0],
-            mode=["max"] * len(metrics) if several else "max",
-            **_sampler(study, seed),
-            **(reported if rewards else {}),
-        )
-        _run(
-            study,
-            reader,
-            pool,
-            {"method": arm.name},
-            cpus,
-            search_alg=searcher,
-            num_samples=left,
-            callbacks=[SearchLog(study, name, rewards.values(), note)],
-            time_budget_s=None if math.isinf(seconds) else seconds,
-            **_cutting(study),
-        )
+        },
+        metric=metrics if several else metrics[0],
+        mode=["max"] * len(metrics) if several else "max",
+        sampler=sampler(seed=study.config.tune.seed + begun),
+        points_to_evaluate=[
+            {f"trial/setting/{key}": value for key, value in setting.items()}
+            for setting, _ in known
+        ],
+        evaluated_rewards=[reward for _, reward in known],
+    )
 
 
 class SearchLog(tune.Callback):
@@ -535,20 +541,10 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _sampler(study: Study, seed: int) -> dict[str, Any]:
-    from optuna.samplers import RandomSampler
-
-    if study.config.tune.searcher == "random":
-        return {"sampler": RandomSampler(seed)}
-    return {"seed": seed}
-
-
 def _cutting(study: Study) -> dict[str, Any]:
     """The Tune settings of ASHA on the rungs of the students' training; empty if not chosen."""
-    from ray.tune.schedulers import ASHAScheduler
-
-    tune, rungs = study.config.tune, study.config.rungs
-    if tune.scheduler != "asha" or rungs is None:
+    how, rungs = study.config.tune, study.config.rungs
+    if how.scheduler != "asha" or rungs is None:
         return {}
     halving = ASHAScheduler(
         time_attr=_TRAINED,
@@ -556,7 +552,7 @@ def _cutting(study: Study) -> dict[str, Any]:
         mode="max",
         max_t=rungs[-1],
         grace_period=rungs[0],
-        reduction_factor=tune.reduction,
+        reduction_factor=how.reduction,
     )
     return {"scheduler": halving}
 
