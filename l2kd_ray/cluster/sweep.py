@@ -342,9 +342,9 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
 
     A failed stage ends the trial but not the sweep; the pool records it for the report.
     """
-    wanted = config["trial"]
-    if "order" in wanted:
-        trials = [study.trial(wanted["method"], wanted["setting"], wanted["order"], wanted["seed"])]
+    wanted, alone = config["trial"], "order" in config["trial"]
+    if alone:
+        trials = [study.trial(**wanted)]
     else:
         trials = study.instances(study.arm(wanted["method"]), wanted["setting"])
         folder.propose(stages_of(trials))
@@ -352,27 +352,23 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
             _climb(trials, study, pool)
     known, objectives = dict[str, float](), _objectives(study)
     for trial in trials:
-        beside = [*trial.teachers, *trial.retention]
-        asked = [pool.scores.remote(cell.stage) for cell in beside]
+        beside = {c: pool.scores.remote(c.stage) for c in (*trial.teachers, *trial.retention)}
         for number, step in enumerate(trial.steps):
-            calls = [pool.scores.remote(cell.stage) for cell in step]
-            last = number == len(trial.steps) - 1
+            asked = {cell: pool.scores.remote(cell.stage) for cell in step}
+            if number == len(trial.steps) - 1:
+                asked |= beside
             try:
-                every = ray.get([*calls, *(asked if last else ())])
+                found = ray.get(list(asked.values()))
             except StageFailed:
                 tune.report({"failed": True, **dict.fromkeys(objectives, float("nan"))})
                 return
-            found = every[: len(calls)]
-            values = {
-                f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
-                for cell, scores in zip(step, found, strict=True)
-            }
-            dev = [value for name, value in values.items() if name.startswith("dev/")]
-            if "order" in wanted:
+            scores = {c: one[c.stage.metric_name] for c, one in zip(asked, found, strict=True)}
+            if alone:
+                dev = [scores[cell] for cell in step if cell.split == "dev"]
+                values = {f"{cell.split}/{cell.task}": scores[cell] for cell in step}
                 tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
-        for cell, scores in zip([*step, *beside], every, strict=True):
-            known[cell.stage.key] = scores[cell.stage.metric_name]
-    if "order" not in wanted:
+        known |= {cell.stage.key: score for cell, score in scores.items()}
+    if not alone:
         reached = {metric: value(trials, name, known) for metric, name in objectives.items()}
         tune.report({**reached, _TRAINED: study.training_length})
 
