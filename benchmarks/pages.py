@@ -26,6 +26,7 @@ import yaml
 
 from l2kd_ray.api import load_study
 from l2kd_ray.core.manifest import Manifest
+from l2kd_ray.core.store import stage_folder
 from l2kd_ray.study.folder import seal
 from l2kd_ray.testing.studies import tiny
 
@@ -69,7 +70,7 @@ def make(storage: Path, studies: int, stages: int) -> None:
     copies: list[list[str]] = [[] for _ in range(studies - 1)]
     for number in range(stages - there):
         key = uuid.uuid4().hex
-        copy(models[number % len(models)], storage / f"stages/evaluate/{key[:2]}/{key}", key)
+        copy(models[number % len(models)], storage / stage_folder("evaluate", key), key)
         copies[number % len(copies)].append(f"evaluate {key}\n")
     for number, lines in enumerate(copies):
         folder = storage / f"studies/study-{number:02}"

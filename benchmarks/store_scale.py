@@ -27,7 +27,7 @@ from table import save
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import Store, stage_folder
 from l2kd_ray.experiment import Experiment
 from l2kd_ray.study import load
 from l2kd_ray.study.folder import Folder
@@ -126,7 +126,7 @@ def _copy(stage: Stage, store: Store, example: Manifest, files: Path, noise: flo
         inputs={name: source.key for name, source in stage.inputs()},
         scores={name: score + noise for name, score in example.scores.items()},
     )
-    folder = Path(store.base, "stages", stage.kind, stage.key[:2], stage.key)
+    folder = Path(store.base, stage_folder(stage.kind, stage.key))
     for name in example.files:
         target = folder / example.attempt / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import torch
 import yaml
 from helpers.language import FORMAT, NEW, context, curriculum, make_model
 from helpers.studies import TINY, planned
-from safetensors.torch import load_file
+from helpers.weights import weights
 from torch import Tensor, nn
 
 from l2kd_ray.core.execute import obtain
@@ -56,11 +56,6 @@ def path(method: str | dict[str, Any], **changes: Any) -> list[Any]:
 
 def keys(stages: list[Any]) -> list[str]:
     return [stage.key for stage in stages]
-
-
-def weights(stage: Stage, store: Store, file: str = "model.safetensors") -> dict[str, Tensor]:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / file)
 
 
 # Identities, by key ------------------------------------------------------------------------------

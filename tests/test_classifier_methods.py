@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from helpers.weights import same_bits
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -78,12 +78,6 @@ def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
     return {**load_file(folder / "model.safetensors"), **load_file(folder / "heads.safetensors")}
 
 
-def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(
-        torch.equal(first[name], second[name]) for name in first
-    )
-
-
 def lessons_of(items: list[Item], *, by_weight: bool = True) -> ClassifierLessons:
     return ClassifierLessons(
         pools={"made.topics.a": items},
@@ -109,11 +103,13 @@ def test_without_distillation_mkd_is_training_on_labels(store: Store) -> None:
     found = study(
         methods=[mkd("joint", **none), mkd("alone", **none, **{"mkd.student": "single"}), "mkd"]
     )
-    assert same(
+    assert same_bits(
         weights(student(found, "joint"), store), weights(student(found, "multitask"), store)
     )
     assert student(found, "alone") == student(found, "single")
-    assert not same(weights(student(found, "mkd"), store), weights(student(found, "joint"), store))
+    assert not same_bits(
+        weights(student(found, "mkd"), store), weights(student(found, "joint"), store)
+    )
 
 
 def test_workers_exchange_the_gradients_of_every_part(
@@ -222,7 +218,7 @@ def test_a_meta_teacher_without_its_parts_is_a_teacher_of_all_domains(store: Sto
     plain, every = student(found, "plain").teacher, student(found, "all").teacher
     assert isinstance(plain, MetaTeach)
     assert not isinstance(every, MetaTeach)
-    assert same(weights(plain, store), weights(every, store))
+    assert same_bits(weights(plain, store), weights(every, store))
 
 
 def test_every_training_counts_the_texts_that_it_cuts(store: Store) -> None:
@@ -476,11 +472,11 @@ def test_a_training_in_parts_ends_with_the_same_bits(store: Store) -> None:
     assert [parts.before.before.until, parts.before.until, parts.until] == [1, 2, None]
     assert parts.at(2) == parts.before
     assert parts.at(4) == parts
-    assert same(weights(parts, store), weights(at_once, store))
+    assert same_bits(weights(parts, store), weights(at_once, store))
     at_once = student(study(methods=["metakd"], train=whole, max_train=8), "metakd")
     parts = {**whole, "rungs": [1, 2, 4]}
     in_parts = student(study(methods=["metakd"], train=parts, max_train=8), "metakd")
-    assert same(weights(in_parts, store), weights(at_once, store))
+    assert same_bits(weights(in_parts, store), weights(at_once, store))
 
 
 def stars(folder: Path, top: int) -> list[Any]:
@@ -532,7 +528,7 @@ def test_rungs_are_steps_where_the_training_is_in_steps(store: Store) -> None:
     whole = {"steps": 9, "batch_size": 8, "lr": 1e-3}
     at_once = student(study(methods=["mkd"], train=whole), "mkd")
     parts = student(study(methods=["mkd"], train={**whole, "rungs": [2, 9]}), "mkd")
-    assert same(weights(parts, store), weights(at_once, store))
+    assert same_bits(weights(parts, store), weights(at_once, store))
     assert obtain(parts.at(2), store)["steps"] == 2
     assert obtain(parts, store)["steps"] == 9
     with pytest.raises(InputError, match="end with the number of steps, 9"):

@@ -25,6 +25,7 @@ from helpers.language import (
     stopped,
 )
 from helpers.studies import planned
+from helpers.weights import weights
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -276,11 +277,6 @@ def students(method: str, **changes: Any) -> list[Any]:
     return [step[0].stage.model for step in trial.steps]
 
 
-def weights_of(stage: Stage, store: Store) -> Tensors:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
-
-
 def distance(one: Tensors, other: Tensors) -> float:
     return float(sum((value - other[name]).square().sum() for name, value in one.items())) ** 0.5
 
@@ -292,7 +288,7 @@ def test_a_stronger_penalty_leaves_a_student_nearer_to_where_it_was(
     moved = []
     for strength in (0, 1e4, 1e8):
         path = students(method, **{method: {"strength": strength, "samples": 8}})
-        moved.append(distance(weights_of(path[2], store), weights_of(path[1], store)))
+        moved.append(distance(weights(path[2], store), weights(path[1], store)))
     assert moved[0] > moved[1] > moved[2] > 0
 
 
@@ -303,13 +299,13 @@ def test_a_constrained_training_that_was_killed_ends_with_the_same_bits(
     """The anchor of a resumed training is the start of the task, not of its resumption."""
     last = students(method, ewc={"strength": 1e4}, gem={"ratio": 1})[2]
     one, other = Store(str(tmp_path / "one")), Store(str(tmp_path / "other"))
-    whole = weights_of(last, one)
+    whole = weights(last, one)
     for _, source in last.inputs():
         obtain(source, other)
     obtain(last.start, other)
     with stopped(monkeypatch, after=2):
         obtain(last, other, checkpoint_seconds=0.0)
-    resumed = weights_of(last, other)
+    resumed = weights(last, other)
     for name, value in whole.items():
         assert torch.equal(value, resumed[name])
 

@@ -14,11 +14,10 @@ import torch
 import yaml
 from helpers.reading import read
 from helpers.studies import TINY, planned
-from safetensors.torch import load_file
-from torch import Tensor
+from helpers.weights import weights
 
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Context, Stage
+from l2kd_ray.core.stage import Context
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.evaluate import PREDICTIONS
@@ -215,11 +214,6 @@ def test_learning_from_the_file_is_learning_from_the_stage(world: World, objecti
     assert (by_file.teacher is None) == (objective == "seq")
     one, other = (weights(stage, world.store) for stage in (by_stage, by_file))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
 
 
 def test_an_evaluation_decodes_as_it_is_told(world: World) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers.language import FORMAT, NEW, OLD, curriculum, make_model, stopped
 from helpers.studies import TINY, planned, tiny_data
-from safetensors.torch import load_file
+from helpers.weights import weights
 from torch import Tensor
 
 from l2kd_ray.api import load_study
@@ -208,22 +208,17 @@ def students(method: str, **changes: Any) -> list[Any]:
     return [step[0].stage.model for step in trial.steps][1:]
 
 
-def weights_of(stage: Any, store: Store) -> dict[str, Tensor]:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
-
-
 def test_a_student_that_was_killed_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last = students("l2kd")[-1]
     one, other = Store(str(tmp_path / "one")), Store(str(tmp_path / "other"))
-    whole = weights_of(last, one)
+    whole = weights(last, one)
     for _, source in last.inputs():
         obtain(source, other)
     with stopped(monkeypatch, after=2):
         obtain(last, other, checkpoint_seconds=0.0)
-    resumed = weights_of(last, other)
+    resumed = weights(last, other)
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
     scores = [store.manifest(last.kind, last.key).scores for store in (one, other)]  # type: ignore[union-attr]
     assert scores[0] == scores[1]

@@ -13,7 +13,7 @@ from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import Store, stage_folder
 from l2kd_ray.errors import InputError
 from l2kd_ray.experiment import Experiment
 from l2kd_ray.study import Study, plan
@@ -197,7 +197,7 @@ def test_lost_attempts_and_checkpoints_go(tiny: Any, store: Store, tmp_path: Pat
     study = tiny(methods=["finetune"])
     swept(study, store)
     key, kind = next((k, kind) for k, kind in store.listing().finished.items() if kind == "learn")
-    folder = f"stages/{kind}/{key[:2]}/{key}"
+    folder = stage_folder(kind, key)
     store.write(f"{folder}/loser/model.safetensors", b"lost the race")
     store.write(f"{folder}/checkpoint/000000001-x.safetensors", b"left behind")
     age(store)

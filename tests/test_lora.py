@@ -12,11 +12,10 @@ import pytest
 import torch
 from helpers.language import FORMAT, make_model, stopped
 from helpers.studies import TINY, planned
-from safetensors.torch import load_file
+from helpers.weights import weights
 from torch import Tensor, nn
 
 from l2kd_ray.core.execute import obtain
-from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.language import builder
@@ -58,11 +57,6 @@ def path(arch: str = "gpt2", method: str = "finetune", **changes: Any) -> list[A
     )
     trial = next(t for t in study.trials() if t.method == method)
     return [step[0].stage.model for step in trial.steps]
-
-
-def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
 
 
 @pytest.mark.parametrize("arch", SIZES)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from helpers.studies import TINY, planned
+from helpers.weights import same_bits, weights
 from safetensors.torch import load_file
-from torch import Tensor
 
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.stage import Stage
@@ -96,15 +96,6 @@ def teacher_of(stage: Learn) -> Any:
 
 def keys(stages: Sequence[Stage]) -> list[str]:
     return [stage.key for stage in stages]
-
-
-def weights(store: Store, stage: Stage) -> dict[str, Tensor]:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
-
-
-def same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
 # Identities, by key ------------------------------------------------------------------------------
@@ -357,9 +348,9 @@ def test_gold_answers_as_targets_are_lamol_bit_for_bit(
     lamol, seq, word, soft = (path(study, name) for name in ("lamol", "seq", "word", "seq-soft"))
     assert not {lamol[1], lamol[2]} & {seq[1], seq[2]}
     assert seq[2].replay != lamol[2].replay  # other stages, and what they write is the same
-    assert same_bits(weights(store, seq[2]), weights(store, lamol[2]))
-    assert same_bits(weights(store, soft[2]), weights(store, word[2]))
-    assert not same_bits(weights(store, word[2]), weights(store, lamol[2]))
+    assert same_bits(weights(seq[2], store), weights(lamol[2], store))
+    assert same_bits(weights(soft[2], store), weights(word[2], store))
+    assert not same_bits(weights(word[2], store), weights(lamol[2], store))
 
 
 def test_the_weights_are_averaged_with_the_student_before_the_task(store: Store) -> None:
@@ -368,8 +359,8 @@ def test_the_weights_are_averaged_with_the_student_before_the_task(store: Store)
     )
     plain, mean = path(study, "lamol")[2], path(study, "mean")[2]
     assert plain.start == mean.start
-    before, after = weights(store, plain.start), weights(store, plain)
-    for name, value in weights(store, mean).items():
+    before, after = weights(plain.start, store), weights(plain, store)
+    for name, value in weights(mean, store).items():
         torch.testing.assert_close(value, 0.7 * after[name] + 0.3 * before[name])
         assert torch.equal(value, after[name].lerp(before[name], 0.3))
 
@@ -456,7 +447,7 @@ def test_a_study_of_every_method_runs_and_is_then_finished(tiny: Any, store: Sto
     assert len(scores) == 3 * 2 + len(ARMS) * 3 * 2
     assert scores["score"].between(0, 100).all()
     ends = {name: path(study, name)[2] for name in ARMS}
-    final = {name: weights(store, stage) for name, stage in ends.items()}
+    final = {name: weights(stage, store) for name, stage in ends.items()}
     names = sorted(final)
     for place, one in enumerate(names):  # each method really does something of its own
         for other in names[:place]:
@@ -501,11 +492,11 @@ def test_a_larger_teacher_of_the_same_tokenizer_teaches(store: Store) -> None:
     word, single = path(study, "word"), trials_of(study, "single")[0]
     assert teacher_of(word[1]) not in {cell.stage.model for cell in single.cells}
     assert path(study, "lamol")[1] in {cell.stage.model for cell in single.cells}
-    taught = weights(store, word[1])
-    teacher, untrained = weights(store, teacher_of(word[1])), weights(store, word[0])
+    taught = weights(word[1], store)
+    teacher, untrained = weights(teacher_of(word[1]), store), weights(word[0], store)
     assert taught.keys() < teacher.keys()
     assert {k: v.shape for k, v in taught.items()} == {k: v.shape for k, v in untrained.items()}
-    assert not same_bits(taught, weights(store, path(study, "lamol")[1]))
+    assert not same_bits(taught, weights(path(study, "lamol")[1], store))
     assert obtain(path(study, "both")[2], store)["loss"] > 0
 
 
@@ -688,7 +679,7 @@ def test_workers_exchange_the_gradients_of_every_method(
     off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
     study = tiny(methods=[arm(name)], student={**student, **off})
     stage = next(t for t in study.trials() if t.method == name).steps[-1][0].stage.model
-    wanted = weights(store, stage)
+    wanted = weights(stage, store)
     with as_a_worker():
-        found = weights(Store(str(tmp_path / "wrapped")), stage)
+        found = weights(stage, Store(str(tmp_path / "wrapped")))
     torch.testing.assert_close(found, wanted)

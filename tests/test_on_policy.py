@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.language import FORMAT, NEW, Dummy, context, curriculum, make_model, stopped
 from helpers.studies import TINY, planned
-from safetensors.torch import load_file
+from helpers.weights import weights
 from torch import Tensor
 
 from l2kd_ray import load_study
@@ -257,11 +257,6 @@ def students(method: str, kd: Mapping[str, Any], **changes: Any) -> list[Learn]:
     return [step[0].stage.model for step in trial.steps[1:]]
 
 
-def weights_of(student: Learn, store: Store) -> dict[str, Tensor]:
-    obtain(student, store)
-    return dict(load_file(store.fetch(student.kind, student.key) / "model.safetensors"))
-
-
 def losses_of(student: Learn, store: Store) -> list[float]:
     obtain(student, store)
     curve = json.loads((store.fetch(student.kind, student.key) / CURVE).read_text())
@@ -294,12 +289,12 @@ def test_a_student_that_was_killed_ends_with_the_same_bits(
         del own["demonstration"]
     last = students(method, own)[-1]
     one, other = Store(str(tmp_path / "one")), Store(str(tmp_path / "other"))
-    whole = weights_of(last, one)
+    whole = weights(last, one)
     for _, source in last.inputs():
         obtain(source, other)
     with stopped(monkeypatch, after=3 if name == "adaptive" else 2):
         obtain(last, other, checkpoint_seconds=0.0)
-    resumed = weights_of(last, other)
+    resumed = weights(last, other)
     for tensor, value in whole.items():
         assert torch.equal(value, resumed[tensor])
     scores = [store.manifest(last.kind, last.key).scores for store in (one, other)]  # type: ignore[union-attr]

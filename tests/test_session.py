@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,15 +15,19 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 import ray
+from helpers.finished import publish
 from helpers.studies import planned
 
 from l2kd_ray.cluster import progress, session, sweep
 from l2kd_ray.cluster.executors import Job
 from l2kd_ray.cluster.session import RayFailed
 from l2kd_ray.core.execute import obtain
+from l2kd_ray.core.reader import StoreView
+from l2kd_ray.core.stage import Stage
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
 from l2kd_ray.study.sections import Workers
+from l2kd_ray.study.trial import stages_of
 
 
 def test_a_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +51,21 @@ def test_labels_are_refused_where_ray_is_started_here(
         session.started([Job(stage, asks, 60.0)]),
     ):
         pass
+
+
+def test_what_a_search_will_propose_is_refused_before_anything_starts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stage that never fits would wait in the pool for ever; no other trial has its kind."""
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray was started"))
+    study = planned(
+        methods=["lamol"],
+        search={"replay.ratio": {"uniform": [0.1, 0.6]}},
+        tune={"searcher": "optuna", "num_samples": 2},
+        scale={"replay": {"workers": len(os.sched_getaffinity(0)) + 1}},
+    )
+    with pytest.raises(InputError, match=r"scale \(replay\): a stage needs more CPUs"):
+        sweep.sweep(study, StoreView(store))
 
 
 def test_a_full_temporary_folder_is_said(
@@ -207,6 +228,29 @@ def test_a_pool_that_does_not_stay_alive_is_given_up(monkeypatch: pytest.MonkeyP
     assert killed == [pool]
     with pytest.raises(RayFailed, match="does not stay alive"):
         sweep._failures(pool)
+
+
+def test_the_progress_counts_over_all_batches(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool does, and what it finished for the first batch is not of the second."""
+    study, wanted, totals = planned(methods=["finetune"]), set[Stage](), list[int]()
+
+    def shows(pool: object, stages: set[Stage], show: object) -> AbstractContextManager[None]:
+        totals.append(len(stages))
+        return nullcontext()
+
+    def run(*_: object, **tuning: object) -> None:
+        for stage in wanted:
+            publish(store, stage, 0.0)
+
+    monkeypatch.setattr(sweep, "SweepProgress", shows)
+    monkeypatch.setattr(sweep, "_run", run)
+    monkeypatch.setattr(sweep, "_failures", lambda pool: [])
+    trials, reader = study.trials(), StoreView(store)
+    for batch in (trials[:1], trials[1:]):
+        sweep._finish(study, reader, lambda: (None, 2.0), batch, wanted, math.inf, lambda *_: None)
+    assert totals == [len(stages_of(trials[:1])), len(stages_of(trials))]
 
 
 OUT_OF_MEMORY = """1 worker(s) were killed due to the node running low on memory. Memory on the node

@@ -19,7 +19,7 @@ from l2kd_ray.core import loop, shard
 from l2kd_ray.core.execute import execute, obtain
 from l2kd_ray.core.shard import chunk
 from l2kd_ray.core.stage import Sharding, Stage, TrainingStage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import Store, stage_folder
 from l2kd_ray.errors import InputError
 from l2kd_ray.families.language.methods import LANGUAGE_METHODS
 from l2kd_ray.study.loading import resolve_study
@@ -179,7 +179,7 @@ def whole_study(folder: Path, methods: list[str], **settings: Any) -> tuple[Any,
     readers = [s for s in trial.stages() if s.shard and not isinstance(s, TrainingStage)]
     found = [one for one in readers if one.distributable]
     for one in found:
-        shutil.rmtree(folder / "shared" / "stages" / one.kind / one.key[:2] / one.key)
+        shutil.rmtree(folder / "shared" / stage_folder(one.kind, one.key))
     return study, found
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from helpers.weights import weights
 from torch import Tensor
 
 from l2kd_ray.core.execute import obtain
@@ -68,11 +68,6 @@ def experiment_of(data: dict[str, Any]) -> Experiment:
 def student(found: Study, arm: str = "structkd") -> Any:
     trial = next(t for t in found.trials() if t.method == arm)
     return trial.steps[-1][-1].stage.model
-
-
-def weights(stage: Stage, store: Store) -> dict[str, Tensor]:
-    obtain(stage, store)
-    return load_file(store.fetch(stage.kind, stage.key) / "model.safetensors")
 
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:

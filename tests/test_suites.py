@@ -12,7 +12,7 @@ import pytest
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Scores, Stage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import MANIFEST, Store, stage_folder
 from l2kd_ray.testing.executors import ExecutorSuite, Run, student
 from l2kd_ray.testing.stores import StoreSuite
 
@@ -44,7 +44,7 @@ class Trusting(Store):
     """Reads a file without a look at its digest."""
 
     def content(self, manifest: Manifest, name: str) -> bytes:
-        folder = f"stages/{manifest.kind}/{manifest.key[:2]}/{manifest.key}"
+        folder = stage_folder(manifest.kind, manifest.key)
         return self.read(f"{folder}/{manifest.attempt}/{name}") or b""
 
 
@@ -52,7 +52,7 @@ class LastWins(Store):
     """Lets a later attempt replace the files of a stage that stands."""
 
     def publish(self, manifest: Manifest, folder: Path) -> Manifest:
-        self.remove(f"stages/{manifest.kind}/{manifest.key[:2]}/{manifest.key}/manifest.json")
+        self.remove(f"{stage_folder(manifest.kind, manifest.key)}/{MANIFEST}")
         return super().publish(manifest, folder)
 
 
@@ -67,7 +67,7 @@ class Hasty(Store):
     """Writes the manifest before the files that it names."""
 
     def publish(self, manifest: Manifest, folder: Path) -> Manifest:
-        path = f"stages/{manifest.kind}/{manifest.key[:2]}/{manifest.key}/manifest.json"
+        path = f"{stage_folder(manifest.kind, manifest.key)}/{MANIFEST}"
         self.write(path, manifest.to_json())
         return super().publish(manifest, folder)
 
@@ -100,7 +100,7 @@ def rounding(stage: Stage, store: Store) -> Scores:
 
 def again(stage: Stage, store: Store) -> Scores:
     """Runs a stage that is in the store already."""
-    store.remove(f"stages/{stage.kind}/{stage.key[:2]}/{stage.key}/manifest.json")
+    store.remove(f"{stage_folder(stage.kind, stage.key)}/{MANIFEST}")
     return obtain(stage, store)
 
 

@@ -51,22 +51,7 @@ def started(jobs: Sequence[Job]) -> Iterator[float]:
     """
     cpus = len(os.sched_getaffinity(0))
     for job in jobs:
-        device_of(job.gpus)
-        if job.cpus > cpus:
-            raise InputError(
-                "a stage needs more CPUs than this machine has",
-                key=f"scale ({job.stage.kind})",
-                got=job.cpus,
-                expected=f"at most {cpus}: workers x cpus_per_worker",
-                fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
-            )
-        if job.workers.labels:  # it would wait for such a node for ever
-            raise InputError(
-                "a stage asks for a node with labels, which this machine has not",
-                key=f"scale ({job.stage.kind}).labels",
-                got=dict(job.workers.labels),
-                fix="set labels to {} here, or name a cluster with --address",
-            )
+        _check_fits(job, cpus)
     folder = scratch()
     _prepare()
     _keep_token()
@@ -99,6 +84,26 @@ def started(jobs: Sequence[Job]) -> Iterator[float]:
         yield float(cpus)
     finally:
         leave()
+
+
+def _check_fits(job: Job, cpus: int) -> None:
+    """Raise InputError if this machine can never run the job, which would wait for ever."""
+    device_of(job.gpus)
+    if job.cpus > cpus:
+        raise InputError(
+            "a stage needs more CPUs than this machine has",
+            key=f"scale ({job.stage.kind})",
+            got=job.cpus,
+            expected=f"at most {cpus}: workers x cpus_per_worker",
+            fix=f"set scale.{job.stage.kind}.workers to {cpus} or fewer, or name a cluster",
+        )
+    if job.workers.labels:
+        raise InputError(
+            "a stage asks for a node with labels, which this machine has not",
+            key=f"scale ({job.stage.kind}).labels",
+            got=dict(job.workers.labels),
+            fix="set labels to {} here, or name a cluster with --address",
+        )
 
 
 def scratch() -> str:

@@ -24,6 +24,7 @@ from ray import tune
 from ray.exceptions import RayActorError, RayError
 from ray.tune import TuneError
 from ray.tune.execution import class_cache
+from ray.tune.schedulers import ASHAScheduler
 
 from l2kd_ray import door
 from l2kd_ray.cluster.executors import DRIVER, Job
@@ -94,19 +95,21 @@ def sweep(
     if study.config.orders_arm:
         every = most(study, reader)
     missing = missing_stages(every, reader.listing())
-    if not missing and not (study.is_adaptive and _open_searches(study, known, cut)):
+    searches = _open_searches(study, known, cut)
+    if not missing and not searches:
         return SweepOutcome()
     for module in door.modules():  # a plug-in's file does not exist on other nodes
         ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     deadline, done = time.monotonic() + seconds, list[Trial]()
-    failed = set[str]()
+    failed, wanted = set[str](), set[Stage]()
     parts = [Wanted(every)] if study.is_adaptive else batches(study, reader, failed)
     folder = Folder(store, study.config.name)
-    with _told(), _on_demand(study, store, address, every, missing) as start:
+    needed = missing | _searched_stages(study, searches)
+    with _told(), _on_demand(study, store, address, every, needed) as start:
         for part in parts:
             folder.propose(stages_of(filter(study.is_proposed, part.trials)))
             done += part.trials
-            failed.update(_finish(study, reader, start, part.trials, deadline, show))
+            failed.update(_finish(study, reader, start, part.trials, wanted, deadline, show))
             if time.monotonic() >= deadline:
                 break  # the next batch must not be decided from an incomplete one
         if study.is_adaptive and time.monotonic() < deadline:
@@ -118,8 +121,8 @@ def sweep(
         begun = start.cache_info().currsize > 0
         failures = _failures(start()[0]) if begun else []
     left = missing_stages(done, reader.listing())
-    unfinished = left or (study.is_adaptive and _open_searches(study, known, cut))
-    late = time.monotonic() >= deadline and bool(unfinished)
+    unfinished = bool(left or _open_searches(study, known, cut))
+    late = time.monotonic() >= deadline and unfinished
     return SweepOutcome(failures or ([] if late else _unfinished(left)), late)
 
 
@@ -128,22 +131,27 @@ def _finish(
     reader: StoreView,
     start: Any,
     trials: Sequence[Trial],
+    wanted: set[Stage],
     deadline: float,
     show: Show,
 ) -> set[str]:
-    """Run one batch of trials; returns the keys of the stages that have failed so far."""
+    """Run one batch of trials; returns the keys of the stages that have failed so far.
+
+    `wanted`: the stages that the batches before had to run, to which this one's are added; the
+    pool, too, counts over all batches.
+    """
     missing = missing_stages(trials, reader.listing())
     unfinished = [t for t in trials if any(cell.stage in missing for cell in t.cells)]
     if not unfinished:
         return set()
     pool, cpus = start()
-    left = deadline - time.monotonic()
     if math.isinf(cpus):
         evaluations = (cell.stage for t in unfinished for cell in t.cells if cell.stage in missing)
         _show_demand(pool, list(dict.fromkeys(evaluations)))
-    with SweepProgress(pool, missing, show):
+    wanted |= missing
+    with SweepProgress(pool, wanted, show):
         names = tune.grid_search([_name(trial) for trial in unfinished])
-        _run(study, reader, pool, names, cpus, time_budget_s=None if math.isinf(left) else left)
+        _run(study, reader, pool, names, cpus, deadline)
     reader.renew()
     return {failure.key for failure in _failures(pool)}
 
@@ -289,10 +297,12 @@ def _run(
     pool: Any,
     trials: Any,
     cpus: float,
+    deadline: float,
     callbacks: Sequence[tune.Callback] = (),
     **tuning: Any,
-) -> Any:
+) -> None:
     """Run cursors by Tune, enough of them at once to keep every CPU busy with a stage."""
+    seconds = None if math.isinf(deadline) else deadline - time.monotonic()
     at_once = study.config.tune.max_concurrent or int(min(64, 2 * cpus + 2))
     folder = Folder(reader.store, study.config.name)
     walker = tune.with_parameters(cursor, study=study, pool=pool, folder=folder)
@@ -305,7 +315,9 @@ def _run(
         tuner = tune.Tuner(
             tune.with_resources(walker, tune.PlacementGroupFactory([{DRIVER: 1}])),
             param_space={"trial": trials},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True, **tuning),
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=at_once, time_budget_s=seconds, reuse_actors=True, **tuning
+            ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
@@ -323,7 +335,6 @@ def _run(
                 "RAY_memory_usage_threshold"
                 f"{kept_messages()}"
             )
-    return results
 
 
 def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> None:
@@ -331,9 +342,9 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
 
     A failed stage ends the trial but not the sweep; the pool records it for the report.
     """
-    wanted = config["trial"]
-    if "order" in wanted:
-        trials = [study.trial(wanted["method"], wanted["setting"], wanted["order"], wanted["seed"])]
+    wanted, alone = config["trial"], "order" in config["trial"]
+    if alone:
+        trials = [study.trial(**wanted)]
     else:
         trials = study.instances(study.arm(wanted["method"]), wanted["setting"])
         folder.propose(stages_of(trials))
@@ -341,27 +352,23 @@ def cursor(config: dict[str, Any], study: Study, pool: Any, folder: Folder) -> N
             _climb(trials, study, pool)
     known, objectives = dict[str, float](), _objectives(study)
     for trial in trials:
-        beside = [*trial.teachers, *trial.retention]
-        asked = [pool.scores.remote(cell.stage) for cell in beside]
+        beside = {c: pool.scores.remote(c.stage) for c in (*trial.teachers, *trial.retention)}
         for number, step in enumerate(trial.steps):
-            calls = [pool.scores.remote(cell.stage) for cell in step]
-            last = number == len(trial.steps) - 1
+            asked = {cell: pool.scores.remote(cell.stage) for cell in step}
+            if number == len(trial.steps) - 1:
+                asked |= beside
             try:
-                every = ray.get([*calls, *(asked if last else ())])
+                found = ray.get(list(asked.values()))
             except StageFailed:
                 tune.report({"failed": True, **dict.fromkeys(objectives, float("nan"))})
                 return
-            found = every[: len(calls)]
-            values = {
-                f"{cell.split}/{cell.task}": scores[cell.stage.metric_name]
-                for cell, scores in zip(step, found, strict=True)
-            }
-            dev = [value for name, value in values.items() if name.startswith("dev/")]
-            if "order" in wanted:
+            scores = {c: one[c.stage.metric_name] for c, one in zip(asked, found, strict=True)}
+            if alone:
+                dev = [scores[cell] for cell in step if cell.split == "dev"]
+                values = {f"{cell.split}/{cell.task}": scores[cell] for cell in step}
                 tune.report({"stage": number, _OBJECTIVE: mean(dev) if dev else 0.0, **values})
-        for cell, scores in zip([*step, *beside], every, strict=True):
-            known[cell.stage.key] = scores[cell.stage.metric_name]
-    if "order" not in wanted:
+        known |= {cell.stage.key: score for cell, score in scores.items()}
+    if not alone:
         reached = {metric: value(trials, name, known) for metric, name in objectives.items()}
         tune.report({**reached, _TRAINED: study.training_length})
 
@@ -384,11 +391,26 @@ def _climb(trials: Sequence[Trial], study: Study, pool: Any) -> None:
 
 
 def _open_searches(study: Study, known: ArmSettings, cut: ArmSettings) -> dict[str, int]:
-    """The number of settings left to try, by arm, for arms that have any left."""
+    """The number of settings that an adaptive search has left to try, by arm that has any left."""
+    if not study.is_adaptive:
+        return {}
     wanted = study.config.tune.num_samples
     names = [arm.name for arm in study.config.arms if study.reads_search(arm)]
     left = {name: wanted - len(known.get(name, ())) - len(cut.get(name, ())) for name in names}
     return {name: number for name, number in left.items() if number > 0}
+
+
+def _searched_stages(study: Study, arms: Iterable[str]) -> set[Stage]:
+    """Stages like those that the searches of some arms will propose, on one order and seed.
+
+    Whether this machine has the resources for them is checked before anything starts.
+    """
+    order, seed = study.orders[0], str(study.config.replicates[0])
+    return stages_of(
+        study.trial(name, setting, order, seed)
+        for name in arms
+        for setting in study.settings(study.arm(name))
+    )
 
 
 def _search(
@@ -402,10 +424,45 @@ def _search(
 ) -> None:
     """Run the adaptive searches, one arm after another, until the deadline.
 
-    Optuna proposes settings (by its model, or at random), each is run on all (order, seed), and its
-    mean dev score is reported back; with ASHA after each rung. The settings that finish are added
-    to `tried`, those that ASHA stops to `given_up`, and both are stored at once, so that a sweep
-    that is killed goes on with them.
+    Each setting that Optuna proposes is run on all (order, seed), and its mean dev score is
+    reported back; with ASHA after each rung. The settings that finish are added to `tried`, those
+    that ASHA stops to `given_up`, and both are stored at once, so that a sweep that is killed goes
+    on with them.
+    """
+    folder = Folder(reader.store, study.config.name)
+    for name, left in _open_searches(study, tried, given_up).items():
+        if time.monotonic() >= deadline:
+            break
+        arm = study.arm(name)
+        former, lost = tried.setdefault(name, []), given_up.setdefault(name, [])
+
+        def note(setting: Setting, is_whole: bool, own: Any = (former, lost)) -> None:
+            own[0 if is_whole else 1].append(setting)
+            folder.keep_settings(tried, given_up)
+
+        rewards = [(setting, _reward(study, reader, arm, setting)) for setting in former]
+        known = [(one, reward) for one, reward in rewards if all(map(math.isfinite, reward))]
+        _run(
+            study,
+            reader,
+            pool,
+            {"method": name},
+            cpus,
+            deadline,
+            search_alg=_searcher(study, arm, known, len(former) + len(lost)),
+            num_samples=left,
+            callbacks=[SearchLog(study, name, [reward for _, reward in known], note)],
+            **_cutting(study),
+        )
+
+
+def _searcher(
+    study: Study, arm: Arm, known: Sequence[tuple[Setting, list[float]]], begun: int
+) -> Any:
+    """The searcher of an arm: proposals by Optuna's model, or at random.
+
+    `known`: the settings of earlier sweeps, with their objectives. `begun`: how many settings they
+    began; with the same seed their proposals would be repeated.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -422,58 +479,26 @@ def _search(
             trial = optuna.trial.create_trial(values=value, params=parameters, distributions=space)
             study.add_trial(trial)
 
-    folder = Folder(reader.store, study.config.name)
-    for name, left in _open_searches(study, tried, given_up).items():
-        arm, seconds = study.arm(name), deadline - time.monotonic()
-        former, lost = tried.setdefault(name, []), given_up.setdefault(name, [])
-        if seconds <= 0:
-            break
-
-        def note(setting: Setting, is_whole: bool, own: Any = (former, lost)) -> None:
-            own[0 if is_whole else 1].append(setting)
-            folder.keep_settings(tried, given_up)
-
-        seed = (
-            study.config.tune.seed + len(former) + len(lost)
-        )  # otherwise it would repeat its proposals
-        rewards = {
-            number: reward
-            for number, setting in enumerate(former)
-            if all(map(math.isfinite, reward := _reward(study, reader, arm, setting)))
-        }
-        reported: dict[str, Any] = {
-            "points_to_evaluate": [
-                {f"trial/setting/{key}": value for key, value in former[number].items()}
-                for number in rewards
-            ],
-            "evaluated_rewards": list(rewards.values()),
-        }
-        space = {
+    samplers = optuna.samplers
+    is_random = study.config.tune.searcher == "random"
+    sampler = samplers.RandomSampler if is_random else samplers.TPESampler
+    metrics = list(_objectives(study))
+    several = len(metrics) > 1
+    return Search(
+        space={
             f"trial/setting/{key}": _distribution(space)
             for key, space in study.config.search.items()
             if isinstance(space, Range) and key in study.searched(arm)
-        }
-        metrics = [*_objectives(study)]
-        several = len(metrics) > 1
-        searcher = Search(
-            space=space,
-            metric=metrics if several else metrics[0],
-            mode=["max"] * len(metrics) if several else "max",
-            **_sampler(study, seed),
-            **(reported if rewards else {}),
-        )
-        _run(
-            study,
-            reader,
-            pool,
-            {"method": arm.name},
-            cpus,
-            search_alg=searcher,
-            num_samples=left,
-            callbacks=[SearchLog(study, name, rewards.values(), note)],
-            time_budget_s=None if math.isinf(seconds) else seconds,
-            **_cutting(study),
-        )
+        },
+        metric=metrics if several else metrics[0],
+        mode=["max"] * len(metrics) if several else "max",
+        sampler=sampler(seed=study.config.tune.seed + begun),
+        points_to_evaluate=[
+            {f"trial/setting/{key}": value for key, value in setting.items()}
+            for setting, _ in known
+        ],
+        evaluated_rewards=[reward for _, reward in known],
+    )
 
 
 class SearchLog(tune.Callback):
@@ -512,20 +537,10 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _sampler(study: Study, seed: int) -> dict[str, Any]:
-    from optuna.samplers import RandomSampler
-
-    if study.config.tune.searcher == "random":
-        return {"sampler": RandomSampler(seed)}
-    return {"seed": seed}
-
-
 def _cutting(study: Study) -> dict[str, Any]:
     """The Tune settings of ASHA on the rungs of the students' training; empty if not chosen."""
-    from ray.tune.schedulers import ASHAScheduler
-
-    tune, rungs = study.config.tune, study.config.rungs
-    if tune.scheduler != "asha" or rungs is None:
+    how, rungs = study.config.tune, study.config.rungs
+    if how.scheduler != "asha" or rungs is None:
         return {}
     halving = ASHAScheduler(
         time_attr=_TRAINED,
@@ -533,7 +548,7 @@ def _cutting(study: Study) -> dict[str, Any]:
         mode="max",
         max_t=rungs[-1],
         grace_period=rungs[0],
-        reduction_factor=tune.reduction,
+        reduction_factor=how.reduction,
     )
     return {"scheduler": halving}
 

@@ -47,7 +47,7 @@ def execute(
     """
     import torch
 
-    if stage.distributable is False and world_size > 1:
+    if world_size > 1 and not stage.distributable:
         raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
     # The number of threads changes the order of float sums, hence the bits of a result.
     torch.set_num_threads(threads)
@@ -120,13 +120,12 @@ def _with_inputs(stage: Stage, store: Store, how: Mapping[str, Any]) -> Manifest
                 _with_inputs(source, store, how)
         try:
             manifest = execute(stage, store, **how)
+            break
         except Damaged:  # an input was withdrawn: the next round computes it
             if attempt + 1 == ATTEMPTS:
                 raise
-        else:
-            assert manifest is not None  # rank 0 publishes
-            return manifest
-    raise AssertionError("unreachable")
+    assert manifest is not None  # rank 0 publishes
+    return manifest
 
 
 _clean = cache(remove_abandoned)  # once a process, so that every node of a cluster is cleaned

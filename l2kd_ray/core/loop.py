@@ -22,14 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from l2kd_ray.core import memory
-from l2kd_ray.core.checkpoint import (
-    Progress,
-    Stateful,
-    read,
-    restore,
-    save,
-    write,
-)
+from l2kd_ray.core.checkpoint import Progress, Stateful, read, restore, save, write
 from l2kd_ray.core.randomness import generator
 from l2kd_ray.core.shard import is_sharded, place, put_together, whole
 from l2kd_ray.core.stage import CURVE, STATE, Context, Optimisation, Scores, TrainingStage

@@ -27,7 +27,6 @@ def in_parts(
     """
     start = 0
     while start < len(items):
-        taken = size
         try:
             found = work(items[start : start + size])
         except torch.OutOfMemoryError:
@@ -36,7 +35,7 @@ def in_parts(
                 raise
         else:
             yield found
-            start += taken
+            start += size
             continue
         _release()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -150,6 +150,18 @@ class Stage:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+def ancestry(stages: Iterable[Stage]) -> list[Stage]:
+    """The stages and all that they read, directly or not; each once, however many read it."""
+    found: dict[Stage, None] = {}
+    waiting = list(stages)
+    while waiting:
+        stage = waiting.pop()
+        if stage not in found:
+            found[stage] = None
+            waiting += [source for _, source in stage.inputs()]
+    return list(found)
 
 
 def kinds() -> list[str]:

@@ -87,7 +87,7 @@ class Store(FileTree):
         finished.
         """
         try:
-            data = self.read(f"{_folder(kind, key)}/{MANIFEST}")
+            data = self.read(f"{stage_folder(kind, key)}/{MANIFEST}")
             if data is None:
                 return None
             found = Manifest.from_json(data)
@@ -129,17 +129,17 @@ class Store(FileTree):
         """Remove a finished stage's files; its manifest and scores remain."""
         manifest = self.manifest(kind, key)
         if manifest is not None:
-            self.write(f"{_folder(kind, key)}/{DROPPED}", b"")
-            self.remove(f"{_folder(kind, key)}/{manifest.attempt}")
+            self.write(f"{stage_folder(kind, key)}/{DROPPED}", b"")
+            self.remove(f"{stage_folder(kind, key)}/{manifest.attempt}")
 
     def _dropped(self, kind: str, key: str) -> bool:
-        return self.read(f"{_folder(kind, key)}/{DROPPED}") is not None
+        return self.read(f"{stage_folder(kind, key)}/{DROPPED}") is not None
 
     def content(self, manifest: Manifest, name: str) -> bytes:
         """The bytes of one file of a stage, checked against its digest. Raises: Damaged."""
-        data = None
+        data, folder = None, stage_folder(manifest.kind, manifest.key)
         with suppress(NotAFile):
-            data = self.read(f"{_folder(manifest.kind, manifest.key)}/{manifest.attempt}/{name}")
+            data = self.read(f"{folder}/{manifest.attempt}/{name}")
         if data is None:
             raise self._withdrawn(manifest, f"{name} is missing")
         if hashlib.sha256(data).hexdigest() != manifest.files[name].sha256:
@@ -168,7 +168,7 @@ class Store(FileTree):
             known = COPIES.get(self.root, key, manifest.attempt)
         if known is not None and known.exists():
             return known
-        remote = f"{_folder(kind, key)}/{manifest.attempt}"
+        remote = f"{stage_folder(kind, key)}/{manifest.attempt}"
         folder = Path(self.base, remote) if self.is_local else self._download(remote, manifest)
         for name, record in manifest.files.items():
             path = folder / name
@@ -192,7 +192,7 @@ class Store(FileTree):
 
         Returns the valid manifest, which is that of another attempt if that one was first.
         """
-        stage = _folder(manifest.kind, manifest.key)
+        stage = stage_folder(manifest.kind, manifest.key)
         names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
         records = {name: FileRecord.of(folder / name) for name in names}
         side_by_side(
@@ -210,13 +210,13 @@ class Store(FileTree):
     def note_start(self, kind: str, key: str, attempt: str) -> None:
         """Note the start of an attempt; `l2kd explain` and the failure drills count these notes."""
         note = {"host": socket.gethostname(), "started": datetime.now(UTC).isoformat()}
-        self.write(f"{_folder(kind, key)}/starts/{attempt}.json", json.dumps(note).encode())
+        self.write(f"{stage_folder(kind, key)}/starts/{attempt}.json", json.dumps(note).encode())
 
     def withdraw(self, damage: Damaged) -> None:
         """Remove a damaged stage's manifest, so that the stage is no longer finished."""
         print(f"store: {damage}; it will be computed again", file=sys.stderr, flush=True)
         with suppress(OSError):  # it may be read only; then each reader finds the damage
-            self.remove(f"{_folder(damage.kind, damage.key)}/{MANIFEST}")
+            self.remove(f"{stage_folder(damage.kind, damage.key)}/{MANIFEST}")
 
     def _withdrawn(self, manifest: Manifest, problem: str) -> Damaged:
         """The error to raise; the stage is withdrawn unless another process has replaced it."""
@@ -238,14 +238,14 @@ class Store(FileTree):
 
     def save_part(self, kind: str, key: str, name: str, number: int, file: Path) -> FileRecord:
         """Store a part of the checkpoint `name`, which begins to count when it is complete."""
-        self.upload(file, f"{_folder(kind, key)}/checkpoint/{name}.{number}.safetensors")
+        self.upload(file, f"{stage_folder(kind, key)}/checkpoint/{name}.{number}.safetensors")
         return FileRecord.of(file)
 
     def complete_checkpoint(
         self, kind: str, key: str, name: str, parts: Sequence[FileRecord]
     ) -> None:
         """Note that all parts are stored, then remove older checkpoints."""
-        folder = f"{_folder(kind, key)}/checkpoint"
+        folder = f"{stage_folder(kind, key)}/checkpoint"
         records = [asdict(part) for part in parts]
         self.write(f"{folder}/{name}.json", json.dumps(records).encode())
         for old in self.files(folder):
@@ -257,7 +257,7 @@ class Store(FileTree):
 
         Returns the files in the sequence of the parts; empty if there is none.
         """
-        folder = f"{_folder(kind, key)}/checkpoint"
+        folder = f"{stage_folder(kind, key)}/checkpoint"
         paths = [entry.path for entry in self.files(folder) if entry.path.endswith(".json")]
         for path in sorted(paths, reverse=True):
             try:
@@ -274,7 +274,7 @@ class Store(FileTree):
 
     def micro_batch_note(self, kind: str, key: str) -> str:
         """The path of a note for the next attempt at a stage: how many examples fit into memory."""
-        return f"{_folder(kind, key)}/checkpoint/micro_batch"
+        return f"{stage_folder(kind, key)}/checkpoint/micro_batch"
 
     def _download(self, remote: str, manifest: Manifest) -> Path:
         folder = COPIES.scratch() / manifest.key / manifest.attempt
@@ -284,5 +284,6 @@ class Store(FileTree):
         return folder
 
 
-def _folder(kind: str, key: str) -> str:
+def stage_folder(kind: str, key: str) -> str:
+    """The path of a stage's folder below the root of a store."""
     return f"stages/{kind}/{key[:2]}/{key}"

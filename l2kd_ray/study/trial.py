@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import chain
 
 from l2kd_ray.core.randomness import Seed
-from l2kd_ray.core.stage import Stage
+from l2kd_ray.core.stage import Stage, ancestry
 from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES
@@ -89,12 +89,5 @@ class Trial:
 
 
 def stages_of(trials: Iterable[Trial]) -> set[Stage]:
-    """Every stage of some trials; each is visited once, however many trials share it."""
-    found = set[Stage]()
-    waiting: list[Stage] = [cell.stage for trial in trials for cell in trial.cells]
-    while waiting:
-        stage = waiting.pop()
-        if stage not in found:
-            found.add(stage)
-            waiting += [source for _, source in stage.inputs()]
-    return found
+    """Every stage of some trials."""
+    return set(ancestry(cell.stage for trial in trials for cell in trial.cells))

@@ -24,7 +24,7 @@ import pytest
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import CURVE, Context, Scores, Stage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.store import Store, stage_folder
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
 from l2kd_ray.testing.studies import TINY, tiny
@@ -65,8 +65,7 @@ def losses(store: Store, stage: Stage) -> list[float]:
 
 def starts(store: Store, stage: Stage) -> int:
     """How often the stage was started."""
-    folder = f"stages/{stage.kind}/{stage.key[:2]}/{stage.key}/starts"
-    return len(store.files(folder))
+    return len(store.files(f"{stage_folder(stage.kind, stage.key)}/starts"))
 
 
 class ExecutorSuite:

@@ -14,8 +14,8 @@ from typing import Any
 from l2kd_ray import door
 from l2kd_ray.core.execute import obtain
 from l2kd_ray.core.scratch import Scratch
-from l2kd_ray.core.stage import Stage, TrainingStage
-from l2kd_ray.core.store import Store
+from l2kd_ray.core.stage import Stage, TrainingStage, ancestry
+from l2kd_ray.core.store import Store, stage_folder
 from l2kd_ray.families import METHODS, Method
 from l2kd_ray.families.examples import Examples
 from l2kd_ray.study.loading import resolve_study
@@ -44,13 +44,12 @@ def check_method(path: str) -> Iterator[str]:
     method = study.family.methods[arm.method]
     yield f"accepted: a method of {study.family.title}, called {method.name}"
     students = _students(study)
-    for student in students:
-        for stage in _ancestors(student):
-            if isinstance(stage, Examples) and stage.data.split == "test":
-                raise Broken(
-                    f"{method.name} trains on the test split of {stage.task}: methods read train "
-                    "and, for selection, dev"
-                )
+    for stage in ancestry(students):
+        if isinstance(stage, Examples) and stage.data.split == "test":
+            raise Broken(
+                f"{method.name} trains on the test split of {stage.task}: methods read train and, "
+                "for selection, dev"
+            )
     yield "reads no test data"
     yield from _keys_move(study, method, students)
     with Scratch("check") as folder:
@@ -79,16 +78,6 @@ def _students(study: Study) -> list[Stage]:
     trial = next(trial for trial in study.trials() if trial.method == name)
     steps = trial.steps[1:] or trial.steps
     return list(dict.fromkeys(cell.stage.model for step in steps for cell in step))
-
-
-def _ancestors(stage: Stage) -> Iterator[Stage]:
-    waiting, seen = [stage], set()
-    while waiting:
-        one = waiting.pop()
-        if one.key not in seen:
-            seen.add(one.key)
-            yield one
-            waiting += [source for _, source in one.inputs()]
 
 
 def _keys_move(study: Study, method: Method, students: list[Stage]) -> Iterator[str]:
@@ -132,7 +121,7 @@ def _killed_and_resumed(stage: Stage, store: Store, first: Mapping[str, Any]) ->
     """Kill the training at its second step, after a checkpoint, and run it again."""
     if not isinstance(stage, TrainingStage):
         return
-    store.remove(f"stages/{stage.kind}/{stage.key[:2]}/{stage.key}")
+    store.remove(stage_folder(stage.kind, stage.key))
     steps = iter([True])  # a preemption notice at the first step: the loop saves a checkpoint
 
     def leaving() -> bool:

@@ -140,5 +140,5 @@ CONTRASTS = """(() => {
 
 
 def contrast(one: float, other: float) -> float:
-    """Of two relative luminances (WCAG 2)."""
+    """The contrast of two relative luminances (WCAG 2)."""
     return (max(one, other) + 0.05) / (min(one, other) + 0.05)

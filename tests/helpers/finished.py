@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from l2kd_ray.core.manifest import Manifest
-from l2kd_ray.core.stage import CURVE, Stage, TrainingStage
+from l2kd_ray.core.stage import CURVE, Stage, TrainingStage, ancestry
 from l2kd_ray.core.store import Store
 from l2kd_ray.families.evaluate import Evaluate
 from l2kd_ray.study import Study
@@ -38,13 +38,8 @@ def finish(
     scores = {cell.stage: score(cell) for t in trials if t.is_reference for cell in t.cells}
     cells = [cell for t in trials if not t.is_reference for cell in t.cells]
     scores |= {cell.stage: score(cell) for cell in cells if cell.i <= learned}
-    done, waiting = set[Stage](), [*scores]
-    while waiting:
-        stage = waiting.pop()
-        if stage not in done:
-            done.add(stage)
-            waiting += [source for _, source in stage.inputs()]
-            publish(store, stage, scores.get(stage, 0.0), (where or {}).get(stage.kind))
+    for stage in ancestry(scores):
+        publish(store, stage, scores.get(stage, 0.0), (where or {}).get(stage.kind))
 
 
 def publish(

@@ -17,22 +17,9 @@ from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.study import Study
 from l2kd_ray.study.loading import resolve_study
 from l2kd_ray.study.reading import parse_study
+from l2kd_ray.testing.studies import tiny
 
-# A study so small that a stage takes a fraction of a second; two tasks, two orders.
-TINY: Mapping[str, Any] = {
-    "name": "tiny",
-    "tasks": ["gen.rest", "gen.intent"],
-    "methods": ["finetune", "lamol", "l2kd"],
-    "student": {"arch": "gpt2", "n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 96},
-    "tokenizer": {"vocab_size": 400},
-    "train": {"epochs": 2, "batch_size": 8, "lr": 5e-3},
-    "replay": {"ratio": 0.5},
-    "evaluate": {"max_new_tokens": 6},
-    "max_train": 16,
-    "max_test": 4,
-    "max_dev": 4,
-    "wandb": {"mode": "disabled"},
-}
+TINY: Mapping[str, Any] = tiny(methods=["finetune", "lamol", "l2kd"], replay={"ratio": 0.5})
 
 
 def tiny_data(**changes: Any) -> dict[str, Any]:
