@@ -251,6 +251,7 @@ class Experiment:
         finished, known = before.reader.listing().finished, before.manifests
         if any(stage.key in finished and stage.key not in known for stage in before.plan.every):
             before = self.snapshot()  # without the stages that have just been found damaged
+            finished = before.reader.listing().finished
         self._check_models(missing_stages(self._most(before.reader), before.reader.listing()))
         with (
             self._folder.local() as files,

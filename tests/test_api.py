@@ -150,8 +150,9 @@ def test_scores_of_another_stage_are_computed_again(
         shutil.rmtree(folder)
     shutil.copytree(right, wrong)
     shutil.copytree(model, wrong_model)
-    after = study.sweep("inline").snapshot.scores  # one command says it and mends it
-    assert after.equals(before)
+    ended = study.sweep("inline")  # one command says it and mends it
+    assert ended.snapshot.scores.equals(before)
+    assert ended.ran == len([wrong, wrong_model, *lost])
     told = capsys.readouterr().err
     assert f"evaluate {wrong.name}: the manifest is damaged (it is another stage's" in told
     assert f"learn {wrong_model.name}: the manifest is damaged (it is another stage's" in told
