@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.families.evaluate import PREDICTIONS, Evaluate
 from l2kd_ray.families.examples import EXAMPLES, parse_examples
-from l2kd_ray.study.orders import order_id
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
-from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +53,7 @@ def answers(
     examples = snapshot.reader.each(sources.values(), EXAMPLES, parse_examples)
     rows: list[tuple[Any, ...]] = []
     for trial, cell, source in cells:
-        names = _identity(trial, cell)
+        names = (*trial.names, trial.id, cell.task, cell.i, cell.j)
         pairs = zip(examples[source], lines[cell.stage.key], strict=True)
         for example, line in pairs:
             asked = "\n".join(part for part in (example.context, example.question) if part)
@@ -83,11 +81,6 @@ def most_forgotten(found: pd.DataFrame, most: int) -> pd.DataFrame:
     shown = found.assign(place=[place.get(pair, -1) for pair in pairs])
     shown = shown[shown["place"] >= 0].sort_values("place", kind="stable", ignore_index=True)
     return shown.drop(columns="place")
-
-
-def _identity(trial: Trial, cell: Cell) -> tuple[Any, ...]:
-    order, setting = order_id(trial.order), setting_id(trial.setting)
-    return trial.method, setting, order, str(trial.seed), trial.id, cell.task, cell.i, cell.j
 
 
 def _lines(file: bytes) -> list[dict[str, Any]]:

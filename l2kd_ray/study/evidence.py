@@ -28,7 +28,6 @@ from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.objectives import known_scores, objectives
 from l2kd_ray.study.replays import replay_quality
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import SearchOrders
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.study import Study
@@ -132,11 +131,7 @@ def _one_instance(snapshot: Snapshot) -> dict[str, pd.DataFrame | None]:
         done = {trial.id for trial in snapshot.done}
         groups: dict[tuple[object, object], list[Trial]] = {}
         for trial in snapshot.reported:
-            if (
-                trial.order
-                and trial.id in done
-                and (trial.method, setting_id(trial.setting)) in arms
-            ):
+            if trial.order and trial.id in done and trial.arm in arms:
                 groups.setdefault((trial.order, trial.seed), []).append(trial)
         chosen = max(groups.values(), key=len, default=[])
     lost = None

@@ -16,9 +16,8 @@ from typing import Any
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.study.plan import in_sequence
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
-from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.trial import Trial, by_arm
 from l2kd_ray.study.work import devices, hours
 
 
@@ -114,9 +113,6 @@ def outlook(snapshot: Snapshot, since: float | None, live: str | None = None) ->
 
 
 def _arms(snapshot: Snapshot) -> list[ArmProgress]:
-    groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in snapshot.reported:
-        groups.setdefault((trial.method, setting_id(trial.setting)), []).append(trial)
     done, failed = {trial.id for trial in snapshot.done}, snapshot.failed
     rows = snapshot.results
     gaps = dict(zip(rows["trial"], rows["gap/abs"], strict=True)) if "gap/abs" in rows else {}
@@ -132,7 +128,7 @@ def _arms(snapshot: Snapshot) -> list[ArmProgress]:
             if not trials[0].is_reference
             else math.nan,
         )
-        for (method, setting), trials in groups.items()
+        for (method, setting), trials in by_arm(snapshot.reported).items()
     ]
 
 

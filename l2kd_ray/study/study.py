@@ -14,7 +14,7 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.families import Builder, Resolved
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES, SCORE_COLUMNS
-from l2kd_ray.study.orders import order_id, orders_of, spread
+from l2kd_ray.study.orders import orders_of, spread
 from l2kd_ray.study.schema import StudyConfig
 from l2kd_ray.study.search import Setting, setting_id, settings_of, without
 from l2kd_ray.study.sections import Arm
@@ -342,10 +342,7 @@ def _row(trial: Trial, cell: Cell, known: Mapping[str, Manifest]) -> tuple[Any, 
     teacher = next((one for one in trial.teachers if (one.task, one.split) == its_own), None)
     return (
         trial.id,
-        trial.method,
-        setting_id(trial.setting),
-        order_id(trial.order),
-        str(trial.seed),
+        *trial.names,
         cell.i,
         cell.j,
         cell.task,
