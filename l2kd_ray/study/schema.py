@@ -148,26 +148,24 @@ class StudyConfig(ArmsOnly):
         rungs: tuple[int, ...] | None = getattr(self.settings.family.train, "rungs", None)
         return rungs
 
-    def search_examples(self) -> list[dict[str, Any]]:
-        """Settings in which each searched key takes each of its examples, others their first.
+    def search_examples(self, at_once: int = 1) -> list[dict[str, Any]]:
+        """Settings in which any `at_once` searched keys take each of their examples together, the
+        others their first.
 
         One empty setting if nothing is searched.
         """
         examples = {key: space.examples() for key, space in self.search.items()}
         first = {key: values[0] for key, values in examples.items()}
-        more = [{**first, key: one} for key, values in examples.items() for one in values[1:]]
-        return [first, *more]
-
-    def search_pairs(self) -> list[dict[str, Any]]:
-        """Settings in which any two examples of two searched keys meet, the others their first."""
-        examples = {key: space.examples() for key, space in self.search.items()}
-        first = {key: values[0] for key, values in examples.items()}
         found = (
             {**first, **dict(zip(keys, values, strict=True))}
-            for keys in combinations(examples, min(2, len(examples)))
+            for keys in combinations(examples, min(at_once, len(examples)))
             for values in product(*(examples[key] for key in keys))
         )
         return list({repr(setting): setting for setting in found}.values())
+
+    def search_pairs(self) -> list[dict[str, Any]]:
+        """Settings in which any two examples of two searched keys meet."""
+        return self.search_examples(at_once=2)
 
     def to_data(self) -> dict[str, Any]:
         """The content of the study file as it was read: only the keys that were set."""
