@@ -49,7 +49,7 @@ def answers(
     ]
     evaluations = {cell.stage.key: known[cell.stage.key] for _, cell, _ in cells}
     sources = {source: known[source] for _, _, source in cells}
-    lines = snapshot.reader.each(evaluations.values(), PREDICTIONS, _lines)
+    lines = snapshot.reader.each(evaluations.values(), PREDICTIONS, json_lines)
     examples = snapshot.reader.each(sources.values(), EXAMPLES, parse_examples)
     rows: list[tuple[Any, ...]] = []
     for trial, cell, source in cells:
@@ -83,5 +83,6 @@ def most_forgotten(found: pd.DataFrame, most: int) -> pd.DataFrame:
     return shown.drop(columns="place")
 
 
-def _lines(file: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.split(b"\n") if line]
+def json_lines(file: bytes, most: int | None = None) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, `most` at most."""
+    return [json.loads(line) for line in file.split(b"\n")[:most] if line]

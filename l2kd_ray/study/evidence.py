@@ -6,7 +6,6 @@ These are costs, replay and its samples, and per-example test scores.
 from __future__ import annotations
 
 import inspect
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -23,7 +22,7 @@ from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.agenda import halves_of
-from l2kd_ray.study.answers import answers
+from l2kd_ray.study.answers import answers, json_lines
 from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.objectives import known_scores, objectives
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from l2kd_ray.analysis.matrix import FloatArray
     from l2kd_ray.analysis.scope import Scope
 
-Line = dict[str, Any]
 _SHOWN = 12
 """Number of replay samples shown per method."""
 _MOST_READ = 5_000
@@ -256,19 +254,15 @@ def _costs(snapshot: Snapshot) -> pd.DataFrame:
     return costs.assign(unshared=costs["kind"].map(alone))
 
 
-def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[Line]]:
+def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[dict[str, Any]]]:
     """A few lines of each method's last replay stage."""
     found = {}
     for method, manifest in last.items():
         # Samples are illustrations; the report must not fail for them.
         with suppress(Damaged, OSError):
-            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, _SHOWN))
+            read = reader.each([manifest], SAMPLES, lambda file: json_lines(file, _SHOWN))
             found[method] = read[manifest.key]
     return found
-
-
-def _lines(file: bytes, most: int | None = None) -> list[Line]:
-    return [json.loads(line) for line in file.splitlines()[:most]]
 
 
 def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
@@ -354,7 +348,7 @@ class _Predictions:
 
 def _judged(file: bytes) -> tuple[FloatArray, list[str]]:
     """The score of each example, and the group with which it is resampled."""
-    lines = _lines(file)
+    lines = json_lines(file)
     scores = np.array([line["score"] for line in lines], dtype=float)
     return scores, [line.get("group") or line["id"] for line in lines]
 
