@@ -147,7 +147,7 @@ def _found(path: str | Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
     if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
         yield Path(path)
         return
-    storage = str(overrides.get("storage", DEFAULT_STORAGE))
+    storage = str(overrides.get("storage") or DEFAULT_STORAGE)
     store = Store(storage)
     store.check_reachable()
     named = Folder(store, str(path)).resolved

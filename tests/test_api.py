@@ -62,6 +62,8 @@ def test_nothing_finished_is_said_as_such(study_file: Any) -> None:
         study.report()
     with pytest.raises(InputError, match="no such study"):
         l2kd_ray.load_study("nobody")
+    with pytest.raises(InputError, match=r"swept in .*l2kd_results"):
+        l2kd_ray.load_study("nobody", storage=None)  # `storage=` removes the key
     with pytest.raises(InputError, match="no such trial"):
         study.export("zzz", "model")
 
