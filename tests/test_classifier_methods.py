@@ -555,6 +555,9 @@ def test_asha_cuts_trainings_and_never_orders() -> None:
     study(methods=["mkd"], train=rungs, **search)
     with pytest.raises(InputError, match="easy ones"):
         study(methods=["metakd-stream"], train=rungs, **search)
+    with pytest.raises(InputError, match="easy ones") as refused:
+        study(methods=["metakd-stream"], **search)
+    assert "rungs" not in refused.value.fix  # they would be refused as well
 
 
 @pytest.mark.drill

@@ -16,7 +16,7 @@ from l2kd_ray.section import reading
 from l2kd_ray.study.pins import Revisions
 from l2kd_ray.study.reading import read_study
 from l2kd_ray.study.schema import StudyConfig
-from l2kd_ray.study.sections import ONE_ORDER_ALONE, RACE
+from l2kd_ray.study.sections import RACE
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.unread import refuse_unread, refuse_unread_seeds
 from l2kd_ray.study.yaml12 import dump
@@ -135,14 +135,6 @@ def _check_arms(study: Study, where: str) -> None:
             build.check_settings()
         except InputError as error:
             raise error.at(where, key) from None
-    if config.tune.scheduler == "asha" and not config.orderless:
-        raise InputError(
-            ONE_ORDER_ALONE,
-            where=where,
-            key="tune.scheduler",
-            got="asha",
-            fix=RACE,
-        )
     if config.tune.scheduler == "asha" and config.rungs:
         for arm in filter(study.reads_search, config.arms):
             first = study.trial(arm.name, {}, study.orders[0], str(config.replicates[0]))
