@@ -154,17 +154,18 @@ def inference(snapshot: Snapshot) -> dict[str, Any]:
 def selected_scope(snapshot: Snapshot) -> Scope:
     """The finished orders of each method's selected setting; a snapshot with scores."""
     from l2kd_ray.analysis import results, select, within
-    from l2kd_ray.analysis.design import without_score
+    from l2kd_ray.analysis.design import arms_of, without_score
     from l2kd_ray.analysis.scope import Scope
 
     searched = list(snapshot.study.config.search)
     chosen = select(results(snapshot.selectable, searched, split="dev"))
     chosen = chosen[chosen["selected"] & ~chosen["method"].isin(REFERENCES)]
-    arms = list(zip(chosen["method"], chosen["setting"], strict=True))
     given = inference(snapshot)
     given["failed"] = [*given["failed"], *without_score(snapshot.scores)]
     test = within(results(snapshot.scores, searched), given["design"])
-    return Scope.of(test, [arm for arm in arms if arm[0] in set(test["method"])], **given)
+    return Scope.of(
+        test, [arm for arm in arms_of(chosen) if arm[0] in set(test["method"])], **given
+    )
 
 
 def order_findings(snapshot: Snapshot) -> OrderSearch | None:
