@@ -141,25 +141,24 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     own = {stage.key: stage for stage in roles}
     manifests = stored_examples(source, work, first=own)
     guessed = [kind for kind, few in manifests.items() if few and few[0].key not in own]
-    known = all(manifests.get(kind) for kind in work)
-    seconds = {
-        kind: seconds_of([one for one in missing if one.kind == kind], manifests[kind], own)
-        for kind in work
-        if known
-    }
-    sizes = [
-        n * median(sum(file.size for file in m.files.values()) for m in manifests[kind])
-        for kind, n in work.items()
-        if known
-    ]
+    seconds, size = None, None
+    if all(manifests.values()):
+        seconds = {
+            kind: seconds_of([one for one in missing if one.kind == kind], few, own)
+            for kind, few in manifests.items()
+        }
+        size = sum(
+            work[kind] * median(sum(file.size for file in m.files.values()) for m in few)
+            for kind, few in manifests.items()
+        )
     return Plan(
         len(chosen),
         counts,
         frozenset(roles),
         frozenset(missing),
-        seconds if known else None,
+        seconds,
         sorted(guessed),
-        int(sum(sizes)) if known else None,
+        None if size is None else int(size),
         {kind: peak for kind, few in manifests.items() if (peak := peak_memory(few))},
         _outputs(roles),
     )

@@ -183,24 +183,15 @@ def _unknown(found: InputError, family: Family, options: list[str]) -> InputErro
         if _has_key(other.settings, found.key) or _is_option(other, found.key)
     ]
     if readers:
-        return InputError(
-            f"no method of this study reads it: it is read by {' and by '.join(readers)}",
-            where=found.where,
-            key=found.key,
-            got=found.got,
+        return found.replaced(
+            problem=f"no method of this study reads it: it is read by {' and by '.join(readers)}",
+            expected="",
             fix="remove it, or name a method that reads it",
         )
     if "." in found.key:
         return found
     keys = (*sorted(_FRAME), *family.settings.model_fields, *options)
-    return InputError(
-        found.problem,
-        where=found.where,
-        key=found.key,
-        got=found.got,
-        expected=f"one of {', '.join(keys)}",
-        fix=did_you_mean(found.key, keys),
-    )
+    return found.replaced(expected=f"one of {', '.join(keys)}", fix=did_you_mean(found.key, keys))
 
 
 def _is_option(family: Family, dotted: str) -> bool:
