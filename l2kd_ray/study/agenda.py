@@ -193,8 +193,8 @@ def _given_up(
         for order in orders
     ]
     scores = _dev_means(source, trials).reshape(len(settings), len(orders))
-    found = race(scores, len(design.orders))
-    return {setting_id(settings[row]): at for row, at in found.dropped.items()}
+    lost = race(scores, len(design.orders))
+    return {setting_id(settings[row]): at for row, at in lost.items()}
 
 
 def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
