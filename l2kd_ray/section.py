@@ -112,6 +112,11 @@ def by_name(value: object, key: str) -> object:
     return value
 
 
+def list_of_one(value: object) -> object:
+    """One number or text as a list of it; other values are returned as they are."""
+    return [value] if isinstance(value, int | str) else value
+
+
 def digits_as_text(value: object) -> object:
     """A whole number as the text of its digits: in a study file it has no other form."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -23,7 +23,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families import Family
 from l2kd_ray.families.settings import Settings
 from l2kd_ray.names import MULTITASK, REFERENCES, SINGLE
-from l2kd_ray.section import FilePath, Location, Name, Section
+from l2kd_ray.section import FilePath, Location, Name, Section, list_of_one
 from l2kd_ray.study.consistency import check
 from l2kd_ray.study.sections import (
     Arm,
@@ -53,10 +53,7 @@ class ArmsOnly(Section):
         Arm(name="l2kd", method="l2kd"),
     )
 
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    _one_is_a_list = field_validator("methods", mode="before")(list_of_one)
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -120,10 +117,7 @@ class StudyConfig(ArmsOnly):
     wandb: WandbSettings = WandbSettings()
     on_event: EventSettings | None = None
 
-    @field_validator("seeds", "tasks", mode="before")
-    @classmethod
-    def _one_thing_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, int | str) else value
+    _one_thing_is_a_list = field_validator("seeds", "tasks", mode="before")(list_of_one)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
