@@ -98,7 +98,7 @@ def parse_study(
         study = StudyConfig.model_validate({**frame, "family": family, "settings": settings})
     except ValidationError as error:
         raise refusal(error, StudyConfig, where) from None
-    for setting in study.search_pairs():
+    for setting in study.search_examples(at_once=2):
         for arm in study.methods:
             place = f"methods: {arm.name}" if arm.settings else "search"
             _check_values(settings, {**setting, **arm.settings}, where, place)

@@ -157,10 +157,6 @@ class StudyConfig(ArmsOnly):
         )
         return list({repr(setting): setting for setting in found}.values())
 
-    def search_pairs(self) -> list[dict[str, Any]]:
-        """Settings in which any two examples of two searched keys meet."""
-        return self.search_examples(at_once=2)
-
     def to_data(self) -> dict[str, Any]:
         """The content of the study file as it was read: only the keys that were set."""
         data = self.model_dump(mode="json", exclude_unset=True)
