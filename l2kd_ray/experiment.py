@@ -258,7 +258,8 @@ class Experiment:
             mirrored(self.study, self.store, files, live=True) as ending,
         ):
             with self._folder.live():
-                # In it: another sweep of this name that ends now leaves what is listed here.
+                # While this sweep counts as live: another one of this name that ends now then keeps
+                # what is listed here (`Folder.settle_keys`).
                 self._folder.add_keys(stages_of(self.study.trials(before.tried)))
                 self._folder.keep_study(to_yaml(self.study))
                 failures, late = self._run(before.reader, executor, address)

@@ -68,14 +68,10 @@ def most_forgotten(found: pd.DataFrame, most: int) -> pd.DataFrame:
     from l2kd_ray.analysis.forgotten import forgotten
 
     lost = forgotten(found)
-    kept = [
-        example
-        for task, own in found.groupby("task", sort=False)
-        for example in [
-            (task, name)
-            for name in dict.fromkeys([*lost.loc[lost["task"] == task, "example"], *own["example"]])
-        ][:most]
-    ]
+    kept: list[tuple[object, str]] = []
+    for task, own in found.groupby("task", sort=False):
+        names = dict.fromkeys([*lost.loc[lost["task"] == task, "example"], *own["example"]])
+        kept += [(task, name) for name in list(names)[:most]]
     place = {example: k for k, example in enumerate(kept)}
     pairs = list(zip(found["task"], found["example"], strict=True))
     shown = found.assign(place=[place.get(pair, -1) for pair in pairs])

@@ -83,7 +83,7 @@ def parse_study(
         InputError: it is not a valid study.
     """
     merged = _expand_aliases(dict(data), where)
-    _move_select_on(merged, where)
+    _move_select_on(merged, where)  # now, so that an override of tune.select_on replaces it
     for key, value in (overrides or {}).items():
         _override(merged, ALIASES.get(key, key), value, where)
     _move_select_on(merged, where)
