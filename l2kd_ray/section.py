@@ -89,7 +89,7 @@ Location = Annotated[str, BeforeValidator(_location)]
 Command = Annotated[str, "a command"]
 """A command or URL: its variables, which may be secrets, are put in place where it is run."""
 _EXPANDS = [typing.get_args(kind)[1] for kind in (FilePath, Location, Command)]
-"""What marks a field whose variables are put in place."""
+"""The marks of a field whose variables are put in place."""
 
 # Texts
 
