@@ -13,7 +13,7 @@ from l2kd_ray.families import Resolved
 from l2kd_ray.models.pretrained import Pretrained, resolve_model, resolve_vectors
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import reading
-from l2kd_ray.study.pins import Revisions
+from l2kd_ray.study.pins import Revisions, datasets
 from l2kd_ray.study.reading import read_study
 from l2kd_ray.study.schema import StudyConfig
 from l2kd_ray.study.sections import RACE
@@ -166,11 +166,9 @@ def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: 
 def to_yaml(study: Study) -> str:
     """The resolved study as YAML: the file as it was read, with its names resolved."""
     tasks, models = study.resolved.tasks, study.resolved.models
-    hub = {
-        name: task.splits["train"].source.digest
-        for name, task in tasks.items()
-        if task.splits["train"].source.reader == "hub"
-    }
+    every = {**tasks, **study.resolved.held_out}
+    sources = {known: every[known[0]].splits["train"].source for known in datasets(study.config)}
+    hub = {known: one.digest for known, one in sources.items() if one.reader == "hub"}
     commits = {name: model.revision for name, model in models.items() if model.revision}
     data = Revisions(commits, hub).pin(study.config).to_data()
     _locate(data, study)
