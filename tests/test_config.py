@@ -302,6 +302,13 @@ def test_what_a_check_of_several_keys_refuses_is_told_problem_first(
     assert error.problem != "not accepted"
 
 
+@pytest.mark.parametrize(
+    ("alias", "section"), [("temperature_kd", "kd"), ("model_name", "student")]
+)
+def test_an_alias_beside_a_section_that_is_none_is_refused(alias: str, section: str) -> None:
+    assert refusal({}, **{alias: 2, section: 3}).problem == "has no keys below it"
+
+
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     """The second would silently win."""
     for text in ("name: a\nname: b\n", "name: a\nkd:\n  weight: 1\n  weight: 0\n"):

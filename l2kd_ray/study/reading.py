@@ -277,7 +277,8 @@ def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
     for alias, key in ALIASES.items():
         if alias in data:
             section, _, name = key.partition(".")
-            if {name, _EXCLUDES.get(name)} & {*(_mapping(data, section) or ())}:
+            below = _mapping(data, section)  # `_set` refuses what is no mapping
+            if isinstance(below, Mapping) and {name, _EXCLUDES.get(name)} & below.keys():
                 raise InputError(
                     f"is given twice: as {key} and by its alias",
                     where=where,
