@@ -525,9 +525,9 @@ def races(repeats: int) -> Iterator[dict[str, Any]]:
             own = 0.3 * trie.truth(WORLDS[0], stream, settings)
             own += trie.noise(WORLDS[1], stream, settings, 3).mean(axis=2)
             scores = level + common + own
-            found = race(scores, blocks)
-            runs = sum(found.dropped.values()) + blocks * len(found.kept)
-            kept.append(int(scores.mean(axis=1).argmax()) in found.kept)
+            dropped = race(scores, blocks)
+            runs = sum(dropped.values()) + blocks * (settings - len(dropped))
+            kept.append(int(scores.mean(axis=1).argmax()) not in dropped)
             saved.append(1 - runs / (settings * blocks))
         where = f"{settings} settings {apart:g} points apart, {blocks} orders"
         yield share("races", f"the best is kept, {where}", np.array(kept))

@@ -59,8 +59,7 @@ def _experiment(config: StudyConfig, file: Path, words: Sequence[str]) -> Experi
     """A study of a file as an experiment; `words`: how a command line names it."""
     from l2kd_ray.study import resolve_study
 
-    store = Store(config.storage)
-    store.check_reachable()
+    store = open_store(config.storage)
     former = Folder(store, config.name).resolved
     if former is not None:  # hub names keep the commits of the last sweep
         try:
@@ -112,9 +111,18 @@ def list_studies(storage: str | None = None) -> list[StudyProgress]:
     """
     from l2kd_ray.study.overview import overview
 
+    store = open_store(storage)
+    return overview(store, store.listing())
+
+
+def open_store(storage: str | None = None) -> Store:
+    """The store of a storage (default: that of a study file that names none).
+
+    Raises: InputError if the storage does not answer.
+    """
     store = Store(storage or DEFAULT_STORAGE)
     store.check_reachable()
-    return overview(store, store.listing())
+    return store
 
 
 def shipped_studies() -> dict[str, Path]:
@@ -147,9 +155,8 @@ def _found(path: str | Path, overrides: Mapping[str, Any]) -> Iterator[Path]:
     if Path(path).is_file() or Path(path).suffix in (".yaml", ".yml") or os.sep in str(path):
         yield Path(path)
         return
-    storage = str(overrides.get("storage", DEFAULT_STORAGE))
-    store = Store(storage)
-    store.check_reachable()
+    storage = str(overrides.get("storage") or DEFAULT_STORAGE)
+    store = open_store(storage)
     named = Folder(store, str(path)).resolved
     if named is None and str(path) in (shipped := shipped_studies()):
         yield shipped[str(path)]

@@ -517,14 +517,11 @@ def explain(
 ) -> None:
     """Show what a stage computed, from which inputs, when and by which version; or why two
     stages differ."""
-    from l2kd_ray.api import DEFAULT_STORAGE
+    from l2kd_ray.api import open_store
     from l2kd_ray.core.reader import StoreView
-    from l2kd_ray.core.store import Store
     from l2kd_ray.study.explain import differences, find
 
-    store = Store(storage or DEFAULT_STORAGE)
-    store.check_reachable()
-    reader = StoreView(store)
+    reader = StoreView(open_store(storage))
     found = find(reader, key)
     body: object = json.loads(found.to_json())
     if other is not None:
@@ -548,12 +545,10 @@ def gc(
 ) -> None:
     """List (or remove) what no study of a storage needs: stages of dropped studies and lost
     attempts."""
-    from l2kd_ray.api import DEFAULT_STORAGE
-    from l2kd_ray.core.store import Store
+    from l2kd_ray.api import open_store
     from l2kd_ray.study.garbage import collect, find_garbage
 
-    store = Store(storage or DEFAULT_STORAGE)
-    store.check_reachable()
+    store = open_store(storage)
     garbage = find_garbage(store, drop or [])
     for item in garbage:
         print(f"{item.bytes / 1e6:9.1f} MB  {item.folder}  {item.reason}")

@@ -39,6 +39,7 @@ def examine(storage: str | None = None, address: str | None = None) -> Iterator[
 
     Results are yielded one by one, since some checks are slow.
     """
+    storage = storage or DEFAULT_STORAGE
     good = sys.version_info >= (3, 11)
     yield Finding(good, "python", sys.version.split()[0] + ("" if good else ": 3.11 is needed"))
     for package in _PACKAGES:
@@ -46,15 +47,15 @@ def examine(storage: str | None = None, address: str | None = None) -> Iterator[
             yield Finding(True, package, version(package))
         except PackageNotFoundError:
             yield Finding(False, package, f"is not installed: pip install {package}")
-    yield _storage(storage or DEFAULT_STORAGE)
+    yield _storage(storage)
     yield _gpu()
     yield _wandb()
     yield Finding(True, "cpus", str(len(os.sched_getaffinity(0))))
     yield _scratch()
     yield _session()
-    yield _clock(storage or DEFAULT_STORAGE)
+    yield _clock(storage)
     if address is not None:
-        yield from _cluster(address, storage or DEFAULT_STORAGE)
+        yield from _cluster(address, storage)
 
 
 def _cluster(address: str, storage: str) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 # Names that end like a secret's: api_key, hfToken, X-Amz-Signature, AWSAccessKeyId; not tokenizer.
 _SECRET = r"(?i:key|token|passw(?:or)?d|secret|credential|signature|sig)s?(?![a-z])"
@@ -72,14 +73,12 @@ class InputError(ValueError):
 
     def at(self, where: str, key: str = "") -> InputError:
         """The same error with the study (unless it names one) and with a key before its own key."""
-        return InputError(
-            self.problem,
-            where=self.where or where,
-            key=": ".join(part for part in (key, self.key) if part),
-            got=self.got,
-            expected=self.expected,
-            fix=self.fix,
-        )
+        keys = ": ".join(part for part in (key, self.key) if part)
+        return self.replaced(where=self.where or where, key=keys)
+
+    def replaced(self, **parts: Any) -> InputError:
+        """The same error with some parts (arguments of `InputError`) replaced."""
+        return InputError(**{**vars(self), **parts})
 
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:

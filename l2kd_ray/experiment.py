@@ -251,13 +251,15 @@ class Experiment:
         finished, known = before.reader.listing().finished, before.manifests
         if any(stage.key in finished and stage.key not in known for stage in before.plan.every):
             before = self.snapshot()  # without the stages that have just been found damaged
+            finished = before.reader.listing().finished
         self._check_models(missing_stages(self._most(before.reader), before.reader.listing()))
         with (
             self._folder.local() as files,
             mirrored(self.study, self.store, files, live=True) as ending,
         ):
             with self._folder.live():
-                # In it: another sweep of this name that ends now leaves what is listed here.
+                # While this sweep counts as live: another one of this name that ends now then keeps
+                # what is listed here (`Folder.settle_keys`).
                 self._folder.add_keys(stages_of(self.study.trials(before.tried)))
                 self._folder.keep_study(to_yaml(self.study))
                 failures, late = self._run(before.reader, executor, address)

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from l2kd_ray.errors import InputError
 
@@ -81,13 +82,14 @@ def _location(value: object) -> object:
     return expanded(value) if isinstance(value, str) else value
 
 
-_EXPANDS = BeforeValidator(_file), BeforeValidator(_location), "a command"
-FilePath = Annotated[Path, _EXPANDS[0]]
+FilePath = Annotated[Path, BeforeValidator(_file)]
 """A path of the user's, relative to the working directory or to the study file."""
-Location = Annotated[str, _EXPANDS[1]]
+Location = Annotated[str, BeforeValidator(_location)]
 """A path or URL, or a name that stands for something else."""
-Command = Annotated[str, _EXPANDS[2]]
+Command = Annotated[str, "a command"]
 """A command or URL: its variables, which may be secrets, are put in place where it is run."""
+_EXPANDS = [typing.get_args(kind)[1] for kind in (FilePath, Location, Command)]
+"""The marks of a field whose variables are put in place."""
 
 # Texts
 
@@ -110,6 +112,11 @@ def by_name(value: object, key: str) -> object:
     return value
 
 
+def list_of_one(value: object) -> object:
+    """One number or text as a list of it; other values are returned as they are."""
+    return [value] if isinstance(value, int | str) else value
+
+
 def digits_as_text(value: object) -> object:
     """A whole number as the text of its digits: in a study file it has no other form."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
@@ -117,8 +124,9 @@ def digits_as_text(value: object) -> object:
 
 TextOrNumber = Annotated[str, BeforeValidator(digits_as_text)]
 
-# A context variable, so that threads and nested `reading` blocks do not mix their records.
 _ALMOST_BOOLS = {"yes", "no", "on", "off", "y", "n"}
+"""Texts in YAML 1.2 that YAML 1.1 reads as booleans."""
+# A context variable, so that threads and nested `reading` blocks do not mix their records.
 _reads: ContextVar[set[tuple[int, str]] | None] = ContextVar("_reads", default=None)
 
 
@@ -138,31 +146,7 @@ class Section(BaseModel):
     def _values_are_what_they_seem(cls, value: object) -> object:
         if isinstance(value, Mapping):
             for name, item in value.items():
-                field = cls.model_fields.get(str(name))
-                kinds = {object} if field is None else _leaves(field.annotation)
-                if not kinds & {bool, object} and _holds(item, lambda one: isinstance(one, bool)):
-                    raise InputError(
-                        "true and false are neither numbers nor names",
-                        key=str(name),
-                        got=item,
-                        fix="write a number, or quote it: 'true'",
-                    )
-                if field is None and isinstance(item, float) and not math.isfinite(item):
-                    raise InputError("not a finite number", key=str(name), got=item)
-                # A field of unknown type, such as one of a transformers config, would take the text
-                # `no` for true.
-                if field is None and isinstance(item, str) and item.lower() in _ALMOST_BOOLS:
-                    raise InputError(
-                        "a text, in YAML 1.2", key=str(name), got=item, expected="true or false"
-                    )
-                expands = field and any(one in _EXPANDS for one in (*kinds, *field.metadata))
-                if not expands and _holds(item, _names_a_variable):
-                    raise InputError(
-                        "variables are put in place in paths and commands alone",
-                        key=str(name),
-                        got=item,
-                        fix="write the value",
-                    )
+                _check_value(str(name), item, cls.model_fields.get(str(name)))
         return value
 
     # Reads are recorded here and not declared by each method: a declaration could be wrong, while
@@ -202,6 +186,32 @@ def reading() -> Iterator[set[tuple[int, str]]]:
         _reads.reset(token)
         if (outer := _reads.get()) is not None:
             outer |= reads
+
+
+def _check_value(name: str, item: object, field: FieldInfo | None) -> None:
+    """Raise InputError for a value that the field, or a key of no field, would misread."""
+    kinds = {object} if field is None else _leaves(field.annotation)
+    if not kinds & {bool, object} and _holds(item, lambda one: isinstance(one, bool)):
+        raise InputError(
+            "true and false are neither numbers nor names",
+            key=name,
+            got=item,
+            fix="write a number, or quote it: 'true'",
+        )
+    if field is None and isinstance(item, float) and not math.isfinite(item):
+        raise InputError("not a finite number", key=name, got=item)
+    # A field of unknown type, such as one of a transformers config, would take the text `no` for
+    # true.
+    if field is None and isinstance(item, str) and item.lower() in _ALMOST_BOOLS:
+        raise InputError("a text, in YAML 1.2", key=name, got=item, expected="true or false")
+    expands = field and any(one in _EXPANDS for one in (*kinds, *field.metadata))
+    if not expands and _holds(item, _names_a_variable):
+        raise InputError(
+            "variables are put in place in paths and commands alone",
+            key=name,
+            got=item,
+            fix="write the value",
+        )
 
 
 def _leaves(annotation: Any) -> set[Any]:

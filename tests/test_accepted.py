@@ -305,7 +305,7 @@ def run(study: Study, store: Store) -> None:
     Experiment(study, store, "l2kd sweep").plan()
     config, chosen = study.config, list[Trial]()
     for arm in config.arms:
-        setting = config.search_pairs()[-1]
+        setting = config.search_examples(at_once=2)[-1]
         setting = setting if config.search and study.reads_search(arm) else {}
         order, seed = study.orders[-1], str(config.replicates[-1])
         chosen.append(study.trial(arm.name, setting, order, seed))

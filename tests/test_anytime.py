@@ -141,8 +141,9 @@ def check_race(file: Path) -> None:
     drawn = [">".join(order) for order in load_study(file).study.orders]
     told = race(dev[drawn].to_numpy(), 24)
     names = list(dev.index)
-    wanted = {names[row]: at for row, at in told.dropped.items()} | {names[told.leader or 0]: 24}
-    assert json.loads(names[told.leader or 0]) == {"evaluate.max_new_tokens": 8}
+    (winner,) = set(range(len(names))) - told.keys()
+    wanted = {names[row]: at for row, at in told.items()} | {names[winner]: 24}
+    assert json.loads(names[winner]) == {"evaluate.max_new_tokens": 8}
     assert dict(scores.groupby("setting")["order"].nunique()) == wanted
     gap = pd.read_csv(folder / "tables" / "gap.csv")
     chosen = gap[(gap["method"] == "finetune") & gap["selected"]]

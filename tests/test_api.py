@@ -62,6 +62,8 @@ def test_nothing_finished_is_said_as_such(study_file: Any) -> None:
         study.report()
     with pytest.raises(InputError, match="no such study"):
         l2kd_ray.load_study("nobody")
+    with pytest.raises(InputError, match=r"swept in .*l2kd_results"):
+        l2kd_ray.load_study("nobody", storage=None)  # `storage=` removes the key
     with pytest.raises(InputError, match="no such trial"):
         study.export("zzz", "model")
 
@@ -150,8 +152,9 @@ def test_scores_of_another_stage_are_computed_again(
         shutil.rmtree(folder)
     shutil.copytree(right, wrong)
     shutil.copytree(model, wrong_model)
-    after = study.sweep("inline").snapshot.scores  # one command says it and mends it
-    assert after.equals(before)
+    ended = study.sweep("inline")  # one command says it and mends it
+    assert ended.snapshot.scores.equals(before)
+    assert ended.ran == len([wrong, wrong_model, *lost])
     told = capsys.readouterr().err
     assert f"evaluate {wrong.name}: the manifest is damaged (it is another stage's" in told
     assert f"learn {wrong_model.name}: the manifest is damaged (it is another stage's" in told

@@ -550,7 +550,7 @@ def test_every_training_of_a_study_has_its_steps(store: Store) -> None:
     assert [obtain(stage, store)["steps"] for stage in (*stages, bound)] == [6, 4, 5, 12]
 
 
-@pytest.mark.parametrize("rungs", [[1], [1, 3], [2, 1], [1, 1, 2], [2, 2]])
+@pytest.mark.parametrize("rungs", [[], [1], [1, 3], [2, 1], [1, 1, 2], [2, 2]])
 def test_rungs_that_do_not_rise_to_the_epochs_are_refused(rungs: list[int]) -> None:
     with pytest.raises(InputError, match="must rise and end with the number of epochs"):
         study(methods=["mkd"], train={**TOPICS["train"], "epochs": 2, "rungs": rungs})  # type: ignore[dict-item]
@@ -564,6 +564,9 @@ def test_asha_cuts_trainings_and_never_orders() -> None:
     study(methods=["mkd"], train=rungs, **search)
     with pytest.raises(InputError, match="easy ones"):
         study(methods=["metakd-stream"], train=rungs, **search)
+    with pytest.raises(InputError, match="easy ones") as refused:
+        study(methods=["metakd-stream"], **search)
+    assert "rungs" not in refused.value.fix  # they would be refused as well
 
 
 @pytest.mark.drill

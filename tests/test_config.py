@@ -302,6 +302,13 @@ def test_what_a_check_of_several_keys_refuses_is_told_problem_first(
     assert error.problem != "not accepted"
 
 
+@pytest.mark.parametrize(
+    ("alias", "section"), [("temperature_kd", "kd"), ("model_name", "student")]
+)
+def test_an_alias_beside_a_section_that_is_none_is_refused(alias: str, section: str) -> None:
+    assert refusal({}, **{alias: 2, section: 3}).problem == "has no keys below it"
+
+
 def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     """The second would silently win."""
     for text in ("name: a\nname: b\n", "name: a\nkd:\n  weight: 1\n  weight: 0\n"):
@@ -378,12 +385,36 @@ def test_a_key_belongs_to_one_section_of_a_study_file() -> None:
 def test_what_a_hub_id_stood_for_once_it_stands_for_again() -> None:
     news = {"name": "news", "hub": "org/news"}
     study = parse_study({**TINY, "student": {"model": "gpt2"}, "tasks": [news, "gen.rest"]})
-    pinned = Revisions({"gpt2": "abc"}, {"news": "def"}).pin(study)
+    pinned = Revisions({"gpt2": "abc"}, {("news", "org/news"): "def"}).pin(study)
     assert pinned.settings.family.student.revision == "abc"
     assert [task.revision for task in pinned.tasks] == ["def", None]
     text = yaml.safe_dump(pinned.to_data())
     assert Revisions.of(parse_study(yaml.safe_load(text))).pin(study) == pinned
-    assert Revisions({"gpt2": "new"}, {"news": "new"}).pin(pinned) == pinned
+    assert Revisions({"gpt2": "new"}, {("news", "org/news"): "new"}).pin(pinned) == pinned
+
+
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        ({"name": "news", "hub": "org/other"}, {}),
+        ({"name": "news", "train": "a.csv", "test": "b.csv"}, {}),
+        ("news", {"data_dir": "data"}),
+    ],
+)
+def test_data_from_elsewhere_have_no_commit_of_a_former_dataset(task: Any, more: Any) -> None:
+    """A commit that the study does not name would be of no such dataset, or without effect."""
+    former = Revisions({}, {("news", "org/news"): "abc", ("news", ""): "def"})
+    study = parse_study({**TINY, "tasks": [task, "gen.rest"], **more})
+    assert [one.revision for one in former.pin(study).tasks] == [None, None]
+
+
+def test_a_task_held_out_keeps_its_commit() -> None:
+    kept = {"tasks": [{"name": "news", "hub": "org/news"}, "sst"]}
+    study = parse_study({**TINY, "retention": kept})
+    pinned = Revisions({}, {("news", "org/news"): "abc", ("sst", ""): "def"}).pin(study)
+    assert pinned.retention is not None
+    assert [task.revision for task in pinned.retention.tasks] == ["abc", "def"]
+    assert Revisions.of(pinned).pin(study) == pinned
 
 
 def test_aliases_on_the_command_line_change_nothing_beside_them() -> None:

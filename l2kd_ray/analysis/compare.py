@@ -13,8 +13,10 @@ from l2kd_ray.analysis.design import (
     ArmId,
     Design,
     Instance,
+    arms_of,
     finished_orders,
     mean_over,
+    of_arm,
     scored_zero,
 )
 from l2kd_ray.analysis.estimate import LEVEL, Estimate, simultaneous
@@ -43,8 +45,7 @@ def shown_rows(table: pd.DataFrame) -> pd.DataFrame:
 
 def shown_arms(table: pd.DataFrame) -> list[ArmId]:
     """The method and setting of each of the `shown_rows`."""
-    shown = shown_rows(table)
-    return list(zip(shown["method"], shown["setting"], strict=True))
+    return arms_of(shown_rows(table))
 
 
 def compare(
@@ -124,7 +125,7 @@ class _Table:
         if design is not None:
             self.shared = finished_orders(test, shown, design, failed)
         picked = chosen[chosen["selected"] & (chosen["method"] == BASELINE)]
-        self.baseline = next(zip(picked["method"], picked["setting"], strict=True), None)
+        self.baseline = next(iter(arms_of(picked)), None)
 
     @property
     def arms(self) -> list[ArmId]:
@@ -154,7 +155,7 @@ class _Table:
         method, setting = arm
         group = self.groups.get(arm, self.test.iloc[:0])
         scope = self.scope(arm)
-        used, choice = scope.rows, self._choice(arm)
+        used, choice = scope.rows, of_arm(self.chosen, arm)
         return {
             "method": method,
             "setting": setting,
@@ -181,10 +182,6 @@ class _Table:
             own = rows["order"].isin(scope.orders) & rows["seed"].isin(self.design.seeds)
             rows = rows[own]
         return float(seed_means(rows, [GAP])[GAP].mean())
-
-    def _choice(self, arm: ArmId) -> pd.DataFrame:
-        method, setting = self.chosen["method"] == arm[0], self.chosen["setting"] == arm[1]
-        return self.chosen[method & setting]
 
     def _estimates(self, arm: ArmId, scope: _Scope) -> dict[str, object]:
         """The gap as such, as a share of the bound and of LAMOL's, and with failures scored 0."""

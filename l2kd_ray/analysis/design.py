@@ -36,6 +36,16 @@ class Instance(NamedTuple):
     seed: str
 
 
+def arms_of(table: pd.DataFrame) -> list[ArmId]:
+    """The method and setting of each row."""
+    return list(zip(table["method"], table["setting"], strict=True))
+
+
+def of_arm(table: pd.DataFrame, arm: ArmId) -> pd.DataFrame:
+    """The rows of one method and setting."""
+    return table[(table["method"] == arm[0]) & (table["setting"] == arm[1])]
+
+
 @dataclass(frozen=True)
 class Design:
     """The orders and seeds of a study, in the order in which they are run."""
@@ -185,8 +195,7 @@ def finished_orders(
     used only when it is whole.
     """
     done = results[results["complete"] & results["gap/abs"].notna()]
-    names = ("method", "setting", "order", "seed")
-    known = set(zip(*(done[name] for name in names), strict=True)) | {tuple(f) for f in failed}
+    known = {*zip(*(done[name] for name in Instance._fields), strict=True), *failed}
     prefix: list[str] = []
     for order in design.orders:
         wanted = ((*arm, order, seed) for arm in arms for seed in design.seeds)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from l2kd_ray.analysis.design import ArmId, Instance
+from l2kd_ray.analysis.design import ArmId, Instance, arms_of
 from l2kd_ray.analysis.paired import compare_methods
 from l2kd_ray.analysis.scope import Scope
 from l2kd_ray.analysis.shares import BASELINE
@@ -46,7 +46,7 @@ def gains(
         return pd.DataFrame()
     own = arms[arms["method"].isin(taught)]
     chosen: dict[ArmId, tuple[bool, bool]] = {}
-    for arm in zip(own["method"], own["setting"], strict=True):
+    for arm in arms_of(own):
         method, setting = arm
         wanted = published.get(method, {})
         tried = every.loc[every["method"] == method, "setting"]
@@ -67,7 +67,7 @@ def _control(arms: pd.DataFrame, taught: Collection[str]) -> ArmId | None:
     free = arms[~arms["method"].isin(taught)]
     named = free[free["method"] == BASELINE]
     rows = named if len(named) else free
-    return (rows["method"].iat[0], rows["setting"].iat[0]) if len(rows) == 1 else None
+    return arms_of(rows)[0] if len(rows) == 1 else None
 
 
 def _agrees(setting: str, published: Mapping[str, Any]) -> bool:

@@ -106,7 +106,8 @@ class Moments:
     def detectable(self, level: float = LEVEL, power: float = POWER) -> float:
         """The true mean at which an interval of this error leaves 0 out with probability `power`.
 
-        Of a noncentral t. The error is itself estimated, so this is no more certain than it is.
+        From the noncentral t distribution. The error is itself an estimate, so this is no more
+        certain than it is.
         """
         if np.isnan(self.error):
             return np.nan

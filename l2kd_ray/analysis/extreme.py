@@ -33,10 +33,10 @@ _DECIMALS = 6
 def predict(
     tried: Sequence[Sequence[str]], values: FloatArray, candidates: Sequence[Sequence[str]]
 ) -> FloatArray:
-    """The value of each candidate, from those of the orders tried; NaN is not known.
+    """The value of each candidate, from those of the orders tried, of which NaN is not known.
 
-    By the ridge of `precedence.fit`; all the same below three known values. Orders that the model
-    does not tell apart are equal.
+    Predicted with the ridge of `precedence.fit`; with fewer than three known values all are equal.
+    So are orders that the model does not tell apart.
     """
     known = np.flatnonzero(~np.isnan(values))
     if len(known) < 3:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from l2kd_ray.analysis.compare import compare, shown_arms, shown_rows
-from l2kd_ray.analysis.design import ArmId, Design, Instance, without_score
+from l2kd_ray.analysis.design import ArmId, Design, Instance, arms_of, without_score
 from l2kd_ray.analysis.distillation import Published, gains
 from l2kd_ray.analysis.halves import Halves, Optimism, optimism, within
 from l2kd_ray.analysis.matrix import FloatArray
@@ -203,5 +203,4 @@ def _optimism(
 
 
 def _selected(gap: pd.DataFrame) -> list[ArmId]:
-    rows = gap[gap["selected"] & ~gap["reference"]]
-    return list(zip(rows["method"], rows["setting"], strict=True))
+    return arms_of(gap[gap["selected"] & ~gap["reference"]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
+from l2kd_ray.names import SEPARATOR
+
 _OF_TRIAL = ["method", "setting", "order", "seed", "trial", "task", "example"]
 
 
@@ -17,7 +19,7 @@ def forgotten(answers: pd.DataFrame) -> pd.DataFrame:
 
     `answers`: columns of `study.answers.ANSWER_COLUMNS`.
     """
-    last = answers["order"].str.count(">") + 1  # tasks of the order
+    last = answers["order"].str.count(SEPARATOR) + 1  # tasks of the order
     earlier = answers[(answers["order"] != "") & (answers["j"] < last)]
     ends = last.reindex(earlier.index)
     texts = ["input", "reference"]

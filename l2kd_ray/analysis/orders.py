@@ -68,10 +68,10 @@ def over_orders(
 ) -> pd.DataFrame:
     """Robustness to the task order: one row for each method and setting.
 
-    Of the gap in points, each order's averaged over its seeds first so that seed noise does not
-    pass for an effect of order: mean, std (ddof 1), `std_order` (the same with the noise that is
-    left of the seeds taken off, `anova`), best, worst and its order, CVaR of the worst 20 %. Of the
-    final scores: `opd/<task>` = max - min over orders of R[n, j] (Yoon et al. 2020), aopd their
+    The gap in points has mean, std (ddof 1), `std_order` (the same with the noise that is left of
+    the seeds taken off, `anova`), best, worst and its order, CVaR of the worst 20 %; each order is
+    averaged over its seeds first, so that seed noise does not pass for an effect of order. The
+    final scores have `opd/<task>` = max - min over orders of R[n, j] (Yoon et al. 2020), aopd their
     mean and mopd their maximum. Complete trials only; NaN where undefined.
 
     A spread grows with the number of orders and shrinks with that of seeds, so those of `arms`

@@ -14,7 +14,7 @@ from math import ceil, log2
 import numpy as np
 import pandas as pd
 
-from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders, of_arm
 from l2kd_ray.analysis.estimate import LEVEL, NO_NOTE, Estimate, simultaneous
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
@@ -147,10 +147,10 @@ def compare_methods(
     """
     orders = finished_orders(results, arms, design, failed)
     now = reading(len(orders), len(design.orders), stopping=stopping)
-    tables: dict[ArmId, Cells] = {}
-    for method, setting in arms:
-        own = results[(results["method"] == method) & (results["setting"] == setting)]
-        tables[method, setting] = cells(own, "gap/abs", orders[: now.orders], design.seeds)
+    tables = {
+        arm: cells(of_arm(results, arm), "gap/abs", orders[: now.orders], design.seeds)
+        for arm in arms
+    }
     pairs = list(combinations(arms, 2)) if pairs is None else pairs
     rows = []
     for one, other in pairs:

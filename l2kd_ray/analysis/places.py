@@ -10,7 +10,6 @@ import pandas as pd
 from l2kd_ray.analysis import matrix
 from l2kd_ray.analysis.design import Design, cells
 from l2kd_ray.analysis.estimate import LEVEL, Estimate
-from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.analysis.mean import moments
 from l2kd_ray.analysis.trials import ScoredTrial
 
@@ -61,17 +60,15 @@ def mean_by(
     for value, group in used.groupby(by, sort=True):
         ran = set(group["order"])
         own = [order for order in orders if order in ran]
-        population = len(own) if design.kind == "list" else design.possible
-        tables = {name: cells(group, name, own, design.seeds).whole.by_seed for name in _NUMBERS}
-        estimates = {name: _mean(table, population, level) for name, table in tables.items()}
+        population = design.population(len(own))
         row: dict[str, object] = {by: value}
-        for name, estimate in estimates.items():
+        for name in _NUMBERS:
+            table = cells(group, name, own, design.seeds).whole.by_seed
+            estimate = Estimate()
+            if len(table):
+                estimate = moments(table, population).estimate(level=level)
             row[name] = estimate.value
             if name in ("gap", "forgetting"):
                 row |= {f"{name}/low": estimate.low, f"{name}/high": estimate.high}
         found.append({**row, "n_orders": len(own)})
     return pd.DataFrame(found)
-
-
-def _mean(table: FloatArray, population: int, level: float) -> Estimate:
-    return moments(table, population).estimate(level=level) if len(table) else Estimate()

@@ -9,8 +9,6 @@ dropped where the mean over orders is the target, for what is left would be the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -20,20 +18,8 @@ from l2kd_ray.analysis.looks import alphas, planned_looks
 from l2kd_ray.analysis.matrix import FloatArray
 
 
-@dataclass(frozen=True)
-class Race:
-    """The state of a race: a function of the scores alone."""
-
-    kept: tuple[int, ...]
-    """Settings to go on with, by row index."""
-    dropped: Mapping[int, int]
-    """Settings given up, each with the number of blocks it was given up at."""
-    leader: int | None
-    """The kept setting of the best mean at the last look; None before the first."""
-
-
-def race(scores: FloatArray, blocks: int) -> Race:
-    """Decide which settings to drop, given dev scores `[settings, blocks so far]` (higher: better).
+def race(scores: FloatArray, blocks: int) -> dict[int, int]:
+    """The settings to drop, given dev scores `[settings, blocks so far]` (higher: better).
 
     At each planned look (`looks.planned_looks`) a setting is dropped where its paired difference to
     the leader is below 0 by Student's t for a mean of a sample drawn without replacement,
@@ -45,17 +31,20 @@ def race(scores: FloatArray, blocks: int) -> Race:
         scores: NaN where a setting has not run; what is dropped need not run on. A look is taken
             when every kept setting has all its blocks.
         blocks: how many there are in all.
+
+    Returns:
+        By row index, the number of blocks at which each dropped setting was given up.
     """
     settings = len(scores)
     if settings < 1 or scores.ndim != 2 or scores.shape[1] > blocks:
         raise ValueError(
             f"race: scores have shape {scores.shape}; expected [settings, at most {blocks} blocks]"
         )
-    kept, dropped, leader = list(range(settings)), dict[int, int](), None
+    kept, dropped = list(range(settings)), dict[int, int]()
     looks = planned_looks(blocks)
     for k, alpha in zip(looks, alphas(looks), strict=True):
         if k > scores.shape[1] or np.isnan(scores[kept, :k]).any():
-            return Race(tuple(kept), dropped, leader)
+            break
         means = scores[kept, :k].mean(axis=1)
         leader = kept[int(means.argmax())]
         t = float(stdtrit(k - 1, 1 - alpha / max(settings - 1, 1))) if k > 1 else np.inf
@@ -65,4 +54,4 @@ def race(scores: FloatArray, blocks: int) -> Race:
             if k == blocks or (error > 0 and difference.mean() < -t * error):
                 dropped[rival] = k
                 kept.remove(rival)
-    return Race(tuple(kept), dropped, leader)
+    return dropped

@@ -14,7 +14,7 @@ import pandas as pd
 from l2kd_ray.analysis.advice import Advice, advise
 from l2kd_ray.analysis.assisted import assisted
 from l2kd_ray.analysis.components import decompose
-from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders
+from l2kd_ray.analysis.design import ArmId, Cells, Design, Instance, cells, finished_orders, of_arm
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.analysis.looks import Reading, reading
 from l2kd_ray.analysis.matrix import FloatArray
@@ -68,8 +68,8 @@ class Scope:
 
     def rows(self, arm: ArmId) -> pd.DataFrame:
         """The complete trials of an arm that have a gap, whether or not they are used."""
-        own = (self.results["method"] == arm[0]) & (self.results["setting"] == arm[1])
-        return self.results[own & self.results["complete"] & self.results[GAP].notna()]
+        own = of_arm(self.results, arm)
+        return own[own["complete"] & own[GAP].notna()]
 
     def cells(self, arm: ArmId, column: str = GAP) -> Cells:
         """The used orders of an arm that have every cell, so without those with a failed trial."""
@@ -209,7 +209,7 @@ def places(scope: Scope, trials: Iterable[ScoredTrial]) -> pd.DataFrame:
     rows["order"] = rows["order"].astype(object)  # read one by one, which is slow from Arrow
 
     def of(arm: ArmId) -> pd.DataFrame:
-        own = rows[(rows["method"] == arm[0]) & (rows["setting"] == arm[1])]
+        own = of_arm(rows, arm)
         where = scope.design, scope.orders, scope.level
         parts = [mean_by(own, "task", *where), mean_by(own, "place", *where)]
         found = pd.concat(parts, ignore_index=True).reindex(columns=_PLACES)

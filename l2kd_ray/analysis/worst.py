@@ -66,8 +66,8 @@ def quantile_bound(
 def _draws(orders: int, tasks: int) -> int:
     """How many draws with replacement so many orders of `study.orders` are worth at least.
 
-    Of whole rounds of n (n - 1) orders each pair of a first and a last task has as many as any
-    other. The number of bad ones among them is a sum of independent events, and a sum far below its
+    In whole rounds of n (n - 1) orders every pair of a first and a last task occurs equally often.
+    The number of bad ones among them is a sum of independent events, and a sum far below its
     mean is likeliest where all have the same chance (Hoeffding 1956): the binomial. Of fewer, only
     those count that begin with the task that most bad orders begin with: one in each block of n.
     """

@@ -48,7 +48,7 @@ class Wanted:
 
         Selection reads dev scores alone, so it cannot choose a dropped setting.
         """
-        lost = {(arm, setting) for arm, settings in self.dropped.items() for setting in settings}
+        lost = _lost(self.dropped)
         pairs = zip(scores["method"], scores["setting"], strict=True)
         given_up = np.array([pair in lost for pair in pairs], dtype=bool)
         return scores[~(given_up & (scores["split"] == "dev").to_numpy())]
@@ -107,16 +107,13 @@ def most(study: Study, source: AnyStore) -> list[Trial]:
     if study.config.tune.select_on is None:
         return every
     split = halves_of(study)
-    searched = {arm.name: setting_id(study.settings(arm)[0]) for arm in _searched(study)}
+    first = {arm.name: (arm.name, setting_id(study.settings(arm)[0])) for arm in _searched(study)}
     return [
         trial
         for trial in every
         if trial.is_reference
-        or (trial.method in searched and _is_in(trial, split.select))
-        or (
-            _is_in(trial, split.report)
-            and searched.get(trial.method, setting_id(trial.setting)) == setting_id(trial.setting)
-        )
+        or (trial.method in first and _is_in(trial, split.select))
+        or (_is_in(trial, split.report) and first.get(trial.method, trial.arm) == trial.arm)
     ]
 
 
@@ -125,7 +122,7 @@ def failed_instances(trials: Iterable[Trial], failed: Collection[str]) -> list[I
     from l2kd_ray.analysis import Instance
 
     return [
-        Instance(trial.method, setting_id(trial.setting), order_id(trial.order), str(trial.seed))
+        Instance(*trial.names)
         for trial in trials
         if not trial.is_reference and trial.cannot_finish(failed)
     ]
@@ -170,12 +167,17 @@ def _race(study: Study, source: AnyStore) -> Iterator[Wanted]:
     dropped: Dropped = {}
     for begun, look in pairwise((0, *planned_looks(len(design.orders)))):
         block = _block(every, design, begun, look)
-        kept = [t for t in block if setting_id(t.setting) not in dropped.get(t.method, {})]
-        yield Wanted(kept, dropped=dropped)
+        lost = _lost(dropped)
+        yield Wanted([trial for trial in block if trial.arm not in lost], dropped=dropped)
         dropped = {
             arm.name: _given_up(study, source, arm, design, look) for arm in _searched(study)
         }
     yield Wanted((), dropped=dropped)
+
+
+def _lost(dropped: Dropped) -> set[tuple[str, str]]:
+    """The dropped settings, each with its arm."""
+    return {(arm, setting) for arm, settings in dropped.items() for setting in settings}
 
 
 def _given_up(
@@ -191,8 +193,8 @@ def _given_up(
         for order in orders
     ]
     scores = _dev_means(source, trials).reshape(len(settings), len(orders))
-    found = race(scores, len(design.orders))
-    return {setting_id(settings[row]): at for row, at in found.dropped.items()}
+    lost = race(scores, len(design.orders))
+    return {setting_id(settings[row]): at for row, at in lost.items()}
 
 
 def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
@@ -221,9 +223,7 @@ def _halves(study: Study, source: AnyStore) -> Iterator[Wanted]:
             for trial in every
             if not trial.is_reference
             and _is_in(trial, split.report)
-            and (
-                trial.method not in searched or (trial.method, setting_id(trial.setting)) in winners
-            )
+            and (trial.method not in searched or trial.arm in winners)
         ]
     )
 
@@ -294,4 +294,5 @@ def halves_of(study: Study) -> Halves:
 
 
 def _is_in(trial: Trial, design: Design) -> bool:
-    return order_id(trial.order) in design.orders and str(trial.seed) in design.seeds
+    _, _, order, seed = trial.names
+    return order in design.orders and seed in design.seeds

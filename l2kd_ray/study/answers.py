@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from l2kd_ray.families.evaluate import PREDICTIONS, Evaluate
 from l2kd_ray.families.examples import EXAMPLES, parse_examples
-from l2kd_ray.study.orders import order_id
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
-from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,11 +49,11 @@ def answers(
     ]
     evaluations = {cell.stage.key: known[cell.stage.key] for _, cell, _ in cells}
     sources = {source: known[source] for _, _, source in cells}
-    lines = snapshot.reader.each(evaluations.values(), PREDICTIONS, _lines)
+    lines = snapshot.reader.each(evaluations.values(), PREDICTIONS, json_lines)
     examples = snapshot.reader.each(sources.values(), EXAMPLES, parse_examples)
     rows: list[tuple[Any, ...]] = []
     for trial, cell, source in cells:
-        names = _identity(trial, cell)
+        names = (*trial.names, trial.id, cell.task, cell.i, cell.j)
         pairs = zip(examples[source], lines[cell.stage.key], strict=True)
         for example, line in pairs:
             asked = "\n".join(part for part in (example.context, example.question) if part)
@@ -70,14 +68,10 @@ def most_forgotten(found: pd.DataFrame, most: int) -> pd.DataFrame:
     from l2kd_ray.analysis.forgotten import forgotten
 
     lost = forgotten(found)
-    kept = [
-        example
-        for task, own in found.groupby("task", sort=False)
-        for example in [
-            (task, name)
-            for name in dict.fromkeys([*lost.loc[lost["task"] == task, "example"], *own["example"]])
-        ][:most]
-    ]
+    kept: list[tuple[object, str]] = []
+    for task, own in found.groupby("task", sort=False):
+        names = dict.fromkeys([*lost.loc[lost["task"] == task, "example"], *own["example"]])
+        kept += [(task, name) for name in list(names)[:most]]
     place = {example: k for k, example in enumerate(kept)}
     pairs = list(zip(found["task"], found["example"], strict=True))
     shown = found.assign(place=[place.get(pair, -1) for pair in pairs])
@@ -85,10 +79,6 @@ def most_forgotten(found: pd.DataFrame, most: int) -> pd.DataFrame:
     return shown.drop(columns="place")
 
 
-def _identity(trial: Trial, cell: Cell) -> tuple[Any, ...]:
-    order, setting = order_id(trial.order), setting_id(trial.setting)
-    return trial.method, setting, order, str(trial.seed), trial.id, cell.task, cell.i, cell.j
-
-
-def _lines(file: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.split(b"\n") if line]
+def json_lines(file: bytes, most: int | None = None) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, `most` at most."""
+    return [json.loads(line) for line in file.split(b"\n")[:most] if line]

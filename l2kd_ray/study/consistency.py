@@ -295,10 +295,10 @@ def _adaptive(study: StudyConfig) -> None:
             key=f"search.{grids[0]}",
             fix="write choice: [...]",
         )
-    if study.tune.scheduler == "asha" and study.rungs is None:
-        named = hasattr(study.settings.family.train, "rungs")
-        fix = f"name train.rungs, epochs after which a training may end; or {RACE}"
-        fix = fix if named else RACE
+    if study.tune.scheduler == "asha" and (study.rungs is None or not study.orderless):
+        fix = RACE
+        if study.orderless and hasattr(study.settings.family.train, "rungs"):
+            fix = f"name train.rungs, epochs after which a training may end; or {RACE}"
         raise InputError(ONE_ORDER_ALONE, key="tune.scheduler", got="asha", fix=fix)
 
 

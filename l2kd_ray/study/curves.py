@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from l2kd_ray.analysis.smooth import smooth
 from l2kd_ray.core.stage import CURVE, Stage
 from l2kd_ray.core.store import Damaged
-from l2kd_ray.study.orders import order_id
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.trial import Trial
 
@@ -64,23 +62,16 @@ def curves_of(snapshot: Snapshot, trials: Iterable[Trial]) -> pd.DataFrame:
                 read[manifest.key] = smooth(pd.DataFrame(points), _POINTS).assign(
                     tokens_per_second=speed
                 )
+    names = ("method", "setting", "order", "seed", "trial", "role", "i", "task", "key")
     frames = [
         read[stage.key].assign(
-            method=trial.method,
-            setting=setting_id(trial.setting),
-            order=order_id(trial.order),
-            seed=str(trial.seed),
-            trial=trial.id,
-            role=role,
-            i=i,
-            task=task,
-            key=stage.key,
+            **dict(zip(names, (*trial.names, trial.id, role, i, task, stage.key), strict=True))
         )
         for trial, role, i, task, stage in rows
         if stage.key in read
     ]
-    names = ["method", "setting", "order", "seed", "trial", "role", "i", "task", "key", "step"]
+    first = [*names, "step"]
     if not frames:
-        return pd.DataFrame(columns=[*names, "loss"])
+        return pd.DataFrame(columns=[*first, "loss"])
     whole = pd.concat(frames, ignore_index=True)
-    return whole[[*names, *(name for name in whole if name not in names)]]
+    return whole[[*first, *(name for name in whole if name not in first)]]

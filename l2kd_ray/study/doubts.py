@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.families.evaluate import SAME_ANSWER, SAME_REFERENCE
 from l2kd_ray.study.replays import replay_quality
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Trial
 from l2kd_ray.tasks import Task
 
@@ -46,5 +45,5 @@ def _answers(trials: Sequence[Trial], manifests: Mapping[str, Manifest]) -> pd.D
             scores = manifests[cell.stage.key].scores if cell.stage.key in manifests else {}
             if cell.split == "test" and SAME_ANSWER in scores:
                 alike = scores[SAME_ANSWER], scores[SAME_REFERENCE]
-                rows.append((trial.method, setting_id(trial.setting), cell.task, *alike))
+                rows.append((*trial.arm, cell.task, *alike))
     return pd.DataFrame(rows, columns=["method", "setting", "task", "answers", "references"])

@@ -6,7 +6,6 @@ These are costs, replay and its samples, and per-example test scores.
 from __future__ import annotations
 
 import inspect
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -23,12 +22,11 @@ from l2kd_ray.families.evaluate import PREDICTIONS
 from l2kd_ray.families.language.stages.replay import SAMPLES
 from l2kd_ray.names import REFERENCES
 from l2kd_ray.study.agenda import halves_of
-from l2kd_ray.study.answers import answers
+from l2kd_ray.study.answers import answers, json_lines
 from l2kd_ray.study.curves import curves_of
 from l2kd_ray.study.data import data_of
 from l2kd_ray.study.objectives import known_scores, objectives
 from l2kd_ray.study.replays import replay_quality
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import SearchOrders
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.study import Study
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from l2kd_ray.analysis.matrix import FloatArray
     from l2kd_ray.analysis.scope import Scope
 
-Line = dict[str, Any]
 _SHOWN = 12
 """Number of replay samples shown per method."""
 _MOST_READ = 5_000
@@ -136,11 +133,7 @@ def _one_instance(snapshot: Snapshot) -> dict[str, pd.DataFrame | None]:
         done = {trial.id for trial in snapshot.done}
         groups: dict[tuple[object, object], list[Trial]] = {}
         for trial in snapshot.reported:
-            if (
-                trial.order
-                and trial.id in done
-                and (trial.method, setting_id(trial.setting)) in arms
-            ):
+            if trial.order and trial.id in done and trial.arm in arms:
                 groups.setdefault((trial.order, trial.seed), []).append(trial)
         chosen = max(groups.values(), key=len, default=[])
     lost = None
@@ -165,17 +158,18 @@ def inference(snapshot: Snapshot) -> dict[str, Any]:
 def selected_scope(snapshot: Snapshot) -> Scope:
     """The finished orders of each method's selected setting; a snapshot with scores."""
     from l2kd_ray.analysis import results, select, within
-    from l2kd_ray.analysis.design import without_score
+    from l2kd_ray.analysis.design import arms_of, without_score
     from l2kd_ray.analysis.scope import Scope
 
     searched = list(snapshot.study.config.search)
     chosen = select(results(snapshot.selectable, searched, split="dev"))
     chosen = chosen[chosen["selected"] & ~chosen["method"].isin(REFERENCES)]
-    arms = list(zip(chosen["method"], chosen["setting"], strict=True))
     given = inference(snapshot)
     given["failed"] = [*given["failed"], *without_score(snapshot.scores)]
     test = within(results(snapshot.scores, searched), given["design"])
-    return Scope.of(test, [arm for arm in arms if arm[0] in set(test["method"])], **given)
+    return Scope.of(
+        test, [arm for arm in arms_of(chosen) if arm[0] in set(test["method"])], **given
+    )
 
 
 def order_findings(snapshot: Snapshot) -> OrderSearch | None:
@@ -265,19 +259,15 @@ def _costs(snapshot: Snapshot) -> pd.DataFrame:
     return costs.assign(unshared=costs["kind"].map(alone))
 
 
-def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[Line]]:
+def _samples(last: Mapping[str, Manifest], reader: StoreView) -> dict[str, list[dict[str, Any]]]:
     """A few lines of each method's last replay stage."""
     found = {}
     for method, manifest in last.items():
         # Samples are illustrations; the report must not fail for them.
         with suppress(Damaged, OSError):
-            read = reader.each([manifest], SAMPLES, lambda file: _lines(file, _SHOWN))
+            read = reader.each([manifest], SAMPLES, lambda file: json_lines(file, _SHOWN))
             found[method] = read[manifest.key]
     return found
-
-
-def _lines(file: bytes, most: int | None = None) -> list[Line]:
-    return [json.loads(line) for line in file.splitlines()[:most]]
 
 
 def _over_examples(snapshot: Snapshot) -> pd.DataFrame:
@@ -363,7 +353,7 @@ class _Predictions:
 
 def _judged(file: bytes) -> tuple[FloatArray, list[str]]:
     """The score of each example, and the group with which it is resampled."""
-    lines = _lines(file)
+    lines = json_lines(file)
     scores = np.array([line["score"] for line in lines], dtype=float)
     return scores, [line.get("group") or line["id"] for line in lines]
 

@@ -53,16 +53,12 @@ def roots(
     lists: dict[str, list[str]] = defaultdict(list)
     for entry in entries:
         match entry.path.split("/"):
-            case [_, name, file] if _lists_stages(file) and not _is_past(entry):
+            case [_, name, file] if (file == _STUDY or is_key_list(file)) and not _is_past(entry):
                 lists[name].append(file)
     return {
         name: frozenset() if name in drop else _needed(store, name, files)
         for name, files in lists.items()
     }
-
-
-def _lists_stages(file: str) -> bool:
-    return file == _STUDY or is_key_list(file)
 
 
 def _is_past(entry: FileEntry) -> bool:

@@ -13,10 +13,10 @@ from l2kd_ray.families import Resolved
 from l2kd_ray.models.pretrained import Pretrained, resolve_model, resolve_vectors
 from l2kd_ray.models.spec import ModelSpec
 from l2kd_ray.section import reading
-from l2kd_ray.study.pins import Revisions
+from l2kd_ray.study.pins import Revisions, datasets
 from l2kd_ray.study.reading import read_study
 from l2kd_ray.study.schema import StudyConfig
-from l2kd_ray.study.sections import ONE_ORDER_ALONE, RACE
+from l2kd_ray.study.sections import RACE
 from l2kd_ray.study.study import Study
 from l2kd_ray.study.unread import refuse_unread, refuse_unread_seeds
 from l2kd_ray.study.yaml12 import dump
@@ -135,14 +135,6 @@ def _check_arms(study: Study, where: str) -> None:
             build.check_settings()
         except InputError as error:
             raise error.at(where, key) from None
-    if config.tune.scheduler == "asha" and not config.orderless:
-        raise InputError(
-            ONE_ORDER_ALONE,
-            where=where,
-            key="tune.scheduler",
-            got="asha",
-            fix=RACE,
-        )
     if config.tune.scheduler == "asha" and config.rungs:
         for arm in filter(study.reads_search, config.arms):
             first = study.trial(arm.name, {}, study.orders[0], str(config.replicates[0]))
@@ -174,11 +166,9 @@ def _check_kinds(tasks: Mapping[str, Task], known: Collection[TaskKind], where: 
 def to_yaml(study: Study) -> str:
     """The resolved study as YAML: the file as it was read, with its names resolved."""
     tasks, models = study.resolved.tasks, study.resolved.models
-    hub = {
-        name: task.splits["train"].source.digest
-        for name, task in tasks.items()
-        if task.splits["train"].source.reader == "hub"
-    }
+    every = {**tasks, **study.resolved.held_out}
+    sources = {known: every[known[0]].splits["train"].source for known in datasets(study.config)}
+    hub = {known: one.digest for known, one in sources.items() if one.reader == "hub"}
     commits = {name: model.revision for name, model in models.items() if model.revision}
     data = Revisions(commits, hub).pin(study.config).to_data()
     _locate(data, study)

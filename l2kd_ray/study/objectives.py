@@ -7,9 +7,8 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from l2kd_ray.core.reader import AnyStore
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.sections import SearchObjective
-from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.study.trial import Cell, Trial, by_arm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,10 +54,7 @@ def objectives(
 
     from l2kd_ray.analysis.tradeoff import front
 
-    groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in trials:
-        if trial.order:
-            groups.setdefault((trial.method, setting_id(trial.setting)), []).append(trial)
+    groups = by_arm(trial for trial in trials if trial.order)
     rows = [(*arm, *(value(own, name, scores) for name in names)) for arm, own in groups.items()]
     frame = pd.DataFrame(rows, columns=["method", "setting", *names]).dropna(ignore_index=True)
     of_method = frame.groupby("method", sort=False)[[*names]]

@@ -15,10 +15,9 @@ from typing import Any
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.study.plan import in_sequence
-from l2kd_ray.study.search import setting_id
+from l2kd_ray.study.plan import chains, in_sequence
 from l2kd_ray.study.snapshot import Snapshot
-from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.trial import Trial, by_arm
 from l2kd_ray.study.work import devices, hours
 
 
@@ -114,9 +113,6 @@ def outlook(snapshot: Snapshot, since: float | None, live: str | None = None) ->
 
 
 def _arms(snapshot: Snapshot) -> list[ArmProgress]:
-    groups: dict[tuple[str, str], list[Trial]] = {}
-    for trial in snapshot.reported:
-        groups.setdefault((trial.method, setting_id(trial.setting)), []).append(trial)
     done, failed = {trial.id for trial in snapshot.done}, snapshot.failed
     rows = snapshot.results
     gaps = dict(zip(rows["trial"], rows["gap/abs"], strict=True)) if "gap/abs" in rows else {}
@@ -132,7 +128,7 @@ def _arms(snapshot: Snapshot) -> list[ArmProgress]:
             if not trials[0].is_reference
             else math.nan,
         )
-        for (method, setting), trials in groups.items()
+        for (method, setting), trials in by_arm(snapshot.reported).items()
     ]
 
 
@@ -181,29 +177,15 @@ def _remaining(
     if not measured or not busy:
         return None
     workers = busy / max(time.time() - since, 1e-9)
-    work = sum(count * mean(times[kind]) for kind, count in measured.items())
+    means = {kind: mean(found) for kind, found in times.items()}
+    work = sum(count * means[kind] for kind, count in measured.items())
     spread = sum(  # of the stages to come, and of the mean that they are taken from
         (count + count**2 / len(times[kind])) * pstdev(times[kind]) ** 2
         for kind, count in measured.items()
     )
-    chain = _chain(todo, {kind: mean(found) for kind, found in times.items()})
+    chain = max(chains(todo, lambda stage: means.get(stage.kind, 0.0)).values())
     low = max((work - 2 * math.sqrt(spread)) / workers, 0.0)
     high = (work + 2 * math.sqrt(spread)) / workers
     return Remaining(
         max(work / workers, chain), max(low, chain), high + chain, sorted({*counts} - {*measured})
     )
-
-
-def _chain(missing: Iterable[Stage], seconds: Mapping[str, float]) -> float:
-    """The longest time that missing stages take that wait for each other."""
-    todo, ends = set(missing), dict[Stage, float]()
-
-    def end(stage: Stage) -> float:
-        if stage not in todo:
-            return 0.0
-        if stage not in ends:
-            before = max((end(source) for _, source in stage.inputs()), default=0.0)
-            ends[stage] = before + seconds.get(stage.kind, 0.0)
-        return ends[stage]
-
-    return max(map(end, todo), default=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -141,25 +141,24 @@ def plan(trials: Iterable[Trial], source: AnyStore) -> Plan:
     own = {stage.key: stage for stage in roles}
     manifests = stored_examples(source, work, first=own)
     guessed = [kind for kind, few in manifests.items() if few and few[0].key not in own]
-    known = all(manifests.get(kind) for kind in work)
-    seconds = {
-        kind: seconds_of([one for one in missing if one.kind == kind], manifests[kind], own)
-        for kind in work
-        if known
-    }
-    sizes = [
-        n * median(sum(file.size for file in m.files.values()) for m in manifests[kind])
-        for kind, n in work.items()
-        if known
-    ]
+    seconds, size = None, None
+    if all(manifests.values()):
+        seconds = {
+            kind: seconds_of([one for one in missing if one.kind == kind], few, own)
+            for kind, few in manifests.items()
+        }
+        size = sum(
+            work[kind] * median(sum(file.size for file in m.files.values()) for m in few)
+            for kind, few in manifests.items()
+        )
     return Plan(
         len(chosen),
         counts,
         frozenset(roles),
         frozenset(missing),
-        seconds if known else None,
+        seconds,
         sorted(guessed),
-        int(sum(sizes)) if known else None,
+        None if size is None else int(size),
         {kind: peak for kind, few in manifests.items() if (peak := peak_memory(few))},
         _outputs(roles),
     )
@@ -177,7 +176,7 @@ def seconds_of(todo: Sequence[Stage], done: Sequence[Manifest], own: Mapping[str
 def to_measure(planned: Plan, stored: Listing) -> list[Stage]:
     """A small missing stage of each kind of which the study has none in the store, inputs first."""
     known = {stage.kind for stage in planned.every if stage.key in stored.finished}
-    depth, few = _depths(planned.missing), dict[str, Stage]()
+    depth, few = chains(planned.every), dict[str, Stage]()
     for stage in sorted(planned.missing, key=lambda one: (depth[one], one.amount, one.key)):
         if stage.kind not in known:
             few.setdefault(stage.kind, stage)
@@ -186,24 +185,30 @@ def to_measure(planned: Plan, stored: Listing) -> list[Stage]:
 
 def in_sequence(roles: Mapping[Stage, str]) -> list[str]:
     """The roles, sorted by the longest chain of inputs of one of their stages."""
-    chains, longest = _depths(roles), dict[str, int]()
+    depth, longest = chains(roles), dict[str, float]()
     for stage, role in roles.items():
-        longest[role] = max(longest.get(role, 0), chains[stage])
+        longest[role] = max(longest.get(role, 0), depth[stage])
     return sorted(longest, key=lambda role: (longest[role], role))
 
 
-def _depths(stages: Iterable[Stage]) -> dict[Stage, int]:
-    """The longest chain of inputs of each stage, itself included."""
-    chains: dict[Stage, int] = {}
+def chains(
+    stages: Iterable[Stage], length: Callable[[Stage], float] = lambda _: 1
+) -> dict[Stage, float]:
+    """The longest chain of inputs that ends in each of the stages, of which every one has a length;
+    inputs that are not among them have none."""
+    known, ends = set(stages), dict[Stage, float]()
 
-    def chain(stage: Stage) -> int:
-        if stage not in chains:
-            chains[stage] = 1 + max((chain(source) for _, source in stage.inputs()), default=0)
-        return chains[stage]
+    def end(stage: Stage) -> float:
+        if stage not in known:
+            return 0
+        if stage not in ends:
+            before = max((end(source) for _, source in stage.inputs()), default=0)
+            ends[stage] = before + length(stage)
+        return ends[stage]
 
-    for stage in stages:
-        chain(stage)
-    return chains
+    for stage in known:
+        end(stage)
+    return ends
 
 
 def intermediate(stages: Iterable[Stage]) -> set[Stage]:

@@ -83,7 +83,7 @@ def parse_study(
         InputError: it is not a valid study.
     """
     merged = _expand_aliases(dict(data), where)
-    _move_select_on(merged, where)
+    _move_select_on(merged, where)  # now, so that an override of tune.select_on replaces it
     for key, value in (overrides or {}).items():
         _override(merged, ALIASES.get(key, key), value, where)
     _move_select_on(merged, where)
@@ -98,7 +98,7 @@ def parse_study(
         study = StudyConfig.model_validate({**frame, "family": family, "settings": settings})
     except ValidationError as error:
         raise refusal(error, StudyConfig, where) from None
-    for setting in study.search_pairs():
+    for setting in study.search_examples(at_once=2):
         for arm in study.methods:
             place = f"methods: {arm.name}" if arm.settings else "search"
             _check_values(settings, {**setting, **arm.settings}, where, place)
@@ -183,24 +183,15 @@ def _unknown(found: InputError, family: Family, options: list[str]) -> InputErro
         if _has_key(other.settings, found.key) or _is_option(other, found.key)
     ]
     if readers:
-        return InputError(
-            f"no method of this study reads it: it is read by {' and by '.join(readers)}",
-            where=found.where,
-            key=found.key,
-            got=found.got,
+        return found.replaced(
+            problem=f"no method of this study reads it: it is read by {' and by '.join(readers)}",
+            expected="",
             fix="remove it, or name a method that reads it",
         )
     if "." in found.key:
         return found
     keys = (*sorted(_FRAME), *family.settings.model_fields, *options)
-    return InputError(
-        found.problem,
-        where=found.where,
-        key=found.key,
-        got=found.got,
-        expected=f"one of {', '.join(keys)}",
-        fix=did_you_mean(found.key, keys),
-    )
+    return found.replaced(expected=f"one of {', '.join(keys)}", fix=did_you_mean(found.key, keys))
 
 
 def _is_option(family: Family, dotted: str) -> bool:
@@ -286,7 +277,8 @@ def _expand_aliases(data: dict[str, Any], where: str) -> dict[str, Any]:
     for alias, key in ALIASES.items():
         if alias in data:
             section, _, name = key.partition(".")
-            if {name, _EXCLUDES.get(name)} & {*(_mapping(data, section) or ())}:
+            below = _mapping(data, section)  # `_set` refuses what is no mapping
+            if isinstance(below, Mapping) and {name, _EXCLUDES.get(name)} & below.keys():
                 raise InputError(
                     f"is given twice: as {key} and by its alias",
                     where=where,

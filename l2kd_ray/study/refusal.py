@@ -39,14 +39,7 @@ def refusal(
     parts = (key, *map(str, location), cause.key if cause else "")
     dotted = ".".join(part for part in parts if part).replace(":.", ": ")
     if cause is not None:
-        return InputError(
-            cause.problem,
-            where=where,
-            key=dotted,
-            got=cause.got,
-            expected=cause.expected,
-            fix=cause.fix,
-        )
+        return cause.replaced(where=where, key=dotted)
     if first["type"] == "extra_forbidden":
         keys = known_keys(model, location)
         return InputError(

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
-from l2kd_ray.study.orders import order_id
-from l2kd_ray.study.search import setting_id
 from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
@@ -25,18 +23,15 @@ def replay_quality(
     """
     import pandas as pd
 
+    names = ("method", "setting", "order", "seed")
     rows, last = [], {}
     for trial in trials:
         for i, stage in replays(trial):
             manifest = manifests.get(stage.key)
             if manifest is not None:
-                names = {
-                    "method": trial.method,
-                    "setting": setting_id(trial.setting),
-                    "order": order_id(trial.order),
-                    "seed": str(trial.seed),
-                }
-                rows.append({**names, "i": i, **manifest.scores})
+                rows.append(
+                    {**dict(zip(names, trial.names, strict=True)), "i": i, **manifest.scores}
+                )
                 last[trial.method] = manifest
     return pd.DataFrame(rows), last
 

@@ -23,7 +23,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.families import Family
 from l2kd_ray.families.settings import Settings
 from l2kd_ray.names import MULTITASK, REFERENCES, SINGLE
-from l2kd_ray.section import FilePath, Location, Name, Section
+from l2kd_ray.section import FilePath, Location, Name, Section, list_of_one
 from l2kd_ray.study.consistency import check
 from l2kd_ray.study.sections import (
     Arm,
@@ -53,10 +53,7 @@ class ArmsOnly(Section):
         Arm(name="l2kd", method="l2kd"),
     )
 
-    @field_validator("methods", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    _one_is_a_list = field_validator("methods", mode="before")(list_of_one)
 
     @model_validator(mode="after")
     def _references(self) -> Self:
@@ -120,10 +117,7 @@ class StudyConfig(ArmsOnly):
     wandb: WandbSettings = WandbSettings()
     on_event: EventSettings | None = None
 
-    @field_validator("seeds", "tasks", mode="before")
-    @classmethod
-    def _one_thing_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, int | str) else value
+    _one_thing_is_a_list = field_validator("seeds", "tasks", mode="before")(list_of_one)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -148,23 +142,17 @@ class StudyConfig(ArmsOnly):
         rungs: tuple[int, ...] | None = getattr(self.settings.family.train, "rungs", None)
         return rungs
 
-    def search_examples(self) -> list[dict[str, Any]]:
-        """Settings in which each searched key takes each of its examples, others their first.
+    def search_examples(self, at_once: int = 1) -> list[dict[str, Any]]:
+        """Settings in which any `at_once` searched keys take each of their examples together, the
+        others their first.
 
         One empty setting if nothing is searched.
         """
         examples = {key: space.examples() for key, space in self.search.items()}
         first = {key: values[0] for key, values in examples.items()}
-        more = [{**first, key: one} for key, values in examples.items() for one in values[1:]]
-        return [first, *more]
-
-    def search_pairs(self) -> list[dict[str, Any]]:
-        """Settings in which any two examples of two searched keys meet, the others their first."""
-        examples = {key: space.examples() for key, space in self.search.items()}
-        first = {key: values[0] for key, values in examples.items()}
         found = (
             {**first, **dict(zip(keys, values, strict=True))}
-            for keys in combinations(examples, min(2, len(examples)))
+            for keys in combinations(examples, min(at_once, len(examples)))
             for values in product(*(examples[key] for key in keys))
         )
         return list({repr(setting): setting for setting in found}.values())

@@ -17,7 +17,7 @@ from l2kd_ray import door
 from l2kd_ray.core.stage import Stage, TrainingStage
 from l2kd_ray.errors import InputError
 from l2kd_ray.names import SEPARATOR
-from l2kd_ray.section import Command, FilePath, Name, Section, by_name
+from l2kd_ray.section import Command, FilePath, Name, Section, by_name, list_of_one
 from l2kd_ray.tasks.spec import TaskSpec
 
 
@@ -298,10 +298,7 @@ class Retention(Section):
     lm_eval: HarnessSettings | None = None
     """Tasks of lm-eval; each is a stage with the resources of `scale.lm_eval`."""
 
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, str) else value
+    _one_is_a_list = field_validator("tasks", mode="before")(list_of_one)
 
 
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
@@ -314,10 +311,7 @@ class CrossedSeeds(Section):
     replay: Seeds | None = None
     data: Seeds | None = None
 
-    @field_validator("*", mode="before")
-    @classmethod
-    def _one_is_a_list(cls, value: object) -> object:
-        return [value] if isinstance(value, int) else value
+    _one_is_a_list = field_validator("*", mode="before")(list_of_one)
 
 
 class RandomOrders(Section):

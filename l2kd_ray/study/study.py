@@ -14,7 +14,7 @@ from l2kd_ray.core.stage import Stage
 from l2kd_ray.families import Builder, Resolved
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES, SCORE_COLUMNS
-from l2kd_ray.study.orders import order_id, orders_of, spread
+from l2kd_ray.study.orders import orders_of, spread
 from l2kd_ray.study.schema import StudyConfig
 from l2kd_ray.study.search import Setting, setting_id, settings_of, without
 from l2kd_ray.study.sections import Arm
@@ -164,8 +164,9 @@ class Study:
     def _searched(self) -> Mapping[str, Collection[str]]:
         """By arm, the searched keys that change its stages on the first orders, in any setting."""
         orders, seed = self.orders[: len(self.tasks)], self.config.replicates[0]
-        # An adaptive search draws others than those of `settings_of`.
-        settings = self.config.search_pairs() if self.is_adaptive else settings_of(self.config)
+        settings: Sequence[Setting] = settings_of(self.config)
+        if self.is_adaptive:  # it draws others
+            settings = self.config.search_examples(at_once=2)
 
         def stages(arm: Arm, setting: Setting) -> list[Stage]:
             build = self.builder_of(arm, setting)  # without an owner: its name has the setting
@@ -232,7 +233,7 @@ class Study:
     def builders(self) -> Iterator[tuple[str, Builder]]:
         """The builder of every arm with any two searched values, and its key in the study file."""
         for arm in self.config.arms:
-            for setting in self.config.search_pairs():
+            for setting in self.config.search_examples(at_once=2):
                 yield f"methods: {arm.name}", self.builder_of(arm, setting)
 
     def with_seeds(self, seeds: tuple[int, ...]) -> Study:
@@ -342,10 +343,7 @@ def _row(trial: Trial, cell: Cell, known: Mapping[str, Manifest]) -> tuple[Any, 
     teacher = next((one for one in trial.teachers if (one.task, one.split) == its_own), None)
     return (
         trial.id,
-        trial.method,
-        setting_id(trial.setting),
-        order_id(trial.order),
-        str(trial.seed),
+        *trial.names,
         cell.i,
         cell.j,
         cell.task,

@@ -39,25 +39,22 @@ def tree(
     finished: Collection[str],
     failed: Collection[str] = (),
 ) -> PrefixNode | None:
-    """The tree of some trials with orders, which share method, setting and seed; None of none.
+    """The tree of some trials, which share method, setting and seed; None if none has an order.
 
     `needed`: `users` of the whole study; `finished` and `failed`: keys of stages.
     """
-    root: PrefixNode | None = None
+
+    def node(task: str, model: Stage) -> PrefixNode:
+        key = model.key
+        state: State = "done" if key in finished else "failed" if key in failed else "to do"
+        return PrefixNode(task, key, state, 0, needed.get(model, 0))
+
+    roots: dict[str, PrefixNode] = {}
     for trial in trials:
-        if not trial.order:
-            continue
-        models = [step[0].stage.model for step in trial.steps]
-
-        def node(i: int, of: Trial = trial, models: list[Stage] = models) -> PrefixNode:
-            key = models[i].key
-            state: State = "done" if key in finished else "failed" if key in failed else "to do"
-            task = of.order[i - 1] if i else ""
-            return PrefixNode(task, key, state, 0, needed.get(models[i], 0))
-
-        root = here = root or node(0)
-        here.orders += 1
-        for i, task in enumerate(trial.order, start=1):
-            here = here.children.setdefault(task, node(i))
-            here.orders += 1
-    return root
+        if trial.order:
+            children = roots
+            for task, step in zip(("", *trial.order), trial.steps, strict=True):
+                here = children.setdefault(task, node(task, step[0].stage.model))
+                here.orders += 1
+                children = here.children
+    return roots.get("")

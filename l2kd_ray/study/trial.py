@@ -14,7 +14,8 @@ from l2kd_ray.core.stage import Stage, ancestry
 from l2kd_ray.families.evaluate import Measure
 from l2kd_ray.families.method import Order
 from l2kd_ray.names import REFERENCES
-from l2kd_ray.study.search import Setting
+from l2kd_ray.study.orders import order_id
+from l2kd_ray.study.search import Setting, setting_id
 from l2kd_ray.tasks.spec import Split
 
 
@@ -53,6 +54,16 @@ class Trial:
         body = [self.method, dict(self.setting), list(self.order), str(self.seed)]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:12]
 
+    @cached_property
+    def names(self) -> tuple[str, str, str, str]:
+        """Method, setting (JSON), order (`a>b>c`) and seed, as in the result files."""
+        return self.method, setting_id(self.setting), order_id(self.order), str(self.seed)
+
+    @property
+    def arm(self) -> tuple[str, str]:
+        """Method and setting (JSON)."""
+        return self.names[:2]
+
     @property
     def is_reference(self) -> bool:
         return self.method in REFERENCES
@@ -86,6 +97,14 @@ class Trial:
         """
         teaches = field.endswith("teacher") or self.method == "single"
         return "teacher" if teaches and stage.kind == "learn" else stage.kind
+
+
+def by_arm(trials: Iterable[Trial]) -> dict[tuple[str, str], list[Trial]]:
+    """The trials of each method and setting."""
+    groups: dict[tuple[str, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(trial.arm, []).append(trial)
+    return groups
 
 
 def stages_of(trials: Iterable[Trial]) -> set[Stage]:

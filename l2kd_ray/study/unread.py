@@ -71,14 +71,12 @@ def refuse_unread_seeds(study: Study, where: str) -> None:
 def _model_keys(study: Study, seed: Seed) -> list[str]:
     """The keys of each arm's student at the end of the first path, and of the references."""
     models = [
-        study.family.builder(settings, study.resolved, method).student(order, seed)
+        study.builder_of(arm, setting).student(order, seed)
         for arm in study.config.arms
-        for method in (study.family.methods[arm.method],)
         for setting in study.config.search_examples()
-        for settings in (study.config.settings.with_values({**setting, **arm.settings}),)
-        for order in _first_paths(study, method)
+        for order in _first_paths(study, study.family.methods[arm.method])
     ]
-    build = study.fresh_builder()
+    build = study.builder
     models += [build.reference(name, t, seed) for name in study.references for t in study.tasks]
     return [model.key for model in models]
 

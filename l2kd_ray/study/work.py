@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.stage import Stage
 from l2kd_ray.families.evaluate import Measure
-from l2kd_ray.study.search import setting_id
-from l2kd_ray.study.trial import Trial
+from l2kd_ray.study.trial import Trial, by_arm, stages_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +34,8 @@ def work_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) -
         stages = [s for s in trial.stages() if not s.prepares and not isinstance(s, Measure)]
         done = [manifests[stage.key] for stage in stages if stage.key in manifests]
         if len(done) == len(stages):
-            setting = setting_id(trial.setting)
             size = _size(trial, manifests)
-            rows.append((trial.method, setting, *_sum(done).values(), *size.values()))
+            rows.append((*trial.arm, *_sum(done).values(), *size.values()))
     frame = pd.DataFrame(rows, columns=["method", "setting", *_WORK, *_SIZE])
     return frame.groupby(["method", "setting"], sort=True, as_index=False).mean()
 
@@ -86,12 +84,9 @@ def hours_by_method(trials: Iterable[Trial], manifests: Mapping[str, Manifest]) 
     """
     import pandas as pd
 
-    keys: dict[tuple[str, str], set[str]] = {}
-    for trial in trials:
-        own = keys.setdefault((trial.method, setting_id(trial.setting)), set())
-        own.update(stage.key for stage in trial.stages() if stage.key in manifests)
-    rows = []
-    for arm, used in sorted(keys.items()):
+    groups, rows = by_arm(trials), []
+    for arm in sorted(groups):
+        used = manifests.keys() & {stage.key for stage in stages_of(groups[arm])}
         spent = [hours(manifests[key]) for key in sorted(used)] or [(0.0, 0.0)]
         rows.append((*arm, *map(sum, zip(*spent, strict=True))))
     return pd.DataFrame(rows, columns=["method", "setting", "core_hours", "gpu_hours"])

@@ -37,7 +37,7 @@ class ClassifierTrainSettings(TrainSettings):
     def _rising(self) -> Self:
         if self.rungs is None:
             return self
-        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1] != self.length:
+        if list(self.rungs) != sorted(set(self.rungs)) or self.rungs[-1:] != (self.length,):
             unit = "epochs" if self.steps is None else "steps"
             raise InputError(
                 f"they must rise and end with the number of {unit}, {self.length}",
