@@ -112,7 +112,9 @@ def p_words(p: float) -> str:
 
 
 def ordinal(number: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")
+    """`1st`, `2nd`, `11th`, `21st`."""
+    endings = {} if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{endings.get(number % 10, 'th')}"
 
 
 def count(number: int, thing: str) -> str:
