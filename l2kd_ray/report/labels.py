@@ -8,6 +8,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
+from l2kd_ray.analysis.design import ArmId
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.distill.divergences import FORMULAS
 from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
@@ -67,6 +68,12 @@ def row_labels(table: pd.DataFrame) -> list[str]:
         else method_label(method)
         for method, setting in zip(table["method"], table["setting"], strict=True)
     ]
+
+
+def arm_labels(table: pd.DataFrame) -> dict[ArmId, str]:
+    """The label of each (method, setting) of a table with several rows an arm."""
+    arms = table[["method", "setting"]].drop_duplicates()
+    return dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
 
 
 def task_labels(tasks: Sequence[str]) -> dict[str, str]:
