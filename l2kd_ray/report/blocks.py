@@ -101,7 +101,7 @@ class Picture:
 
     def _repr_svg_(self) -> str:
         """The picture in a notebook."""
-        return style.svg(self.figure, self.name).decode()
+        return style.drawn(self.figure, "svg", self.name).decode()
 
 
 @dataclass(frozen=True)
