@@ -73,8 +73,8 @@ class Table:
 
     def rows(self) -> list[list[tuple[str, object]]]:
         """Column and value of each cell, row by row."""
-        columns = [[(n, value) for value in self.frame[n].tolist()] for n in self.frame.columns]
-        return [list(row) for row in zip(*columns, strict=True)]
+        rows = self.frame.itertuples(index=False, name=None)
+        return [list(zip(self.frame.columns, row, strict=True)) for row in rows]
 
     def digits_of(self, column: str) -> int:
         return self.digits.get(column, 1)

@@ -102,9 +102,9 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
     return {order: label(order) for order in orders}, legend
 
 
-def interval_label(low: float, high: float, digits: int = 1, scale: float = 1) -> str:
+def interval_label(low: float, high: float, digits: int = 1) -> str:
     """`2.4 to 3.8`, or a dash."""
-    return between(Measured(scale * low, scale * low, scale * high), digits)
+    return between(Measured(low, low, high), digits)
 
 
 def level_label(level: float | None) -> str:
