@@ -124,6 +124,6 @@ def ordinal(number: int) -> str:
     return f"{number}{endings.get(number % 10, 'th')}"
 
 
-def count(number: int, thing: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+def count(number: int, thing: str, things: str = "") -> str:
+    """`1 seed`, `3 seeds`; `things` where the plural is not made by an s."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"
