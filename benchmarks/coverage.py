@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations, product
-from math import factorial, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,8 @@ class Trie:
 
     tasks: tuple[str, ...]
     orders: tuple[tuple[str, ...], ...]
+    names: list[str]
+    """The orders as `a>b>c`."""
     nodes: tuple[NDArray[np.intp], ...]
     x: Array
     drawn: NDArray[np.intp]
@@ -117,7 +119,8 @@ class Trie:
             )
         index = {order: k for k, order in enumerate(orders)}
         drawn = [[index[o] for o in orders_of(tasks, "all", seed)] for seed in range(_DRAWS)]
-        return Trie(tasks, orders, tuple(nodes), features(orders, tasks), np.array(drawn))
+        names = [">".join(order) for order in orders]
+        return Trie(tasks, orders, names, tuple(nodes), features(orders, tasks), np.array(drawn))
 
     def truth(self, world: World, stream: np.random.Generator, studies: int) -> Array:
         """`[studies, orders]`: gaps free of noise, their mean over all orders 0."""
@@ -182,18 +185,39 @@ def studies(
         yield np.take_along_axis(gaps, drawn[:, :, None], axis=1), drawn, truth
 
 
+def plans(
+    designs: Iterable[tuple[int, int]], numbers_of_seeds: Iterable[int]
+) -> Iterator[tuple[Trie, World, int, int, str]]:
+    """Trie, world, seeds and orders that run, of every plan; and its words in a row.
+
+    `designs`: tasks, and orders that run.
+    """
+    for n, ran in designs:
+        trie = Trie.of(n)
+        for world, seeds in product(WORLDS, numbers_of_seeds):
+            where = f"{ran} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
+            yield trie, world, seeds, ran, where
+
+
+def one_by_one(
+    trie: Trie, world: World, seeds: int, repeats: int
+) -> Iterator[tuple[Array, list[str], Array]]:
+    """The studies of `studies` each by itself: gaps, names of the orders, and the truth by the
+    trie's orders."""
+    for gaps, sequence, truth in studies(trie, world, seeds, repeats):
+        for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
+            yield table, [trie.names[k] for k in chosen], exact
+
+
 def intervals(repeats: int) -> Iterator[dict[str, Any]]:
     """95 % intervals of the mean gap over all n! orders; and p below 0.05 where nothing differs."""
-    for n, drawn in ((3, 6), (4, 24), (4, 6), (5, 120), (5, 10), (5, 40)):
-        trie = Trie.of(n)
-        for world in WORLDS:
-            for seeds in (2, 3, 5, 10):
-                held = []
-                for gaps, _, _ in studies(trie, world, seeds, repeats):
-                    found = moments(gaps[:, :drawn], factorial(n))
-                    held.append(np.abs(found.mean) <= found.half_width())
-                what = f"{drawn} of {factorial(n)} orders, {seeds} seeds, {world.name}"
-                yield share("intervals", what, np.concatenate(held))
+    designs = (3, 6), (4, 24), (4, 6), (5, 120), (5, 10), (5, 40)
+    for trie, world, seeds, drawn, where in plans(designs, (2, 3, 5, 10)):
+        held = []
+        for gaps, _, _ in studies(trie, world, seeds, repeats):
+            found = moments(gaps[:, :drawn], len(trie.orders))
+            held.append(np.abs(found.mean) <= found.half_width())
+        yield share("intervals", where, np.concatenate(held))
 
 
 DESIGNS = ((3, 6), (4, 24), (4, 6), (4, 12), (5, 10), (5, 20), (5, 60))
@@ -306,99 +330,74 @@ def comparisons(repeats: int) -> Iterator[dict[str, Any]]:
 
     Two methods of one study: the same truth over orders but for a factor, noise of their own.
     """
-    for n, drawn in ((3, 6), (4, 24), (5, 20)):
-        trie = Trie.of(n)
-        for world in WORLDS:
-            for seeds in (3, 10):
-                held, wrong, flipped = [], [], []
-                stream = np.random.default_rng([n, seeds])
-                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 8):
-                    noise = trie.noise(world, stream, len(gaps), seeds)
-                    rival = np.take_along_axis(
-                        truth[:, :, None] + noise, sequence[:, :, None], axis=1
-                    )
-                    for one, other in zip(gaps[:, :drawn], rival[:, :drawn], strict=True):
-                        closed = ratio(0.5 * one + 4, other + 10, len(trie.orders))
-                        held.append(closed.low <= 0.4 <= closed.high)
-                        found = paired(one, other, len(trie.orders))
-                        wrong.append(found.p < 0.05)
-                        flipped.append(sign_flip((one - other).mean(axis=0)) < 0.05)
-                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
-                yield share("comparisons", f"gap closed, {where}", np.array(held))
-                yield share("comparisons", f"p < 0.05 for equals, {where}", np.array(wrong))
-                yield share("comparisons", f"sign-flip for equals, {where}", np.array(flipped))
+    for trie, world, seeds, drawn, where in plans(((3, 6), (4, 24), (5, 20)), (3, 10)):
+        held, wrong, flipped = [], [], []
+        stream = np.random.default_rng([len(trie.tasks), seeds])
+        for gaps, sequence, truth in studies(trie, world, seeds, repeats // 8):
+            noise = trie.noise(world, stream, len(gaps), seeds)
+            rival = np.take_along_axis(truth[:, :, None] + noise, sequence[:, :, None], axis=1)
+            for one, other in zip(gaps[:, :drawn], rival[:, :drawn], strict=True):
+                closed = ratio(0.5 * one + 4, other + 10, len(trie.orders))
+                held.append(closed.low <= 0.4 <= closed.high)
+                found = paired(one, other, len(trie.orders))
+                wrong.append(found.p < 0.05)
+                flipped.append(sign_flip((one - other).mean(axis=0)) < 0.05)
+        yield share("comparisons", f"gap closed, {where}", np.array(held))
+        yield share("comparisons", f"p < 0.05 for equals, {where}", np.array(wrong))
+        yield share("comparisons", f"sign-flip for equals, {where}", np.array(flipped))
 
 
 def looks(repeats: int) -> Iterator[dict[str, Any]]:
     """Intervals at every planned look at once; and the one that `half_width: eps` stops at."""
-    for n, planned in ((4, 24), (5, 120), (5, 60)):
-        trie = Trie.of(n)
-        for world in WORLDS:
-            for seeds in (3, 5, 10):
-                yield from _looks_of(trie, world, seeds, planned, repeats)
-
-
-def _looks_of(
-    trie: Trie, world: World, seeds: int, planned: int, repeats: int
-) -> Iterator[dict[str, Any]]:
-    plan = planned_looks(planned)
-    held: list[list[Array]] = []
-    naive, widths = [], []
-    for gaps, _, _ in studies(trie, world, seeds, repeats):
-        found = [moments(gaps[:, :k], len(trie.orders)) for k in plan]
-        half = [m.half_width(1 - a) for m, a in zip(found, alphas(plan), strict=True)]
-        held.append([np.abs(m.mean) <= h for m, h in zip(found, half, strict=True)])
-        naive.append(np.all([np.abs(m.mean) <= m.half_width() for m in found], axis=0))
-        widths.append(np.stack(half))
-    by_look = np.concatenate([np.stack(batch) for batch in held], axis=1)
-    half_widths = np.concatenate(widths, axis=1)
-    where = f"{planned} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
-    yield share("looks", f"all {len(plan)} looks, {where}", by_look.all(axis=0))
-    yield share("looks", f"all looks read at 95 % each, {where}", np.concatenate(naive))
-    eps = np.median(half_widths[-2])  # about half of the studies stop before the end
-    stopped = np.where(half_widths.min(axis=0) <= eps, (half_widths <= eps).argmax(axis=0), -1)
-    yield share("looks", f"stopped at eps, {where}", by_look[stopped, np.arange(by_look.shape[1])])
+    for trie, world, seeds, planned, where in plans(((4, 24), (5, 120), (5, 60)), (3, 5, 10)):
+        plan = planned_looks(planned)
+        held: list[list[Array]] = []
+        naive, widths = [], []
+        for gaps, _, _ in studies(trie, world, seeds, repeats):
+            found = [moments(gaps[:, :k], len(trie.orders)) for k in plan]
+            half = [m.half_width(1 - a) for m, a in zip(found, alphas(plan), strict=True)]
+            held.append([np.abs(m.mean) <= h for m, h in zip(found, half, strict=True)])
+            naive.append(np.all([np.abs(m.mean) <= m.half_width() for m in found], axis=0))
+            widths.append(np.stack(half))
+        by_look = np.concatenate([np.stack(batch) for batch in held], axis=1)
+        half_widths = np.concatenate(widths, axis=1)
+        yield share("looks", f"all {len(plan)} looks, {where}", by_look.all(axis=0))
+        yield share("looks", f"all looks read at 95 % each, {where}", np.concatenate(naive))
+        eps = np.median(half_widths[-2])  # about half of the studies stop before the end
+        stopped = np.where(half_widths.min(axis=0) <= eps, (half_widths <= eps).argmax(axis=0), -1)
+        at_stop = by_look[stopped, np.arange(by_look.shape[1])]
+        yield share("looks", f"stopped at eps, {where}", at_stop)
 
 
 def assisted_mean(repeats: int) -> Iterator[dict[str, Any]]:
     """The model-assisted mean: its coverage, and its width over that of the plain mean."""
-    for n, drawn in ((4, 14), (5, 21), (5, 40)):
-        trie = Trie.of(n)
-        for world in WORLDS:
-            for seeds in (2, 3, 5, 10):
-                held, ratios = [], []
-                for gaps, sequence, _ in studies(trie, world, seeds, repeats // 4):
-                    plain = moments(gaps[:, :drawn], len(trie.orders)).half_width()
-                    for table, chosen, width in zip(gaps, sequence, plain, strict=True):
-                        names = [">".join(trie.orders[k]) for k in chosen[:drawn]]
-                        found = assisted(table[:drawn], names, len(trie.orders))
-                        half = float(found.half_width())
-                        held.append(abs(float(found.mean)) <= half)
-                        ratios.append(half / width)
-                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
-                yield share("assisted", f"holds, {where}", np.array(held))
-                yield row("assisted", f"width / plain width, {where}", np.array(ratios), "x")
+    designs = (4, 14), (5, 21), (5, 40)
+    for trie, world, seeds, drawn, where in plans(designs, (2, 3, 5, 10)):
+        held, ratios = [], []
+        for table, names, _ in one_by_one(trie, world, seeds, repeats // 4):
+            plain = moments(table[:drawn], len(trie.orders)).half_width()
+            found = assisted(table[:drawn], names[:drawn], len(trie.orders))
+            half = float(found.half_width())
+            held.append(abs(float(found.mean)) <= half)
+            ratios.append(half / float(plain))
+        yield share("assisted", f"holds, {where}", np.array(held))
+        yield row("assisted", f"width / plain width, {where}", np.array(ratios), "x")
 
 
 def parts(repeats: int) -> Iterator[dict[str, Any]]:
     """Intervals of the standard deviations of order, seed and order x seed."""
-    for n, drawn in ((3, 6), (4, 24), (5, 20)):
-        trie = Trie.of(n)
-        for world in WORLDS:
-            for seeds in (3, 10):
-                truth = _true_parts(trie, world)
-                held: dict[str, list[bool]] = {name: [] for name in truth}
-                for gaps, _, true in studies(trie, world, seeds, repeats // 16):
-                    for table, exact in zip(gaps, true, strict=True):
-                        cells = Cells(table[:drawn], ("",) * drawn, ("",) * seeds)
-                        found = decompose(cells, len(trie.orders)).set_index("component")
-                        wanted = {**truth, "order": float(exact.std(ddof=1))}
-                        for name, value in wanted.items():
-                            low, high = found.loc[name, "low"], found.loc[name, "high"]
-                            held[name].append(bool(low <= value <= high))
-                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
-                for name, values in held.items():
-                    yield share("components", f"{name}, {where}", np.array(values))
+    for trie, world, seeds, drawn, where in plans(((3, 6), (4, 24), (5, 20)), (3, 10)):
+        truth = _true_parts(trie, world)
+        held: dict[str, list[bool]] = {name: [] for name in truth}
+        for table, _, exact in one_by_one(trie, world, seeds, repeats // 16):
+            cells = Cells(table[:drawn], ("",) * drawn, ("",) * seeds)
+            found = decompose(cells, len(trie.orders)).set_index("component")
+            wanted = {**truth, "order": float(exact.std(ddof=1))}
+            for name, value in wanted.items():
+                low, high = found.loc[name, "low"], found.loc[name, "high"]
+                held[name].append(bool(low <= value <= high))
+        for name, values in held.items():
+            yield share("components", f"{name}, {where}", np.array(values))
 
 
 def _true_parts(trie: Trie, world: World) -> dict[str, float]:
@@ -415,21 +414,15 @@ def _true_parts(trie: Trie, world: World) -> dict[str, float]:
 
 def best_and_worst(repeats: int) -> Iterator[dict[str, Any]]:
     """The interval of the order that is predicted to be worst, against that order's true gap."""
-    for n, drawn in ((3, 6), (4, 24), (4, 14), (5, 120), (5, 30)):
-        trie = Trie.of(n)
-        place = {">".join(order): k for k, order in enumerate(trie.orders)}
-        for world in WORLDS:
-            for seeds in (3, 10):
-                held = []
-                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
-                    for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
-                        names = [">".join(trie.orders[k]) for k in chosen[:drawn]]
-                        found = extremes(table[:drawn], names)
-                        for one in found.to_dict("records"):
-                            value = exact[place[one["order"]]]
-                            held.append(bool(one["low"] <= value <= one["high"]))
-                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
-                yield share("extremes", where, np.array(held))
+    designs = (3, 6), (4, 24), (4, 14), (5, 120), (5, 30)
+    for trie, world, seeds, drawn, where in plans(designs, (3, 10)):
+        held = []
+        for table, names, exact in one_by_one(trie, world, seeds, repeats // 32):
+            found = extremes(table[:drawn], names[:drawn])
+            for one in found.to_dict("records"):
+                value = exact[trie.names.index(one["order"])]
+                held.append(bool(one["low"] <= value <= one["high"]))
+        yield share("extremes", where, np.array(held))
 
 
 def searches(repeats: int) -> Iterator[dict[str, Any]]:
@@ -437,54 +430,47 @@ def searches(repeats: int) -> Iterator[dict[str, Any]]:
 
     Dev and test scores are taken to be the same, which is the worst for the interval of a pick.
     """
-    for n, drawn, budget in ((4, 4, 12), (5, 10, 20), (5, 15, 30), (6, 24, 48)):
-        trie = Trie.of(n)
-        possible = len(trie.orders)
+    drawn_of = {(4, 12): 4, (5, 20): 10, (5, 30): 15, (6, 48): 24}
+    for trie, world, seeds, budget, where in plans(drawn_of, (3, 10)):
+        possible, n = len(trie.orders), len(trie.tasks)
+        drawn = drawn_of[n, budget]
         beyond = orders_beyond_worst(drawn, n)
-        for world in WORLDS:
-            for seeds in (3, 10):
-                found, held, fewer, bounded = [], [], [], []
-                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
-                    for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
-                        mean, orders = table.mean(axis=1), [trie.orders[k] for k in chosen]
-                        tried = list(range(drawn))
-                        while len(tried) < budget:
-                            guess = predict([orders[k] for k in tried], mean[tried], orders)
-                            guess[tried] = -np.inf
-                            next_ones = np.argsort(-guess, kind="stable")
-                            tried += next_ones[: min(n, budget - len(tried))].tolist()
-                        worst = max(tried, key=mean.__getitem__)
-                        of_worst = moments(table[worst : worst + 1], 1)
-                        error = abs(float(of_worst.mean) - exact[chosen[worst]])
-                        found.append(mean[worst] == mean.max())
-                        bounded.append((mean > mean[worst]).sum() <= beyond)
-                        for within, many in ((held, possible), (fewer, budget)):
-                            level = simultaneous(LEVEL, many) or LEVEL
-                            within.append(error <= float(of_worst.half_width(level)))
-                where = f"{budget} of {possible} orders, {seeds} seeds, {world.name}"
-                yield share("searches", f"found, {where}", np.array(found))
-                yield share("searches", f"interval, {where}", np.array(held))
-                yield share("searches", f"by the tried alone, {where}", np.array(fewer))
-                yield share("searches", f"beyond, {where}", np.array(bounded))
+        found, held, fewer, bounded = [], [], [], []
+        for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
+            for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
+                mean, orders = table.mean(axis=1), [trie.orders[k] for k in chosen]
+                tried = list(range(drawn))
+                while len(tried) < budget:
+                    guess = predict([orders[k] for k in tried], mean[tried], orders)
+                    guess[tried] = -np.inf
+                    next_ones = np.argsort(-guess, kind="stable")
+                    tried += next_ones[: min(n, budget - len(tried))].tolist()
+                worst = max(tried, key=mean.__getitem__)
+                of_worst = moments(table[worst : worst + 1], 1)
+                error = abs(float(of_worst.mean) - exact[chosen[worst]])
+                found.append(mean[worst] == mean.max())
+                bounded.append((mean > mean[worst]).sum() <= beyond)
+                for within, many in ((held, possible), (fewer, budget)):
+                    level = simultaneous(LEVEL, many) or LEVEL
+                    within.append(error <= float(of_worst.half_width(level)))
+        yield share("searches", f"found, {where}", np.array(found))
+        yield share("searches", f"interval, {where}", np.array(held))
+        yield share("searches", f"by the tried alone, {where}", np.array(fewer))
+        yield share("searches", f"beyond, {where}", np.array(bounded))
 
 
 def order_effects(repeats: int) -> Iterator[dict[str, Any]]:
     """The intervals of effects of precedence, against the truth over all orders."""
-    for n, drawn in ((3, 6), (4, 24), (4, 14), (5, 120), (5, 30)):
-        trie = Trie.of(n)
-        every = [">".join(order) for order in trie.orders]
-        for world in WORLDS:
-            for seeds in (3, 10):
-                held = []
-                for gaps, sequence, truth in studies(trie, world, seeds, repeats // 32):
-                    for table, chosen, exact in zip(gaps, sequence, truth, strict=True):
-                        found = effects(table[:drawn], [every[k] for k in chosen[:drawn]])
-                        value = effects(exact[:, None], every)["value"][: len(found)]
-                        told = found["value"].notna()
-                        within = found["low"].le(value) & found["high"].ge(value)
-                        held += within[told].tolist()
-                where = f"{drawn} of {len(trie.orders)} orders, {seeds} seeds, {world.name}"
-                yield share("effects", where, np.array(held))
+    designs = (3, 6), (4, 24), (4, 14), (5, 120), (5, 30)
+    for trie, world, seeds, drawn, where in plans(designs, (3, 10)):
+        held = []
+        for table, names, exact in one_by_one(trie, world, seeds, repeats // 32):
+            found = effects(table[:drawn], names[:drawn])
+            value = effects(exact[:, None], trie.names)["value"][: len(found)]
+            told = found["value"].notna()
+            within = found["low"].le(value) & found["high"].ge(value)
+            held += within[told].tolist()
+        yield share("effects", where, np.array(held))
 
 
 def seeds_and_examples(repeats: int) -> Iterator[dict[str, Any]]:

@@ -8,8 +8,6 @@ Medians of at least five, interleaved where two things are compared, all in one 
 from __future__ import annotations
 
 import argparse
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from table import save
+from table import save, timing
 
 from l2kd_ray.core.execute import _keep_memory, execute
 from l2kd_ray.core.stage import Context, Stage
@@ -78,7 +76,7 @@ def overhead() -> Iterator[dict[str, Any]]:
                 times.append(asked / 50)
         ray.shutdown()
     for name, times in (("execute and publish", alone), ("by the pool", pooled), ("stored", known)):
-        yield row("overhead", f"a stage: {name}", times, 1000, "ms")
+        yield timing("overhead", f"a stage: {name}", times, "ms", scale=1000)
 
 
 def planning() -> Iterator[dict[str, Any]]:
@@ -96,8 +94,9 @@ def planning() -> Iterator[dict[str, Any]]:
             what = (
                 f"n={n}{', 3 temperatures' if search else ''}: {sizes[0]} stages, {sizes[1]} shared"
             )
-            yield row("planning", what, times, 1, "s")
-            yield row("planning", f"per 10,000 shared stages, n={n}", times, 1e4 / sizes[1], "s")
+            yield timing("planning", what, times, "s")
+            scale = 1e4 / sizes[1]
+            yield timing("planning", f"per 10,000 shared stages, n={n}", times, "s", scale=scale)
 
 
 def growth(device: str = "cpu") -> Iterator[dict[str, Any]]:
@@ -117,7 +116,7 @@ def growth(device: str = "cpu") -> Iterator[dict[str, Any]]:
     rounds = [[timed(step) for step in steps] for _ in range(5)]
     for size, many, times in zip(sizes, tokens, zip(*rounds, strict=True), strict=True):
         what = f"a step of {size} examples: per 1,000 of its {1000 * many:.0f} tokens"
-        yield row("growth", what, [one / many for one in times], 1, "s")
+        yield timing("growth", what, [one / many for one in times], "s")
 
 
 def study_file(folder: Path, **changes: Any) -> Path:
@@ -130,21 +129,6 @@ def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def row(part: str, what: str, times: list[float], scale: float, unit: str) -> dict[str, Any]:
-    values = [value * scale for value in times]
-    found = {
-        "part": part,
-        "what": what,
-        "median": round(statistics.median(values), 3),
-        "low": round(min(values), 3),
-        "high": round(max(values), 3),
-        "n": len(values),
-        "unit": unit,
-    }
-    print(f"{part:<10} {what:<58} {found['median']:>9} {unit}", file=sys.stderr, flush=True)
-    return found
 
 
 PARTS = {"overhead": overhead, "planning": planning, "growth": growth}

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -27,7 +26,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from table import save
+from table import save, timing
 from torch import Tensor
 
 from l2kd_ray.distill.structured.chain import Chain
@@ -167,7 +166,8 @@ def compared(part: str, n: int) -> Iterator[dict[str, Any]]:
     times = measured({name: partial(step, loss) for name, loss in competitors.items()})
     ours = statistics.median(times["batched"])
     for name, found in times.items():
-        yield row(part, f"n={n}, {name}", found, ours)
+        row = timing(part, f"n={n}, {name}", found, "ms", scale=1000, digits=2)
+        yield {**row, "ratio": round(statistics.median(found) / ours, 2)}
 
 
 def measured(work: dict[str, Callable[[], list[Tensor]]]) -> dict[str, list[float]]:
@@ -197,22 +197,6 @@ def _now() -> float:
         return time.process_time()
     torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def row(part: str, what: str, times: list[float], ours: float) -> dict[str, Any]:
-    values = [value * 1000 for value in times]
-    found = {
-        "part": part,
-        "what": what,
-        "median": round(statistics.median(values), 2),
-        "low": round(min(values), 2),
-        "high": round(max(values), 2),
-        "n": len(values),
-        "unit": "ms",
-        "ratio": round(statistics.median(times) / ours, 2),
-    }
-    print(f"{part:<12} {what:<44} {found['median']:>10} ms", file=sys.stderr, flush=True)
-    return found
 
 
 def main() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,20 @@ def save(name: str, rows: Sequence[Mapping[str, Any]]) -> None:
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     (FOLDER / f"{name}.md").write_text(f"{name}: commit {commit}, {machine}\n\n{table}")
     print(table)
+
+
+def timing(
+    part: str, what: str, times: Sequence[float], unit: str, *, scale: float = 1, digits: int = 3
+) -> dict[str, Any]:
+    """A row of the median, the least and the most of some times in seconds, `scale` units each; it
+    is printed, too."""
+    values = [scale * seconds for seconds in times]
+    low, median, high = (
+        round(one, digits) for one in (min(values), statistics.median(values), max(values))
+    )
+    print(f"{part:<12} {what:<58} {median:>10} {unit}", file=sys.stderr, flush=True)
+    row = {"part": part, "what": what, "median": median, "low": low, "high": high}
+    return {**row, "n": len(values), "unit": unit}
 
 
 def _card() -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,9 +27,10 @@ from helpers.studies import planned
 from l2kd_ray.core.reader import StoreView
 from l2kd_ray.core.store import Store
 from l2kd_ray.errors import InputError
-from l2kd_ray.mirrors import follow, runs
+from l2kd_ray.mirrors import MirroredStudy, Point, TrialRun, follow, runs
 from l2kd_ray.mirrors.process import mirrored
 from l2kd_ray.mirrors.runs import Models, flat, run_id
+from l2kd_ray.mirrors.trackio import Trackio
 from l2kd_ray.study import Study
 from l2kd_ray.study.folder import Folder
 from l2kd_ray.study.snapshot import Snapshot
@@ -675,6 +678,36 @@ def test_trackio_runs_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         range(1, 2 * STEPS + 1)
     )
     assert rows[-1]["cl/avg"] == 30
+
+
+def test_trackio_shows_numbers_that_are_known_after_the_last_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial may be done after its last point was shown, and its gap known later still."""
+    logged: dict[int, Mapping[str, float]] = {}
+
+    def init(**_: Any) -> Any:
+        def log(row: Mapping[str, float], step: int) -> None:
+            logged[step] = row
+
+        return SimpleNamespace(_next_step=max(logged, default=-1) + 1, log=log)
+
+    fake = SimpleNamespace(init=init, finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    study = planned(name=NAME, methods=["lamol"])
+    mirror = Trackio(MirroredStudy(study.config, tmp_path))
+    begun = TrialRun(
+        "id", "trial", "lamol", "", "1", "", {}, [Point(0, 7, {"eval/a/em": 1.0})], {}, done=False
+    )
+    done = replace(begun, numbers={"cl/avg": 30.0}, done=True)
+    bound = replace(done, numbers={**done.numbers, "gap/abs": 2.0})
+    for state in (begun, begun, done, done, bound, bound):
+        mirror.on_trial(state)
+    assert list(logged.values()) == [
+        {"global_step": 7, "eval/a/em": 1.0},
+        {"global_step": 7, "cl/avg": 30.0},
+        {"global_step": 7, "cl/avg": 30.0, "gap/abs": 2.0},
+    ]
 
 
 # --- events -----------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from l2kd_ray.errors import InputError
 from l2kd_ray.report import headline, terminal_table, write_report
 from l2kd_ray.report.blocks import text
 from l2kd_ray.report.console import print_table
-from l2kd_ray.report.labels import formulas, order_labels, setting_label, task_labels
+from l2kd_ray.report.labels import formulas, order_labels, ordinal, setting_label, task_labels
 
 
 def half_of(scores: pd.DataFrame) -> pd.DataFrame:
@@ -265,6 +265,8 @@ def test_labels() -> None:
     long, legend = order_labels(["summarization>translation>classification"])
     assert len(next(iter(long.values()))) == 9
     assert legend == "A = classification, B = summarization, C = translation"
+    numbers = (1, 2, 3, 4, 11, 12, 13, 21, 22, 33, 111)
+    assert " ".join(map(ordinal, numbers)) == "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 33rd 111th"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from helpers.pages import ALL, FAILURE, SEEDS, SETTINGS, Page, check_whole, replay_rows
 from helpers.synthetic_study import study
+from matplotlib.figure import Figure
 from scipy.special import stdtrit
 
 from l2kd_ray.analysis import (
@@ -41,7 +42,7 @@ from l2kd_ray.analysis import (
 )
 from l2kd_ray.analysis.findings import find
 from l2kd_ray.analysis.looks import Seen
-from l2kd_ray.report import headline, terminal_table, write_report
+from l2kd_ray.report import headline, style, terminal_table, write_report
 from l2kd_ray.report.blocks import Fold, Table, signed, text
 from l2kd_ray.report.provenance import trace_section
 from l2kd_ray.report.sentences import doubt_words
@@ -61,10 +62,13 @@ def drawings() -> None:
 @pytest.fixture(autouse=True)
 def _few_drawings(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing is half of a report's time: test_report.py reads the figures, here few tests do."""
-    monkeypatch.setattr("l2kd_ray.report.style.png", lambda _: b"PNG")
-    if "drawings" not in request.fixturenames:
-        blank = b'<svg viewBox="0 0 1 1"></svg>'
-        monkeypatch.setattr("l2kd_ray.report.style.svg", lambda figure, name: blank)
+    blank = b'<svg viewBox="0 0 1 1"></svg>'
+    draw, wanted = style.drawn, "drawings" in request.fixturenames
+
+    def drawn(figure: Figure, form: str, name: str = "") -> bytes:
+        return draw(figure, form, name) if wanted and form == "svg" else blank
+
+    monkeypatch.setattr(style, "drawn", drawn)
 
 
 def report(folder: Path, scores: pd.DataFrame, **given: Any) -> Page:

@@ -252,6 +252,8 @@ def test_a_token_is_asked_for_and_leaves_the_address(storage: Path) -> None:
         assert (status, headers["Location"]) == (303, "/study/swept?x=1")
         assert "HttpOnly" in headers["Set-Cookie"]
         assert "SameSite=Strict" in headers["Set-Cookie"]
+        assert headers["Referrer-Policy"] == "no-referrer"  # the address holds the token
+        assert headers["Cache-Control"] == "no-store"
         assert get(pages, "/", Cookie="l2kd_token=a-long-secret")[0] == 200
         assert get(pages, "/", Cookie="l2kd_token=schlüssel")[0] == 401
 

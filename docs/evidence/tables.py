@@ -69,18 +69,16 @@ def scores(found: Findings) -> pd.DataFrame:
     columns = [name for name in rows if str(name).startswith("score/")]
     labels = task_labels(found.tasks)
     table = {labels[name.split("/")[1]]: _points(rows[name]) for name in columns}
-    table |= {"mean": _points(rows["cl/avg"])}
+    table["mean"] = _points(rows["cl/avg"])
     if rows["teacher/avg"].notna().any():
-        table |= {"its teachers": _points(rows["teacher/avg"])}
+        table["its teachers"] = _points(rows["teacher/avg"])
     return pd.DataFrame({"method": _names(rows), **table})
 
 
 def pairs(found: Findings) -> pd.DataFrame:
     """Differences of the mean gaps, simultaneous intervals; p by t, adjusted for all pairs."""
     rows = found.comparisons
-    against = rows.rename(columns={"method": "_", "setting": "__"}).rename(
-        columns={"against": "method", "against/setting": "setting"}
-    )
+    against = rows[["against", "against/setting"]].set_axis(["method", "setting"], axis=1)
     return pd.DataFrame(
         {
             "first": _names(rows),

@@ -143,16 +143,16 @@ def forecast(
     alone = sum(n * by_kind[kind] * workers[kind] for kind, n in trie.unshared().items())
     return Prospect(
         cluster,
-        dict(Counter(trie.kinds)),
-        len(trie.trials),
-        len({order for order, _ in trie.names if order}),
-        by_kind,
-        origin,
-        how,
-        [f"Taken to be so: {trie.assumed}."] if trie.assumed else [],
-        courses,
-        alone / 3600,
-        float((took * wide).sum()) / 3600,
+        stages=dict(Counter(trie.kinds)),
+        trials=len(trie.trials),
+        orders=len({order for order, _ in trie.names if order}),
+        seconds=by_kind,
+        source=origin,
+        assumed=how,
+        notes=[f"Taken to be so: {trie.assumed}."] if trie.assumed else [],
+        courses=courses,
+        unshared_hours=alone / 3600,
+        work_hours=float((took * wide).sum()) / 3600,
     )
 
 
@@ -169,14 +169,14 @@ def _course(
         limits["both"] = min(limits.values())
     return Course(
         policy,
-        found.makespan_s / 3600,
-        found.usd(),
-        found.machine_hours,
-        found.utilisation,
-        found.lost_s / 3600,
-        found.preemptions,
-        found.peak_bytes / 1e9,
-        {name: complete_by(trie, ends, second) for name, second in limits.items()},
+        hours=found.makespan_s / 3600,
+        usd=found.usd(),
+        machine_hours=found.machine_hours,
+        utilisation=found.utilisation,
+        lost_hours=found.lost_s / 3600,
+        preemptions=found.preemptions,
+        peak_gb=found.peak_bytes / 1e9,
+        by={name: complete_by(trie, ends, second) for name, second in limits.items()},
     )
 
 

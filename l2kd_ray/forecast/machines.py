@@ -145,7 +145,12 @@ class Cluster:
         first, *rest = [part.strip() for part in text.split("+")]
         head, found = _HEAD.fullmatch(first), [_GROUP.fullmatch(part) for part in rest]
         groups = [
-            Group(machine(m["type"]), int(m["least"] or m["most"]), int(m["most"]), _is_spot(m))
+            Group(
+                machine(m["type"]),
+                least=int(m["least"] or m["most"]),
+                most=int(m["most"]),
+                spot=m["market"] == "spot",
+            )
             for m in found
             if m
         ]
@@ -156,7 +161,3 @@ class Cluster:
 
     def __str__(self) -> str:
         return " + ".join([f"head {self.head.name}", *map(str, self.groups)])
-
-
-def _is_spot(match: re.Match[str]) -> bool:
-    return match["market"] == "spot"

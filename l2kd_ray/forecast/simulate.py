@@ -62,8 +62,7 @@ class Forecast:
         """Dollars spent by some second: the head, the workers, and a month of storage."""
         end = min(until, self.makespan_s)
         workers = sum(
-            group.usd_per_hour * max(0.0, min(stop, end if until < math.inf else stop) - start)
-            for start, stop, group in self.up
+            group.usd_per_hour * max(0.0, min(stop, end) - start) for start, stop, group in self.up
         )
         storage = self.peak_bytes / 1e9 * self.cluster.prices.storage_gb_month
         return (self.cluster.head.on_demand * end + workers) / 3600 + storage

@@ -65,10 +65,9 @@ class Trie:
     def to_the_end(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """[stages]: the longest path from a stage's start to a leaf (bottom level; Hu 1961)."""
         level = seconds.tolist()
-        own = seconds.tolist()
         below = [0.0] * len(self)
         for stage in range(len(self) - 1, -1, -1):
-            level[stage] = own[stage] + below[stage]
+            level[stage] += below[stage]
             for source in self.inputs[stage]:
                 below[source] = max(below[source], level[stage])
         return np.array(level)

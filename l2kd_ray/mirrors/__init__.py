@@ -8,7 +8,7 @@ files hold the numbers; a mirror only shows them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -81,7 +81,7 @@ class StudyState:
     config: Mapping[str, ConfigValue]
     """The study file by dotted name, without secrets."""
     failures: Sequence[str] = ()
-    files: Sequence[Path] = field(default_factory=tuple)
+    files: Sequence[Path] = ()
     """The result files and figures, once the report is written."""
 
 

@@ -18,7 +18,7 @@ from l2kd_ray.mirrors import ConfigValue, Point, StudyState, TrialRun
 from l2kd_ray.study.orders import order_id
 from l2kd_ray.study.snapshot import Snapshot
 from l2kd_ray.study.study import Study
-from l2kd_ray.study.trial import Cell, Trial
+from l2kd_ray.study.trial import Trial
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,24 +126,19 @@ def points(trial: Trial, known: Mapping[str, Manifest], models: Models) -> Itera
         tests = [cell for cell in step if cell.split == "test"]
         if any(cell.stage.key not in known for cell in tests):
             return
-        scores = {
-            _eval(cell): known[cell.stage.key].scores[cell.stage.metric_name] for cell in tests
-        }
-        yield Point(number, reached, {"stage": stage, **scores})
+        scores = {"stage": stage}
+        for cell in tests:
+            metric = cell.stage.metric_name
+            scores[f"eval/{cell.task}/{metric}"] = known[cell.stage.key].scores[metric]
+        yield Point(number, reached, scores)
         number += 1
-
-
-def _eval(cell: Cell) -> str:
-    return f"eval/{cell.task}/{cell.stage.metric_name}"
 
 
 def settings_of_trial(study: Study, trial: Trial) -> dict[str, ConfigValue]:
     """All settings of a trial by dotted name, defaults included, without secrets."""
-    config, own = study.config, {}
-    if not trial.is_reference:
-        arm = study.arm(trial.method)
-        own = {**trial.setting, **arm.settings}
-    settings = config.settings.with_values(own)
+    config = study.config
+    arm: Mapping[str, Any] = {} if trial.is_reference else study.arm(trial.method).settings
+    settings = config.settings.with_values({**trial.setting, **arm})
     frame = {name: getattr(config, name) for name in _FRAME}
     options = {name: section.model_dump(mode="json") for name, section in settings.options.items()}
     family = settings.family.model_dump(mode="json")

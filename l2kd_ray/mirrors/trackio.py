@@ -18,8 +18,14 @@ class Trackio(Mirror):
 
     def on_trial(self, trial: TrialRun) -> None:
         rows = {one.number: {AXIS: one.step, **one.values} for one in trial.points}
-        final = trial.numbers if trial.done else {}
-        self._log(f"{trial.name} {trial.trial}", trial.method, dict(trial.config), rows, final)
+        if trial.done:
+            # Rows of their own: a trial may be done, and its gap known, after its last point.
+            last = trial.points[-1]
+            rows[last.number + 1 + ("gap/abs" in trial.numbers)] = {
+                AXIS: last.step,
+                **trial.numbers,
+            }
+        self._log(f"{trial.name} {trial.trial}", trial.method, dict(trial.config), rows)
 
     def on_study(self, study: StudyState) -> None:
         if study.numbers:
@@ -35,7 +41,6 @@ class Trackio(Mirror):
         group: str,
         config: Mapping[str, Any],
         rows: Mapping[int, Mapping[str, float]],
-        final: Mapping[str, float] | None = None,
     ) -> None:
         """Log the rows of a run that it does not have yet, by their numbers."""
         import trackio
@@ -51,8 +56,7 @@ class Trackio(Mirror):
             auto_log_cpu=False,
         )
         first = run._next_step  # after the last step that is stored; there is no public name
-        last = max(rows, default=-1)
         for number, row in rows.items():
             if number >= first:
-                run.log({**row, **(final or {})} if number == last else dict(row), step=number)
+                run.log(dict(row), step=number)
         trackio.finish()

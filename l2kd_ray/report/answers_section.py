@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from l2kd_ray.report.blocks import Block, Fold, Prose, ReportSection, Table, text
-from l2kd_ray.report.labels import row_labels
+from l2kd_ray.report.labels import arm_labels
 from l2kd_ray.report.replay_section import words
 
 _MOST_SHOWN = 3
@@ -19,8 +19,7 @@ def answers_section(forgotten: pd.DataFrame | None) -> list[ReportSection]:
     if forgotten is None or forgotten.empty:
         return []
     first = forgotten.iloc[0]
-    arms = forgotten[["method", "setting"]].drop_duplicates()
-    names = dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
+    names = arm_labels(forgotten)
     blocks: list[Block] = [
         Prose(
             f"The test examples whose scores fell most, on the order {first['order']} with seed "
@@ -57,8 +56,7 @@ def answer_lines(answers: pd.DataFrame) -> Iterator[str]:
     A star marks the answer right after the task was learned. `answers`: columns of
     `study.answers.ANSWER_COLUMNS`.
     """
-    arms = answers[["method", "setting"]].drop_duplicates()
-    names = dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
+    names = arm_labels(answers)
     by = ["task", "order", "seed", "example"]
     yield "A row an answer: tasks learned (* right after this one), score, answer."
     yield ""

@@ -73,8 +73,8 @@ class Table:
 
     def rows(self) -> list[list[tuple[str, object]]]:
         """Column and value of each cell, row by row."""
-        columns = [[(n, value) for value in self.frame[n].tolist()] for n in self.frame.columns]
-        return [list(row) for row in zip(*columns, strict=True)]
+        rows = self.frame.itertuples(index=False, name=None)
+        return [list(zip(self.frame.columns, row, strict=True)) for row in rows]
 
     def digits_of(self, column: str) -> int:
         return self.digits.get(column, 1)
@@ -101,7 +101,7 @@ class Picture:
 
     def _repr_svg_(self) -> str:
         """The picture in a notebook."""
-        return style.svg(self.figure, self.name).decode()
+        return style.drawn(self.figure, "svg", self.name).decode()
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,9 @@ def document(found: Findings | None, inputs: Inputs) -> Document:
     verdict = [f"**Stop rule:** {verdict_words(inputs.verdict)}."] if inputs.verdict else []
     looked = [f"**Looked at before:** {looked_words(inputs.looks)}."] if inputs.looks else []
     mixed = device_words(inputs.devices)
-    first = (*_half_way(undone), *inputs.notes, *mixed, *biased, *verdict, *looked)
+    begun = f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
+    half_way = [begun] if undone else []
+    first = (*half_way, *inputs.notes, *mixed, *biased, *verdict, *looked)
     stages = count(len(inputs.failures), "stage")
     failed = [f"**{stages} failed:** see Failures."] if inputs.failures else []
     if found is None:
@@ -144,14 +146,6 @@ def _undone(planned: Mapping[str, int]) -> list[str]:
         f"{planned[f'{things}_done']:,} of {planned[things]:,} {things}"
         for things in ("trials", "stages")
         if planned.get(f"{things}_done", planned.get(things, 0)) < planned.get(things, 0)
-    ]
-
-
-def _half_way(undone: Sequence[str]) -> list[str]:
-    if not undone:
-        return []
-    return [
-        f"**Half-way:** {' and '.join(undone)} are done; the numbers are over what is complete."
     ]
 
 

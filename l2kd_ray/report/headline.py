@@ -108,7 +108,7 @@ def _closed(best: pd.Series[Any]) -> list[str]:
     closed = best["closed/value"]
     if pd.isna(closed):
         return []
-    interval = interval_label(best["closed/low"], best["closed/high"], 0, 100)
+    interval = interval_label(100 * best["closed/low"], 100 * best["closed/high"], 0)
     return [f"It closes {text(100 * closed, 0)} % of LAMOL's gap ({interval} %)."]
 
 

@@ -8,6 +8,7 @@ from string import ascii_uppercase
 
 import pandas as pd
 
+from l2kd_ray.analysis.design import ArmId
 from l2kd_ray.analysis.estimate import LEVEL
 from l2kd_ray.distill.divergences import FORMULAS
 from l2kd_ray.names import MULTITASK, NO_SETTING, SEPARATOR, SINGLE
@@ -69,6 +70,12 @@ def row_labels(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def arm_labels(table: pd.DataFrame) -> dict[ArmId, str]:
+    """The label of each (method, setting) of a table with several rows an arm."""
+    arms = table[["method", "setting"]].drop_duplicates()
+    return dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
+
+
 def task_labels(tasks: Sequence[str]) -> dict[str, str]:
     """Tasks without the prefix that all of them share (`rnnlg.`)."""
     families = {task.partition(".")[0] for task in tasks if "." in task}
@@ -95,9 +102,9 @@ def order_labels(orders: Iterable[str]) -> tuple[dict[str, str], str]:
     return {order: label(order) for order in orders}, legend
 
 
-def interval_label(low: float, high: float, digits: int = 1, scale: float = 1) -> str:
+def interval_label(low: float, high: float, digits: int = 1) -> str:
     """`2.4 to 3.8`, or a dash."""
-    return between(Measured(scale * low, scale * low, scale * high), digits)
+    return between(Measured(low, low, high), digits)
 
 
 def level_label(level: float | None) -> str:
@@ -112,9 +119,11 @@ def p_words(p: float) -> str:
 
 
 def ordinal(number: int) -> str:
-    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")
+    """`1st`, `2nd`, `11th`, `21st`."""
+    endings = {} if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}
+    return f"{number}{endings.get(number % 10, 'th')}"
 
 
-def count(number: int, thing: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{number:,} {thing}" + ("" if number == 1 else "s")
+def count(number: int, thing: str, things: str = "") -> str:
+    """`1 seed`, `3 seeds`; `things` where the plural is not made by an s."""
+    return f"{number:,} {thing if number == 1 else things or f'{thing}s'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TextIO
@@ -164,7 +165,7 @@ def _sentences(found: Outlook) -> Iterator[str]:
 
 
 def _counted(kinds: Iterable[str]) -> str:
-    return ", ".join(f"{len(list(group))} {kind}" for kind, group in groupby(sorted(kinds)))
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(Counter(kinds).items()))
 
 
 def end_words(remaining: Remaining, now: float) -> str:

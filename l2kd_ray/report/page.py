@@ -32,10 +32,10 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
         f"<div><dd>{escape(value)}</dd><dt>{escape(what)}</dt></div>"
         for value, what in document.facts
     )
-    return Template(_file("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         title=escape(document.title),
         subtitle=escape(document.subtitle),
-        style=f"{variables()}\n{_file('page.css')}",
+        style=f"{variables()}\n{asset('page.css')}",
         headline=marks(document.headline),
         facts=f'<dl class="facts">{facts}</dl>' if facts else "",
         doubts=_notices(document.doubts),
@@ -45,7 +45,7 @@ def html(document: Document, drawings: Mapping[str, bytes]) -> str:
             for section in document.sections
         ),
         sections="\n".join(_section(section, drawings) for section in document.sections),
-        script=_file("report.js"),
+        script=asset("report.js"),
     )
 
 
@@ -53,7 +53,7 @@ def _notices(lines: Iterable[str]) -> str:
     return "".join(f'<p class="notice">{marks(line)}</p>' for line in lines)
 
 
-def _file(name: str) -> str:
+def asset(name: str) -> str:
     """A file that the page is made of; the style sheet's colours are `style.COLOURS`."""
     return files("l2kd_ray.report").joinpath(name).read_text(encoding="utf-8")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from l2kd_ray.report.blocks import Block, Fold, ReportSection, Table, folded
-from l2kd_ray.report.labels import method_label, row_labels
+from l2kd_ray.report.labels import arm_labels, method_label
 
 _SHARES = {
     "valid": "Valid",
@@ -42,7 +42,9 @@ def _table(replay: pd.DataFrame) -> Table:
     shares = [name for name in _SHARES if replay[name].notna().any()]
     groups = replay.groupby(_BY, sort=True)
     rows = groups[["written", "kept", *shares]].mean().reset_index()
-    frame = pd.DataFrame({"Method": _labels(rows)})
+    names = arm_labels(rows)
+    arms = zip(rows["method"], rows["setting"], strict=True)
+    frame = pd.DataFrame({"Method": [names[arm] for arm in arms]})
     frame["After task"] = rows["i"].astype(int)
     frame["Trials"] = groups.size().to_numpy()
     frame["Samples"] = rows["written"].fillna(rows["kept"]).astype(float)
@@ -58,12 +60,6 @@ def _table(replay: pd.DataFrame) -> Table:
         "dash: real examples."
     )
     return Table("replay", caption, frame, digits=dict.fromkeys(map(str, frame), 0))
-
-
-def _labels(rows: pd.DataFrame) -> list[str]:
-    arms = rows[["method", "setting"]].drop_duplicates()
-    names = dict(zip(arms.itertuples(index=False, name=None), row_labels(arms), strict=True))
-    return [names[arm] for arm in zip(rows["method"], rows["setting"], strict=True)]
 
 
 def _fold(number: int, method: str, samples: Sequence[Mapping[str, Any]]) -> Fold:

@@ -69,7 +69,7 @@ UNDEFINED = {
     Undefined.NO_COMPLETE_TRIAL: "no trial is complete with its multi-task score",
     Undefined.NO_FINISHED_ORDER: _NO_FINISHED_ORDER,
     Undefined.RATIO_TO_ZERO: "undefined, as it is a ratio to 0",
-    Undefined.RATIO_MAY_BE_TO_ZERO: ("undefined, as the interval of what it is a share of holds 0"),
+    Undefined.RATIO_MAY_BE_TO_ZERO: "undefined, as the interval of what it is a share of holds 0",
     Undefined.IS_BASELINE: "the baseline",
     Undefined.NO_SHARED_INSTANCE: f"no complete instance is shared with {BASELINE}",
     Undefined.BASELINE_UNBOUNDED: f"undefined, as {BASELINE} has no interval",

@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -81,17 +82,11 @@ def looks(methods: Sequence[str]) -> dict[str, LineStyle]:
     }
 
 
-def png(figure: Figure) -> bytes:
-    return drawn(figure, "png", "")
+def drawn(figure: Figure, form: str, name: str = "") -> bytes:
+    """The figure in one of matplotlib's formats; `name` makes the ids of an SVG its own.
 
-
-def svg(figure: Figure, name: str) -> bytes:
-    """A file that stands alone; the same figure gives the same bytes."""
-    return drawn(figure, "svg", name)
-
-
-def drawn(figure: Figure, form: str, name: str) -> bytes:
-    """The figure in one of matplotlib's formats; `name` makes the ids of an SVG its own."""
+    The same figure gives the same SVG, which stands alone.
+    """
     import matplotlib
 
     buffer = io.BytesIO()
@@ -103,7 +98,7 @@ def drawn(figure: Figure, form: str, name: str) -> bytes:
 
 
 def inline(drawing: bytes, name: str, alt: str) -> str:
-    """The SVG of `svg` as an element of a page: described, restylable, in the page's font.
+    """The SVG of `drawn` as an element of a page: described, restylable, in the page's font.
 
     It refers to nothing outside itself, and its ids are its own on a page of many figures.
     """
@@ -121,8 +116,7 @@ def inline(drawing: bytes, name: str, alt: str) -> str:
     body = re.sub(r'<g id="[^"]*-patch_1">.*?</g>', "", body, count=1, flags=re.DOTALL)
     for variable, (light, _) in COLOURS.items():
         body = body.replace(light, f"var(--{variable})")
-    label = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return f'<svg role="img" aria-label="{label}" {box[0] if box else ""}>{body}'
+    return f'<svg role="img" aria-label="{escape(alt)}" {box[0] if box else ""}>{body}'
 
 
 def _font(match: re.Match[str]) -> str:

@@ -50,14 +50,13 @@ def write_report(folder: str | Path, scores: pd.DataFrame, **inputs: Any) -> lis
             fix="run `l2kd sweep` with this study first",
         )
     found, report = _document(scores, shown)
-    shown_pictures = report.pictures()
-    drawings = {picture.name: style.svg(picture.figure, picture.name) for picture in shown_pictures}
+    drawings = {one.name: style.drawn(one.figure, "svg", one.name) for one in report.pictures()}
     files = {
         "report.html": html(report, drawings).encode(errors="replace"),
         "report.md": markdown(report).encode(errors="replace"),
     }
-    for picture in shown_pictures:
-        files[f"figures/{picture.name}.png"] = style.png(picture.figure)
+    for picture in report.pictures():
+        files[f"figures/{picture.name}.png"] = style.drawn(picture.figure, "png")
         files[f"figures/{picture.name}.svg"] = drawings[picture.name]
     tables = {} if found is None else _tables(found)
     names = ("costs", "work", "spent", "replay", "forgotten", "curves")

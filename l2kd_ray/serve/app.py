@@ -111,6 +111,7 @@ def _guard(token: str | None) -> Middleware:
             answer = await handler(request)
         except web.HTTPException as error:
             if error.status < 400:
+                error.headers.update(_HEADERS)
                 raise
             answer = _problem(error.status, f"{error.status} {error.reason}", error.text or "")
         except Exception as error:  # the next request may go well: a storage comes and goes

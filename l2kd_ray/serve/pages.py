@@ -20,9 +20,10 @@ from l2kd_ray.analysis.forgotten import forgotten
 from l2kd_ray.core.manifest import Manifest
 from l2kd_ray.core.store import Damaged
 from l2kd_ray.families.language.stages.replay import SAMPLES
+from l2kd_ray.names import SEPARATOR
 from l2kd_ray.report.blocks import text
-from l2kd_ray.report.labels import method_label, task_labels
-from l2kd_ray.report.page import marks, variables
+from l2kd_ray.report.labels import count, method_label, task_labels
+from l2kd_ray.report.page import asset, marks, variables
 from l2kd_ray.report.sentences import doubt_words
 from l2kd_ray.serve.drawing import curve_panel, tree_picture
 from l2kd_ray.serve.shelf import Contents, Loaded
@@ -72,9 +73,8 @@ class Choice:
 
 def style_sheet() -> str:
     """The report's style sheet, with what the pages have beside."""
-    report = files("l2kd_ray.report").joinpath("page.css").read_text(encoding="utf-8")
     own = files("l2kd_ray.serve").joinpath("serve.css").read_text(encoding="utf-8")
-    return f"{variables()}\n{report}\n{own}"
+    return f"{variables()}\n{asset('page.css')}\n{own}"
 
 
 def script() -> str:
@@ -83,7 +83,7 @@ def script() -> str:
 
 def report_script() -> str:
     """The script of a report's page, as it stands between its tags."""
-    return "\n" + files("l2kd_ray.report").joinpath("report.js").read_text(encoding="utf-8")
+    return f"\n{asset('report.js')}"
 
 
 @cache
@@ -98,7 +98,7 @@ def _templates() -> Environment:
     environment.filters.update(
         ago=_ago,
         marks=lambda words: Markup(marks(words)),
-        count=_count,
+        count=count,
         number=text,
     )
     return environment
@@ -203,7 +203,7 @@ def answers_page(study: StudyProgress, loaded: Loaded, query: Parameters) -> str
     other = Choice.of(query, "beside", "Beside", [*arms[1:], *arms[:1]])
     order = Choice.of(query, "order", "Order", _orders(trials))
     seed = Choice.of(query, "seed", "Seed", _seeds(trials))
-    tasks = [t for o in [order.value] for t in o.split(">") if t] or loaded.snapshot.study.tasks
+    tasks = order.value.split(SEPARATOR) if order.value else loaded.snapshot.study.tasks
     task = Choice.of(query, "task", "Task", [(name, name) for name in tasks])
     sort = Choice.of(
         query, "sort", "First", [("lost", "most forgotten"), ("data", "as in the data")]
@@ -345,10 +345,6 @@ def _title(trial: Trial, loaded: Loaded) -> str:
 
 def _number(words: str) -> int:
     return int(words) if words.isascii() and words.isdigit() and len(words) < 9 else 0
-
-
-def _count(number: int, thing: str, things: str = "") -> str:
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {things or thing + 's'}"
 
 
 def _ago(seconds: float) -> str:

@@ -14,7 +14,7 @@ from l2kd_ray.api import load_study
 from l2kd_ray.core.store import Listing
 from l2kd_ray.experiment import Experiment
 from l2kd_ray.names import REFERENCES
-from l2kd_ray.report.labels import row_labels
+from l2kd_ray.report.labels import arm_labels
 from l2kd_ray.serve.fresh import Fresh
 from l2kd_ray.serve.storage import ReadOnlyStore
 from l2kd_ray.study import Trial
@@ -49,9 +49,8 @@ class Loaded:
     @cached_property
     def arms(self) -> Mapping[ArmId, str]:
         """The label of each method and setting."""
-        pairs = dict.fromkeys((one.method, setting_id(one.setting)) for one in self.trials)
-        table = pd.DataFrame(list(pairs), columns=["method", "setting"])
-        return dict(zip(pairs, row_labels(table), strict=True))
+        arms = [(one.method, setting_id(one.setting)) for one in self.trials]
+        return arm_labels(pd.DataFrame(arms, columns=["method", "setting"]))
 
     @cached_property
     def progress(self) -> Mapping[ArmId, tuple[int, int]]:
