@@ -470,7 +470,7 @@ def test_online_runs_are_continued_and_never_doubled(
 
 
 MINE = """
-import pathlib, time
+import os, pathlib, time
 from pydantic import Field
 from l2kd_ray.door import options
 from l2kd_ray.mirrors import Mirror
@@ -492,6 +492,16 @@ class Mine(Mirror):
         self._write("study", study.state, study.trials_done)
     def close(self):
         return f"mine: {self.study.options.words}"
+
+@options(Options)
+class Unseen(Mine):
+    live = False
+
+class Priority(Mirror):
+    def on_study(self, study):
+        group = pathlib.Path("/proc/self/autogroup")
+        found = f"{os.nice(0)} {group.read_text() if group.exists() else ''}"
+        self.study.folder.joinpath("priority").write_text(found)
 
 class Broken(Mirror):
     def on_study(self, study):
@@ -541,6 +551,31 @@ def test_a_class_of_ones_own_is_told_while_the_study_runs_and_at_its_end(
     assert lines.count("study finished 4") == 1
     assert lines.count("trial lamol 11 True") == 2  # two orders, once each
     assert lines.count("stage multitask") == 1
+
+
+def test_a_mirror_that_nobody_looks_at_is_told_finished_trials_until_the_end(
+    tmp_path: Path, mine: Path
+) -> None:
+    how = {"report_to": [f"{mine}:Unseen"], "Unseen": {"words": "later"}}
+    study = Mirrored(tmp_path, learned=1, methods=("lamol",), wandb={}, **how)
+    told = study.folder / "mine.txt"
+    with mirrored(study.study, study.store, study.folder, live=True):
+        wait_until(lambda: told.exists() and told.read_text().count("True") == 2)  # references
+        early = told.read_text()
+    late = told.read_text().removeprefix(early)
+    assert "study" not in early
+    assert "lamol" not in early
+    assert late.splitlines() == ["study finished 2", *["trial lamol 6 False"] * 2]
+
+
+def test_a_mirror_has_the_lowest_priority_while_the_study_runs(tmp_path: Path, mine: Path) -> None:
+    study = Mirrored(tmp_path, methods=("lamol",), wandb={}, report_to=[f"{mine}:Priority"])
+    priority = study.folder / "priority"
+    with mirrored(study.study, study.store, study.folder, live=True):
+        wait_until(priority.exists)
+        nice, *autogroup = priority.read_text().split(maxsplit=1)
+    assert nice == "19"
+    assert not autogroup or autogroup[0].strip().endswith("nice 19")
 
 
 @pytest.mark.parametrize("name", ["Hanging", pytest.param("Broken", marks=pytest.mark.drill)])

@@ -115,6 +115,9 @@ class Mirror:
 
     title: ClassVar[str] = ""
     """Its name in messages; default: as in the study file."""
+    live: bool = True
+    """False if nobody can look before the end of the study: until then the mirror is told finished
+    trials only, and no aggregate."""
 
     @classmethod
     def ways(cls, config: StudyConfig) -> Sequence[str]:

@@ -2,7 +2,7 @@
 
     python -P -m l2kd_ray.mirrors.follow FOLDER      (`mirrors.process` writes the folder)
 
-While the study runs it is started with `nice`, and takes at most 2 % of one CPU.
+While the study runs it has the lowest priority, and takes at most 2 % of one CPU.
 """
 
 from __future__ import annotations
@@ -48,16 +48,21 @@ class Follower:
         if not self._reader.update() and state == "running" and self._stages:
             return
         now = Snapshot.of(self._study, self._reader, self._notes)
-        # The aggregate first: it is the more useful part if the mirror is cut short.
-        with within(self._limit):
-            self._mirror.on_study(study_state(now, self._folder, state, failures))
+        all_of_it = self._mirror.live or state != "running"
+        if all_of_it:
+            # The aggregate first: it is the more useful part if the mirror is cut short.
+            with within(self._limit):
+                self._mirror.on_study(study_state(now, self._folder, state, failures))
         known, results = now.manifests, now.results
         rows = dict(list(results.groupby("trial"))) if len(results) else {}
         for key in known.keys() - self._stages:
             with within(self._limit):
                 self._mirror.on_stage(known[key])
         self._stages = set(known)
+        done = {trial.id for trial in now.done}
         for trial in now.reported:
+            if not (all_of_it or trial.id in done):
+                continue
             row = rows.get(trial.id, results[:0])
             mark = sum(key in known for key in own_stages(trial)), row.to_json()
             if self._told.get(trial.id) == mark:

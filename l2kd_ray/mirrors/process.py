@@ -189,6 +189,8 @@ class _Child(Thread):
                     start_new_session=True,
                 )
             self._process = child
+            if nice:
+                _lower_session(child.pid)
             try:
                 while child.poll() is None and not self._over.wait(1.0):
                     pass
@@ -237,6 +239,13 @@ def _environment(scratch: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
     }
     return {**os.environ, **added}
+
+
+def _lower_session(process: int) -> None:
+    """Where Linux shares the CPU between sessions first ("autogroup"), `nice` orders processes in
+    their own session alone: the child's session is given the lowest priority, too."""
+    with suppress(OSError):  # no Linux, no autogroup, or the child has ended
+        Path(f"/proc/{process}/autogroup").write_text("19", encoding="utf-8")
 
 
 def _end_group(child: subprocess.Popen[bytes], grace: float = 0.5) -> None:

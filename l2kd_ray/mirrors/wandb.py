@@ -10,9 +10,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -53,14 +55,14 @@ class Wandb(Mirror):
 
         has_key = study.way == "auto" and wandb.login(prompt=False, verify=False)
         self._online = study.way == "online" or has_key
+        self.live = self._online
         self._trials, self._where = set[str](), ""
 
     def on_study(self, study: StudyState) -> None:
         import wandb
 
-        ended = study.state != "running"
-        if not (ended or self._online) or not (study.numbers or ended):
-            return  # offline, nobody sees it before the end
+        if study.state == "running" and not study.numbers:
+            return
         with self._open(
             study.id,
             self._first(study.id),
@@ -191,6 +193,11 @@ def _prepare(way: str) -> None:
         "WANDB_ERROR_REPORTING": "false",  # nothing calls home
         "WANDB_SILENT": "true",  # or the search for a key asks the server for the user's name
     }
+    # Each run would be given the inputs that a W&B Launch job has staged; there are none, and the
+    # import of Launch takes as long as all else that a study of 25 trials does here.
+    unstaged = SimpleNamespace(apply=lambda _: None)
+    launch: Any = SimpleNamespace(StagedLaunchInputs=lambda: unstaged)
+    sys.modules["wandb.sdk.launch.inputs.internal"] = launch
     # W&B gives wandb-core a session of its own, in which it would outlive this process. Here it
     # stays in our process group, and killing the group ends it, too.
     start = subprocess.Popen.__init__

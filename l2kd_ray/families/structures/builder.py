@@ -39,9 +39,8 @@ class StructureBuilder(LabelBuilder):
     @classmethod
     def kinds(cls, settings: Settings) -> Collection[TaskKind]:
         sections: Any = settings.family
-        if CASES[sections.structkd.case].tags:
-            return ("tag",)
-        return ("parse",)
+        kind: TaskKind = "tag" if CASES[sections.structkd.case].tags else "parse"
+        return (kind,)
 
     def check_settings(self) -> None:
         super().check_settings()
