@@ -66,10 +66,12 @@ def test_what_has_changed_since_the_last_sweep_is_said(store: Store) -> None:
     assert changed(Folder(store, "tiny")) is None
     folder = swept(store)
     assert changed(folder) is None
-    found = changed(folder, train={"epochs": 3, "batch_size": 8, "lr": 5e-3}, seeds=[531, 532])
+    train = {"epochs": 3, "batch_size": 8, "lr": 5e-3}
+    found = changed(folder, train=train, seeds=[531, 532], keep="leaves")
     assert found.settings == {
         "train.epochs": ("2", "3"),
-        "seeds": ("not set", "[531, 532]"),
+        "seeds": ("[531]", "[531, 532]"),
+        "keep": ("not set", "leaves"),
     }
     words = " ".join(change_words(found))
     assert "train.epochs: 2 -> 3" in words
