@@ -16,6 +16,7 @@ import l2kd_ray
 from l2kd_ray.core.stage import Stage
 
 ROOT = Path(l2kd_ray.__file__).parent
+QUICKSTART = str(ROOT / "tune_configs" / "quickstart.yaml")
 # From the bottom up; rooms of one line do not know each other.
 ROOMS = [
     {"errors", "names"},
@@ -195,6 +196,7 @@ def imported_by(code: str) -> set[str]:
         ("import l2kd_ray.analysis", {"pandas", "scipy"}),
         ("import l2kd_ray.report", {"pandas", "scipy"}),
         ("import l2kd_ray.distill.objectives", {"torch"}),
+        (f"from l2kd_ray.study import load\nload({QUICKSTART!r})", {"pandas", "scipy"}),
     ],
 )
 def test_imports_stay_cheap(code: str, allowed: set[str]) -> None:

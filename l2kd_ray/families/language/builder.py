@@ -405,11 +405,11 @@ class LanguageBuilder(Builder):
     def _tokenizer_of(self, spec: ModelSpec) -> str:
         """The model whose tokenizer a student or teacher has: the student's, but for a pretrained
         model of another vocabulary, which has its own."""
-        from l2kd_ray.models.loading import vocabulary_of
-
         own, models = self._own_tokenizer, self.resolved.models
         if spec.model is None or spec.model == own:
             return own
+        from l2kd_ray.models.loading import vocabulary_of
+
         if own and vocabulary_of(models[own]) == vocabulary_of(models[spec.model]):
             return own
         return spec.model
