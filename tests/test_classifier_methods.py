@@ -570,6 +570,7 @@ def test_asha_cuts_trainings_and_never_orders() -> None:
 
 
 @pytest.mark.drill
+@pytest.mark.timeout(900)  # two sweeps whose trainings each start two workers: 4 minutes alone
 def test_asha_on_rungs_with_two_workers_a_stage(tmp_path: Path) -> None:
     """Settings are cut after a rung on dev; what is left has final scores, on test, too."""
     data = {
