@@ -426,7 +426,7 @@ def answers(
     example: Annotated[
         str | None, typer.Option(help="An example's id; default: the most forgotten ones.")
     ] = None,
-    most: Annotated[int, typer.Option(help="Examples of each task at most.")] = 3,
+    most: Annotated[int, typer.Option(min=1, help="Examples of each task at most.")] = 3,
     as_json: Json = False,
 ) -> None:
     """Show what the students answer to test examples after each task: what was forgotten, example
@@ -567,6 +567,9 @@ def export(
     ],
     folder: Annotated[Path, typer.Argument(help="The folder to copy the model to.")],
     study: Annotated[str, typer.Option(help="The trial's study: its file or its name.")],
+    task: Annotated[
+        str | None, typer.Option(help="The student of this task, where each has its own.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting (key=value) that replaces that of the file."),
@@ -574,7 +577,7 @@ def export(
 ) -> None:
     """Copy a trial's final student to a folder that Hugging Face transformers can load."""
     experiment = _load(study, overrides)
-    print(f"Exported to {experiment.export(trial, folder, _snapshot(experiment))}")
+    print(f"Exported to {experiment.export(trial, folder, task, _snapshot(experiment))}")
 
 
 @app.command()

@@ -539,11 +539,19 @@ class Experiment:
         if is_read(shown):
             self._folder.keep_look(shown.seen)
 
-    def export(self, trial: str, folder: str | Path, snapshot: Snapshot | None = None) -> Path:
+    def export(
+        self,
+        trial: str,
+        folder: str | Path,
+        task: str | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> Path:
         """Copy a trial's final student to `folder`, a Hugging Face model folder.
 
-        `trial` is a trial's id (or the start of one), as the result files have it.
-        Raises: InputError if there is no such trial, or its student is not finished.
+        `trial` is a trial's id (or the start of one), as the result files have it; `task` chooses
+        the student where each task has its own.
+        Raises: InputError if there is no such trial or task, no `task` where there are several
+            students, or the student is not finished.
         """
         now = snapshot or self.snapshot()
         chosen = [one for one in now.trials if one.id.startswith(trial)]
@@ -554,7 +562,16 @@ class Experiment:
                 got=trial,
                 expected="an id of the column `trial` of results.parquet",
             )
-        model = chosen[0].steps[-1][0].stage.model
+        models = {cell.task: cell.stage.model for cell in chosen[0].steps[-1]}
+        wanted = task or (next(iter(models)) if len(set(models.values())) == 1 else "")
+        if wanted not in models:
+            raise InputError(
+                "no such task" if task else "each task of this trial has a student of its own",
+                where=self.name,
+                got=task or trial,
+                expected=f"--task with one of {', '.join(models)}",
+            )
+        model = models[wanted]
         manifest = now.reader.manifests({model.key: model.kind}).get(model.key)
         if manifest is None:
             raise InputError(

@@ -259,6 +259,7 @@ def test_what_an_ablation_leaves_out_is_no_part_of_its_path() -> None:
     assert first.losses.prediction == 0
     assert made["two"].losses.hidden == 0
     assert [task.task for task in made["out"].teacher.tasks] == ["made.topics.b"]
+    assert made["out"].losses.transfer == 0  # one domain has no false ones
     assert made["few"].task.source.rows == 6
     assert made["few"].task.source.data.cap_seed == found.config.replicates[0].data
     assert made["few"].teacher == made["whole"].teacher
@@ -281,6 +282,15 @@ def test_every_arm_runs_and_is_reported(tmp_path: Path) -> None:
     assert "Below teacher" in report
     assert "Robustness to task order" not in report
     assert experiment.plan().missing == frozenset()
+    trial = next(one for one in experiment.trials() if one.method == "whole")
+    with pytest.raises(InputError, match="a student of its own"):
+        experiment.export(trial.id, tmp_path / "model")
+    with pytest.raises(InputError, match="no such task"):
+        experiment.export(trial.id, tmp_path / "model", "made.topics.z")
+    for cell in trial.steps[-1]:
+        folder = experiment.export(trial.id, tmp_path / "model", cell.task)
+        own = experiment.store.fetch(cell.stage.model.kind, cell.stage.model.key)
+        assert all((folder / f.name).read_bytes() == f.read_bytes() for f in own.iterdir())
 
 
 def test_domains_as_a_stream_have_orders(store: Store) -> None:

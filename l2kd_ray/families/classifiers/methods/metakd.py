@@ -38,8 +38,8 @@ class MetaOptions(Section):
     hidden: float = Field(1.0, ge=0)
     attention: float = Field(1.0, ge=0)
     transfer: float = Field(0.5, ge=0)
-    """gamma 2: weight of transferable knowledge; has an effect only for a meta-teacher trained
-    with `corruption` above 0."""
+    """gamma 2: weight of transferable knowledge; has an effect only for a meta-teacher of at least
+    two domains, trained with `corruption` above 0."""
     prediction: float = Field(1.0, ge=0)
     expertise: bool = True
     """Weight an example by the teacher's probability of its label."""
@@ -52,12 +52,14 @@ class MetaOptions(Section):
     """Share of a domain's training examples that the student sees; its teacher sees all."""
 
 
-def _layers(options: MetaOptions) -> tuple[float, float, float]:
+def _layers(build: ClassifierBuilder) -> tuple[float, float, float]:
     """The weights of hidden states, attentions and transferable knowledge."""
-    # Without corruption the teacher's transform is never trained, so its features carry no
-    # information.
-    meta = options.teacher == "meta" and options.corruption
-    return options.hidden, options.attention, options.transfer if meta else 0.0
+    options: MetaOptions = build.options
+    # Only corruption trains the teacher's transform, and its loss is 0 where there is one domain;
+    # the features of an untrained one carry no information.
+    several = len(build.tasks) - options.leave_out > 1
+    trained = options.teacher == "meta" and options.corruption and several
+    return options.hidden, options.attention, options.transfer if trained else 0.0
 
 
 def check(build: ClassifierBuilder) -> None:
@@ -80,7 +82,7 @@ def check(build: ClassifierBuilder) -> None:
             got=True,
             expected="another domain, and metakd.teacher meta or all",
         )
-    if not any(_layers(options)) and not options.prediction:
+    if not any(_layers(build)) and not options.prediction:
         raise InputError(
             "no distillation loss has a weight",
             key="metakd.prediction",
@@ -133,7 +135,7 @@ def _distil(build: ClassifierBuilder, start: Any, task: str, seed: Seed) -> Clas
     if weight == 0:
         labels = Classify(start=start, tasks=(examples,), **build.training(seed))
         return labels.in_parts(rungs)
-    domain_teacher, layers = teacher(build, task, seed), _layers(options)
+    domain_teacher, layers = teacher(build, task, seed), _layers(build)
     temperature = build.settings.kd.temperature if options.prediction else None
     parts = [(weight, Losses(*layers, options.prediction, temperature))]
     if any(layers) and options.prediction and options.stages == "two":
