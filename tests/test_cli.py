@@ -111,7 +111,8 @@ def test_status_report_explain_and_export(swept: Path) -> None:
     )
     assert manifest["scores"][row["metric"]] == row["score"]
     assert manifest["inputs"]["model"] == row["model"]
-    l2kd("export", row["trial"], "model", "--study", "study.yaml", folder=swept)
+    own = ["--task", row["task"]] if row["method"] == "single" else []
+    l2kd("export", row["trial"], "model", *own, "--study", "study.yaml", folder=swept)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(swept / "model")
