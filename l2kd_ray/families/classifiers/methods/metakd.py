@@ -57,8 +57,11 @@ def _layers(build: ClassifierBuilder) -> tuple[float, float, float]:
     options: MetaOptions = build.options
     # Only corruption trains the teacher's transform, and its loss is 0 where there is one domain;
     # the features of an untrained one carry no information.
-    several = len(build.tasks) - options.leave_out > 1
-    trained = options.teacher == "meta" and options.corruption and several
+    trained = (
+        options.teacher == "meta"
+        and options.corruption
+        and len(build.tasks) - options.leave_out > 1  # last: of other teachers it stays unread
+    )
     return options.hidden, options.attention, options.transfer if trained else 0.0
 
 
