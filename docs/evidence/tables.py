@@ -7,7 +7,8 @@ In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->
 NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
 method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed), and
 `means` (mean gaps of several studies, NAME+NAME); `controlled` (scores of several studies, and how
-far above the student without a teacher). Two are of NAME.parquet, first students of
+far above the student without a teacher); `screened` (dev scores of a search, with the gaps on
+test). Two are of NAME.parquet, first students of
 streams and of the screen: `ranked` (what their scores rise with) and `predicted` (what their
 teachers' certainty said of them).
 """
@@ -35,7 +36,10 @@ from l2kd_ray.report.blocks import PROBABILITY, signed, text
 from l2kd_ray.report.labels import interval_label, method_label, setting_label, task_labels
 
 HERE = Path(__file__).parent
-PAGES = (HERE.parent / "results.md", HERE.parent / "l2kd_study.md", HERE.parents[1] / "README.md")
+PAGES = (
+    *(HERE.parent / name for name in ("results.md", "l2kd_study.md", "divergences_study.md")),
+    HERE.parents[1] / "README.md",
+)
 _BLOCK = re.compile(r"(<!-- table: ([\w+]+) (\w+) -->).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -89,6 +93,21 @@ def pairs(found: Findings) -> pd.DataFrame:
             "adjusted p": [text(float(p), PROBABILITY) for p in rows["p_adjusted"]],
         }
     )
+
+
+def screened(found: Findings) -> pd.DataFrame:
+    """Mean dev score of each setting of a search, in brackets its gap on test: a row for a value of
+    the first setting, a column for values of the others."""
+    rows = found.gap[found.gap["setting"] != "{}"]
+    settings = [json.loads(setting) for setting in rows["setting"]]
+    row = next(iter(settings[0]))
+    numbers = zip(settings, rows["dev"], rows["gap/abs"], strict=True)
+    cells = [
+        (setting.pop(row), setting_label(json.dumps(setting)), f"{text(dev)} ({text(gap)})")
+        for setting, dev, gap in numbers
+    ]
+    table = pd.DataFrame(cells, columns=[row, "column", "cell"])
+    return table.pivot(index=row, columns="column", values="cell").reset_index()
 
 
 def means(*studies: Findings) -> pd.DataFrame:
@@ -219,6 +238,7 @@ def renewed(page: str) -> str:
         "gaps": gaps,
         "scores": scores,
         "pairs": pairs,
+        "screened": screened,
         "means": means,
     }
     of_files: dict[str, Callable[..., pd.DataFrame]] = {
