@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from math import ceil
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import isotonic_regression
 
 from l2kd_ray.analysis.matrix import FloatArray
 from l2kd_ray.report.blocks import NOTHING, signed, text
@@ -122,7 +124,7 @@ def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lin
         draw, thick = (axes.hlines, 1.6) if named else (axes.vlines, 1.0)
         draw(along, own["low"], own["high"], color=style.colour, lw=thick, alpha=0.55, zorder=2)
     _name_orders(axes, list(means.index), named=named)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    name_methods(figure, axes)
     return figure
 
 
@@ -159,7 +161,9 @@ def forgetting(lost: pd.Series[float], rows: pd.DataFrame, look: Mapping[str, Li
 @styled
 def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, LineStyle]) -> Figure:
     """The score on the first task after each task, `paths[method]` of shape `[n]`."""
-    figure, axes = new_figure(2.3)
+    line, margin = 0.16, 0.5  # inches: of a method's name, and below the axes
+    height = max(2.3, margin + line * len(paths))
+    figure, axes = new_figure(height)
     for method, path in paths.items():
         style = look[method]
         axes.plot(
@@ -173,15 +177,13 @@ def first_task(paths: Mapping[str, FloatArray], look: Mapping[str, LineStyle]) -
     axes.grid(True, axis="y")
     axes.grid(False, axis="x")
     low, high = axes.get_ylim()
-    ends = [float(path[-1]) for path in paths.values()]
-    apart = _apart(ends, (high - low) * 0.085)
-    for method, height, end in zip(paths, apart, ends, strict=True):
-        if np.isfinite(end):
-            axes.annotate(
-                method_label(method), (n, end), (1.02, height),
-                textcoords=axes.get_yaxis_transform(), va="center", color=look[method].colour,
-                annotation_clip=False,
-            )  # fmt: skip
+    ends = {method: float(path[-1]) for method, path in paths.items() if np.isfinite(path[-1])}
+    apart = _apart(list(ends.values()), (high - low) * line / (height - margin), low, high)
+    for (method, end), y in zip(ends.items(), apart, strict=True):
+        axes.annotate(
+            method_label(method), (n, end), (1.02, y), textcoords=axes.get_yaxis_transform(),
+            va="center", color=look[method].colour, annotation_clip=False,
+        )  # fmt: skip
     return figure
 
 
@@ -213,7 +215,7 @@ def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, LineStyle])
     axes.set_ylabel("points below multi-task")
     axes.grid(True, axis="y")
     axes.grid(False, axis="x")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    name_methods(figure, axes)
     return figure
 
 
@@ -233,7 +235,7 @@ def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle], kept: str) -> F
     axes.margins(0.08)
     axes.set(xlabel="score on a task just learned", ylabel=kept)
     axes.grid(True, axis="both")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4)
+    name_methods(figure, axes)
     return figure
 
 
@@ -331,6 +333,20 @@ def beside(axes: Axes, y: float, words: str) -> None:
     )  # fmt: skip
 
 
+def name_methods(figure: Figure, axes: Axes) -> None:
+    """A legend above the axes, of at most four columns, as many as the figure is wide enough for.
+    Lines after the first make the figure higher and leave the axes as they are."""
+    handles, names = axes.get_legend_handles_labels()
+    for columns in (4, 3, 2, 1):
+        legend = figure.legend(handles, names, loc="outside upper left", ncols=columns)
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    lines = ceil(len(names) / columns)
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi * (1 - 1 / lines))
+
+
 def _ticks(axes: Axes, orders: pd.Series[float], y: float, style: LineStyle) -> None:
     """Each order's value as a thin tick at height `y`, fainter where they are many."""
     alpha = 0.45 if len(orders) <= MOST_NAMED_ORDERS else 0.2
@@ -365,13 +381,12 @@ def zero_line(
         )  # fmt: skip
 
 
-def _apart(values: Sequence[float], distance: float) -> list[float]:
-    """The values moved so that labels at them stand at least `distance` apart, order kept."""
-    order = np.argsort(values)
-    moved = np.array(values, dtype=float)[order]
-    for k in range(1, len(moved)):
-        moved[k] = max(moved[k], moved[k - 1] + distance)
-    moved -= np.nanmean(moved - np.array(values, dtype=float)[order])
-    back = np.empty_like(moved)
-    back[order] = moved
-    return [float(value) for value in back]
+def _apart(values: Sequence[float], distance: float, low: float, high: float) -> FloatArray:
+    """The values moved so that labels at them stand at least `distance` apart, order kept, by the
+    least squares of the moves, between `low` and `high` if these hold them all."""
+    order = np.argsort(values, kind="stable")
+    steps = distance * np.arange(len(values))
+    moved = np.empty(len(values))
+    fitted = isotonic_regression(np.asarray(values)[order] - steps).x
+    moved[order] = fitted.clip(low, high - distance * (len(values) - 1)) + steps
+    return moved
