@@ -124,7 +124,7 @@ def gap_by_order(table: pd.DataFrame, rows: pd.DataFrame, look: Mapping[str, Lin
         draw, thick = (axes.hlines, 1.6) if named else (axes.vlines, 1.0)
         draw(along, own["low"], own["high"], color=style.colour, lw=thick, alpha=0.55, zorder=2)
     _name_orders(axes, list(means.index), named=named)
-    name_methods(figure, axes)
+    _name_methods(figure, axes)
     return figure
 
 
@@ -215,7 +215,7 @@ def gap_by_setting(table: pd.DataFrame, key: str, look: Mapping[str, LineStyle])
     axes.set_ylabel("points below multi-task")
     axes.grid(True, axis="y")
     axes.grid(False, axis="x")
-    name_methods(figure, axes)
+    _name_methods(figure, axes)
     return figure
 
 
@@ -235,7 +235,7 @@ def tradeoff(table: pd.DataFrame, look: Mapping[str, LineStyle], kept: str) -> F
     axes.margins(0.08)
     axes.set(xlabel="score on a task just learned", ylabel=kept)
     axes.grid(True, axis="both")
-    name_methods(figure, axes)
+    _name_methods(figure, axes)
     return figure
 
 
@@ -333,7 +333,7 @@ def beside(axes: Axes, y: float, words: str) -> None:
     )  # fmt: skip
 
 
-def name_methods(figure: Figure, axes: Axes) -> None:
+def _name_methods(figure: Figure, axes: Axes) -> None:
     """A legend above the axes, of at most four columns, as many as the figure is wide enough for.
     Lines after the first make the figure higher and leave the axes as they are."""
     handles, names = axes.get_legend_handles_labels()
