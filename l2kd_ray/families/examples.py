@@ -22,6 +22,7 @@ class Examples(Stage):
     """
 
     kind = "examples"
+    version = 2  # draws of texts that are not ASCII are others than those of version 1
     prepares = True
     default_seconds = 20.0
     data: TaskData
