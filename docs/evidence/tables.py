@@ -5,8 +5,9 @@
 
 In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->`; the file
 NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
-method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed), and
-`means` (mean gaps of several studies, NAME+NAME); `controlled` (scores of several studies, and how
+method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed),
+`forgotten` (forgetting, and how far above that of LAMOL and of L2KD, paired too), and `means` (mean
+gaps of several studies, NAME+NAME); `controlled` (scores of several studies, and how
 far above the student without a teacher); `screened` (dev scores of a search, with the gaps on
 test). Two are of NAME.parquet, first students of
 streams and of the screen: `ranked` (what their scores rise with) and `predicted` (what their
@@ -31,6 +32,7 @@ from l2kd_ray.analysis import Design
 from l2kd_ray.analysis.design import ArmId
 from l2kd_ray.analysis.findings import Findings, find
 from l2kd_ray.analysis.paired import compare_methods
+from l2kd_ray.analysis.tradeoff import tradeoff
 from l2kd_ray.names import MULTITASK, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, signed, text
 from l2kd_ray.report.labels import interval_label, method_label, setting_label, task_labels
@@ -95,6 +97,24 @@ def pairs(found: Findings) -> pd.DataFrame:
     )
 
 
+def forgotten(found: Findings) -> pd.DataFrame:
+    """Mean score on a task just learned, and how much of it is lost when the stream ends; then how
+    much more than by LAMOL and by L2KD, paired by order and seed, each interval by itself."""
+    lost = found.scope.results.assign(**{"gap/abs": -found.scope.results["cl/bwt"]})
+    arms = list(zip(found.arms["method"], found.arms["setting"], strict=True))
+    learned = tradeoff(found.trials).set_index(["method", "setting"])["learned"]
+    table = {
+        "method": _names(found.arms),
+        "just learned": [text(float(learned[arm])) for arm in arms],
+        "forgetting": _points(-found.arms["cl/bwt"]),
+    }
+    for base in [arm for arm in arms if arm[0] in ("lamol", "l2kd")]:
+        table[f"beside {base[0]}"] = [
+            "" if arm == base else _above(found, base, arm, lost) for arm in arms
+        ]
+    return pd.DataFrame(table)
+
+
 def screened(found: Findings) -> pd.DataFrame:
     """Mean dev score of each setting of a search, in brackets its gap on test: a row for a value of
     the first setting, a column for values of the others."""
@@ -149,9 +169,10 @@ def _apart_from_weight(setting: str) -> str:
     return json.dumps({k: v for k, v in json.loads(setting).items() if k != "kd.weight"})
 
 
-def _above(found: Findings, arm: ArmId, control: ArmId) -> str:
-    scope = found.scope
-    pair = compare_methods(scope.results, [arm, control], scope.design, pairs=[(arm, control)])
+def _above(found: Findings, arm: ArmId, control: ArmId, results: pd.DataFrame | None = None) -> str:
+    """How far the control's gap is above the arm's, paired, with an interval; of these results."""
+    results = found.scope.results if results is None else results
+    pair = compare_methods(results, [arm, control], found.scope.design, pairs=[(arm, control)])
     difference, low, high = -pair[["difference", "high", "low"]].iloc[0].astype(float)
     return f"{signed(difference)}: {interval_label(low, high)}"
 
@@ -238,6 +259,7 @@ def renewed(page: str) -> str:
         "gaps": gaps,
         "scores": scores,
         "pairs": pairs,
+        "forgotten": forgotten,
         "screened": screened,
         "means": means,
     }
