@@ -375,12 +375,12 @@ def test_a_damaged_input_of_a_distributed_stage_is_said_as_such(
     assert store.manifest(teacher.kind, teacher.key) is None
 
 
+class Wide(Slow):
+    distributable = True
+
+
 def test_distributed_stages_are_admitted_first_and_none_beyond_the_cpus(tmp_path: Path) -> None:
     small = Job(Slow(str(tmp_path / "a")), Workers(), 60.0)
-
-    class Wide(Slow):
-        distributable = True
-
     wide = Job(Wide(str(tmp_path / "b")), Workers(workers=2), 60.0)
     started: list[str] = []
 
@@ -398,6 +398,31 @@ def test_distributed_stages_are_admitted_first_and_none_beyond_the_cpus(tmp_path
     assert started[:2] == ["s1", "s2"]
     assert started[2] == "wide"
     assert sorted(started[3:]) == ["s3", "s4"]
+
+
+def test_who_is_cancelled_while_waiting_keeps_nobody_waiting(tmp_path: Path) -> None:
+    small = Job(Slow(str(tmp_path / "a")), Workers(), 60.0)
+    wide = Job(Wide(str(tmp_path / "b")), Workers(workers=2), 60.0)
+
+    async def everyone() -> None:
+        admission = Admission(2)
+
+        async def run(job: Job, until: asyncio.Event) -> None:
+            async with admission.of(job):
+                await until.wait()
+
+        end = asyncio.Event()
+        running = asyncio.create_task(run(small, end))
+        first = asyncio.create_task(run(wide, end))  # needs what `running` holds
+        behind = asyncio.create_task(run(small, done := asyncio.Event()))
+        await asyncio.sleep(0)
+        done.set()
+        first.cancel()
+        await asyncio.wait_for(behind, 5)
+        end.set()
+        await running
+
+    asyncio.run(everyone())
 
 
 def test_a_notice_makes_the_loop_save_itself(

@@ -226,8 +226,11 @@ class Admission:
 
     def _admit(self) -> None:
         # Strictly in order: a stage that does not fit yet blocks the smaller ones behind it.
-        while self._waiting and self._fits(self._waiting[0][2]):
-            _, _, job, admitted = heapq.heappop(self._waiting)
+        while self._waiting:
+            _, _, job, admitted = self._waiting[0]
+            if not (admitted.cancelled() or self._fits(job)):
+                break
+            heapq.heappop(self._waiting)
             if not admitted.cancelled():
                 self._cpus -= job.cpus
                 self._gpus -= job.gpus
