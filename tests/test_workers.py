@@ -125,6 +125,18 @@ def test_what_each_worker_computes_for_itself_is_that_of_the_first(tmp_path: Pat
     assert scores["steps"] == 2 * 2  # it waits one epoch for a better look than the first
 
 
+def test_a_stage_that_only_one_worker_finds_published_is_run_by_all(
+    stages: dict[str, Stage], tmp_path: Path
+) -> None:
+    """Else the other would wait for it in its first sum."""
+    stage, store = stages["mkd"], Store(str(tmp_path / "store"))
+    for _, source in stage.inputs():
+        obtain(source, store)
+    group = [stage], store.root, tmp_path / "meeting", (1,)
+    torch.multiprocessing.spawn(worker, group, nprocs=WORKERS)
+    assert store.manifest(stage.kind, stage.key) is not None
+
+
 @pytest.mark.parametrize("blind", [(), (1,)], ids=["both find it", "one does not"])
 def test_workers_resume_from_one_checkpoint_or_not_at_all(
     blind: Sequence[int], tmp_path: Path

@@ -47,6 +47,8 @@ def execute(
     """
     import torch
 
+    from l2kd_ray.core.loop import agreed
+
     if world_size > 1 and not stage.distributable:
         raise ValueError(f"a stage of kind {stage.kind} runs on one worker, not {world_size}")
     # The number of threads changes the order of float sums, hence the bits of a result.
@@ -54,7 +56,8 @@ def execute(
     _keep_memory()
     _clean()
     prepare(device, gpus)
-    if store.has_files(stage.kind, stage.key):  # published before its worker died
+    # Published before its worker died; or by another sweep, between two workers' looks.
+    if agreed(store.has_files(stage.kind, stage.key)):
         return store.manifest(stage.kind, stage.key)
     attempt = uuid.uuid4().hex[:12]
     if rank == 0:

@@ -13,13 +13,23 @@ from l2kd_ray.core.store import Store
 WORKERS = 2
 
 
-def worker(rank: int, stages: Sequence[Stage], root: str, meeting: Path) -> None:
-    """Run the stages as one of WORKERS processes of a group that meets at a file."""
+def worker(
+    rank: int, stages: Sequence[Stage], root: str, meeting: Path, late: Sequence[int] = ()
+) -> None:
+    """Run the stages as one of WORKERS processes of a group that meets at a file.
+
+    `late`: ranks that look for a stage when another sweep has just published it.
+    """
     import torch.distributed as dist
 
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORKERS)
+    store = Store(root)
+    looks = store.has_files
+    if rank in late:
+        keys = {stage.key for stage in stages}
+        store.has_files = lambda kind, key: key in keys or looks(kind, key)  # type: ignore[method-assign]
     for stage in stages:
-        execute(stage, Store(root), rank=rank, world_size=WORKERS)
+        execute(stage, store, rank=rank, world_size=WORKERS)
         dist.barrier()
     dist.destroy_process_group()
 
