@@ -60,13 +60,13 @@ FACTS: Mapping[str, tuple[str, str, str]] = {
         f"{OWN_TESTS}::test_clusters_are_found_and_their_centres_kept",
     ),
     "lwf": (
-        "CE + weight T^2 KL(former student, student), on new samples",
+        "CE + weight KL(former student, student) at T, on new samples",
         "the loss from full logits in float64; at weight 0 `finetune`, by key",
         f"{OWN_TESTS}::test_lwfs_loss_adds_the_teacher_to_the_labels",
     ),
     "der++": (
-        "CE + beta CE(kept) + alpha MSE(logits, kept logits)",
-        "kept logits are each task's student's; at alpha 0 `replay`, by key",
+        "CE + beta CE(kept) + alpha MSE(logits, kept logits), kept samples drawn at each step",
+        "kept logits are each task's student's; at alpha 0 `replay` that draws, by key",
         f"{OWN_TESTS}::test_each_former_task_has_its_own_students_logits",
     ),
     "ewc": (

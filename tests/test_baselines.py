@@ -58,6 +58,9 @@ def keys(stages: list[Any]) -> list[str]:
     return [stage.key for stage in stages]
 
 
+DRAWN = {"batch_size": TINY["train"]["batch_size"]}
+
+
 # Identities, by key ------------------------------------------------------------------------------
 
 
@@ -67,8 +70,11 @@ def keys(stages: list[Any]) -> list[str]:
         ("replay", {"real_replay": {"ratio": 0}}, "finetune", {}),
         ("lwf", {"lwf": {"weight": 0}}, "finetune", {}),
         ("der++", {"der": {"ratio": 0}}, "finetune", {}),
-        ("der++", {"der": {"alpha": 0, "beta": 1}}, "replay", {}),
-        ("der++", {"der": {"alpha": 0, "beta": 0.5}}, "replay", {"replay": {"weight": 0.5}}),
+        ("der++", {"der": {"alpha": 0, "beta": 1}}, "replay", {"real_replay": DRAWN}),
+        (
+            *("der++", {"der": {"alpha": 0, "beta": 0.5}}),
+            *("replay", {"real_replay": DRAWN, "replay": {"weight": 0.5}}),
+        ),
         ("seq-lora", {"seq_lora": {"merge": True}, "train": LORA}, "finetune", {"train": LORA}),
         ("o-lora", {"o_lora": {"orthogonal": 0}}, "seq-lora", {"seq_lora": {"merge": True}}),
     ],
@@ -313,7 +319,7 @@ def test_lwfs_loss_adds_the_teacher_to_the_labels() -> None:
     hidden, head = torch.randn(count, 5).double(), torch.randn(size, 5).double()
     old = torch.randn(count, 5).double()
     for objective, term in (
-        (BesideLabels(temperature=2.0), lambda s, t: 4 * _kl(t / 2, s / 2)),
+        (BesideLabels(temperature=2.0, unscaled=True), lambda s, t: _kl(t / 2, s / 2)),
         (LogitsBesideLabels(), lambda s, t: (s - t).square().mean(-1)),
     ):
         counts = objective.count(where, len(rows))
@@ -411,13 +417,21 @@ def test_clusters_are_found_and_their_centres_kept() -> None:
             sorted(own, key=lambda i: distances[i])
             == sorted(range(20 * n, 20 * n + 20), key=lambda i: distances[i])[:2]
         )
+    # Of a larger cluster more, in proportion.
+    unequal = np.concatenate([points[:20], points[20:30], points[40:50]])
+    chosen = near_centres(unequal, 3, 8, np.random.default_rng(0))
+    assert [sum(a <= one < b for one in chosen) for a, b in ((0, 20), (20, 30), (30, 40))] == [
+        4,
+        2,
+        2,
+    ]
     assert near_centres(points[:4], 3, 9, draws) == [0, 1, 2, 3]
     same = np.zeros((5, 2))
     assert len(near_centres(same, 3, 2, draws)) == 2
 
 
 def test_ssr_keeps_a_number_of_the_samples_it_wrote(store: Store) -> None:
-    third = path("ssr", ssr={"keep": 3, "candidates": 4, "clusters": 2})[3]
+    third = path("ssr", ssr={"ratio": 0.18, "candidates": 4, "clusters": 2})[3]
     scores = obtain(third.replay, store)
     assert scores["written"] == 2 * 3 * 4
     assert 0 < scores["kept"] <= scores["wanted"] == 6

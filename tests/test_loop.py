@@ -87,6 +87,25 @@ def test_l2kds_loss_with_replay_of_its_own_mean(tmp_path: Path) -> None:
     assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
+def test_samples_drawn_at_each_step_have_a_weighted_mean_of_their_own(tmp_path: Path) -> None:
+    """Beside whole batches of new samples, the same again after an interruption."""
+    source = SampleSource(OLD, 0.5)
+    chosen = replace(curriculum(), replayed=source, separate=True, drawn=2, parts=("qa",))
+    found = batches(chosen, epochs=20)
+    new = [[index for index in one if index < len(NEW)] for one in found]
+    assert new == batches(replace(curriculum(), replayed=SampleSource([])), epochs=20)
+    drawn = [[index for index in one if index >= len(NEW)] for one in found]
+    assert all(len({*one}) == 2 for one in drawn)
+    assert {index for one in drawn for index in one} == {7, 8, 9}
+    assert [batch.indices for batch in islice(chosen.batches(3), 5)] == found[3:8]
+    model = no_dropout().eval()
+    fresh, old = first_batch(chosen)
+    wanted = naive_mean(model, [FORMAT.qa(s) for s in fresh])
+    wanted = wanted + 0.5 * naive_mean(model, [FORMAT.qa(s) for s in old])
+    curve, _ = trained(tmp_path, chosen, SoftTargets(), model=no_dropout())
+    assert curve[0]["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_the_parts_have_a_mean_each_at_any_weight_of_theirs(tmp_path: Path) -> None:
     chosen = curriculum(lm_weight=1.0)
     new, old = first_batch(chosen)

@@ -149,8 +149,8 @@ def test_the_amount_of_a_training_is_its_examples_in_each_epoch() -> None:
 @pytest.mark.parametrize(
     ("method", "settings", "kind", "amount"),
     [
-        ("ssr", {"ssr": {"keep": 6}}, "replay", 6),
-        ("ssr", {"ssr": {"keep": 6}}, "learn", 16 + 6),
+        ("ssr", {"ssr": {"ratio": 0.37}}, "replay", 6),
+        ("ssr", {"ssr": {"ratio": 0.37}}, "learn", 16 + 6),
         ("replay", {"real_replay": {"ratio": 0.25}}, "learn", 16 + 4),
         ("der++", {"der": {"ratio": 0.25}}, "annotate", 4),
         ("ewc", {"ewc": {"samples": 5}}, "importance", 5),

@@ -66,7 +66,7 @@ VARIANTS: Mapping[str, list[dict[str, Any]]] = {
     "lwf": [{}],
     "der++": [{}],
     "agem": [{"agem.ratio": 0.5, "agem.batch_size": 3, "train.lr": 0.05, "train.epochs": 4}],
-    "ssr": [{"ssr.keep": 4, "ssr.clusters": 3}],
+    "ssr": [{"ssr.ratio": 0.2, "ssr.clusters": 3}],
     "seq-lora": [{"train.lora": {}}],
     "o-lora": [{"train.lora": {}, "o_lora.norm": 0.1}],
     "osf": [{}],

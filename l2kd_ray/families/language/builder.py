@@ -239,7 +239,7 @@ class LanguageBuilder(Builder):
     def kept(self, former: Order, seed: Seed, ratio: float) -> RealSamples | None:
         """The share `ratio` of each former task's training examples; None if that is nothing."""
         data = [self.train_examples(name, seed) for name in sorted(former)]
-        quotas = (Quota(one, _share(ratio, one.rows)) for one in data)
+        quotas = (Quota(one, share_of(ratio, one.rows)) for one in data)
         return self._real(tuple(quota for quota in quotas if quota.count > 0), seed)
 
     def importance(
@@ -553,7 +553,7 @@ class LanguageBuilder(Builder):
         Equal shares are rounded down (LAMOL); `shares: size` is in proportion to the tasks' sizes.
         """
         settings = self.settings.replay
-        wanted = _share(settings.ratio, self.train_examples(task, seed).rows)
+        wanted = share_of(settings.ratio, self.train_examples(task, seed).rows)
         if wanted == 0 or not former:
             return ()
         data = [self.train_examples(name, seed) for name in sorted(former)]
@@ -645,7 +645,7 @@ def _harness() -> str:
         ) from None
 
 
-def _share(ratio: float, rows: int) -> int:
+def share_of(ratio: float, rows: int) -> int:
     """`ceil(ratio * rows)`, rounded first: 0.07 * 100 in floats is slightly more than 7."""
     return math.ceil(round(ratio * rows, 6))
 

@@ -45,7 +45,8 @@ def _alone(build: LanguageBuilder) -> None:
 @method(options=OsfOptions, check=_alone)
 def osf(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """OSF (Nayak et al. 2025, arXiv 2504.07097; peft's): the largest singular directions of each
-    matrix are frozen, and the others are trained orthogonally to them."""
+    matrix are frozen, and the others are trained orthogonally to them. From the second task on peft
+    trains nothing else: embeddings, norms and biases, which the authors train, stay as they are."""
     if not former:
         return build.learn(previous, task, seed, lm=False)
     share = build.options.share or round(len(former) / len(build.resolved.tasks), 4)

@@ -12,12 +12,19 @@ from l2kd_ray.section import Section
 
 
 class ImportanceOptions(Section):
-    """A quadratic penalty on the distance from the former student, by importance (EWC, MAS)."""
+    """A quadratic penalty on the distance from the former student, by importance (EWC)."""
 
     strength: float = Field(100.0, ge=0)
     """Strength of the penalty."""
     samples: int = Field(128, ge=1)
     """Number of training examples on which a task's importance is measured."""
+
+
+class SensitivityOptions(ImportanceOptions):
+    """The penalty of EWC by the importance of MAS, whose values are some hundred times larger."""
+
+    strength: float = Field(1.0, ge=0)
+    """Strength of the penalty."""
 
 
 class MemoryOptions(Section):
@@ -49,7 +56,7 @@ def ewc(build: LanguageBuilder, previous: Student, former: Order, task: str, see
     return build.learn(previous, task, seed, lm=False, constraint=constraint)
 
 
-@method(options=ImportanceOptions, check=_whole_weights)
+@method(options=SensitivityOptions, check=_whole_weights)
 def mas(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """MAS (Aljundi et al., ECCV 2018): the penalty of EWC, weighed by the output's sensitivity."""
     options = build.options

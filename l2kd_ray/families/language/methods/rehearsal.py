@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -40,6 +41,9 @@ class ReplayOptions(Section):
 
     ratio: float = Field(0.1, ge=0, le=1)
     """Share of each former task's training examples that is replayed."""
+    batch_size: int | None = Field(None, ge=1)
+    """Number of kept samples drawn at each step, with a mean of their own (Chaudhry et al. 2019);
+    by default all are learned once an epoch, among the new ones (TRACE)."""
 
 
 @method("replay", options=ReplayOptions, key="real_replay", published={"real_replay.ratio": 0.1})
@@ -48,8 +52,14 @@ def real_replay(
 ) -> Learn:
     """Experience replay with a share of real samples of each former task (Chaudhry et al. 2019;
     10 % is TRACE's, Wang et al. 2023)."""
-    kept = build.kept(former, seed, build.options.ratio)
-    return build.learn(previous, task, seed, lm=False, replay=kept)
+    kept, size = build.kept(former, seed, build.options.ratio), build.options.batch_size
+    drawn = None if kept is None or size is None else _drawn(kept, size)
+    return build.learn(previous, task, seed, lm=False, replay=kept, replay_batch=drawn)
+
+
+def _drawn(kept: RealSamples, size: int) -> int:
+    """The number of kept samples that are drawn at a step: `size`, or all."""
+    return min(size, sum(quota.count for quota in kept.quotas))
 
 
 # DER++ -------------------------------------------------------------------------------------------
@@ -64,26 +74,32 @@ class DerOptions(Section):
     """Weight of the squared error of logits on kept samples."""
     beta: float = Field(0.5, gt=0)
     """Weight of the cross-entropy on kept samples."""
+    batch_size: int | None = Field(None, ge=1)
+    """Number of kept samples drawn at each step (default: `train.batch_size`)."""
 
 
 @method("der++", options=DerOptions, key="der")
 def der(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
-    """DER++ (Buzzega et al., NeurIPS 2020): CE on new samples, and on kept ones `beta` CE +
-    `alpha` MSE of the logits to those that the student had when it had just learned their task."""
+    """DER++ (Buzzega et al., NeurIPS 2020): CE on new samples, and on kept ones `beta` CE + `alpha`
+    MSE of the logits to those that the student had when it had just learned their task. They are
+    drawn at each step, once for both terms (in the authors' code twice)."""
     options = build.options
     kept = build.kept(former, seed, options.ratio)
     if kept is None:
         return build.learn(previous, task, seed, lm=False)
+    drawn = _drawn(kept, options.batch_size or build.settings.train.batch_size)
     weight = build.replay_weight(options.beta)
-    if options.alpha == 0:
-        return build.learn(previous, task, seed, lm=False, replay=kept, replay_weight=weight)
-    return build.learn(
-        previous,
-        task,
-        seed,
+    learn = partial(
+        build.learn,
+        *(previous, task, seed),
         lm=False,
         replay=kept,
         replay_weight=weight,
+        replay_batch=drawn,
+    )
+    if options.alpha == 0:
+        return learn()
+    return learn(
         stage=LearnRemembered,
         objective=LogitsBesideLabels(),
         # A kept row is weighed by beta as a whole.
@@ -222,8 +238,7 @@ def agem(build: LanguageBuilder, previous: Student, former: Order, task: str, se
     kept = build.kept(former, seed, options.ratio)
     if kept is None:
         return build.learn(previous, task, seed, lm=False)
-    drawn = min(options.batch_size, sum(quota.count for quota in kept.quotas))
-    constraint = AverageProjection(kept, drawn, seed.replay)
+    constraint = AverageProjection(kept, _drawn(kept, options.batch_size), seed.replay)
     return build.learn(previous, task, seed, lm=False, constraint=constraint)
 
 

@@ -33,8 +33,8 @@ class LwfOptions(Section):
 
 @method(options=LwfOptions, published={"lwf.weight": 1.0, "lwf.temperature": 2.0})
 def lwf(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
-    """LwF (Li, Hoiem, ECCV 2016): CE + `weight` T^2 KL(former student || student) on the new task's
-    samples."""
+    """LwF (Li, Hoiem, ECCV 2016): CE + `weight` KL(former student || student) at T, without the
+    factor T^2 of distillation, on the new task's samples."""
     options = build.options
     if not former or options.weight == 0:
         return build.learn(previous, task, seed, lm=False)
@@ -44,7 +44,7 @@ def lwf(build: LanguageBuilder, previous: Student, former: Order, task: str, see
         seed,
         lm=False,
         stage=LearnWithoutForgetting,
-        objective=BesideLabels(temperature=options.temperature),
+        objective=BesideLabels(temperature=options.temperature, unscaled=True),
         kd_weight=options.weight,
     )
 

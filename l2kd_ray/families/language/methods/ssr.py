@@ -12,7 +12,7 @@ from pydantic import Field
 
 from l2kd_ray.core.randomness import Seed, generator
 from l2kd_ray.core.stage import Context, Scores, Stage
-from l2kd_ray.families.language.builder import LanguageBuilder, Student
+from l2kd_ray.families.language.builder import LanguageBuilder, Student, share_of
 from l2kd_ray.families.language.stages.answers import Decoding, answers
 from l2kd_ray.families.language.stages.learn import Learn
 from l2kd_ray.families.language.stages.replay import (
@@ -35,17 +35,17 @@ Points = NDArray[np.float64]
 class SsrOptions(Section):
     """Self-synthesized rehearsal: samples written in context, one set from each cluster."""
 
-    keep: int = Field(200, ge=1)
-    """Number of samples of each former task (at most its training examples)."""
+    ratio: float = Field(0.1, gt=0, le=1)
+    """Samples of each former task, as a share of its training examples."""
     candidates: int = Field(5, ge=1)
     """Number of samples written for each one that is kept."""
     shots: int = Field(2, ge=1)
     """Number of real questions of the task that a new one is written after."""
     clusters: int = Field(20, ge=1)
-    """Clusters of a task's candidates, from which the kept ones are taken in turn."""
+    """Clusters of a task's candidates; of each the same share is kept."""
 
 
-@method(options=SsrOptions, published={"ssr.keep": 200, "ssr.clusters": 20})
+@method(options=SsrOptions, published={"ssr.ratio": 0.1, "ssr.clusters": 20})
 def ssr(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """SSR (Huang et al., ACL 2024): the untrained model writes questions of former tasks in
     context, the student answers them, and those nearest to centres of clusters are replayed."""
@@ -56,7 +56,7 @@ def ssr(build: LanguageBuilder, previous: Student, former: Order, task: str, see
     samples = SelfWritten(
         writer=build.initial(seed),
         student=previous,
-        quotas=tuple(Quota(one, min(options.keep, one.rows)) for one in data),
+        quotas=tuple(Quota(one, share_of(options.ratio, one.rows)) for one in data),
         candidates=options.candidates,
         shots=options.shots,
         clusters=options.clusters,
@@ -74,7 +74,8 @@ class SelfWritten(FormerSamples):
     """Pseudo-samples: questions by `writer` after some real ones, with `student`'s answers.
 
     A line of the prompt is a question, and the writer's next line is a new one. Kept are those
-    whose mean hidden state is nearest to the centre of its cluster, cluster by cluster in turn.
+    whose mean hidden state, at length 1, is nearest to the centre of its cluster: of each cluster
+    the same share.
     """
 
     distributable = True
@@ -183,7 +184,7 @@ def _question(example: Example) -> str:
 
 
 def _states(model: CausalLM, rows: Sequence[TokenIds]) -> Points:
-    """[n, d]: the mean of each row's last hidden states."""
+    """[n, d]: the mean of each row's last hidden states, at length 1."""
     import torch
 
     found = []
@@ -192,22 +193,26 @@ def _states(model: CausalLM, rows: Sequence[TokenIds]) -> Points:
             ids = torch.tensor([row], device=model.device)
             every = torch.arange(len(row), device=model.device)
             found.append(model(ids, every).mean(0).double().cpu().numpy())
-    return np.array(found)
+    points: Points = np.array(found)
+    points /= np.linalg.norm(points, axis=-1, keepdims=True)
+    return points
 
 
 def near_centres(
     points: Points, clusters: int, count: int, draws: np.random.Generator
 ) -> list[int]:
-    """The indices of `count` points: of each cluster the nearest to its centre, then the second
-    nearest, and so on."""
+    """The indices of `count` points: of each cluster a share of that size, to within one point, the
+    nearest to its centre."""
     if len(points) <= count:
         return list(range(len(points)))
     labels, distances = k_means(points, min(clusters, len(points)), draws)
     order = np.lexsort((distances, labels))
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    rank = np.empty(len(points), dtype=int)
-    rank[order] = np.arange(len(points)) - np.repeat(first, sizes)
-    chosen: list[int] = np.lexsort((distances, rank))[:count].tolist()
+    place = np.empty(len(points))
+    place[order] = (np.arange(len(points)) - np.repeat(first, sizes) + 0.5) / np.repeat(
+        sizes, sizes
+    )
+    chosen: list[int] = np.lexsort((distances, place))[:count].tolist()
     return chosen
 
 

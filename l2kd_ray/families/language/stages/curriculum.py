@@ -150,9 +150,12 @@ class Curriculum:
     bucket_batches: int = 1
     writer: Writer | None = None
     """Writes the answers of sources that are the student's own."""
+    drawn: int = 0
+    """Number of replayed samples drawn at each step, beside a batch of new ones; 0: all are learned
+    once an epoch, among the new ones."""
 
     def __len__(self) -> int:
-        return len(self.new[0].samples) + len(self.replayed.samples)
+        return len(self.new[0].samples) + (0 if self.drawn else len(self.replayed.samples))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -201,7 +204,16 @@ class Curriculum:
         first, skipped = divmod(first_step, self.steps_per_epoch)
         epochs = (self._epoch(epoch) for epoch in itertools.count(first))
         found = itertools.islice(itertools.chain.from_iterable(epochs), skipped, None)
-        yield from itertools.starmap(Batch, enumerate(found, first_step))
+        for step, indices in enumerate(found, first_step):
+            yield Batch(step, [*indices, *self._recalled(step)])
+
+    def _recalled(self, step: int) -> list[int]:
+        """The replayed samples drawn at a step."""
+        if not self.drawn:
+            return []
+        draws = generator(self.seed, "recall", self.stream, step)
+        chosen = draws.permutation(len(self.replayed.samples))[: self.drawn]
+        return [len(self.new[0].samples) + int(index) for index in chosen]
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         """The batches of an epoch, cut from a random permutation.
@@ -300,7 +312,7 @@ class Curriculum:
     def scale(self, rows: Sequence[SequenceRow]) -> Tensor:
         """The factors [R] of the rows' loss sums: one weighted mean per part (QA, LM).
 
-        If `separate`, replayed rows have means of their own.
+        If `separate`, replayed rows have means of their own, times their weight.
         """
         # The counts are those of the global batch (law 5): a worker that divided by the count of
         # its own rows would change the loss with the number of workers.
@@ -313,7 +325,9 @@ class Curriculum:
             inside = torch.tensor([one == group for one in groups])
             total = (weight * count)[inside].sum()
             if total > 0:
-                scale[inside] = part_weight[group[0]] * weight[inside] / total
+                part, apart = group
+                mean_weight = part_weight[part] * (self.replayed.weight if apart else 1.0)
+                scale[inside] = mean_weight * weight[inside] / total
         return scale
 
     def loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -60,6 +61,9 @@ class Learn(TrainingStage):
     adapter: Adapter | None = None
     replay: FormerSamples | None = None
     replay_weight: str | float | None = None
+    replay_batch: int | None = None
+    """Number of replayed samples drawn at each step, whose mean has the weight `replay_weight`;
+    None: all are learned once an epoch, among the new ones."""
     teacher: Learn | Annotate | None = None
     targets: Tokens | None = None
     kd_weight: float | None = None
@@ -77,8 +81,12 @@ class Learn(TrainingStage):
 
     @property
     def rows(self) -> int:
-        replayed = 0 if self.replay is None else int(self.replay.amount)
-        return replayed + sum(tokens.rows for tokens in self.tasks)
+        new = sum(tokens.rows for tokens in self.tasks)
+        if self.replay is None:
+            return new
+        if self.replay_batch is not None:
+            return new + self.replay_batch * math.ceil(new / self.optimisation.batch_size)
+        return new + int(self.replay.amount)
 
     @property
     def stream(self) -> str:
@@ -198,7 +206,8 @@ class Learn(TrainingStage):
         return Curriculum(
             new=self._new(text, model, context),
             replayed=self._replayed(context, float(self.replay_weight or 0) if numbered else 1.0),
-            separate=self.replay_weight == "separate",
+            separate=self.replay_weight == "separate" or self.replay_batch is not None,
+            drawn=self.replay_batch or 0,
             format=text,
             optimisation=self.optimisation,
             seed=self.seed,
