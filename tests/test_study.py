@@ -396,6 +396,24 @@ def test_an_adaptive_searchs_settings_are_those_of_the_present_search(tiny: Any)
     assert study.of_this_search({"l2kd": former})["l2kd"] == [tried]
 
 
+def test_each_method_is_searched_in_its_own_options_alone(tiny: Any) -> None:
+    """And not in the product of all: that of these grids has 3^11 points."""
+    own = {"ewc": ["strength", "samples"], "mas": ["strength", "samples"], "gem": ["margin"]}
+    own |= {"lwf": ["weight", "temperature"], "der": ["alpha", "beta"], "merge": ["scale"]}
+    own |= {"agem": ["ratio"]}
+    keys = {name: {f"{name}.{key}" for key in own[name]} for name in own}
+    search = {
+        key: {"grid": [1, 2, 3] if key.endswith("samples") else [0.2, 0.3, 0.4]}
+        for key in set().union(*keys.values())
+    }
+    study = tiny(methods=[{"der": "der++"}.get(name, name) for name in own], search=search)
+    for arm in study.config.arms:
+        found = study.settings(arm)
+        wanted = keys[arm.name.replace("++", "")]
+        assert all(one.keys() == wanted for one in found)
+        assert len(found) == 3 ** len(wanted)
+
+
 def test_a_choice_that_a_draw_would_miss_is_searched(tiny: Any) -> None:
     search = {"kd.objective": {"choice": ["word", "seq"]}}
     for seed in range(4):

@@ -68,9 +68,10 @@ def _names(study: StudyConfig) -> None:
 
 def _size(study: StudyConfig) -> None:
     """Raise InputError for more trials than can be planned, before any is made."""
-    grids = [len(space.grid) for space in study.search.values() if isinstance(space, Grid)]
+    grids = {key: len(space.grid) for key, space in study.search.items() if isinstance(space, Grid)}
+    most = (math.prod(grids.get(key, 1) for key in study.searched_by(arm)) for arm in study.arms)
     factors = {
-        "search": math.prod(grids),
+        "search": max(most, default=1),
         "tune.num_samples": study.tune.num_samples if len(grids) < len(study.search) else 1,
         "seeds": len(study.replicates),
         "methods": len(study.arms),

@@ -142,6 +142,18 @@ class StudyConfig(ArmsOnly):
         rungs: tuple[int, ...] | None = getattr(self.settings.family.train, "rungs", None)
         return rungs
 
+    def searched_by(self, arm: Arm) -> list[str]:
+        """The searched keys that an arm may read: not those that it sets itself, and not the
+        options of other methods."""
+        methods = self.family.methods
+        own = methods[arm.method].section
+        others = {one.section for one in methods.values() if one.options} - {own}
+        return [
+            key
+            for key in self.search
+            if key not in arm.settings and key.partition(".")[0] not in others
+        ]
+
     def search_examples(self, at_once: int = 1) -> list[dict[str, Any]]:
         """Settings in which any `at_once` searched keys take each of their examples together, the
         others their first.

@@ -25,14 +25,16 @@ def without(setting: Setting, keys: Collection[str]) -> Setting:
     return {key: value for key, value in setting.items() if key not in keys}
 
 
-def settings_of(config: StudyConfig) -> list[Setting]:
-    """All settings of a grid or random search; one empty setting if nothing is searched.
+def settings_of(config: StudyConfig, keys: Collection[str] | None = None) -> list[Setting]:
+    """All settings of a grid or random search of some keys (default: all that are searched); one
+    empty setting if nothing is searched.
 
     The `num_samples` draws of the ranges are the same at every point of the grid, so that points of
     the grid are compared on equal draws.
     """
-    grids = {key: space for key, space in config.search.items() if isinstance(space, Grid)}
-    ranges = {key: space for key, space in config.search.items() if isinstance(space, Range)}
+    search = {k: space for k, space in config.search.items() if keys is None or k in keys}
+    grids = {key: space for key, space in search.items() if isinstance(space, Grid)}
+    ranges = {key: space for key, space in search.items() if isinstance(space, Range)}
     points = [
         dict(zip(grids, values, strict=True))
         for values in product(*(space.grid for space in grids.values()))

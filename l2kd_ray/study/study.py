@@ -164,21 +164,20 @@ class Study:
     def _searched(self) -> Mapping[str, Collection[str]]:
         """By arm, the searched keys that change its stages on the first orders, in any setting."""
         orders, seed = self.orders[: len(self.tasks)], self.config.replicates[0]
-        settings: Sequence[Setting] = settings_of(self.config)
-        if self.is_adaptive:  # it draws others
-            settings = self.config.search_examples(at_once=2)
 
         def stages(arm: Arm, setting: Setting) -> list[Stage]:
             build = self.builder_of(arm, setting)  # without an owner: its name has the setting
             trials = (self._of_builder(build, arm, setting, order, seed) for order in orders)
             return [cell.stage for trial in trials for cell in trial.steps[-1]]
 
+        def reads(arm: Arm, key: str) -> bool:
+            every: Sequence[Setting] = self._settings_of(arm)
+            if self.is_adaptive:  # it draws others
+                every = self.config.search_examples(at_once=2)
+            return any(stages(arm, each) != stages(arm, without(each, {key})) for each in every)
+
         return {
-            arm.name: [
-                key
-                for key in self.config.search
-                if any(stages(arm, each) != stages(arm, without(each, {key})) for each in settings)
-            ]
+            arm.name: [key for key in self.config.searched_by(arm) if reads(arm, key)]
             for arm in self.config.arms
         }
 
@@ -244,10 +243,13 @@ class Study:
         """The settings of an arm, each with the searched keys that the arm reads alone."""
         if not self.reads_search(arm):
             return ({},)
-        every = settings_of(self.config) if settings is None else settings.get(arm.name, ())
+        every = self._settings_of(arm) if settings is None else settings.get(arm.name, ())
         unread = set(self.config.search).difference(self.searched(arm))
         own = [without(setting, unread) for setting in every]
         return list({setting_id(setting): setting for setting in own}.values())
+
+    def _settings_of(self, arm: Arm) -> Sequence[Setting]:
+        return settings_of(self.config, self.config.searched_by(arm))
 
     def of_this_search(self, tried: ArmSettings) -> dict[str, list[Setting]]:
         """The settings that an earlier sweep tried and that this search could propose, by arm."""
