@@ -32,6 +32,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ROOT / "tests" / "mutants.yaml"
 WANTED, SECONDS = 0.95, 300
+LEFT_OUT = (".*", "__pycache__", "*.egg-info", "site", "build", "l2kd_results")
 NOTICED, SURVIVED = "noticed", "SURVIVED"
 PASSED, FAILED, COLLECTED_NOTHING = 0, 1, 5  # exit codes of pytest; 2: a module cannot be imported
 
@@ -59,7 +60,7 @@ class Copy:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "copy"
-        left_out = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "site", "build")
+        left_out = shutil.ignore_patterns(*LEFT_OUT)
         shutil.copytree(ROOT, self.folder, ignore=left_out)
         self.passes = cache(self._passes)
 

@@ -208,10 +208,9 @@ def near_centres(
     labels, distances = k_means(points, min(clusters, len(points)), draws)
     order = np.lexsort((distances, labels))
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    rank = np.arange(len(points)) - np.repeat(first, sizes)
     place = np.empty(len(points))
-    place[order] = (np.arange(len(points)) - np.repeat(first, sizes) + 0.5) / np.repeat(
-        sizes, sizes
-    )
+    place[order] = (rank + 0.5) / np.repeat(sizes, sizes)
     chosen: list[int] = np.lexsort((distances, place))[:count].tolist()
     return chosen
 
