@@ -153,6 +153,7 @@ def test_the_amount_of_a_training_is_its_examples_in_each_epoch() -> None:
         ("ssr", {"ssr": {"ratio": 0.37}}, "learn", 16 + 6),
         ("replay", {"real_replay": {"ratio": 0.25}}, "learn", 16 + 4),
         ("der++", {"der": {"ratio": 0.25}}, "annotate", 4),
+        ("der++", {"der": {"ratio": 0.25}}, "learn", 16 + 2 * 4),  # 4 at each of two steps
         ("ewc", {"ewc": {"samples": 5}}, "importance", 5),
     ],
 )

@@ -78,6 +78,7 @@ class SelfWritten(FormerSamples):
     the same share.
     """
 
+    version = 2  # of each cluster the same share is kept
     distributable = True
     default_seconds = 120.0
     writer: Stage
