@@ -72,6 +72,10 @@ DRAWN = {"batch_size": TINY["train"]["batch_size"]}
         ("der++", {"der": {"ratio": 0}}, "finetune", {}),
         ("der++", {"der": {"alpha": 0, "beta": 1}}, "replay", {"real_replay": DRAWN}),
         (
+            *("replay", {"real_replay": DRAWN, "replay": {"weight": "separate"}}),
+            *("replay", {"real_replay": DRAWN}),
+        ),
+        (
             *("der++", {"der": {"alpha": 0, "beta": 0.5}}),
             *("replay", {"real_replay": DRAWN, "replay": {"weight": 0.5}}),
         ),
@@ -268,9 +272,19 @@ def _directions(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def test_osf_freezes_more_the_more_is_learned() -> None:
-    shares = [one.adapter.share for one in path("osf")[2:]]
-    assert shares == [0.3333, 0.6667]
-    assert [one.adapter.share for one in path("osf", osf={"share": 0.5})[2:]] == [0.5, 0.5]
+    shares = [one.adapter.frozen for one in path("osf")[2:]]
+    assert shares == [1 / 3, 2 / 3]
+    assert [one.adapter.frozen for one in path("osf", osf={"share": 0.5})[2:]] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(("share", "ranks"), [(0.01, {1}), (1 / 3, {5}), (0.999, {15})])
+def test_osf_freezes_at_least_one_direction_and_not_all(
+    share: float, ranks: set[int], tmp_path: Path
+) -> None:
+    model = make_model("gpt2")
+    OrthogonalSubspace(share).attach(model, FORMAT, 1, tmp_path, context(tmp_path))
+    layers = [one for one in model.modules() if hasattr(one, "osf_svd_params")]
+    assert {one.effective_rank["default"] for one in layers} == ranks
 
 
 # Merging -----------------------------------------------------------------------------------------
@@ -425,6 +439,12 @@ def test_clusters_are_found_and_their_centres_kept() -> None:
         2,
         2,
     ]
+    # Small clusters keep their share, to within one point.
+    far = 100 * np.stack([np.cos(np.arange(19)), np.sin(np.arange(19))], axis=1)
+    lonely = np.concatenate([draws.normal(size=(81, 2)), far])
+    chosen = near_centres(lonely, 20, 20, np.random.default_rng(0))
+    assert len(chosen) == 20
+    assert sum(one < 81 for one in chosen) in (16, 17)
     assert near_centres(points[:4], 3, 9, draws) == [0, 1, 2, 3]
     same = np.zeros((5, 2))
     assert len(near_centres(same, 3, 2, draws)) == 2

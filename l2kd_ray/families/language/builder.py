@@ -198,7 +198,10 @@ class LanguageBuilder(Builder):
         if distil or own:
             training |= self._knowledge(task, seed, replay is not None, training["objective"], own)
         if replay is not None and "replay_weight" not in fields:
-            training["replay_weight"] = self.replay_weight(self.settings.replay.weight)
+            weight = self.settings.replay.weight
+            if weight == "separate" and fields.get("replay_batch"):
+                weight = 1  # samples that are drawn at each step have a mean of their own anyway
+            training["replay_weight"] = self.replay_weight(weight)
         return stage(
             start=start,
             tasks=(self._tokens(self.train_examples(task, seed)),),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,11 @@ def _alone(build: LanguageBuilder) -> None:
 def osf(build: LanguageBuilder, previous: Student, former: Order, task: str, seed: Seed) -> Learn:
     """OSF (Nayak et al. 2025, arXiv 2504.07097; peft's): the largest singular directions of each
     matrix are frozen, and the others are trained orthogonally to them. From the second task on peft
-    trains nothing else: embeddings, norms and biases, which the authors train, stay as they are."""
+    trains nothing else but the embeddings of new tokens: others, norms and biases, which the
+    authors train, stay as they are."""
     if not former:
         return build.learn(previous, task, seed, lm=False)
-    share = build.options.share or round(len(former) / len(build.resolved.tasks), 4)
-    adapter = OrthogonalSubspace(share)
+    adapter = OrthogonalSubspace(build.options.share or len(former) / len(build.resolved.tasks))
     return build.learn(previous, task, seed, lm=False, adapter=adapter)
 
 
@@ -58,11 +59,12 @@ def osf(build: LanguageBuilder, previous: Student, former: Order, task: str, see
 class OrthogonalSubspace:
     """Each matrix U S V is trained in the directions of its smallest singular values.
 
-    The share `share` of the directions, those of the largest, is frozen; gradients of the others'
-    U and V are projected to be orthogonal to the frozen ones.
+    The share `frozen` of each matrix's directions, those of the largest, rounded, is frozen (at
+    least one, and not all); gradients of the others' U and V are projected to be orthogonal to the
+    frozen ones.
     """
 
-    share: float
+    frozen: float
 
     def attach(
         self, model: CausalLM, text: SequenceFormat, seed: int, start: Path, context: Context
@@ -74,7 +76,7 @@ class OrthogonalSubspace:
 
         names = as_linear(model)
         config = OSFConfig(
-            effective_rank=self.share,
+            rank_pattern=dict(self._ranks(model)),
             target_modules="all-linear",  # but the output layer
             task_type="CAUSAL_LM",
         )
@@ -89,6 +91,16 @@ class OrthogonalSubspace:
             return {"osf/overlap": overlap}
 
         return finish
+
+    def _ranks(self, model: CausalLM) -> Iterator[tuple[str, int]]:
+        """The number of frozen directions by a pattern of the layer's name."""
+        from torch import nn
+
+        for name, layer in model.lm.named_modules():
+            if isinstance(layer, nn.Linear) and layer is not model.lm.get_output_embeddings():
+                smaller = min(layer.weight.shape)
+                rank = min(max(1, round(self.frozen * smaller)), smaller - 1)
+                yield f"^{re.escape(name)}$", rank
 
 
 def as_linear(model: CausalLM) -> list[str]:

@@ -61,7 +61,7 @@ def ssr(build: LanguageBuilder, previous: Student, former: Order, task: str, see
         shots=options.shots,
         clusters=options.clusters,
         top_k=settings.replay.top_k,
-        temperature=settings.replay.temperature,
+        temperature=None if settings.replay.top_k == 1 else settings.replay.temperature,
         max_length=settings.train.max_length,
         max_new_tokens=settings.evaluate.max_new_tokens,
         seed=seed.replay,
@@ -78,7 +78,7 @@ class SelfWritten(FormerSamples):
     the same share.
     """
 
-    version = 2  # of each cluster the same share is kept
+    version = 3  # of each cluster the same share is kept, by the largest remainders
     distributable = True
     default_seconds = 120.0
     writer: Stage
@@ -87,7 +87,7 @@ class SelfWritten(FormerSamples):
     shots: int
     clusters: int
     top_k: int
-    temperature: float
+    temperature: float | None  # None: the most likely token alone is drawn
     max_length: int | None
     max_new_tokens: int
     seed: int
@@ -134,7 +134,7 @@ class SelfWritten(FormerSamples):
             lines = [_LINE.format(_question(examples[index])) for index in shown.tolist()]
             (tokens,) = text.encode(["".join(lines) + _LINE.format("").rstrip()])
             prompts.append([*text.bos, *tokens[-(longest - room - len(text.bos)) :]])
-        sampler = TopK.seeded(self.top_k, self.temperature, streams, room, writer.device)
+        sampler = TopK.seeded(self.top_k, self.temperature or 1.0, streams, room, writer.device)
         found = generate(writer, prompts, sampler, max_new_tokens=room, eos=text.eos)
         return [(text.decode(tokens).splitlines() or [""])[0].strip() for tokens in found]
 
@@ -202,17 +202,18 @@ def _states(model: CausalLM, rows: Sequence[TokenIds]) -> Points:
 def near_centres(
     points: Points, clusters: int, count: int, draws: np.random.Generator
 ) -> list[int]:
-    """The indices of `count` points: of each cluster a share of that size, to within one point, the
-    nearest to its centre."""
+    """The indices of `count` points: of each cluster the nearest to its centre, as many as its
+    share of the points, rounded by the largest remainders."""
     if len(points) <= count:
         return list(range(len(points)))
     labels, distances = k_means(points, min(clusters, len(points)), draws)
-    order = np.lexsort((distances, labels))
-    _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    nearest_first = np.lexsort((distances, labels))
+    _, first, sizes = np.unique(labels[nearest_first], return_index=True, return_counts=True)
+    shares = count * sizes / len(points)
+    taken = np.floor(shares).astype(int)
+    taken[np.argsort(taken - shares, kind="stable")[: count - taken.sum()]] += 1
     rank = np.arange(len(points)) - np.repeat(first, sizes)
-    place = np.empty(len(points))
-    place[order] = (rank + 0.5) / np.repeat(sizes, sizes)
-    chosen: list[int] = np.lexsort((distances, place))[:count].tolist()
+    chosen: list[int] = nearest_first[rank < np.repeat(taken, sizes)].tolist()
     return chosen
 
 
@@ -242,5 +243,4 @@ def k_means(
 
 def _distances(points: Points, centres: Points) -> Points:
     """[n, k]."""
-    found: Points = np.linalg.norm(points[:, None] - centres[None], axis=-1)
-    return found
+    return np.stack([np.linalg.norm(points - one, axis=-1) for one in centres], axis=1)
