@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from l2kd_ray.report.blocks import Picture
 from l2kd_ray.report.figures import first_task, gap_by_order, gap_by_setting, tradeoff
+from l2kd_ray.report.setting_section import pictures
 from l2kd_ray.report.style import looks
 
 if TYPE_CHECKING:
@@ -65,3 +67,41 @@ def test_names_beside_the_lines_do_not_touch(names: list[str], ends: str) -> Non
     for box in boxes.values():
         assert 0 <= box.y0 < box.y1 <= figure.bbox.height
         assert box.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize(
+    ("of_methods", "shown"),
+    [
+        ({"a": ["x", "y"], "b": ["x", "y"]}, {"gap_by_setting": {"a", "b"}}),
+        ({"a": ["x"], "b": ["y"]}, {"gap_by_x": {"a"}, "gap_by_y": {"b"}}),
+        (
+            {"a": ["x", "y"], "b": ["x"], "c": ["y"]},
+            {"gap_by_setting": {"a"}, "gap_by_x": {"b"}, "gap_by_y": {"c"}},
+        ),
+        ({"a": ["x", "y"], "b": ["x"]}, {"gap_by_setting": {"a"}, "gap_by_x": {"b"}}),
+    ],
+)
+def test_every_setting_is_in_a_picture_of_its_own_keys(
+    of_methods: dict[str, list[str]], shown: dict[str, set[str]]
+) -> None:
+    """Where each method is searched by options of its own, no picture names one that it lacks."""
+    rows = [
+        {"method": method, **dict(zip(keys, values, strict=True))}
+        for method, keys in of_methods.items()
+        for values in product(range(3), repeat=len(keys))
+    ]
+    table = pd.DataFrame(rows).assign(selected=True, setting="{}")
+    table["gap/abs"] = np.arange(len(rows), dtype=float)
+    keys = sorted({key for keys in of_methods.values() for key in keys})
+    found = [one for one in pictures(table, keys, looks([*of_methods])) if isinstance(one, Picture)]
+    told = {
+        one.name: {part.split(":")[0] for part in one.alt.split("dev: ")[1].split("; ")}
+        for one in found
+    }
+    assert told == shown
+    for one in found:
+        words = {text.get_text() for axes in one.figure.axes for text in axes.texts}
+        named = {text.get_text() for legend in one.figure.legends for text in legend.get_texts()}
+        titles = {axes.get_title(loc="left") for axes in one.figure.axes}
+        assert shown[one.name] <= named | titles
+        assert one.name != "gap_by_setting" or len(words) >= 9

@@ -140,6 +140,9 @@ def test_the_amount_of_a_training_is_its_examples_in_each_epoch() -> None:
     assert replayed == 16 + 8  # half as many
     assert amounts(epochs=3) == {3 * alone, 3 * replayed, 3 * both}
     assert amounts(steps=5) == {40}
+    drawing = planned(methods=["der++"], der={"batch_size": 2}, train={"steps": 5, "batch_size": 8})
+    learned = {s.amount for s in stages_of(drawing.trials()) if s.kind == "learn"}
+    assert learned == {40, 50}  # from the second task on two more are drawn at each step
     whole = next(s for s in stages_of(planned().trials()) if s.kind == "multitask")
     assert isinstance(whole, TrainingStage)
     part = replace(whole, optimisation=replace(whole.optimisation, epochs=3)).in_parts([1, 3])

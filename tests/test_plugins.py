@@ -106,6 +106,20 @@ def test_a_built_in_name_cannot_be_taken(tiny: Any, tmp_path: Path, name: str) -
         tiny(methods=[{"name": "mine", "method": f"./{path}:{name}"}])
 
 
+@pytest.mark.parametrize("name", ["merge", "der", "kd"])
+def test_a_part_of_a_method_cannot_have_another_methods_options(
+    tiny: Any, tmp_path: Path, name: str
+) -> None:
+    """A search over `merge.tau` would be taken for one of the method `merge`."""
+    source = """
+        def NAME(student, teacher, temperature):
+            return (student - teacher).square().mean(-1)
+    """
+    path = write(tmp_path, source.replace("NAME", name))
+    with pytest.raises(InputError, match="built in"):
+        tiny(methods=["l2kd"], kd={"divergence": f"./{path}:{name}"})
+
+
 def test_unknown_and_bad_options_are_refused(tiny: Any, tmp_path: Path) -> None:
     method = f"./{write(tmp_path, METHOD)}:short_memory"
     with pytest.raises(InputError, match=r"short_memory\.rehearsd"):

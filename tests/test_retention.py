@@ -143,6 +143,9 @@ def test_tasks_of_lm_eval_are_stages_of_their_own(
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="retention"):
         study(tmp_path, tasks=["gen.rest", "gen.intent", "gen.tv"])
+    for name in ("texts", "kl", "lm_eval.piqa"):  # a measure of that name would take its place
+        with pytest.raises(InputError, match="another measure of retention"):
+            parse_study(tiny(retention={"tasks": [{"name": name, "hub": "a/b"}]}))
     (tmp_path / "none.txt").write_text("\n")
     for texts, match in (("none.txt", "no examples"), ("other.txt", "cannot read")):
         data = parse_study(tiny(retention={"texts": texts}))

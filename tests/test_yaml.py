@@ -229,14 +229,14 @@ def test_blanks_in_orders_and_overrides_do_not_matter() -> None:
             "orders",
             "10,000,000",
         ),
-        ({"search": {"train.lr": {"grid": [0.1] * 200_000}}}, "search", "200,000"),
+        ({"search": {"train.lr": {"grid": [0.1] * 200_000}}}, "search", "600,000 settings"),
         (
             {
                 "search": {"train.lr": {"uniform": [0.1, 0.2]}},
                 "tune": {"num_samples": 1e9},
             },
             "tune.num_samples",
-            "1,000,000,000",
+            "3,000,000,000 settings",
         ),
         ({"seeds": list(range(60_000))}, "seeds", "60,000"),
         ({"seeds": {"train": list(range(400)), "replay": list(range(400))}}, "seeds", "160,000"),
@@ -251,6 +251,20 @@ def test_more_trials_than_can_be_planned_are_refused_before_they_are_made(
     assert time.process_time() - started < 4
     assert caught.value.key == key
     assert number in str(caught.value.got)
+
+
+def test_each_method_counts_with_its_own_grid() -> None:
+    """Of fourteen methods only one is searched: 2,500 + 13 settings, in two orders."""
+    others = ["finetune", "lamol", "ewc", "mas", "gem", "agem", "replay", "ssr", "merge", "der++"]
+    grid = {"grid": [k / 100 for k in range(50)]}
+    study = parse_study(
+        tiny_data(
+            methods=["lwf", *others, "lamol-real", "osf", "seq-lora"],
+            search={"lwf.weight": grid, "lwf.temperature": {"grid": list(range(1, 51))}},
+            seeds=[1],
+        )
+    )
+    assert [len(study.searched_by(arm)) for arm in study.arms] == [2] + [0] * 13
 
 
 def test_methods_without_an_order_may_have_many_tasks() -> None:

@@ -251,10 +251,15 @@ class TrainingStage(Stage):
         raise NotImplementedError
 
     @property
+    def step_rows(self) -> int:
+        """Number of examples of a step."""
+        return self.optimisation.batch_size
+
+    @property
     def amount(self) -> float:
         how, begin = self.optimisation, (self.before and self.before.until) or 0
         length = (self.until or how.steps or how.epochs or 0) - begin
-        return float(length * (self.rows if how.steps is None else how.batch_size))
+        return float(length * (self.rows if how.steps is None else self.step_rows))
 
     def in_parts(self, rungs: Sequence[int]) -> Self:
         """Split the training at the epochs (or steps) `rungs`; returns the last part."""

@@ -31,7 +31,7 @@ def surfaces(found: Findings, look: Mapping[str, LineStyle]) -> list[Block]:
     """Pictures of the gap against the searched settings; none where they ran on different data."""
     table, keys = _searched(found)
     drawn = table[table["gap/abs"].notna() & (not found.optimism)]
-    return _pictures(drawn, keys, look) if len(drawn) else []
+    return pictures(drawn, keys, look) if len(drawn) else []
 
 
 def _searched(found: Findings) -> tuple[pd.DataFrame, list[str]]:
@@ -108,32 +108,42 @@ def _optimism(found: Mapping[str, Optimism]) -> list[Block]:
     return blocks
 
 
-def _pictures(
+def pictures(
     table: pd.DataFrame, keys: Sequence[str], look: Mapping[str, LineStyle]
 ) -> list[Block]:
-    """A heat map of two settings on a grid, else the gap against each setting in turn."""
-    chosen = "; ".join(
-        f"{row['method']}: {setting_label(row['setting'])}, gap {text(float(row['gap/abs']))}"
-        for _, row in table[table["selected"]].iterrows()
-    )
-    legends = {key: formulas(key, table[key]) for key in keys}
-    sizes = [table[key].nunique() for key in keys]
-    if len(keys) == 2 and max(sizes) <= 10 and len(table) >= 0.5 * sizes[0] * sizes[1]:
-        return [
+    """A heat map of the rows that name two settings on a grid; of the others the gap against each
+    setting in turn. `table`: rows of `compare`, with a column for each key."""
+    blocks: list[Block] = []
+    cells, sizes = table.dropna(subset=list(keys)), [table[key].nunique() for key in keys]
+    if len(keys) == 2 and max(sizes) <= 10 and len(cells) >= 0.5 * sizes[0] * sizes[1]:
+        blocks.append(
             Picture(
                 "gap_by_setting",
-                f"Mean gap of each pair of {keys[0]} and {keys[1]}. Selected on dev: {chosen}.",
+                f"Mean gap of each pair of {keys[0]} and {keys[1]}. {_selected(cells)}",
                 "Mean gap in points; lower and paler is better. Outlined: selected on dev."
-                + "".join(legends.values()),
-                heatmaps.gap_by_two_settings(table, (keys[0], keys[1]), look),
+                + "".join(formulas(key, table[key]) for key in keys),
+                heatmaps.gap_by_two_settings(cells, (keys[0], keys[1]), look),
             )
-        ]
-    return [
-        Picture(
-            f"gap_by_{key.replace('.', '_')}",
-            f"Mean gap against {key}. Selected on dev: {chosen}.",
-            f"Mean gap against `{key}`, a marker a setting. Ringed: selected on dev.{legends[key]}",
-            figures.gap_by_setting(table, key, look),
         )
-        for key in keys
-    ]
+        table = table.drop(cells.index)
+    for key in keys:
+        rows = table.dropna(subset=[key])
+        if len(rows):
+            blocks.append(
+                Picture(
+                    f"gap_by_{key.replace('.', '_')}",
+                    f"Mean gap against {key}. {_selected(rows)}",
+                    f"Mean gap against `{key}`, a marker a setting. Ringed: selected on dev."
+                    + formulas(key, rows[key]),
+                    figures.gap_by_setting(rows, key, look),
+                )
+            )
+    return blocks
+
+
+def _selected(rows: pd.DataFrame) -> str:
+    chosen = "; ".join(
+        f"{row['method']}: {setting_label(row['setting'])}, gap {text(float(row['gap/abs']))}"
+        for _, row in rows[rows["selected"]].iterrows()
+    )
+    return f"Selected on dev: {chosen or 'none of these'}."

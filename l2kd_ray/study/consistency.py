@@ -17,6 +17,7 @@ from l2kd_ray.study.sections import ONE_ORDER_ALONE, RACE, Grid, RandomOrders, S
 
 if TYPE_CHECKING:
     from l2kd_ray.study.schema import StudyConfig
+    from l2kd_ray.study.sections import Arm
 
 _MOST_TRIALS = 100_000
 """Trials that can be planned in some minutes: all orders of seven tasks, with three methods and six
@@ -46,6 +47,14 @@ def _names(study: StudyConfig) -> None:
     held_out = study.retention.tasks if study.retention else ()
     _refuse_twice(names, "tasks")
     _refuse_twice([*names, *(task.name for task in held_out)], "retention.tasks")
+    for task in held_out:
+        if task.name in ("texts", "kl") or task.name.startswith("lm_eval."):
+            raise InputError(
+                "this is the name of another measure of retention",
+                key="retention.tasks",
+                got=task.name,
+                fix="give the task another name",
+            )
     _refuse_twice([arm.name for arm in study.methods], "methods")
     _refuse_twice([str(seed) for seed in study.replicates], "seeds")
     searched = isinstance(study.orders, SearchOrders)  # which `_order_search` refuses
@@ -68,24 +77,32 @@ def _names(study: StudyConfig) -> None:
 
 def _size(study: StudyConfig) -> None:
     """Raise InputError for more trials than can be planned, before any is made."""
-    grids = {key: len(space.grid) for key, space in study.search.items() if isinstance(space, Grid)}
-    most = (math.prod(grids.get(key, 1) for key in study.searched_by(arm)) for arm in study.arms)
+    own = [_settings(study, arm) for arm in study.arms]
     factors = {
-        "search": max(most, default=1),
-        "tune.num_samples": study.tune.num_samples if len(grids) < len(study.search) else 1,
+        "settings": sum(grid * samples for grid, samples in own),
         "seeds": len(study.replicates),
-        "methods": len(study.arms),
         "orders": _order_count(study),
     }
     if math.prod(factors.values()) > _MOST_TRIALS:
         largest = max(factors, key=lambda name: factors[name])
+        grid, samples = map(max, zip(*own, strict=True))
+        of_settings = {"methods": len(own), "search": grid, "tune.num_samples": samples}
         raise InputError(
             "more trials than can be planned",
-            key=largest,
+            key=max(of_settings, key=lambda name: of_settings[name])
+            if largest == "settings"
+            else largest,
             got=" x ".join(f"{_rounded(n)} {name}" for name, n in factors.items() if n > 1),
             expected=f"at most {_MOST_TRIALS:,} trials",
             fix="draw some: orders: {random: 100}" if largest == "orders" else "",
         )
+
+
+def _settings(study: StudyConfig, arm: Arm) -> tuple[int, int]:
+    """The size of an arm's own grid, and the number of samples that it draws at each point."""
+    own = [study.search[key] for key in study.searched_by(arm)]
+    grids = [len(space.grid) for space in own if isinstance(space, Grid)]
+    return math.prod(grids), study.tune.num_samples if len(grids) < len(own) else 1
 
 
 def _order_count(study: StudyConfig) -> int:

@@ -255,8 +255,9 @@ def _plugins(
     They are loaded once, here; their files need not exist where their stages are built or run.
     """
     found = {}
+    taken = dict.fromkeys((*_TAKEN, *(one.section for one in METHODS.values())))
     for name in _plugin_names(data):
-        loaded, plugin = door.find("filters", name, dict.fromkeys(_TAKEN), where=where)
+        loaded, plugin = door.find("filters", name, taken, where=where)
         if not isinstance(loaded, Method):
             found[name] = plugin, getattr(loaded, "options", None)
     return found

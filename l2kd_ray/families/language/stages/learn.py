@@ -89,6 +89,10 @@ class Learn(TrainingStage):
         return new + int(self.replay.amount)
 
     @property
+    def step_rows(self) -> int:
+        return super().step_rows + (self.replay_batch or 0)
+
+    @property
     def stream(self) -> str:
         """The name of its random streams."""
         return "+".join(tokens.task for tokens in self.tasks)
