@@ -318,8 +318,8 @@ def watch(
     overrides: Overrides = None,
     once: Annotated[bool, typer.Option("--once", help="Show it once, and end.")] = False,
 ) -> None:
-    """Show a study live, from any machine that reaches its storage: what is done, what runs
-    where, when it will end, the gap so far."""
+    """Show a study live, from any machine that reaches its storage and data: what is done,
+    what runs where, when it will end, the gap so far."""
     from rich.console import Console
 
     from l2kd_ray.report.live import LiveView, picture, rows_of
@@ -582,7 +582,8 @@ def export(
 
 @app.command()
 def tasks(as_json: Json = False) -> None:
-    """List the tasks that a study can name: kind, metrics, hub dataset, files below data_dir."""
+    """List the tasks that a study can name: kind, metrics, hub dataset; with --json also the files
+    below data_dir."""
     from rich.table import Table
 
     from l2kd_ray.report.console import print_table
