@@ -40,7 +40,7 @@ FACTS: Mapping[str, tuple[str, str, str]] = {
         f"{METHODS_TESTS}::test_real_samples_are_shared_between_methods",
     ),
     "l2kd": (
-        "(1 - w) CE + w T^2 KL(teacher, student)",
+        "LAMOL's; of new samples (1 - w) of it + w T^2 D(teacher, student)",
         "at w = 0 `lamol`, by key",
         f"{METHODS_TESTS}::test_l2kd_at_weight_zero_is_lamols_stage",
     ),
@@ -80,7 +80,7 @@ FACTS: Mapping[str, tuple[str, str, str]] = {
         f"{METHODS_TESTS}::test_elastic_methods_at_strength_zero_are_finetuning",
     ),
     "gem": (
-        "the nearest gradient with a product >= 0 with each former task's",
+        "g + sum v_k g_k, v >= margin, where a g g_k < 0: the nearest without one at margin 0",
         "the step is the projected gradient",
         "test_constraints.py::test_what_is_stepped_is_the_projected_gradient",
     ),

@@ -2,8 +2,8 @@
 
 A difference estimator (Saerndal, Swensson & Wretman 1992, ch. 6): the model predicts every order,
 and the orders that ran correct its mean. Cross-fitted (Wager et al. 2016): the model that predicts
-an order has not seen it, so the estimate is unbiased over the draw of orders whatever the model is;
-a bad model costs width and not truth.
+an order has not seen it, so the estimate is unbiased over a simple random draw of orders whatever
+the model is, and nearly so over the draw in blocks (docs/metrics.md).
 """
 
 from __future__ import annotations

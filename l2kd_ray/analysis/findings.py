@@ -80,7 +80,10 @@ class Findings:
 
     @property
     def selected_of(self) -> dict[str, int]:
-        """The number of settings that each method's selected one was picked from."""
+        """The number of settings that each method's selected one was picked from, by the scores of
+        the seeds that are reported; none where others picked it."""
+        if self.optimism and not any(one.same_seeds for one in self.optimism.values()):
+            return {}
         lifelong = self.gap[~self.gap["reference"]]
         return {str(name): len(own) for name, own in lifelong.groupby("method", sort=False)}
 

@@ -18,6 +18,12 @@ class Halves:
     select: Design
     report: Design
 
+    @property
+    def shares_seeds(self) -> bool:
+        """True if a training seed is in both: what it brought a setting is picked and reported."""
+        first, second = ({*map(train_seed, one.seeds)} for one in (self.select, self.report))
+        return not first.isdisjoint(second)
+
 
 def halves(design: Design, *, orders: bool = True, seeds: bool = True) -> Halves:
     """Split a study's orders and seeds: every second one, in the sequence in which they are run.
@@ -65,6 +71,8 @@ class Optimism:
     """Test score on the other half."""
     luck: float
     """Dev score of all the method's settings on the selecting half minus that on the other."""
+    same_seeds: bool
+    """True if training seeds are in both halves (`Halves.shares_seeds`)."""
 
     @property
     def total(self) -> float:
@@ -95,6 +103,7 @@ def optimism(
         float(second.get(setting, np.nan)),
         float(reported),
         luck,
+        split.shares_seeds,
     )
 
 

@@ -35,7 +35,7 @@ _MOST_SEEDS = 1000
 def planned_looks(orders: int) -> tuple[int, ...]:
     """Numbers of finished orders to look at: all planned ones, half of them, a quarter, ...
 
-    24 gives 12, 24; 120 gives 15, 30, 60, 120; below 24 the end is the only look.
+    24 gives 12, 24; 120 gives 15, 30, 60, 120; below 23 the end is the only look.
     """
     looks = [orders]
     while ceil(looks[0] / 2) >= _FIRST_LOOK:

@@ -14,10 +14,10 @@ least squares, which shrinks nothing: the fit to all n! orders has the differenc
 whatever the misfit. What the orders that ran cannot tell, by the null space of their features, has
 no value.
 
-Predictions of single orders (`extremes`, `assisted`) are by ridge (Hoerl & Kennard 1970); the
-penalty is the ratio of variances that restricted maximum likelihood gives (REML, Patterson &
-Thompson 1971), so that a fit is the best linear unbiased predictor (Robinson 1991) under normal
-coefficients.
+Predictions of orders that did not run are by ridge (Hoerl & Kennard 1970); the penalty is the ratio
+of variances that restricted maximum likelihood gives (REML, Patterson & Thompson 1971), so that a
+fit is the best linear unbiased predictor (Robinson 1991) under normal coefficients. For `extremes`
+an order that ran keeps the part of its own mean that the seeds' noise leaves.
 """
 
 from __future__ import annotations

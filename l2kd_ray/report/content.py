@@ -159,7 +159,7 @@ def _caveats(found: Findings, undone: Sequence[str]) -> list[str]:
         notices += _comparable(found)
     if MULTITASK not in set(found.gap["method"]):
         notices.append("**No multi-task score yet:** every gap is undefined until it is there.")
-    if not found.optimism and (picked := selected_words(found.selected_of)):
+    if picked := selected_words(found.selected_of):
         notices.append(f"**Selected on dev:** {picked}.")
     reasons = found.gap[found.gap["select/note"].notna()].drop_duplicates("method")
     for method, note in zip(reasons["method"], reasons["select/note"], strict=True):

@@ -240,7 +240,7 @@ def foresight_words(found: Foresight) -> str:
 
 
 def selected_words(selected_of: Mapping[str, int]) -> str:
-    """The bias of gaps whose setting was selected by the same models' dev scores; "" of none."""
+    """The bias of gaps whose setting was selected by the same seeds' dev scores; "" of none."""
     each = ", ".join(
         f"{method_label(name)}'s setting is the best of {n:,}"
         for name, n in selected_of.items()
@@ -249,9 +249,9 @@ def selected_words(selected_of: Mapping[str, int]) -> str:
     if not each:
         return ""
     return (
-        f"{each}, chosen by the dev scores of the very models whose test scores stand here. So the "
-        "gap is smaller than with new seeds, and its interval is too narrow; search.select_on "
-        "chooses on one half of the instances and reports the other"
+        f"{each}, chosen by the dev scores of the very seeds whose test scores stand here. So the "
+        "gap is smaller than with new seeds, and its interval is too narrow; search.select_on with "
+        "seeds: half chooses by one half of the seeds and reports the other"
     )
 
 

@@ -80,7 +80,8 @@ def _blocks(tasks: Sequence[str], stream: np.random.Generator) -> Iterator[Order
 
     One task that is hard when it comes last decides the gap of every n-th order; a simple random
     sample of a few orders may miss it, and its variance is then far too small. A block cannot, so
-    that the variance of simple random sampling errs on the wide side (`benchmarks/coverage.py`).
+    that the variance of simple random sampling errs on the wide side for such effects, and not for
+    those of what stands between (docs/metrics.md).
     A block shifts a random ring of the tasks: what is first at i is last at i + shift. The n - 1
     shifts of a ring have every pair of a first and a last task once. What stands between is drawn
     without replacement. No step looks at a task's name, so every order is equally likely.

@@ -68,7 +68,8 @@ def _readable(snapshot: Snapshot, command: str) -> Stream:
     if len(snapshot.scores) and is_read(snapshot):
         scope = selected_scope(snapshot)
         if scope.reading.level:
-            selected = {} if snapshot.study.config.tune.select_on else _settings(scope)
+            on = snapshot.study.config.tune.select_on
+            selected = {} if on is not None and on.seeds else _settings(scope)
             looks = smaller_plans(snapshot.looks, seen)
             return Stream(scope, snapshot.doubts, looks, selected)
     raise InputError(

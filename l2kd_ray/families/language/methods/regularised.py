@@ -33,7 +33,7 @@ class MemoryOptions(Section):
     ratio: float = Field(0.05, gt=0, le=1)
     """Share of a task's training examples kept in the memory."""
     margin: float = Field(0.5, ge=0)
-    """Margin of the projection."""
+    """Least factor of each former task's gradient where one is violated."""
 
 
 def _whole_weights(build: LanguageBuilder) -> None:
