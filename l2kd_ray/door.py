@@ -69,6 +69,11 @@ def options(model: type[Section]) -> Callable[[Any], Any]:
     return declared
 
 
+def names(kind: PluginKind, name: str) -> bool:
+    """True if this names a plug-in: a path, or an entry point of the kind."""
+    return PATH.match(name) is not None or name in _entry_points(kind)
+
+
 def find(
     kind: PluginKind, name: str, known: Mapping[str, Any], *, where: str = "", key: str = ""
 ) -> tuple[Any, Plugin]:

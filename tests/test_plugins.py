@@ -120,12 +120,43 @@ def test_a_part_of_a_method_cannot_have_another_methods_options(
         tiny(methods=["l2kd"], kd={"divergence": f"./{path}:{name}"})
 
 
+def test_a_searched_part_is_found_beside_the_study(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = """
+        def near(student, teacher, temperature):
+            return (student - teacher).square().mean(-1)
+    """
+    path = f"./{write(tmp_path, source)}:near"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study = tiny(methods=["l2kd"], search={"kd.divergence": {"grid": ["forward", path]}})
+    assert len({*keys(study, "l2kd")}) == 2 * len({*keys(tiny(methods=["l2kd"]), "l2kd")})
+
+
 def test_unknown_and_bad_options_are_refused(tiny: Any, tmp_path: Path) -> None:
     method = f"./{write(tmp_path, METHOD)}:short_memory"
     with pytest.raises(InputError, match=r"short_memory\.rehearsd"):
         tiny(methods=[method], short_memory={"rehearsd": 1})
     with pytest.raises(InputError, match=r"short_memory\.rehearsed"):
         tiny(methods=[method], short_memory={"rehearsed": -1})
+
+
+METRIC = """
+    from pydantic import Field
+
+    from l2kd_ray.door import options
+    from l2kd_ray.section import Section
+
+
+    class Options(Section):
+        order: int = Field(2, ge=1)
+
+
+    @options(Options)
+    def alike(predictions, references, options):
+        return 100.0 / options.order
+"""
 
 
 @pytest.fixture
@@ -136,14 +167,32 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1.2\n")
     (info / "top_level.txt").write_text("brought\n")
-    (info / "entry_points.txt").write_text("[l2kd_ray.methods]\nbrought = brought:short_memory\n")
+    write(tmp_path, METRIC, "measure.py")
+    points = "[l2kd_ray.methods]\nbrought = brought:short_memory\n"
+    (info / "entry_points.txt").write_text(f"{points}[l2kd_ray.metrics]\nalike = measure:alike\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     for cached in (door._entry_points, door._packages):
         cached.cache_clear()
     yield
     for cached in (door._entry_points, door._packages):
         cached.cache_clear()
-    sys.modules.pop("brought", None)
+    for module in ("brought", "measure"):
+        sys.modules.pop(module, None)
+
+
+def test_an_entry_point_has_options_too(tiny: Any, distribution: None) -> None:
+    tasks = [{"name": "gen.rest", "metric": "alike"}, "gen.intent"]
+    keys = {
+        cell.stage.key
+        for order in (2, 3)
+        for trial in tiny(tasks=tasks, methods=["finetune"], alike={"order": order}).trials()
+        for cell in trial.steps[-1]
+        if cell.task == "gen.rest"
+    }
+    plain = tiny(tasks=tasks, methods=["finetune"]).trials()
+    assert {c.stage.key for t in plain for c in t.steps[-1] if c.task == "gen.rest"} < keys
+    with pytest.raises(InputError, match=r"alike\.order"):
+        tiny(tasks=tasks, methods=["finetune"], alike={"order": 0})
 
 
 def test_an_entry_point_is_named_by_its_own_name(tiny: Any, distribution: None) -> None:

@@ -19,11 +19,16 @@ from l2kd_ray.study.refusal import UNKNOWN_KEY, refusal, sections_of
 from l2kd_ray.study.schema import ArmsOnly, StudyConfig
 from l2kd_ray.tasks import streams
 
-_PLUGGABLE = {
-    *("method", "methods", "metric", "format", "divergence", "filters", "grid", "choice"),
-    "report_to",
+_PLUGGABLE: Mapping[str, door.PluginKind] = {
+    "method": "methods",
+    "methods": "methods",
+    "metric": "metrics",
+    "format": "readers",
+    "divergence": "divergences",
+    "filters": "filters",
+    "report_to": "mirrors",
 }
-"""The keys whose values may name a plug-in."""
+"""The keys whose values, and whose searched values, may name a plug-in of a kind."""
 _FRAME = StudyConfig.model_fields.keys() - {"family", "settings"}
 """The keys of a study's frame; `family` and `settings` are what the others become."""
 _TAKEN = (
@@ -235,16 +240,21 @@ def _check_values(settings: Settings, values: Mapping[str, Any], where: str, key
 # Plug-ins
 
 
-def _plugin_names(value: object, key: str = "") -> Iterator[str]:
+def _plugin_names(value: object, key: str = "") -> Iterator[tuple[door.PluginKind, str]]:
     """The plug-ins named in a study, in all places where a plug-in is allowed."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _plugin_names(item, str(name).rpartition(".")[2])
+            yield from _plugin_names(item, _key_below(key, str(name)))
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _plugin_names(item, key)
-    elif isinstance(value, str) and key in _PLUGGABLE and door.PATH.match(value):
-        yield value
+    elif isinstance(value, str) and key in _PLUGGABLE and door.names(_PLUGGABLE[key], value):
+        yield _PLUGGABLE[key], value
+
+
+def _key_below(key: str, name: str) -> str:
+    """The key of what stands under `name`: the values of a search are those of its own key."""
+    return key if name in ("grid", "choice") else name.rpartition(".")[2]
 
 
 def _plugins(
@@ -256,8 +266,8 @@ def _plugins(
     """
     found = {}
     taken = dict.fromkeys((*_TAKEN, *(one.section for one in METHODS.values())))
-    for name in _plugin_names(data):
-        loaded, plugin = door.find("filters", name, taken, where=where)
+    for kind, name in _plugin_names(data):
+        loaded, plugin = door.find(kind, name, taken, where=where)
         if not isinstance(loaded, Method):
             found[name] = plugin, getattr(loaded, "options", None)
     return found
@@ -267,7 +277,7 @@ def _located(value: Any, base: Path | None, key: str = "") -> Any:
     """The study with absolute paths of plug-in files, so that it can be read from any folder."""
     if isinstance(value, Mapping):
         return {
-            name: _located(item, base, str(name).rpartition(".")[2]) for name, item in value.items()
+            name: _located(item, base, _key_below(key, str(name))) for name, item in value.items()
         }
     if isinstance(value, list | tuple):
         return [_located(item, base, key) for item in value]
