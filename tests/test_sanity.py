@@ -62,7 +62,7 @@ def test_a_healthy_study_has_no_doubt() -> None:
     [
         ({"b": 63.0}, {}, 0.0, Flaw.BOUND_BELOW_SINGLE, "b"),
         ({"a": 50.0}, {"a": 50.0}, 0.0, Flaw.BOUND_AT_MAJORITY, "a"),
-        ({"b": 14.0}, {"b": 14.0}, 10.0, Flaw.BOUND_UNTRAINED, "b"),
+        ({"b": 13.0}, {"b": 13.0}, 10.0, Flaw.BOUND_UNTRAINED, "b"),
     ],
 )
 def test_a_bound_that_is_none_is_found(
@@ -72,8 +72,11 @@ def test_a_bound_that_is_none_is_found(
 
 
 def test_a_difference_within_the_noise_of_the_test_split_is_no_doubt() -> None:
-    # 400 examples: two standard errors are at most 5 points.
-    assert FACTS["b"].noise == 5.0
+    # 400 examples: two standard errors are at most 5 points, and less of a mean near 0 or 100.
+    assert FACTS["b"].noise == FACTS["b"].noise_at(50.0) == 5.0
+    few_right = np.array([100.0] * 40 + [0.0] * 360)
+    two_errors = 2 * few_right.std() / np.sqrt(400)
+    assert FACTS["b"].noise_at(0.0, few_right.mean()) == pytest.approx(two_errors)
     assert found(trials({"b": 66.0})) == []
     assert found(trials({"b": 64.9})) == [(Flaw.BOUND_BELOW_SINGLE, "multitask", "b")]
 
@@ -82,6 +85,10 @@ def test_what_was_never_learned_is_found() -> None:
     every = trials(learned={"a": 12.0}, untrained=9.0)
     assert (Flaw.LEARNT_NOTHING, "l2kd", "a") in found(every)
     assert (Flaw.LEARNT_NOTHING, "l2kd", "b") not in found(every)
+    few = dict.fromkeys(TASKS, TaskFacts(40))  # where any score is within 15.8 points of another
+    every = trials(learned={"a": 8.0, "b": 12.0}, untrained=0.0)
+    doubts = sanity(every, few, NO_ANSWERS, pd.DataFrame())
+    assert [d.task for d in doubts if d.flaw is Flaw.LEARNT_NOTHING] == ["a"]
 
 
 def test_one_answer_to_nearly_everything_is_found_unless_that_is_right() -> None:

@@ -5,6 +5,7 @@ A difference counts where it exceeds `noise`: two standard errors of a score ove
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,12 @@ class TaskFacts:
         """Two standard errors, in points, of a mean of scores 0 to 100: at most 100 / sqrt(n)."""
         return float(100 / np.sqrt(self.examples))
 
+    def noise_at(self, *means: float) -> float:
+        """The same where the mean is one of these: at most 2 sqrt(m (100 - m) / n), since no scores
+        of mean m vary more than 0 and 100 do (Bhatia, Davis 2000)."""
+        shares = [mean / 100 if 0 <= mean <= 100 else 0.5 for mean in means]
+        return self.noise * max(2 * math.sqrt(share * (1 - share)) for share in shares)
+
 
 def sanity(
     every: Sequence[ScoredTrial],
@@ -154,10 +161,11 @@ def _of_bound(
         test = tests[row.task]
         alone = means["final"][(means["method"] == SINGLE) & (means["task"] == row.task)].mean()
         majority = np.nan if test.majority is None else test.majority
+        before = untrained[row.task]
         checks = (
-            (Flaw.BOUND_BELOW_SINGLE, alone, -test.noise),
+            (Flaw.BOUND_BELOW_SINGLE, alone, -test.noise_at(row.final, alone)),
             (Flaw.BOUND_AT_MAJORITY, majority, 0.0),
-            (Flaw.BOUND_UNTRAINED, untrained[row.task], test.noise),
+            (Flaw.BOUND_UNTRAINED, before, test.noise_at(row.final, before)),
         )
         for flaw, against, margin in checks:
             if row.final <= against + margin:  # False where either is NaN
@@ -180,7 +188,7 @@ def _of_learning(
 ) -> Iterator[Doubt]:
     for row in means.itertuples():
         before = untrained[row.task]
-        if row.learned <= before + tests[row.task].noise:
+        if row.learned <= before + tests[row.task].noise_at(row.learned, before):
             yield Doubt(Flaw.LEARNT_NOTHING, row.method, row.setting, row.task, row.learned, before)
 
 
