@@ -132,6 +132,19 @@ def without_source(stage: Stage) -> str:
     return re.sub(r"code=(None|'\w+')", "", repr(stage))
 
 
+@pytest.mark.parametrize("method", ["lwf", "der++", "agem", "osf", "sdft", "o-lora"])
+def test_workers_exchange_the_gradients_of_a_method(
+    method: str, store: Store, tmp_path: Path, as_a_worker: Any
+) -> None:
+    """The same weights through torch's DDP; `test_methods.py` has those of L2KD, EWC and MAS."""
+    off = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+    stage = path(method, student={**TINY["student"], **off}, **ON.get(method, {}))[2]
+    wanted = weights(stage, store)
+    with as_a_worker():
+        found = weights(stage, Store(str(tmp_path / "wrapped")))
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("method", ["lwf", "der++", "agem", "merge", "osf", "ssr", "replay"])
 def test_a_first_task_is_plain_finetuning(method: str) -> None:
     """No former task is there to be kept."""
