@@ -54,7 +54,8 @@ def draw(studies: tuple[str, ...]) -> Figure:
     for axes in grid.flat:
         lines, names = axes.get_legend_handles_labels()
         handles |= dict(zip(names, lines, strict=True))
-    figure.legend(handles.values(), handles, loc="outside upper left", ncols=4 * len(studies), fontsize=9)
+    across = 4 * len(studies)
+    figure.legend(handles.values(), handles, loc="outside upper left", ncols=across, fontsize=9)
     return figure
 
 
