@@ -7,9 +7,8 @@ In the page a table stands between `<!-- table: NAME KIND -->` and `<!-- end -->
 NAME_scores.parquet is the `scores.parquet` of a study. Kinds: `gaps` (points below multi-task, by
 method), `scores` (final scores), `pairs` (differences of gaps, paired by order and seed),
 `forgotten` (forgetting, and how far above that of LAMOL and of L2KD, paired too), and `means` (mean
-gaps of several studies, NAME+NAME); `kept` (of several studies gaps, forgetting, and what became of
-an ability from before the stream: NAME_retention.parquet is their `retention.parquet`);
-`controlled` (scores of several studies, and how far above the student without a teacher);
+gaps of several studies, NAME+NAME); `controlled` (scores of several studies, and how far above the
+student without a teacher);
 `screened` (dev scores of a search, with the gaps on test). Two are of NAME.parquet, first students
 of streams and of the screen: `ranked` (what their scores rise with) and `predicted` (what their
 teachers' certainty said of them).
@@ -33,7 +32,6 @@ from l2kd_ray.analysis import Design
 from l2kd_ray.analysis.design import ArmId
 from l2kd_ray.analysis.findings import Findings, find
 from l2kd_ray.analysis.paired import compare_methods
-from l2kd_ray.analysis.retention import retained_by_setting
 from l2kd_ray.analysis.tradeoff import tradeoff
 from l2kd_ray.names import MULTITASK, SINGLE
 from l2kd_ray.report.blocks import PROBABILITY, signed, text
@@ -142,25 +140,6 @@ def means(*studies: Findings) -> pd.DataFrame:
         column[method_label(SINGLE)] = text(float(scores[MULTITASK] - scores[SINGLE]))
         columns[", ".join(task_labels(one.tasks).values())] = column
     return pd.concat(columns, axis=1).reset_index()
-
-
-def kept(*names: str) -> pd.DataFrame:
-    """Mean gaps of several studies, each with its forgetting, what its students score after the
-    stream on a task from before it, and their drift (KL) when they have just learned a task."""
-    columns = []
-    for name in names:
-        found = findings(name)
-        measured = pd.read_parquet(HERE / f"{name}_retention.parquet")
-        held = retained_by_setting(found.trials, measured)
-        held = held.set_index(pd.Index(_names(held))).filter(regex="/after$|^kl$")
-        shown = {
-            column.removesuffix("/after"): values.map(lambda one: text(one, 2 if one < 10 else 1))
-            for column, values in held.items()
-        }
-        own = gaps(found).set_index("method")[["mean gap", "forgetting"]].join(pd.DataFrame(shown))
-        labels = ", ".join(task_labels(found.tasks).values())
-        columns.append(own.rename(columns={"mean gap": labels}))
-    return pd.concat(columns, axis=1).rename_axis("method").reset_index()
 
 
 def controlled(*names: str) -> pd.DataFrame:
@@ -286,7 +265,6 @@ def renewed(page: str) -> str:
     }
     of_files: dict[str, Callable[..., pd.DataFrame]] = {
         "controlled": controlled,
-        "kept": kept,
         "ranked": ranked,
         "predicted": predicted,
     }
